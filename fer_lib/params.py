@@ -1,0 +1,235 @@
+"""Parameters of every phase: one pydantic model a notebook, unknown keys forbidden.
+
+A run file (``params/NAME.yaml``) is ``name``, ``experiment`` and an ordered mapping ``phases``; each phase names its kind
+(default: the phase's own name) and overrides of that kind's defaults.  Inputs that are blank are taken from the newest
+finished phase before it in the same run; inputs may name a phase of the run, a folder, or a registry URI.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fer_lib.errors import ParamsError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class PhaseParams(Strict):
+    """What every phase has.  ``output_dir`` blank: a folder of its own under ``mlruns/phases``."""
+
+    output_dir: str = ""
+    seed: int = 1337
+    smoke: bool = False
+
+    @classmethod
+    def collect(cls, namespace: dict[str, Any]):
+        """The phase's parameters out of a notebook's globals, validated."""
+        return cls(**{k: namespace[k] for k in cls.model_fields if k in namespace})
+
+
+class CheckParams(PhaseParams):
+    """00_check_device."""
+
+    device: Literal["auto", "cpu", "cuda", "xpu", "mps"] = "auto"
+
+
+class SourceSpec(Strict):
+    """One raw dataset to import.  ``root="embedded"``: the drawn faces, written in that source's native layout."""
+
+    source: str
+    root: str = "embedded"
+    name: str = ""
+    mode: Literal["link", "copy"] = "link"
+    votes: str = ""  # fer2013: FERPlus' fer2013new.csv, attached as soft labels
+    images: str = ""  # ferplus: the fer2013.csv, or the picture tree, that its vote rows belong to
+    image_map: str = ""  # fer2013/ferplus over a tree: CSV row,ferplus_image,fer2013_jpg that joins votes and pictures
+    rule: Literal["majority", "plurality"] = "majority"
+    tolerance: Count = 0  # bad records forgiven (still counted)
+    faces: Annotated[int, Field(ge=70)] = 3000  # embedded only: how many to draw
+    label_noise: Fraction = 0.0  # embedded only
+    duplicates: Count = 0  # embedded only: planted exact copies within a split
+    leaks: Count = 0  # embedded only: planted exact copies across splits
+
+
+class ImportParams(PhaseParams):
+    """01_import_datasets."""
+
+    sources: list[SourceSpec] = [SourceSpec(source="fer2013")]
+
+
+class ManifestParams(PhaseParams):
+    """02_build_manifest."""
+
+    imports: str = ""
+    include_sources: list[str] = []
+    exclude_sources: list[str] = []
+    val_fraction: Fraction = 0.05
+    val_roles: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)  # select, temperature, conformal
+    tolerance: Count = 0  # missing or undecodable pictures forgiven; part of the protocol id
+
+    @model_validator(mode="after")
+    def _roles_sum_to_one(self):
+        if abs(sum(self.val_roles) - 1.0) > 1e-9:
+            raise ValueError(f"val_roles must sum to 1, got {self.val_roles}")
+        return self
+
+
+class AugmentParams(Strict):
+    """Training augmentation (SPEC 4): random resized crop, flip, colour jitter, and optional rotation and erasing."""
+
+    scale: tuple[Fraction, Fraction] = (0.7, 1.0)
+    ratio: tuple[Positive, Positive] = (0.75, 4 / 3)
+    flip: Fraction = 0.5
+    jitter: tuple[float, float, float, float] = (0.2, 0.2, 0.1, 0.02)  # brightness, contrast, saturation, hue
+    rotation: Annotated[float, Field(ge=0.0, le=45.0)] = 0.0  # degrees either way
+    erasing: Fraction = 0.0  # probability of one random rectangle set to the mean
+
+
+class FitParams(PhaseParams):
+    """What teacher and student training share."""
+
+    manifest: str = ""
+    backbone: str = "resnet18"
+    pretrained: str = "none"  # none | hub | package | a local file
+    image_size: Annotated[int, Field(ge=32, le=1024)] = 224
+    clahe: bool = False
+    align: Literal["none", "eyes"] = "none"
+    margin: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    embed_dim: Annotated[int, Field(ge=8)] = 512
+    dropout: Fraction = 0.2
+    epochs: Annotated[int, Field(ge=1)] = 60
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    accum_steps: Annotated[int, Field(ge=1)] = 1
+    lr: Positive = 3e-4
+    min_lr: Annotated[float, Field(ge=0.0)] = 1e-5
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
+    warmup_epochs: Annotated[float, Field(ge=0.0)] = 2.0
+    clip_grad: Annotated[float, Field(ge=0.0)] = 0.0  # 0: off
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # 0: off
+    label_smoothing: Fraction = 0.0
+    soft_label_weight: Fraction = 0.0  # share of the annotators' votes in the target, where a row has votes
+    imbalance: Literal["none", "balanced", "class_weights", "both"] = "balanced"
+    min_per_class: Annotated[int, Field(ge=1)] = 2
+    cb_beta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9999
+    augment: AugmentParams = AugmentParams()
+    include_sources: list[str] = []
+    exclude_sources: list[str] = []
+    init_from: str = ""  # a phase, a bundle folder or a registry URI whose weights this one starts from
+    eval_every: Annotated[int, Field(ge=1)] = 1
+    checkpoint_every: Annotated[int, Field(ge=1)] = 10
+    checkpoint_minutes: Positive = 10.0
+    max_train_batches: Count = 0  # 0: all
+    max_val_batches: Count = 0
+    calibration: Literal["global", "vector"] = "global"
+    device: Literal["auto", "cpu", "cuda", "xpu", "mps"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    threads: Count = 0  # 0: torch's own choice
+    deterministic: bool = True
+
+    @model_validator(mode="after")
+    def _batch_fits_the_sampler(self):
+        if self.imbalance in ("balanced", "both") and self.batch_size < 7 * self.min_per_class:
+            raise ValueError(
+                f"batch_size {self.batch_size} is too small for balanced batches of >= {self.min_per_class} a class: "
+                f"use batch_size >= {7 * self.min_per_class}, or imbalance: class_weights"
+            )
+        return self
+
+
+class TeacherParams(FitParams):
+    """04_train_teacher (SPEC 5)."""
+
+    name: str = "teacher"
+    arcface_s: Positive = 30.0
+    arcface_m: Annotated[float, Field(ge=0.0, lt=1.5)] = 0.35
+    plain_epochs: Annotated[float, Field(ge=0.0)] = 5  # epochs, or a fraction of the run when < 1
+    ramp_end: Annotated[float, Field(ge=0.0)] = 15
+
+
+class SoftLabelParams(PhaseParams):
+    """06_export_softlabels (SPEC 6)."""
+
+    manifest: str = ""
+    teachers: list[str] = []  # blank: every teacher phase before this one
+    weights: list[float] = []  # blank: searched on val/select
+    space: Literal["logit", "prob"] = "logit"
+    flip_average: bool = True
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    device: Literal["auto", "cpu", "cuda", "xpu", "mps"] = "auto"
+
+
+class StudentParams(FitParams):
+    """07_train_student (SPEC 7)."""
+
+    name: str = "student"
+    backbone: str = "mobilenetv3_large_100"
+    epochs: Annotated[int, Field(ge=1)] = 10
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    lr: Positive = 1e-3
+    imbalance: Literal["none", "balanced", "class_weights", "both"] = "none"
+    arcface_s: Positive = 30.0
+    head: Literal["linear", "cosine"] = "linear"
+    mode: Literal["ce", "kd", "dkd", "dkd_mixed"] = "ce"
+    softlabels: str = ""
+    alpha: Fraction = 0.5  # KD: share of the distillation term
+    temperature: Positive = 2.0
+    dkd_alpha: Annotated[float, Field(ge=0.0)] = 1.0
+    dkd_beta: Annotated[float, Field(ge=0.0)] = 1.0
+    dkd_warmup_epochs: Annotated[float, Field(ge=0.0)] = 20.0  # min(this, epochs / 4)
+    teacher_temperature: Positive = 1.0  # z_t is divided by it before anything else
+    teacher_view: Literal["cached", "online"] = "cached"
+    tune: Literal["all", "head", "bn", "last_block"] = "all"
+
+
+class EvaluateParams(PhaseParams):
+    """08_evaluate (SPEC 9)."""
+
+    manifest: str = ""
+    models: list[str] = []  # blank: every teacher and student phase before this one
+    ensembles: list[str] = []  # blank: every soft-label phase before this one
+    split: Literal["test", "val"] = "test"
+    suite: str = ""  # the name under which the rows are reported; blank: the split
+    views: list[Literal["none", "flip"]] = ["none", "flip"]
+    leak_free: bool = True  # also without the test pictures that have an identical twin in train
+    calibration: Literal["none", "global", "vector", "fixed"] = "global"
+    fixed_temperature: Positive = 1.2
+    resamples: Annotated[int, Field(ge=100)] = 1000
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    device: Literal["auto", "cpu", "cuda", "xpu", "mps"] = "auto"
+
+
+class ExportParams(PhaseParams):
+    """09_export_onnx: export, parity, registration, alias."""
+
+    evaluation: str = ""
+    manifest: str = ""
+    candidates: list[str] = []  # blank: every student phase before this one; the best macro-F1 on val/select is registered
+    registered_name: str = "fer-student"
+    alias: str = "champion"
+    opset: Annotated[int, Field(ge=17, le=23)] = 18
+    parity_tolerance: Positive = 1e-4
+    compact: bool = False  # weights stored as int8 with a scale a channel, computed in float32
+
+
+KINDS: dict[str, tuple[type[PhaseParams], str]] = {
+    "check": (CheckParams, "00_check_device"),
+    "import": (ImportParams, "01_import_datasets"),
+    "manifest": (ManifestParams, "02_build_manifest"),
+    "teacher": (TeacherParams, "04_train_teacher"),
+    "softlabels": (SoftLabelParams, "06_export_softlabels"),
+    "student": (StudentParams, "07_train_student"),
+    "evaluate": (EvaluateParams, "08_evaluate"),
+    "export": (ExportParams, "09_export_onnx"),
+}
