@@ -1,0 +1,102 @@
+"""A timm backbone, an embedding, and one head of seven logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fer_lib.emotions import NUM_CLASSES
+from fer_lib.errors import FerError
+
+
+class FerClassifier(nn.Module):
+    """backbone -> Linear(embed_dim) -> BatchNorm -> SiLU -> Dropout -> head.
+
+    ``head="cosine"``: logits are ``s * cos(theta)`` between the embedding and one weight vector a class (ArcFace's
+    inference form, Deng 2019); the margin belongs to the training loss, so that any checkpoint is a working model.
+    ``head="linear"``: a plain affine head.
+
+    Input float32 ``[B, 3, S, S]``, normalised by the face contract; output float32 ``[B, 7]`` logits.
+    """
+
+    def __init__(
+        self, backbone: str, image_size: int, embed_dim: int = 512, dropout: float = 0.2, head: str = "cosine", s: float = 30.0
+    ):
+        super().__init__()
+        self.config: dict[str, Any] = dict(
+            backbone=backbone, image_size=image_size, embed_dim=embed_dim, dropout=dropout, head=head, s=s
+        )
+        self.backbone = _backbone(backbone, image_size)
+        features = getattr(self.backbone, "head_hidden_size", None) or self.backbone.num_features
+        self.embedding = nn.Sequential(
+            nn.Linear(features, embed_dim), nn.BatchNorm1d(embed_dim), nn.SiLU(), nn.Dropout(dropout)
+        )
+        self.head = CosineHead(embed_dim) if head == "cosine" else nn.Linear(embed_dim, NUM_CLASSES)
+        self.scale = s if head == "cosine" else 1.0
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        return self.embedding(self.backbone(images))
+
+    def scores(self, images: torch.Tensor) -> torch.Tensor:
+        """What the training loss starts from, float32 ``[B, 7]``: cos(theta), or the linear head's logits."""
+        return self.head(self.embed(images)).float()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.scores(images) * self.scale
+
+
+class CosineHead(nn.Module):
+    """cos(theta) between each embedding and each class vector, always in float32 (half precision loses the margin)."""
+
+    def __init__(self, embed_dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(NUM_CLASSES, embed_dim))
+        nn.init.xavier_normal_(self.weight)
+
+    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(embedding.device.type, enabled=False):
+            return F.linear(F.normalize(embedding.float()), F.normalize(self.weight.float()))
+
+
+def build_classifier(config: dict[str, Any]) -> FerClassifier:
+    """The classifier that a bundle's ``model`` section describes, with untrained weights."""
+    return FerClassifier(**config)
+
+
+def _backbone(name: str, image_size: int) -> nn.Module:
+    if not timm.is_model(name.split(".")[0]):
+        near = timm.list_models(f"*{name.split('_')[0]}*")[:8]
+        raise FerError(f"backbone '{name}' is not a timm {timm.__version__} model; near it: {', '.join(near) or 'none'}")
+    try:  # transformers need the picture size when they are built; convolutional nets refuse the argument
+        return timm.create_model(name, num_classes=0, img_size=image_size)
+    except TypeError:
+        return timm.create_model(name, num_classes=0)
+
+
+def trainable_parameters(model: FerClassifier, tune: str) -> list[str]:
+    """Names of the parameters that ``tune`` leaves trainable: all, head, bn (norm layers and head) or last_block.
+
+    The embedding and the head are trained under every setting, since they are new to the classes.
+    """
+    own = [n for n, _ in model.named_parameters() if not n.startswith("backbone.")]
+    names = [n for n, _ in model.backbone.named_parameters()]
+    if tune == "head":
+        chosen: list[str] = []
+    elif tune == "bn":
+        norms = tuple(
+            n for n, m in model.backbone.named_modules() if isinstance(m, nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm)
+        )
+        chosen = [n for n in names if n.rsplit(".", 1)[0] in norms]
+    elif tune == "last_block":
+        from timm.models import group_parameters
+
+        groups = group_parameters(model.backbone, model.backbone.group_matcher(coarse=False))
+        last_two = sorted(groups)[-2:]  # the last block, and the layers between it and the pooling
+        chosen = [n for g in last_two for n in groups[g] if n in set(names)]
+    else:
+        chosen = names
+    return own + [f"backbone.{n}" for n in chosen]

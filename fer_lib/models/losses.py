@@ -1,0 +1,86 @@
+"""Losses as pure functions of logits: ArcFace's margin, cross-entropy over soft targets, KD and DKD, class weights.
+
+Shapes: ``logits``, ``student``, ``teacher`` ``[B, 7]``; ``y`` int64 ``[B]``; ``targets`` ``[B, 7]`` rows that sum to 1.
+Each returns one value a sample, ``[B]``, unless it says otherwise; the caller takes the mean.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+from fer_lib.emotions import NUM_CLASSES
+
+
+def arcface_logits(cosine: torch.Tensor, y: torch.Tensor, s: float, margin: float, eps: float = 1e-7) -> torch.Tensor:
+    """Additive angular margin (Deng 2019, eq. 3): target logit s cos(theta + m), the others s cos(theta).
+
+    Past theta > pi - m, where cos(theta + m) would rise again, the target is s (cos theta - m sin m).
+    """
+    cosine = cosine.float() if cosine.dtype in (torch.float16, torch.bfloat16) else cosine
+    if margin == 0.0:
+        return s * cosine
+    target = cosine.gather(1, y[:, None])
+    sine = torch.sqrt((1.0 - target * target).clamp_min(0.0) + eps)
+    turned = target * math.cos(margin) - sine * math.sin(margin)
+    guarded = torch.where(target > -math.cos(margin), turned, target - margin * math.sin(margin))
+    return s * cosine.scatter(1, y[:, None], guarded)
+
+
+def soft_targets(
+    y: torch.Tensor, smoothing: float = 0.0, votes: torch.Tensor | None = None, votes_weight: float = 0.0
+) -> torch.Tensor:
+    """One-hot labels, mixed with the annotators' votes where a row has them (NaN rows have none), then smoothed."""
+    targets = F.one_hot(y, NUM_CLASSES).to(torch.get_default_dtype())
+    if votes is not None and votes_weight > 0.0:
+        has_votes = ~torch.isnan(votes).any(1, keepdim=True)
+        mixed = (1.0 - votes_weight) * targets + votes_weight * torch.nan_to_num(votes)
+        targets = torch.where(has_votes, mixed, targets)
+    return targets * (1.0 - smoothing) + smoothing / NUM_CLASSES
+
+
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """-sum_k t_k log softmax(z)_k."""
+    return -(targets * F.log_softmax(logits, dim=1)).sum(1)
+
+
+def distillation_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """T^2 KL(softmax(z_t / T) || softmax(z_s / T)) (Hinton 2015)."""
+    log_p = F.log_softmax(teacher / temperature, dim=1)
+    log_q = F.log_softmax(student / temperature, dim=1)
+    return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+def decoupled_kl(
+    student: torch.Tensor, teacher: torch.Tensor, y: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """TCKD and NCKD of Zhao 2022 (without T^2), so that KL = TCKD + (1 - p_t) NCKD, p_t the teacher's p_y at T.
+
+    The binary terms use log-sum-exp over the masked logits: log(1 - p) by subtraction loses everything on sharp logits.
+    """
+    z_s, z_t = student / temperature, teacher / temperature
+    label = F.one_hot(y, NUM_CLASSES).bool()
+
+    def halves(z: torch.Tensor):
+        total = torch.logsumexp(z, dim=1)
+        log_target = z.gather(1, y[:, None]).squeeze(1) - total
+        rest = torch.logsumexp(z.masked_fill(label, -torch.inf), dim=1)
+        return log_target, rest - total, z - rest[:, None]
+
+    log_pt, log_pn, log_p_rest = halves(z_t)
+    log_qt, log_qn, log_q_rest = halves(z_s)
+    tckd = log_pt.exp() * (log_pt - log_qt) + log_pn.exp() * (log_pn - log_qn)
+    gap = (log_p_rest - log_q_rest).masked_fill(label, 0.0)
+    nckd = (log_p_rest.masked_fill(label, -torch.inf).exp() * gap).sum(1)
+    return tckd, nckd
+
+
+def effective_number_weights(counts: list[int], beta: float = 0.9999) -> list[float]:
+    """(1 - b) / (1 - b^n_c) (Cui 2019), rescaled to sum to the number of classes; a class without rows weighs 0.
+
+    1 - b^n is -expm1(n log b), exact where b^n is close to 1.
+    """
+    raw = [0.0 if n == 0 else (1.0 if beta == 0.0 else (1.0 - beta) / -math.expm1(n * math.log(beta))) for n in counts]
+    return [w * NUM_CLASSES / sum(raw) for w in raw]
