@@ -1,0 +1,200 @@
+"""The face contract: one object that says how a picture becomes the input of a model.
+
+It travels in every bundle and is used by import, packing, training, soft labels, evaluation and prediction, so that a
+model never sees two different crops of the same face.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+import cv2
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fer_lib.errors import DataError
+from fer_lib.faces.align import eyes_level
+
+Box = tuple[float, float, float, float]  # top, left, bottom, right in pixels; bottom and right are exclusive
+Channels = tuple[float, float, float]
+
+# Part of the id: raise it whenever the same fields begin to give different pixels.
+CONTRACT_VERSION = 1
+# A box whose longer side is larger than this many times the picture is a broken record, not a face.
+MAX_BOX_OVER_PICTURE = 2.0
+
+
+class FaceContract(BaseModel):
+    """How a face is cut out, sized and normalised (SPEC section 4).
+
+    box -> [eyes level] -> square -> R = round(1.15 S) -> [grey] -> [CLAHE] -> centre S -> (x / 255 - mean) / std.
+    ``margin`` is the context added on each side of a box, as a share of its longer side.  Contracts with equal ``id``
+    give equal pixels.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    image_size: Annotated[int, Field(ge=8, le=2048)] = 224
+    align: Literal["none", "eyes"] = "none"
+    margin: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    clahe: bool = False
+    clahe_clip: Annotated[float, Field(gt=0.0)] = 2.0
+    clahe_tile: Annotated[int, Field(ge=1, le=64)] = 8
+    mean: Channels = (0.485, 0.456, 0.406)
+    std: Channels = (0.229, 0.224, 0.225)
+    grey: bool = False
+
+    @model_validator(mode="after")
+    def _std_is_positive(self):
+        if not all(math.isfinite(v) for v in self.mean) or not all(math.isfinite(v) and v > 0 for v in self.std):
+            raise ValueError(f"mean must be finite and std positive, got mean {self.mean}, std {self.std}")
+        return self
+
+    @property
+    def resize(self) -> int:
+        """R, the side in pixels at which faces are packed and augmented."""
+        return round(1.15 * self.image_size)
+
+    @property
+    def id(self) -> str:
+        """12 hex digits of SHA-256 over the canonical JSON of the fields and the contract version."""
+        fields = {"version": CONTRACT_VERSION, **self.model_dump(mode="json")}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]
+
+    def face(self, image: np.ndarray, box: Box | None = None, points: np.ndarray | None = None) -> np.ndarray:
+        """The face as uint8 RGB [R, R, 3].
+
+        ``image`` uint8 RGB [H, W, 3]; ``box`` in pixels, None when the picture is already a face crop: then all of it
+        is taken and ``margin`` does not apply, for there is nothing around it.  What lies outside the picture is
+        edge-replicated.  ``points`` float [5, 2] (x, y) of the detector turn the face when ``align`` is "eyes"; a face
+        without points stays as it is.
+        Raises DataError for an array of another kind and for a box that is empty, not finite or off the picture.
+        """
+        return self._finish(self._cut(_checked(image), box, points))
+
+    def centre(self, faces: np.ndarray) -> np.ndarray:
+        """The middle S x S of uint8 [..., R, R, 3]: a view uint8 [..., S, S, 3]."""
+        if faces.shape[-3:-1] != (self.resize, self.resize):
+            raise DataError(
+                f"faces of shape {tuple(faces.shape)} do not fit this contract, which packs at {self.resize} x "
+                f"{self.resize}: make them with the same contract's face()"
+            )
+        start = (self.resize - self.image_size) // 2
+        stop = start + self.image_size
+        return faces[..., start:stop, start:stop, :]
+
+    def normalise(self, faces: np.ndarray) -> np.ndarray:
+        """uint8 [N, S, S, 3] to float32 [N, 3, S, S]: (x / 255 - mean) / std a channel, contiguous."""
+        std = np.asarray(self.std, dtype=np.float64)
+        scale = (1.0 / (255.0 * std)).astype(np.float32)
+        shift = (-np.asarray(self.mean, dtype=np.float64) / std).astype(np.float32)
+        out = np.empty((faces.shape[0], 3, *faces.shape[1:3]), dtype=np.float32)
+        for channel in range(3):
+            np.multiply(faces[..., channel], scale[channel], out=out[:, channel])
+            out[:, channel] += shift[channel]
+        return out
+
+    def batch(self, items: Iterable[tuple[np.ndarray, Box | None, np.ndarray | None]]) -> np.ndarray:
+        """(image, box, points) triples straight to the model's input, float32 [N, 3, S, S]."""
+        faces = [self.face(image, box, points) for image, box, points in items]
+        if not faces:
+            return np.zeros((0, 3, self.image_size, self.image_size), dtype=np.float32)
+        return self.normalise(self.centre(np.stack(faces)))
+
+    def steps(
+        self, image: np.ndarray, box: Box | None = None, points: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """The stages of one face for display, in order, uint8 [h, w, 3] each.
+
+        Always ``raw``, ``square`` (or ``aligned`` when the eyes were levelled) and ``crop`` (what the model sees);
+        ``box`` when there is a box, ``clahe`` when it is on.
+        """
+        stages = {"raw": _checked(image)}
+        if box is not None:
+            stages["box"] = _drawn(image, box, points)
+        square = self._cut(image, box, points)
+        stages["aligned" if self._turns(points) else "square"] = square
+        face = self._finish(square)
+        if self.clahe:
+            stages["clahe"] = face
+        stages["crop"] = self.centre(face).copy()
+        return stages
+
+    def _turns(self, points: np.ndarray | None) -> bool:
+        return self.align == "eyes" and points is not None
+
+    def _cut(self, image: np.ndarray, box: Box | None, points: np.ndarray | None) -> np.ndarray:
+        square = _square(image.shape, box, self.margin)
+        if self._turns(points):
+            return eyes_level(image, points, square)[0]
+        return _crop(image, *square)
+
+    def _finish(self, square: np.ndarray) -> np.ndarray:
+        size = (self.resize, self.resize)
+        shrinks = square.shape[0] > self.resize
+        face = cv2.resize(square, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+        if self.grey:
+            face = cv2.cvtColor(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        return self._equalise(face) if self.clahe else face
+
+    def _equalise(self, face: np.ndarray) -> np.ndarray:
+        """Contrast-limited equalisation of lightness only (Zuiderveld 1994), so that skin keeps its hue."""
+        lab = cv2.cvtColor(face, cv2.COLOR_RGB2LAB)
+        tiles = (self.clahe_tile, self.clahe_tile)
+        lab[..., 0] = cv2.createCLAHE(self.clahe_clip, tiles).apply(np.ascontiguousarray(lab[..., 0]))
+        out = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+        if (face[..., 0] == face[..., 1]).all() and (face[..., 1] == face[..., 2]).all():
+            # 8-bit LAB brings a grey back with channels that differ by one: a grey face must stay grey.
+            out = np.repeat(out[..., 1:2], 3, axis=2)
+        return out
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise DataError(f"a picture must be uint8 RGB [height, width, 3], got {got}: use fer_lib.faces.decode.decode")
+    if 0 in image.shape:
+        raise DataError(f"a picture of shape {image.shape} has no pixels")
+    return image
+
+
+def _square(shape: tuple[int, ...], box: Box | None, margin: float) -> tuple[int, int, int]:
+    """(top, left, side) of the square round the box's centre, in whole pixels, free to leave the picture."""
+    height, width = shape[:2]
+    if box is None:
+        top, left, bottom, right, margin = 0.0, 0.0, float(height), float(width), 0.0
+    else:
+        top, left, bottom, right = (float(v) for v in box)
+        if not all(math.isfinite(v) for v in (top, left, bottom, right)) or bottom <= top or right <= left:
+            raise DataError(f"box {box} is empty or not finite: expected (top, left, bottom, right) in pixels")
+        if bottom <= 0 or right <= 0 or top >= height or left >= width:
+            raise DataError(f"box {box} lies outside the picture of {width} x {height} pixels: check its order")
+    longer = max(bottom - top, right - left)
+    if longer > MAX_BOX_OVER_PICTURE * max(height, width):
+        raise DataError(f"box {box} is far larger than the picture of {width} x {height} pixels: check its units")
+    side = max(1, math.floor(longer * (1.0 + 2.0 * margin) + 0.5))
+    return math.floor((top + bottom - side) / 2 + 0.5), math.floor((left + right - side) / 2 + 0.5), side
+
+
+def _crop(image: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
+    """uint8 [side, side, 3]; rows and columns outside the picture repeat its nearest one."""
+    height, width = image.shape[:2]
+    if top >= 0 and left >= 0 and top + side <= height and left + side <= width:
+        return image[top : top + side, left : left + side]
+    rows = np.arange(top, top + side).clip(0, height - 1)
+    columns = np.arange(left, left + side).clip(0, width - 1)
+    return image.take(rows, axis=0).take(columns, axis=1)
+
+
+def _drawn(image: np.ndarray, box: Box, points: np.ndarray | None) -> np.ndarray:
+    canvas = image.copy()
+    top, left, bottom, right = (round(v) for v in box)
+    stroke = max(1, round(min(image.shape[:2]) / 150))
+    cv2.rectangle(canvas, (left, top), (right - 1, bottom - 1), (0, 220, 90), stroke)
+    for x, y in () if points is None else np.asarray(points):
+        cv2.circle(canvas, (round(float(x)), round(float(y))), stroke + 1, (255, 60, 60), -1)
+    return canvas
