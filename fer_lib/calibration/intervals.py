@@ -1,0 +1,170 @@
+"""Intervals for scores; the coverage of the ECE's was measured (``benchmarks/ece_coverage.py``).
+
+Why the ECE needs its own: it is a sum of absolute values, so noise only ever adds to it.  Resampling the rows adds the
+noise a second time, and a percentile interval then lies above a small true value altogether.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import ndtri
+
+from fer_lib.calibration.scores import BINS, bin_index, checked_logits, reliability_table, top_label
+from fer_lib.errors import FerError
+
+_CHUNK = 2_000_000  # random numbers held at once: 16 MB
+
+
+def _checked(level: float, resamples: int) -> float:
+    if not 0 < level < 1:
+        raise FerError(f"level is {level}: an interval needs one between 0 and 1, such as 0.95")
+    if resamples < 100:
+        raise FerError(f"resamples is {resamples}: fewer than 100 say nothing about a tail, use 1000")
+    return (1.0 - level) / 2.0
+
+
+def ece_null(probs, resamples: int = 1000, seed: int = 0, bins: int = BINS) -> dict[str, float]:
+    """What a perfectly calibrated model would score here: the ECE of labels redrawn from ``probs`` [N, K].
+
+    Returns ``mean`` and ``q95`` (95 % quantile) over ``resamples`` redraws.  Only whether the top label is right
+    matters, so each redraw is one Bernoulli(confidence) a row.
+    """
+    _checked(0.95, resamples)
+    probs = np.asarray(probs)
+    confidence, _ = top_label(probs, np.zeros(len(probs), dtype=np.int64))
+    index = bin_index(confidence, bins)
+    order = np.argsort(index, kind="stable")
+    confidence, index = confidence[order], index[order]
+    starts = np.flatnonzero(np.r_[True, np.diff(index) > 0])
+    expected = np.add.reduceat(confidence, starts)
+    rng, scores = np.random.default_rng(seed), []
+    per_chunk = max(1, _CHUNK // len(confidence))
+    for begin in range(0, resamples, per_chunk):
+        drawn = rng.random((min(per_chunk, resamples - begin), len(confidence))) < confidence
+        hits = np.add.reduceat(drawn, starts, axis=1, dtype=np.int64)
+        scores.append(np.abs(hits - expected).sum(axis=1) / len(confidence))
+    scores = np.concatenate(scores)
+    return {"mean": float(scores.mean()), "q95": float(np.quantile(scores, 0.95))}
+
+
+class _BinnedModel:
+    """The bins of one set of rows, and the ECE that it would have shown had its bins' true gaps been others."""
+
+    def __init__(self, probs, y, bins: int, resamples: int, seed: int):
+        table = reliability_table(probs, y, bins)
+        held = table["count"] > 0
+        self.count, self.confidence, accuracy = (table[k][held] for k in ("count", "confidence", "accuracy"))
+        self.n = int(self.count.sum())
+        self.share = self.count / self.n
+        self.gap = self.confidence - accuracy
+        self.observed = float((self.share * np.abs(self.gap)).sum())
+        # half a success and half a failure more, so that a bin without errors still has a variance
+        smooth = (accuracy * self.count + 0.5) / (self.count + 1.0)
+        self.gap_sd = np.sqrt(smooth * (1.0 - smooth) / self.count)
+        self.resamples, self.seed = resamples, seed
+
+    def size(self, gap: np.ndarray) -> float:
+        """The ECE of true gaps [B]."""
+        return float((self.share * np.abs(gap)).sum())
+
+    def draws(self, gap: np.ndarray) -> np.ndarray:
+        """ECEs [resamples] that new samples of n rows show when the true gaps are ``gap`` [B]; always the same seed."""
+        rng = np.random.default_rng(self.seed)
+        count = rng.multinomial(self.n, self.share / self.share.sum(), size=self.resamples)
+        hits = rng.binomial(count, np.clip(self.confidence - gap, 0.0, 1.0))
+        return np.abs(count * self.confidence - hits).sum(axis=1) / self.n
+
+    def shrunk(self, penalty: float) -> np.ndarray:
+        """Most likely gaps of a smaller total: |share * gap| less ``penalty`` times its variance, 0 at least."""
+        pulled = np.abs(self.gap) - penalty * self.share * self.gap_sd**2
+        return np.sign(self.gap) * np.maximum(pulled, 0.0)
+
+    def spread(self, ratio: float, sign: int) -> np.ndarray:
+        """Gaps of ``ratio`` standard deviations in every bin, as far as accuracy stays within 0..1."""
+        room = self.confidence if sign > 0 else 1.0 - self.confidence
+        return sign * np.minimum(ratio * self.gap_sd, room)
+
+
+def _last_true(holds: Callable[[float], bool], low: float, high: float, steps: int = 14) -> float:
+    """The largest argument at which ``holds``, true at ``low`` and false at ``high``, still does (bisection)."""
+    for _ in range(steps):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def _lower(model: _BinnedModel, tail: float) -> float:
+    def plausible(penalty: float) -> bool:
+        return np.mean(model.draws(model.shrunk(penalty)) >= model.observed) > tail
+
+    to_zero = float(np.max(np.abs(model.gap) / (model.share * model.gap_sd**2)))
+    if plausible(to_zero):
+        return 0.0
+    # the penalty grows over decades while the ECE falls to zero: bisect on its square root
+    root = _last_true(lambda r: plausible(r**2), 0.0, np.sqrt(to_zero))
+    return model.size(model.shrunk(root**2))
+
+
+def _upper(model: _BinnedModel, tail: float) -> float:
+    # relative to a calibrated model: a sample luckier than calibration itself allows must not give an empty interval
+    at_zero = np.mean(model.draws(np.zeros_like(model.gap)) <= model.observed)
+    bound = model.observed
+    for sign in (1, -1):
+
+        def plausible(ratio: float, sign: int = sign) -> bool:
+            return np.mean(model.draws(model.spread(ratio, sign)) <= model.observed) > tail * at_zero
+
+        room = model.confidence if sign > 0 else 1.0 - model.confidence
+        full = float(np.max(room / model.gap_sd))
+        ratio = full if plausible(full) else _last_true(plausible, 0.0, full, steps=18)
+        bound = max(bound, model.size(model.spread(ratio, sign)))
+    return bound
+
+
+def ece_interval(
+    probs, y, level: float = 0.95, resamples: int = 1000, seed: int = 0, bins: int = BINS
+) -> tuple[float, float]:
+    """Interval for the ECE (binned, top label) of the population that ``probs`` [N, K] and ``y`` [N] were drawn from.
+
+    By inverting a test of "the true ECE is t" on the observed ECE.  How t is divided over the bins is unknown, so each
+    end takes the division that is hard for it, and the observed ECE's law there is simulated (multinomial bins,
+    binomial hits):
+
+    - lower end: the most likely gaps of total t, i.e. the observed ones drawn towards zero, noisy bins first (they
+      concentrate t, which lets the observed value be large);
+    - upper end: t spread so that each bin's gap is the same number of standard deviations (there noise adds least to t,
+      which lets the observed value be small); its tail is taken relative to that of a calibrated model, so that the
+      interval is never empty.
+
+    The lower end is 0 where calibration itself is plausible.
+    """
+    tail = _checked(level, resamples)
+    model = _BinnedModel(probs, y, bins, resamples, seed)
+    return _lower(model, tail), _upper(model, tail)
+
+
+def proportion_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson (1927) score interval for a proportion of which ``k`` of ``n`` were seen."""
+    if not 0 < level < 1:
+        raise FerError(f"level is {level}: an interval needs one between 0 and 1, such as 0.95")
+    if not 0 <= k <= n or n < 1:
+        raise FerError(f"{k} of {n} is no proportion: pass 0 <= k <= n, n >= 1")
+    z = float(ndtri(0.5 + level / 2.0))
+    centre = (k + z * z / 2.0) / (n + z * z)
+    half = z * np.sqrt(k * (n - k) / n + z * z / 4.0) / (n + z * z)
+    return (0.0 if k == 0 else float(centre - half)), (1.0 if k == n else float(centre + half))
+
+
+def bootstrap_interval(
+    fn: Callable, logits, y, resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap (Efron 1979) of ``fn(logits, y) -> float`` over rows: for accuracy or F1, *not* for the ECE."""
+    tail = _checked(level, resamples)
+    logits, y = checked_logits(logits, y)
+    rng = np.random.default_rng(seed)
+    values = []
+    for _ in range(resamples):
+        rows = rng.integers(0, len(y), len(y))
+        values.append(fn(logits[rows], y[rows]))
+    low, high = np.quantile(values, [tail, 1.0 - tail])
+    return float(low), float(high)
