@@ -1,0 +1,113 @@
+"""What a phase writes beside its results: JSON files written whole or not at all, and values flattened for MLflow."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from fer_lib.errors import FerError
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False, default=_plain)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """JSON of a file; FerError that names it when it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FerError(f"cannot read {path}: {error}. Run the phase that writes it again with --fresh") from error
+
+
+def read_outputs(folder: Path | str) -> dict[str, Any]:
+    """What a finished phase handed on (its ``outputs.json``); paths inside the phase's folder are relative to it."""
+    return read_json(Path(folder) / "outputs.json")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return value.as_posix()
+    if hasattr(value, "tolist"):  # NumPy scalars and arrays
+        return value.tolist()
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def flatten(values: dict[str, Any], separator: str = ".", prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level: ``{"augment": {"flip": 0.5}}`` -> ``{"augment.flip": 0.5}``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, separator, f"{prefix}{key}{separator}")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def numbers(values: dict[str, Any]) -> dict[str, float]:
+    """The numeric leaves of a nested mapping under MLflow metric names (``val/per_class_f1/Angry``); no others."""
+    flat = {key: _scalar(value) for key, value in flatten(values, "/").items()}
+    return {key: float(value) for key, value in flat.items() if isinstance(value, (int, float)) and value is not None}
+
+
+def _scalar(value: Any) -> Any:
+    if isinstance(value, bool):
+        return None
+    return value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value
+
+
+def git_state() -> str:
+    """``<commit>`` or ``<commit>-dirty`` of the checkout that this package runs from, ``unknown`` outside one."""
+    package = Path(__file__).resolve().parents[2]
+    try:
+        head = subprocess.run(
+            ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True, text=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):  # no git on this machine: the tag says so
+        return "unknown"
+    return head.stdout.strip() if head.returncode == 0 else "unknown"
+
+
+def now() -> str:
+    """Local time with its offset, to the second."""
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def below(path: Path, base: Path) -> str:
+    """The path relative to ``base`` when it lies below it, so that a moved checkout still reads it; else absolute."""
+    return (path.relative_to(base) if path.is_relative_to(base) else path).as_posix()
+
+
+def epoch_line(epoch: int, epochs: int | None, values: dict[str, float]) -> str:
+    """One line a person reads while a phase trains."""
+    shown = ("train/loss", "val/accuracy", "val/macro_f1", "val/nll", "timing/images_per_sec")
+    parts = [f"{k.split('/')[-1]} {values[k]:.4g}" for k in shown if k in values and math.isfinite(values[k])]
+    return f"epoch {epoch + 1}/{epochs or '?'}  " + "  ".join(parts)
+
+
+def write_plan(plan: dict[str, Any], base: Path) -> Path:
+    """Write ``phase.json``: phase, kind, key, params, inputs (relative to the home, so that it can move), run id."""
+
+    def relative(value):
+        return [relative(v) for v in value] if isinstance(value, list) else value and below(Path(value), base)
+
+    inputs = {field: relative(value) for field, value in plan["inputs"].items()}
+    kept = {key: value for key, value in plan.items() if key != "output_dir"}
+    return write_json(Path(plan["output_dir"]) / "phase.json", kept | {"inputs": inputs})

@@ -1,0 +1,281 @@
+"""One phase as one MLflow run: what a notebook opens in its second cell and finishes in its last.
+
+    run = runs.phase_run(params, "teacher")        # also usable as ``with runs.phase_run(...) as run:``
+    end = run.follow(train_teacher(params, run.inputs["manifest"], run.output_dir))
+    run.outputs(ids={"weights_sha256": ...}, headline={"macro-F1": 0.61})
+    run.finish()
+
+A phase owns a folder (``run.output_dir``) and holds an OS lock in it while it lives, so that two runs never write the
+same folder and :func:`reap` can tell a dead run from a slow one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from fer_lib.errors import FerError
+from fer_lib.tracking import store
+from fer_lib.tracking.records import (
+    below,
+    epoch_line,
+    flatten,
+    git_state,
+    now,
+    numbers,
+    read_json,
+    read_outputs,
+    write_json,
+    write_plan,
+)
+
+__all__ = ["PhaseRun", "phase_run", "reap", "read_json", "read_outputs", "write_json"]
+
+NOTE_FIELDS = ("intent", "action", "result", "decision", "next")
+_current: PhaseRun | None = None  # the one this process has open
+
+
+class PhaseRun:
+    """A living phase.  Attributes: ``params``, ``kind``, ``name``, ``key``, ``output_dir``, ``inputs``, ``run_id``.
+
+    ``inputs`` maps each input field of the kind (``manifest``, ``teachers``, ...) to an absolute folder or registry
+    URI (``str``; ``""`` when optional and absent), or to a list of them.
+    """
+
+    def __init__(self, params, kind: str, name: str | None = None):
+        import mlflow
+
+        from fer_lib import pipeline
+
+        global _current
+        if _current is not None:  # the first cell was run again in the same kernel
+            _current.close("KILLED")
+        base = store.configure()
+        given = os.environ.pop("MLFLOW_RUN_ID", None)
+        self.params, self.kind, self.started = params, kind, time.time()
+        plan = pipeline.prepare_alone(params, kind, name) if given is None else pipeline.prepared(params)
+        self.name, self.key, self.inputs = plan["phase"], plan["key"], plan["inputs"]
+        self.output_dir = Path(plan["output_dir"])
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.output_dir / ".lock", timeout=0, thread_local=False)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise FerError(
+                f"{self.output_dir} is being written by a run that is alive: wait for it, or end it and try again"
+            ) from error
+        self._outputs: dict[str, Any] | None = None
+        self._note: dict[str, str] = {}
+        self._client = mlflow.MlflowClient()
+        try:
+            self._start(mlflow, base, plan, given)
+        except BaseException:
+            self._lock.release()
+            raise
+        _current = self
+        atexit.register(self.close, "FAILED")  # a kernel shut down half-way: MLflow's own exit hook says FINISHED
+
+    def _start(self, mlflow, base: Path, plan: dict[str, Any], given: str | None) -> None:
+        for stale in ("done.json", "outputs.json", "progress.json"):
+            (self.output_dir / stale).unlink(missing_ok=True)
+        self._end_predecessor(given)
+        tags = {"fer.kind": self.kind, "fer.phase": self.name, "fer.key": self.key, "fer.git": git_state()}
+        tags["fer.folder"] = below(self.output_dir, base)
+        if given is None:
+            tags["fer.lock"] = below(self.output_dir / ".lock", base)
+            active = mlflow.start_run(
+                experiment_id=store.experiment_id(), run_name=self.name, tags=tags, log_system_metrics=False
+            )
+        else:
+            active = mlflow.start_run(run_id=given, log_system_metrics=False)
+            mlflow.set_tags(tags)
+        self.run_id = active.info.run_id
+        write_plan(plan | {"run_id": self.run_id}, base)
+        known = active.data.params  # a param can be written once: log only those that are new
+        flat = flatten(self.params.model_dump(mode="json"))
+        flat = {k: v if isinstance(v, str) else json.dumps(v) for k, v in flat.items() if k != "output_dir"}
+        mlflow.log_params({k: v for k, v in flat.items() if k not in known})
+
+    def _end_predecessor(self, given: str | None) -> None:
+        """The run that wrote this folder before is dead (we hold its lock): end it, or it stays RUNNING for ever."""
+        before = self.output_dir / "phase.json"
+        earlier = json.loads(before.read_text(encoding="utf-8")).get("run_id") if before.is_file() else None
+        if earlier and earlier != given:
+            _end_if_running(self._client, earlier)
+
+    def __enter__(self) -> PhaseRun:
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if error is None:
+            self.finish()
+        else:
+            self.close("KILLED" if kind is KeyboardInterrupt else "FAILED")
+
+    def metrics(self, values: dict[str, Any], step: int | None = None) -> None:
+        """Write every numeric leaf of ``values`` in one call (a nested key becomes ``outer/inner``)."""
+        import mlflow
+
+        mlflow.log_metrics(numbers(values), step=step)
+
+    def tags(self, **values: Any) -> None:
+        """Set tags on the run."""
+        import mlflow
+
+        mlflow.set_tags({key: str(value) for key, value in values.items()})
+
+    def figure(self, figure, name: str) -> None:
+        """Attach a matplotlib figure (a PNG unless the name says otherwise) and keep a copy in the phase's folder."""
+        import mlflow
+
+        path = self.output_dir / "figures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120, bbox_inches="tight")
+        mlflow.log_figure(figure, f"figures/{name}", save_kwargs={"dpi": 120, "bbox_inches": "tight"})
+
+    def json(self, value: Any, name: str) -> Path:
+        """Write ``value`` as JSON into the phase's folder, attach it, and return its path."""
+        return self.artifact(write_json(self.output_dir / name, value))
+
+    def artifact(self, path: Path | str, folder: str | None = None) -> Path:
+        """Attach a file or a whole folder; FerError when it does not exist."""
+        import mlflow
+
+        path = Path(path)
+        if path.is_dir():
+            mlflow.log_artifacts(str(path), f"{folder}/{path.name}" if folder else path.name)
+        elif path.is_file():
+            mlflow.log_artifact(str(path), folder)
+        else:
+            raise FerError(f"phase {self.name}: there is no file {path} to attach to the run")
+        return path
+
+    def note(self, **fields: str) -> None:
+        """The run's description as a log entry: ``intent``, ``action``, ``result``, ``decision``, ``next``.
+
+        May be called several times; later values replace earlier ones.
+        """
+        import mlflow
+
+        if unknown := set(fields) - set(NOTE_FIELDS):
+            raise FerError(f"a note has the fields {', '.join(NOTE_FIELDS)}, not {', '.join(sorted(unknown))}")
+        self._note |= fields
+        text = "\n\n".join(f"**{f.capitalize()}.** {self._note[f]}" for f in NOTE_FIELDS if f in self._note)
+        mlflow.set_tag("mlflow.note.content", text)
+
+    def follow(self, events: Iterable[dict[str, Any]], echo: bool = True) -> dict[str, Any]:
+        """Consume training events, write them to MLflow (one call an epoch) and return the last one.
+
+        ``start`` (``epochs``), ``epoch`` (``epoch`` and nested numbers), ``note`` (``message``; ``level="warning"``
+        also becomes a tag of the run), ``end`` (nested numbers, written without a step).
+        """
+        last: dict[str, Any] = {}
+        epochs, warnings = None, []
+        for last in events:
+            what = last.get("event")
+            epochs = last.get("epochs", epochs)
+            if what == "epoch":
+                values = numbers({k: v for k, v in last.items() if k not in ("event", "epoch", "epochs")})
+                self.metrics(values, step=int(last["epoch"]))
+                line = epoch_line(int(last["epoch"]), epochs, values)
+                write_json(self.output_dir / "progress.json", {"epoch": last["epoch"], "epochs": epochs, "text": line})
+                if echo:
+                    print(line, flush=True)
+            elif what == "note":
+                if last.get("level") == "warning":
+                    warnings.append(last["message"])
+                    self.tags(**{"fer.warning": "\n".join(warnings)[:4000]})
+                if echo:
+                    print(last["message"], flush=True)
+            elif what == "end":
+                self.metrics({k: v for k, v in last.items() if k not in ("event", "epoch", "epochs")})
+        return last
+
+    def outputs(self, **values: Any) -> Path:
+        """Write ``outputs.json``, what the next phase reads.
+
+        ``ids`` (mapping name -> id) is what the re-use keys of later phases depend on and is set as tags;
+        ``headline`` (mapping name -> number or text) is shown at the end of ``fer run``.  A ``Path`` inside the
+        phase's folder is written relative to it, so that a moved checkout still reads it.
+        """
+
+        def relative(value):
+            if isinstance(value, Path):
+                inside = value.is_absolute() and value.is_relative_to(self.output_dir)
+                return (value.relative_to(self.output_dir) if inside else value).as_posix()
+            if isinstance(value, dict):
+                return {key: relative(item) for key, item in value.items()}
+            return [relative(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+        self._outputs = relative(values)
+        self.tags(**{f"fer.id.{name}": value for name, value in values.get("ids", {}).items()})
+        return self.artifact(write_json(self.output_dir / "outputs.json", self._outputs))
+
+    def finish(self) -> None:
+        """Mark the phase finished (``done.json``) and its run FINISHED; FerError when ``outputs`` was never called."""
+        if self._outputs is None:
+            self.close("FAILED")
+            raise FerError(f"phase {self.name} ended without run.outputs(...): later phases would have nothing to read")
+        plan = read_json(self.output_dir / "phase.json")
+        done = plan | {"finished": now(), "seconds": round(time.time() - self.started, 1)}
+        write_json(self.output_dir / "done.json", done)
+        self.close("FINISHED")
+
+    def close(self, status: str) -> None:
+        """End the run with an MLflow status and let go of the folder.  Does nothing the second time."""
+        import mlflow
+
+        global _current
+        if _current is not self:
+            return
+        _current = None
+        try:
+            mlflow.end_run(status)
+        finally:
+            self._lock.release()
+
+
+def phase_run(params, kind: str, name: str | None = None) -> PhaseRun:
+    """Open the run of one phase: in a pipeline the one it was given ($MLFLOW_RUN_ID), else one of its own.
+
+    Alone, blank inputs are the newest finished phases of the store; where there is none, the quickstart is run up to
+    the kind that is missing, so every notebook runs with its defaults.
+    """
+    return PhaseRun(params, kind, name)
+
+
+def _end_if_running(client, run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # deleted by hand: nothing left to end
+            return False
+        raise
+    if run.info.status not in ("RUNNING", "SCHEDULED"):
+        return False
+    client.set_tag(run_id, "fer.reaped", now())
+    client.set_terminated(run_id, "KILLED")
+    return True
+
+
+def reap() -> list[str]:
+    """End every RUNNING run of this project whose process is dead (its lock is free); their ids.
+
+    Runs that carry no ``fer.lock`` tag were started by something else and are left alone.
+    """
+    import mlflow
+
+    base, client = store.configure(), mlflow.MlflowClient()
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    running = client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=1000) if experiments else []
+    dead = [r for r in running if "fer.lock" in r.data.tags and not store.lock_is_held(base / r.data.tags["fer.lock"])]
+    return [run.info.run_id for run in dead if _end_if_running(client, run.info.run_id)]

@@ -1,0 +1,172 @@
+"""Where everything is kept: one SQLite file and one artifact folder below ``<home>/mlruns``.
+
+MLflow is told about it in one place, :func:`configure`, which also cures three of its habits: several processes that
+open a cold SQLite store at once crash in its migration (so the first opening happens under a file lock), artifact
+roots are written down absolute (so a checkout that was moved is re-based on its next opening), and telemetry is on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import urllib.parse
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fer_lib.errors import FerError
+
+EXPERIMENT = "fer"
+_ABSOLUTE = (  # every column in which MLflow writes down an absolute artifact path
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+_configured: set[Path] = set()
+
+
+def home() -> Path:
+    """The folder that holds ``params/``, ``notebooks/`` and ``mlruns/``.
+
+    ``$FER_HOME``; else the nearest folder at or above the working folder, else at or above this package, that holds
+    both ``params`` and ``notebooks``; else the working folder.
+    """
+    if named := os.environ.get("FER_HOME"):
+        return Path(named).expanduser().resolve()
+    here = Path.cwd().resolve()
+    for start in (here, Path(__file__).resolve().parent):
+        for folder in (start, *start.parents):
+            if (folder / "params").is_dir() and (folder / "notebooks").is_dir():
+                return folder
+    return here
+
+
+def mlruns(root: Path | None = None) -> Path:
+    """``<home>/mlruns``, created when absent; FerError when it cannot be."""
+    folder = (root or home()) / "mlruns"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FerError(f"cannot create the store {folder}: {error}. Set FER_HOME to a folder you can write") from error
+    return folder
+
+
+def phases_dir() -> Path:
+    """``<home>/mlruns/phases``: one folder a phase."""
+    folder = mlruns() / "phases"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def tracking_uri(root: Path | None = None) -> str:
+    """``sqlite:///<absolute path of mlflow.db>``."""
+    return f"sqlite:///{(mlruns(root) / 'mlflow.db').as_posix()}"
+
+
+def configure(root: Path | str | None = None) -> Path:
+    """Point MLflow of this process (and of its children, by environment) at the store; create or re-base it if need be.
+
+    Safe to call from several processes at once, also on a cold store, and cheap to call again.  Returns the home.
+    """
+    base = Path(root).expanduser().resolve() if root is not None else home()
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK", "true")
+    os.environ["MLFLOW_TRACKING_URI"] = uri = tracking_uri(base)
+    import mlflow
+
+    if mlflow.get_tracking_uri() != uri:
+        mlflow.set_tracking_uri(uri)
+    if mlflow.get_registry_uri() != uri:
+        mlflow.set_registry_uri(uri)
+    if base not in _configured or not (base / "mlruns" / "mlflow.db").is_file():
+        try:
+            with FileLock(mlruns(base) / ".store.lock", timeout=120):
+                _open(base)
+        except Timeout as error:
+            raise FerError(
+                f"another process has been creating the store {mlruns(base)} for two minutes: end it and try again"
+            ) from error
+        except PermissionError as error:
+            raise FerError(f"cannot write the store {mlruns(base)}: {error}. Set FER_HOME to another folder") from error
+        _configured.add(base)
+    return base
+
+
+def _open(base: Path) -> None:
+    """Create or re-base the store; the caller holds its lock."""
+    from mlflow import MlflowClient
+
+    folder = mlruns(base)
+    database, mark = folder / "mlflow.db", folder / "root.txt"
+    cold = not database.is_file()
+    if not cold and mark.is_file() and (old := mark.read_text(encoding="utf-8").strip()) != str(base):
+        _rebase(database, Path(old), base)
+    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.store.tracking"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)  # the migration prints forty lines about nothing
+    client = MlflowClient()
+    client.search_experiments(max_results=1)  # opens the database, so creates or migrates it
+    if cold:  # MLflow's own experiment would put artifacts in whatever folder the process was started in
+        with contextlib.closing(sqlite3.connect(database, timeout=30)) as db, db:
+            db.execute("UPDATE experiments SET artifact_location = ?", (artifact_root(base),))
+    if not mark.is_file() or mark.read_text(encoding="utf-8").strip() != str(base):
+        mark.write_text(str(base) + "\n", encoding="utf-8")
+    if client.get_experiment_by_name(EXPERIMENT) is None:
+        client.create_experiment(EXPERIMENT, artifact_location=artifact_root(base))
+
+
+def artifact_root(root: Path | None = None) -> str:
+    """The artifact folder as a ``file://`` URI (which also works for a Windows drive)."""
+    return (mlruns(root) / "artifacts").as_uri()
+
+
+def _rebase(database: Path, old: Path, new: Path) -> None:
+    """Rewrite every recorded artifact path that began with ``old`` so that it begins with ``new``."""
+    prefixes = {(old.as_uri(), new.as_uri()), (str(old), str(new)), ("file://" + old.as_posix(), new.as_uri())}
+    prefixes.add((urllib.parse.unquote(old.as_uri()), new.as_uri()))
+    with contextlib.closing(sqlite3.connect(database, timeout=30)) as db, db:
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        for table, column in _ABSOLUTE:
+            if table not in tables:
+                continue
+            for before, after in prefixes:
+                db.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE substr({column}, 1, ?) = ? AND substr({column}, ?, 1) IN ('', '/', '\\')",
+                    (after, len(before) + 1, len(before), before, len(before) + 1),
+                )
+
+
+def experiment_id(name: str = EXPERIMENT) -> str:
+    """Id of the experiment, created with its artifacts below the store when it is new."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    base = configure()
+    client = MlflowClient()
+    with FileLock(mlruns(base) / ".store.lock", timeout=120):
+        found = client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            raise FerError(f"the experiment {name!r} is deleted: restore it in the MLflow page or name another one")
+        if found is not None:
+            return found.experiment_id
+        try:
+            return client.create_experiment(name, artifact_location=artifact_root(base))
+        except MlflowException as error:
+            raise FerError(f"cannot create the experiment {name!r}: {error}") from error
+
+
+def lock_is_held(path: Path) -> bool:
+    """Whether a living process holds this lock file: the system lets go of it however that process dies."""
+    if not path.parent.is_dir():
+        return False
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
