@@ -24,7 +24,13 @@ class FerClassifier(nn.Module):
     """
 
     def __init__(
-        self, backbone: str, image_size: int, embed_dim: int = 512, dropout: float = 0.2, head: str = "cosine", s: float = 30.0
+        self,
+        backbone: str,
+        image_size: int,
+        embed_dim: int = 512,
+        dropout: float = 0.2,
+        head: str = "cosine",
+        s: float = 30.0,
     ):
         super().__init__()
         self.config: dict[str, Any] = dict(
@@ -70,7 +76,9 @@ def build_classifier(config: dict[str, Any]) -> FerClassifier:
 def _backbone(name: str, image_size: int) -> nn.Module:
     if not timm.is_model(name.split(".")[0]):
         near = timm.list_models(f"*{name.split('_')[0]}*")[:8]
-        raise FerError(f"backbone '{name}' is not a timm {timm.__version__} model; near it: {', '.join(near) or 'none'}")
+        raise FerError(
+            f"backbone '{name}' is not a timm {timm.__version__} model; near it: {', '.join(near) or 'none'}"
+        )
     try:  # transformers need the picture size when they are built; convolutional nets refuse the argument
         return timm.create_model(name, num_classes=0, img_size=image_size)
     except TypeError:
@@ -88,7 +96,9 @@ def trainable_parameters(model: FerClassifier, tune: str) -> list[str]:
         chosen: list[str] = []
     elif tune == "bn":
         norms = tuple(
-            n for n, m in model.backbone.named_modules() if isinstance(m, nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm)
+            n
+            for n, m in model.backbone.named_modules()
+            if isinstance(m, nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm)
         )
         chosen = [n for n in names if n.rsplit(".", 1)[0] in norms]
     elif tune == "last_block":

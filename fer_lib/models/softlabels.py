@@ -1,0 +1,175 @@
+"""Teachers' logits on disk: computed once a manifest, combined, verified by whoever reads them (SPEC 6)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_lib.calibration import scores
+from fer_lib.datasets.facepack import FacePack, open_or_build
+from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
+from fer_lib.deploy.bundle import Bundle, read_bundle
+from fer_lib.emotions import EMOTIONS
+from fer_lib.errors import BundleError, FerError
+from fer_lib.models.ensemble import combine, search_weights
+from fer_lib.models.inference import predict_logits
+from fer_lib.params import SoftLabelParams
+
+SHARPNESS_TEMPERATURES = (1.0, 1.2, 2.0, 4.0, 5.0, 6.0)
+_FILES = (
+    "softlabels.npz",
+    "softlabels_index.jsonl",
+    "classorder.json",
+    "alignmentreport.json",
+    "ensemble_metrics.json",
+)
+
+
+@dataclass(frozen=True)
+class SoftLabels:
+    """``logits`` float64 [N, 7] in the order of the manifest asked for; ``record`` the folder's alignmentreport."""
+
+    logits: np.ndarray
+    record: dict[str, Any]
+    sha256: str
+
+
+def cached_logits(
+    bundle: Bundle, rows: Manifest, cache_dir: Path, *, flip_average: bool, batch_size: int, device
+) -> tuple[np.ndarray, FacePack]:
+    """float64 logits [N, 7] of the bundle's model over ``rows`` and the pack they came from, computed once.
+
+    Keyed by weights, rows, contract and view.
+    """
+    tolerance = int(rows.meta.get("tolerance", 0))
+    pack = open_or_build(rows, bundle.contract, cache_dir, tolerance)
+    parts = [bundle.weights_sha256, rows.sha256, bundle.contract.id, flip_average, tolerance]
+    file = cache_dir / f"logits-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.npy"
+    if not file.is_file():
+        logits = predict_logits(bundle.model().to(device), pack, batch_size, device, flip_average)
+        partial = file.with_suffix(".partial.npy")
+        np.save(partial, logits)
+        partial.replace(file)
+    return np.load(file), pack
+
+
+def export_softlabels(
+    p: SoftLabelParams, manifest: Manifest, teachers: list[Path], out: Path, cache_dir: Path, device
+) -> dict[str, Any]:
+    """Logits of every train row under the (searched or given) ensemble; weights are chosen on val/select.
+
+    ``teachers``: bundle folders.  Writes SPEC 6's files into ``out`` and returns the alignmentreport.
+    """
+    if not teachers:
+        raise FerError("no teachers: name at least one finished 04_train_teacher phase, or bundle folders")
+    if p.weights and len(p.weights) != len(teachers):
+        raise FerError(f"{len(p.weights)} weights for {len(teachers)} teachers: give one each, or none to search")
+    out.mkdir(parents=True, exist_ok=True)
+    bundles = [read_bundle(t) for t in teachers]
+    train, select = manifest.rows(split="train"), manifest.rows(split="val", val_role="select")
+    options = dict(flip_average=p.flip_average, batch_size=p.batch_size, device=device)
+    on_select, packs = zip(*[cached_logits(b, select, cache_dir, **options) for b in bundles], strict=True)
+    used = packs[0].manifest
+    if any(pack.manifest.sha256 != used.sha256 for pack in packs):
+        raise FerError(
+            "the teachers could use different val/select pictures; repair the manifest before an ensemble is weighed"
+        )
+    weights = list(p.weights) or search_weights(list(on_select), used.labels, p.space)[0]
+    chosen = combine(list(on_select), weights, p.space)
+    train_logits, train_packs = zip(*[cached_logits(b, train, cache_dir, **options) for b in bundles], strict=True)
+    rows = train_packs[0].manifest
+    logits = combine(list(train_logits), weights, p.space)
+
+    evalset = evalset_id(used.sample_ids, used.labels, "val/select", int(manifest.meta.get("tolerance", 0)))
+    view = "flip" if p.flip_average else "none"
+    identity = {
+        "evalset_id": evalset,
+        "protocol_id": protocol_id(evalset, bundles[0].contract, f"{view}:ensemble:{[b.contract.id for b in bundles]}"),
+        "n_expected": len(select), "n_used": len(used),
+    }  # fmt: skip
+    members = [
+        {"uri": str(t), "model": b.name, "backbone": b.meta["model"]["backbone"], "epoch": b.meta["ids"]["epoch"], "weight": w,
+         "weights_sha256": b.weights_sha256, "face_contract_id": b.contract.id,
+         "val_select": {k: scores.summary(z, used.labels)[k] for k in ("accuracy", "macro_f1", "nll", "ece")}}
+        for t, b, w, z in zip(teachers, bundles, weights, on_select, strict=True)
+    ]  # fmt: skip
+    ranking = sorted(members, key=lambda m: (-m["val_select"]["macro_f1"], -m["val_select"]["accuracy"]))
+    record = {
+        "manifest_sha256": manifest.sha256, "split": "train", "rows": len(rows), "rows_sha256": rows.sha256,
+        "image_size": [b.contract.image_size for b in bundles], "use_clahe": [b.contract.clahe for b in bundles],
+        "teachers": members, "ranking": [m["model"] for m in ranking], "ensemble_space": p.space, "logits_kind": "raw",
+        "flip_average": p.flip_average, "sharpness": sharpness(logits), **identity,
+    }  # fmt: skip
+    summary = scores.summary(chosen, used.labels)
+    metrics = {k: summary[k] for k in ("accuracy", "macro_f1", "per_class_f1", "nll", "ece", "brier")} | identity
+    _write_folder(out, logits, rows, record, metrics)
+    return record
+
+
+def _write_folder(out: Path, logits: np.ndarray, rows: Manifest, record: dict, metrics: dict) -> None:
+    np.savez(out / "softlabels.npz", logits=logits.astype(np.float32), y=rows.labels.astype(np.uint8))
+    with open(out / "softlabels_index.jsonl", "w") as lines:
+        columns = (rows.sample_ids, rows.frame["image_path"], rows.frame["source"], rows.labels)
+        for i, (sample, path, source, y) in enumerate(zip(*columns, strict=True)):
+            lines.write(
+                json.dumps({"i": i, "sample_id": sample, "image_path": path, "source": source, "y": int(y)}) + "\n"
+            )
+    (out / "classorder.json").write_text(json.dumps(list(EMOTIONS)))
+    (out / "alignmentreport.json").write_text(json.dumps(record, indent=1))
+    (out / "ensemble_metrics.json").write_text(json.dumps(metrics, indent=1))
+    hashes = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in _FILES}
+    (out / "hash_manifest.json").write_text(json.dumps(hashes, indent=1))
+
+
+def read_softlabels(folder: Path, rows: Manifest) -> SoftLabels:
+    """The folder's logits for exactly ``rows``, in their order.
+
+    Raises BundleError when a hash, the class order or the labels differ, or when a row isn't covered.
+    """
+    advice = "export the soft labels again (phase 06_export_softlabels)"
+    try:
+        hashes = json.loads((folder / "hash_manifest.json").read_text())
+    except OSError as error:
+        raise BundleError(f"{folder} holds no soft labels ({error}); {advice}") from error
+    for name in _FILES:
+        content = (folder / name).read_bytes() if (folder / name).is_file() else b""
+        if hashlib.sha256(content).hexdigest() != hashes.get(name):
+            raise BundleError(f"{folder / name} is missing or was changed after it was written; {advice}")
+    if json.loads((folder / "classorder.json").read_text()) != list(EMOTIONS):
+        raise BundleError(f"{folder}: the class order is not {list(EMOTIONS)}; {advice}")
+    with np.load(folder / "softlabels.npz") as stored:
+        logits, y = stored["logits"].astype(np.float64), stored["y"]
+    with open(folder / "softlabels_index.jsonl") as lines:
+        position = {entry["sample_id"]: entry["i"] for entry in map(json.loads, lines)}
+    missing = [s for s in rows.sample_ids if s not in position]
+    if missing:
+        raise BundleError(
+            f"{folder} covers {len(rows) - len(missing)} of {len(rows)} training rows (first missing: {missing[0]}); {advice}"
+        )
+    order = np.asarray([position[s] for s in rows.sample_ids])
+    if (y[order] != rows.labels).any():
+        raise BundleError(f"{folder} was made with other labels than the manifest's; {advice}")
+    record = json.loads((folder / "alignmentreport.json").read_text())
+    digest = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+    return SoftLabels(logits[order], record, digest)
+
+
+def sharpness(logits: np.ndarray) -> list[dict[str, float]]:
+    """Quantiles of the largest probability and of the entropy (nats) at several temperatures: how sharp the targets are."""
+    out = []
+    for t in SHARPNESS_TEMPERATURES:
+        log_p = scores.log_softmax(logits / t)
+        p = np.exp(log_p)
+        top, entropy = p.max(1), -(p * log_p).sum(1)
+        quantiles = {
+            f"{name}_q{q:02d}": float(np.quantile(values, q / 100))
+            for name, values in (("max_prob", top), ("entropy", entropy))
+            for q in (5, 25, 50, 75, 95)
+        }
+        out.append({"temperature": t, **quantiles})
+    return out

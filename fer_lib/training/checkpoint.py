@@ -1,0 +1,72 @@
+"""A training state on disk: safetensors and JSON in one folder that is replaced atomically and verified when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+
+from fer_lib.deploy.atomic import previous, replacing_folder, write_synced
+from fer_lib.errors import BundleError
+
+STATE, META = "state.safetensors", "state.json"
+
+
+def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
+    """Write ``tensors`` and ``meta`` to the folder ``path``; a reader sees the old one or the new one, never a mixture."""
+    content = save({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()})
+    with replacing_folder(path, may_replace=lambda p: (p / META).is_file()) as partial:
+        write_synced(partial / STATE, content)
+        record = {"sha256": hashlib.sha256(content).hexdigest(), **meta}
+        write_synced(partial / META, json.dumps(record, indent=1).encode())
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+    """The folder's tensors and meta, or None when there is none.  BundleError when it is truncated or was changed."""
+    if not path.is_dir():
+        path = previous(path)
+        if not path.is_dir():
+            return None
+    advice = "delete that folder to start again, or put an older numbered checkpoint in its place"
+    try:
+        meta = json.loads((path / META).read_bytes())
+        content = (path / STATE).read_bytes()
+    except (OSError, ValueError) as error:
+        raise BundleError(f"checkpoint {path} can't be read ({error}); {advice}") from error
+    if hashlib.sha256(content).hexdigest() != meta["sha256"]:
+        raise BundleError(f"checkpoint {path / STATE} is damaged (its SHA-256 differs from {META}); {advice}")
+    return load_file(path / STATE), meta
+
+
+def pack_state(
+    model: torch.nn.Module, optimiser: torch.optim.Optimizer, ema: torch.nn.Module | None
+) -> dict[str, torch.Tensor]:
+    """Model, optimiser and EMA tensors under one flat naming."""
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    if ema is not None:
+        tensors |= {f"ema.{k}": v for k, v in ema.state_dict().items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optim.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
+    return tensors
+
+
+def unpack_state(
+    tensors: dict[str, torch.Tensor],
+    model: torch.nn.Module,
+    optimiser: torch.optim.Optimizer,
+    ema: torch.nn.Module | None,
+) -> None:
+    """Put what :func:`pack_state` collected back."""
+    model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    if ema is not None:
+        ema.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("ema.")})
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optim."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -1,0 +1,80 @@
+"""What a fit sees: the packs of train and val, the sampler, roles, prior and class weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fer_lib.datasets.batches import Sampler
+from fer_lib.datasets.facepack import FacePack, open_or_build
+from fer_lib.datasets.manifest import Manifest
+from fer_lib.emotions import NUM_CLASSES
+from fer_lib.errors import DataError
+from fer_lib.faces.contract import FaceContract
+from fer_lib.models.losses import effective_number_weights
+from fer_lib.params import FitParams
+
+
+@dataclass(frozen=True)
+class FitData:
+    """``val_roles`` [N_val] str (select, temperature, conformal); ``prior`` [7] as the loss sees the classes."""
+
+    train: FacePack
+    val: FacePack
+    sampler: Sampler
+    contract: FaceContract
+    prior: list[float]
+    class_weights: np.ndarray | None  # float32 [7]
+    val_roles: np.ndarray
+
+    @property
+    def n_select(self) -> int:
+        return int((self.val_roles == "select").sum())
+
+    @property
+    def class_counts(self) -> list[int]:
+        return np.bincount(self.sampler.labels, minlength=NUM_CLASSES).tolist()
+
+    def seen_before(self, step: int, steps_per_epoch: int) -> np.ndarray:
+        """bool [N_train]: the rows that the first ``step`` steps drew, computed again rather than stored."""
+        seen = np.zeros(len(self.sampler.labels), bool)
+        for k in range(step):
+            epoch, index = divmod(k, steps_per_epoch)
+            seen[self.sampler.rows(epoch * self.sampler.steps_per_epoch + index)[0]] = True
+        return seen
+
+
+def make_contract(p: FitParams) -> FaceContract:
+    """The face contract that these parameters ask for, with the backbone's own mean and std."""
+    import timm
+
+    known = timm.models.get_pretrained_cfg(p.backbone)  # None for an architecture that never had weights
+    stats = {} if known is None else {"mean": known.mean, "std": known.std}
+    return FaceContract(image_size=p.image_size, align=p.align, margin=p.margin, clahe=p.clahe, **stats)
+
+
+def open_data(manifest: Manifest, p: FitParams, cache_dir: Path) -> FitData:
+    """Packs and sampler of a fit.  Test rows are never opened here.  DataError when train or val/select has no rows."""
+    contract = make_contract(p)
+    keep = dict(include_sources=p.include_sources, exclude_sources=p.exclude_sources)
+    train, val = manifest.rows(split="train", **keep), manifest.rows(split="val", **keep)
+    if len(train) == 0 or not (val.frame["val_role"] == "select").any():
+        raise DataError(
+            f"manifest {manifest.path}: {len(train)} train rows and {len(val)} val rows are left after include_sources "
+            f"{p.include_sources} and exclude_sources {p.exclude_sources}; training needs train rows and val rows in the role select"
+        )
+    tolerance = int(manifest.meta.get("tolerance", 0))
+    packs = [open_or_build(rows, contract, cache_dir, tolerance) for rows in (train, val)]
+    labels = packs[0].manifest.labels
+    balanced = p.imbalance in ("balanced", "both")
+    sampler = Sampler(labels, p.batch_size, balanced, p.seed)
+    counts = np.bincount(labels, minlength=NUM_CLASSES)
+    weighted = p.imbalance in ("class_weights", "both")
+    weights = np.asarray(effective_number_weights(counts.tolist(), p.cb_beta), np.float32) if weighted else None
+    drawn = np.full(NUM_CLASSES, 1.0) if balanced else counts.astype(float)
+    effective = drawn * (weights if weighted else 1.0)
+    roles = packs[1].manifest.frame["val_role"].to_numpy(dtype=str)
+    prior = (effective / effective.sum()).tolist()
+    return FitData(packs[0], packs[1], sampler, contract, prior, weights, roles)

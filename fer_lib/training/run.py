@@ -1,0 +1,217 @@
+"""A whole fit: device, data, model, starting weights, the loop, and the files that describe what came out (SPEC 5)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
+from fer_lib.deploy.bundle import Bundle, read_bundle
+from fer_lib.devices import resolve_device
+from fer_lib.errors import FerError
+from fer_lib.models.classifier import FerClassifier, build_classifier
+from fer_lib.models.weights import load_pretrained
+from fer_lib.params import FitParams
+from fer_lib.training.data import FitData, open_data
+from fer_lib.training.loop import fit
+
+log = logging.getLogger(__name__)
+
+
+def run_fit(
+    p: FitParams,
+    manifest: Manifest,
+    out: Path,
+    cache_dir: Path,
+    *,
+    kind: str,
+    config: dict[str, Any],
+    objective: Callable,
+    tune: str = "all",
+    init_from: str = "",
+    run_id: str = "",
+    inputs: dict[str, str] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Everything between validated parameters and a folder with ``best/`` and its reports; yields the loop's events."""
+    device = resolve_device(p.device)
+    _settings(p)
+    out.mkdir(parents=True, exist_ok=True)
+    data = open_data(manifest, p, cache_dir)
+    torch.manual_seed(p.seed)
+    model = build_classifier(config)
+    weights = _starting_weights(model, p, init_from, resuming=(out / "checkpoint_last").exists(), out=out)
+    ids = _ids(manifest, data, weights, run_id, inputs or {})
+    resume_ids = {k: v for k, v in ids.items() if k != "run_id"}
+    for event in fit(
+        model,
+        objective(p, data, device),
+        data,
+        p,
+        out,
+        kind=kind,
+        name=p.name,
+        ids=resume_ids,
+        device=device,
+        tune=tune,
+    ):
+        if event["event"] == "start":
+            _write(out / "alignmentreport.json", _alignment(p, manifest, data, weights, event, init_from, device, ids))
+            _write(out / "environment.json", environment(device))
+            if p.smoke:
+                _write(out / "smoke_results.json", {"smoke": True, "total_steps": event["total_steps"]})
+        yield event
+    describe_best(read_bundle(out / "best"), out)
+
+
+def describe_best(bundle: Bundle, out: Path) -> None:
+    """``reliabilitymetrics.json`` and ``calibration.json``: the figures of the very weights in ``best/``."""
+    epoch, temperature = bundle.meta["ids"]["epoch"], bundle.meta["temperature"]
+    keys = ("accuracy", "macro_f1", "per_class_f1", "nll", "ece", "brier")
+    metrics = bundle.meta["metrics"]
+    shared = {k: temperature[k] for k in ("mode", "global_temperature", "temperature_vector")}
+    counts = {k: metrics["val_select"][k] for k in ("n_expected", "n_used")}
+    identity = {k: bundle.meta["ids"][k] for k in ("evalset_id", "protocol_id")}
+    raw = {k: metrics["val_select"][k] for k in keys}
+    scaled = {**shared, **{k: metrics["val_select_scaled"][k] for k in keys}}
+    _write(
+        out / "reliabilitymetrics.json",
+        {"epoch": epoch, **identity, **counts, "raw": raw, "temperature_scaled": scaled},
+    )
+    _write(
+        out / "calibration.json", {"epoch": epoch, **shared, **{k: temperature[k] for k in ("fitted_on", "n", "note")}}
+    )
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """The machine and the packages, for ``environment.json``."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*words: str) -> str | None:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    lock = root / "requirements.lock"
+    changed = git("status", "--porcelain")
+    names = (
+        "torch",
+        "torchvision",
+        "timm",
+        "mlflow",
+        "numpy",
+        "pandas",
+        "opencv-python",
+        "onnxruntime",
+        "scikit-learn",
+        "fer-lab",
+    )
+    installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
+    import hashlib
+
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "python": platform.python_version(),
+        "git": {"commit": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)},
+        "packages": {n: installed[n] for n in names if n in installed},
+        "torch": torch.__version__,
+        "device": {
+            "backend": device.type,
+            "threads": torch.get_num_threads(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        },
+        "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
+    }
+
+
+def _settings(p: FitParams) -> None:
+    if p.threads:
+        torch.set_num_threads(p.threads)
+    torch.use_deterministic_algorithms(p.deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not p.deterministic
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not p.deterministic
+    if p.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, resuming: bool, out: Path) -> dict[str, str]:
+    """Load them once; a resume reads what the first start recorded and asks nobody."""
+    record = out / "starting_weights.json"
+    if resuming and record.is_file():
+        return json.loads(record.read_text())
+    if init_from:
+        bundle = read_bundle(init_from)
+        theirs = {k: v for k, v in bundle.meta["model"].items() if k not in ("image_size", "dropout")}
+        ours = {k: model.config[k] for k in theirs}
+        if theirs != ours:
+            raise FerError(f"init_from {init_from} is another model: it has {theirs}, these parameters ask for {ours}")
+        model.load_state_dict(bundle.state_dict())
+        weights = {"source": "init_from", "weights_sha256": bundle.weights_sha256}
+    else:
+        weights = load_pretrained(model, p.pretrained)
+    _write(record, weights)
+    return weights
+
+
+def _ids(manifest: Manifest, data: FitData, weights: dict, run_id: str, inputs: dict[str, str]) -> dict[str, Any]:
+    select = data.val.manifest.rows(split="val", val_role="select")
+    evalset = evalset_id(select.sample_ids, select.labels, "val/select", int(manifest.meta.get("tolerance", 0)))
+    return {
+        "manifest_sha256": manifest.sha256, "evalset_id": evalset, "protocol_id": protocol_id(evalset, data.contract, "none"),
+        "starting_weights_sha256": weights["weights_sha256"], "run_id": run_id, **inputs,
+    }  # fmt: skip
+
+
+def _alignment(p, manifest, data: FitData, weights, start: dict, init_from: str, device, ids: dict) -> dict[str, Any]:
+    """SPEC's ``alignmentreport.json``: what this fit was, in one page."""
+    kept = manifest.rows(include_sources=p.include_sources, exclude_sources=p.exclude_sources)
+    sources, counts = np.unique(kept.frame["source"].to_numpy(dtype=str), return_counts=True)
+    fields = p.model_dump()
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "device": {"backend": device.type, "detail": platform.processor() or platform.machine()},
+        "paths": {"manifest": str(manifest.path), "manifest_sha256": manifest.sha256},
+        "seed": p.seed,
+        "model": {
+            "name": p.backbone, "pretrained": weights["source"], "weights_sha256": weights["weights_sha256"],
+            "image_size": p.image_size, "embed_dim": p.embed_dim,
+        },
+        "data": {
+            "rows_total_before_filter": len(manifest), "rows_total_after_filter": len(kept),
+            "source_counts_after_filter": dict(zip(sources.tolist(), counts.tolist(), strict=True)),
+            "train_rows": len(data.train.manifest), "val_rows": len(data.val.manifest), "class_counts": data.class_counts,
+            "source_filter": {"include_sources": p.include_sources, "exclude_sources": p.exclude_sources},
+            "n_expected": data.train.n_expected, "n_used": len(data.train.manifest),
+        },
+        "protocol": {
+            "plain_logits_warmup_epochs": fields.get("plain_epochs"), "margin_ramp_start": fields.get("plain_epochs"),
+            "margin_ramp_end": fields.get("ramp_end"), "arcface_m_max": fields.get("arcface_m"), "arcface_s": fields.get("arcface_s"),
+            "mode": fields.get("mode", "arcface"),
+        },
+        "optim": {
+            "name": "adamw", "lr": p.lr, "weight_decay": p.weight_decay, "lr_warmup_epochs": p.warmup_epochs, "min_lr": p.min_lr,
+            "total_steps": start["total_steps"], "warmup_steps": start["warmup_steps"],
+        },
+        "batching": {
+            "batch_size": p.batch_size, "accum_steps": p.accum_steps, "min_per_class": p.min_per_class, "cb_beta": p.cb_beta,
+            "imbalance": p.imbalance,
+        },
+        "aug": {"clahe": p.clahe, "clahe_clip": data.contract.clahe_clip, "clahe_tile": data.contract.clahe_tile, **p.augment.model_dump()},
+        "calibration": {"eval_every": p.eval_every, "temperature_scaling": p.calibration},
+        "init": {"init_from": init_from or None, "resume": start["resumed_at_step"] > 0},
+        "ids": ids,
+        "face_contract": data.contract.model_dump(),
+    }  # fmt: skip
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1))

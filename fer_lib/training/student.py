@@ -1,0 +1,117 @@
+"""The student: plain cross-entropy, or distilled from cached or live teachers by KD or DKD (SPEC 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from fer_lib.datasets.manifest import Manifest
+from fer_lib.deploy.bundle import read_bundle
+from fer_lib.errors import FerError
+from fer_lib.models.ensemble import combine
+from fer_lib.models.losses import cross_entropy, decoupled_kl, distillation_kl, soft_targets
+from fer_lib.models.softlabels import read_softlabels
+from fer_lib.params import StudentParams
+from fer_lib.training.data import FitData
+from fer_lib.training.run import run_fit
+
+
+class StudentObjective:
+    def __init__(self, p: StudentParams, data: FitData, device: torch.device, softlabels: Path | None):
+        self.p = p
+        self.votes = torch.from_numpy(data.train.manifest.soft_labels).float()
+        self.weights = None if data.class_weights is None else torch.from_numpy(data.class_weights).to(device)
+        self.teacher_logits = None
+        if p.mode != "ce":
+            if softlabels is None:
+                raise FerError(
+                    f"student mode '{p.mode}' needs softlabels: name a finished 06_export_softlabels phase or its folder"
+                )
+            found = read_softlabels(softlabels, data.train.manifest)
+            if p.teacher_view == "cached":
+                self.teacher_logits = torch.from_numpy(found.logits).float()
+            else:
+                self.teachers = LiveTeachers(found.record, data.contract, device)
+
+    def loss(self, model, images, batch, epoch):
+        p = self.p
+        logits = model(images)
+        y = torch.from_numpy(batch.labels).to(logits.device)
+        votes = self.votes[torch.from_numpy(batch.rows)].to(logits.device)
+        ce = cross_entropy(logits, soft_targets(y, p.label_smoothing, votes, p.soft_label_weight))
+        if self.weights is not None:
+            ce = ce * self.weights[y]
+        if p.mode == "ce":
+            return ce
+        if self.teacher_logits is not None:
+            teacher = self.teacher_logits[torch.from_numpy(batch.rows)].to(logits.device)
+        else:
+            teacher = self.teachers(images)
+        teacher = teacher / p.teacher_temperature
+        if p.mode == "kd":
+            return (1 - p.alpha) * ce + p.alpha * distillation_kl(logits, teacher, p.temperature)
+        tckd, nckd = decoupled_kl(logits, teacher, y, p.temperature)
+        if p.mode == "dkd_mixed":  # the earlier system's form
+            return (1 - p.alpha) * ce + p.alpha * p.temperature**2 * (tckd + 4.0 * nckd)
+        decoupled = p.temperature**2 * (p.dkd_alpha * tckd + p.dkd_beta * nckd)
+        return ce + self.warmup(epoch) * decoupled
+
+    def warmup(self, epoch: float) -> float:
+        """Weight of the DKD term: linear from 0 over min(dkd_warmup_epochs, epochs / 4) epochs."""
+        length = min(self.p.dkd_warmup_epochs, self.p.epochs / 4)
+        return 1.0 if length == 0 else min(1.0, epoch / length)
+
+    def figures(self, epoch):
+        return {"distillation_weight": self.warmup(epoch)} if self.p.mode == "dkd" else {}
+
+
+class LiveTeachers:
+    """The ensemble of a soft-label folder run on the student's own augmented view (Beyer 2021)."""
+
+    def __init__(self, record: dict[str, Any], contract, device: torch.device):
+        self.contract, self.space = contract, record["ensemble_space"]
+        self.weights = [t["weight"] for t in record["teachers"]]
+        self.bundles = [read_bundle(t["uri"]) for t in record["teachers"]]
+        self.models = [b.model().to(device) for b in self.bundles]
+        self.views = [partial(self._view, other=b.contract) for b in self.bundles]
+
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        logits = [model(view(images)) for model, view in zip(self.models, self.views, strict=True)]
+        return combine(logits, self.weights, self.space)
+
+    def _view(self, images: torch.Tensor, other) -> torch.Tensor:
+        def column(values):
+            return torch.tensor(values, dtype=images.dtype, device=images.device)[None, :, None, None]
+
+        pixels = images * column(self.contract.std) + column(self.contract.mean)
+        if other.image_size != images.shape[-1]:
+            pixels = F.interpolate(
+                pixels, size=(other.image_size,) * 2, mode="bilinear", antialias=True, align_corners=False
+            )
+        return (pixels - column(other.mean)) / column(other.std)
+
+
+def train_student(
+    p: StudentParams, manifest: Manifest, out: Path, cache_dir: Path, softlabels: Path | None = None, **record: Any
+) -> Iterator[dict[str, Any]]:
+    """Train a student into ``out``; yields the loop's events.  ``softlabels``: the folder of a 06_export_softlabels phase."""
+    config = dict(
+        backbone=p.backbone,
+        image_size=p.image_size,
+        embed_dim=p.embed_dim,
+        dropout=p.dropout,
+        head=p.head,
+        s=p.arcface_s,
+    )
+    objective = partial(StudentObjective, softlabels=softlabels)
+    if p.mode != "ce" and softlabels is not None:
+        record["inputs"] = {"softlabels_sha256": read_softlabels(softlabels, manifest.rows(split="train")).sha256}
+    yield from run_fit(
+        p, manifest, out, cache_dir, kind="student", config=config, objective=objective, tune=p.tune, **record
+    )
