@@ -1,0 +1,189 @@
+"""From imported datasets to one verified manifest, and the two views of it that a notebook shows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from fer_lib.datasets.atomic import explained, write_json
+from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
+from fer_lib.datasets.sources import read_imports
+from fer_lib.datasets.splits import assign_val, assign_val_roles
+from fer_lib.emotions import EMOTIONS
+from fer_lib.errors import DataError
+from fer_lib.faces.decode import decode
+from fer_lib.params import ManifestParams
+
+SHOWN = 10
+
+
+def build_manifest(
+    params: ManifestParams, import_dir: Path, out: Path, progress: Callable[[int, int], None] | None = None
+) -> Manifest:
+    """Join the imports under ``import_dir``, decode every picture, assign val and its roles, write it all to ``out``.
+
+    Writes ``out/manifest.parquet`` and ``out/manifest_validation.json``.  ``progress(done, total)`` counts pictures.
+    Missing or undecodable pictures beyond ``params.tolerance`` raise :class:`DataError` with the first ten, and nothing
+    is written; tolerated ones are left out and counted.
+    """
+    import_dir, out = Path(import_dir).absolute(), Path(out).absolute()
+    imported = read_imports(import_dir)
+    frame = select_sources(imported, params.include_sources, params.exclude_sources, import_dir)
+    with explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+    checked = check_pictures(frame, import_dir, progress)
+    failed = checked["problem"] != ""
+    if failed.sum() > params.tolerance:
+        raise DataError(_too_many(checked[failed], params.tolerance))
+    kept = frame[~failed.to_numpy()].reset_index(drop=True)
+    if kept.empty:
+        raise DataError(f"none of the {len(frame)} rows under {import_dir} can be used; import the datasets again")
+    kept = assign_val(kept, params.val_fraction, params.seed)
+    kept = assign_val_roles(kept, params.val_roles, params.seed)
+    created = params.model_dump(mode="json", exclude={"output_dir", "imports", "smoke"})
+    manifest = Manifest(kept, {"root": import_dir.as_posix(), "created": created})
+    write_json(out / "manifest_validation.json", _validation(manifest, frame, checked, import_dir))
+    return manifest.write(out / "manifest.parquet")
+
+
+def check_pictures(
+    frame: pd.DataFrame, root: Path, progress: Callable[[int, int], None] | None = None
+) -> pd.DataFrame:
+    """Decode every picture once, threads sharing the work.
+
+    Returns one line a row of ``frame``: ``problem`` ("" or what is wrong), ``missing`` and ``outside`` (its box leaves
+    the photo) as bools.
+    """
+    paths = sorted(set(frame["image_path"]))
+    looked: dict[str, tuple[str, bool, int, int]] = {}
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for i, (path, seen) in enumerate(zip(paths, pool.map(lambda p: _look(root / p), paths), strict=True), 1):
+            looked[path] = seen
+            if progress is not None:
+                progress(i, len(paths))
+    result = pd.DataFrame(
+        [looked[path] for path in frame["image_path"]], columns=["problem", "missing", "height", "width"]
+    )
+    if all(side in frame for side in BOX):
+        top, left, bottom, right = (frame[side].to_numpy(np.float64) for side in BOX)
+        outside = (top < 0) | (left < 0) | (bottom > result["height"]) | (right > result["width"])
+        result["outside"] = outside & (result["problem"] == "")
+    else:
+        result["outside"] = False
+    return result[["problem", "missing", "outside"]]
+
+
+def _look(path: Path) -> tuple[str, bool, int, int]:
+    if not path.is_file():
+        return f"missing: {path}", True, 0, 0
+    try:
+        height, width = decode(path).shape[:2]
+    except DataError as error:
+        return str(error), False, 0, 0
+    return "", False, height, width
+
+
+def _too_many(failed: pd.DataFrame, tolerance: int) -> str:
+    shown = "".join(f"\n  row {row}: {problem}" for row, problem in failed["problem"].head(SHOWN).items())
+    more = f"\n  and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
+    return (
+        f"{len(failed)} rows have a missing or undecodable picture, tolerance {tolerance}:{shown}{more}\n"
+        "repair or remove the raw files and import again, or set tolerance (it becomes part of every metric's id)"
+    )
+
+
+def _validation(manifest: Manifest, frame: pd.DataFrame, checked: pd.DataFrame, import_dir: Path) -> dict:
+    failed, missing = checked["problem"] != "", checked["missing"]
+    paths = frame["image_path"].reset_index(drop=True)
+    attempted = paths[~missing].nunique()
+    undecodable = paths[failed & ~missing].nunique()
+    kept = manifest.frame
+    return {
+        "manifest": "manifest.parquet",
+        "root": str(import_dir),
+        "manifest_sha256": manifest.sha256,
+        "rows_total": len(frame),
+        "rows_valid": len(kept),
+        "bad_labels": 0,  # a label outside the seven never gets past the import
+        "missing_paths": int(missing.sum()),
+        "decode": {"attempted": int(attempted), "ok": int(attempted - undecodable), "fail": int(undecodable)},
+        "left_out": checked["problem"][failed].head(SHOWN).tolist(),
+        "boxes_outside": int(checked["outside"].sum()),
+        "duplicates": duplicates(kept),
+        "counts": {
+            "by_source": {s: int(n) for s, n in kept["source"].value_counts().sort_index().items()},
+            "by_source_split_label": _counts(kept),
+            "by_val_role": {role: int((kept["val_role"] == role).sum()) for role in VAL_ROLES},
+        },
+        "canonical": list(EMOTIONS),
+    }
+
+
+def duplicates(frame: pd.DataFrame) -> dict:
+    """Groups of rows with one content: ``exact`` all, ``across_splits``, ``across_sources``, ``conflicting_labels``.
+
+    ``contents`` is the number of different pictures; ``near`` is null because near-duplicates are the audit's work.
+    """
+    groups = frame.groupby("content_id").agg(
+        size=("label", "size"), labels=("label", "nunique"), splits=("split", "nunique"), sources=("source", "nunique")
+    )
+    return {
+        "exact": int((groups["size"] > 1).sum()),
+        "near": None,
+        "across_splits": int((groups["splits"] > 1).sum()),
+        "across_sources": int((groups["sources"] > 1).sum()),
+        "conflicting_labels": int((groups["labels"] > 1).sum()),
+        "contents": len(groups),
+    }
+
+
+def _counts(frame: pd.DataFrame) -> dict:
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for (source, split), rows in frame.groupby(["source", "split"], sort=True):
+        labels = np.bincount(rows["label"], minlength=len(EMOTIONS))
+        counts.setdefault(source, {})[split] = dict(zip(EMOTIONS, labels.tolist(), strict=True))
+    return counts
+
+
+def twins(manifest: Manifest, split: str = "test", other: str = "train") -> set[str]:
+    """Sample ids of ``split`` whose very content also stands in ``other`` (the leak to leave out)."""
+    seen = set(manifest.rows(split=other).frame["content_id"])
+    frame = manifest.rows(split=split).frame
+    return set(frame.loc[frame["content_id"].isin(seen), "sample_id"])
+
+
+def summary(manifest: Manifest) -> pd.DataFrame:
+    """Counts to look at: a line a source and split, a column a class, and the total."""
+    lines = [
+        {"source": source, "split": split, **counts[split], "total": sum(counts[split].values())}
+        for source, counts in _counts(manifest.frame).items()
+        for split in SPLITS
+        if split in counts
+    ]
+    return pd.DataFrame(lines)
+
+
+def contact_sheet(manifest: Manifest, n_per_class: int = 8, seed: int = 1337, size: int = 64) -> np.ndarray:
+    """A row of pictures for each class in class order, uint8 [7 size, n_per_class size, 3]; grey where a class is short.
+
+    The choice depends on ``seed`` and the sample ids only; a row with a box shows that box.
+    """
+    sheet = np.full((len(EMOTIONS) * size, n_per_class * size, 3), 128, np.uint8)
+    for label in range(len(EMOTIONS)):
+        frame = manifest.frame[manifest.labels == label].sort_values("sample_id")
+        order = np.random.default_rng([seed, label]).permutation(len(frame))[:n_per_class]
+        for column, (_, row) in enumerate(frame.iloc[order].iterrows()):
+            picture = decode(manifest.resolve(row))
+            if all(side in row and not pd.isna(row[side]) for side in BOX):
+                top, left, bottom, right = (max(0, round(row[side])) for side in BOX)
+                picture = picture[top:bottom, left:right]
+            how = cv2.INTER_AREA if picture.shape[0] > size else cv2.INTER_CUBIC
+            tile = cv2.resize(picture, (size, size), interpolation=how)
+            sheet[label * size : (label + 1) * size, column * size : (column + 1) * size] = tile
+    return sheet
