@@ -158,7 +158,7 @@ def proportion_interval(k: int, n: int, level: float = 0.95) -> tuple[float, flo
 def bootstrap_interval(
     fn: Callable, logits, y, resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile bootstrap (Efron 1979) of ``fn(logits, y) -> float`` over rows: for accuracy or F1, *not* for the ECE."""
+    """Percentile bootstrap (Efron 1979) of ``fn(logits, y) -> float`` over rows: for F1 and the like, *not* the ECE."""
     tail = _checked(level, resamples)
     logits, y = checked_logits(logits, y)
     rng = np.random.default_rng(seed)

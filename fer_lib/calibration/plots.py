@@ -1,0 +1,123 @@
+"""The pictures that go with the scores: matplotlib figures without pyplot's global state, readable at 100 dpi."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from fer_lib.calibration.intervals import ece_null
+from fer_lib.calibration.scores import BINS, class_names, ece, reliability_table
+from fer_lib.errors import DataError
+
+DPI = 100
+_BLUE, _RED, _GREY = "#3b6fb6", "#c44e52", "#6b6b6b"
+_SPLIT_COLOURS = ("#3b6fb6", "#e0a030", "#5a9e6f", "#8a6bb0", "#9c7a5b")
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+
+
+def _bare(axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def reliability_diagram(probs, y, title: str, bins: int = BINS) -> Figure:
+    """Accuracy per confidence bin with its gap to the diagonal, and how many rows each bin holds.
+
+    ``probs`` [N, K], ``y`` int [N].  The line under the title has the ECE beside what a calibrated model would score on
+    these rows (mean and 95 % quantile of 200 redraws).
+    """
+    table, null = reliability_table(probs, y, bins), ece_null(probs, resamples=200, bins=bins)
+    held = table["count"] > 0
+    left, width = table["lower"][held], 1.0 / bins
+    confidence, acc, n = table["confidence"][held], table["accuracy"][held], int(table["count"].sum())
+    figure = _figure(6.0, 6.6)
+    top, under = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
+    top.bar(left, acc, width, align="edge", color=_BLUE, edgecolor="white", label="accuracy")
+    top.bar(
+        left, confidence - acc, width, bottom=acc, align="edge", color=_RED, alpha=0.35, hatch="//", edgecolor=_RED,
+        linewidth=0, label="gap to mean confidence",
+    )  # fmt: skip
+    top.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1.2, label="perfect calibration")
+    top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    top.legend(loc="upper left", frameon=True, framealpha=0.85, edgecolor="none", fontsize=9)
+    figure.suptitle(title, fontsize=13)
+    top.set_title(
+        f"ECE {ece(probs, y, bins):.4f}   (calibrated model: {null['mean']:.4f}, "
+        f"95 % below {null['q95']:.4f})   n = {n:,}",
+        fontsize=9.5, color=_GREY,
+    )  # fmt: skip
+    under.bar(left, table["count"][held], width, align="edge", color=_GREY, edgecolor="white")
+    mean_confidence, mean_acc = ((values * table["count"][held]).sum() / n for values in (confidence, acc))
+    under.axvline(mean_confidence, color=_RED, linewidth=1.4, label=f"mean confidence {mean_confidence:.3f}")
+    under.axvline(mean_acc, color=_BLUE, linewidth=1.4, linestyle="--", label=f"accuracy {mean_acc:.3f}")
+    under.set(xlabel="confidence", ylabel="rows")
+    under.yaxis.set_major_formatter("{x:,.0f}")
+    under.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    under.legend(loc="upper left", frameon=False, fontsize=9)
+    for axes in (top, under):
+        _bare(axes)
+    return figure
+
+
+def confusion_matrix(cm, title: str) -> Figure:
+    """Counts [K, K] (row = true class) with each row's percentages, which also give the colour."""
+    cm = np.asarray(cm)
+    if cm.ndim != 2 or cm.shape[0] != cm.shape[1] or cm.shape[0] < 2:
+        raise DataError(f"a confusion matrix of shape {cm.shape} can't be drawn: pass counts [K, K], K >= 2")
+    totals = cm.sum(axis=1)
+    share = np.divide(cm, totals[:, None], out=np.zeros(cm.shape), where=totals[:, None] > 0)
+    names = class_names(len(cm))
+    figure = _figure(7.4, 6.8)
+    axes = figure.subplots()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for i, j in np.ndindex(*cm.shape):
+        axes.text(
+            j, i, f"{cm[i, j]:,}\n{100 * share[i, j]:.1f} %" if totals[i] else "-", ha="center", va="center",
+            fontsize=9, color="white" if share[i, j] > 0.55 else "black",
+        )  # fmt: skip
+    axes.set_xticks(range(len(cm)), names, rotation=30, ha="right")
+    axes.set_yticks(range(len(cm)), [f"{name}\n(n = {total:,})" for name, total in zip(names, totals, strict=True)])
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    figure.colorbar(image, ax=axes, shrink=0.75, label="share of the true class")
+    return figure
+
+
+def per_class_bars(per_class_f1: dict[str, float], title: str) -> Figure:
+    """One bar a class with its F1 (0..1), and their mean as a line."""
+    if not per_class_f1:
+        raise DataError("no classes to draw: pass {name: f1}")
+    names, values = list(per_class_f1), list(per_class_f1.values())
+    figure = _figure(6.8, 4.2)
+    axes = figure.subplots()
+    axes.bar_label(axes.bar(names, values, color=_BLUE), fmt="%.3f", fontsize=9, padding=2)
+    mean = float(np.mean(values))
+    axes.axhline(mean, color=_RED, linestyle="--", linewidth=1.2, label=f"macro-F1 {mean:.3f}")
+    axes.set(ylim=(0, 1.08), ylabel="F1", title=title)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False, fontsize=9)
+    _bare(axes)
+    return figure
+
+
+def class_counts(counts: dict[str, dict[str, int]], title: str = "Rows per class and split") -> Figure:
+    """Grouped bars of ``{split: {class name: rows}}``; a class that a split lacks counts 0."""
+    if not counts or not any(counts.values()):
+        raise DataError("no counts to draw: pass {split: {class: rows}}")
+    names = list(dict.fromkeys(name for split in counts.values() for name in split))
+    width = 0.84 / len(counts)
+    figure = _figure(1.6 + 0.4 * max(16, len(names) * len(counts)), 4.4)
+    axes = figure.subplots()
+    for i, (split, per_class) in enumerate(counts.items()):
+        rows = [per_class.get(name, 0) for name in names]
+        at = np.arange(len(names)) + (i - (len(counts) - 1) / 2) * width
+        bars = axes.bar(
+            at, rows, width, color=_SPLIT_COLOURS[i % len(_SPLIT_COLOURS)], label=f"{split} ({sum(rows):,})"
+        )
+        axes.bar_label(bars, labels=[f"{r:,}" for r in rows], fontsize=8, padding=2)
+    axes.set_xticks(range(len(names)), names)
+    axes.set(ylabel="rows", title=title)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.margins(y=0.12)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=len(counts), frameon=False, fontsize=9)
+    _bare(axes)
+    return figure
