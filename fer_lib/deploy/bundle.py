@@ -90,9 +90,9 @@ class Bundle:
                     f"bundle {self.path} holds no {ONNX}: export it first (phase 09_export_onnx), or predict with "
                     "runtime 'torch'"
                 )
-            import onnxruntime
+            from fer_lib.deploy.onnx import open_session
 
-            self._made["session"] = onnxruntime.InferenceSession(self.path / ONNX, providers=["CPUExecutionProvider"])
+            self._made["session"] = open_session(self.path / ONNX)
         return self._made["session"]
 
 

@@ -1,0 +1,66 @@
+"""How long one call takes: the rows of ``latencybenchmarks.csv``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_lib.deploy.bundle import Bundle
+from fer_lib.deploy.onnx import INPUT, OUTPUT, open_session
+
+COLUMNS = ("model", "precision", "runtime", "threads", "batch", "size", "p50_ms", "p95_ms", "p99_ms", "images_per_sec")
+
+
+def benchmark(
+    bundle: Bundle,
+    onnx_files: dict[str, Path],
+    batches: Sequence[int] = (1, 32),
+    threads: int = 1,
+    iterations: int = 20,
+) -> list[dict[str, Any]]:
+    """Time the torch model and each ONNX file (name of its precision -> path) on the CPU with `threads` threads.
+
+    Returns one row (COLUMNS) for each runtime and batch size: quantiles in milliseconds a call over `iterations` calls
+    after three that don't count, and images a second from the median.  torch is left out where the bundle holds no
+    torch weights.  The face is already cropped and normalised: detection and decoding are not in these numbers.
+    """
+    import torch
+
+    size, rng = bundle.contract.image_size, np.random.default_rng(0)
+    inputs = {b: rng.standard_normal((b, 3, size, size), dtype=np.float32) for b in batches}
+    rows = []
+
+    def add(precision: str, runtime: str, call: Callable[[np.ndarray], Any]) -> None:
+        for batch, faces in inputs.items():
+            ms = _time(call, faces, iterations)
+            p50, p95, p99 = (float(q) for q in np.quantile(ms, (0.5, 0.95, 0.99)))
+            values = (bundle.name, precision, runtime, threads, batch, size, p50, p95, p99, batch / p50 * 1e3)
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
+
+    for precision, path in onnx_files.items():
+        session = open_session(path, threads)
+        add(precision, "onnxruntime", lambda faces, session=session: session.run([OUTPUT], {INPUT: faces}))
+    if bundle.has("model.safetensors"):
+        model, before = bundle.model(), torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            with torch.inference_mode():
+                add("fp32", "torch", lambda faces: model(torch.from_numpy(faces)))
+        finally:
+            torch.set_num_threads(before)
+    return rows
+
+
+def _time(call: Callable[[np.ndarray], Any], faces: np.ndarray, iterations: int) -> np.ndarray:
+    for _ in range(3):
+        call(faces)
+    ms = np.empty(iterations)
+    for i in range(iterations):
+        start = time.perf_counter()
+        call(faces)
+        ms[i] = (time.perf_counter() - start) * 1e3
+    return ms

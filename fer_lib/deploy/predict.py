@@ -1,0 +1,182 @@
+"""Prediction: pictures in, calibrated class probabilities out, through the bundle's own face contract."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+
+from fer_lib.calibration.scores import softmax
+from fer_lib.deploy.bundle import ONNX, Bundle, read_bundle
+from fer_lib.emotions import EMOTIONS, NUM_CLASSES
+from fer_lib.errors import DataError, FerError
+from fer_lib.faces.contract import Box
+from fer_lib.faces.decode import decode
+from fer_lib.faces.detectors import get_detector
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class FacePrediction:
+    """One face: box (top, left, bottom, right) in pixels, detector score (None: not detected), probabilities."""
+
+    box: Box
+    score: float | None
+    label: str
+    confidence: float
+    probs: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON types only."""
+        return asdict(self)
+
+
+class Predictor:
+    """A bundle ready to predict.
+
+    ``detector``: auto, yunet or haar, made when first needed.  ``runtime``: onnx, torch, or auto (ONNX where the bundle
+    holds it).
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        detector: Literal["auto", "yunet", "haar"] = "auto",
+        runtime: Literal["auto", "onnx", "torch"] = "auto",
+    ):
+        if runtime not in ("auto", "onnx", "torch"):
+            raise FerError(f"runtime {runtime!r} is unknown: use auto, onnx or torch")
+        self.bundle = bundle
+        self.runtime = ("onnx" if bundle.has(ONNX) else "torch") if runtime == "auto" else runtime
+        self._detector_name = detector
+        self._run = self._onnx() if self.runtime == "onnx" else self._torch()
+
+    @cached_property
+    def detector(self):
+        return get_detector(self._detector_name)
+
+    def logits(
+        self,
+        images: Sequence[np.ndarray],
+        boxes: Sequence[Box | None] | None = None,
+        points: Sequence[np.ndarray | None] | None = None,
+    ) -> np.ndarray:
+        """Logits before temperature, float64 [N,7], of uint8 RGB pictures [H,W,3].
+
+        ``boxes`` (top, left, bottom, right) and ``points`` [5,2] belong to the picture of the same position; without a
+        box the whole picture is the face.  Raises DataError, naming the position, for a picture of another kind.
+        """
+        images = list(images)
+        boxes = [None] * len(images) if boxes is None else list(boxes)
+        points = [None] * len(images) if points is None else list(points)
+        if not len(images) == len(boxes) == len(points):
+            raise DataError(f"{len(images)} pictures, {len(boxes)} boxes, {len(points)} point sets: they must match")
+        for i, image in enumerate(images):
+            check_image(image, f"picture {i}")
+        out = np.empty((len(images), NUM_CLASSES), dtype=np.float64)
+        items = list(zip(images, boxes, points, strict=True))
+        for start in range(0, len(items), BATCH):
+            faces = self.bundle.contract.batch(items[start : start + BATCH])
+            out[start : start + len(faces)] = self._run(faces)
+        return out
+
+    def probs(
+        self,
+        images: Sequence[np.ndarray],
+        boxes: Sequence[Box | None] | None = None,
+        points: Sequence[np.ndarray | None] | None = None,
+    ) -> np.ndarray:
+        """Calibrated probabilities, float64 [N,7]: softmax of the logits after the bundle's temperature."""
+        logits = self.logits(images, boxes, points)
+        temperature = self.bundle.temperature
+        return softmax(logits if temperature is None else temperature.apply(logits)) if len(logits) else logits
+
+    def predict(self, image: Path | str | bytes | np.ndarray, whole: bool = False) -> list[FacePrediction]:
+        """The faces found in a picture (path, encoded bytes or uint8 RGB [H,W,3]), largest first; [] without any.
+
+        ``whole`` takes the picture as one face and asks no detector.  Raises DataError when it can't be read.
+        """
+        if isinstance(image, np.ndarray):
+            check_image(image, "the picture")
+        else:
+            image = decode(image)
+        if whole:
+            boxes, scores, points = [None], [None], [None]
+        else:
+            faces = self.detector.detect(image)
+            boxes, scores, points = ([getattr(f, k) for f in faces] for k in ("box", "score", "points"))
+        probs = self.probs([image] * len(boxes), boxes, points)
+        everything = (0.0, 0.0, float(image.shape[0]), float(image.shape[1]))
+        return [_prediction(b or everything, s, p) for b, s, p in zip(boxes, scores, probs, strict=True)]
+
+    def _onnx(self):
+        session = self.bundle.session()
+        return lambda faces: session.run(["logits"], {"faces": faces})[0]
+
+    def _torch(self):
+        import torch
+
+        model = self.bundle.model()
+
+        def run(faces: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return model(torch.from_numpy(faces)).numpy()
+
+        return run
+
+
+def load(uri: str = "models:/fer-student@champion", **options) -> Predictor:
+    """A predictor for ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``runs:/ID/PATH``, a folder, or ``packaged``.
+
+    ``options`` are those of :class:`Predictor`.  Raises FerError when there is no such model.
+    """
+    from fer_lib.tracking.registry import resolve
+
+    return Predictor(read_bundle(resolve(uri)), **options)
+
+
+def check_image(image: Any, what: str) -> None:
+    """DataError unless `image` is uint8 RGB [H,W,3] with at least one pixel."""
+    if not isinstance(image, np.ndarray):
+        raise DataError(f"{what}: expected a uint8 RGB array [H,W,3], got {type(image).__name__}")
+    if image.dtype != np.uint8:
+        raise DataError(
+            f"{what}: expected dtype uint8 (0..255), got {image.dtype}; convert it first, e.g. "
+            "(image * 255).astype('uint8') when it holds 0..1"
+        )
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise DataError(f"{what}: expected shape [H,W,3] (RGB), got {list(image.shape)}")
+
+
+def annotate(image: np.ndarray, predictions: Sequence[FacePrediction]) -> np.ndarray:
+    """A copy of uint8 RGB `image` with a box, the label and its probability on each face."""
+    out = np.ascontiguousarray(image).copy()
+    scale = max(0.4, min(out.shape[:2]) / 700)
+    width = max(1, round(2 * scale))
+    for face in predictions:
+        top, left, bottom, right = (round(v) for v in face.box)
+        cv2.rectangle(out, (left, top), (right - 1, bottom - 1), (40, 220, 60), width)
+        text = f"{face.label} {face.confidence:.2f}"
+        (w, h), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, width)
+        x = max(0, min(left, out.shape[1] - w))
+        y = top - base if top - base - h >= 0 else min(bottom + h + base, out.shape[0] - base)
+        cv2.rectangle(out, (x, y - h - 2), (x + w, y + base), (40, 220, 60), -1)
+        cv2.putText(out, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), width, cv2.LINE_AA)
+    return out
+
+
+def _prediction(box: Box, score: float | None, probs: np.ndarray) -> FacePrediction:
+    best = int(probs.argmax())
+    return FacePrediction(
+        tuple(float(v) for v in box),
+        None if score is None else float(score),
+        EMOTIONS[best],
+        float(probs[best]),
+        {name: float(p) for name, p in zip(EMOTIONS, probs, strict=True)},
+    )

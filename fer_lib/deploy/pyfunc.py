@@ -1,0 +1,98 @@
+"""The bundle as an MLflow model: ``mlflow.pyfunc.load_model("models:/NAME@ALIAS").predict(images)``.
+
+Each row is one face picture (the whole picture is the face): a uint8 RGB array [H,W,3], encoded image bytes, or, for
+callers that can only send JSON to a served model, base64 text of such bytes or nested lists of integers 0..255.  MLflow
+has no type for "array or bytes", so its signature shows the input as ``any`` and this module checks each row itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+from importlib import metadata
+from pathlib import Path
+
+import mlflow.pyfunc
+import numpy as np
+import pandas as pd
+from mlflow.models import ModelSignature
+from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
+from packaging.requirements import Requirement
+
+from fer_lib.deploy.bundle import read_bundle
+from fer_lib.deploy.predict import Predictor, check_image
+from fer_lib.emotions import EMOTIONS
+from fer_lib.errors import DataError
+from fer_lib.faces.decode import decode
+
+ARTIFACT = "bundle"
+CODE = Path(__file__).with_name("pyfunc_entry.py")
+INPUT_NOTE = "one face a row: uint8 RGB array [H,W,3], encoded image bytes, base64 of them, or nested lists of 0..255"
+
+_hints = logging.getLogger("mlflow.types.type_hints")
+_level = _hints.level
+_hints.setLevel(logging.ERROR)  # defining the class warns that a union is shown as "any", which is intended
+
+
+class FerModel(mlflow.pyfunc.PythonModel):
+    """Calibrated probabilities of a registered bundle; needs no tracking store once its files are there."""
+
+    def load_context(self, context) -> None:
+        self.predictor = Predictor(read_bundle(context.artifacts[ARTIFACT]))
+
+    def predict(self, context, model_input: list[bytes | str | list[list[list[int]]]], params=None) -> pd.DataFrame:
+        """Rows of pictures to float64 [N,7], the columns named by class.  Raises DataError naming the row."""
+        images = [_picture(row, f"row {i}") for i, row in enumerate(model_input)]
+        return pd.DataFrame(self.predictor.probs(images), columns=list(EMOTIONS))
+
+
+_hints.setLevel(_level)
+
+
+def signature() -> ModelSignature:
+    """Input: one column of any of INPUT_NOTE; output: seven float64 columns, the classes in order."""
+    made = ModelSignature(
+        inputs=Schema([ColSpec(AnyType())]), outputs=Schema([ColSpec(DataType.double, name) for name in EMOTIONS])
+    )
+    # Marks the input as described by predict's type hint: without it MLflow puts the list into a DataFrame first, which
+    # pictures do not fit.
+    made._is_signature_from_type_hint = True
+    return made
+
+
+def requirements() -> list[str]:
+    """What fer-lab needs, pinned to the versions installed here.  fer-lab itself must be installed beside them."""
+    needed = [Requirement(line) for line in metadata.requires("fer-lab") or []]
+    return [f"{r.name}=={metadata.version(r.name)}" for r in needed if r.marker is None]
+
+
+def _picture(row, what: str) -> np.ndarray:
+    if isinstance(row, np.ndarray):
+        check_image(row, what)
+        return row
+    if isinstance(row, str):
+        try:
+            row = base64.b64decode("".join(row.split()), validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise DataError(f"{what}: text must be base64 of a picture file (no path is read): {error}") from error
+    if isinstance(row, (bytes, bytearray, memoryview)):
+        try:
+            return decode(bytes(row))
+        except DataError as error:
+            raise DataError(f"{what}: {error}") from error
+    if isinstance(row, list):
+        return _from_lists(row, what)
+    raise DataError(f"{what}: got {type(row).__name__}; expected {INPUT_NOTE}")
+
+
+def _from_lists(row: list, what: str) -> np.ndarray:
+    try:
+        values = np.asarray(row)
+    except ValueError as error:
+        raise DataError(f"{what}: nested lists of unequal length; expected [H][W][3]") from error
+    if values.dtype.kind not in "iu" or values.size == 0 or values.min() < 0 or values.max() > 255:
+        raise DataError(f"{what}: nested lists must hold integers 0..255 as [H][W][3], got {values.dtype}")
+    image = values.astype(np.uint8)
+    check_image(image, what)
+    return image

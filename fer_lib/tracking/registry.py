@@ -1,0 +1,216 @@
+"""The model registry: bundles in, versions and aliases out."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from fer_lib.deploy.atomic import replacing_folder
+from fer_lib.deploy.bundle import META, Bundle
+from fer_lib.errors import FerError
+from fer_lib.tracking import store
+
+DEFAULT = "models:/fer-student@champion"
+_MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+def register_bundle(
+    bundle: Bundle, registered_name: str, alias: str = "", run_id: str | None = None, description: str = ""
+) -> int:
+    """Make the bundle a version of `registered_name`, then point `alias` (if any) at it; returns the version.
+
+    The version belongs to run `run_id`, else to the active run, else to a run of its own.  The alias moves last, so an
+    interruption leaves the earlier champion in place.  Raises FerError when MLflow refuses a name or alias.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import set_signature
+
+    from fer_lib.deploy import pyfunc
+
+    store.configure()
+    active = mlflow.active_run()
+    if active and run_id in (None, active.info.run_id):
+        run = nullcontext()
+    elif run_id:
+        run = mlflow.start_run(run_id=run_id, nested=active is not None)
+    else:
+        run = mlflow.start_run(experiment_id=store.experiment_id(), run_name=f"register {bundle.name}")
+    client = mlflow.MlflowClient()
+    tags = {**{k: str(v) for k, v in headline(bundle).items() if v is not None}, "size_bytes": str(_size(bundle.path))}
+    try:
+        with run:
+            info = mlflow.pyfunc.log_model(
+                name=registered_name,
+                python_model=str(pyfunc.CODE),
+                artifacts={pyfunc.ARTIFACT: str(bundle.path)},
+                pip_requirements=pyfunc.requirements(),
+                metadata={"input": pyfunc.INPUT_NOTE, "weights_sha256": bundle.weights_sha256},
+            )
+            set_signature(info.model_uri, pyfunc.signature())
+            version = mlflow.register_model(info.model_uri, registered_name, tags=tags)
+        if description:
+            client.update_model_version(registered_name, version.version, description=description)
+        if alias:
+            client.set_registered_model_alias(registered_name, alias, version.version)
+    except MlflowException as error:
+        raise FerError(
+            f"MLflow refused to register {bundle.name} as '{registered_name}'" + (f"@{alias}" if alias else "")
+            + f": {error.message}; choose another name or alias"
+        ) from error
+    return int(version.version)
+
+
+def resolve(uri: str | Path) -> Path:
+    """The bundle folder behind a URI.
+
+    ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``runs:/ID/PATH``, ``packaged``, or a folder: a bundle, or a phase
+    folder that holds one as ``best`` (fit) or ``bundle`` (export).  Raises FerError that lists what there is instead.
+    """
+    text = str(uri)
+    if text == "packaged":
+        from fer_lib.deploy.packaged import packaged_bundle
+
+        return packaged_bundle().path
+    if text.startswith("models:/"):
+        return _bundle_in(_fetched(_download_uri(text)), text)
+    if text.startswith("runs:/"):
+        store.configure()
+        return _bundle_in(_fetched(text), text)
+    folder = Path(uri)
+    for found in (folder, folder / "best", folder / "bundle"):
+        if (found / META).is_file() or (found.parent / f".{found.name}.previous" / META).is_file():
+            return found
+    raise FerError(
+        f"{folder} holds no bundle ({META}): give a bundle folder, a fit or export phase folder, models:/NAME@ALIAS, "
+        "models:/NAME/VERSION, runs:/ID/PATH or packaged"
+    )
+
+
+def default_uri() -> str:
+    """``models:/fer-student@champion`` where the registry here has it, else ``packaged``.  Creates no store."""
+    if not (store.home() / "mlruns" / "mlflow.db").is_file():
+        return "packaged"
+    champion = any(m["name"] == "fer-student" and "champion" in m["aliases"] for m in list_models())
+    return DEFAULT if champion else "packaged"
+
+
+def list_models() -> list[dict[str, Any]]:
+    """Every registered version, newest first: name, version, aliases, macro_f1, accuracy, ece, measured_on, evalset_id,
+    size_bytes, created (UTC ISO), description.  A number that the bundle did not carry is None."""
+    import mlflow
+
+    store.configure()
+    client = mlflow.MlflowClient()
+    rows = []
+    for model in client.search_registered_models(max_results=1000):
+        aliases: dict[int, list[str]] = {}
+        for alias, version in model.aliases.items():
+            aliases.setdefault(int(version), []).append(alias)
+        for version in client.search_model_versions(f"name = '{model.name}'", max_results=1000):
+            number = {k: float(version.tags[k]) if k in version.tags else None for k in ("macro_f1", "accuracy", "ece")}
+            created = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
+            rows.append(
+                {
+                    "name": model.name,
+                    "version": int(version.version),
+                    "aliases": sorted(aliases.get(int(version.version), [])),
+                    **number,
+                    "measured_on": version.tags.get("measured_on"),
+                    "evalset_id": version.tags.get("evalset_id"),
+                    "size_bytes": int(version.tags["size_bytes"]) if "size_bytes" in version.tags else None,
+                    "created": created.isoformat(timespec="seconds"),
+                    "description": version.description or "",
+                }
+            )
+    return sorted(rows, key=lambda r: (r["name"], -r["version"]))
+
+
+def headline(bundle: Bundle) -> dict[str, Any]:
+    """macro_f1, accuracy and ece of the bundle with what they were measured on: its test metrics, else val/select."""
+    metrics = bundle.meta["metrics"]
+    on = next((k for k in ("test", "val_select") if isinstance(metrics.get(k), dict)), None)
+    values = metrics[on] if on else {}
+    ids = bundle.meta["ids"]
+    return {
+        **{k: values.get(k) for k in ("macro_f1", "accuracy", "ece")},
+        "measured_on": on,
+        "evalset_id": values.get("evalset_id", ids.get("evalset_id")),
+        "protocol_id": values.get("protocol_id", ids.get("protocol_id")),
+        "weights_sha256": bundle.weights_sha256,
+    }
+
+
+def _download_uri(uri: str) -> str:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    match = _MODEL_URI.fullmatch(uri)
+    if match is None:
+        raise FerError(f"{uri} is no model URI: write models:/NAME@ALIAS or models:/NAME/VERSION")
+    if not (store.home() / "mlruns" / "mlflow.db").is_file():
+        raise FerError(f"{uri}: there is no registry in {store.home()}; train a model with `fer run`, or use packaged")
+    store.configure()
+    client = mlflow.MlflowClient()
+    name, alias, version = match["name"], match["alias"], match["version"]
+    try:
+        model = client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        names = ", ".join(m.name for m in client.search_registered_models()) or "none"
+        raise FerError(f"{uri}: no model '{name}' is registered; there are: {names}") from error
+    if alias:
+        if alias not in model.aliases:
+            known = ", ".join(f"{a} (version {v})" for a, v in sorted(model.aliases.items())) or "none"
+            raise FerError(f"{uri}: '{name}' has no alias '{alias}'; its aliases: {known}")
+        version = model.aliases[alias]
+    try:
+        return client.get_model_version_download_uri(name, version)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        versions = sorted(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
+        raise FerError(f"{uri}: '{name}' has no version {version}; there are: {versions}") from error
+
+
+def _fetched(uri: str) -> Path:
+    """The files behind an artifact URI: in place when they are local, else downloaded once into the cache."""
+    parsed = urlparse(uri)
+    if parsed.scheme == "file":
+        return Path(url2pathname(parsed.path))
+    if not parsed.scheme or len(parsed.scheme) == 1:  # a plain path, or a Windows drive
+        return Path(uri)
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    cache = store.mlruns() / "cache" / "models" / hashlib.sha256(uri.encode()).hexdigest()[:16]
+    if not cache.is_dir():
+        try:
+            with replacing_folder(cache, may_replace=lambda _: True) as partial:
+                mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(partial))
+        except (MlflowException, OSError) as error:
+            raise FerError(f"{uri} can't be fetched: {error}; check the URI and its store") from error
+    return cache
+
+
+def _bundle_in(folder: Path, uri: str) -> Path:
+    found = sorted(p.parent for p in folder.rglob(META)) if folder.is_dir() else []
+    if len(found) != 1:
+        what = "holds no bundle" if not found else f"holds {len(found)} bundles"
+        raise FerError(f"{uri} {what} (looked for {META} in {folder}); register it again with `fer run`, or name one")
+    return found[0]
+
+
+def _size(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
+
+
+logging.getLogger("mlflow.store.model_registry").setLevel(logging.WARNING)
