@@ -92,8 +92,9 @@ def say(text: str) -> None:
 def explain(output: str) -> str:
     """The likely cause of a failed pip or venv, and the next step, from what it printed."""
     text = output.lower()
-    errors = [line for line in output.splitlines() if line.startswith("ERROR")] or output.strip().splitlines()[-12:]
-    said = "\n".join(f"  {line}" for line in errors[:12])
+    lines = output.strip().splitlines()
+    errors = [line for line in lines if line.startswith("ERROR") and "Ignored the following" not in line] or lines[-12:]
+    said = "\n".join(f"  {line[:300]}" for line in errors[:12])
     if "no space left on device" in text or "errno 28" in text:
         return f"the disk is full. {DISK_ADVICE}\n{said}"
     if any(sign in text for sign in NETWORK_SIGNS):
