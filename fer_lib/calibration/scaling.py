@@ -102,8 +102,15 @@ def _fit_vector(logits, y, low, high) -> tuple[np.ndarray, np.ndarray]:
         bounds=[(low / start, high / start)] * k,
         options={"maxiter": 5000, "maxfun": 20000, "ftol": 1e-15, "gtol": 1e-9},
     )
-    inverse = np.clip(result.x * start, low, high)
-    return inverse, (inverse <= low * (1 + 1e-9)) | (inverse >= high * (1 - 1e-9))
+    inverse, hits = np.clip(result.x * start, low, high), np.zeros(k, dtype=bool)
+    for c in range(k):
+        # a slope may fade away long before a bound it never turns at: convexity tells the two apart at the bound itself
+        for bound, outwards in ((low, 1.0), (high, -1.0)):
+            at_bound = np.where(np.arange(k) == c, bound, inverse)
+            if outwards * scaled_nll(at_bound, logits, y)[1][c] >= 0:
+                inverse, hits[c] = at_bound, True
+                break
+    return inverse, hits
 
 
 def fit(
