@@ -17,6 +17,7 @@ from fer_lib.errors import DataError
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NOT_A_FOLDER = {errno.EEXIST, errno.ENOTDIR}
+_ASIDE = "replaced"
 
 
 @contextmanager
@@ -37,6 +38,17 @@ def explained(target: Path) -> Iterator[None]:
 
 
 @contextmanager
+def readable(source: Path) -> Iterator[None]:
+    """Turn an ``OSError`` met while reading ``source`` into a :class:`DataError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot read {source}: {error.strerror or error}; check the path and its permissions"
+        ) from error
+
+
+@contextmanager
 def fresh_folder(target: Path) -> Iterator[Path]:
     """A temporary folder beside ``target`` that takes its place when the block ends well and vanishes when it does not.
 
@@ -46,14 +58,14 @@ def fresh_folder(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
+        work.chmod(0o777 & ~_umask())  # mkdtemp's 0700 would follow the folder to its final place
+        yield work
         with explained(target):
-            work.chmod(0o777 & ~_umask())  # mkdtemp's 0700 would follow the folder to its final place
-            yield work
             if target.is_dir():
-                old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-                os.replace(target, old / "old")
+                aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+                os.replace(target, aside / _ASIDE)
                 os.replace(work, target)
-                shutil.rmtree(old)
+                shutil.rmtree(aside)
             else:
                 os.replace(work, target)
     finally:
@@ -61,9 +73,14 @@ def fresh_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(work)
 
 
-def remove_leftovers(target: Path) -> None:
-    """Delete what killed imports of ``target`` left beside it; call it under the lock that guards ``target``."""
+def settle(target: Path) -> None:
+    """Clear what killed writers of ``target`` left beside it; call it under the lock that guards ``target``.
+
+    A writer killed between its two renames left no ``target``: the folder it had moved aside goes back.
+    """
     for path in target.parent.glob(f".{target.name}.*.partial"):
+        if (path / _ASIDE).is_dir() and not target.exists():
+            os.replace(path / _ASIDE, target)
         shutil.rmtree(path)
 
 
@@ -90,6 +107,11 @@ def fresh_file(target: Path) -> Iterator[Path]:
 
 
 def write_json(target: Path, value: Any) -> None:
-    """``value`` as indented UTF-8 JSON, NaN refused, whole or not at all."""
+    """``value`` as UTF-8 JSON, whole or not at all."""
     with fresh_file(target) as work:
-        work.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        work.write_text(json_text(value), encoding="utf-8")
+
+
+def json_text(value: Any) -> str:
+    """``value`` as indented JSON with a final newline; NaN and infinities raise ``ValueError``."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

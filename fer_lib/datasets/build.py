@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from fer_lib.datasets.atomic import explained, write_json
+from fer_lib.datasets.atomic import explained, fresh_file, json_text
 from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
 from fer_lib.datasets.sources import read_imports
 from fer_lib.datasets.splits import assign_val, assign_val_roles
@@ -48,13 +48,13 @@ def build_manifest(
     kept = assign_val_roles(kept, params.val_roles, params.seed)
     created = params.model_dump(mode="json", exclude={"output_dir", "imports", "smoke"})
     manifest = Manifest(kept, {"root": import_dir.as_posix(), "created": created})
-    write_json(out / "manifest_validation.json", _validation(manifest, frame, checked, import_dir))
-    return manifest.write(out / "manifest.parquet")
+    # both files are written before either takes its place, so that neither is ever seen without the other
+    with fresh_file(out / "manifest_validation.json") as work:
+        work.write_text(json_text(_validation(manifest, frame, checked, import_dir)), encoding="utf-8")
+        return manifest.write(out / "manifest.parquet")
 
 
-def check_pictures(
-    frame: pd.DataFrame, root: Path, progress: Callable[[int, int], None] | None = None
-) -> pd.DataFrame:
+def check_pictures(frame: pd.DataFrame, root: Path, progress: Callable[[int, int], None] | None = None) -> pd.DataFrame:
     """Decode every picture once, threads sharing the work.
 
     Returns one line a row of ``frame``: ``problem`` ("" or what is wrong), ``missing`` and ``outside`` (its box leaves
@@ -170,7 +170,7 @@ def summary(manifest: Manifest) -> pd.DataFrame:
 
 
 def contact_sheet(manifest: Manifest, n_per_class: int = 8, seed: int = 1337, size: int = 64) -> np.ndarray:
-    """A row of pictures for each class in class order, uint8 [7 size, n_per_class size, 3]; grey where a class is short.
+    """A row of pictures a class, in class order: uint8 [7 size, n_per_class size, 3]; grey where a class is short.
 
     The choice depends on ``seed`` and the sample ids only; a row with a box shows that box.
     """

@@ -122,7 +122,8 @@ class Manifest:
             if name == "soft_label":
                 digest.update(_soft(frame).tobytes())
             elif pa.types.is_string(COLUMNS[name]):
-                digest.update(json.dumps(frame[name].tolist()).encode())
+                texts = frame[name].astype(object).where(frame[name].notna(), None)
+                digest.update(json.dumps(texts.tolist()).encode())
             else:
                 digest.update(np.ascontiguousarray(frame[name].to_numpy(np.float64)).tobytes())
         return digest.hexdigest()
@@ -154,7 +155,7 @@ class Manifest:
             if wanted is None:
                 continue
             if wanted not in known:
-                raise DataError(f"unknown {column} {wanted!r} asked of {self.path or 'manifest'}: use {', '.join(known)}")
+                raise DataError(f"unknown {column} {wanted!r} for {self.path or 'manifest'}: use {', '.join(known)}")
             frame = frame[frame[column] == wanted]
             if frame.empty:
                 raise DataError(f"{self.path or 'manifest'} has no rows with {column} {wanted!r} in the chosen sources")
@@ -226,7 +227,7 @@ def tidy(frame: pd.DataFrame, where: Any) -> pd.DataFrame:
     _refuse(frame, ~frame["label"].isin(range(NUM_CLASSES)), "label", f"must be 0..{NUM_CLASSES - 1} {EMOTIONS}", where)
     _refuse(frame, ~frame["split"].isin(SPLITS), "split", f"unknown split: use {', '.join(SPLITS)}", where)
     _refuse(frame, ~frame["val_role"].isin(("", *VAL_ROLES)), "val_role", f"use {', '.join(VAL_ROLES)} or blank", where)
-    _refuse(frame, (frame["val_role"] != "") & (frame["split"] != "val"), "val_role", "only val rows have a role", where)
+    _refuse(frame, (frame["val_role"] != "") & (frame["split"] != "val"), "val_role", "only val rows have one", where)
     _refuse(frame, frame["source"].isna() | (frame["source"] == ""), "source", "every row names its source", where)
     _refuse(frame, frame["sample_id"].duplicated(), "sample_id", "sample ids must be unique", where)
     for i, path in enumerate(frame["image_path"]):
@@ -237,7 +238,8 @@ def tidy(frame: pd.DataFrame, where: Any) -> pd.DataFrame:
 def _refuse(frame: pd.DataFrame, bad: pd.Series, column: str, rule: str, where: Any) -> None:
     if bad.any():
         row = int(np.argmax(bad.to_numpy()))
-        raise DataError(f"{where}, row {row}: {column} {frame[column].iloc[row]!r}: {rule} ({int(bad.sum())} such rows)")
+        value = frame[column].iloc[row]
+        raise DataError(f"{where}, row {row}: {column} {value!r}: {rule} ({int(bad.sum())} such rows)")
 
 
 def write_frame(path: Path, frame: pd.DataFrame, meta: dict) -> None:

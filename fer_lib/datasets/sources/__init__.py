@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock
 
-from fer_lib.datasets.atomic import explained, fresh_folder, remove_leftovers, write_json
+from fer_lib.datasets.atomic import explained, fresh_folder, settle, write_json
 from fer_lib.datasets.manifest import SCHEMA_VERSION, read_frame, write_frame
 from fer_lib.datasets.sources.base import Draft, Progress
 from fer_lib.emotions import EMOTIONS
@@ -64,7 +64,7 @@ def import_source(spec: SourceSpec, out: Path, progress: Progress | None = None)
         lock = FileLock(out / f".{name}.lock")
         lock.acquire()
     try:
-        remove_leftovers(target)
+        settle(target)
         with fresh_folder(target) as folder:
             draft = Draft(spec, name, folder, progress)
             SOURCES[spec.source](spec, root, draft)
@@ -129,4 +129,4 @@ def read_imports(import_dir: Path) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True).sort_values(["source", "record"], kind="stable", ignore_index=True)
 
 
-from fer_lib.datasets.sources import fer2013  # noqa: E402, F401  (readers register themselves)
+from fer_lib.datasets.sources import fer2013, ferplus, tree  # noqa: E402, F401  (readers register themselves)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,8 +14,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from fer_lib.datasets.atomic import explained
-from fer_lib.datasets.manifest import content_id, safe_path, sample_id, tidy
+from fer_lib.datasets.atomic import explained, readable
+from fer_lib.datasets.manifest import BOX, content_id, safe_path, sample_id, tidy
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.params import SourceSpec
@@ -46,20 +45,28 @@ class Draft:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     _linking: bool = True
+    _made: set[Path] = field(default_factory=set)
 
     def add_file(self, path: Path, relative: str, *, record: str, split: str, label: int, **more: Any) -> None:
-        """A picture file, linked (or copied) unchanged to ``images/<relative>``."""
+        """A picture file, linked (or copied) unchanged to ``images/<relative>``; a box among ``more`` is part of its id."""
         try:
             data = path.read_bytes()
+        except FileNotFoundError:
+            self.missing_images += 1
+            self.problem("missing image", f"{path} ({record})")
+            return
         except OSError as error:
-            self.problem("unreadable file", f"{path}: {error.strerror}")
+            self.problem("unreadable image", f"{path}: {error.strerror} ({record})")
             return
         target = self._target(relative)
         with explained(target):
-            self._place(path, target)
-        self._row(content_id(data), relative, record, split, label, more)
+            self._place(path, data, target)
+        box = [more[side] for side in BOX] if BOX[0] in more else None
+        self._row(content_id(data, box), relative, record, split, label, more)
 
-    def add_pixels(self, pixels: np.ndarray, relative: str, *, record: str, split: str, label: int, **more: Any) -> None:
+    def add_pixels(
+        self, pixels: np.ndarray, relative: str, *, record: str, split: str, label: int, **more: Any
+    ) -> None:
         """Grey pixels uint8 [H, W] out of a CSV row, written as a lossless PNG to ``images/<relative>``."""
         target = self._target(relative)
         done, png = cv2.imencode(".png", pixels)
@@ -139,21 +146,24 @@ class Draft:
 
     def _target(self, relative: str) -> Path:
         target = self.folder / "images" / safe_path(relative, self.name)
-        with explained(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
+        if target.parent not in self._made:
+            with explained(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+            self._made.add(target.parent)
         return target
 
-    def _place(self, path: Path, target: Path) -> None:
+    def _place(self, path: Path, data: bytes, target: Path) -> None:
         if self.spec.mode == "link" and self._linking:
             try:
-                os.link(path.resolve(), target)
+                # link(2) would link a symbolic link itself, so that one is followed first
+                os.link(path.resolve() if path.is_symlink() else path, target)
                 return
             except OSError as error:
                 if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
                     raise
                 self._linking = False  # another file system, or one without hard links: copies from here on
                 self.notes.append("hard links are not possible between the raw data and the output: files were copied")
-        shutil.copyfile(path, target)
+        target.write_bytes(data)
 
 
 def walk(root: Path, draft: Draft) -> Iterator[tuple[str, str, list[Path]]]:
@@ -172,7 +182,7 @@ def walk(root: Path, draft: Draft) -> Iterator[tuple[str, str, list[Path]]]:
         for folder in classes:
             nested, files = _entries(folder)
             if nested:
-                draft.warnings.append(f"{draft.name}: folders inside the class folder {folder} are not read: {nested[0].name}")
+                draft.warnings.append(f"{draft.name}: folders inside {folder} are not read: {nested[0].name}")
             pictures = [path for path in files if path.suffix.lower() in PICTURES]
             draft.ignored_files += len(files) - len(pictures)
             yield top.name, folder.name, pictures
@@ -180,7 +190,7 @@ def walk(root: Path, draft: Draft) -> Iterator[tuple[str, str, list[Path]]]:
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
     """Sub-folders and files by name; hidden entries and the Mac's ``__MACOSX`` are no data."""
-    with os.scandir(folder) as entries:
+    with readable(folder), os.scandir(folder) as entries:
         found = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith(".") and e.name != "__MACOSX")
     return [folder / n for n, is_dir in found if is_dir], [folder / n for n, is_dir in found if not is_dir]
 

@@ -1,30 +1,109 @@
-"""FER2013 (Goodfellow et al. 2013): the tree of JPEGs whose file names carry the official split."""
+"""FER2013 (Goodfellow et al. 2013): ``fer2013.csv``, or the tree of JPEGs whose file names carry the official split."""
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
-from fer_lib.datasets.sources import register
+import numpy as np
+
+from fer_lib.datasets.sources import existing, register
 from fer_lib.datasets.sources.base import Draft, relative_to, walk
-from fer_lib.emotions import class_id
+from fer_lib.datasets.sources.votes import USAGE, judge, read_image_map, read_votes, table
+from fer_lib.emotions import EMOTIONS, class_id
 from fer_lib.errors import DataError
 from fer_lib.params import SourceSpec
 
-USAGE = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
+SIDE = 48
+_HEADER = ("emotion", "pixels", "Usage")
 _NAMED = re.compile("|".join(USAGE))
 
 
 @register("fer2013")
 def read(spec: SourceSpec, root: Path, draft: Draft) -> None:
-    """The tree ``<any>/<class>/<Usage>_*``."""
-    if not root.is_dir():
-        raise DataError(f"{draft.name}: {root} is not a folder")
-    _read_tree(root, draft)
+    """``root``: the CSV, a folder with ``fer2013.csv``, or the tree ``<any>/<class>/<Usage>_*``.
+
+    ``spec.votes`` adds FERPlus' surviving votes as soft labels (the label stays FER2013's): by row for the CSV, through
+    ``spec.image_map`` for the tree.
+    """
+    csv_file = root if root.is_file() else root / "fer2013.csv"
+    if csv_file.is_file():
+        _read_csv(spec, csv_file, draft)
+    else:
+        _read_tree(spec, root, draft)
 
 
-def _read_tree(root: Path, draft: Draft) -> None:
+def _read_csv(spec: SourceSpec, path: Path, draft: Draft) -> None:
+    draft.layout = "fer2013_csv"
+    votes = read_votes(existing(spec.votes, spec), draft) if spec.votes else None
+    judged = judge(votes.counts) if votes else None
+    rows = 0
+    for row, line, label, pixels, usage in pixel_rows(path, draft):
+        rows = row + 1
+        if votes:
+            same_row(votes, row, usage, f"{path}, line {line}")
+        if pixels is None:
+            continue
+        split = USAGE[usage]
+        extras = judged.extras(row) if judged else {}
+        name = f"{split}/{EMOTIONS[label]}/row{row:07d}.png"
+        draft.add_pixels(pixels, name, record=f"row{row:07d}", split=split, label=label, **extras)
+    if votes and rows != len(votes.usage):
+        raise DataError(
+            f"{votes.path} has {len(votes.usage)} rows, {path} has {rows}: they must be one and the same set"
+        )
+
+
+def pixel_rows(path: Path, draft: Draft) -> Iterator[tuple[int, int, int, np.ndarray | None, str]]:
+    """(row from 0, line, class id, uint8 [48, 48], Usage) of ``fer2013.csv``.
+
+    The pixels of a row that can't be used are None, its usage "" and the draft knows why.
+    """
+    for row, (line, fields) in enumerate(table(path, _HEADER)):
+        where = f"{path}, line {line} (row {row})"
+        if len(fields) != len(_HEADER):
+            draft.problem("wrong field count", f"{where}: {len(fields)} fields instead of {len(_HEADER)}")
+            yield row, line, -1, None, ""
+            continue
+        emotion, text, usage = fields
+        pixels = _pixels(text, where, draft)
+        if usage not in USAGE:
+            draft.problem("unknown Usage", f"{where}: {usage!r} (use {', '.join(USAGE)})")
+        elif emotion not in set("0123456"):
+            draft.problem("label out of range", f"{where}: emotion {emotion!r} is not 0..6")
+        elif pixels is not None:
+            yield row, line, int(emotion), pixels, usage
+            continue
+        yield row, line, -1, None, ""
+
+
+def _pixels(text: str, where: str, draft: Draft) -> np.ndarray | None:
+    values = text.split()
+    if len(values) != SIDE * SIDE:
+        draft.problem("wrong pixel count", f"{where}: {len(values)} pixels instead of {SIDE * SIDE} ({SIDE} x {SIDE})")
+        return None
+    try:
+        return np.frombuffer(bytes(map(int, values)), np.uint8).reshape(SIDE, SIDE)
+    except ValueError:
+        wrong = next(v for v in values if not v.isdecimal() or int(v) > 255)
+        draft.problem("pixel out of range", f"{where}: {wrong!r} is not a whole number from 0 to 255")
+        return None
+
+
+def same_row(votes, row: int, usage: str, where: str) -> None:
+    """Raise :class:`DataError` unless vote row ``row`` exists and has the usage found at ``where`` ("" is a bad row)."""
+    if row >= len(votes.usage):
+        raise DataError(f"{where}: {votes.path} ends after {len(votes.usage)} rows; it belongs to another set")
+    if usage and votes.usage[row] and usage != votes.usage[row]:
+        raise DataError(f"{where}: Usage {usage}, but {votes.where(row)} says {votes.usage[row]}: rows do not match")
+
+
+def _read_tree(spec: SourceSpec, root: Path, draft: Draft) -> None:
     draft.layout = "fer2013_tree"
+    extras = _mapped_votes(spec, draft) if spec.votes else {}
+    used = 0
     for _, folder, pictures in walk(root, draft):
         label = class_id(folder)
         if label is not None and not pictures:
@@ -39,4 +118,22 @@ def _read_tree(root: Path, draft: Draft) -> None:
                 draft.exclude(split, folder)
                 continue
             relative = relative_to(root, path)
-            draft.add_file(path, relative, record=relative, split=split, label=label)
+            used += relative in extras
+            draft.add_file(path, relative, record=relative, split=split, label=label, **extras.get(relative, {}))
+    if spec.votes:
+        if not used:
+            raise DataError(f"{draft.name}: {spec.image_map} names no picture under {root}; check image_map and root")
+        draft.notes.append(f"{used} of {len(draft.rows)} rows have votes")
+
+
+def _mapped_votes(spec: SourceSpec, draft: Draft) -> dict[str, dict]:
+    """Picture path -> manifest columns of its votes; the vote rows of one picture are added up."""
+    if not spec.image_map:
+        raise DataError(f"{draft.name}: votes over a picture tree need image_map, the CSV that joins rows and pictures")
+    votes = read_votes(existing(spec.votes, spec), draft)
+    rows_of = defaultdict(list)
+    for row, picture in read_image_map(existing(spec.image_map, spec), votes).items():
+        rows_of[picture].append(row)
+    pictures = sorted(rows_of)
+    judged = judge(np.array([votes.counts[rows_of[p]].sum(0) for p in pictures], np.int64).reshape(-1, 10))
+    return {picture: judged.extras(i) for i, picture in enumerate(pictures)}

@@ -1,0 +1,144 @@
+"""FERPlus (Barsoum et al. 2016): vote rows over FER2013's pictures, the native folders, or a class tree."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from fer_lib.datasets.atomic import readable
+from fer_lib.datasets.sources import existing, register, tree
+from fer_lib.datasets.sources.base import Draft
+from fer_lib.datasets.sources.fer2013 import pixel_rows, same_row
+from fer_lib.datasets.sources.votes import USAGE, VOTED, Votes, judge, read_image_map, read_votes, vote_counts
+from fer_lib.emotions import EMOTIONS
+from fer_lib.errors import DataError
+from fer_lib.params import SourceSpec
+
+NATIVE = {"FER2013Train": "train", "FER2013Valid": "val", "FER2013Test": "test"}
+_WHOLE = (0, 0, 48, 48)
+
+
+@register("ferplus")
+def read(spec: SourceSpec, root: Path, draft: Draft) -> None:
+    """The first of these that is there:
+
+    1. ``fer2013new.csv`` (``root`` or in it) with the pictures ``spec.images``, blank: ``fer2013.csv`` beside it; a
+       picture tree is joined by ``spec.image_map``;
+    2. ``[data/]FER2013{Train,Valid,Test}/label.csv`` with the PNGs beside it;
+    3. a tree ``<split>/<class>/*``, whose folders are the labels.
+    """
+    votes = root if root.is_file() else root / "fer2013new.csv"
+    images = existing(spec.images, spec) if spec.images else votes.parent / "fer2013.csv"
+    native = [f for n in NATIVE for f in (root / n, root / "data" / n) if (f / "label.csv").is_file()]
+    if votes.is_file() and images.exists():
+        _read_joined(spec, votes, images, draft)
+    elif any(next(folder.glob("*.png"), None) for folder in native):
+        _read_native(spec, native, draft)
+    elif votes.is_file() or native:
+        raise DataError(
+            f"{draft.name}: {root} holds votes but no pictures: set images to FER2013's fer2013.csv, or to its picture "
+            "tree together with image_map"
+        )
+    else:
+        tree.read(spec, root, draft)
+
+
+def _read_joined(spec: SourceSpec, path: Path, images: Path, draft: Draft) -> None:
+    votes = read_votes(path, draft)
+    judged = judge(votes.counts, spec.rule)
+    draft.layout = "ferplus_csv"
+    if images.is_dir() and not (images / "fer2013.csv").is_file():
+        draft.layout = "ferplus_tree_map"
+        _add_from_tree(spec, votes, judged, images, draft)
+        return
+    images = images / "fer2013.csv" if images.is_dir() else images
+    rows = 0
+    for row, line, _, pixels, usage in pixel_rows(images, draft):
+        rows = row + 1
+        same_row(votes, row, usage, f"{images}, line {line}")
+        name = _place(votes, judged, row, draft, ".png") if pixels is not None else None
+        if name:
+            draft.add_pixels(pixels, name, **_columns(votes, judged, row))
+    if rows != len(votes.usage):
+        raise DataError(f"{path} has {len(votes.usage)} rows, {images} has {rows}: they must be one and the same set")
+
+
+def _add_from_tree(spec: SourceSpec, votes: Votes, judged, images: Path, draft: Draft) -> None:
+    if not spec.image_map:
+        raise DataError(f"{draft.name}: votes over a picture tree need image_map, the CSV that joins rows and pictures")
+    picture_of = read_image_map(existing(spec.image_map, spec), votes)
+    unmapped = 0
+    for row in range(len(votes.usage)):
+        picture = picture_of.get(row)
+        if judged.label[row] >= 0 and picture is None:
+            draft.exclude(USAGE[votes.usage[row]], "not in image_map")
+            unmapped += 1
+            continue
+        name = _place(votes, judged, row, draft, Path(picture or "").suffix)
+        if name:
+            draft.add_file(images / picture, name, **_columns(votes, judged, row))
+    if unmapped:
+        draft.warnings.append(f"{draft.name}: {unmapped} labelled vote rows stand in no line of {spec.image_map}")
+
+
+def _place(votes: Votes, judged, row: int, draft: Draft, suffix: str) -> str | None:
+    """Where the picture of a kept row goes; None for a row without a label, which is counted under its reason."""
+    if not votes.usage[row]:
+        return None  # already one of the draft's problems
+    split = USAGE[votes.usage[row]]
+    if judged.label[row] < 0:
+        draft.exclude(split, judged.reason[row])
+        return None
+    return f"{split}/{EMOTIONS[judged.label[row]]}/row{row:07d}{suffix}"
+
+
+def _columns(votes: Votes, judged, row: int) -> dict:
+    return {
+        "record": f"row{row:07d}",
+        "split": USAGE[votes.usage[row]],
+        "label": int(judged.label[row]),
+        **judged.extras(row),
+    }
+
+
+def _read_native(spec: SourceSpec, folders: list[Path], draft: Draft) -> None:
+    draft.layout = "ferplus_native"
+    for folder in folders:
+        split = NATIVE[folder.name]
+        for line, name, box, counts in _native_rows(folder / "label.csv", draft):
+            judged = judge(np.array([counts]), spec.rule)
+            if judged.label[0] < 0:
+                draft.exclude(split, judged.reason[0])
+                continue
+            label = int(judged.label[0])
+            more = judged.extras(0)
+            if box != _WHOLE:  # FERPlus boxes are left, top, right, bottom
+                more |= dict(zip(("bbox_left", "bbox_top", "bbox_right", "bbox_bottom"), map(float, box), strict=True))
+            where = f"{split}/{EMOTIONS[label]}/{folder.name}-{line}-{name}"
+            draft.add_file(
+                folder / name, where, record=f"{folder.name}/{line}/{name}", split=split, label=label, **more
+            )
+
+
+def _native_rows(path: Path, draft: Draft):
+    """(line, file name, box, ten counts) of a headerless ``label.csv``: ``fer0000000.png,"(0, 0, 48, 48)",4,0,...``."""
+    with readable(path), open(path, newline="", encoding="utf-8-sig") as handle:
+        reader = csv.reader(handle)
+        try:
+            for fields in reader:
+                where = f"{path}, line {reader.line_num}"
+                if len(fields) != 2 + len(VOTED):
+                    draft.problem("wrong field count", f"{where}: {len(fields)} fields instead of {2 + len(VOTED)}")
+                    continue
+                name, box = fields[0].strip(), [side.strip() for side in fields[1].strip().strip("()").split(",")]
+                if not name or "/" in name or "\\" in name or name.startswith("."):
+                    draft.problem("wrong file name", f"{where}: {name!r}")
+                elif len(box) != 4 or not all(side.isdecimal() for side in box):
+                    draft.problem("wrong box", f"{where}: {fields[1]!r}")
+                else:
+                    counts = vote_counts(fields[2:], where, draft)
+                    yield reader.line_num, name, tuple(map(int, box)), counts
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"{path}, after line {reader.line_num}: not a readable CSV ({error})") from error
