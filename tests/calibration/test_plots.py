@@ -1,0 +1,112 @@
+"""The pictures show the numbers that were passed in, and never touch pyplot's global state."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from fer_lib.calibration import plots, scores
+from fer_lib.emotions import EMOTIONS
+from fer_lib.errors import FerError
+
+
+@pytest.fixture(scope="module")
+def scored():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 7, 500)
+    logits = rng.normal(size=(500, 7)) * 2
+    logits[np.arange(500), y] += 2
+    return scores.softmax(logits), y, scores.summary(logits, y)
+
+
+def texts(figure: Figure) -> str:
+    from matplotlib.text import Text
+
+    return "\n".join(t.get_text() for t in figure.findobj(Text))
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def test_reliability_diagram(scored):
+    probs, y, summary = scored
+    figure = plots.reliability_diagram(probs, y, "a model on a set")
+    table = scores.reliability_table(probs, y)
+    held = table["count"] > 0
+    top, under = figure.axes
+    accuracy, gap = top.containers
+    np.testing.assert_allclose([b.get_height() for b in accuracy], table["accuracy"][held])
+    np.testing.assert_allclose([b.get_height() for b in gap], (table["confidence"] - table["accuracy"])[held])
+    assert [b.get_height() for b in under.containers[0]] == table["count"][held].tolist()
+    written = texts(figure)
+    assert "a model on a set" in written
+    assert f"ECE {summary['ece']:.4f}" in written
+    assert "calibrated model: 0.0" in written
+    assert "n = 500" in written
+    assert pixels(figure).shape == (660, 600, 3)
+
+
+def test_reliability_diagram_of_one_certain_row():
+    figure = plots.reliability_diagram(np.array([[1.0, 0.0]]), np.array([1]), "one")
+    assert "ECE 1.0000" in texts(figure)
+    assert pixels(figure).std() > 0
+
+
+def test_confusion_matrix(scored):
+    _, _, summary = scored
+    cm = np.array(summary["confusion"])
+    cm[1] = 0  # a class without rows has no percentages
+    figure = plots.confusion_matrix(cm, "matrix")
+    cells = [t.get_text() for t in figure.axes[0].texts]
+    assert cells[0] == f"{cm[0, 0]:,}\n{100 * cm[0, 0] / cm[0].sum():.1f} %"
+    assert cells[7:14] == ["-"] * 7
+    assert len(cells) == 49
+    assert all(name in texts(figure) for name in EMOTIONS)
+    assert pixels(figure).std() > 0
+
+
+def test_per_class_bars(scored):
+    _, _, summary = scored
+    figure = plots.per_class_bars(summary["per_class_f1"], "bars")
+    heights = [b.get_height() for b in figure.axes[0].containers[0]]
+    assert heights == list(summary["per_class_f1"].values())
+    assert f"macro-F1 {summary['macro_f1']:.3f}" in texts(figure)
+    assert pixels(figure).std() > 0
+
+
+def test_class_counts():
+    figure = plots.class_counts({"train": {"Angry": 3995, "Disgust": 436}, "test": {"Angry": 491}})
+    groups = figure.axes[0].containers
+    assert [[b.get_height() for b in g] for g in groups if hasattr(g, "patches")] == [[3995, 436], [491, 0]]
+    assert "train (4,431)" in texts(figure)
+    assert "3,995" in texts(figure)
+    assert pixels(figure).std() > 0
+
+
+def test_nothing_to_draw_is_refused():
+    with pytest.raises(FerError, match="no rows"):
+        plots.reliability_diagram(np.empty((0, 7)), np.empty(0, int), "x")
+    with pytest.raises(FerError, match="can't be drawn"):
+        plots.confusion_matrix(np.zeros((2, 3)), "x")
+    with pytest.raises(FerError, match="no classes"):
+        plots.per_class_bars({}, "x")
+    with pytest.raises(FerError, match="no counts"):
+        plots.class_counts({})
+
+
+def test_pyplot_is_never_imported():
+    code = (
+        "import sys, numpy as np; from fer_lib.calibration import plots;"
+        "plots.reliability_diagram(np.eye(2), np.array([0, 1]), 't'); plots.per_class_bars({'a': 1.0}, 't');"
+        "plots.confusion_matrix(np.eye(7), 't'); plots.class_counts({'a': {'b': 1}});"
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
