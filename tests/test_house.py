@@ -1,0 +1,105 @@
+"""Rules of the house that a reader would otherwise have to check by eye."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fer_lib.params import KINDS
+
+REPO = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
+MODULES = sorted((REPO / "fer_lib").rglob("*.py"))
+HEAVY = ("torch", "torchvision", "timm", "mlflow", "pandas", "cv2", "sklearn", "matplotlib", "scipy", "onnxruntime")
+# put together here, so that this file does not match itself
+MACHINE_PATH = re.compile(
+    r"(?<![\w.])/(?:" + "|".join(["work", "root", "home", "tmp", "Users", "opt"]) + r")/\w|\b[A-Z]:\\+Users\b"
+)
+
+
+def code_cells(notebook: Path) -> list[dict]:
+    return [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
+
+
+def parameters_of(notebook: Path) -> dict:
+    """name -> default of the notebook's one tagged parameters cell."""
+    cells = [c for c in code_cells(notebook) if "parameters" in c["metadata"].get("tags", [])]
+    assert len(cells) == 1, f"{notebook.name}: {len(cells)} cells tagged parameters"
+    values = {}
+    for statement in ast.parse("".join(cells[0]["source"])).body:
+        assert isinstance(statement, ast.AnnAssign), f"{notebook.name}: not a typed parameter: {ast.unparse(statement)}"
+        values[statement.target.id] = ast.literal_eval(statement.value)
+    return values
+
+
+def test_every_kind_has_its_notebook_and_every_notebook_its_kind():
+    assert {notebook.stem for notebook in NOTEBOOKS} == {stem for _, stem in KINDS.values()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_notebooks_parameters_mirror_their_model(kind):
+    model, stem = KINDS[kind]
+    values = parameters_of(REPO / "notebooks" / f"{stem}.ipynb")
+    assert set(values) == set(model.model_fields), set(values) ^ set(model.model_fields)
+    given, default = model(**values), model()
+    different = [name for name in model.model_fields if getattr(given, name) != getattr(default, name)]
+    assert not different, f"{stem}: other defaults than {model.__name__}: {different}"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_stripped_short_and_defines_nothing(notebook):
+    cells = code_cells(notebook)
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in cells), "outputs not stripped"
+    assert len(cells) <= 16, f"{len(cells)} code cells"
+    for cell in cells:
+        source = "".join(cell["source"])
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+        assert not any(isinstance(node, kinds) for node in ast.walk(ast.parse(source))), f"a definition: {source}"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(REPO)))
+def test_a_module_is_short_and_says_what_it_is(module):
+    text = module.read_text()
+    assert text.count("\n") <= 300, f"{text.count(chr(10))} lines"
+    assert not text or ast.get_docstring(ast.parse(text)), "no docstring"
+
+
+def test_importing_the_library_is_light():
+    code = f"import sys, fer_lib; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def tracked_text() -> dict[str, str]:
+    """Committed files that read as text; the licence aside."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPO, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    texts = {}
+    for name in filter(None, listed.stdout.split("\0")):
+        data = (REPO / name).read_bytes() if (REPO / name).is_file() else b""
+        if b"\0" not in data:
+            texts[name] = data.decode()
+    return texts
+
+
+def test_no_committed_file_carries_a_path_of_a_machine():
+    texts = tracked_text()
+    assert "pyproject.toml" in texts
+    found = [
+        f"{name}:{number}: {line.strip()[:100]}"
+        for name, text in texts.items()
+        for number, line in enumerate(text.splitlines(), 1)
+        if MACHINE_PATH.search(line)
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("bad", ["open('/ho" + "me/ann/x')", "in /wo" + "rk/main", "C:\\Us" + "ers\\ann"])
+def test_the_rule_about_paths_sees_them(bad):
+    assert MACHINE_PATH.search(bad)
+    assert not MACHINE_PATH.search("see docs/home/x, https://a.b/tmp/c, out/work/y and ${TMPDIR:-/tmp}")

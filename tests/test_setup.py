@@ -1,0 +1,165 @@
+"""The places that say what is installed agree: pyproject.toml, requirements.lock, environment.yml, README, the code."""
+
+import ast
+import importlib.metadata as metadata
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from fer_lib import __version__, bootstrap, lockfile
+from fer_lib.params import KINDS
+from fer_lib.runfile import load_run
+
+IMPORTED_AS = {"cv2": "opencv-python", "yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn"}
+
+
+@pytest.fixture(scope="module")
+def project(repo) -> dict:
+    return tomllib.loads((repo / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def declared(project) -> list[Requirement]:
+    """What the project asks for, its extras included."""
+    extras = [text for group in project["optional-dependencies"].values() for text in group]
+    return [Requirement(text) for text in project["dependencies"] + extras]
+
+
+@pytest.fixture(scope="module")
+def lock(repo) -> dict[str, Requirement]:
+    lines = (repo / "requirements.lock").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    assert len(pins) == len({pin.name for pin in pins}), "a package is pinned twice"
+    return {canonicalize_name(pin.name): pin for pin in pins}
+
+
+def test_the_lock_is_plain_pins_without_host_path_or_local_version(lock):
+    for pin in lock.values():
+        (specifier,) = pin.specifier
+        assert specifier.operator == "==" and pin.url is None, f"{pin} is not a plain pin"
+        assert Version(specifier.version).local is None, f"{pin} names a local build"
+
+
+def test_the_set_up_script_reads_the_lock_as_pip_does(lock):
+    assert bootstrap.pins() == {pin.name: next(iter(pin.specifier)).version for pin in lock.values()}
+
+
+def test_the_lock_satisfies_every_range_of_pyproject(declared, lock):
+    for requirement in declared:
+        pin = lock.get(canonicalize_name(requirement.name))
+        assert pin is not None, f"{requirement.name} is declared and not pinned: make lock"
+        version = next(iter(pin.specifier)).version
+        assert requirement.specifier.contains(version), f"{requirement} refuses the pin {version}: make lock"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the lock is written on Linux")
+def test_the_lock_holds_all_that_is_reached_and_no_more(lock):
+    assert set(lockfile.closure("linux")) == set(lock), "the lock is out of date: make lock"
+
+
+def test_pins_that_windows_or_macos_lack_carry_a_marker(lock):
+    for platform in ("win32", "darwin"):
+        reached = lockfile.closure(platform)
+        for name, pin in lock.items():
+            wanted = pin.marker is None or pin.marker.evaluate({"sys_platform": platform})
+            assert wanted == (name in reached), f"{pin} on {platform}"
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.12.0", "3.13.0", "3.14.0"])
+def test_every_pin_installs_on_every_python_from_the_oldest_on(lock, python):
+    """Debian 12 has 3.11.2: a pin that wants 3.11.5 would leave its users without a set-up."""
+    for name in set(lock) & {canonicalize_name(d.name) for d in metadata.distributions()}:
+        wanted = metadata.metadata(name)["Requires-Python"] or ""
+        assert SpecifierSet(wanted).contains(python), f"{lock[name]} wants Python {wanted}"
+
+
+def test_conda_installs_the_lock_and_the_project(repo, project):
+    environment = yaml.safe_load((repo / "environment.yml").read_text())
+    *plain, last = environment["dependencies"]
+    assert environment["name"] == project["name"]
+    assert last == {"pip": ["-r requirements.lock", "-e ."]}
+    python = next(item for item in plain if item.startswith("python="))
+    assert Requirement("python" + project["requires-python"]).specifier.contains(python.split("=")[1])
+
+
+def test_versions_agree(repo, project):
+    citation = yaml.safe_load((repo / "CITATION.cff").read_text())
+    assert project["version"] == __version__ == str(citation["version"])
+    assert project["license"] == citation["license"] == "Apache-2.0"
+    assert "Apache License" in (repo / "LICENSE").read_text()
+
+
+def test_the_readme_names_the_versions_and_commands_that_hold(repo, project, lock):
+    text = (repo / "README.md").read_text()
+    for name in ("torch", "torchvision"):
+        versions = set(re.findall(rf"\b{name}==([\w.]+)", text))
+        assert versions == {next(iter(lock[name].specifier)).version}, f"{name} in the README"
+    assert "Python " + project["requires-python"].removeprefix(">=") in text
+    targets = set(re.findall(r"^([a-z]+):.*##", (repo / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"(?:^|`| )make ([a-z]+)\b(?=`|$| FRESH)", text, re.M))
+    assert {"demo", "test", "proofs"} <= named <= targets
+    assert re.search(r"^pip install -e \.$", text, re.M) and "fer run params/quickstart.yaml" in text
+
+
+def test_the_readmes_run_files_are_valid(repo, tmp_path):
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", (repo / "README.md").read_text(), re.M | re.S)
+    assert blocks
+    for number, block in enumerate(blocks):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(block)
+        assert load_run(path).phases
+
+
+def test_the_readmes_commands_exist(repo):
+    commands = sorted(set(re.findall(r"^\| `fer ([a-z]+)", (repo / "README.md").read_text(), re.M)))
+    assert "run" in commands
+    for command in commands:
+        code = "from fer_lib.cli.main import main; main()"
+        done = subprocess.run([sys.executable, "-c", code, command, "--help"], capture_output=True, text=True)
+        assert done.returncode == 0, f"fer {command}: {done.stderr}"
+
+
+def test_the_readmes_paths_and_notebooks_exist(repo):
+    text = (repo / "README.md").read_text()
+    linked = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+    folders = re.findall(r"`((?:fer_lib|notebooks|params|tests|docs|benchmarks|mlruns)/(?:\w+/)*)`", text)
+    assert linked and folders
+    absent = [path for path in linked + folders if not (repo / path).exists()]
+    assert not absent, absent
+    rows = dict(re.findall(r"^\| `(\d\d_\w+)` \| `(\w+)` \|", text, re.M))
+    assert rows == {stem: kind for kind, (_, stem) in KINDS.items()}
+
+
+def _third_party(path) -> set[str]:
+    """Top-level packages that a module imports, at any depth of its code, but for the standard library and itself."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names - set(sys.stdlib_module_names) - {"fer_lib"}
+
+
+FOLDERS = {"fer_lib": ["weights"], "benchmarks": [], "tests": ["test", "weights"]}
+
+
+@pytest.mark.parametrize("folder, extras", FOLDERS.items())
+def test_every_imported_package_is_declared(repo, project, folder, extras):
+    texts = project["dependencies"] + [text for extra in extras for text in project["optional-dependencies"][extra]]
+    known = {canonicalize_name(Requirement(text).name) for text in texts}
+    local = {path.stem for path in (repo / folder).rglob("*.py")} if folder != "fer_lib" else set()
+    files = sorted((repo / folder).rglob("*.py"))
+    assert files
+    for path in files:
+        for name in _third_party(path) - local - {"tests"}:
+            distribution = canonicalize_name(IMPORTED_AS.get(name, name))
+            assert distribution in known, f"{path.relative_to(repo)} imports {name}: not declared in pyproject.toml"
