@@ -1,0 +1,88 @@
+"""One notebook through papermill, in a kernel that is this very Python, and its HTML view."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fer_lib.errors import FerError
+
+
+class NotebookFailed(FerError):
+    """A cell raised, or the kernel died.  ``name``: the exception's class; ``output``: where the notebook lies."""
+
+    def __init__(self, name: str, message: str, output: Path):
+        super().__init__(f"{name}: {message}\nthe notebook up to the failing cell: {output}")
+        self.name, self.message, self.output = name, message, output
+
+
+def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path, environment: dict[str, str]) -> None:
+    """Run ``notebook`` with ``parameters`` and write it, as far as it came, to ``output``.
+
+    Raises:
+        NotebookFailed: with the error of the cell that failed.
+    """
+    import nbclient.exceptions
+    import papermill
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters that a cell does not list
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.unlink(missing_ok=True)  # an old run's notebook must not pass for this one's
+    with _environment(environment), _this_python():
+        try:
+            papermill.execute_notebook(
+                str(notebook), str(output), parameters=parameters, kernel_name="python3", cwd=str(cwd),
+                progress_bar=False, log_output=False, extra_arguments=["--log-level=40"],
+            )  # fmt: skip
+        except papermill.PapermillExecutionError as error:
+            raise NotebookFailed(error.ename, error.evalue, output) from error
+        except nbclient.exceptions.DeadKernelError as error:
+            message = "the kernel was killed (out of memory?): lower batch_size or image_size, then run the same again"
+            raise NotebookFailed("DeadKernel", message, output) from error
+
+
+def html_view(notebook: Path) -> Path:
+    """Render an executed notebook beside it as HTML; its path."""
+    from nbconvert import HTMLExporter
+
+    body, _ = HTMLExporter().from_filename(str(notebook))
+    view = notebook.with_suffix(".html")
+    view.write_text(body, encoding="utf-8")
+    return view
+
+
+@contextlib.contextmanager
+def _environment(changes: dict[str, str]) -> Iterator[None]:
+    """Environment variables that the kernel inherits, put back afterwards."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _this_python() -> Iterator[None]:
+    """Make the kernel ``python3`` mean this interpreter, whatever kernels the user has installed elsewhere."""
+    argv = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    with tempfile.TemporaryDirectory(prefix="fer-kernel-") as folder:
+        spec = Path(folder) / "kernels" / "python3"
+        spec.mkdir(parents=True)
+        (spec / "kernel.json").write_text(
+            json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}), encoding="utf-8"
+        )
+        paths = [folder, *filter(None, [os.environ.get("JUPYTER_PATH")])]
+        with _environment({"JUPYTER_PATH": os.pathsep.join(paths)}):
+            yield

@@ -1,0 +1,96 @@
+"""Strict reading: YAML without doubled keys, and validation errors that name the closest valid key."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from fer_lib.errors import ParamsError
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """`` (closest: 'epochs')``, or the list of what there is when nothing is near."""
+    known = list(known)
+    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    if near:
+        return f" (closest: {near[0]!r})"
+    return f" (there are: {', '.join(known)})" if known else ""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error (the second would silently replace the first)."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
+    seen = set()
+    for key, _ in node.value:
+        if key.value in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+        seen.add(key.value)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_mapping(path: Path) -> dict:
+    """The mapping in a YAML file; ParamsError with the line when it is missing, broken or no mapping."""
+    try:
+        raw = parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise ParamsError(f"cannot read {path}: {error.strerror}{closest(path.name, beside)}") from error
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path} is not UTF-8 text: {error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ParamsError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{path}: it must hold a mapping, got {type(raw).__name__}")
+    return raw
+
+
+def parse(text: str) -> Any:
+    """YAML text as a value; yaml.YAMLError when it is broken or says a key twice."""
+    return yaml.load(text, Loader=_Loader)
+
+
+def validate(model: type[BaseModel], values: dict[str, Any], phase: str) -> Any:
+    """The phase's parameters, or a ParamsError with one line for each wrong key."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ParamsError("\n".join(_explain(model, problem, phase) for problem in error.errors())) from error
+
+
+def _explain(model: type[BaseModel], problem: dict[str, Any], phase: str) -> str:
+    where = problem["loc"]
+    key = ".".join(str(part) for part in where)
+    if problem["type"] == "extra_forbidden":
+        return f"phase {phase!r}: unknown key {key!r}{closest(str(where[-1]), _fields_at(model, where[:-1]))}"
+    if not key:
+        return f"phase {phase!r}: {problem['msg']}"
+    return f"phase {phase!r}: key {key!r}: {problem['msg']}, got {problem['input']!r}"
+
+
+def _fields_at(annotation: Any, where: Sequence[str | int]) -> list[str]:
+    """Field names of the (nested) model that the location points at."""
+    if typing.get_origin(annotation) in (list, tuple, typing.Annotated):
+        rest = where[1:] if where and isinstance(where[0], int) else where
+        return _fields_at(typing.get_args(annotation)[0], rest)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [name for part in typing.get_args(annotation) for name in _fields_at(part, where)]
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return []
+    if not where:
+        return list(annotation.model_fields)
+    step = annotation.model_fields.get(str(where[0]))
+    return _fields_at(step.annotation, where[1:]) if step else []
