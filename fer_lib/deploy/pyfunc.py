@@ -19,6 +19,7 @@ import pandas as pd
 from mlflow.models import ModelSignature
 from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 from fer_lib.deploy.bundle import read_bundle
 from fer_lib.deploy.predict import Predictor, check_image
@@ -30,7 +31,7 @@ ARTIFACT = "bundle"
 CODE = Path(__file__).with_name("pyfunc_entry.py")
 INPUT_NOTE = "one face a row: uint8 RGB array [H,W,3], encoded image bytes, base64 of them, or nested lists of 0..255"
 
-_hints = logging.getLogger("mlflow.types.type_hints")
+_hints = logging.getLogger("mlflow")
 _level = _hints.level
 _hints.setLevel(logging.ERROR)  # defining the class warns that a union is shown as "any", which is intended
 
@@ -62,9 +63,12 @@ def signature() -> ModelSignature:
 
 
 def requirements() -> list[str]:
-    """What fer-lab needs, pinned to the versions installed here.  fer-lab itself must be installed beside them."""
+    """What fer-lab needs, pinned to the versions installed here; fer-lab itself must be installed beside them.
+
+    A build's local part (torch's ``+cpu``) is left out: no package index has it.
+    """
     needed = [Requirement(line) for line in metadata.requires("fer-lab") or []]
-    return [f"{r.name}=={metadata.version(r.name)}" for r in needed if r.marker is None]
+    return [f"{r.name}=={Version(metadata.version(r.name)).public}" for r in needed if r.marker is None]
 
 
 def _picture(row, what: str) -> np.ndarray:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,7 @@ def register_bundle(
     client = mlflow.MlflowClient()
     tags = {**{k: str(v) for k, v in headline(bundle).items() if v is not None}, "size_bytes": str(_size(bundle.path))}
     try:
-        with run:
+        with run, _quiet():
             info = mlflow.pyfunc.log_model(
                 name=registered_name,
                 python_model=str(pyfunc.CODE),
@@ -195,7 +197,8 @@ def _fetched(uri: str) -> Path:
     if not cache.is_dir():
         try:
             with replacing_folder(cache, may_replace=lambda _: True) as partial:
-                mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(partial))
+                with _quiet():
+                    mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(partial))
         except (MlflowException, OSError) as error:
             raise FerError(f"{uri} can't be fetched: {error}; check the URI and its store") from error
     return cache
@@ -213,4 +216,15 @@ def _size(folder: Path) -> int:
     return sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
 
 
-logging.getLogger("mlflow.store.model_registry").setLevel(logging.WARNING)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without MLflow's remarks on the type hint (intended, see deploy/pyfunc.py) and its bars for local copies."""
+    logger, bar = logging.getLogger("mlflow"), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
+    level, before = logger.level, os.environ.get(bar)
+    logger.setLevel(logging.ERROR)
+    os.environ[bar] = "false"
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        os.environ.pop(bar) if before is None else os.environ.update({bar: before})

@@ -1,0 +1,233 @@
+"""A registered bundle comes back by alias, through MLflow and through fer_lib, with the bundle's own probabilities."""
+
+import base64
+import io
+import json
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import fer_lib
+from fer_lib.calibration.scaling import Temperature
+from fer_lib.deploy.bundle import derive_bundle, write_bundle
+from fer_lib.deploy.predict import Predictor
+from fer_lib.emotions import EMOTIONS
+from fer_lib.errors import FerError
+from fer_lib.faces.contract import FaceContract
+from fer_lib.models.classifier import build_classifier
+from fer_lib.tracking import registry, store
+
+CONFIG = dict(backbone="test_resnet", image_size=40, embed_dim=32, dropout=0.0, head="linear", s=1.0)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A store of its own for this module; MLflow's globals are put back afterwards."""
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FER_HOME", str(folder))
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        store.configure()
+        yield folder
+    mlflow.set_tracking_uri(before[0])
+    mlflow.set_registry_uri(before[1])
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    torch.manual_seed(1)
+    model = build_classifier(CONFIG)
+    with torch.no_grad():
+        for _ in range(5):
+            model(torch.randn(8, 3, 40, 40))
+        model.head.weight *= 100  # logits far enough apart that a lost temperature would show
+    return write_bundle(
+        tmp_path_factory.mktemp("bundle") / "tiny",
+        name="tiny",
+        kind="student",
+        model_config=CONFIG,
+        state_dict=model.eval().state_dict(),
+        contract=FaceContract(image_size=40),
+        temperature=Temperature(mode="global", global_temperature=2.5),
+        training_prior=[1 / 7] * 7,
+        ids={"evalset_id": "0123456789ab"},
+        metrics={"val_select": {"macro_f1": 0.4, "accuracy": 0.5, "ece": 0.02}},
+    )
+
+
+@pytest.fixture(scope="module")
+def champion(home, bundle):
+    """Version 1 with the alias, registered."""
+    return registry.register_bundle(bundle, "fer-student", "champion", description="the first")
+
+
+@pytest.fixture
+def faces():
+    rng = np.random.default_rng(2)
+    return [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((48, 48), (60, 50), (40, 41))]
+
+
+def png(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def served(champion):
+    return mlflow.pyfunc.load_model("models:/fer-student@champion")
+
+
+def test_arrays_bytes_and_columns_agree_with_the_bundle(served, bundle, faces):
+    expected = Predictor(bundle).probs(faces)
+    assert expected.max() - expected.min() > 0.2
+    got = served.predict(faces)
+    assert list(got.columns) == list(EMOTIONS) and (got.dtypes == np.float64).all() and len(got) == 3
+    np.testing.assert_allclose(got.to_numpy(), expected, atol=1e-6)
+    encoded = [png(f) for f in faces]
+    for other in (
+        encoded,
+        [faces[0], encoded[1], base64.encodebytes(encoded[2]).decode()],
+        [f.tolist() for f in faces],
+        pd.DataFrame({"image": encoded}),
+        pd.DataFrame({"image": pd.Series(faces, dtype=object)}),
+    ):
+        np.testing.assert_allclose(served.predict(other).to_numpy(), expected, atol=1e-6)
+    assert served.predict([]).shape == (0, 7)
+
+
+@pytest.mark.parametrize(
+    "bad, what",
+    [
+        (np.zeros((48, 48, 3), np.float32), "row 1: expected dtype uint8"),
+        (np.zeros((48, 48), np.uint8), r"row 1: expected shape \[H,W,3\]"),
+        (b"not a picture", "row 1: picture of 13 bytes"),
+        ("face.jpg", "row 1: text must be base64"),
+        ([[[0, 0, 256]]], "row 1: nested lists must hold integers 0..255"),
+        ([[[0.5, 0.1, 0.2]]], "row 1: nested lists must hold integers"),
+        ([[[1, 2, 3]], [[1, 2]]], "row 1: nested lists of unequal length"),
+        (3.5, "row 1: got float"),
+    ],
+)
+def test_other_rows_are_refused(served, faces, bad, what):
+    with pytest.raises(Exception, match=what):
+        served.predict([faces[0], bad])
+
+
+def test_one_array_in_place_of_a_list_is_refused(served, faces):
+    with pytest.raises(mlflow.exceptions.MlflowException, match="Expected list, but got ndarray"):
+        served.predict(np.stack([faces[0], faces[0]]))
+
+
+def test_the_signature_says_what_goes_in_and_out(served):
+    signature = served.metadata.signature
+    assert json.loads(signature.to_dict()["inputs"]) == [{"type": "any", "required": True}]
+    outputs = json.loads(signature.to_dict()["outputs"])
+    assert [(o["name"], o["type"]) for o in outputs] == [(name, "double") for name in EMOTIONS]
+    assert "uint8 RGB array" in served.metadata.metadata["input"]
+
+
+def test_nothing_is_pickled_and_requirements_are_pinned(champion, home):
+    folder = registry.resolve("models:/fer-student@champion").parents[1]
+    assert not [p.name for p in folder.rglob("*") if p.suffix in (".pkl", ".pickle", ".pth", ".pt")]
+    lines = (folder / "requirements.txt").read_text().split()
+    assert "torch==2.13.0" in lines and all("==" in line for line in lines)
+    assert home in folder.parents
+
+
+def test_load_finds_the_same_probabilities(champion, bundle, faces):
+    predictor = fer_lib.load("models:/fer-student@champion")
+    (face,) = predictor.predict(faces[0], whole=True)
+    np.testing.assert_allclose(list(face.probs.values()), Predictor(bundle).probs(faces)[0], atol=1e-6)
+    assert predictor.bundle.weights_sha256 == bundle.weights_sha256
+
+
+def test_versions_aliases_and_the_list(champion, home, bundle, tmp_path):
+    measured = {"macro_f1": 0.6, "accuracy": 0.7, "ece": 0.01, "evalset_id": "e" * 12}
+    second = derive_bundle(bundle, tmp_path / "second", metrics={"test": measured})
+    version = registry.register_bundle(second, "fer-other", "candidate")
+    assert version == 1 and registry.register_bundle(second, "fer-other", "candidate") == 2
+    rows = registry.list_models()
+    assert [(r["name"], r["version"], r["aliases"]) for r in rows] == [
+        ("fer-other", 2, ["candidate"]), ("fer-other", 1, []), ("fer-student", 1, ["champion"])
+    ]  # fmt: skip
+    first, last = rows[0], rows[-1]
+    assert (first["macro_f1"], first["accuracy"], first["ece"], first["measured_on"]) == (0.6, 0.7, 0.01, "test")
+    assert first["evalset_id"] == "e" * 12 and last["evalset_id"] == "0123456789ab"
+    assert (last["macro_f1"], last["measured_on"], last["description"]) == (0.4, "val_select", "the first")
+    assert last["size_bytes"] == sum(f.stat().st_size for f in bundle.path.iterdir())
+    assert registry.resolve("models:/fer-other/1") != registry.resolve("models:/fer-other@candidate")
+    assert registry.default_uri() == "models:/fer-student@champion"
+
+
+def test_a_version_belongs_to_the_run_it_is_given(home, bundle):
+    with mlflow.start_run(experiment_id=store.experiment_id()) as run:
+        version = registry.register_bundle(bundle, "fer-of-run")
+    client = mlflow.MlflowClient()
+    assert client.get_model_version("fer-of-run", version).run_id == run.info.run_id
+    registry.register_bundle(bundle, "fer-of-run", run_id=run.info.run_id)
+    assert client.get_model_version("fer-of-run", 2).run_id == run.info.run_id
+    assert mlflow.active_run() is None
+
+
+def test_unknown_names_aliases_and_versions_list_what_there_is(champion):
+    with pytest.raises(FerError, match=r"no alias 'best'; its aliases: champion \(version 1\)"):
+        registry.resolve("models:/fer-student@best")
+    with pytest.raises(FerError, match=r"no model 'fer-nobody' is registered; there are: .*fer-student"):
+        registry.resolve("models:/fer-nobody@champion")
+    with pytest.raises(FerError, match=r"no version 99; there are: \[1\]"):
+        registry.resolve("models:/fer-student/99")
+    with pytest.raises(FerError, match="no model URI"):
+        registry.resolve("models:/fer-student/champion/x")
+    with pytest.raises(FerError, match="choose another name or alias"):
+        registry.register_bundle(fer_lib.load().bundle, "fer-student", "not an alias!")
+
+
+def test_artifacts_of_a_run(home, bundle):
+    with mlflow.start_run(experiment_id=store.experiment_id()) as run:
+        mlflow.log_artifacts(str(bundle.path), "exported")
+    folder = registry.resolve(f"runs:/{run.info.run_id}/exported")
+    assert fer_lib.load(str(folder)).bundle.meta == bundle.meta
+    with pytest.raises(FerError, match="runs:/.*nowhere"):
+        registry.resolve(f"runs:/{run.info.run_id}/nowhere")
+
+
+def test_folders(bundle, tmp_path):
+    derive_bundle(bundle, tmp_path / "fit" / "best")
+    assert registry.resolve(tmp_path / "fit") == tmp_path / "fit" / "best"
+    assert registry.resolve(str(bundle.path)) == bundle.path
+    with pytest.raises(FerError, match="holds no bundle"):
+        registry.resolve(tmp_path)
+
+
+def test_no_store_is_made_by_asking(tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    assert registry.default_uri() == "packaged"
+    with pytest.raises(FerError, match="there is no registry"):
+        registry.resolve("models:/fer-student@champion")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_served_model_needs_no_store(champion, bundle, faces, monkeypatch, tmp_path):
+    """The model's own folder, loaded by a process that knows of no tracking store, predicts the same."""
+    import shutil
+    import subprocess
+    import sys
+
+    folder = shutil.copytree(registry.resolve("models:/fer-student@champion").parents[1], tmp_path / "model")
+    np.save(tmp_path / "face.npy", faces[0])
+    code = (
+        "import mlflow, numpy as np, sys;"
+        f"m = mlflow.pyfunc.load_model({str(folder)!r});"
+        f"print(repr(m.predict([np.load({str(tmp_path / 'face.npy')!r})]).to_numpy()[0].tolist()))"
+    )
+    environment = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "PATH": "", "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(json.loads(done.stdout), Predictor(bundle).probs(faces[:1])[0], atol=1e-6)
+    assert not (tmp_path / "mlflow.db").exists()
