@@ -61,7 +61,8 @@ class _BinnedModel:
         # half a success and half a failure more, so that a bin without errors still has a variance
         smooth = (accuracy * self.count + 0.5) / (self.count + 1.0)
         self.gap_sd = np.sqrt(smooth * (1.0 - smooth) / self.count)
-        self.resamples, self.seed = resamples, seed
+        self.drawn = np.random.default_rng(seed).multinomial(self.n, self.share / self.share.sum(), size=resamples)
+        self.seed = seed + 1
 
     def size(self, gap: np.ndarray) -> float:
         """The ECE of true gaps [B]."""
@@ -69,56 +70,55 @@ class _BinnedModel:
 
     def draws(self, gap: np.ndarray) -> np.ndarray:
         """ECEs [resamples] that new samples of n rows show when the true gaps are ``gap`` [B]; always the same seed."""
-        rng = np.random.default_rng(self.seed)
-        count = rng.multinomial(self.n, self.share / self.share.sum(), size=self.resamples)
-        hits = rng.binomial(count, np.clip(self.confidence - gap, 0.0, 1.0))
-        return np.abs(count * self.confidence - hits).sum(axis=1) / self.n
+        hits = np.random.default_rng(self.seed).binomial(self.drawn, np.clip(self.confidence - gap, 0.0, 1.0))
+        return np.abs(self.drawn * self.confidence - hits).sum(axis=1) / self.n
 
-    def shrunk(self, penalty: float) -> np.ndarray:
-        """Most likely gaps of a smaller total: |share * gap| less ``penalty`` times its variance, 0 at least."""
-        pulled = np.abs(self.gap) - penalty * self.share * self.gap_sd**2
-        return np.sign(self.gap) * np.maximum(pulled, 0.0)
+    def gathered(self, total: float) -> np.ndarray:
+        """The observed gaps of the most significant bins, as many as make up an ECE of ``total``; 0 in the others."""
+        order = np.argsort(-np.abs(self.gap) / self.gap_sd, kind="stable")
+        size = (self.share * np.abs(self.gap))[order]
+        kept = np.clip(total - (np.cumsum(size) - size), 0.0, size)
+        gap = np.empty_like(self.gap)
+        gap[order] = np.sign(self.gap[order]) * kept / self.share[order]
+        return gap
 
     def spread(self, ratio: float, sign: int) -> np.ndarray:
         """Gaps of ``ratio`` standard deviations in every bin, as far as accuracy stays within 0..1."""
-        room = self.confidence if sign > 0 else 1.0 - self.confidence
-        return sign * np.minimum(ratio * self.gap_sd, room)
+        return sign * np.minimum(ratio * self.gap_sd, self.room(sign))
+
+    def room(self, sign: int) -> np.ndarray:
+        """How far each gap can go in that direction before accuracy leaves 0..1."""
+        return self.confidence if sign > 0 else 1.0 - self.confidence
 
 
-def _last_true(holds: Callable[[float], bool], low: float, high: float, steps: int = 14) -> float:
-    """The largest argument at which ``holds``, true at ``low`` and false at ``high``, still does (bisection)."""
+def _last_true(holds: Callable[[float], bool], end: float, steps: int = 12) -> float:
+    """The largest argument in [0, end) at which ``holds``, true at 0 and false at ``end``, still does (bisection).
+
+    On the square root: the argument sought may be far below the end.
+    """
+    low, high = 0.0, np.sqrt(end)
     for _ in range(steps):
         middle = (low + high) / 2.0
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low
+        low, high = (middle, high) if holds(middle**2) else (low, middle)
+    return low**2
 
 
 def _lower(model: _BinnedModel, tail: float) -> float:
-    def plausible(penalty: float) -> bool:
-        return np.mean(model.draws(model.shrunk(penalty)) >= model.observed) > tail
+    def plausible(less: float) -> bool:
+        return np.mean(model.draws(model.gathered(model.observed - less)) >= model.observed) > tail
 
-    to_zero = float(np.max(np.abs(model.gap) / (model.share * model.gap_sd**2)))
-    if plausible(to_zero):
-        return 0.0
-    # the penalty grows over decades while the ECE falls to zero: bisect on its square root
-    root = _last_true(lambda r: plausible(r**2), 0.0, np.sqrt(to_zero))
-    return model.size(model.shrunk(root**2))
+    return 0.0 if plausible(model.observed) else model.observed - _last_true(plausible, model.observed)
 
 
-def _upper(model: _BinnedModel, tail: float) -> float:
+def _upper(model: _BinnedModel, tail: float, sign: int) -> float:
+    def luck(ratio: float) -> float:
+        return float(np.mean(model.draws(model.spread(ratio, sign)) <= model.observed))
+
     # relative to a calibrated model: a sample luckier than calibration itself allows must not give an empty interval
-    at_zero = np.mean(model.draws(np.zeros_like(model.gap)) <= model.observed)
-    bound = model.observed
-    for sign in (1, -1):
-
-        def plausible(ratio: float, sign: int = sign) -> bool:
-            return np.mean(model.draws(model.spread(ratio, sign)) <= model.observed) > tail * at_zero
-
-        room = model.confidence if sign > 0 else 1.0 - model.confidence
-        full = float(np.max(room / model.gap_sd))
-        ratio = full if plausible(full) else _last_true(plausible, 0.0, full, steps=18)
-        bound = max(bound, model.size(model.spread(ratio, sign)))
-    return bound
+    enough = tail * luck(0.0)
+    furthest = float(np.max(model.room(sign) / model.gap_sd))
+    ratio = furthest if luck(furthest) > enough else _last_true(lambda r: luck(r) > enough, furthest)
+    return model.size(model.spread(ratio, sign))
 
 
 def ece_interval(
@@ -130,8 +130,8 @@ def ece_interval(
     end takes the division that is hard for it, and the observed ECE's law there is simulated (multinomial bins,
     binomial hits):
 
-    - lower end: the most likely gaps of total t, i.e. the observed ones drawn towards zero, noisy bins first (they
-      concentrate t, which lets the observed value be large);
+    - lower end: t gathered in the fewest bins, at their observed gaps, the most significant first (the other bins then
+      add their noise in full, which lets the observed value be large);
     - upper end: t spread so that each bin's gap is the same number of standard deviations (there noise adds least to t,
       which lets the observed value be small); its tail is taken relative to that of a calibrated model, so that the
       interval is never empty.
@@ -140,7 +140,8 @@ def ece_interval(
     """
     tail = _checked(level, resamples)
     model = _BinnedModel(probs, y, bins, resamples, seed)
-    return _lower(model, tail), _upper(model, tail)
+    high = max(model.observed, _upper(model, tail, 1), _upper(model, tail, -1))
+    return _lower(model, tail), high
 
 
 def proportion_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:

@@ -23,7 +23,7 @@ def temperature_for(logits_val, y_val, calibration: str, fixed_temperature: floa
 
 
 def ece_report(logits, y, resamples: int, seed: int) -> dict[str, float]:
-    """ECE ``value``, its 95 % interval ``lo``, ``hi``, and a calibrated model's ECE here: ``null_mean``, ``null_q95``."""
+    """ECE ``value``, its 95 % interval ``lo``, ``hi``; ``null_mean``, ``null_q95``: that of a calibrated model here."""
     probs = scores.softmax(logits)
     low, high = ece_interval(probs, y, resamples=resamples, seed=seed)
     null = ece_null(probs, resamples=resamples, seed=seed)
