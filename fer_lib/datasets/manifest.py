@@ -43,7 +43,7 @@ OPTIONAL: dict[str, pa.DataType] = {
     "subject": pa.string(),
     "weight": pa.float64(),
     "neg_label": pa.float64(),
-    "soft_label": pa.list_(pa.float64(), NUM_CLASSES),
+    "soft_label": pa.list_(pa.float64()),  # 7 a row; Parquet cannot read fixed-size lists back beside nulls
     "excluded_share": pa.float64(),  # share of the surviving votes that fell outside the seven classes
     "group": pa.string(),
 }
@@ -232,6 +232,9 @@ def tidy(frame: pd.DataFrame, where: Any) -> pd.DataFrame:
     _refuse(frame, frame["sample_id"].duplicated(), "sample_id", "sample ids must be unique", where)
     for i, path in enumerate(frame["image_path"]):
         safe_path(path, f"{where}, row {i}")
+    if "soft_label" in frame:
+        lengths = frame["soft_label"].map(lambda votes: np.size(votes) if isinstance(votes, list | np.ndarray) else 0)
+        _refuse(frame, ~lengths.isin((0, NUM_CLASSES)), "soft_label", f"must be {NUM_CLASSES} shares or null", where)
     return frame.astype({"label": np.int64})
 
 

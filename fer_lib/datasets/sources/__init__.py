@@ -92,7 +92,7 @@ def import_all(specs: Sequence[SourceSpec], out_dir: Path, progress: Progress | 
     report = {
         "canonical": list(EMOTIONS),
         "mode": "+".join(sorted({spec.mode for spec in specs})),
-        "source_root": os.path.commonpath([result.report["source"] for result in results]),
+        "source_root": os.pathsep.join(dict.fromkeys(result.report["source"] for result in results)),
         "out_root": str(out_dir),
         "warnings": [warning for result in results for warning in result.warnings],
         "reports": [result.report for result in results],

@@ -48,7 +48,7 @@ class Draft:
     _made: set[Path] = field(default_factory=set)
 
     def add_file(self, path: Path, relative: str, *, record: str, split: str, label: int, **more: Any) -> None:
-        """A picture file, linked (or copied) unchanged to ``images/<relative>``; a box among ``more`` is part of its id."""
+        """A picture file, linked (or copied) unchanged to ``images/<relative>``; a box in ``more`` enters its id."""
         try:
             data = path.read_bytes()
         except FileNotFoundError:

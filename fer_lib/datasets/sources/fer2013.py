@@ -11,7 +11,7 @@ import numpy as np
 
 from fer_lib.datasets.sources import existing, register
 from fer_lib.datasets.sources.base import Draft, relative_to, walk
-from fer_lib.datasets.sources.votes import USAGE, judge, read_image_map, read_votes, table
+from fer_lib.datasets.sources.votes import USAGE, Votes, judge, read_image_map, read_votes, table
 from fer_lib.emotions import EMOTIONS, class_id
 from fer_lib.errors import DataError
 from fer_lib.params import SourceSpec
@@ -80,20 +80,23 @@ def pixel_rows(path: Path, draft: Draft) -> Iterator[tuple[int, int, int, np.nda
 
 
 def _pixels(text: str, where: str, draft: Draft) -> np.ndarray | None:
-    values = text.split()
-    if len(values) != SIDE * SIDE:
-        draft.problem("wrong pixel count", f"{where}: {len(values)} pixels instead of {SIDE * SIDE} ({SIDE} x {SIDE})")
-        return None
     try:
-        return np.frombuffer(bytes(map(int, values)), np.uint8).reshape(SIDE, SIDE)
-    except ValueError:
-        wrong = next(v for v in values if not v.isdecimal() or int(v) > 255)
+        values = np.fromstring(text, np.int64, sep=" ")
+    except ValueError:  # something in there is no whole number
+        values = np.full(SIDE * SIDE, -1)
+    if values.size == SIDE * SIDE and values.min() >= 0 and values.max() <= 255:
+        return values.astype(np.uint8).reshape(SIDE, SIDE)
+    words = text.split()
+    if len(words) != SIDE * SIDE:
+        draft.problem("wrong pixel count", f"{where}: {len(words)} pixels instead of {SIDE * SIDE} ({SIDE} x {SIDE})")
+    else:
+        wrong = next(word for word in words if not word.isdecimal() or int(word) > 255)
         draft.problem("pixel out of range", f"{where}: {wrong!r} is not a whole number from 0 to 255")
-        return None
+    return None
 
 
-def same_row(votes, row: int, usage: str, where: str) -> None:
-    """Raise :class:`DataError` unless vote row ``row`` exists and has the usage found at ``where`` ("" is a bad row)."""
+def same_row(votes: Votes, row: int, usage: str, where: str) -> None:
+    """Raise :class:`DataError` unless vote row ``row`` exists and has the usage found at ``where`` ("": a bad row)."""
     if row >= len(votes.usage):
         raise DataError(f"{where}: {votes.path} ends after {len(votes.usage)} rows; it belongs to another set")
     if usage and votes.usage[row] and usage != votes.usage[row]:
@@ -103,7 +106,7 @@ def same_row(votes, row: int, usage: str, where: str) -> None:
 def _read_tree(spec: SourceSpec, root: Path, draft: Draft) -> None:
     draft.layout = "fer2013_tree"
     extras = _mapped_votes(spec, draft) if spec.votes else {}
-    used = 0
+    known = 0
     for _, folder, pictures in walk(root, draft):
         label = class_id(folder)
         if label is not None and not pictures:
@@ -118,12 +121,13 @@ def _read_tree(spec: SourceSpec, root: Path, draft: Draft) -> None:
                 draft.exclude(split, folder)
                 continue
             relative = relative_to(root, path)
-            used += relative in extras
+            known += relative in extras
             draft.add_file(path, relative, record=relative, split=split, label=label, **extras.get(relative, {}))
     if spec.votes:
-        if not used:
+        if not known:
             raise DataError(f"{draft.name}: {spec.image_map} names no picture under {root}; check image_map and root")
-        draft.notes.append(f"{used} of {len(draft.rows)} rows have votes")
+        voted = sum("soft_label" in row for row in draft.rows)
+        draft.notes.append(f"{known} of {len(draft.rows)} rows stand in the image_map, {voted} got a soft label")
 
 
 def _mapped_votes(spec: SourceSpec, draft: Draft) -> dict[str, dict]:

@@ -11,7 +11,7 @@ from fer_lib.datasets.atomic import readable
 from fer_lib.datasets.sources import existing, register, tree
 from fer_lib.datasets.sources.base import Draft
 from fer_lib.datasets.sources.fer2013 import pixel_rows, same_row
-from fer_lib.datasets.sources.votes import USAGE, VOTED, Votes, judge, read_image_map, read_votes, vote_counts
+from fer_lib.datasets.sources.votes import USAGE, VOTED, Judged, Votes, judge, read_image_map, read_votes, vote_counts
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.params import SourceSpec
@@ -65,7 +65,7 @@ def _read_joined(spec: SourceSpec, path: Path, images: Path, draft: Draft) -> No
         raise DataError(f"{path} has {len(votes.usage)} rows, {images} has {rows}: they must be one and the same set")
 
 
-def _add_from_tree(spec: SourceSpec, votes: Votes, judged, images: Path, draft: Draft) -> None:
+def _add_from_tree(spec: SourceSpec, votes: Votes, judged: Judged, images: Path, draft: Draft) -> None:
     if not spec.image_map:
         raise DataError(f"{draft.name}: votes over a picture tree need image_map, the CSV that joins rows and pictures")
     picture_of = read_image_map(existing(spec.image_map, spec), votes)
@@ -83,7 +83,7 @@ def _add_from_tree(spec: SourceSpec, votes: Votes, judged, images: Path, draft: 
         draft.warnings.append(f"{draft.name}: {unmapped} labelled vote rows stand in no line of {spec.image_map}")
 
 
-def _place(votes: Votes, judged, row: int, draft: Draft, suffix: str) -> str | None:
+def _place(votes: Votes, judged: Judged, row: int, draft: Draft, suffix: str) -> str | None:
     """Where the picture of a kept row goes; None for a row without a label, which is counted under its reason."""
     if not votes.usage[row]:
         return None  # already one of the draft's problems
@@ -94,7 +94,7 @@ def _place(votes: Votes, judged, row: int, draft: Draft, suffix: str) -> str | N
     return f"{split}/{EMOTIONS[judged.label[row]]}/row{row:07d}{suffix}"
 
 
-def _columns(votes: Votes, judged, row: int) -> dict:
+def _columns(votes: Votes, judged: Judged, row: int) -> dict:
     return {
         "record": f"row{row:07d}",
         "split": USAGE[votes.usage[row]],
@@ -116,10 +116,8 @@ def _read_native(spec: SourceSpec, folders: list[Path], draft: Draft) -> None:
             more = judged.extras(0)
             if box != _WHOLE:  # FERPlus boxes are left, top, right, bottom
                 more |= dict(zip(("bbox_left", "bbox_top", "bbox_right", "bbox_bottom"), map(float, box), strict=True))
-            where = f"{split}/{EMOTIONS[label]}/{folder.name}-{line}-{name}"
-            draft.add_file(
-                folder / name, where, record=f"{folder.name}/{line}/{name}", split=split, label=label, **more
-            )
+            more |= {"record": f"{folder.name}/{line}/{name}", "split": split, "label": label}
+            draft.add_file(folder / name, f"{split}/{EMOTIONS[label]}/{line}-{name}", **more)
 
 
 def _native_rows(path: Path, draft: Draft):

@@ -1,4 +1,4 @@
-"""FERPlus' votes (Barsoum et al. 2016, arXiv:1608.01041): reading them, and the rule that makes a label of ten of them."""
+"""FERPlus' votes (Barsoum et al. 2016, arXiv:1608.01041): reading them, and the rule that makes one label of ten."""
 
 from __future__ import annotations
 
@@ -77,12 +77,8 @@ def judge(counts: np.ndarray, rule: Literal["majority", "plurality"] = "majority
     soft = np.full((len(counts), NUM_CLASSES), np.nan)
     has = within > 0
     soft[np.ix_(has, _ORDER)] = surviving[has, :NUM_CLASSES] / within[has, None]
-    share = np.divide(
-        surviving[:, NUM_CLASSES:].sum(1),
-        surviving.sum(1),
-        out=np.full(len(counts), np.nan),
-        where=surviving.sum(1) > 0,
-    )
+    left = surviving.sum(1)
+    share = np.divide(left - within, left, out=np.full(len(counts), np.nan), where=left > 0)
     return Judged(label, reason, soft, share)
 
 
