@@ -13,6 +13,7 @@ import numpy as np
 
 from fer_lib.deploy.bundle import Bundle
 from fer_lib.errors import FerError
+from fer_lib.faces.contract import Box
 
 INPUT, OUTPUT = "faces", "logits"
 SMALLEST = 1024  # weights with fewer values stay float32: their bytes don't matter, their error might
@@ -78,9 +79,10 @@ def parity(
     onnx_path: Path | str,
     n: int = 64,
     images: Sequence[np.ndarray] | None = None,
+    boxes: Sequence[Box | None] | None = None,
     tolerance: float | None = None,
 ) -> dict[str, Any]:
-    """Compare the ONNX file with the torch model on `n` random inputs and on `images` (uint8 RGB faces), if given.
+    """Compare the ONNX file with the torch model on `n` random inputs and on the faces of `images` (uint8 RGB), if given.
 
     Returns the keys of ``onnxparity.json``: max_abs_diff (of logits), providers, opset, n (inputs compared, random and
     real), and n_real, max_abs_logit (the scale to read the difference against), label_agreement.  Batches of 1 and of
@@ -92,7 +94,8 @@ def parity(
     size = bundle.contract.image_size
     faces = np.random.default_rng(0).standard_normal((n, 3, size, size), dtype=np.float32)
     if images:
-        faces = np.concatenate([faces, bundle.contract.batch([(image, None, None) for image in images])])
+        items = [(image, box, None) for image, box in zip(images, boxes or [None] * len(images), strict=True)]
+        faces = np.concatenate([faces, bundle.contract.batch(items)])
     session, model = open_session(onnx_path), bundle.model()
     ours, theirs = [], []
     for chunk in np.split(faces, [1, *range(33, len(faces), 32)]):

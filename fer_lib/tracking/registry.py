@@ -64,7 +64,8 @@ def register_bundle(
             client.set_registered_model_alias(registered_name, alias, version.version)
     except MlflowException as error:
         raise FerError(
-            f"MLflow refused to register {bundle.name} as '{registered_name}'" + (f"@{alias}" if alias else "")
+            f"MLflow refused to register {bundle.name} as '{registered_name}'"
+            + (f"@{alias}" if alias else "")
             + f": {error.message}; choose another name or alias"
         ) from error
     return int(version.version)
@@ -140,7 +141,7 @@ def headline(bundle: Bundle) -> dict[str, Any]:
     metrics = bundle.meta["metrics"]
     on = next((k for k in ("test", "val_select") if isinstance(metrics.get(k), dict)), None)
     values = metrics[on] if on else {}
-    ids = bundle.meta["ids"]
+    ids = bundle.meta["ids"] if on == "val_select" else {}  # a bundle's own ids are those of its selection rows
     return {
         **{k: values.get(k) for k in ("macro_f1", "accuracy", "ece")},
         "measured_on": on,

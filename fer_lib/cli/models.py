@@ -1,0 +1,40 @@
+"""``fer models``: what is registered here."""
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
+    """List the registered models: versions, aliases and headline numbers."""
+    from fer_lib.tracking import registry, store
+
+    rows = registry.list_models() if (store.home() / "mlruns" / "mlflow.db").is_file() else []
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    if not rows:
+        typer.echo("No model is registered here yet. Train one with: fer run params/quickstart.yaml")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("Model", "Version", "Alias", title="Registered models", title_justify="left")
+    for column in ("Macro-F1", "Accuracy", "ECE"):
+        table.add_column(column, justify="right")
+    for column in ("Measured on", "Evaluation set"):
+        table.add_column(column)
+    table.add_column("Size", justify="right")
+    table.add_column("Created (UTC)")
+    for row in rows:
+        numbers = ["" if row[k] is None else f"{row[k]:.4f}" for k in ("macro_f1", "accuracy", "ece")]
+        size = "" if row["size_bytes"] is None else f"{row['size_bytes'] / 1e6:.1f} MB"
+        table.add_row(
+            row["name"], str(row["version"]), ", ".join(row["aliases"]), *numbers, row["measured_on"] or "",
+            row["evalset_id"] or "", size, row["created"][:16].replace("T", " "),
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    if len({row["evalset_id"] for row in rows}) > 1:
+        console.print("Numbers of different evaluation sets are not comparable.", style="yellow")

@@ -1,0 +1,144 @@
+"""``fer predict``: expressions of the faces in pictures and folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+
+
+def predict(
+    paths: Annotated[list[Path], typer.Argument(help="Pictures, and folders of pictures.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/PATH, a bundle folder, or packaged. "
+            "Default: the registry's fer-student@champion where there is one, else packaged."
+        ),
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write one row a face to this file.")] = None,
+    annotated: Annotated[
+        Path | None, typer.Option("--annotate", help="Also write each picture with its faces drawn into this folder.")
+    ] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Each picture is one face already: look for none.")] = False,
+    detector: Annotated[Literal["auto", "yunet", "haar"], typer.Option(help="What finds the faces.")] = "auto",
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")] = False,
+) -> None:
+    """Say what the faces in pictures express, with calibrated probabilities.  Exit 1 when a picture can't be read."""
+    from fer_lib.deploy.predict import load
+    from fer_lib.errors import DataError
+    from fer_lib.tracking.registry import default_uri
+
+    uri = model or default_uri()
+    predictor = load(uri, detector=detector)
+    results = []
+    for path, error in list_pictures(paths, recursive):
+        result: dict[str, Any] = {"path": str(path), "faces": [], "error": error}
+        if error is None:
+            try:
+                result["faces"] = _one(predictor, path, whole, annotated, len(results))
+            except DataError as problem:
+                result["error"] = str(problem)
+        results.append(result)
+    if csv_file is not None:
+        write_csv(csv_file, results)
+    if as_json:
+        bundle = predictor.bundle
+        about = {"uri": uri, "name": bundle.name, "weights_sha256": bundle.weights_sha256}
+        typer.echo(json.dumps({"model": about, "results": results}, indent=1))
+    else:
+        _show(results, uri, whole)
+    failed = [r for r in results if r["error"]]
+    for result in failed:
+        typer.echo(f"not read: {result['error']}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def list_pictures(paths: list[Path], recursive: bool) -> list[tuple[Path, str | None]]:
+    """(picture, None) for each picture named or found, in order; (path, reason) for what can't be used."""
+    found: list[tuple[Path, str | None]] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(path.rglob("*") if recursive else path.iterdir())
+            pictures = [(p, None) for p in inside if p.suffix.lower() in PICTURES and p.is_file()]
+            hint = "" if recursive else " (--recursive also looks into its folders)"
+            found += pictures or [(path, f"{path}: no picture in this folder{hint}")]
+        else:
+            found.append((path, None if path.is_file() else f"{path}: there is no such file; check the path"))
+    return found
+
+
+def write_csv(file: Path, results: list[dict[str, Any]]) -> None:
+    """One row a face; a picture without a face, or that failed, has one row with ``error`` or an empty label."""
+    from fer_lib.emotions import EMOTIONS
+
+    box = ("bbox_top", "bbox_left", "bbox_bottom", "bbox_right")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        probs = [f"prob_{e}" for e in EMOTIONS]
+        writer.writerow(["path", "face", "label", "confidence", *probs, *box, "score", "error"])
+        for result in results:
+            path, error = neutral(result["path"]), neutral(result["error"] or "")
+            for i, face in enumerate(result["faces"]):
+                values = [face["probs"][e] for e in EMOTIONS]
+                score = "" if face["score"] is None else face["score"]
+                writer.writerow([path, i, face["label"], face["confidence"], *values, *face["box"], score, error])
+            if not result["faces"]:
+                writer.writerow([path, "", "", "", *[""] * 7, *[""] * 4, "", error])
+
+
+def neutral(text: str) -> str:
+    """Text that a spreadsheet would run as a formula (= + - @, tab or return comes first), with a quote before it."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def _one(predictor, path: Path, whole: bool, annotated: Path | None, number: int) -> list[dict[str, Any]]:
+    from fer_lib.faces.decode import decode
+
+    image = decode(path)
+    faces = predictor.predict(image, whole=whole)
+    if annotated is not None:
+        from PIL import Image
+
+        from fer_lib.deploy.predict import annotate
+
+        annotated.mkdir(parents=True, exist_ok=True)
+        target = annotated / f"{path.stem}.png"
+        if target.exists():  # two folders may hold pictures of one name; an older result is not overwritten either
+            target = annotated / f"{path.stem}-{number}.png"
+        Image.fromarray(annotate(image, faces)).save(target)
+    return [face.as_dict() for face in faces]
+
+
+def _show(results: list[dict[str, Any]], uri: str, whole: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from fer_lib.emotions import EMOTIONS
+
+    table = Table("Picture", "Face", "Expression", title=f"Model: {uri}", title_justify="left")
+    table.add_column("Probability", justify="right")
+    table.add_column("Then")
+    read = [r for r in results if not r["error"]]
+    for result in read:
+        for i, face in enumerate(result["faces"]):
+            then = sorted((e for e in EMOTIONS if e != face["label"]), key=lambda e: -face["probs"][e])[:2]
+            others = ", ".join(f"{e} {face['probs'][e]:.2f}" for e in then)
+            name = Text(result["path"] if i == 0 else "")
+            table.add_row(name, str(i + 1), face["label"], f"{face['confidence']:.3f}", others)
+        if not result["faces"]:
+            table.add_row(Text(result["path"]), "", "no face found", "", "")
+    console = Console()
+    if read:
+        console.print(table)
+    if not whole and any(not r["faces"] for r in read):
+        console.print("Where a picture is a cropped face already, use --whole.")
