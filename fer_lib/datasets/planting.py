@@ -1,0 +1,105 @@
+"""Records of a drawn dataset, and what is planted among them: copies, leaks across splits, wrong labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fer_lib.emotions import EMOTIONS, NUM_CLASSES
+
+CONTEMPT = NUM_CLASSES
+"""An eighth expression (a one-sided smile) for layouts that carry classes which an import must exclude and count."""
+
+
+@dataclass
+class Record:
+    """One face of a raw dataset.
+
+    ``image`` uint8 RGB [S, S, 3]; ``split`` train, val, test or "" (the layout stores none); ``true`` and ``written``
+    class ids 0..6 or CONTEMPT; ``strength`` and ``units`` (action units) in [0, 1].  The layout's writer fills in
+    ``record``, the layout's own name of this face, and ``votes`` [10] where it has any.
+    """
+
+    image: np.ndarray
+    split: str
+    identity: int
+    true: int
+    written: int
+    strength: float
+    units: dict[str, float]
+    copy_of: Record | None = field(default=None, repr=False)
+    record: str = ""
+    votes: list[int] | None = None
+
+
+def divide(n: int, shares: np.ndarray) -> np.ndarray:
+    """``n`` divided by ``shares`` (summing to 1) into whole numbers that sum to ``n``, at least one each: int64."""
+    counts = np.maximum(np.floor(n * shares).astype(np.int64), 1)
+    while (left := n - counts.sum()) != 0:
+        short = n * shares - counts
+        if left > 0:
+            counts[np.argmax(short)] += 1
+        else:
+            counts[np.argmin(np.where(counts > 1, short, np.inf))] -= 1
+    return counts
+
+
+def plant(
+    records: list[Record], rng: np.random.Generator, duplicates: int, leaks: int, label_noise: float
+) -> list[Record]:
+    """``records`` with copies mixed in, each split in one block, then wrong labels on a share of all of them.
+
+    ``duplicates`` copies stay in their original's split; ``leaks`` copies of train faces go to the others in turn.
+    A wrong label never takes the last face of a class from a split, so a tiny dataset may hold fewer than the share.
+    """
+    blocks: dict[str, list[Record]] = {}
+    for r in records:
+        blocks.setdefault(r.split, []).append(r)
+    others = [split for split in ("test", "val") if split in blocks]
+    copies = [_copy(records[i], records[i].split) for i in rng.choice(len(records), duplicates, replace=False).tolist()]
+    if leaks:
+        chosen = rng.choice(len(blocks["train"]), leaks, replace=False).tolist()
+        copies += [_copy(blocks["train"][i], others[k % len(others)]) for k, i in enumerate(chosen)]
+    for copy in copies:
+        blocks[copy.split].append(copy)
+    mixed = [block[i] for block in blocks.values() for i in rng.permutation(len(block)).tolist()]
+    _mislabel(mixed, rng, round(label_noise * len(mixed)))
+    return mixed
+
+
+def _copy(r: Record, split: str) -> Record:
+    return Record(r.image, split, r.identity, r.true, r.written, r.strength, r.units, copy_of=r)
+
+
+def _mislabel(records: list[Record], rng: np.random.Generator, wanted: int) -> None:
+    left: dict[tuple[str, int], int] = {}
+    for r in records:
+        left[r.split, r.written] = left.get((r.split, r.written), 0) + 1
+    for i in rng.permutation(len(records)).tolist():
+        r = records[i]
+        if wanted and r.true != CONTEMPT and left[r.split, r.true] > 1:
+            left[r.split, r.true] -= 1
+            r.written = int((r.true + rng.integers(1, NUM_CLASSES)) % NUM_CLASSES)
+            left[r.split, r.written] += 1
+            wanted -= 1
+
+
+def truth(r: Record) -> dict:
+    """What truth.json says of a written record; ``duplicate_of`` and ``leak_of`` name the original's ``record``."""
+    names = (*EMOTIONS, "Contempt")
+    original = r.copy_of.record if r.copy_of else None
+    within = r.copy_of is not None and r.copy_of.split == r.split
+    out = {
+        "record": r.record,
+        "split": r.split,
+        "identity": r.identity,
+        "true": names[r.true],
+        "written": names[r.written],
+        "noisy": r.true != r.written,
+        "strength": round(r.strength, 4),
+        "units": {name: round(value, 4) for name, value in sorted(r.units.items()) if value > 0},
+        "duplicate_of": original if within else None,
+        "leak_of": None if within else original,
+    }
+    return out | ({"votes": r.votes} if r.votes else {})
