@@ -1,0 +1,1 @@
+"""The ``fer`` command: one module a subcommand, imported when it is called."""

@@ -173,21 +173,21 @@ class PhaseRun:
     def follow(self, events: Iterable[dict[str, Any]], echo: bool = True) -> dict[str, Any]:
         """Consume training events, write them to MLflow (one call an epoch) and return the last one.
 
-        ``start`` (``epochs``), ``epoch`` (``epoch`` and nested numbers), ``note`` (``message``; ``level="warning"``
-        also becomes a tag of the run), ``end`` (nested numbers, written without a step).
+        ``start`` (``total_steps``, ``steps_per_epoch``, ``resumed_at_step``: when it is not 0, the epochs in the
+        folder's ``history.json`` are written first), ``epoch`` (``epoch`` and nested numbers), ``note`` (``message``;
+        ``level="warning"`` also becomes a tag of the run), ``end`` (nested numbers, written without a step).
         """
         last: dict[str, Any] = {}
         epochs, warnings = None, []
         for last in events:
             what = last.get("event")
-            epochs = last.get("epochs", epochs)
-            if what == "epoch":
-                values = numbers({k: v for k, v in last.items() if k not in ("event", "epoch", "epochs")})
-                self.metrics(values, step=int(last["epoch"]))
-                line = epoch_line(int(last["epoch"]), epochs, values)
-                write_json(self.output_dir / "progress.json", {"epoch": last["epoch"], "epochs": epochs, "text": line})
-                if echo:
-                    print(line, flush=True)
+            if what == "start":
+                epochs = last.get("total_steps", 0) // max(1, last.get("steps_per_epoch", 1)) or None
+                if last.get("resumed_at_step"):  # this run is a new one: give it the epochs before the interruption
+                    for row in read_json(self.output_dir / "history.json"):
+                        self._epoch(row, epochs, echo=False)
+            elif what == "epoch":
+                self._epoch(last, epochs, echo)
             elif what == "note":
                 if last.get("level") == "warning":
                     warnings.append(last["message"])
@@ -195,8 +195,16 @@ class PhaseRun:
                 if echo:
                     print(last["message"], flush=True)
             elif what == "end":
-                self.metrics({k: v for k, v in last.items() if k not in ("event", "epoch", "epochs")})
+                self.metrics({key: value for key, value in last.items() if key != "event"})
         return last
+
+    def _epoch(self, row: dict[str, Any], epochs: int | None, echo: bool) -> None:
+        values = numbers({key: value for key, value in row.items() if key not in ("event", "epoch")})
+        self.metrics(values, step=int(row["epoch"]))
+        line = epoch_line(int(row["epoch"]), epochs, values)
+        write_json(self.output_dir / "progress.json", {"epoch": row["epoch"], "epochs": epochs, "text": line})
+        if echo:
+            print(line, flush=True)
 
     def outputs(self, **values: Any) -> Path:
         """Write ``outputs.json``, what the next phase reads.
