@@ -82,7 +82,7 @@ def parity(
     boxes: Sequence[Box | None] | None = None,
     tolerance: float | None = None,
 ) -> dict[str, Any]:
-    """Compare the ONNX file with the torch model on `n` random inputs and on the faces of `images` (uint8 RGB), if given.
+    """Compare the ONNX file with the torch model on `n` random inputs and on faces in `images` (uint8 RGB), if any.
 
     Returns the keys of ``onnxparity.json``: max_abs_diff (of logits), providers, opset, n (inputs compared, random and
     real), and n_real, max_abs_logit (the scale to read the difference against), label_agreement.  Batches of 1 and of
