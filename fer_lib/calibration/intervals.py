@@ -111,13 +111,14 @@ def _lower(model: _BinnedModel, tail: float) -> float:
 
 
 def _upper(model: _BinnedModel, tail: float, sign: int) -> float:
-    def luck(ratio: float) -> float:
-        return float(np.mean(model.draws(model.spread(ratio, sign)) <= model.observed))
+    # a sample luckier than calibration itself explains would give an empty interval: it gets the bound of a typical one
+    seen = max(model.observed, float(np.median(model.draws(np.zeros_like(model.gap)))))
 
-    # relative to a calibrated model: a sample luckier than calibration itself allows must not give an empty interval
-    enough = tail * luck(0.0)
+    def plausible(ratio: float) -> bool:
+        return np.mean(model.draws(model.spread(ratio, sign)) <= seen) > tail
+
     furthest = float(np.max(model.room(sign) / model.gap_sd))
-    ratio = furthest if luck(furthest) > enough else _last_true(lambda r: luck(r) > enough, furthest)
+    ratio = furthest if plausible(furthest) else _last_true(plausible, furthest)
     return model.size(model.spread(ratio, sign))
 
 
@@ -133,8 +134,7 @@ def ece_interval(
     - lower end: t gathered in the fewest bins, at their observed gaps, the most significant first (the other bins then
       add their noise in full, which lets the observed value be large);
     - upper end: t spread so that each bin's gap is the same number of standard deviations (there noise adds least to t,
-      which lets the observed value be small); its tail is taken relative to that of a calibrated model, so that the
-      interval is never empty.
+      which lets the observed value be small); never below the end that a calibrated model's median sample would get.
 
     The lower end is 0 where calibration itself is plausible.
     """

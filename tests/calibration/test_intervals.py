@@ -94,6 +94,29 @@ def test_tiny_and_extreme_sets_give_wide_honest_intervals():
     assert high == 1.0
 
 
+def test_a_sample_luckier_than_calibration_still_has_an_interval():
+    # four bins of 100 rows whose accuracy is their confidence to the row: a calibrated model scores about 0.03
+    confidence = np.repeat([0.55, 0.65, 0.75, 0.95], 100)
+    y = np.concatenate([np.arange(100) >= hits for hits in (55, 65, 75, 95)]).astype(int)
+    probs = np.stack([confidence, 1 - confidence], 1)
+    assert ece(probs, y) < 1e-12
+    low, high = ece_interval(probs, y)
+    assert low == 0.0
+    assert high > 0.02
+
+
+def test_the_lower_end_allows_for_an_error_gathered_in_one_bin():
+    """One bin is 0.3 too sure, ten are calibrated but small: the noise of the ten alone may have lifted the ECE."""
+    rng, confidence = np.random.default_rng(2), np.r_[np.repeat(np.linspace(0.52, 0.9, 10), 20), np.full(400, 0.97)]
+    right = np.where(confidence > 0.95, 0.67, confidence)
+    probs = np.stack([confidence, 1 - confidence], 1)
+    ends = [ece_interval(probs, (rng.random(600) > right).astype(int), resamples=300, seed=i) for i in range(40)]
+    noise = ece_null(probs[:200])["mean"] / 3
+    seen = np.mean([low for low, _ in ends])
+    assert sum(low > 0.2 for low, _ in ends) <= 4  # the true ECE is 0.3 * 400 / 600
+    assert seen < 0.2 - noise / 2
+
+
 def test_a_test_set_takes_under_two_seconds():
     probs, y = faces(3600, overconfidence=1.3)
     start = time.process_time()
