@@ -1,0 +1,189 @@
+"""Toy phases through real kernels and a real store: what runs, what is re-used, what a failure and a kill leave."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from toy import make_home
+
+from fer_lib import phases
+from fer_lib.errors import FerError, ParamsError
+from fer_lib.pipeline import choose, run_file, upstream
+from fer_lib.runfile import load_run
+from fer_lib.tracking import runs, store
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """One home for the whole story; the tests below run in order on it."""
+    home = make_home(tmp_path_factory.mktemp("home"))
+    before = {name: os.environ.get(name) for name in ("FER_HOME", "MLFLOW_TRACKING_URI")}
+    os.environ["FER_HOME"] = str(home)
+    yield home
+    for name, value in before.items():
+        os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+@pytest.fixture(scope="module")
+def first(base):
+    assert run_file(base / "params" / "quickstart.yaml") == 0
+    return newest_parent()
+
+
+def client():
+    import mlflow
+
+    store.configure()
+    return mlflow.MlflowClient()
+
+
+def all_runs():
+    found = client().search_runs([store.experiment_id()], order_by=["attributes.start_time DESC"])
+    return [run for run in found]
+
+
+def newest_parent():
+    return next(run for run in all_runs() if run.data.tags["fer.kind"] == "run")
+
+
+def children(parent):
+    return {r.info.run_name: r for r in all_runs() if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
+
+
+def artifacts(run, folder=None):
+    return {item.path for item in client().list_artifacts(run.info.run_id, folder)}
+
+
+def phases_of(parent) -> list[dict]:
+    import mlflow
+
+    return mlflow.artifacts.load_dict(f"{parent.info.artifact_uri}/phases.json")["phases"]
+
+
+def test_a_run_is_one_parent_with_a_nested_run_a_phase(base, first):
+    nested = children(first)
+    assert set(nested) == {"import", "manifest", "teacher_a"}
+    assert {run.info.status for run in [first, *nested.values()]} == {"FINISHED"}
+    assert {"quickstart.yaml", "plan.json", "phases.json"} <= artifacts(first)
+    teacher = nested["teacher_a"]
+    assert artifacts(teacher, "notebook") == {"notebook/04_train_teacher.ipynb", "notebook/04_train_teacher.html"}
+    assert teacher.data.params["epochs"] == "2" and teacher.data.params["augment.flip"] == "0.5"
+    assert "output_dir" not in teacher.data.params
+    assert teacher.data.metrics == {"val/macro_f1": 0.5} and first.data.metrics["teacher_a/macro-F1"] == 0.5
+    assert teacher.data.tags["fer.kind"] == "teacher" and teacher.data.tags["fer.id.resumed_at"] == "0"
+    assert [row["status"] for row in phases_of(first)] == ["ran"] * 3
+    folder = base / teacher.data.tags["fer.folder"]
+    assert folder.name.startswith("teacher_a-") and len(folder.name) == len("teacher_a-") + 12
+    record = phases.done(folder)
+    assert record["run_id"] == teacher.info.run_id and Path(record["inputs"]["manifest"]).is_dir()
+    assert not Path(json.loads((folder / "done.json").read_text())["inputs"]["manifest"]).is_absolute()
+    assert runs.read_outputs(record["inputs"]["manifest"])["manifest"] == "manifest.txt"
+
+
+def test_again_everything_is_reused_and_nothing_runs(base, first, capsys):
+    began = time.time()
+    assert run_file(base / "params" / "quickstart.yaml") == 0
+    assert time.time() - began < 10
+    again = newest_parent()
+    assert again.info.run_id != first.info.run_id and children(again) == {}
+    assert again.data.tags["fer.reused.teacher_a"] == children(first)["teacher_a"].info.run_id
+    assert again.data.metrics["teacher_a/macro-F1"] == 0.5
+    said = capsys.readouterr().out
+    assert said.count("re-used") >= 3 and "fer ui" in said
+
+
+def test_a_failing_phase_says_its_own_error_and_spares_the_earlier_ones(base, first, capsys):
+    assert run_file(base / "params" / "quickstart.yaml", ["manifest.val_fraction=0.9"]) == 1
+    said = "".join(capsys.readouterr().out.split())
+    assert "phase'manifest'failed:DataError:row3oftoy.csvhas47pixels" in said and "Traceback" not in said
+    parent = newest_parent()
+    failed = children(parent)
+    assert parent.info.status == "FAILED" and set(failed) == {"manifest"}
+    assert failed["manifest"].info.status == "FAILED"
+    assert len(artifacts(failed["manifest"], "notebook")) == 2
+    folder = base / phases_of(parent)[1]["folder"]
+    assert "".join(str(folder / "02_build_manifest.ipynb").split()) in said
+    assert "47 pixels" in (folder / "02_build_manifest.ipynb").read_text()
+    assert [row["status"] for row in phases_of(parent)] == ["re-used", "failed"]
+    assert phases.done(folder) is None and phases.done(base / phases_of(parent)[0]["folder"]) is not None
+
+
+def test_interrupted_runs_are_killed_and_go_on_where_they_were(base, first):
+    command = [sys.executable, "-m", "fer_lib.cli.main", "run", str(base / "params" / "quickstart.yaml"),
+               "-p", "teacher_a.epochs=30", "-p", "teacher_a.checkpoint_minutes=0.1"]  # fmt: skip
+    before = set(base.glob("mlruns/phases/teacher_a-*"))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=base)
+    deadline = time.time() + 60
+    steps = None
+    while time.time() < deadline and process.poll() is None:
+        new = set(base.glob("mlruns/phases/teacher_a-*/steps.txt")) - {f / "steps.txt" for f in before}
+        if new and (steps := new.pop()).read_text().strip() not in ("", "0", "1"):
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130 and steps is not None
+    parent = newest_parent()
+    assert parent.info.status == "KILLED" and children(parent)["teacher_a"].info.status == "KILLED"
+    assert phases.done(steps.parent) is None
+    reached = int(steps.read_text())
+    assert 1 < reached < 30
+    changes = ["teacher_a.epochs=30", "teacher_a.checkpoint_minutes=0.1"]
+    assert run_file(base / "params" / "quickstart.yaml", changes) == 0
+    assert phases.done(steps.parent)["folder"] == str(steps.parent)
+    assert runs.read_outputs(steps.parent)["ids"]["resumed_at"] == reached
+
+
+def test_fresh_is_a_new_attempt_and_refuses_a_living_run(base, first):
+    path = base / "params" / "quickstart.yaml"
+    folder = Path(phases.finished(("import",))[0]["folder"])
+    with FileLock(folder / ".lock"):
+        with pytest.raises(FerError, match="another process"):
+            run_file(path, only="import", fresh=True)
+    assert newest_parent().info.status == "FAILED"
+    assert run_file(path, only="import", fresh=True) == 0
+    assert phases.done(folder) is not None, "the old attempt stays"
+    assert phases.finished(("import",))[0]["folder"] == f"{folder}-2"
+    assert phases_of(newest_parent())[0]["status"] == "ran" and len(phases_of(newest_parent())) == 1
+
+
+def test_only_and_from_choose(base, first):
+    path = base / "params" / "quickstart.yaml"
+    plan = load_run(path)
+    assert [p.name for p in choose(plan, only="manifest")] == ["manifest"]
+    assert [p.name for p in choose(plan, from_="manifest")] == ["manifest", "teacher_a"]
+    assert [p.name for p in choose(plan, until={"manifest"})] == ["import", "manifest"]
+    with pytest.raises(ParamsError, match="closest: 'manifest'"):
+        choose(plan, only="manifets")
+    with pytest.raises(ParamsError, match="exclude each other"):
+        choose(plan, only="manifest", from_="manifest")
+    assert run_file(path, from_="manifest") == 0
+    assert [row["status"] for row in phases_of(newest_parent())] == ["re-used", "re-used"]
+    with pytest.raises(FerError, match="needs 'manifest', which has never finished"):
+        run_file(path, ["manifest.seed=5"], only="teacher_a")
+
+
+def test_a_notebook_alone_builds_on_the_newest_phases(base, first):
+    assert upstream("teacher", "manifest") == phases.finished(("manifest",))[0]["folder"]
+    assert upstream("softlabels", "teachers") == [phases.finished(("teacher",))[0]["folder"]]
+
+
+def test_a_notebook_alone_in_an_empty_store_runs_what_it_needs_first(tmp_path, monkeypatch):
+    home = make_home(tmp_path / "cold")
+    monkeypatch.setenv("FER_HOME", str(home))
+    command = [sys.executable, "-m", "papermill", "notebooks/02_build_manifest.ipynb", "out.ipynb", "--no-progress-bar",
+               "-p", "seed", "3"]  # fmt: skip
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr[-2000:]
+    [record] = phases.finished(("manifest",))
+    [needed] = phases.finished(("import",))
+    assert record["inputs"] == {"imports": needed["folder"]} and record["params"]["seed"] == 3
+    states = {run.info.run_name: run.info.status for run in all_runs()}
+    assert states == {"manifest": "FINISHED", "import": "FINISHED", "toy": "FINISHED"}
+    assert phases.finished(("teacher",)) == []

@@ -1,0 +1,141 @@
+"""A run file is right or it is refused, with the key, the phase and what was probably meant."""
+
+import pytest
+
+from fer_lib.errors import ParamsError
+from fer_lib.runfile import Phase, load_run
+
+GOOD = """
+name: demo
+seed: 42
+phases:
+  import: {sources: [{source: fer2013, faces: 700}]}
+  manifest: {}
+  teacher_a: {kind: teacher, epochs: 3, seed: 7}
+  teacher_b: {kind: teacher, augment: {flip: 0.25}}
+  softlabels: {}
+  ce: {kind: student}
+  kd: {kind: student, mode: kd, init_from: ce}
+  evaluate: {}
+  export: {}
+smoke:
+  teacher: {image_size: 32}
+"""
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+
+    def write(text):
+        (tmp_path / "run.yaml").write_text(text)
+        return tmp_path / "run.yaml"
+
+    return write
+
+
+def names(values):
+    return [v.name if isinstance(v, Phase) else v for v in values]
+
+
+def test_phases_keep_their_order_and_take_defaults(write):
+    plan = load_run(write(GOOD))
+    assert [p.name for p in plan.phases] == ["import", "manifest", "teacher_a", "teacher_b", "softlabels", "ce", "kd",
+                                             "evaluate", "export"]  # fmt: skip
+    assert plan.experiment == "fer" and plan.name == "demo"
+    assert plan.phase("teacher_a").params.epochs == 3 and plan.phase("teacher_b").params.epochs == 60
+    assert plan.phase("teacher_a").params.seed == 7 and plan.phase("kd").params.seed == 42
+    assert plan.phase("ce").notebook == "07_train_student"
+
+
+def test_blank_inputs_come_from_the_phases_before(write):
+    plan = load_run(write(GOOD))
+    links = {phase.name: {k: names(v) for k, v in phase.links.items()} for phase in plan.phases}
+    assert links["manifest"] == {"imports": ["import"]}
+    assert links["softlabels"] == {"manifest": ["manifest"], "teachers": ["teacher_a", "teacher_b"]}
+    assert links["ce"] == {"manifest": ["manifest"], "softlabels": [], "init_from": []}
+    assert links["kd"]["softlabels"] == ["softlabels"] and links["kd"]["init_from"] == ["ce"]
+    assert links["evaluate"]["models"] == ["teacher_a", "teacher_b", "ce", "kd"]
+    assert links["evaluate"]["ensembles"] == ["softlabels"]
+    assert links["export"] == {"evaluation": ["evaluate"], "manifest": ["manifest"], "candidates": ["ce", "kd"]}
+
+
+def test_overrides_reach_nested_keys_lists_and_whole_kinds(write):
+    path = write(GOOD)
+    plan = load_run(path, ["teacher.epochs=5", "teacher_b.augment.flip=0.3", "import.sources.0.faces=99",
+                           "teacher_a.augment.scale=[0.5, 1.0]", "kd.lr=3e-4"])  # fmt: skip
+    assert [plan.phase(f"teacher_{x}").params.epochs for x in "ab"] == [5, 5]
+    assert plan.phase("teacher_b").params.augment.flip == 0.3
+    assert plan.phase("teacher_a").params.augment.scale == (0.5, 1.0)
+    assert plan.phase("teacher_a").params.augment.flip == 0.5
+    source = plan.phase("import").params.sources[0]
+    assert source.faces == 99 and source.root == "embedded"
+    assert plan.phase("kd").params.lr == 3e-4
+    assert load_run(path, ["import.sources.0.faces=99"]).phase("import").params.sources[0].source == "fer2013"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "said"),
+    [
+        (GOOD.replace("epochs: 3", "epoch: 3"), [], ["'teacher_a'", "'epoch'", "closest: 'epochs'"]),
+        (GOOD.replace("epochs: 3", "epochs: three"), [], ["'teacher_a'", "'epochs'", "integer", "'three'"]),
+        (GOOD.replace("flip: 0.25", "filp: 0.25"), [], ["'teacher_b'", "'augment.filp'", "closest: 'flip'"]),
+        (GOOD.replace("faces: 700", "face: 700"), [], ["'import'", "'sources.0.face'", "closest: 'faces'"]),
+        (GOOD.replace("flip: 0.25", "flip: 25"), [], ["'teacher_b'", "'augment.flip'", "less than or equal to 1"]),
+        (GOOD.replace("kind: student, mode", "kind: studnet, mode"), [], ["'kd'", "'studnet'", "closest: 'student'"]),
+        (GOOD.replace("init_from: ce", "init_from: cee"), [], ["'kd'", "'init_from'", "'cee'", "closest: 'ce'"]),
+        (GOOD.replace("init_from: ce", "init_from: export"), [], ["'kd'", "'export'", "does not stand before"]),
+        (GOOD.replace("seed: 42", "sede: 42"), [], ["'sede'", "closest: 'seed'"]),
+        (GOOD.replace("  manifest: {}\n", ""), [], ["'teacher_a'", "'manifest'", "blank", "no manifest phase"]),
+        (GOOD.replace("  teacher: {image_size: 32}", "  techer: {image_size: 32}"), None, ["techer", "'teacher'"]),
+        (GOOD, ["techer_a.epochs=3"], ["'techer_a'", "closest: 'teacher_a'"]),
+        (GOOD, ["teacher.epocs=3"], ["'teacher_a'", "'epocs'", "closest: 'epochs'"]),
+        (GOOD, ["teacher_a.epochs=[1"], ["not valid YAML"]),
+        (GOOD, ["teacher_a.epochs"], ["phase.key=value"]),
+        (GOOD, ["teacher_a.epochs.x=1"], ["deeper"]),
+        (GOOD, ["teacher_a.batch_size=8"], ["'teacher_a'", "batch_size >= 14"]),
+        ("phases:\n  import: {}\n  import: {}\n", [], ["line 3", "'import' stands twice"]),
+        ("phases:\n  import: {sources: [}\n", [], ["line 2", "not valid YAML"]),
+        ("- a\n", [], ["mapping"]),
+        ("name: x\n", [], ["'phases'"]),
+        ("name: [1]\nphases: {import: {}}\n", [], ["'name'", "text"]),
+        ("phases: {a.b: {kind: import}}\n", [], ["'a.b'", "letters"]),
+        ("phases: {import: 3}\n", [], ["'import'", "mapping"]),
+    ],
+)
+def test_what_is_wrong_is_named(write, text, overrides, said):
+    with pytest.raises(ParamsError) as caught:
+        load_run(write(text), overrides or [], smoke=overrides is None)
+    assert [part for part in said if part not in str(caught.value)] == []
+
+
+def test_a_missing_file_is_named_with_its_neighbour(write, tmp_path):
+    write(GOOD)
+    with pytest.raises(ParamsError, match=r"runn.yaml.*closest: 'run.yaml'"):
+        load_run(tmp_path / "runn.yaml")
+
+
+def test_inputs_may_be_folders_and_uris(write, tmp_path):
+    (tmp_path / "made").mkdir()
+    text = "phases:\n  s: {kind: student, manifest: made, init_from: 'models:/fer-student@champion'}\n"
+    links = load_run(write(text)).phase("s").links
+    assert links["manifest"] == ["made"] and links["init_from"] == ["models:/fer-student@champion"]
+
+
+def test_smoke_shrinks_every_phase_and_yields_to_overrides(write):
+    plan = load_run(write(GOOD), ["kd.epochs=2"], smoke=True)
+    assert all(phase.params.smoke for phase in plan.phases)
+    for phase in plan.phases:
+        if phase.kind in ("teacher", "student"):
+            p = phase.params
+            assert p.epochs == (2 if phase.name == "kd" else 1)
+            assert p.image_size == (32 if phase.kind == "teacher" else 48)
+            assert 0 < p.max_train_batches <= 4 and 0 < p.max_val_batches <= 2 and 14 <= p.batch_size <= 32
+    assert plan.phase("import").params.sources[0].faces == 400
+    assert plan.phase("evaluate").params.resamples == 100
+
+
+def test_smoke_leaves_what_is_small_already(write):
+    text = GOOD.replace("epochs: 3", "epochs: 1, max_train_batches: 2").replace("faces: 700", "faces: 70")
+    plan = load_run(write(text), smoke=True)
+    assert plan.phase("teacher_a").params.max_train_batches == 2 and plan.phase("import").params.sources[0].faces == 70
