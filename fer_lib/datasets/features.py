@@ -228,15 +228,16 @@ def mouth(sketch, au: dict[str, float]) -> None:
     who, add = sketch.who, sketch.add
     pull, stretch, bared = au["AU12"], au["AU20"], au["AU10"] * (1 - au["AU12"])
     rounded = au["AU26"] * (1 - pull) * (1 - 0.8 * stretch)
-    wide = 1 + 0.32 * pull + 0.38 * stretch - 0.34 * rounded - 0.06 * au["AU17"] - 0.06 * au["AU24"]
+    wide = 1 + 0.32 * pull + 0.38 * stretch - 0.4 * rounded - 0.06 * au["AU17"] - 0.06 * au["AU24"]
     x = who.mouth_width * wide * _U
     corner = who.mouth_rest - 0.21 * pull + 0.17 * au["AU15"] + 0.07 * stretch + 0.05 * au["AU10"]
     y0 = who.mouth_y + 0.03 * pull - 0.045 * au["AU17"] - 0.03 * au["AU15"] + 0.02 * rounded
     line = y0 + corner * _U**2 * (1 + sketch.scene.skew * np.sign(_U))
     square = max(1.0 - 0.65 * stretch - 0.5 * bared - 0.4 * rounded, 0.3)  # an almond opening at 1, a box near 0
     gap = (0.42 * au["AU26"] + 0.15 * au["AU25"]) * _ARC**square
-    upper = line - 0.28 * gap - 0.085 * au["AU10"] * (1 - np.abs(_U) ** 1.5)
-    lower = line + 0.72 * gap - 0.02 * au["AU10"] * _ARC
+    share = 0.28 + 0.16 * rounded  # a jaw that drops without a smile opens an oval, not a bowl
+    upper = line - share * gap - 0.085 * au["AU10"] * (1 - np.abs(_U) ** 1.5)
+    lower = line + (1 - share) * gap - 0.02 * au["AU10"] * _ARC
     press = who.lip * (1 - 0.8 * au["AU24"])
     bow = 0.055 * press * (1 - 0.35 * pull) * (1 - 0.35 * stretch) * (1 - 0.3 * au["AU9"]) * _BOW
     bow = bow * (1 - 0.25 * np.exp(-((_U / 0.18) ** 2)))
@@ -252,7 +253,7 @@ def mouth(sketch, au: dict[str, float]) -> None:
         add(x, (upper + lower) / 2, tint(who.lip_colour, 0.42), line=0.03 + 0.02 * au["AU24"])
         return
     add(np.r_[x, x[::-1]] * 0.95, np.r_[upper, lower[::-1]], (52, 18, 22))
-    teeth = np.minimum((lower - upper) * (0.8 if au["AU26"] < 0.5 else 0.35), 0.11)
+    teeth = np.minimum((lower - upper) * (0.8 - 0.65 * rounded), 0.11)
     add(np.r_[x, x[::-1]] * 0.9, np.r_[upper, (upper + teeth)[::-1]], (238, 234, 224))
     if stretch + bared > 0.45:  # the lower row shows as well
         add(np.r_[x, x[::-1]] * 0.82, np.r_[lower - teeth * 0.6, lower[::-1]], (222, 216, 204))

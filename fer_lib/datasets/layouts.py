@@ -1,7 +1,8 @@
 """Writers of the native raw layouts, so that importers meet drawn faces exactly as they meet the real datasets.
 
-A writer takes an empty folder, the records in order and a random generator, and fills in each record's ``record``: the
-name under which the layout itself knows it (CSV row number from 0 as text, relative path, or ``photo#face``).
+A writer takes an empty folder, the records in order and a random generator, and fills in each record's ``record``:
+the key under which an import knows it (``row0000000`` in a CSV, ``folder/line/picture`` in a label.csv, a picture's
+relative path, ``photo#face``).
 """
 
 from __future__ import annotations
@@ -52,10 +53,10 @@ def _write_rows(path: Path, header: tuple[str, ...] | None, rows) -> None:
 
 
 def fer2013_csv(root: Path, records: Records, rng: np.random.Generator) -> None:
-    """``fer2013.csv``: emotion, 2304 grey values, Usage; a record is its row number from 0."""
+    """``fer2013.csv``: emotion, 2304 grey values, Usage; a record is its row, counted from 0."""
     rows = []
     for i, r in enumerate(records):
-        r.record = str(i)
+        r.record = f"row{i:07d}"
         rows.append((r.written, " ".join(map(str, _grey(r.image).ravel().tolist())), _USAGE[r.split]))
     _write_rows(root / "fer2013.csv", ("emotion", "pixels", "Usage"), rows)
 
@@ -85,7 +86,10 @@ def vote(r: Record, rng: np.random.Generator) -> list[int]:
 
 
 def ferplus(root: Path, records: Records, rng: np.random.Generator) -> None:
-    """``fer2013.csv`` and, row by row beside it, ``fer2013new.csv``; a row of ten NF votes has no image name."""
+    """``fer2013.csv`` and, row by row beside it, ``fer2013new.csv``; ten NF votes: no image name.
+
+    Votes follow the true class, whatever wrong label ``fer2013.csv`` was given.
+    """
     fer2013_csv(root, records, rng)
     rows = []
     for i, r in enumerate(records):
@@ -103,7 +107,8 @@ def ferplus_native(root: Path, records: Records, rng: np.random.Generator) -> No
                 continue
             name = f"fer{i:07d}.png"
             r.votes = vote(r, rng)
-            r.record = _save(root, f"{folder}/{name}", _grey(r.image))
+            _save(root, f"{folder}/{name}", _grey(r.image))
+            r.record = f"{folder}/{len(rows) + 1}/{name}"
             rows.append((name, f"(0, 0, {r.image.shape[1]}, {r.image.shape[0]})", *r.votes))
         _write_rows(root / folder / "label.csv", None, rows)
 
@@ -153,7 +158,7 @@ def expw(root: Path, records: Records, rng: np.random.Generator) -> None:
         photo += 1
         side = max(r.image.shape[0] for r in group)
         gap = side // 3
-        canvas = rng.uniform(40, 200, (2, 3, 3)).astype(np.uint8)
+        canvas = (rng.uniform(60, 180, (2, 3, 1)) + rng.uniform(-30, 30, (2, 3, 3))).astype(np.uint8)
         canvas = cv2.resize(canvas, (gap + len(group) * (side + gap), side + 3 * gap), interpolation=cv2.INTER_CUBIC)
         for i, r in enumerate(group):
             size, left = r.image.shape[0], gap + i * (side + gap)

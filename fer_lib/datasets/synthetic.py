@@ -92,7 +92,7 @@ def _scene(label: int, rng: np.random.Generator) -> drawing.Scene:
         roll=float(np.clip(6 * n[2], -18, 18)),
         scale=u(0.88, 1.08), shift_x=0.025 * n[3], shift_y=0.025 * n[4], gaze=float(np.clip(0.5 * n[5], -1, 1)),
         skew=side if label == CONTEMPT else float(np.clip(0.12 * n[6], -0.4, 0.4)),
-        light=(u(-0.7, 0.7), u(-0.5, 0.5)), gain=u(0.65, 1.2), bias=u(-12, 18),
+        light=(u(-0.7, 0.7), u(-0.5, 0.5)), gain=u(0.65, 1.12), bias=u(-12, 18),
         blur=u(0.4, 1.0) if rng.random() < 0.3 else 0.0, noise=u(1, 9),
         occlusion=str(rng.choice(["none", "hand", "bar", "scarf"], p=[0.88, 0.04, 0.06, 0.02])),
         background=str(rng.choice(["plain", "slope", "blobs", "blocks"])), seed=int(rng.integers(2**31)),
