@@ -226,7 +226,8 @@ def _fit_key(p: FitParams, ids: dict[str, Any]) -> str:
     fields = p.model_dump(
         mode="json", exclude={"output_dir", "name", "device", "threads", "checkpoint_every", "checkpoint_minutes"}
     )
-    fields |= {"manifest": "", "softlabels": "", "init_from": "", "ids": ids}
+    fields |= {"manifest": "", "softlabels": "", "init_from": ""}  # folders: what they hold is in the ids
+    fields["ids"] = {k: v for k, v in ids.items() if k != "run_id"}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import logging
@@ -52,7 +53,6 @@ def run_fit(
     model = build_classifier(config)
     weights = _starting_weights(model, p, init_from, resuming=(out / "checkpoint_last").exists(), out=out)
     ids = _ids(manifest, data, weights, run_id, inputs or {})
-    resume_ids = {k: v for k, v in ids.items() if k != "run_id"}
     for event in fit(
         model,
         objective(p, data, device),
@@ -61,7 +61,7 @@ def run_fit(
         out,
         kind=kind,
         name=p.name,
-        ids=resume_ids,
+        ids=ids,
         device=device,
         tune=tune,
     ):
@@ -116,8 +116,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         "fer-lab",
     )
     installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
-    import hashlib
-
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "python": platform.python_version(),
@@ -137,6 +135,7 @@ def _settings(p: FitParams) -> None:
     if p.threads:
         torch.set_num_threads(p.threads)
     torch.use_deterministic_algorithms(p.deterministic, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that writes every buffer once more
     torch.backends.cudnn.benchmark = not p.deterministic
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not p.deterministic
     if p.deterministic:
