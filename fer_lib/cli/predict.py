@@ -125,9 +125,12 @@ def _show(results: list[dict[str, Any]], uri: str, whole: bool) -> None:
 
     from fer_lib.emotions import EMOTIONS
 
-    table = Table("Picture", "Face", "Expression", title=f"Model: {uri}", title_justify="left")
+    table = Table(title=Text(f"Model: {uri}"), title_justify="left")
+    table.add_column("Picture", overflow="fold")  # an ellipsis would hide the file's own name
+    table.add_column("Face")
+    table.add_column("Expression")
     table.add_column("Probability", justify="right")
-    table.add_column("Then")
+    table.add_column("Then", no_wrap=True)
     read = [r for r in results if not r["error"]]
     for result in read:
         for i, face in enumerate(result["faces"]):

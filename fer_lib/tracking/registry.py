@@ -23,6 +23,9 @@ DEFAULT = "models:/fer-student@champion"
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
+_ALIAS, _RESERVED = re.compile(r"[A-Za-z0-9_-]+"), re.compile(r"latest|v\d+", re.IGNORECASE)
+
+
 def register_bundle(
     bundle: Bundle, registered_name: str, alias: str = "", run_id: str | None = None, description: str = ""
 ) -> int:
@@ -37,6 +40,10 @@ def register_bundle(
 
     from fer_lib.deploy import pyfunc
 
+    if alias and (not _ALIAS.fullmatch(alias) or _RESERVED.fullmatch(alias)):  # MLflow would say so after registering
+        raise FerError(
+            f"'{alias}' can't be an alias of '{registered_name}': use letters, digits, _ and -, not latest or v1"
+        )
     store.configure()
     active = mlflow.active_run()
     if active and run_id in (None, active.info.run_id):
@@ -185,7 +192,7 @@ def _download_uri(uri: str) -> str:
 
 
 def _fetched(uri: str) -> Path:
-    """The files behind an artifact URI: in place when they are local, else downloaded once into the cache."""
+    """The files behind an artifact URI: in place when they are local, else a copy in the cache."""
     parsed = urlparse(uri)
     if parsed.scheme == "file":
         return Path(url2pathname(parsed.path))
@@ -195,7 +202,7 @@ def _fetched(uri: str) -> Path:
     from mlflow.exceptions import MlflowException
 
     cache = store.mlruns() / "cache" / "models" / hashlib.sha256(uri.encode()).hexdigest()[:16]
-    if not cache.is_dir():
+    if not cache.is_dir() or parsed.scheme == "runs":  # a version never changes, the artifacts of a run may
         try:
             with replacing_folder(cache, may_replace=lambda _: True) as partial:
                 with _quiet():

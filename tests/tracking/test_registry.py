@@ -184,17 +184,42 @@ def test_unknown_names_aliases_and_versions_list_what_there_is(champion):
         registry.resolve("models:/fer-student/99")
     with pytest.raises(FerError, match="no model URI"):
         registry.resolve("models:/fer-student/champion/x")
-    with pytest.raises(FerError, match="choose another name or alias"):
-        registry.register_bundle(fer_lib.load().bundle, "fer-student", "not an alias!")
 
 
-def test_artifacts_of_a_run(home, bundle):
+@pytest.mark.parametrize("name, alias", [("fer-student", "not an alias!"), ("fer-student", "v2"), ("a/b", "champion")])
+def test_a_refused_name_or_alias_leaves_no_version(champion, bundle, name, alias):
+    before = registry.list_models()
+    with pytest.raises(FerError, match="can't be an alias of|choose another name or alias"):
+        registry.register_bundle(bundle, name, alias)
+    assert registry.list_models() == before
+
+
+def test_artifacts_of_a_run(home, bundle, tmp_path):
     with mlflow.start_run(experiment_id=store.experiment_id()) as run:
         mlflow.log_artifacts(str(bundle.path), "exported")
     folder = registry.resolve(f"runs:/{run.info.run_id}/exported")
     assert fer_lib.load(str(folder)).bundle.meta == bundle.meta
+    changed = derive_bundle(bundle, tmp_path / "changed", metrics={"epoch": 2})
+    mlflow.MlflowClient().log_artifacts(run.info.run_id, str(changed.path), "exported")
+    assert fer_lib.load(f"runs:/{run.info.run_id}/exported").bundle.meta == changed.meta
     with pytest.raises(FerError, match="runs:/.*nowhere"):
         registry.resolve(f"runs:/{run.info.run_id}/nowhere")
+
+
+def test_the_table_of_models(champion, monkeypatch):
+    import typer
+    from typer.testing import CliRunner
+
+    from fer_lib.cli.models import models
+
+    app = typer.Typer()
+    app.command()(models)
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = CliRunner().invoke(app, []).stdout
+    row = next(line for line in shown.splitlines() if "fer-student" in line)
+    expected = ("champion", "0.4000", "0.5000", "0.0200", "val_select", "0123456789ab", "MB")
+    assert [text for text in expected if text not in row] == [], shown
+    assert json.loads(CliRunner().invoke(app, ["--json"]).stdout) == registry.list_models()
 
 
 def test_folders(bundle, tmp_path):
