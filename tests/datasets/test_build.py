@@ -1,0 +1,240 @@
+"""From imports to a verified manifest, with planted trouble and drawn faces whose truth is known."""
+
+import json
+import os
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from fer_lib.datasets.build import build_manifest, check_pictures, contact_sheet, duplicates, summary, twins
+from fer_lib.datasets.manifest import Manifest
+from fer_lib.datasets.sources import import_all
+from fer_lib.datasets.synthetic import write_raw
+from fer_lib.emotions import EMOTIONS
+from fer_lib.errors import DataError
+from fer_lib.params import ManifestParams, SourceSpec
+
+CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+
+
+def write_tree(root, splits=("train", "test"), n=4, offset=0):
+    for s, split in enumerate(splits):
+        for label, name in enumerate(CLASSES):
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            for i in range(n):
+                noise = np.random.default_rng([s, label, i, offset]).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+                (root / split / name / f"{i}.jpg").write_bytes(cv2.imencode(".jpg", noise)[1].tobytes())
+    return root
+
+
+@pytest.fixture
+def raw(tmp_path):
+    return write_tree(tmp_path / "raw")
+
+
+def imported(tmp_path, *specs, out="imports"):
+    import_all(list(specs), tmp_path / out)
+    return tmp_path / out
+
+
+def tree(raw, name="tree"):
+    return SourceSpec(source="tree", name=name, root=str(raw))
+
+
+def test_the_manifest_and_its_validation_agree(raw, tmp_path):
+    imports = imported(tmp_path, tree(raw), tree(write_tree(tmp_path / "own", ("train", "val"), 2, 1), "own"))
+    seen = []
+    manifest = build_manifest(ManifestParams(), imports, tmp_path / "out", lambda i, n: seen.append((i, n)))
+    assert seen[-1] == (84, 84)
+    report = json.loads((tmp_path / "out" / "manifest_validation.json").read_text())
+    keys = {"manifest", "root", "rows_total", "rows_valid", "bad_labels", "missing_paths", "decode", "boxes_outside"}
+    assert keys | {"duplicates", "counts", "canonical"} <= set(report)
+    assert report["rows_total"] == report["rows_valid"] == len(manifest) == 84
+    assert report["decode"] == {"attempted": 84, "ok": 84, "fail": 0} and report["missing_paths"] == 0
+    assert {"exact", "near", "across_splits"} <= set(report["duplicates"]) and report["duplicates"]["exact"] == 0
+    assert report["counts"]["by_source"] == {"own": 28, "tree": 56} and report["canonical"] == list(EMOTIONS)
+    assert report["counts"]["by_source_split_label"]["tree"]["val"] == dict.fromkeys(EMOTIONS, 1)
+    assert report["counts"]["by_source_split_label"]["own"]["val"] == dict.fromkeys(EMOTIONS, 2)
+    assert sum(report["counts"]["by_val_role"].values()) == 21
+    assert report["manifest_sha256"] == manifest.sha256 == Manifest.read(tmp_path / "out" / "manifest.parquet").sha256
+    assert all(manifest.resolve(row).is_file() for row in manifest.frame["image_path"])
+    table = summary(manifest)
+    assert table["total"].sum() == 84 and table.loc[0, list(EMOTIONS)].tolist() == [2] * 7
+    assert table[["source", "split"]].values.tolist()[0] == ["own", "train"]
+
+
+def test_building_and_importing_again_gives_the_same_bytes(raw, tmp_path):
+    imports = imported(tmp_path, tree(raw))
+    build_manifest(ManifestParams(), imports, tmp_path / "out")
+    before = [(tmp_path / "out" / n).read_bytes() for n in ("manifest.parquet", "manifest_validation.json")]
+    imported(tmp_path, tree(raw))
+    build_manifest(ManifestParams(), imports, tmp_path / "out")
+    assert [(tmp_path / "out" / n).read_bytes() for n in ("manifest.parquet", "manifest_validation.json")] == before
+    other = build_manifest(ManifestParams(seed=2), imports, tmp_path / "two")
+    assert other.sha256 != Manifest.read(tmp_path / "out" / "manifest.parquet").sha256
+
+
+def test_sources_can_be_chosen_and_unknown_ones_are_refused(raw, tmp_path):
+    imports = imported(tmp_path, tree(raw), tree(write_tree(tmp_path / "b", n=2, offset=1), "b"))
+    only = build_manifest(ManifestParams(include_sources=["b"]), imports, tmp_path / "out")
+    assert set(only.frame["source"]) == {"b"} and len(only) == 28
+    with pytest.raises(DataError, match="unknown source 'c'.*b, tree"):
+        build_manifest(ManifestParams(exclude_sources=["c"]), imports, tmp_path / "none")
+    with pytest.raises(DataError, match="no imported dataset"):
+        build_manifest(ManifestParams(), tmp_path / "absent", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def spoil_truncated(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def spoil_missing(path):
+    path.unlink()
+
+
+def spoil_text(path):
+    path.write_bytes(b"<html>not here</html>")
+
+
+def spoil_huge(path):
+    header = cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1].tobytes()
+    side = (20_000).to_bytes(4, "big")
+    ihdr = b"IHDR" + side + side + header[24:29]
+    import zlib
+
+    path.write_bytes(header[:12] + ihdr + zlib.crc32(ihdr).to_bytes(4, "big") + header[33:])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [(spoil_truncated, "truncated"), (spoil_missing, "missing"), (spoil_text, "not a picture"), (spoil_huge, "20000")],
+)
+def test_a_bad_picture_stops_the_build_and_tolerance_counts_it(raw, tmp_path, spoil, said):
+    imports = imported(tmp_path, tree(raw).model_copy(update={"mode": "copy"}))
+    victim = imports / "tree" / "images" / "train" / "fear" / "2.jpg"
+    spoil(victim)
+    with pytest.raises(DataError) as error:
+        build_manifest(ManifestParams(), imports, tmp_path / "out")
+    assert str(victim) in str(error.value) and said in str(error.value) and "row 38" in str(error.value)
+    assert list((tmp_path / "out").iterdir()) == []
+    manifest = build_manifest(ManifestParams(tolerance=1), imports, tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "manifest_validation.json").read_text())
+    assert len(manifest) == 55 and (report["rows_total"], report["rows_valid"]) == (56, 55)
+    missing = int(spoil is spoil_missing)
+    assert report["missing_paths"] == missing
+    assert report["decode"] == {"attempted": 56 - missing, "ok": 55, "fail": 1 - missing}
+    assert len(report["left_out"]) == 1 and str(victim) in report["left_out"][0]
+    assert manifest.meta["created"]["tolerance"] == 1
+
+
+def test_ten_of_many_bad_pictures_are_listed(raw, tmp_path):
+    imports = imported(tmp_path, tree(raw))
+    for path in list((imports / "tree" / "images" / "train").rglob("*.jpg"))[:12]:
+        path.unlink()
+    with pytest.raises(DataError) as error:
+        build_manifest(ManifestParams(tolerance=3), imports, tmp_path / "out")
+    text = str(error.value)
+    assert text.startswith("12 rows") and text.count("missing: ") == 10 and "and 2 more" in text
+
+
+def test_output_that_cannot_be_written_is_explained(raw, tmp_path):
+    imports = imported(tmp_path, tree(raw))
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(DataError, match="file stands where a folder should be"):
+        build_manifest(ManifestParams(), imports, tmp_path / "out")
+    (tmp_path / "out").unlink()
+    (tmp_path / "out" / "manifest.parquet").mkdir(parents=True)
+    with pytest.raises(DataError, match="manifest.parquet"):
+        build_manifest(ManifestParams(), imports, tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["manifest.parquet"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file size limits are POSIX")
+@pytest.mark.parametrize("limit", [200, 3_000])  # the report does not fit; the manifest does not
+def test_a_full_disk_leaves_the_earlier_manifest_whole(raw, tmp_path, limit):
+    import resource
+    import signal
+
+    imports = imported(tmp_path, tree(raw))
+    build_manifest(ManifestParams(), imports, tmp_path / "out")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    assert len(before["manifest_validation.json"]) < 3_000 < len(before["manifest.parquet"])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(DataError, match="full"):
+            build_manifest(ManifestParams(seed=9), imports, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+
+
+def test_boxes_that_leave_their_photo_are_found(tmp_path):
+    (tmp_path / "p.png").write_bytes(cv2.imencode(".png", np.zeros((40, 60, 3), np.uint8))[1].tobytes())
+    boxes = [(0, 0, 40, 60), (-1, 0, 40, 60), (0, 0, 41, 60), (0, 0, 40, 61), (5, -2, 40, 60), (np.nan,) * 4]
+    frame = pd.DataFrame(boxes, columns=["bbox_top", "bbox_left", "bbox_bottom", "bbox_right"]).assign(
+        image_path="p.png"
+    )
+    checked = check_pictures(frame, tmp_path)
+    assert checked["outside"].tolist() == [False, True, True, True, True, False]
+    assert (checked["problem"] == "").all()
+
+
+@pytest.mark.parametrize(
+    ("layout", "source"), [("fer2013_csv", "fer2013"), ("fer2013_tree", "fer2013"), ("tree", "tree")]
+)
+def test_planted_copies_and_leaks_are_found_exactly(tmp_path, layout, source):
+    root = write_raw(tmp_path / "raw", layout, faces=150, seed=3, duplicates=9, leaks=8)
+    truth = json.loads((root / "truth.json").read_text())["records"]
+    imports = imported(tmp_path, SourceSpec(source=source, root=str(root)))
+    manifest = build_manifest(ManifestParams(), imports, tmp_path / "out")
+    assert len(manifest) == len(truth) == 167
+    written = pd.DataFrame(truth).set_index("record")
+    frame = manifest.frame.assign(
+        record=manifest.frame["record"].map(lambda r: str(int(r[3:])) if r[:3] == "row" else r)
+    )
+    for _, row in frame.iterrows():
+        assert written.loc[row["record"], ["written", "split"]].tolist() == [EMOTIONS[row["label"]], row["split"]]
+    planted = {s: set(written.index[written["leak_of"].notna() & (written["split"] == s)]) for s in ("test", "val")}
+    for split, records in planted.items():
+        found = frame.loc[frame["sample_id"].isin(twins(manifest, split)), "record"]
+        assert set(found) >= records and len(records) == 4
+        copies = written["duplicate_of"].map(lambda r, known=records: r in known)
+        assert set(found) - records <= set(written.index[copies]) | set(written["duplicate_of"].dropna())
+    originals = set(written["duplicate_of"].dropna()) | set(written["leak_of"].dropna())
+    assert duplicates(manifest.frame)["exact"] == len(originals)
+    assert manifest.frame.query("split == 'val'").groupby("content_id")["val_role"].nunique().eq(1).all()
+
+
+def test_duplicates_count_groups(raw):
+    rows = pd.DataFrame(
+        {
+            "content_id": ["a", "a", "b", "b", "b", "c", "d", "d"],
+            "label": [0, 0, 1, 2, 1, 0, 3, 3],
+            "split": ["train", "train", "train", "test", "val", "test", "train", "test"],
+            "source": ["x"] * 7 + ["y"],
+        }
+    )
+    assert duplicates(rows) == {
+        "exact": 3, "near": None, "across_splits": 2, "across_sources": 1, "conflicting_labels": 1, "contents": 4,
+    }  # fmt: skip
+
+
+def test_contact_sheet_shows_a_row_a_class(raw, tmp_path):
+    for label, name in enumerate(CLASSES):
+        for path in (raw / "train" / name).iterdir():
+            path.write_bytes(cv2.imencode(".png", np.full((30, 30, 3), 30 * label, np.uint8))[1].tobytes())
+    imports = imported(tmp_path, tree(raw))
+    manifest = build_manifest(ManifestParams(val_fraction=0), imports, tmp_path / "out").rows(split="train")
+    sheet = contact_sheet(manifest, n_per_class=6, seed=1, size=32)
+    assert sheet.shape == (7 * 32, 6 * 32, 3) and sheet.dtype == np.uint8
+    for label in range(7):
+        assert (sheet[label * 32 : (label + 1) * 32, : 4 * 32] == 30 * label).all()
+    assert (sheet[:, 4 * 32 :] == 128).all()  # four pictures a class, six asked for
+    shuffled = Manifest(manifest.frame.sample(frac=1, random_state=0), manifest.meta, manifest.path)
+    assert np.array_equal(contact_sheet(shuffled, 3, seed=1), contact_sheet(manifest, 3, seed=1))

@@ -1,0 +1,222 @@
+"""Ids, hashes, paths and choices of the manifest."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fer_lib.datasets.manifest import (
+    Manifest,
+    content_id,
+    evalset_id,
+    protocol_id,
+    read_frame,
+    sample_id,
+    write_frame,
+)
+from fer_lib.errors import DataError
+from fer_lib.faces.contract import FaceContract
+
+
+def frame(n: int = 12, **columns) -> pd.DataFrame:
+    rows = pd.DataFrame(
+        {
+            "sample_id": [sample_id("a", str(i), content_id(bytes([i]))) for i in range(n)],
+            "content_id": [content_id(bytes([i])) for i in range(n)],
+            "source": ["a", "b"] * (n // 2),
+            "record": [str(i) for i in range(n)],
+            "image_path": [f"a/images/{i}.png" for i in range(n)],
+            "label": [i % 7 for i in range(n)],
+            "split": [("train", "val", "test")[i % 3] for i in range(n)],
+            "val_role": ["select" if i % 3 == 1 else "" for i in range(n)],
+        }
+    )
+    return rows.assign(**columns)
+
+
+def some_votes(n: int = 12) -> list:
+    return [None if i % 2 else [i / 66, 1 - i / 66, 0, 0, 0, 0, 0] for i in range(n)]
+
+
+def test_write_and_read_give_the_same_rows_hash_and_root(tmp_path):
+    manifest = Manifest(frame(soft_label=some_votes(), confidence=np.nan), {"root": (tmp_path / "raw").as_posix()})
+    assert "confidence" not in manifest.frame  # a column in which nothing is known
+    written = manifest.write(tmp_path / "deep" / "manifest.parquet")
+    again = Manifest.read(tmp_path / "deep" / "manifest.parquet")
+    assert again.sha256 == manifest.sha256 == written.sha256
+    assert again.root == written.root == manifest.root == tmp_path / "raw"
+    assert again.meta["root"] == "../raw" and again.meta["sha256"] == manifest.sha256
+    assert again.labels.dtype == np.int64 and again.labels.tolist() == [i % 7 for i in range(12)]
+    assert again.soft_labels.shape == (12, 7) and again.soft_labels.dtype == np.float64
+    assert np.isnan(again.soft_labels[1::2]).all()
+    assert again.soft_labels[::2].sum(1) == pytest.approx(1, abs=1e-15)
+    assert again.resolve(again.frame.iloc[3]) == again.resolve("a/images/3.png") == tmp_path / "raw/a/images/3.png"
+    assert again.resolve(next(again.frame.itertuples())) == tmp_path / "raw/a/images/0.png"
+    assert again.resolve(again.frame.to_dict("records")[2]) == tmp_path / "raw/a/images/2.png"
+
+
+def test_a_moved_checkout_still_finds_its_pictures(tmp_path):
+    Manifest(frame(), {"root": (tmp_path / "one" / "raw").as_posix()}).write(
+        tmp_path / "one" / "m" / "manifest.parquet"
+    )
+    (tmp_path / "one").rename(tmp_path / "two")
+    moved = Manifest.read(tmp_path / "two" / "m" / "manifest.parquet")
+    assert moved.resolve("a/images/1.png") == tmp_path / "two" / "raw" / "a" / "images" / "1.png"
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x.png", "a/../../x.png", "C:/x.png", "a\\x.png", ""])
+def test_absolute_and_escaping_paths_are_refused_on_reading(tmp_path, path):
+    good = Manifest(frame(), {"root": "."})
+    with pytest.raises(DataError, match="absolute or leaves the root"):
+        good.resolve(path)
+    bad = good.frame.copy()
+    bad.loc[5, "image_path"] = path
+    target = tmp_path / "manifest.parquet"
+    write_frame(target, bad, {"schema": 1, "root": ".", "sha256": "x"})
+    with pytest.raises(DataError) as error:
+        Manifest.read(target)
+    assert f"{target}, row 5" in str(error.value) and repr(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("label", 7, "must be 0..6"),
+        ("split", "dev", "unknown split"),
+        ("val_role", "tune", "select, temperature, conformal"),
+        ("val_role", "select", "only val rows"),
+        ("source", "", "names its source"),
+        ("sample_id", frame()["sample_id"][0], "unique"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path, column, value, said):
+    bad = frame()
+    bad.loc[3, column] = value
+    target = tmp_path / "manifest.parquet"
+    write_frame(target, bad, {"schema": 1, "root": "."})
+    with pytest.raises(DataError) as error:
+        Manifest.read(target)
+    assert f"{target}, row 3: {column}" in str(error.value) and said in str(error.value)
+
+
+def test_wrong_columns_votes_files_and_versions_are_refused(tmp_path):
+    with pytest.raises(DataError, match="columns missing \\['label'\\]"):
+        Manifest(frame().drop(columns="label"), {"root": "."})
+    with pytest.raises(DataError, match="columns unknown \\['labels'\\]"):
+        Manifest(frame(labels=1), {"root": "."})
+    with pytest.raises(DataError, match="row 2: soft_label"):
+        Manifest(frame(soft_label=[None, None, [0.5, 0.5], *[None] * 9]), {"root": "."})
+    target = tmp_path / "manifest.parquet"
+    with pytest.raises(DataError, match="manifest.parquet is missing"):
+        Manifest.read(target)
+    target.write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(DataError, match="not a readable Parquet"):
+        Manifest.read(target)
+    write_frame(target, frame(), {"schema": 99, "root": "."})
+    with pytest.raises(DataError, match="schema 99"):
+        Manifest.read(target)
+    pq.write_table(pa.table({"x": [1]}), target)
+    with pytest.raises(DataError, match="schema None"):
+        Manifest.read(target)
+
+
+def test_rows_that_were_changed_behind_the_hash_are_refused(tmp_path):
+    target = tmp_path / "manifest.parquet"
+    Manifest(frame(), {"root": "."}).write(target)
+    rows, meta = read_frame(target)
+    rows.loc[0, "label"] = 5
+    write_frame(target, rows, meta)
+    with pytest.raises(DataError, match="do not match the hash"):
+        Manifest.read(target)
+
+
+def test_choosing_rows(tmp_path):
+    manifest = Manifest(frame(), {"root": "."})
+    assert len(manifest.rows()) == 12 and len(manifest.rows(split="train")) == 4
+    assert set(manifest.rows(split="val", val_role="select", include_sources=["b"]).frame["source"]) == {"b"}
+    assert set(manifest.rows(exclude_sources=("b",)).frame["source"]) == {"a"}
+    chosen = manifest.rows(split="test")
+    assert chosen.frame.index.tolist() == list(range(4)) and chosen.sample_ids == chosen.frame["sample_id"].tolist()
+    for choice, said in (
+        ({"split": "valid"}, "unknown split 'valid'"),
+        ({"val_role": "tune"}, "unknown val_role 'tune'"),
+        ({"val_role": "conformal"}, "no rows with val_role 'conformal'"),
+        ({"include_sources": ["c"]}, "unknown source 'c'"),
+        ({"exclude_sources": ["c"]}, "unknown source 'c'"),
+        ({"include_sources": ["a"], "exclude_sources": ["a"]}, "no source"),
+    ):
+        with pytest.raises(DataError, match=said):
+            manifest.rows(**choice)
+    train = Manifest(frame().query("split == 'train'"), {"root": "."})
+    with pytest.raises(DataError, match="no rows with split 'test'"):
+        train.rows(split="test")
+
+
+@settings(max_examples=25, deadline=None)
+@given(order=st.permutations(range(12)))
+def test_row_order_enters_neither_the_hash_nor_the_evalset_id(order):
+    rows = frame(soft_label=some_votes())
+    shuffled = Manifest(rows.iloc[order], {"root": "."})
+    straight = Manifest(rows, {"root": "elsewhere"})
+    assert shuffled.sha256 == straight.sha256
+    ids = [evalset_id(m.sample_ids, m.labels, "test", 0) for m in (shuffled, straight)]
+    assert ids[0] == ids[1] and len(ids[0]) == 12
+
+
+@settings(max_examples=25, deadline=None)
+@given(row=st.integers(0, 11), column=st.sampled_from(["label", "split", "record", "soft_label", "val_role"]))
+def test_any_changed_cell_changes_the_hash(row, column):
+    rows = frame(soft_label=some_votes())
+    changed = rows.copy()
+    new = {"label": (rows["label"][row] + 1) % 7, "split": "val", "record": "other", "soft_label": [0.0] * 6 + [1.0]}
+    if column == "val_role":
+        changed.loc[row, "split"] = rows.loc[row, "split"] = "val"
+        new["val_role"] = "conformal"
+    if column == "split":
+        changed.loc[row, "val_role"] = rows.loc[row, "val_role"] = ""
+        rows.loc[row, "split"] = "test"
+    changed.at[row, column] = new[column]
+    assert Manifest(changed, {"root": "."}).sha256 != Manifest(rows, {"root": "."}).sha256
+
+
+def test_ids_depend_on_everything_that_they_name():
+    assert content_id(b"x") == "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+    boxed = {content_id(b"x"), content_id(b"x", (0, 0, 4, 4)), content_id(b"x", (0, 0, 4, 5)), content_id(b"y")}
+    assert len(boxed) == 4 and content_id(b"x", (0, 0, 4, 4)) == content_id(b"x", np.array([0.0, 0, 4, 4]))
+    assert len({sample_id("a", "bc", "d"), sample_id("ab", "c", "d"), sample_id("a", "bc", "e")}) == 3
+    base = evalset_id(["p", "q"], [1, 2], "test", 0)
+    others = [
+        evalset_id(["p", "r"], [1, 2], "test", 0),
+        evalset_id(["p", "q"], [2, 1], "test", 0),
+        evalset_id(["p", "q"], [1, 2], "val", 0),
+        evalset_id(["p", "q"], [1, 2], "test", 1),
+    ]
+    assert base == evalset_id(("q", "p"), np.array([2, 1]), "test", 0) and len({base, *others}) == 5
+    with pytest.raises(DataError, match="2 sample ids but 1 labels"):
+        evalset_id(["p", "q"], [1], "test", 0)
+    plain, small = FaceContract(), FaceContract(image_size=96)
+    protocols = [protocol_id(base, plain, "none"), protocol_id(base, small, "none"), protocol_id(base, plain, "flip")]
+    assert len(set(protocols)) == 3 and protocols[0] == protocol_id(base, FaceContract(), "none")
+
+
+def test_the_metric_version_is_part_of_the_evalset_id(monkeypatch):
+    from fer_lib.calibration import scores
+
+    before = evalset_id(["p"], [1], "test", 0)
+    monkeypatch.setattr(scores, "METRIC_VERSION", scores.METRIC_VERSION + "x")
+    assert evalset_id(["p"], [1], "test", 0) != before
+
+
+def test_the_file_is_plain_parquet_with_its_facts_in_the_schema(tmp_path):
+    Manifest(frame(), {"root": ".", "created": {"seed": 3}}).write(tmp_path / "manifest.parquet")
+    meta = json.loads(pq.read_schema(tmp_path / "manifest.parquet").metadata[b"fer"])
+    assert meta["schema"] == 1 and meta["created"] == {"seed": 3} and len(meta["sha256"]) == 64
+    assert pd.read_parquet(tmp_path / "manifest.parquet")["label"].tolist() == [i % 7 for i in range(12)]
+    before = (tmp_path / "manifest.parquet").read_bytes()
+    Manifest.read(tmp_path / "manifest.parquet").write(tmp_path / "manifest.parquet")
+    assert (tmp_path / "manifest.parquet").read_bytes() == before
