@@ -152,10 +152,13 @@ def _counts(frame: pd.DataFrame) -> dict:
 
 
 def twins(manifest: Manifest, split: str = "test", other: str = "train") -> set[str]:
-    """Sample ids of ``split`` whose very content also stands in ``other`` (the leak to leave out)."""
-    seen = set(manifest.rows(split=other).frame["content_id"])
-    frame = manifest.rows(split=split).frame
-    return set(frame.loc[frame["content_id"].isin(seen), "sample_id"])
+    """Sample ids of ``split`` whose very content also stands in ``other``: the leak to leave out (empty without such rows)."""
+    for name in (split, other):
+        if name not in SPLITS:
+            raise DataError(f"unknown split {name!r}: use {', '.join(SPLITS)}")
+    frame = manifest.frame
+    seen = frame.loc[frame["split"] == other, "content_id"]
+    return set(frame.loc[(frame["split"] == split) & frame["content_id"].isin(seen), "sample_id"])
 
 
 def summary(manifest: Manifest) -> pd.DataFrame:

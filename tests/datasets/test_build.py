@@ -2,6 +2,7 @@
 
 import json
 import os
+import zlib
 
 import cv2
 import numpy as np
@@ -103,14 +104,17 @@ def spoil_huge(path):
     header = cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1].tobytes()
     side = (20_000).to_bytes(4, "big")
     ihdr = b"IHDR" + side + side + header[24:29]
-    import zlib
-
     path.write_bytes(header[:12] + ihdr + zlib.crc32(ihdr).to_bytes(4, "big") + header[33:])
 
 
 @pytest.mark.parametrize(
     ("spoil", "said"),
-    [(spoil_truncated, "truncated"), (spoil_missing, "missing"), (spoil_text, "not a picture"), (spoil_huge, "20000")],
+    [
+        (spoil_truncated, "truncated"),
+        (spoil_missing, "missing"),
+        (spoil_text, "not a picture"),
+        (spoil_huge, "above the cap of 50,000,000 pixels"),
+    ],
 )
 def test_a_bad_picture_stops_the_build_and_tolerance_counts_it(raw, tmp_path, spoil, said):
     imports = imported(tmp_path, tree(raw).model_copy(update={"mode": "copy"}))
@@ -195,17 +199,18 @@ def test_planted_copies_and_leaks_are_found_exactly(tmp_path, layout, source):
     manifest = build_manifest(ManifestParams(), imports, tmp_path / "out")
     assert len(manifest) == len(truth) == 167
     written = pd.DataFrame(truth).set_index("record")
-    frame = manifest.frame.assign(
-        record=manifest.frame["record"].map(lambda r: str(int(r[3:])) if r[:3] == "row" else r)
-    )
+    frame = manifest.frame
     for _, row in frame.iterrows():
         assert written.loc[row["record"], ["written", "split"]].tolist() == [EMOTIONS[row["label"]], row["split"]]
-    planted = {s: set(written.index[written["leak_of"].notna() & (written["split"] == s)]) for s in ("test", "val")}
-    for split, records in planted.items():
+    written["content"] = written["duplicate_of"].fillna(written["leak_of"]).fillna(written.index.to_series())
+    trained = set(written.loc[written["split"] == "train", "content"])
+    for split in ("test", "val"):
+        leaked = written.index[(written["split"] == split) & written["content"].isin(trained)]
         found = frame.loc[frame["sample_id"].isin(twins(manifest, split)), "record"]
-        assert set(found) >= records and len(records) == 4
-        copies = written["duplicate_of"].map(lambda r, known=records: r in known)
-        assert set(found) - records <= set(written.index[copies]) | set(written["duplicate_of"].dropna())
+        assert set(found) == set(leaked) and len(leaked) >= 4
+    assert twins(manifest.rows(split="test")) == set()
+    with pytest.raises(DataError, match="unknown split 'dev'"):
+        twins(manifest, "dev")
     originals = set(written["duplicate_of"].dropna()) | set(written["leak_of"].dropna())
     assert duplicates(manifest.frame)["exact"] == len(originals)
     assert manifest.frame.query("split == 'val'").groupby("content_id")["val_role"].nunique().eq(1).all()

@@ -66,7 +66,7 @@ def test_roles_share_val_sixty_twenty_twenty_in_every_label():
 rows = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3)), min_size=1, max_size=40)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(rows=rows, seed=st.integers(0, 5), data=st.data())
 def test_splits_follow_the_content_and_not_the_row_order(rows, seed, data):
     for assign, split, column in (
