@@ -152,7 +152,7 @@ def _counts(frame: pd.DataFrame) -> dict:
 
 
 def twins(manifest: Manifest, split: str = "test", other: str = "train") -> set[str]:
-    """Sample ids of ``split`` whose very content also stands in ``other``: the leak to leave out (empty without such rows)."""
+    """Sample ids of ``split`` whose very content also stands in ``other``: the leak to leave out."""
     for name in (split, other):
         if name not in SPLITS:
             raise DataError(f"unknown split {name!r}: use {', '.join(SPLITS)}")

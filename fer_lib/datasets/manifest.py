@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -207,8 +207,7 @@ def relative_root(root: Path, manifest: Path) -> str:
 
 def safe_path(path: str, where: Any) -> str:
     """``path`` itself when it is relative, POSIX and stays under its root; else a :class:`DataError`."""
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path or path[1:2] == ":":
+    if not path or path[0] == "/" or path[1:2] == ":" or "\\" in path or "\0" in path or ".." in path.split("/"):
         raise DataError(
             f"{where}: image_path {path!r} is absolute or leaves the root; paths must be relative with forward slashes "
             "(old CSVs: fer data import-manifest CSV --rebase OLD=NEW)"
