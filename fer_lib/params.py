@@ -1,21 +1,15 @@
 """Parameters of every phase: one pydantic model a notebook, unknown keys forbidden.
 
-A run file (``params/NAME.yaml``) is ``name``, ``experiment`` and an ordered mapping ``phases``; each phase names its kind
-(default: the phase's own name) and overrides of that kind's defaults.  Inputs that are blank are taken from the newest
-finished phase before it in the same run; inputs may name a phase of the run, a folder, or a registry URI.
+A run file (``params/NAME.yaml``) is ``name``, ``experiment`` and an ordered mapping ``phases``; each phase names its
+kind (default: the phase's own name) and overrides of that kind's defaults.  Inputs that are blank are taken from
+the newest finished phase before it in the same run; inputs may name a phase of the run, a folder, or a registry URI.
 """
 
 from __future__ import annotations
 
-import difflib
-import typing
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from fer_lib.errors import ParamsError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -209,18 +203,26 @@ class EvaluateParams(PhaseParams):
     batch_size: Annotated[int, Field(ge=1)] = 256
     device: Literal["auto", "cpu", "cuda", "xpu", "mps"] = "auto"
 
+    @model_validator(mode="after")
+    def _single_view_is_measured(self):
+        if "none" not in self.views:
+            raise ValueError("views must include 'none': it is the single view that the exported model predicts on")
+        return self
+
 
 class ExportParams(PhaseParams):
     """09_export_onnx: export, parity, registration, alias."""
 
     evaluation: str = ""
     manifest: str = ""
-    candidates: list[str] = []  # blank: every student phase before this one; the best macro-F1 on val/select is registered
+    candidates: list[
+        str
+    ] = []  # blank: every student phase before this one; the best macro-F1 on val/select is registered
     registered_name: str = "fer-student"
     alias: str = "champion"
     opset: Annotated[int, Field(ge=17, le=23)] = 18
     parity_tolerance: Positive = 1e-4
-    compact: bool = False  # weights stored as int8 with a scale a channel, computed in float32
+    compact: bool = False  # also a file of its own with int8 weights and a scale a channel, measured by itself
 
 
 KINDS: dict[str, tuple[type[PhaseParams], str]] = {

@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from fer_lib.calibration.scores import softmax
+from fer_lib.calibration.scores import softmax, summary
+from fer_lib.datasets.batches import eval_batches
+from fer_lib.datasets.facepack import open_or_build
+from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
 from fer_lib.deploy import latency
 from fer_lib.deploy.bundle import META, ONNX, Bundle, derive_bundle, read_bundle
-from fer_lib.deploy.onnx import compact, export_onnx, parity
+from fer_lib.deploy.onnx import compact, export_onnx, open_session, parity
 from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import BundleError, FerError
 from fer_lib.faces.decode import decode
@@ -28,10 +31,10 @@ def export_model(params: ExportParams, inputs: Mapping[str, Any], out: Path | st
 
     `inputs`: ``candidates``, fit phase folders (each with a ``best`` bundle); ``evaluation``, an evaluation phase
     folder whose ``bundles/NAME`` is taken where it exists, or blank; ``manifest``, a manifest or its phase folder,
-    whose val/select faces are used for the checks, or blank.
+    whose val/select faces are used for the checks, or blank; ``cache_dir``, where face packs lie.
 
     The candidate with the highest macro-F1 on val/select wins; ties go to the smaller file.  Written: ``bundle/``
-    (weights, ``model.onnx``, metrics with ``onnx``), ``onnxparity.json``, ``latencybenchmarks.csv``.  Returned: bundle
+    (weights, ``model.onnx``, metrics with ``onnx``), with ``compact`` also ``packaged/`` (the small file, measured itself), ``onnxparity.json``, ``latencybenchmarks.csv``.  Returned: bundle
     (Path), selected, ranking, parity, latency, ids, onnx_bytes.  Raises FerError when candidates were measured on
     different rows, or the file differs from torch by more than ``parity_tolerance``.
     """
@@ -44,11 +47,11 @@ def export_model(params: ExportParams, inputs: Mapping[str, Any], out: Path | st
     exported = export_onnx(bundle, out / "float32.onnx", opset=params.opset)
     report = parity(bundle, exported, **faces, tolerance=params.parity_tolerance)
     files = {"fp32": exported}
+    final = derive_bundle(bundle, out / "bundle", extra_files={ONNX: exported})
     if params.compact:
         files["int8-weights"] = compact(exported, out / "compact.onnx")
         report["compact"] = _compact_report(bundle, files, faces)
-    shipped = files["int8-weights" if params.compact else "fp32"]
-    final = derive_bundle(bundle, out / "bundle", extra_files={ONNX: shipped})
+        _write_packaged(final, files["int8-weights"], inputs.get("manifest"), out, inputs["cache_dir"])
     if len(labels):
         final = derive_bundle(final, out / "bundle", metrics={"onnx": _agreement(final, faces, labels)})
     rows = latency.benchmark(bundle, files)
@@ -121,8 +124,6 @@ def _select_faces(manifest: Path | str | None, n: int) -> tuple[dict[str, list],
     """Up to `n` faces of val/select, evenly spread over its rows ({images, boxes}), and their class ids."""
     if not manifest:
         return {"images": [], "boxes": []}, np.empty(0, dtype=np.int64)
-    from fer_lib.datasets.manifest import Manifest
-
     path = Path(manifest)
     chosen = Manifest.read(path / "manifest.parquet" if path.is_dir() else path).rows(split="val", val_role="select")
     at = np.unique(np.linspace(0, len(chosen) - 1, min(n, len(chosen))).round().astype(int))
@@ -144,6 +145,29 @@ def _compact_report(bundle: Bundle, files: Mapping[str, Path], faces: dict[str, 
         "bytes_fp32": sizes["fp32"],
         "ratio": sizes["fp32"] / sizes["int8-weights"],
     }
+
+
+def _write_packaged(bundle: Bundle, file: Path, manifest: Path | str | None, out: Path, cache_dir: Path) -> None:
+    """``out/packaged``: the small file as a bundle of its own, whose test metrics are measured on that very file.
+
+    It has none where the float weights have none (no evaluation was given).
+    """
+    contract, temperature = bundle.contract, bundle.temperature
+    metrics: dict[str, Any] = {"test": None, "test_raw": None, "test_float32": bundle.meta["metrics"].get("test")}
+    if metrics["test_float32"] and manifest:
+        path = Path(manifest)
+        rows = Manifest.read(path / "manifest.parquet" if path.is_dir() else path).rows(split="test")
+        tolerance = int(rows.meta.get("tolerance", 0))
+        pack = open_or_build(rows, contract, cache_dir, tolerance)
+        session = open_session(file)
+        parts = [session.run(["logits"], {"faces": faces})[0] for _, faces in eval_batches(pack, 256)]
+        logits, labels = np.concatenate(parts).astype(np.float64), pack.manifest.labels
+        evalset = evalset_id(pack.manifest.sample_ids, labels, "test", tolerance)
+        identity = {"evalset_id": evalset, "protocol_id": protocol_id(evalset, contract, "none")}
+        identity |= {"n_expected": len(rows), "n_used": len(labels)}
+        scaled = logits if temperature is None else temperature.apply(logits)
+        metrics |= {"test": summary(scaled, labels) | identity, "test_raw": summary(logits, labels) | identity}
+    derive_bundle(bundle, out / "packaged", extra_files={ONNX: file}, metrics=metrics, weights=False)
 
 
 def _agreement(bundle: Bundle, faces: dict[str, list], labels: np.ndarray) -> dict[str, Any]:

@@ -8,8 +8,12 @@ from fer_lib.calibration.scaling import Temperature, fit
 from fer_lib.errors import FerError
 
 
-def temperature_for(logits_val, y_val, calibration: str, fixed_temperature: float = 1.2) -> Temperature:
+def temperature_for(
+    logits_val, y_val, calibration: str, fixed_temperature: float = 1.2, allow_bound: bool = False
+) -> Temperature:
     """The temperature that ``calibration`` (none | global | vector | fixed) asks for.
+
+    ``allow_bound`` takes a temperature that ends on its bracket (a handful of rows that are all right), flagged.
 
     ``logits_val`` [N, K] and ``y_val`` [N] are the rows of val/temperature; none and fixed do not read them.
     """
@@ -19,7 +23,7 @@ def temperature_for(logits_val, y_val, calibration: str, fixed_temperature: floa
         return Temperature(mode="fixed", global_temperature=fixed_temperature, note="asked for, not fitted")
     if calibration not in ("global", "vector"):
         raise FerError(f"calibration {calibration!r} is unknown: use none, global, vector or fixed")
-    return fit(logits_val, y_val, mode=calibration)
+    return fit(logits_val, y_val, mode=calibration, allow_bound=allow_bound)
 
 
 def ece_report(logits, y, resamples: int, seed: int) -> dict[str, float]:
@@ -45,6 +49,7 @@ def model_report(
     fixed_temperature: float = 1.2,
     resamples: int = 1000,
     seed: int = 1337,
+    allow_bound: bool = False,
 ) -> dict:
     """Scores of ``logits_test`` [N, K] against ``y_test`` [N], with a temperature fitted on the validation rows only.
 
@@ -52,7 +57,7 @@ def model_report(
     ``ece_raw`` and ``ece_scaled`` ({value, lo, hi, null_mean, null_q95}), ``accuracy_interval`` (Wilson) and
     ``macro_f1_interval`` (bootstrap over rows), both 95 % of the raw predictions.  JSON-ready; same seed, same numbers.
     """
-    temperature = temperature_for(logits_val_temp, y_val_temp, calibration, fixed_temperature)
+    temperature = temperature_for(logits_val_temp, y_val_temp, calibration, fixed_temperature, allow_bound)
     logits_test, y_test = scores.checked_logits(logits_test, y_test)
     scaled = temperature.apply(logits_test)
     raw, k = scores.summary(logits_test, y_test), logits_test.shape[1]

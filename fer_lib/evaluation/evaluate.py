@@ -1,0 +1,207 @@
+"""Every model of a run on one suite: the same rows, single view and flip average, with and without leaked pictures.
+
+The temperature is fitted on val/temperature under the same view, frozen, and applied to the test rows.  Each opening of
+the test rows is written down in ``<cache>/../test_openings.jsonl``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_lib.calibration import scores
+from fer_lib.calibration.scaling import Temperature
+from fer_lib.datasets.build import twins
+from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
+from fer_lib.deploy.bundle import Bundle, derive_bundle, read_bundle
+from fer_lib.errors import BundleError, DataError, FerError
+from fer_lib.evaluation.report import model_report
+from fer_lib.models.ensemble import combine
+from fer_lib.models.softlabels import cached_logits
+from fer_lib.params import EvaluateParams
+
+PARTS = ("report", "temperature")  # the rows reported on, and those that the temperature is fitted on
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: bundles and their weights (one bundle of weight 1 for a single model)."""
+
+    name: str
+    kind: str
+    bundles: list[Bundle]
+    weights: list[float]
+    space: str = "logit"
+    val_select: dict[str, Any] | None = None
+
+    def protocol(self, evalset: str, view: str) -> str:
+        if len(self.bundles) == 1:
+            return protocol_id(evalset, self.bundles[0].contract, view)
+        contracts = "+".join(b.contract.id for b in self.bundles)
+        return protocol_id(evalset, self.bundles[0].contract, f"{view}:{self.space}:{contracts}")
+
+    def describe(self) -> dict[str, Any]:
+        own = self.bundles[0].meta["model"]
+        known = {
+            "kind": self.kind,
+            "backbone": "+".join(b.meta["model"]["backbone"] for b in self.bundles),
+            "image_size": own["image_size"]
+            if len(self.bundles) == 1
+            else [b.contract.image_size for b in self.bundles],
+            "weights_sha256": self.bundles[0].weights_sha256 if len(self.bundles) == 1 else None,
+            "parameters": sum(v.numel() for b in self.bundles for k, v in b.state_dict().items() if "running" not in k),
+            "val_select": self.val_select,
+        }
+        if len(self.bundles) > 1:
+            members = zip(self.bundles, self.weights, strict=True)
+            known["members"] = [{"name": b.name, "weight": w, "weights_sha256": b.weights_sha256} for b, w in members]
+            known["space"] = self.space
+        return known
+
+
+def subjects(models: list[Path], ensembles: list[Path]) -> list[Subject]:
+    """Fit folders (their ``best`` bundles) and soft-label folders (their ensembles of more than one) as subjects.
+
+    Raises FerError when two share a name, BundleError when an ensemble's member is no longer what it was.
+    """
+    found = []
+    for folder in models:
+        bundle = read_bundle(folder / "best" if (folder / "best").is_dir() else folder)
+        select = bundle.meta["metrics"].get("val_select")
+        found.append(Subject(bundle.name, bundle.meta["kind"], [bundle], [1.0], val_select=select))
+    for folder in ensembles:
+        record = json.loads((folder / "alignmentreport.json").read_text())
+        if len(record["teachers"]) < 2:
+            continue
+        bundles = [read_bundle(t["uri"]) for t in record["teachers"]]
+        for bundle, teacher in zip(bundles, record["teachers"], strict=True):
+            if bundle.weights_sha256 != teacher["weights_sha256"]:
+                raise BundleError(
+                    f"{folder}: teacher {teacher['model']} was trained again since; export the soft labels again"
+                )
+        select = json.loads((folder / "ensemble_metrics.json").read_text())
+        name = "ensemble" if len(ensembles) == 1 else f"ensemble_{folder.name.rsplit('-', 1)[0]}"
+        weights = [t["weight"] for t in record["teachers"]]
+        found.append(Subject(name, "ensemble", bundles, weights, record["ensemble_space"], select))
+    names = [s.name for s in found]
+    if repeated := sorted({n for n in names if names.count(n) > 1}):
+        raise FerError(f"two models are called {', '.join(repeated)}: give each phase its own name parameter")
+    return found
+
+
+def evaluate(
+    p: EvaluateParams, manifest: Manifest, models: list[Path], ensembles: list[Path], out: Path, cache_dir: Path, device
+) -> dict[str, Any]:
+    """Measure every model; writes ``evaluation.json``, ``predictions/NAME-VIEW.npz`` and ``bundles/NAME`` into ``out``.
+
+    A bundle there carries the temperature fitted under the single view, and as ``metrics["test"]`` the scores of
+    exactly what it predicts (single view, scaled).  Returns the content of ``evaluation.json``.
+    """
+    found = subjects(models, ensembles)
+    if not found:
+        raise FerError("nothing to evaluate: name finished teacher or student phases, or soft-label phases")
+    rows = manifest.rows(split="test") if p.split == "test" else manifest.rows(split="val", val_role="select")
+    held = manifest.rows(split="val", val_role="temperature")
+    leaked = twins(manifest, p.split) if p.leak_free else set()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "predictions").mkdir(exist_ok=True)
+    _log_opening(cache_dir.parent / "test_openings.jsonl", p, manifest, found)
+    result: dict[str, Any] = {
+        "suite": p.suite or p.split, "split": p.split, "manifest_sha256": manifest.sha256,
+        "metric_version": scores.METRIC_VERSION, "sets": {}, "models": {},
+    }  # fmt: skip
+    for subject in found:
+        views = {}
+        for view in p.views:
+            logits, used = _logits(subject, rows, cache_dir, view, p, device)
+            held_logits, held_used = _logits(subject, held, cache_dir, view, p, device)
+            clean = np.asarray([s not in leaked for s in used.sample_ids])
+            views[view] = {}
+            for name, keep in {"all": np.ones(len(used), bool), **({"leak_free": clean} if leaked else {})}.items():
+                expected = len(rows) if name == "all" else len(rows) - len(leaked)
+                identity = _identity(used, keep, name, p.split, manifest, expected)
+                _same(
+                    result["sets"].setdefault(name, identity | {"removed": len(rows) - expected}),
+                    identity,
+                    subject.name,
+                )
+                report = model_report(
+                    logits[keep], used.labels[keep], held_logits, held_used.labels, p.calibration, p.fixed_temperature,
+                    p.resamples, p.seed, allow_bound=p.smoke,
+                )  # fmt: skip
+                scaled = Temperature.model_validate(report["temperature"]).apply(logits[keep])
+                tables = {
+                    f"reliability_{kind}": _table(z, used.labels[keep])
+                    for kind, z in (("raw", logits[keep]), ("scaled", scaled))
+                }
+                protocol = subject.protocol(identity["evalset_id"], view)
+                views[view][name] = {"protocol_id": protocol, **identity, **report, **tables}
+            np.savez_compressed(
+                out / "predictions" / f"{subject.name}-{view}.npz",
+                logits=logits,
+                y=used.labels,
+                sample_id=np.asarray(used.sample_ids),
+            )
+        result["models"][subject.name] = subject.describe() | {"views": views}
+        if subject.kind != "ensemble":
+            _write_bundle(out / "bundles" / subject.name, subject.bundles[0], views["none"]["all"], p.split)
+    (out / "evaluation.json").write_text(json.dumps(result, indent=1))
+    return result
+
+
+def _logits(
+    subject: Subject, rows: Manifest, cache_dir: Path, view: str, p: EvaluateParams, device
+) -> tuple[np.ndarray, Manifest]:
+    options = dict(flip_average=view == "flip", batch_size=p.batch_size, device=device)
+    logits, packs = zip(*[cached_logits(b, rows, cache_dir, **options) for b in subject.bundles], strict=True)
+    used = packs[0].manifest
+    if any(pack.manifest.sha256 != used.sha256 for pack in packs):
+        raise DataError(f"{subject.name}: its members could use different pictures; repair the manifest first")
+    return combine(list(logits), subject.weights, subject.space), used
+
+
+def _identity(
+    used: Manifest, keep: np.ndarray, name: str, split: str, manifest: Manifest, expected: int
+) -> dict[str, Any]:
+    ids = [s for s, k in zip(used.sample_ids, keep, strict=True) if k]
+    label = split if name == "all" else f"{split}/{name}"
+    evalset = evalset_id(ids, used.labels[keep], label, int(manifest.meta.get("tolerance", 0)))
+    return {"evalset_id": evalset, "n_expected": expected, "n_used": len(ids)}
+
+
+def _same(known: dict[str, Any], identity: dict[str, Any], name: str) -> None:
+    if known["evalset_id"] != identity["evalset_id"]:
+        raise DataError(
+            f"{name} was measured on {identity['n_used']} rows ({identity['evalset_id']}), the models before it on "
+            f"{known['n_used']} ({known['evalset_id']}): they can't stand in one table"
+        )
+
+
+def _table(logits: np.ndarray, y: np.ndarray) -> dict[str, list]:
+    table = scores.reliability_table(scores.softmax(logits), y)
+    return {k: [None if isinstance(x, float) and np.isnan(x) else x for x in v.tolist()] for k, v in table.items()}
+
+
+def _write_bundle(path: Path, bundle: Bundle, report: dict[str, Any], split: str) -> None:
+    identity = {k: report[k] for k in ("evalset_id", "protocol_id", "n_expected", "n_used")}
+    key = "test" if split == "test" else "val"
+    metrics = {key: report["scaled"] | identity, f"{key}_raw": report["raw"] | identity}
+    derive_bundle(bundle, path, temperature=Temperature.model_validate(report["temperature"]), metrics=metrics)
+
+
+def _log_opening(file: Path, p: EvaluateParams, manifest: Manifest, found: list[Subject]) -> None:
+    if p.split != "test":
+        return
+    weights = {s.name: [b.weights_sha256 for b in s.bundles] for s in found}
+    line = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "suite": p.suite or p.split,
+        "manifest_sha256": manifest.sha256,
+    }
+    with open(file, "a") as log:
+        log.write(json.dumps(line | {"weights": weights}) + "\n")

@@ -1,0 +1,45 @@
+"""An evaluation as tables and arrays to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fer_lib.calibration import scores
+from fer_lib.calibration.scaling import Temperature
+
+
+def results_table(result: dict[str, Any]) -> pd.DataFrame:
+    """A line a model, view and set of rows, with the ids under which lines may be compared.
+
+    Only lines of one ``evalset`` were measured on the same rows; ``protocol`` adds preprocessing and view.
+    """
+    lines = []
+    for name, model in result["models"].items():
+        for view, sets in model["views"].items():
+            for rows, report in sets.items():
+                ece, scaled = report["ece_raw"], report["ece_scaled"]
+                lines.append(
+                    {
+                        "model": name, "view": view, "rows": rows, "n": report["n_used"],
+                        "accuracy": report["raw"]["accuracy"], "macro-F1": report["raw"]["macro_f1"],
+                        "minority-F1": report["raw"]["minority_f1"], "ECE": ece["value"], "ECE scaled": scaled["value"],
+                        "scaled low": scaled["lo"], "scaled high": scaled["hi"], "null": scaled["null_mean"],
+                        "T": report["temperature"]["global_temperature"],
+                        "evalset": report["evalset_id"], "protocol": report["protocol_id"],
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def predictions(
+    folder: Path, result: dict[str, Any], name: str, view: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(raw probs [N, 7], scaled probs [N, 7], y [N]) of a model on all rows of an evaluation's folder."""
+    with np.load(folder / "predictions" / f"{name}-{view}.npz") as stored:
+        logits, y = stored["logits"], stored["y"]
+    temperature = Temperature.model_validate(result["models"][name]["views"][view]["all"]["temperature"])
+    return scores.softmax(logits), scores.softmax(temperature.apply(logits)), y
