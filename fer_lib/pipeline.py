@@ -221,17 +221,21 @@ class _Run:
         lock = store.mlruns(self.base) / "locks" / f"{uuid.uuid4().hex}.lock"
         lock.parent.mkdir(exist_ok=True)
         self.lock, source = below(lock, self.base), self.plan.path.resolve()
-        with FileLock(lock):
-            self.experiment = store.experiment_id(self.plan.experiment)
-            tags = {"fer.kind": "run", "fer.lock": self.lock, "fer.git": git_state(),
-                    "fer.run_file": below(source, self.base)}  # fmt: skip
-            run = self.client.create_run(self.experiment, run_name=self.plan.name, tags=tags)
-            self.parent = run.info.run_id
-            self.client.log_artifact(self.parent, str(source))
-            resolved = {p.name: {"kind": p.kind} | p.params.model_dump(mode="json") for p in self.plan.phases}
-            self.client.log_dict(self.parent, resolved, "plan.json")
-            yield
-        lock.unlink(missing_ok=True)
+        try:
+            with FileLock(lock):
+                self._open_parent(source)
+                yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+    def _open_parent(self, source: Path) -> None:
+        self.experiment = store.experiment_id(self.plan.experiment)
+        tags = {"fer.kind": "run", "fer.lock": self.lock, "fer.git": git_state()}
+        tags["fer.run_file"] = below(source, self.base)
+        self.parent = self.client.create_run(self.experiment, run_name=self.plan.name, tags=tags).info.run_id
+        self.client.log_artifact(self.parent, str(source))
+        resolved = {p.name: {"kind": p.kind} | p.params.model_dump(mode="json") for p in self.plan.phases}
+        self.client.log_dict(self.parent, resolved, "plan.json")
 
     def _close(self, status: str) -> None:
         from mlflow.entities import Metric, RunTag

@@ -23,6 +23,8 @@ def check(
     from fer_lib.tracking import store
 
     table, problems = Table(show_header=False), []
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     try:
         for name, value in check_device(device).items():
             shown = ", ".join(value) if isinstance(value, list) else str(value)

@@ -64,7 +64,7 @@ class PhaseRun:
         self.name, self.key, self.inputs = plan["phase"], plan["key"], plan["inputs"]
         self.output_dir = Path(plan["output_dir"])
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.output_dir / ".lock", timeout=0, thread_local=False)
+        self._lock = FileLock(self.output_dir / ".lock", timeout=2, thread_local=False)  # a look at it lasts less
         try:
             self._lock.acquire()
         except Timeout as error:

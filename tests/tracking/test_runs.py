@@ -1,0 +1,171 @@
+"""A phase's run: what it logs, how it ends, who may write its folder."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from fer_lib.errors import FerError
+from fer_lib.params import ImportParams
+from fer_lib.tracking import records, runs, store
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A home with one notebook, so that a phase of kind ``import`` can be run alone."""
+    home = tmp_path_factory.mktemp("lab")
+    (home / "notebooks").mkdir()
+    (home / "params").mkdir()
+    cells = [{"cell_type": "code", "metadata": {}, "source": "x = 1"}]
+    (home / "notebooks" / "01_import_datasets.ipynb").write_text(json.dumps({"cells": cells}))
+    return home
+
+
+@pytest.fixture(autouse=True)
+def at_home(lab, monkeypatch):
+    monkeypatch.setenv("FER_HOME", str(lab))
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    store.configure()
+    yield
+    if runs._current is not None:
+        runs._current.close("FAILED")
+
+
+def fetch(run):
+    import mlflow
+
+    return mlflow.MlflowClient().get_run(run.run_id)
+
+
+def test_what_a_phase_logs(lab):
+    from matplotlib.figure import Figure
+
+    with runs.phase_run(ImportParams(seed=1), "import") as run:
+        run.metrics({"val": {"f1": np.float64(0.5), "per_class": {"Happy": 1}}, "text": "no", "flag": True}, step=3)
+        run.figure(Figure(), "empty.png")
+        run.json({"n": np.int64(3), "a": np.arange(2)}, "report.json")
+        run.note(result="It works.", intent="To see.")
+        run.note(next="Nothing.")
+        assert store.lock_is_held(run.output_dir / ".lock")
+        run.outputs(ids={"rows": "abc"}, headline={"rows": 5}, manifest=run.output_dir / "m.parquet", other=[lab / "x"])
+    seen = fetch(run)
+    assert seen.info.status == "FINISHED" and not store.lock_is_held(run.output_dir / ".lock")
+    assert seen.data.metrics == {"val/f1": 0.5, "val/per_class/Happy": 1.0}
+    assert seen.data.params["seed"] == "1" and json.loads(seen.data.params["sources"])[0]["source"] == "fer2013"
+    assert seen.data.tags["mlflow.note.content"] == "**Intent.** To see.\n\n**Result.** It works.\n\n**Next.** Nothing."
+    assert seen.data.tags["fer.id.rows"] == "abc" and seen.data.tags["fer.kind"] == "import"
+    folder = store.mlruns() / "artifacts" / run.run_id / "artifacts"
+    assert (folder / "figures" / "empty.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((folder / "report.json").read_text()) == {"n": 3, "a": [0, 1]}
+    assert runs.read_outputs(run.output_dir)["manifest"] == "m.parquet"
+    assert runs.read_outputs(run.output_dir)["other"] == [(lab / "x").as_posix()]
+    done = json.loads((run.output_dir / "done.json").read_text())
+    assert done["run_id"] == run.run_id and done["params"]["seed"] == 1 and done["kind"] == "import"
+    assert run.output_dir == store.phases_dir() / f"import-{run.key[:12]}"
+
+
+def test_an_error_fails_the_run_and_leaves_it_unfinished():
+    with pytest.raises(ValueError, match="broken"):
+        with runs.phase_run(ImportParams(seed=2), "import") as run:
+            raise ValueError("broken")
+    assert fetch(run).info.status == "FAILED" and not (run.output_dir / "done.json").exists()
+    with pytest.raises(FerError, match="without run.outputs"):
+        with runs.phase_run(ImportParams(seed=2), "import") as second:
+            pass
+    assert second.output_dir == run.output_dir and fetch(second).info.status == "FAILED"
+
+
+def test_the_first_cell_may_be_run_again():
+    first = runs.phase_run(ImportParams(seed=3), "import")
+    second = runs.phase_run(ImportParams(seed=3), "import")
+    assert fetch(first).info.status == "KILLED" and fetch(second).info.status == "RUNNING"
+    second.outputs()
+    second.finish()
+    first.close("FAILED")
+    assert fetch(second).info.status == "FINISHED" and fetch(first).info.status == "KILLED"
+
+
+def test_a_run_given_by_the_pipeline_is_resumed(monkeypatch, tmp_path):
+    import mlflow
+
+    given = mlflow.MlflowClient().create_run(store.experiment_id(), run_name="nested").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    params = ImportParams(seed=4, output_dir=str(tmp_path / "import_b-0"))
+    plan = {"phase": "import_b", "kind": "import", "key": "k" * 64, "params": {}, "run_id": None, "inputs": {}}
+    records.write_plan(plan | {"output_dir": params.output_dir}, tmp_path)
+    with runs.phase_run(params, "import") as run:
+        run.outputs(ids={})
+    assert run.run_id == given and run.name == "import_b" and run.key == "k" * 64
+    assert fetch(run).info.run_name == "nested" and fetch(run).data.params["seed"] == "4"
+
+
+def test_follow_writes_each_epoch_and_warns(capsys):
+    import mlflow
+
+    with runs.phase_run(ImportParams(seed=5), "import") as run:
+        history = [{"epoch": 0, "train": {"loss": 2.0}, "val": {"macro_f1": 0.1, "confusion": [[1]]}}]
+        (run.output_dir / "history.json").write_text(json.dumps(history))
+        events = [
+            {"event": "start", "total_steps": 20, "steps_per_epoch": 10, "resumed_at_step": 10},
+            {"event": "note", "message": "the ramp never ends", "level": "warning"},
+            {"event": "epoch", "epoch": 1, "train": {"loss": 1.0}, "val": None},
+            {"event": "end", "best_epoch": 1, "best_macro_f1": 0.3},
+        ]
+        assert run.follow(iter(events))["best_epoch"] == 1
+        run.outputs()
+    client = mlflow.MlflowClient()
+    assert [(m.step, m.value) for m in client.get_metric_history(run.run_id, "train/loss")] == [(0, 2.0), (1, 1.0)]
+    seen = fetch(run)
+    assert seen.data.metrics["best_macro_f1"] == 0.3 and "val/confusion" not in seen.data.metrics
+    assert seen.data.tags["fer.warning"] == "the ramp never ends"
+    assert "epoch 2/2  loss 1" in capsys.readouterr().out
+    assert json.loads((run.output_dir / "progress.json").read_text())["epochs"] == 2
+
+
+def test_reap_ends_the_dead_and_spares_the_living():
+    import mlflow
+
+    alive = runs.phase_run(ImportParams(seed=6), "import")
+    client, experiment = mlflow.MlflowClient(), store.experiment_id()
+    dead = client.create_run(experiment, tags={"fer.lock": "mlruns/locks/nobody.lock"}).info.run_id
+    foreign = client.create_run(experiment).info.run_id
+    assert runs.reap() == [dead]
+    assert client.get_run(dead).info.status == "KILLED" and "fer.reaped" in client.get_run(dead).data.tags
+    assert client.get_run(foreign).info.status == "RUNNING" and fetch(alive).info.status == "RUNNING"
+    assert runs.reap() == []
+
+
+def test_the_dead_predecessor_in_a_folder_is_ended():
+    import mlflow
+
+    dead = mlflow.MlflowClient().create_run(store.experiment_id()).info.run_id
+    probe = runs.phase_run(ImportParams(seed=7), "import")
+    probe.close("FAILED")
+    plan = json.loads((probe.output_dir / "phase.json").read_text())
+    records.write_json(probe.output_dir / "phase.json", plan | {"run_id": dead})
+    runs.phase_run(ImportParams(seed=7), "import").close("FAILED")
+    assert mlflow.MlflowClient().get_run(dead).info.status == "KILLED"
+
+
+def test_wrong_uses_are_named(tmp_path):
+    run = runs.phase_run(ImportParams(seed=8), "import")
+    with pytest.raises(FerError, match="intent, action, result"):
+        run.note(outcome="x")
+    with pytest.raises(FerError, match="no file .*absent.png"):
+        run.artifact(tmp_path / "absent.png")
+    with pytest.raises(FerError, match="outputs.json"):
+        runs.read_outputs(tmp_path)
+
+
+def test_numbers_keep_only_numbers():
+    nested = {"a": {"b": 1, "c": np.float32(0.5)}, "d": True, "e": "x", "f": None, "g": [1], "h": math.nan}
+    found = records.numbers(nested)
+    assert found.keys() == {"a/b", "a/c", "h"} and found["a/c"] == 0.5 and math.isnan(found["h"])
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = records.write_json(tmp_path / "a.json", {"old": 1})
+    with pytest.raises(TypeError):
+        records.write_json(path, {"new": object()})
+    assert records.read_json(path) == {"old": 1}

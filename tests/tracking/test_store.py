@@ -1,0 +1,110 @@
+"""The store opens: cold and four at a time, after a move, from any folder, and says so when it cannot."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from fer_lib.errors import FerError
+from fer_lib.tracking import store
+
+
+def test_home_is_the_environments_then_the_nearest_then_here(tmp_path, monkeypatch, repo):
+    monkeypatch.delenv("FER_HOME", raising=False)
+    lab = tmp_path / "lab"
+    for name in ("params", "notebooks", "deep/er"):
+        (lab / name).mkdir(parents=True)
+    monkeypatch.chdir(lab / "notebooks")
+    assert store.home() == lab.resolve()
+    monkeypatch.chdir(lab / "deep" / "er")
+    assert store.home() == lab.resolve()
+    monkeypatch.chdir(tmp_path)
+    assert store.home() == repo, "outside any, the checkout that the package runs from"
+    monkeypatch.setenv("FER_HOME", str(tmp_path / "named"))
+    assert store.home() == (tmp_path / "named").resolve()
+
+
+def test_four_processes_open_a_cold_store_together(tmp_path):
+    code = (
+        "from fer_lib.tracking import store; store.configure(); import mlflow;"
+        "mlflow.start_run(experiment_id=store.experiment_id('together')); mlflow.log_metric('m', 1); mlflow.end_run()"
+    )
+    environment = os.environ | {"FER_HOME": str(tmp_path)}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    started = [subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=tmp_path, stderr=subprocess.PIPE,
+                                text=True) for _ in range(4)]  # fmt: skip
+    failed = [error for process in started if (error := process.communicate(timeout=120)[1]) and process.returncode]
+    assert failed == []
+    with sqlite3.connect(tmp_path / "mlruns" / "mlflow.db") as db:
+        names = sorted(name for (name,) in db.execute("SELECT name FROM experiments"))
+        assert names == ["Default", "fer", "together"]
+        assert db.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'").fetchone() == (4,)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mlruns"], "no stray mlflow.db"
+
+
+def test_a_moved_home_still_opens_with_its_artifacts(tmp_path, monkeypatch):
+    import mlflow
+
+    old, new = tmp_path / "old home", tmp_path / "new_home"
+    old.mkdir()
+    monkeypatch.setenv("FER_HOME", str(old))
+    store.configure()
+    experiment = store.experiment_id()
+    with mlflow.start_run(experiment_id=experiment) as run:
+        mlflow.log_text("seven", "classes.txt")
+    client = mlflow.MlflowClient()
+    client.create_registered_model("m")
+    client.create_model_version("m", source=f"{run.info.artifact_uri}/model", run_id=run.info.run_id)
+    beside = client.create_experiment("elsewhere", artifact_location=f"{old.as_uri()}-archive/artifacts")
+
+    old.rename(new)
+    monkeypatch.setenv("FER_HOME", str(new))
+    assert store.configure() == new
+    moved = mlflow.MlflowClient()
+    uri = moved.get_run(run.info.run_id).info.artifact_uri
+    assert uri.startswith((new / "mlruns" / "artifacts").as_uri())
+    assert mlflow.artifacts.load_text(f"{uri}/classes.txt") == "seven"
+    assert moved.get_experiment(experiment).artifact_location == store.artifact_root(new)
+    assert moved.get_model_version("m", "1").source.startswith(new.as_uri())
+    assert f"{old.as_uri()}-archive" in moved.get_experiment(beside).artifact_location, "a longer name is another"
+    with mlflow.start_run(experiment_id=store.experiment_id()):
+        mlflow.log_text("more", "more.txt")
+    assert not old.exists(), "nothing is written where the store was"
+
+
+def test_experiments_lie_below_the_store_and_a_deleted_one_is_named(tmp_path, monkeypatch):
+    import mlflow
+
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    store.configure()
+    assert mlflow.MlflowClient().get_experiment("0").artifact_location == store.artifact_root(tmp_path)
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    mlflow.MlflowClient().delete_experiment(store.experiment_id("gone"))
+    with pytest.raises(FerError, match="'gone' is deleted"):
+        store.experiment_id("gone")
+
+
+def test_an_impossible_home_is_a_clear_error(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FER_HOME", str(tmp_path / "file"))
+    with pytest.raises(FerError, match="FER_HOME"):
+        store.configure()
+
+
+def test_a_lock_is_held_exactly_while_its_process_lives(tmp_path):
+    path = tmp_path / "a.lock"
+    assert not store.lock_is_held(path) and not store.lock_is_held(tmp_path / "no" / "folder.lock")
+    with FileLock(path):
+        assert store.lock_is_held(path)
+    assert not store.lock_is_held(path)
+    code = (f"from filelock import FileLock; import time; lock = FileLock({str(path)!r}); lock.acquire();"
+            "print('held', flush=True); time.sleep(60)")  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n" and store.lock_is_held(path)
+    process.kill()
+    process.wait()
+    assert not store.lock_is_held(path) and Path(path).parent.is_dir()
