@@ -26,9 +26,6 @@ def run(
     """
     from fer_lib.pipeline import run_file
 
-    signal.signal(signal.SIGTERM, _interrupt)  # a batch system that ends the job leaves KILLED runs, not RUNNING ones
+    # A batch system that ends the job leaves KILLED runs, not RUNNING ones.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     raise typer.Exit(run_file(path, param or (), only=only, from_=from_, smoke=smoke, fresh=fresh))
-
-
-def _interrupt(number, frame) -> None:
-    raise KeyboardInterrupt

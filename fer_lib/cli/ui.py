@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ def ui(
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
                "--backend-store-uri", store.tracking_uri(base), "--default-artifact-root", store.artifact_root(base)]
     typer.echo(f"MLflow's page: http://127.0.0.1:{port} (up in about ten seconds; Ctrl+C ends it)")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended either way, the server must not be left behind
     server = subprocess.Popen(command, env=environment, cwd=base)
     try:
         code = server.wait()
