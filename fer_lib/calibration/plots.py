@@ -28,11 +28,34 @@ def reliability_diagram(probs, y, title: str, bins: int = BINS) -> Figure:
     these rows (mean and 95 % quantile of 200 redraws).
     """
     table, null = reliability_table(probs, y, bins), ece_null(probs, resamples=200, bins=bins)
-    held = table["count"] > 0
-    left, width = table["lower"][held], 1.0 / bins
-    confidence, acc, n = table["confidence"][held], table["accuracy"][held], int(table["count"].sum())
     figure = _figure(6.0, 6.6)
+    figure.suptitle(title, fontsize=13)
     top, under = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
+    _reliability(top, under, table, ece(probs, y, bins), null["mean"], null["q95"])
+    return figure
+
+
+def reliability_panels(panels: dict[str, tuple[dict, dict]], title: str) -> Figure:
+    """Reliability diagrams side by side, out of what a report stored: ``{panel title: (table, ece)}``.
+
+    ``table`` is a :func:`scores.reliability_table` (lists, empty bins None or NaN), ``ece`` its {value, null_mean,
+    null_q95}.  DataError when a table holds no rows.
+    """
+    figure = _figure(5.6 * len(panels), 6.6)
+    figure.suptitle(title, fontsize=13)
+    axes = figure.subplots(2, len(panels), sharex=True, sharey="row", height_ratios=(3.2, 1), squeeze=False)
+    for top, under, (name, (table, error)) in zip(*axes, panels.items(), strict=True):
+        table = {key: np.asarray(values, dtype=np.float64) for key, values in table.items()}
+        if not table["count"].sum():
+            raise DataError(f"the reliability table of {name!r} holds no rows: evaluate the model again")
+        _reliability(top, under, table, error["value"], error["null_mean"], error["null_q95"], f"{name}\n")
+    return figure
+
+
+def _reliability(top, under, table: dict, error: float, null_mean: float, null_q95: float, head: str = "") -> None:
+    held = table["count"] > 0
+    left, width = table["lower"][held], 1.0 / len(table["count"])
+    confidence, acc, n = table["confidence"][held], table["accuracy"][held], int(table["count"].sum())
     top.bar(left, acc, width, align="edge", color=_BLUE, edgecolor="white", label="accuracy")
     top.bar(
         left, confidence - acc, width, bottom=acc, align="edge", color=_RED, alpha=0.35, hatch="//", edgecolor=_RED,
@@ -41,10 +64,8 @@ def reliability_diagram(probs, y, title: str, bins: int = BINS) -> Figure:
     top.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1.2, label="perfect calibration")
     top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     top.legend(loc="upper left", frameon=True, framealpha=0.85, edgecolor="none", fontsize=9)
-    figure.suptitle(title, fontsize=13)
     top.set_title(
-        f"ECE {ece(probs, y, bins):.4f}   (calibrated model: {null['mean']:.4f}, "
-        f"95 % below {null['q95']:.4f})   n = {n:,}",
+        f"{head}ECE {error:.4f}   (calibrated model: {null_mean:.4f}, 95 % below {null_q95:.4f})   n = {n:,}",
         fontsize=9.5, color=_GREY,
     )  # fmt: skip
     under.bar(left, table["count"][held], width, align="edge", color=_GREY, edgecolor="white")
@@ -57,7 +78,6 @@ def reliability_diagram(probs, y, title: str, bins: int = BINS) -> Figure:
     under.legend(loc="upper left", frameon=False, fontsize=9)
     for axes in (top, under):
         _bare(axes)
-    return figure
 
 
 def confusion_matrix(cm, title: str) -> Figure:

@@ -110,3 +110,20 @@ def test_pyplot_is_never_imported():
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_reliability_panels_draw_the_stored_tables(scored):
+    probs, y, summary = scored
+    table = {
+        k: [None if v != v else v for v in values.tolist()] for k, values in scores.reliability_table(probs, y).items()
+    }
+    error = {"value": summary["ece"], "null_mean": 0.0123, "null_q95": 0.0456}
+    figure = plots.reliability_panels({"raw": (table, error), "scaled": (table, error)}, "two panels")
+    held = [v for v in table["accuracy"] if v is not None]
+    for top in figure.axes[:2]:
+        np.testing.assert_allclose([b.get_height() for b in top.containers[0]], held)
+    written = texts(figure)
+    assert all(text in written for text in ("two panels", "raw\n", "scaled\n", "0.0123", f"ECE {summary['ece']:.4f}"))
+    empty = {k: [0] * len(v) for k, v in table.items()}
+    with pytest.raises(FerError, match="holds no rows"):
+        plots.reliability_panels({"raw": (empty, error)}, "nothing")
