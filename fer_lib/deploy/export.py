@@ -36,8 +36,10 @@ def export_model(params: ExportParams, inputs: Mapping[str, Any], out: Path | st
     The candidate with the highest macro-F1 on val/select wins; ties go to the smaller file.  Written: ``bundle/``
     (weights, ``model.onnx``, metrics with ``onnx``), with ``compact`` also ``packaged/`` (the small file, measured by
     itself), ``onnxparity.json``, ``latencybenchmarks.csv``.  Returned: bundle (Path), selected, ranking, parity,
-    latency, ids, onnx_bytes.  Raises FerError when candidates were measured on different rows, or the file differs from torch by
-    more than ``parity_tolerance``.
+    latency, ids, onnx_bytes.
+
+    Raises FerError when candidates were measured on different rows, or the file differs from torch by more than
+    ``parity_tolerance``.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
