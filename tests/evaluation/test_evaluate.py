@@ -1,0 +1,159 @@
+"""An evaluation against predictions made again from its own bundles, with leaks that were planted and counted."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import f1_score
+
+from fer_lib.calibration.scaling import Temperature
+from fer_lib.datasets.build import build_manifest
+from fer_lib.datasets.sources import import_all
+from fer_lib.deploy.bundle import derive_bundle, read_bundle, write_bundle
+from fer_lib.deploy.predict import Predictor
+from fer_lib.errors import BundleError, FerError
+from fer_lib.evaluation.evaluate import evaluate, subjects
+from fer_lib.evaluation.table import predictions, results_table
+from fer_lib.faces.contract import FaceContract
+from fer_lib.faces.decode import decode
+from fer_lib.models.classifier import build_classifier
+from fer_lib.models.softlabels import export_softlabels
+from fer_lib.params import EvaluateParams, ManifestParams, SoftLabelParams, SourceSpec
+
+CONTRACT = FaceContract(image_size=32)
+LEAKS = 6
+
+
+def bundle(folder, name, seed):
+    torch.manual_seed(seed)
+    config = dict(backbone="test_resnet", image_size=32, embed_dim=16, dropout=0.0, head="linear", s=1.0)
+    weights = build_classifier(config).state_dict()
+    return write_bundle(
+        folder / "best", name=name, kind="teacher", model_config=config, state_dict=weights,
+        contract=CONTRACT, temperature=None, training_prior=[1 / 7] * 7, ids={"epoch": 0},
+        metrics={"val_select": {"accuracy": 0.5, "macro_f1": 0.4}},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A manifest with planted leaks, two untrained models and their ensemble, measured once."""
+    torch.set_num_threads(1)
+    base = tmp_path_factory.mktemp("evaluation")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FER_HOME", str(base))
+        import_all([SourceSpec(source="fer2013", faces=350, leaks=2 * LEAKS)], base / "imports")
+    manifest = build_manifest(ManifestParams(), base / "imports", base / "manifest")
+    for seed, name in enumerate(("one", "two")):
+        bundle(base / name, name, seed)
+    cache = base / "runs" / "cache"
+    cache.mkdir(parents=True)
+    soft = base / "softlabels-0123"
+    bests = [base / "one" / "best", base / "two" / "best"]
+    export_softlabels(SoftLabelParams(weights=[0.25, 0.75]), manifest, bests, soft, cache, "cpu")
+    p = EvaluateParams(resamples=100, smoke=True)
+    result = evaluate(p, manifest, [base / "one", base / "two"], [soft], base / "out", cache, "cpu")
+    return base, manifest, result
+
+
+def test_every_view_and_set_counts_its_rows(made):
+    _, manifest, result = made
+    n = len(manifest.rows(split="test"))
+    assert result["sets"]["all"] | {"evalset_id": ""} == {"evalset_id": "", "n_expected": n, "n_used": n, "removed": 0}
+    assert result["sets"]["leak_free"]["n_used"] == n - LEAKS and result["sets"]["leak_free"]["removed"] == LEAKS
+    assert set(result["models"]) == {"one", "two", "ensemble"}
+    protocols = set()
+    for model in result["models"].values():
+        for sets in model["views"].values():
+            for name, report in sets.items():
+                assert report["evalset_id"] == result["sets"][name]["evalset_id"]
+                protocols.add(report["protocol_id"])
+    assert len(protocols) == 2 * 2 * 2  # sets x views x (single models share one, the ensemble has its own)
+
+
+def test_the_figures_are_those_of_predictions_made_again(made):
+    base, manifest, result = made
+    test = manifest.rows(split="test")
+    images = [decode(test.resolve(path)) for path in test.frame["image_path"]]
+    sealed = read_bundle(base / "out" / "bundles" / "one")
+    probs = Predictor(sealed, runtime="torch").probs(images)
+    report = result["models"]["one"]["views"]["none"]["all"]
+    y = test.labels
+    assert report["scaled"]["accuracy"] == pytest.approx((probs.argmax(1) == y).mean(), abs=1e-12)
+    mine = f1_score(y, probs.argmax(1), average="macro", labels=range(7), zero_division=0)
+    assert report["scaled"]["macro_f1"] == pytest.approx(mine, abs=1e-12)
+    assert report["scaled"]["nll"] == pytest.approx(-np.log(probs[np.arange(len(y)), y]).mean(), abs=1e-6)
+    assert sealed.meta["metrics"]["test"]["macro_f1"] == report["scaled"]["macro_f1"]
+    assert sealed.meta["metrics"]["test"]["protocol_id"] == report["protocol_id"]
+
+
+def test_the_ensemble_is_the_weighted_sum_of_logits_and_the_flip_their_mean(made):
+    base, _, _ = made
+    load = {
+        (name, view): np.load(base / "out" / "predictions" / f"{name}-{view}.npz")["logits"]
+        for name in ("one", "two", "ensemble")
+        for view in ("none", "flip")
+    }
+    for view in ("none", "flip"):
+        expected = 0.25 * load["one", view] + 0.75 * load["two", view]
+        np.testing.assert_allclose(load["ensemble", view], expected, atol=1e-12)
+    assert not np.allclose(load["one", "none"], load["one", "flip"])
+
+
+def test_the_temperature_never_sees_a_test_row(made):
+    base, manifest, result = made
+    fitted = Temperature.model_validate(result["models"]["one"]["views"]["none"]["all"]["temperature"])
+    assert fitted.fitted_on == "val/temperature"
+    assert fitted.n == len(manifest.rows(split="val", val_role="temperature"))
+    leak_free = result["models"]["one"]["views"]["none"]["leak_free"]["temperature"]
+    assert leak_free == fitted.model_dump()
+
+
+def test_each_opening_of_the_test_rows_is_written_down(made):
+    base, manifest, _ = made
+    lines = [json.loads(line) for line in (base / "runs" / "test_openings.jsonl").read_text().splitlines()]
+    assert [line["manifest_sha256"] for line in lines] == [manifest.sha256]
+    assert set(lines[0]["weights"]) == {"one", "two", "ensemble"}
+
+
+def test_the_table_and_the_predictions_agree(made):
+    base, _, result = made
+    table = results_table(result)
+    assert isinstance(table, pd.DataFrame) and len(table) == 3 * 2 * 2
+    raw, scaled, y = predictions(base / "out", result, "two", "flip")
+    line = table[(table["model"] == "two") & (table["view"] == "flip") & (table["rows"] == "all")].iloc[0]
+    assert line["accuracy"] == pytest.approx((raw.argmax(1) == y).mean())
+    np.testing.assert_allclose(scaled.sum(1), 1.0)
+
+
+def test_an_ensemble_whose_teacher_was_trained_again_is_refused(made, tmp_path):
+    base, manifest, _ = made
+    bundle(tmp_path / "a", "a", 5)
+    bundle(tmp_path / "b", "b", 6)
+    bests = [tmp_path / "a" / "best", tmp_path / "b" / "best"]
+    p = SoftLabelParams(weights=[0.5, 0.5], flip_average=False)
+    export_softlabels(p, manifest, bests, tmp_path / "soft", base / "runs" / "cache", "cpu")
+    bundle(tmp_path / "a", "a", 7)
+    with pytest.raises(BundleError, match="trained again"):
+        subjects([], [tmp_path / "soft"])
+
+
+def test_two_models_of_one_name_and_no_models_are_refused(made, tmp_path):
+    base, manifest, _ = made
+    derive_bundle(read_bundle(base / "one" / "best"), tmp_path / "twin" / "best")
+    with pytest.raises(FerError, match="called one"):
+        subjects([base / "one", tmp_path / "twin"], [])
+    with pytest.raises(FerError, match="nothing to evaluate"):
+        evaluate(EvaluateParams(), manifest, [], [], tmp_path / "out", base / "runs" / "cache", "cpu")
+
+
+def test_val_is_measured_on_the_rows_that_choose(made, tmp_path):
+    base, manifest, _ = made
+    p = EvaluateParams(split="val", views=["none"], leak_free=False, resamples=100, smoke=True)
+    result = evaluate(p, manifest, [base / "one"], [], tmp_path / "out", base / "runs" / "cache", "cpu")
+    assert result["sets"]["all"]["n_used"] == len(manifest.rows(split="val", val_role="select"))
+    assert "test" not in read_bundle(tmp_path / "out" / "bundles" / "one").meta["metrics"]
+    opened = (base / "runs" / "test_openings.jsonl").read_text().splitlines()
+    assert len(opened) == 1  # this evaluation opened no test row
