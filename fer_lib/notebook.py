@@ -35,11 +35,12 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path,
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters that a cell does not list
     output.parent.mkdir(parents=True, exist_ok=True)
     output.unlink(missing_ok=True)  # an old run's notebook must not pass for this one's
+    quiet = ["--log-level=50"]  # ipykernel calls the interrupt that ends an idle kernel an error
     with _environment(environment), _this_python():
         try:
             papermill.execute_notebook(
                 str(notebook), str(output), parameters=parameters, kernel_name="python3", cwd=str(cwd),
-                progress_bar=False, log_output=False, extra_arguments=["--log-level=40"],
+                progress_bar=False, log_output=False, extra_arguments=quiet,
             )  # fmt: skip
         except papermill.PapermillExecutionError as error:
             raise NotebookFailed(error.ename, error.evalue, output) from error
