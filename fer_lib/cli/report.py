@@ -1,0 +1,57 @@
+"""``fer report``: a finished run as a file, a page, pictures, and the model that the package ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+report = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True,
+    help="Export a finished run, render its page, and package its student.",
+)  # fmt: skip
+RUN = Annotated[str, typer.Argument(help="name of a run, or its id or how that begins (see: fer runs)", metavar="RUN")]
+RESULTS = Annotated[Path, typer.Argument(help="an exported run: docs/results/NAME.json", metavar="NAME.json")]
+
+
+@report.command()
+def export(
+    run: RUN, output: Annotated[Path | None, typer.Option(help="default: docs/results/<name>.json")] = None
+) -> None:
+    """Collect a finished run into one JSON file."""
+    from fer_lib.tracking.report import export as write
+
+    path = write(run, output)
+    typer.echo(f"{path} ({path.stat().st_size / 1e3:.0f} kB); render it with: fer report render {path}")
+
+
+@report.command()
+def render(results: RESULTS) -> None:
+    """Write the page and pictures of an exported run, and its section of the README."""
+    from fer_lib.tracking.render import render as write
+    from fer_lib.tracking.store import home
+
+    readme = home() / "README.md"
+    page = write(results, readme if readme.is_file() else None)
+    typer.echo(f"{page}" + (f" and the results of {readme}" if readme.is_file() else ""))
+
+
+@report.command()
+def pictures(results: RESULTS) -> None:
+    """Draw the README's pictures and show them in it."""
+    from fer_lib.tracking.pictures import readme_pictures
+    from fer_lib.tracking.store import home
+
+    for path in readme_pictures(results, home() / "README.md"):
+        typer.echo(str(path))
+
+
+@report.command()
+def package(run: RUN) -> None:
+    """Install a run's exported student as the model that ships with the package, with its card."""
+    from fer_lib.deploy.card import install
+    from fer_lib.tracking.report import collect, export_folder
+
+    bundle = install(export_folder(run) / "packaged", collect(run))
+    typer.echo(f"{bundle.name} is the packaged model now: {bundle.path}")
