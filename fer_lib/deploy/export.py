@@ -26,12 +26,14 @@ REAL_FACES = 256  # of val/select, that the exported file is checked on
 SIDES = ("top", "left", "bottom", "right")
 
 
-def export_model(params: ExportParams, inputs: Mapping[str, Any], out: Path | str) -> dict[str, Any]:
+def export_model(
+    params: ExportParams, inputs: Mapping[str, Any], out: Path | str, cache_dir: Path | None = None
+) -> dict[str, Any]:
     """Export the best candidate into `out` and return what was done.
 
     `inputs`: ``candidates``, fit phase folders (each with a ``best`` bundle); ``evaluation``, an evaluation phase
     folder whose ``bundles/NAME`` is taken where it exists, or blank; ``manifest``, a manifest or its phase folder,
-    whose val/select faces are used for the checks, or blank; ``cache_dir``, where face packs lie.
+    whose val/select faces are used for the checks, or blank.  ``cache_dir``: where face packs lie.
 
     The candidate with the highest macro-F1 on val/select wins; ties go to the smaller file.  Written: ``bundle/``
     (weights, ``model.onnx``, metrics with ``onnx``), with ``compact`` also ``packaged/`` (the small file, measured by
@@ -54,7 +56,7 @@ def export_model(params: ExportParams, inputs: Mapping[str, Any], out: Path | st
     if params.compact:
         files["int8-weights"] = compact(exported, out / "compact.onnx")
         report["compact"] = _compact_report(bundle, files, faces)
-        _write_packaged(final, files["int8-weights"], inputs.get("manifest"), out, inputs["cache_dir"])
+        _write_packaged(final, files["int8-weights"], inputs.get("manifest"), out, cache_dir or out / "cache")
     if len(labels):
         final = derive_bundle(final, out / "bundle", metrics={"onnx": _agreement(final, faces, labels)})
     rows = latency.benchmark(bundle, files)

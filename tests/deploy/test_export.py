@@ -29,7 +29,7 @@ def candidate(pieces, folder, name, macro_f1, **changes):
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    """40 noise faces, 30 of them val/select, ten with a box in a larger picture."""
+    """40 noise faces, 30 of them val/select, six test, ten with a box in a larger picture."""
     folder, rng, rows = tmp_path_factory.mktemp("manifest"), np.random.default_rng(0), []
     for i in range(40):
         image = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -38,7 +38,8 @@ def manifest(tmp_path_factory):
         content = content_id(image.tobytes(), None if i % 4 else box)
         sides = dict(zip(("bbox_top", "bbox_left", "bbox_bottom", "bbox_right"), box, strict=True))
         row = dict(sample_id=sample_id("drawn", str(i), content), content_id=content, source="drawn", record=str(i))
-        row |= dict(image_path=f"{i}.png", label=i % 7, split="val", val_role="select" if i < 30 else "temperature")
+        row |= dict(image_path=f"{i}.png", label=i % 7, split="val" if i < 34 else "test")
+        row |= dict(val_role="select" if i < 30 else "temperature" if i < 34 else "")
         rows.append(row | sides)
     Manifest(pd.DataFrame(rows), {"root": str(folder)}).write(folder / "manifest.parquet")
     return folder
@@ -73,7 +74,13 @@ def test_the_best_on_val_select_is_exported_as_the_evaluation_calibrated_it(expo
 def test_its_files(exported):
     result, folder = exported
     out = folder / "out"
-    assert sorted(p.name for p in out.iterdir()) == ["bundle", "latencybenchmarks.csv", "onnxparity.json"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "bundle",
+        "cache",
+        "latencybenchmarks.csv",
+        "onnxparity.json",
+        "packaged",
+    ]
     report = json.loads((out / "onnxparity.json").read_text())
     assert {"max_abs_diff", "providers", "opset", "n"} <= set(report) and report["max_abs_diff"] <= 1e-4
     assert report["n"] == 64 + 30 and report["n_real"] == 30
@@ -99,6 +106,22 @@ def test_the_shipped_file_is_compared_on_real_faces(exported, manifest):
     assert noted["max_abs_prob_diff"] == pytest.approx(np.abs(onnx - weights).max(), abs=1e-9)
     assert noted["accuracy_onnx"] == pytest.approx((onnx.argmax(1) == rows.labels).mean())
     assert 0 < noted["max_abs_prob_diff"] < 0.1
+
+
+def test_the_small_file_is_a_bundle_of_its_own_that_was_measured_itself(exported, manifest):
+    result, folder = exported
+    small, full = read_bundle(folder / "out" / "packaged"), read_bundle(result["bundle"])
+    assert set(small.meta["files"]) == {ONNX} and small.weights_sha256 == full.weights_sha256
+    assert (small.path / ONNX).stat().st_size < (full.path / ONNX).stat().st_size / 2.8
+    rows = Manifest.read(manifest / "manifest.parquet").rows("test")
+    images = [np.asarray(Image.open(rows.resolve(p))) for p in rows.frame["image_path"]]
+    columns = ["bbox_top", "bbox_left", "bbox_bottom", "bbox_right"]
+    boxes = [None if np.isnan(b).any() else tuple(b) for b in rows.frame[columns].to_numpy(float)]
+    probs = Predictor(small, runtime="onnx").probs(images, boxes)
+    test = small.meta["metrics"]["test"]
+    assert test["nll"] == pytest.approx(-np.log(probs[np.arange(6), rows.labels]).mean(), abs=1e-5)
+    assert test["n_expected"] == test["n_used"] == 6
+    assert small.meta["metrics"]["test_float32"]["macro_f1"] == full.meta["metrics"]["test"]["macro_f1"] == 0.55
 
 
 def test_registered_and_loaded_by_alias(exported, tmp_path, monkeypatch):
