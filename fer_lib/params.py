@@ -69,6 +69,7 @@ class ManifestParams(PhaseParams):
     imports: str = ""
     include_sources: list[str] = []
     exclude_sources: list[str] = []
+    max_per_class: Count = 0  # rows kept of each class in each split of each source; 0: all (what --smoke shrinks)
     val_fraction: Fraction = 0.05
     val_roles: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)  # select, temperature, conformal
     tolerance: Count = 0  # missing or undecodable pictures forgiven; part of the protocol id

@@ -210,6 +210,8 @@ def shrink(kind: str, values: dict[str, Any]) -> dict[str, Any]:
         return caps | {"batch_size": max(min(values["batch_size"], 32), 7 * values["min_per_class"])}
     if kind == "import":
         return {"sources": [source | {"faces": min(source["faces"], 400)} for source in values["sources"]]}
+    if kind == "manifest":
+        return {"max_per_class": min(values["max_per_class"] or 60, 60)}
     if kind == "evaluate":
         return {"resamples": min(values["resamples"], 100)}
     return {}

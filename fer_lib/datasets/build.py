@@ -34,7 +34,8 @@ def build_manifest(
     """
     import_dir, out = Path(import_dir).absolute(), Path(out).absolute()
     imported = read_imports(import_dir)
-    frame = select_sources(imported, params.include_sources, params.exclude_sources, import_dir)
+    selected = select_sources(imported, params.include_sources, params.exclude_sources, import_dir)
+    frame = capped(selected, params.max_per_class)
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
     checked = check_pictures(frame, import_dir, progress)
@@ -47,11 +48,23 @@ def build_manifest(
     kept = assign_val(kept, params.val_fraction, params.seed)
     kept = assign_val_roles(kept, params.val_roles, params.seed)
     created = params.model_dump(mode="json", exclude={"output_dir", "imports", "smoke"})
-    manifest = Manifest(kept, {"root": import_dir.as_posix(), "created": created})
+    manifest = Manifest(kept, {"root": import_dir.as_posix(), "tolerance": params.tolerance, "created": created})
     # both files are written before either takes its place, so that neither is ever seen without the other
     with fresh_file(out / "manifest_validation.json") as work:
-        work.write_text(json_text(_validation(manifest, frame, checked, import_dir)), encoding="utf-8")
+        work.write_text(json_text(_validation(manifest, frame, checked, import_dir, len(selected))), encoding="utf-8")
         return manifest.write(out / "manifest.parquet")
+
+
+def capped(frame: pd.DataFrame, most: int) -> pd.DataFrame:
+    """At most ``most`` rows of each class in each split of each source, by sample id (a hash), so always the same ones.
+
+    0 keeps every row.
+    """
+    if most == 0:
+        return frame
+    frame = frame.reset_index(drop=True)
+    rank = frame.sort_values("sample_id").groupby(["source", "split", "label"]).cumcount()
+    return frame[rank.reindex(frame.index) < most].reset_index(drop=True)
 
 
 def check_pictures(frame: pd.DataFrame, root: Path, progress: Callable[[int, int], None] | None = None) -> pd.DataFrame:
@@ -98,7 +111,9 @@ def _too_many(failed: pd.DataFrame, tolerance: int) -> str:
     )
 
 
-def _validation(manifest: Manifest, frame: pd.DataFrame, checked: pd.DataFrame, import_dir: Path) -> dict:
+def _validation(
+    manifest: Manifest, frame: pd.DataFrame, checked: pd.DataFrame, import_dir: Path, selected: int
+) -> dict:
     failed, missing = checked["problem"] != "", checked["missing"]
     paths = frame["image_path"].reset_index(drop=True)
     attempted = paths[~missing].nunique()
@@ -109,6 +124,7 @@ def _validation(manifest: Manifest, frame: pd.DataFrame, checked: pd.DataFrame, 
         "root": str(import_dir),
         "manifest_sha256": manifest.sha256,
         "rows_total": len(frame),
+        "rows_capped": selected - len(frame),
         "rows_valid": len(kept),
         "bad_labels": 0,  # a label outside the seven never gets past the import
         "missing_paths": int(missing.sum()),

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fer_lib.datasets.build import build_manifest, check_pictures, contact_sheet, duplicates, summary, twins
+from fer_lib.datasets.build import build_manifest, capped, check_pictures, contact_sheet, duplicates, summary, twins
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.sources import import_all
 from fer_lib.datasets.synthetic import write_raw
@@ -243,3 +243,20 @@ def test_contact_sheet_shows_a_row_a_class(raw, tmp_path):
     assert (sheet[:, 4 * 32 :] == 128).all()  # four pictures a class, six asked for
     shuffled = Manifest(manifest.frame.sample(frac=1, random_state=0), manifest.meta, manifest.path)
     assert np.array_equal(contact_sheet(shuffled, 3, seed=1), contact_sheet(manifest, 3, seed=1))
+
+
+def test_a_cap_keeps_the_same_rows_of_each_class_and_counts_the_rest():
+    rows = [
+        {"sample_id": f"{i * 7919 % 1000:03d}", "source": s, "split": split, "label": i % 7}
+        for s in ("a", "b")
+        for split in ("train", "test")
+        for i in range(50)
+    ]
+    frame = pd.DataFrame(rows)
+    kept = capped(frame, 3)
+    assert (kept.groupby(["source", "split", "label"]).size() == 3).all() and len(kept) == 2 * 2 * 7 * 3
+    smallest = sorted(frame[(frame.source == "b") & (frame.split == "test") & (frame.label == 4)].sample_id)[:3]
+    assert sorted(kept[(kept.source == "b") & (kept.split == "test") & (kept.label == 4)].sample_id) == smallest
+    shuffled = capped(frame.sample(frac=1, random_state=1), 3)
+    assert set(map(tuple, shuffled.to_numpy())) == set(map(tuple, kept.to_numpy()))
+    assert capped(frame, 0) is frame
