@@ -69,6 +69,15 @@ def input_id(value: str) -> str:
     return fingerprint(folder)
 
 
+def same_inputs(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether a finished phase was made from what it would be made from now, wherever that lies."""
+    lists = [{k: [v] if isinstance(v, str) else v for k, v in inputs.items()} for inputs in (old, new)]
+    if any(not is_uri(v) and not external(v).exists() for values in lists[0].values() for v in values if v):
+        return False
+    ids = [{k: [input_id(v) for v in values if v] for k, values in inputs.items()} for inputs in lists]
+    return ids[0] == ids[1]
+
+
 def _registry_version(uri: str) -> str:
     name, at, alias = uri.removeprefix("models:/").partition("@")
     if not uri.startswith("models:/") or not at:

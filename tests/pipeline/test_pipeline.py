@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 from toy import make_home
 
-from fer_lib import phases
+from fer_lib import phases, pipeline, reuse
 from fer_lib.errors import FerError, ParamsError
 from fer_lib.pipeline import choose, run_file, upstream
 from fer_lib.runfile import load_run
@@ -153,7 +153,7 @@ def test_fresh_is_a_new_attempt_and_refuses_a_living_run(base, first):
     assert phases_of(newest_parent())[0]["status"] == "ran" and len(phases_of(newest_parent())) == 1
 
 
-def test_only_and_from_choose(base, first):
+def test_only_and_from_choose(base, first, monkeypatch, capsys):
     path = base / "params" / "quickstart.yaml"
     plan = load_run(path)
     assert [p.name for p in choose(plan, only="manifest")] == ["manifest"]
@@ -165,6 +165,13 @@ def test_only_and_from_choose(base, first):
         choose(plan, only="manifest", from_="manifest")
     assert run_file(path, from_="manifest") == 0
     assert [row["status"] for row in phases_of(newest_parent())] == ["re-used", "re-used"]
+    monkeypatch.setattr(reuse, "reachable", lambda code: {"fer_lib.models": "edited"})  # every key is another now
+    capsys.readouterr()
+    plan = pipeline._Run(load_run(path), choose(load_run(path), only="teacher_a"), fresh=False, taken=True)
+    plan._take_earlier()
+    assert {name: str(folder) for name, folder in plan.folders.items()} == {
+        "import": phases.finished(("import",))[0]["folder"], "manifest": phases.finished(("manifest",))[0]["folder"]}
+    assert capsys.readouterr().out.count("made by other code") == 2
     with pytest.raises(FerError, match="needs 'manifest', which has never finished"):
         run_file(path, ["manifest.seed=5"], only="teacher_a")
 
