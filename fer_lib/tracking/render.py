@@ -52,7 +52,7 @@ def render_page(results: dict[str, Any], pictures: dict[str, list[str]], source:
         tables.calibration(results),
         tables.per_class(results),
         "## Confusion matrices\n\nSingle view, all rows; a row is what annotators said, a column what was predicted.",
-        _shown(pictures["confusion"]),
+        _shown(pictures["confusion"], side_by_side=True),
         tables.times(results),
         "## Training curves",
         _shown(pictures["curves"]),
@@ -63,8 +63,11 @@ def render_page(results: dict[str, Any], pictures: dict[str, list[str]], source:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _shown(files: list[str]) -> str:
-    return "\n\n".join(f"![{Path(file).stem.replace('_', ' ')}]({file})" for file in files)
+def _shown(files: list[str], side_by_side: bool = False) -> str:
+    named = [(Path(file).stem.replace("_", " "), file) for file in files]
+    if side_by_side:
+        return "\n".join(f'<img src="{file}" alt="{name}" width="49%">' for name, file in named)
+    return "\n\n".join(f"![{name}]({file})" for name, file in named)
 
 
 def _head(results: dict[str, Any], source: str) -> str:
@@ -97,12 +100,13 @@ def summary(results: dict[str, Any]) -> str:
         f"The student `{name}` ({what}) was chosen on validation rows (macro-F1 {decimal(select['macro_f1'])}, "
         f"accuracy {percent(select['accuracy'])} there); the test rows had no part in it."
     ]
+    twins = f"the {removed} pictures that have an identical twin in training"
     for view, sets in model["views"].items():
         raw = sets["all"]["raw"]
         text = f"{VIEWS[view].capitalize()}: accuracy {percent(raw['accuracy'])}, macro-F1 {decimal(raw['macro_f1'])}"
         if "leak_free" in sets:
-            clean = percent(sets["leak_free"]["raw"]["accuracy"])
-            text += f", and accuracy {clean} without the {removed} pictures that have an identical twin in training"
+            text += f", and accuracy {percent(sets['leak_free']['raw']['accuracy'])} without {twins}"
+            twins = "them"
         said.append(f"{text}.")
     view, sets = next(iter(model["views"].items()))
     before, after = sets["all"]["ece_raw"], sets["all"]["ece_scaled"]
@@ -136,6 +140,8 @@ def _protocol(results: dict[str, Any]) -> str:
         "Models of one table were measured on the same rows (`evalset_id`). Their `protocol_id` covers rows, "
         "preprocessing and view; beside the view, the protocols differ in:",
     ]
+    if note := findings.PEER_NOTES.get(results["evaluation"]["suite"]):
+        bullets.insert(0, note)
     other = findings.differences(results)
     if findings.of_kind(results, "ensemble"):
         other.append("what is combined: an ensemble's id also names its members")

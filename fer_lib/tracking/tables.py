@@ -30,17 +30,7 @@ def lines(results: Results, rows: str | None = None) -> Iterator[tuple[str, str,
 def scores(results: Results) -> Iterator[str]:
     """A section with accuracy and F1 for each set of rows, validation scores beside."""
     models = findings.measured(results)
-    head = (
-        "model",
-        "kind",
-        "view",
-        "accuracy",
-        "macro-F1",
-        "minority-F1",
-        "val accuracy",
-        "val macro-F1",
-        "protocol_id",
-    )
+    head = ("model", "view", "accuracy", "macro-F1", "minority-F1", "val accuracy", "val macro-F1", "protocol_id")
     note = (
         "In brackets: 95 % intervals (accuracy: Wilson; macro-F1: bootstrap over rows). `val`: val/select, single view"
     )
@@ -56,7 +46,7 @@ def scores(results: Results) -> Iterator[str]:
                 decimal(raw["minority_f1"]),
             )
             val = (percent(select["accuracy"]), decimal(select["macro_f1"]))
-            rows.append((f"`{name}`", models[name]["kind"], VIEWS[view], *test, *val, f"`{report['protocol_id']}`"))
+            rows.append((f"`{name}`", VIEWS[view], *test, *val, f"`{report['protocol_id']}`"))
         yield f"## Scores, {ROWS[of]} (n = {held['n_used']:,})\n\n{table(head, rows)}\n\n{note}."
 
 
@@ -182,7 +172,9 @@ def origin(results: Results) -> str:
     """Runs, commits, machine and packages."""
     environment = results["environment"]
     packages, device = (", ".join(f"{k} {v}" for k, v in environment[part].items()) for part in ("packages", "device"))
-    rows = [(f"`{name}`", f"`{p['run_id']}`", f"`{p['git'] or DASH}`", p["finished"]) for name, p in results["phases"].items()]
+    rows = []
+    for name, phase in results["phases"].items():
+        rows.append((f"`{name}`", f"`{phase['run_id']}`", f"`{phase['git'] or DASH}`", phase["finished"]))
     held = table(("phase", "MLflow run", "commit", "finished"), rows)
     return (
         f"## Where the numbers come from\n\nRun `{results['run_id']}`, exported {results['created']}. Python "

@@ -262,7 +262,7 @@ def test_paths_of_any_machine_are_cut_and_nothing_else(text, kept, home):
 def test_attempts_add_up_and_one_ended_from_outside_has_no_length(results, page):
     phase = results["phases"]["student_kd"]
     assert [a["seconds"] for a in phase["attempts"]] == [30.0, None, 60.0] and phase["seconds"] == 90.0
-    assert "| `student_kd` | student | > 1.5 min | 3 | 33 s | 3 | 100 | 1 |" in page
+    assert "| `student_kd` | student | > 1.5 min | 3 | 33 s | 3 | 100 | 1 |" in page.replace("\u00a0", " ")
 
 
 def test_a_run_is_found_by_name_or_id_and_else_the_message_helps(home, results):
@@ -322,18 +322,18 @@ def test_goals_are_held_against_the_numbers(results, none, flip, said):
 def cells(page, start):
     """The cells of the first table row that begins with `start`."""
     line = next(line for line in page.splitlines() if line.startswith(start))
-    return [cell.strip() for cell in line.strip("|").split("|")]
+    return [cell.strip().replace("\u00a0", " ") for cell in line.strip("|").split("|")]
 
 
 def test_the_page_says_what_the_file_says(page, results):
     view = results["evaluation"]["models"]["student_ce"]["views"]["none"]
     section = page.split("## Scores, without")[1]
-    found = cells(section, "| `student_ce` | student | single view")
+    found = cells(section, "| `student_ce` | single view")
     low, high = view["leak_free"]["accuracy_interval"]
-    assert found[3] == f"{100 * view['leak_free']['raw']['accuracy']:.2f} % [{100 * low:.1f}, {100 * high:.1f}]"
-    assert found[4].startswith(f"{view['leak_free']['raw']['macro_f1']:.4f} [")
-    assert found[8] == f"`{view['leak_free']['protocol_id']}`"
-    assert found[7] == f"{results['evaluation']['models']['student_ce']['val_select']['macro_f1']:.4f}"
+    assert found[2] == f"{100 * view['leak_free']['raw']['accuracy']:.2f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    assert found[3].startswith(f"{view['leak_free']['raw']['macro_f1']:.4f} [")
+    assert found[7] == f"`{view['leak_free']['protocol_id']}`"
+    assert found[6] == f"{results['evaluation']['models']['student_ce']['val_select']['macro_f1']:.4f}"
     section = page.split("## Calibration")[1]
     found, ece = cells(section, "| `student_ce` | single view"), view["all"]["ece_scaled"]
     assert found[4] == f"{ece['value']:.4f} [{ece['lo']:.3f}, {ece['hi']:.3f}]"
@@ -347,7 +347,7 @@ def test_the_page_names_protocol_choice_and_pictures(page, exported):
     assert "`image_size`: 80 (teacher_a); 72 (teacher_b); 80 + 72 (ensemble); 64 (student_ce, student_kd)" in page
     assert "chosen on val/select alone" in page and "without the 40 pictures that have an identical twin" in page
     assert "val/temperature (n = 200)" in page
-    linked = re.findall(r"!\[.*?\]\((.*?)\)", page)
+    linked = re.findall(r"!\[.*?\]\((.*?)\)", page) + re.findall(r'<img src="(.*?)"', page)
     assert len(linked) == 2 + 5 + 4 and all((exported.parent / name).stat().st_size > 5000 for name in linked)
     assert not re.search(r"\b(None|nan)\b", page)
 
@@ -360,7 +360,9 @@ def test_the_readme_gets_its_sections_and_keeps_the_rest(home, exported, page, r
     assert text.startswith("# x\n<!-- pictures:begin -->\n![Drawn") and text.endswith("<!-- results:end -->\nend\n")
     assert "old" not in text and "(docs/pictures/reliability.png)" in text
     raw = results["evaluation"]["models"]["ensemble"]["views"]["flip"]["all"]["raw"]
-    assert f"{100 * raw['accuracy']:.2f} % [" in next(x for x in text.splitlines() if x.startswith("| `ensemble`"))
+    assert f"{100 * raw['accuracy']:.2f}\u00a0%\u00a0[" in next(
+        x for x in text.splitlines() if x.startswith("| `ensemble`")
+    )
 
 
 def test_the_command_says_what_to_do_next(home, exported, capsys):
@@ -382,4 +384,6 @@ def test_sections_without_their_markers_are_refused():
 
 
 def test_a_table_sets_numbers_right_and_escapes_bars():
-    assert table(("a", "b"), [("x|y", 1), ("z", "–")]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 |\n| z | – |"
+    assert table(("a", "b"), [("x|y", "1 %"), ("z z", "–")]) == (
+        "| a | b |\n| --- | ---: |\n| x\\|y | 1\u00a0% |\n| z z | – |"
+    )
