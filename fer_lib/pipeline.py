@@ -125,8 +125,9 @@ class _Run:
                 folder = next((f for f in reversed(tries) if (f / "done.json").is_file()), None)
             if folder is None:
                 own = _own(phase.params)
-                same = [r for r in phases.finished((phase.kind,), phase.name)
-                        if r["params"] == own and (inputs is None or reuse.same_inputs(r["inputs"], inputs))]  # fmt: skip
+                same = [r for r in phases.finished((phase.kind,), phase.name) if r["params"] == own]
+                if inputs is not None:
+                    same = [r for r in same if reuse.same_inputs(r["inputs"], inputs)]
                 if same:
                     folder = Path(same[0]["folder"])
                     self.console.print(f"{phase.name}: taken as it is from {folder.name} (made by other code)")
