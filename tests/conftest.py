@@ -20,3 +20,61 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def repo() -> Path:
     return REPO
+
+
+@pytest.fixture(scope="session")
+def drawn_manifest(tmp_path_factory):
+    """168 drawn faces of 32 pixels in train, val (with its roles) and test; Disgust is rare (four train rows)."""
+    from fer_lib.datasets.build import build_manifest
+    from fer_lib.datasets.sources import import_all
+    from fer_lib.datasets.synthetic import write_raw
+    from fer_lib.params import ManifestParams, SourceSpec
+
+    folder = tmp_path_factory.mktemp("drawn")
+    raw = write_raw(folder / "raw", "tree", faces=168, seed=5, size=32)
+    import_all([SourceSpec(source="tree", root=str(raw))], folder / "imports")
+    params = ManifestParams(val_roles=(0.5, 0.3, 0.2))
+    return build_manifest(params, folder / "imports", folder / "manifest")
+
+
+@pytest.fixture(scope="session")
+def pack_cache(tmp_path_factory):
+    """The cache folder of face packs and logits that the tests share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def drawn_teachers(drawn_manifest, pack_cache, tmp_path_factory):
+    """Folders of two teachers' bundles, trained for a moment on the drawn faces, of unlike size and seed."""
+    from fer_lib.params import TeacherParams
+    from fer_lib.training.teacher import train_teacher
+
+    folders = []
+    for seed, size in ((1, 32), (2, 40)):
+        folders.append(tmp_path_factory.mktemp(f"teacher{seed}"))
+        p = TeacherParams(
+            backbone="test_resnet", image_size=size, embed_dim=16, epochs=2, batch_size=28, lr=3e-3, warmup_epochs=0.0,
+            plain_epochs=2, ramp_end=2, arcface_s=8.0, max_train_batches=4, threads=1, device="cpu", seed=seed,
+            name=f"teacher{seed}",
+        )  # fmt: skip
+        list(train_teacher(p, drawn_manifest, folders[-1], pack_cache))
+    return [folder / "best" for folder in folders]
+
+
+@pytest.fixture(scope="session")
+def road(tmp_path_factory):
+    """A home in which the tiny run file was run once through every phase, by the real command."""
+    from road import walk
+
+    return walk(tmp_path_factory.mktemp("road"))
+
+
+@pytest.fixture
+def walked(road, monkeypatch):
+    """That home, and MLflow of this process pointed at its store."""
+    from fer_lib.tracking import store
+
+    monkeypatch.setenv("FER_HOME", str(road.home))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri(road.home))  # put back afterwards
+    store.configure()
+    return road

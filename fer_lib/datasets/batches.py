@@ -11,7 +11,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ from fer_lib.faces.augment import augment
 from fer_lib.params import AugmentParams
 
 _AHEAD = 4  # batches prepared before they are asked for
+_END = object()
 
 
 def keyed_rng(*key: int | str) -> np.random.Generator:
@@ -63,7 +64,14 @@ class Sampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        return max(1, len(self.labels) // self.batch_size)
+        """Balanced: rounded up, or the classes' walks would fall short of N rows an epoch.  Otherwise whole batches."""
+        whole, rest = divmod(len(self.labels), self.batch_size)
+        return max(1, whole + (self.balanced and rest > 0))
+
+    @cached_property
+    def _members(self) -> list[np.ndarray]:
+        """The rows of each class."""
+        return [np.flatnonzero(self.labels == c) for c in range(NUM_CLASSES)]
 
     def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """(row numbers int64 [B], how many full walks came before each, int64 [B]) of global step ``step``."""
@@ -74,7 +82,7 @@ class Sampler:
             return rows, np.full(len(rows), epoch)
         picked, walks = [], []
         for c in range(NUM_CLASSES):
-            members = np.flatnonzero(self.labels == c)
+            members = self._members[c]
             for position in range(self._drawn(c, step), self._drawn(c, step + 1)):
                 walk, offset = divmod(position, len(members))
                 picked.append(members[_permutation(len(members), self.seed, "class", c, walk)[offset]])
@@ -97,7 +105,7 @@ class Batch:
 def train_batches(
     pack: FacePack, sampler: Sampler, augmentation: AugmentParams, first_step: int, last_step: int
 ) -> Iterator[Batch]:
-    """Augmented batches of global steps ``first_step`` (inclusive) to ``last_step`` (exclusive), prepared ahead in a thread."""
+    """Augmented batches of global steps ``first_step`` to ``last_step`` (exclusive), prepared ahead in a thread."""
     keys = [int(s[:15], 16) for s in pack.manifest.sample_ids]
     contract = pack.contract
     cv2.setNumThreads(1)  # OpenCV's own pool fights with torch's
@@ -116,7 +124,7 @@ def train_batches(
 
 
 def eval_batches(pack: FacePack, batch_size: int, flip: bool = False) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(row numbers, float32 [B, 3, S, S]) of the centre view of every row in order; ``flip`` mirrors it left to right."""
+    """(row numbers, float32 [B, 3, S, S]) of the centre view of every row in order; ``flip`` mirrors it sideways."""
     contract = pack.contract
 
     def make(start: int):
@@ -146,7 +154,7 @@ def _ahead(make, jobs) -> Iterator:
             for job in jobs:
                 if not put((make(job), None)):
                     return
-            put((None, StopIteration()))
+            put((None, _END))
         except BaseException as error:  # handed to the consumer, who raises it
             put((None, error))
 
@@ -155,7 +163,7 @@ def _ahead(make, jobs) -> Iterator:
     try:
         while True:
             item, error = ready.get()
-            if isinstance(error, StopIteration):
+            if error is _END:
                 return
             if error is not None:
                 raise error

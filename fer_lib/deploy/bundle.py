@@ -125,7 +125,9 @@ def write_bundle(
         raise BundleError(f"bundle {path}: {bad} can't be the name of an extra file; use a plain file name of its own")
     ids = dict(ids)
     if state_dict is not None:
-        ids["weights_sha256"] = hash_weights(state_dict)
+        from fer_lib.models.weights import tensors_sha256
+
+        ids["weights_sha256"] = tensors_sha256(state_dict)
     elif ONNX not in extra or "weights_sha256" not in ids:
         raise BundleError(f"bundle {path}: without weights it needs {ONNX} and the weights_sha256 that it came from")
 
@@ -241,18 +243,6 @@ def read_bundle(path: Path | str) -> Bundle:
     except ValidationError as error:
         raise BundleError(f"{file} holds a contract or temperature that can't be read here: {error}") from error
     return Bundle(path.resolve(), meta, contract, temperature)
-
-
-def hash_weights(state_dict: Mapping[str, Any]) -> str:
-    """SHA-256 over names, dtypes, shapes and values of the tensors, in the order of their names."""
-    import torch
-
-    digest = hashlib.sha256()
-    for key in sorted(state_dict):
-        tensor = state_dict[key].detach().cpu().contiguous()
-        digest.update(f"{key}|{tensor.dtype}|{list(tensor.shape)}|".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 _REDO = "copy the bundle again from its source, or run the phase that wrote it with --fresh"

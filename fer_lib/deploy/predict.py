@@ -17,7 +17,8 @@ from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError, FerError
 from fer_lib.faces.contract import Box
 from fer_lib.faces.decode import decode
-from fer_lib.faces.detectors import get_detector
+from fer_lib.faces.detectors import YuNet, get_detector
+from fer_lib.faces.points import find_points
 
 BATCH = 64
 
@@ -61,6 +62,11 @@ class Predictor:
     def detector(self):
         return get_detector(self._detector_name)
 
+    @cached_property
+    def _aligner(self):
+        """YuNet, whatever finds the boxes: only it gives the points by which the training faces were turned."""
+        return self.detector if isinstance(self.detector, YuNet) else get_detector("yunet")
+
     def logits(
         self,
         images: Sequence[np.ndarray],
@@ -70,7 +76,9 @@ class Predictor:
         """Logits before temperature, float64 [N,7], of uint8 RGB pictures [H,W,3].
 
         ``boxes`` (top, left, bottom, right) and ``points`` [5,2] belong to the picture of the same position; without a
-        box the whole picture is the face.  Raises DataError, naming the position, for a picture of another kind.
+        box the whole picture is the face.  A contract with ``align: eyes`` has missing points found by YuNet, as
+        packing does.  Raises DataError, naming the position, for a picture of another kind, FerError where YuNet is
+        wanted and can't be had.
         """
         images = list(images)
         boxes = [None] * len(images) if boxes is None else list(boxes)
@@ -79,6 +87,11 @@ class Predictor:
             raise DataError(f"{len(images)} pictures, {len(boxes)} boxes, {len(points)} point sets: they must match")
         for i, image in enumerate(images):
             check_image(image, f"picture {i}")
+        if self.bundle.contract.align == "eyes":
+            points = [
+                find_points(image, box, self._aligner) if p is None else p
+                for image, box, p in zip(images, boxes, points, strict=True)
+            ]
         out = np.empty((len(images), NUM_CLASSES), dtype=np.float64)
         items = list(zip(images, boxes, points, strict=True))
         for start in range(0, len(items), BATCH):

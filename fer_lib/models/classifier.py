@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 import timm
@@ -36,7 +37,7 @@ class FerClassifier(nn.Module):
         self.config: dict[str, Any] = dict(
             backbone=backbone, image_size=image_size, embed_dim=embed_dim, dropout=dropout, head=head, s=s
         )
-        self.backbone = _backbone(backbone, image_size)
+        self.backbone = make_backbone(backbone, image_size)
         features = getattr(self.backbone, "head_hidden_size", None) or self.backbone.num_features
         self.embedding = nn.Sequential(
             nn.Linear(features, embed_dim), nn.BatchNorm1d(embed_dim), nn.SiLU(), nn.Dropout(dropout)
@@ -73,22 +74,24 @@ def build_classifier(config: dict[str, Any]) -> FerClassifier:
     return FerClassifier(**config)
 
 
-def _backbone(name: str, image_size: int) -> nn.Module:
+def make_backbone(name: str, image_size: int, pretrained: bool = False) -> nn.Module:
+    """timm's model without its classifier; ``pretrained`` fetches its weights from timm's hub."""
     if not timm.is_model(name.split(".")[0]):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:8]
+        near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=8, cutoff=0.5)
         raise FerError(
             f"backbone '{name}' is not a timm {timm.__version__} model; near it: {', '.join(near) or 'none'}"
         )
     try:  # transformers need the picture size when they are built; convolutional nets refuse the argument
-        return timm.create_model(name, num_classes=0, img_size=image_size)
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=image_size)
     except TypeError:
-        return timm.create_model(name, num_classes=0)
+        return timm.create_model(name, pretrained=pretrained, num_classes=0)
 
 
 def trainable_parameters(model: FerClassifier, tune: str) -> list[str]:
     """Names of the parameters that ``tune`` leaves trainable: all, head, bn (norm layers and head) or last_block.
 
-    The embedding and the head are trained under every setting, since they are new to the classes.
+    The embedding and the head are trained under every setting, since they are new to the classes.  ``last_block`` is
+    the backbone's last numbered block and what follows it (a convolution or norm before the pooling).
     """
     own = [n for n, _ in model.named_parameters() if not n.startswith("backbone.")]
     names = [n for n, _ in model.backbone.named_parameters()]
@@ -105,8 +108,8 @@ def trainable_parameters(model: FerClassifier, tune: str) -> list[str]:
         from timm.models import group_parameters
 
         groups = group_parameters(model.backbone, model.backbone.group_matcher(coarse=False))
-        last_two = sorted(groups)[-2:]  # the last block, and the layers between it and the pooling
-        chosen = [n for g in last_two for n in groups[g] if n in set(names)]
+        blocks = [g for g in groups if any(part.isdigit() for name in groups[g] for part in name.split("."))]
+        chosen = [n for g in sorted(groups) if g >= max(blocks) for n in groups[g]]
     else:
         chosen = names
     return own + [f"backbone.{n}" for n in chosen]

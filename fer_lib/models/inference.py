@@ -22,8 +22,8 @@ def predict_logits(
 ) -> np.ndarray:
     """float64 logits [N, 7] of every row in order, the model in eval mode as given.
 
-    ``flip_average``: the mean of the logits of the view and of its mirror image.  ``max_batches`` > 0 stops early (then N
-    is what those batches held).
+    ``flip_average``: the mean of the logits of the view and of its mirror image.  ``max_batches`` > 0 stops early (then
+    N is what those batches held).
     """
     model.eval()
     views = [False, True] if flip_average else [False]

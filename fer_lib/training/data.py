@@ -19,7 +19,10 @@ from fer_lib.params import FitParams
 
 @dataclass(frozen=True)
 class FitData:
-    """``val_roles`` [N_val] str (select, temperature, conformal); ``prior`` [7] as the loss sees the classes."""
+    """``val_roles`` [N_val] str (select, temperature, conformal); ``prior`` [7] as the loss sees the classes.
+
+    ``n_select`` counts the val/select rows of the manifest, also those that a tolerance left out of the pack.
+    """
 
     train: FacePack
     val: FacePack
@@ -28,10 +31,7 @@ class FitData:
     prior: list[float]
     class_weights: np.ndarray | None  # float32 [7]
     val_roles: np.ndarray
-
-    @property
-    def n_select(self) -> int:
-        return int((self.val_roles == "select").sum())
+    n_select: int
 
     @property
     def class_counts(self) -> list[int]:
@@ -60,10 +60,11 @@ def open_data(manifest: Manifest, p: FitParams, cache_dir: Path) -> FitData:
     contract = make_contract(p)
     keep = dict(include_sources=p.include_sources, exclude_sources=p.exclude_sources)
     train, val = manifest.rows(split="train", **keep), manifest.rows(split="val", **keep)
-    if len(train) == 0 or not (val.frame["val_role"] == "select").any():
+    n_select = int((val.frame["val_role"] == "select").sum())
+    if not n_select:
         raise DataError(
-            f"manifest {manifest.path}: {len(train)} train rows and {len(val)} val rows are left after include_sources "
-            f"{p.include_sources} and exclude_sources {p.exclude_sources}; training needs train rows and val rows in the role select"
+            f"manifest {manifest.path}: none of its {len(val)} val rows has the role select after include_sources "
+            f"{p.include_sources} and exclude_sources {p.exclude_sources}; build it with a larger val_roles share"
         )
     tolerance = int(manifest.meta.get("tolerance", 0))
     packs = [open_or_build(rows, contract, cache_dir, tolerance) for rows in (train, val)]
@@ -77,4 +78,4 @@ def open_data(manifest: Manifest, p: FitParams, cache_dir: Path) -> FitData:
     effective = drawn * (weights if weighted else 1.0)
     roles = packs[1].manifest.frame["val_role"].to_numpy(dtype=str)
     prior = (effective / effective.sum()).tolist()
-    return FitData(packs[0], packs[1], sampler, contract, prior, weights, roles)
+    return FitData(packs[0], packs[1], sampler, contract, prior, weights, roles, n_select)

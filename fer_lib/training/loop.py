@@ -1,7 +1,7 @@
-"""The one training loop: steps, evaluation on val, checkpoints, the best bundle.  It yields events and logs nowhere itself.
+"""The one training loop: steps, evaluation on val, checkpoints, the best bundle.  It yields events and logs nowhere.
 
-Everything random is a function of (seed, step, sample), dropout included, so a run that was killed and resumed ends with
-the weights of an unbroken one.
+Everything random is a function of (seed, step, sample), dropout included, so a run that was killed and resumed ends
+with the weights of an unbroken one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,7 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 
 from fer_lib.calibration import scaling, scores
+from fer_lib.datasets.atomic import write_json
 from fer_lib.datasets.batches import Batch, train_batches
 from fer_lib.deploy.bundle import write_bundle
 from fer_lib.errors import FerError
@@ -73,8 +74,8 @@ def fit(
 ) -> Iterator[dict[str, Any]]:
     """Train ``model``; yields ``start``, ``note``, ``epoch`` ... and ``end`` events.
 
-    Leaves ``best/`` (a bundle: macro-F1 on val/select, temperature on val/temperature), ``checkpoint_last``, the numbered
-    checkpoints and ``history.json`` in ``out``.  A ``checkpoint_last`` of the same parameters is resumed.
+    Leaves ``best/`` (a bundle: macro-F1 on val/select, temperature on val/temperature), ``checkpoint_last``, the
+    numbered checkpoints and ``history.json`` in ``out``.  A ``checkpoint_last`` of the same parameters is resumed.
     Raises FerError on a loss that is not finite and on a checkpoint of other parameters.
     """
     steps = min(data.sampler.steps_per_epoch, p.max_train_batches or math.inf)
@@ -86,41 +87,49 @@ def fit(
     optimiser = create_optimizer_v2(model, opt="adamw", lr=p.lr, weight_decay=p.weight_decay, filter_bias_and_bn=True)
     ema = ModelEmaV3(model, decay=p.ema_decay, use_warmup=True) if p.ema_decay else None
     fit_key = _fit_key(p, ids)
-    state = _resume(out, fit_key, model, optimiser, ema, device)
+    state = _resume(out, fit_key, model, optimiser, ema)
+    write_json(out / "history.json", state.history)  # a writer that was killed may have left an epoch too many
     yield {
-        "event": "start", "resumed_at_step": state.step, "total_steps": total, "steps_per_epoch": steps, "warmup_steps": warmup,
+        "event": "start", "resumed_at_step": state.step, "total_steps": total, "steps_per_epoch": steps,
+        "warmup_steps": warmup,
     }  # fmt: skip
     seen = data.seen_before(state.step, steps)
     deployed = ema.module if ema is not None else model
     saved = time.monotonic()
 
-    def checkpoint(folder: str) -> None:
-        meta = {"fit_key": fit_key, "epoch": state.step / steps, **state.__dict__}
+    def checkpoint(folder: str, metrics: dict[str, Any] | None = None) -> None:
+        meta = {"fit_key": fit_key, "epoch": state.step / steps, "metrics": metrics, **state.__dict__}
         save_checkpoint(out / folder, pack_state(model, optimiser, ema and ema.module), meta)
 
     for epoch in range(state.step // steps, p.epochs):
         started = time.monotonic()
         model.train()
         _freeze_norms(model, tune)
-        for batch in train_batches(data.train, data.sampler, p.augment, *_span(data, epoch, steps, state.step)):
-            lr = learning_rate(state.step, total_steps=total, warmup_steps=warmup, peak=p.lr, floor=min(p.min_lr, p.lr))
-            for group in optimiser.param_groups:
-                group["lr"] = lr
-            torch.manual_seed(_step_seed(p.seed, state.step))
-            state.loss_sum += _step(model, objective, batch, optimiser, p, state.step / steps, device) * len(batch.rows)
-            state.loss_n += len(batch.rows)
-            state.step += 1
-            if ema is not None:
-                ema.update(model, step=state.step)
-            seen[batch.rows] = True
-            if time.monotonic() - saved > 60 * p.checkpoint_minutes and state.step % steps:
-                now = time.monotonic()
-                state.epoch_seconds += now - started
-                started = saved = now
-                checkpoint("checkpoint_last")
+        span = _span(data, epoch, steps, state.step)
+        with closing(train_batches(data.train, data.sampler, p.augment, *span)) as batches:
+            for batch in batches:
+                lr = learning_rate(
+                    state.step, total_steps=total, warmup_steps=warmup, peak=p.lr, floor=min(p.min_lr, p.lr)
+                )
+                for group in optimiser.param_groups:
+                    group["lr"] = lr
+                torch.manual_seed(_step_seed(p.seed, state.step))
+                loss = _step(model, objective, batch, optimiser, p, state.step / steps, device)
+                state.loss_sum += loss * len(batch.rows)
+                state.loss_n += len(batch.rows)
+                state.step += 1
+                if ema is not None:
+                    ema.update(model, step=state.step)
+                seen[batch.rows] = True
+                if time.monotonic() - saved > 60 * p.checkpoint_minutes and state.step % steps:
+                    now = time.monotonic()
+                    state.epoch_seconds += now - started
+                    started = saved = now
+                    checkpoint("checkpoint_last")
         state.epoch_seconds += time.monotonic() - started
         row = _row(epoch, state, lr, seen, objective, p)
-        if (epoch + 1) % p.eval_every == 0 or epoch + 1 == p.epochs:
+        numbered = (epoch + 1) % p.checkpoint_every == 0
+        if numbered or (epoch + 1) % p.eval_every == 0 or epoch + 1 == p.epochs:
             row["val"], row["calibration"], best = _validate(deployed, data, p, device)
             if best["metrics"]["val_select"]["macro_f1"] > state.best:
                 state.best, state.best_epoch = best["metrics"]["val_select"]["macro_f1"], epoch
@@ -128,11 +137,11 @@ def fit(
         state.history.append(row)
         state.total_seconds += state.epoch_seconds
         state.loss_sum, state.loss_n, state.epoch_seconds = 0.0, 0, 0.0
-        (out / "history.json").write_text(json.dumps(state.history, indent=1))
-        checkpoint("checkpoint_last")
+        write_json(out / "history.json", state.history)
+        if numbered:  # before checkpoint_last, so that a kill between the two repeats the epoch and writes both
+            checkpoint(f"checkpoint_epoch{epoch + 1:03d}", row["val"])
+        checkpoint("checkpoint_last", row["val"])
         saved = time.monotonic()
-        if (epoch + 1) % p.checkpoint_every == 0:
-            checkpoint(f"checkpoint_epoch{epoch + 1:03d}")
         yield {"event": "epoch", **row}
     yield {"event": "end", "best_epoch": state.best_epoch, "best_macro_f1": state.best, "seconds": state.total_seconds}
 
@@ -158,8 +167,8 @@ def _step(model, objective, batch, optimiser, p: FitParams, epoch: float, device
         mean += float(loss.detach())
     if not math.isfinite(mean):
         raise FerError(
-            f"the loss became {mean} in epoch {epoch:.2f}: lower lr (now {p.lr}), set clip_grad to 1, or use precision fp32; "
-            "the last checkpoint is kept and the same command resumes from it"
+            f"the loss became {mean} in epoch {epoch:.2f}: lower lr (now {p.lr}), set clip_grad to 1, or use precision "
+            "fp32; nothing of this step was kept, and the same parameters would come to it again"
         )
     if p.clip_grad:
         torch.nn.utils.clip_grad_norm_(model.parameters(), p.clip_grad)
@@ -206,8 +215,9 @@ def _validate(model, data: FitData, p: FitParams, device) -> tuple[dict, dict, d
 
 def _write_best(out: Path, model, data: FitData, best: dict, epoch: int, *, kind: str, name: str, ids: dict) -> None:
     write_bundle(
-        out / "best", name=name, kind=kind, model_config=model.config, state_dict=model.state_dict(), contract=data.contract,
-        temperature=best["temperature"], training_prior=data.prior, ids={**ids, "epoch": epoch}, metrics=best["metrics"],
+        out / "best", name=name, kind=kind, model_config=model.config, state_dict=model.state_dict(),
+        contract=data.contract, temperature=best["temperature"], training_prior=data.prior,
+        ids={**ids, "epoch": epoch}, metrics=best["metrics"],
     )  # fmt: skip
 
 
@@ -224,7 +234,7 @@ def _freeze_norms(model: FerClassifier, tune: str) -> None:
 def _fit_key(p: FitParams, ids: dict[str, Any]) -> str:
     """What a checkpoint must agree on to be resumed: every parameter that changes the weights, and the inputs' ids."""
     fields = p.model_dump(
-        mode="json", exclude={"output_dir", "name", "device", "threads", "checkpoint_every", "checkpoint_minutes"}
+        mode="json", exclude={"output_dir", "name", "device", "threads", "checkpoint_minutes"}
     )
     fields |= {"manifest": "", "softlabels": "", "init_from": ""}  # folders: what they hold is in the ids
     fields["ids"] = {k: v for k, v in ids.items() if k != "run_id"}
@@ -235,14 +245,15 @@ def _step_seed(seed: int, step: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}:{step}".encode(), digest_size=7).digest())
 
 
-def _resume(out: Path, fit_key: str, model, optimiser, ema, device) -> Progress:
+def _resume(out: Path, fit_key: str, model, optimiser, ema) -> Progress:
     found = load_checkpoint(out / "checkpoint_last")
     if found is None:
         return Progress()
     tensors, meta = found
     if meta.pop("fit_key") != fit_key:
         raise FerError(
-            f"{out / 'checkpoint_last'} belongs to other parameters or data: give this run another output_dir, or delete that folder"
+            f"{out / 'checkpoint_last'} belongs to other parameters or data: give this run another output_dir, or "
+            "delete that folder"
         )
     unpack_state(tensors, model, optimiser, ema and ema.module)
     log.info("resumed at step %d", meta["step"])

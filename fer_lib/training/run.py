@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import logging
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from fer_lib.datasets.atomic import write_json
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
 from fer_lib.deploy.bundle import Bundle, read_bundle
 from fer_lib.devices import resolve_device
-from fer_lib.errors import FerError
+from fer_lib.errors import DataError, FerError
 from fer_lib.models.classifier import FerClassifier, build_classifier
 from fer_lib.models.weights import load_pretrained
 from fer_lib.params import FitParams
+from fer_lib.training.checkpoint import has_checkpoint
 from fer_lib.training.data import FitData, open_data
 from fer_lib.training.loop import fit
-
-log = logging.getLogger(__name__)
 
 
 def run_fit(
@@ -44,32 +44,27 @@ def run_fit(
     run_id: str = "",
     inputs: dict[str, str] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Everything between validated parameters and a folder with ``best/`` and its reports; yields the loop's events."""
+    """Everything between validated parameters and a folder with ``best/`` and its reports; yields the loop's events.
+
+    ``objective(p, data, device)`` makes the loss; ``init_from``: a bundle folder; ``inputs``: ids of what else decides
+    the weights.  Raises FerError for a device, backbone, starting weights or data that can't be had, before any step.
+    """
     device = resolve_device(p.device)
     _settings(p)
     out.mkdir(parents=True, exist_ok=True)
-    data = open_data(manifest, p, cache_dir)
     torch.manual_seed(p.seed)
     model = build_classifier(config)
-    weights = _starting_weights(model, p, init_from, resuming=(out / "checkpoint_last").exists(), out=out)
-    ids = _ids(manifest, data, weights, run_id, inputs or {})
-    for event in fit(
-        model,
-        objective(p, data, device),
-        data,
-        p,
-        out,
-        kind=kind,
-        name=p.name,
-        ids=ids,
-        device=device,
-        tune=tune,
-    ):
+    weights = _starting_weights(model, p, init_from, out)
+    data = open_data(manifest, p, cache_dir)
+    ids = _ids(p, manifest, data, weights, run_id, inputs or {})
+    options = dict(kind=kind, name=p.name, ids=ids, device=device, tune=tune)
+    for event in fit(model, objective(p, data, device), data, p, out, **options):
         if event["event"] == "start":
-            _write(out / "alignmentreport.json", _alignment(p, manifest, data, weights, event, init_from, device, ids))
-            _write(out / "environment.json", environment(device))
+            alignment = _alignment(p, manifest, data, weights, event, init_from, device, ids)
+            write_json(out / "alignmentreport.json", alignment)
+            write_json(out / "environment.json", environment(device))
             if p.smoke:
-                _write(out / "smoke_results.json", {"smoke": True, "total_steps": event["total_steps"]})
+                write_json(out / "smoke_results.json", {"smoke": True, "total_steps": event["total_steps"]})
         yield event
     describe_best(read_bundle(out / "best"), out)
 
@@ -84,13 +79,10 @@ def describe_best(bundle: Bundle, out: Path) -> None:
     identity = {k: bundle.meta["ids"][k] for k in ("evalset_id", "protocol_id")}
     raw = {k: metrics["val_select"][k] for k in keys}
     scaled = {**shared, **{k: metrics["val_select_scaled"][k] for k in keys}}
-    _write(
-        out / "reliabilitymetrics.json",
-        {"epoch": epoch, **identity, **counts, "raw": raw, "temperature_scaled": scaled},
-    )
-    _write(
-        out / "calibration.json", {"epoch": epoch, **shared, **{k: temperature[k] for k in ("fitted_on", "n", "note")}}
-    )
+    reliability = {"epoch": epoch, **identity, **counts, "raw": raw, "temperature_scaled": scaled}
+    calibration = {"epoch": epoch, **shared, **{k: temperature[k] for k in ("fitted_on", "n", "note")}}
+    write_json(out / "reliabilitymetrics.json", reliability)
+    write_json(out / "calibration.json", calibration)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -98,23 +90,17 @@ def environment(device: torch.device) -> dict[str, Any]:
     root = Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str | None:
+        if shutil.which("git") is None:
+            return None
         done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else None
 
     lock = root / "requirements.lock"
     changed = git("status", "--porcelain")
     names = (
-        "torch",
-        "torchvision",
-        "timm",
-        "mlflow",
-        "numpy",
-        "pandas",
-        "opencv-python",
-        "onnxruntime",
-        "scikit-learn",
-        "fer-lab",
-    )
+        "torch", "torchvision", "timm", "mlflow", "numpy", "pandas", "opencv-python", "opencv-python-headless",
+        "onnxruntime", "scikit-learn", "fer-lab",
+    )  # fmt: skip
     installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -142,10 +128,10 @@ def _settings(p: FitParams) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, resuming: bool, out: Path) -> dict[str, str]:
+def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, out: Path) -> dict[str, str]:
     """Load them once; a resume reads what the first start recorded and asks nobody."""
     record = out / "starting_weights.json"
-    if resuming and record.is_file():
+    if has_checkpoint(out / "checkpoint_last") and record.is_file():
         return json.loads(record.read_text())
     if init_from:
         bundle = read_bundle(init_from)
@@ -153,19 +139,33 @@ def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, resumi
         ours = {k: model.config[k] for k in theirs}
         if theirs != ours:
             raise FerError(f"init_from {init_from} is another model: it has {theirs}, these parameters ask for {ours}")
-        model.load_state_dict(bundle.state_dict())
+        try:
+            model.load_state_dict(bundle.state_dict())
+        except RuntimeError as error:  # a transformer's position embedding, for one, is made for one image_size
+            raise FerError(
+                f"init_from {init_from} does not fit at image_size {p.image_size} (it was trained at "
+                f"{bundle.contract.image_size}): {error}"
+            ) from error
         weights = {"source": "init_from", "weights_sha256": bundle.weights_sha256}
     else:
         weights = load_pretrained(model, p.pretrained)
-    _write(record, weights)
+    write_json(record, weights)
     return weights
 
 
-def _ids(manifest: Manifest, data: FitData, weights: dict, run_id: str, inputs: dict[str, str]) -> dict[str, Any]:
-    select = data.val.manifest.rows(split="val", val_role="select")
-    evalset = evalset_id(select.sample_ids, select.labels, "val/select", int(manifest.meta.get("tolerance", 0)))
+def _ids(
+    p: FitParams, manifest: Manifest, data: FitData, weights: dict, run_id: str, inputs: dict[str, str]
+) -> dict[str, Any]:
+    """What the fit's numbers belong to; the evaluation set is the rows that are really scored."""
+    scored = data.val.manifest.frame[: p.max_val_batches * p.batch_size or None]
+    select = scored[scored["val_role"] == "select"]
+    if select.empty:
+        raise DataError(f"the first {len(scored)} val rows hold none of the role select: raise max_val_batches")
+    tolerance = int(manifest.meta.get("tolerance", 0))
+    evalset = evalset_id(select["sample_id"].tolist(), select["label"], "val/select", tolerance)
     return {
-        "manifest_sha256": manifest.sha256, "evalset_id": evalset, "protocol_id": protocol_id(evalset, data.contract, "none"),
+        "manifest_sha256": manifest.sha256, "evalset_id": evalset,
+        "protocol_id": protocol_id(evalset, data.contract, "none"),
         "starting_weights_sha256": weights["weights_sha256"], "run_id": run_id, **inputs,
     }  # fmt: skip
 
@@ -187,30 +187,31 @@ def _alignment(p, manifest, data: FitData, weights, start: dict, init_from: str,
         "data": {
             "rows_total_before_filter": len(manifest), "rows_total_after_filter": len(kept),
             "source_counts_after_filter": dict(zip(sources.tolist(), counts.tolist(), strict=True)),
-            "train_rows": len(data.train.manifest), "val_rows": len(data.val.manifest), "class_counts": data.class_counts,
+            "train_rows": len(data.train.manifest), "val_rows": len(data.val.manifest),
+            "class_counts": data.class_counts, "faces_without_points": data.train.without_points,
             "source_filter": {"include_sources": p.include_sources, "exclude_sources": p.exclude_sources},
             "n_expected": data.train.n_expected, "n_used": len(data.train.manifest),
         },
         "protocol": {
             "plain_logits_warmup_epochs": fields.get("plain_epochs"), "margin_ramp_start": fields.get("plain_epochs"),
-            "margin_ramp_end": fields.get("ramp_end"), "arcface_m_max": fields.get("arcface_m"), "arcface_s": fields.get("arcface_s"),
-            "mode": fields.get("mode", "arcface"),
+            "margin_ramp_end": fields.get("ramp_end"), "arcface_m_max": fields.get("arcface_m"),
+            "arcface_s": fields.get("arcface_s"), "mode": fields.get("mode", "arcface"),
         },
         "optim": {
-            "name": "adamw", "lr": p.lr, "weight_decay": p.weight_decay, "lr_warmup_epochs": p.warmup_epochs, "min_lr": p.min_lr,
-            "total_steps": start["total_steps"], "warmup_steps": start["warmup_steps"],
+            "name": "adamw", "lr": p.lr, "weight_decay": p.weight_decay, "lr_warmup_epochs": p.warmup_epochs,
+            "min_lr": p.min_lr, "total_steps": start["total_steps"], "warmup_steps": start["warmup_steps"],
         },
         "batching": {
-            "batch_size": p.batch_size, "accum_steps": p.accum_steps, "min_per_class": p.min_per_class, "cb_beta": p.cb_beta,
-            "imbalance": p.imbalance,
+            "batch_size": p.batch_size, "accum_steps": p.accum_steps, "min_per_class": p.min_per_class,
+            "cb_beta": p.cb_beta, "imbalance": p.imbalance,
         },
-        "aug": {"clahe": p.clahe, "clahe_clip": data.contract.clahe_clip, "clahe_tile": data.contract.clahe_tile, **p.augment.model_dump()},
+        "aug": {
+            "clahe": p.clahe, "clahe_clip": data.contract.clahe_clip, "clahe_tile": data.contract.clahe_tile,
+            **p.augment.model_dump(),
+        },
         "calibration": {"eval_every": p.eval_every, "temperature_scaling": p.calibration},
         "init": {"init_from": init_from or None, "resume": start["resumed_at_step"] > 0},
         "ids": ids,
         "face_contract": data.contract.model_dump(),
     }  # fmt: skip
 
-
-def _write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1))

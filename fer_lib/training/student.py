@@ -12,16 +12,22 @@ from torch.nn import functional as F
 
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.deploy.bundle import read_bundle
-from fer_lib.errors import FerError
+from fer_lib.errors import BundleError, FerError
+from fer_lib.faces.contract import FaceContract
 from fer_lib.models.ensemble import combine
 from fer_lib.models.losses import cross_entropy, decoupled_kl, distillation_kl, soft_targets
-from fer_lib.models.softlabels import read_softlabels
+from fer_lib.models.softlabels import read_softlabels, softlabels_sha256
 from fer_lib.params import StudentParams
 from fer_lib.training.data import FitData
 from fer_lib.training.run import run_fit
 
 
 class StudentObjective:
+    """Cross-entropy, and for kd, dkd and dkd_mixed the distillation term beside it.
+
+    Raises FerError when a distilling mode has no soft labels, BundleError when they are not of these rows.
+    """
+
     def __init__(self, p: StudentParams, data: FitData, device: torch.device, softlabels: Path | None):
         self.p = p
         self.votes = torch.from_numpy(data.train.manifest.soft_labels).float()
@@ -30,7 +36,7 @@ class StudentObjective:
         if p.mode != "ce":
             if softlabels is None:
                 raise FerError(
-                    f"student mode '{p.mode}' needs softlabels: name a finished 06_export_softlabels phase or its folder"
+                    f"student mode '{p.mode}' needs softlabels: name a finished 06_export_softlabels phase or folder"
                 )
             found = read_softlabels(softlabels, data.train.manifest)
             if p.teacher_view == "cached":
@@ -71,14 +77,27 @@ class StudentObjective:
 
 
 class LiveTeachers:
-    """The ensemble of a soft-label folder run on the student's own augmented view (Beyer 2021)."""
+    """The ensemble of a soft-label folder run on the student's own augmented view (Beyer 2021).
 
-    def __init__(self, record: dict[str, Any], contract, device: torch.device):
+    BundleError when a teacher is no longer the one that wrote the folder, or sees faces cut out in another way.
+    """
+
+    def __init__(self, record: dict[str, Any], contract: FaceContract, device: torch.device):
         self.contract, self.space = contract, record["ensemble_space"]
         self.weights = [t["weight"] for t in record["teachers"]]
-        self.bundles = [read_bundle(t["uri"]) for t in record["teachers"]]
-        self.models = [b.model().to(device) for b in self.bundles]
-        self.views = [partial(self._view, other=b.contract) for b in self.bundles]
+        bundles = [read_bundle(t["uri"]) for t in record["teachers"]]
+        for teacher, bundle in zip(record["teachers"], bundles, strict=True):
+            if bundle.weights_sha256 != teacher["weights_sha256"]:
+                raise BundleError(
+                    f"{bundle.path} holds other weights than when the soft labels were made: export them again"
+                )
+            if _cut(bundle.contract) != _cut(contract):
+                raise BundleError(
+                    f"teacher {bundle.name} cuts faces by {_cut(bundle.contract)}, the student by {_cut(contract)}: "
+                    "give the student the same settings, or use teacher_view: cached"
+                )
+        self.models = [b.model().to(device) for b in bundles]
+        self.views = [partial(self._view, other=b.contract) for b in bundles]
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
@@ -97,10 +116,15 @@ class LiveTeachers:
         return (pixels - column(other.mean)) / column(other.std)
 
 
+def _cut(contract: FaceContract) -> dict[str, Any]:
+    """What of a contract a view of another size can't change."""
+    return contract.model_dump(include={"align", "margin", "clahe", "clahe_clip", "clahe_tile", "grey"})
+
+
 def train_student(
     p: StudentParams, manifest: Manifest, out: Path, cache_dir: Path, softlabels: Path | None = None, **record: Any
 ) -> Iterator[dict[str, Any]]:
-    """Train a student into ``out``; yields the loop's events.  ``softlabels``: the folder of a 06_export_softlabels phase."""
+    """Train a student into ``out``; yields the loop's events.  ``softlabels``: the folder of a phase 06."""
     config = dict(
         backbone=p.backbone,
         image_size=p.image_size,
@@ -111,7 +135,7 @@ def train_student(
     )
     objective = partial(StudentObjective, softlabels=softlabels)
     if p.mode != "ce" and softlabels is not None:
-        record["inputs"] = {"softlabels_sha256": read_softlabels(softlabels, manifest.rows(split="train")).sha256}
+        record["inputs"] = {"softlabels_sha256": softlabels_sha256(softlabels)}
     yield from run_fit(
         p, manifest, out, cache_dir, kind="student", config=config, objective=objective, tune=p.tune, **record
     )

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 
 class TeacherObjective:
+    """Cross-entropy over ArcFace's logits at the epoch's margin, against labels mixed with votes where asked."""
+
     def __init__(self, p: TeacherParams, data: FitData, device: torch.device):
         self.p = p
         self.start, self.end = as_epochs(p.plain_epochs, p.epochs), as_epochs(p.ramp_end, p.epochs)
@@ -47,11 +49,11 @@ def train_teacher(
     """Train a teacher into ``out``; yields the loop's events.  ``record``: init_from, run_id of the run that asks."""
     if p.arcface_m and as_epochs(p.ramp_end, p.epochs) > p.epochs:
         message = (
-            f"the margin ramp ends at epoch {as_epochs(p.ramp_end, p.epochs):g}, the run at {p.epochs}: the margin stays below "
-            f"{p.arcface_m} (give plain_epochs and ramp_end as fractions of the run to fit it)"
+            f"the margin ramp ends at epoch {as_epochs(p.ramp_end, p.epochs):g}, the run at {p.epochs}: the margin "
+            f"stays below {p.arcface_m} (give plain_epochs and ramp_end as fractions of the run to fit it)"
         )
         log.warning(message)
-        yield {"event": "note", "message": message}
+        yield {"event": "note", "level": "warning", "message": message}
     config = dict(
         backbone=p.backbone,
         image_size=p.image_size,

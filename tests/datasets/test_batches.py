@@ -1,0 +1,190 @@
+"""Which rows a step sees is a function of its number; what prepares them ends when nobody asks."""
+
+import math
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fer_lib.datasets import batches
+from fer_lib.datasets.batches import Sampler, eval_batches, keyed_rng, train_batches
+from fer_lib.datasets.facepack import open_or_build
+from fer_lib.errors import DataError
+from fer_lib.faces.contract import FaceContract
+from fer_lib.params import AugmentParams
+
+CONTRACT = FaceContract(image_size=32)
+AUGMENT = AugmentParams(rotation=10.0, erasing=0.5)
+AS_IS = AugmentParams(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=(0.0, 0.0, 0.0, 0.0))
+
+
+@pytest.fixture(scope="module")
+def pack(drawn_manifest, pack_cache):
+    return open_or_build(drawn_manifest.rows(split="train"), CONTRACT, pack_cache)
+
+
+def labels_of(counts, seed=0):
+    return np.random.default_rng(seed).permutation(np.repeat(np.arange(7), counts))
+
+
+def per_class(sampler, steps):
+    """int [steps, 7]: how many of each class every step drew."""
+    drawn = [np.bincount(sampler.labels[sampler.rows(s)[0]], minlength=7) for s in steps]
+    return np.array(drawn)
+
+
+def test_balanced_batches_hold_two_of_each_class_at_fourteen():
+    sampler = Sampler(labels_of([50, 1, 7, 90, 3, 20, 11]), 14, True, 3)
+    assert (per_class(sampler, range(60)) == 2).all()
+
+
+@pytest.mark.parametrize("batch_size", [15, 16, 20, 64, 100])
+def test_what_seven_does_not_divide_is_passed_round(batch_size):
+    sampler = Sampler(labels_of([50, 1, 7, 90, 3, 20, 11]), batch_size, True, 3)
+    drawn = per_class(sampler, range(28))
+    assert (drawn.sum(1) == batch_size).all()
+    assert set(np.unique(drawn)) == {batch_size // 7, batch_size // 7 + 1}
+    for start in range(0, 22):
+        assert (drawn[start : start + 7].sum(0) == batch_size).all(), "any seven batches give equal shares"
+
+
+@settings(max_examples=60, deadline=None, database=None)
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=7, max_size=7),
+    batch_size=st.integers(14, 90),
+    seed=st.integers(0, 5),
+)
+def test_every_row_is_seen_within_the_promised_epochs(counts, batch_size, seed):
+    """ceil(7 max n_c / N) epochs (SPEC 5), and each class is walked whole before any of its rows comes again."""
+    sampler = Sampler(labels_of(counts, seed), batch_size, True, seed)
+    epochs = math.ceil(7 * max(counts) / sum(counts))
+    rows, walks = zip(*[sampler.rows(s) for s in range(epochs * sampler.steps_per_epoch)], strict=True)
+    rows, walks = np.concatenate(rows), np.concatenate(walks)
+    assert set(rows.tolist()) == set(range(sum(counts)))
+    assert len({(r, w) for r, w in zip(rows.tolist(), walks.tolist(), strict=True)}) == len(rows)
+    for c, n in enumerate(counts):
+        own = rows[sampler.labels[rows] == c]
+        assert len(set(own[:n].tolist())) == n
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_a_step_depends_on_its_number_alone(balanced):
+    labels = labels_of([50, 4, 7, 90, 3, 20, 11])
+    walked = Sampler(labels, 16, balanced, 9)
+    forwards = [walked.rows(s) for s in range(40)]
+    asked = Sampler(labels, 16, balanced, 9)
+    for s in (39, 0, 17, 17, 5):
+        assert np.array_equal(asked.rows(s)[0], forwards[s][0]) and np.array_equal(asked.rows(s)[1], forwards[s][1])
+    other = Sampler(labels, 16, balanced, 10)
+    assert any(not np.array_equal(other.rows(s)[0], forwards[s][0]) for s in range(3))
+
+
+def test_unbalanced_epochs_are_permutations_of_their_own():
+    sampler = Sampler(labels_of([10] * 7), 14, False, 1)
+    epochs = [np.concatenate([sampler.rows(e * 5 + i)[0] for i in range(5)]) for e in range(3)]
+    assert sampler.steps_per_epoch == 5
+    assert all(sorted(order) == list(range(70)) for order in epochs)
+    assert not np.array_equal(epochs[0], epochs[1]) and not np.array_equal(epochs[1], epochs[2])
+    assert (sampler.rows(12)[1] == 2).all()
+
+
+def test_epochs_of_rows_that_the_batch_does_not_divide():
+    labels = labels_of([10, 10, 10, 10, 10, 10, 13])
+    assert Sampler(labels, 14, True, 0).steps_per_epoch == 6  # all 73 rows' worth
+    assert Sampler(labels, 14, False, 0).steps_per_epoch == 5  # whole batches; other rows are left out each epoch
+    few = Sampler(labels, 512, False, 0)
+    assert few.steps_per_epoch == 1 and len(few.rows(3)[0]) == 73
+
+
+def test_classes_and_rows_that_are_missing():
+    with pytest.raises(DataError, match="none for: Disgust, Neutral; use imbalance: none"):
+        Sampler(labels_of([5, 0, 5, 5, 5, 5, 0]), 14, True, 0)
+    Sampler(labels_of([5, 0, 5, 5, 5, 5, 0]), 14, False, 0)
+    with pytest.raises(DataError, match="no training rows"):
+        Sampler(np.empty(0, np.int64), 14, False, 0)
+
+
+def test_keyed_randomness_differs_by_every_part_of_the_key():
+    keys = [(1, "a", 2), (1, "a", 3), (2, "a", 2), (1, "b", 2), (12, "a"), (1, "2a")]
+    draws = [tuple(keyed_rng(*k).integers(0, 2**60, 4)) for k in keys]
+    assert len(set(draws)) == len(keys)
+    assert draws == [tuple(keyed_rng(*k).integers(0, 2**60, 4)) for k in keys]
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_batches_started_in_the_middle_are_the_same(pack, balanced):
+    sampler = Sampler(pack.manifest.labels, 16, balanced, 4)
+    whole = list(train_batches(pack, sampler, AUGMENT, 0, 13))
+    rest = list(train_batches(pack, sampler, AUGMENT, 6, 13))
+    assert len(whole) == 13 and len(rest) == 7
+    for a, b in zip(whole[6:], rest, strict=True):
+        assert np.array_equal(a.rows, b.rows) and np.array_equal(a.images, b.images)
+        assert a.images.dtype == np.float32 and a.images.shape == (16, 3, 32, 32)
+        assert np.array_equal(a.labels, pack.manifest.labels[a.rows])
+
+
+def test_a_row_that_comes_again_is_seen_in_another_view(pack):
+    sampler = Sampler(pack.manifest.labels, 14, True, 4)
+    views: dict[int, list] = {}
+    for batch in train_batches(pack, sampler, AUGMENT, 0, 6):  # Disgust has four rows, and twelve draws in six steps
+        for row, image in zip(batch.rows.tolist(), batch.images, strict=True):
+            views.setdefault(row, []).append(image.tobytes())
+    again = [v for v in views.values() if len(v) > 1]
+    assert again and all(len(set(v)) == len(v) for v in again)
+
+
+def test_without_augmentation_a_batch_is_the_packed_face_resized(pack):
+    sampler = Sampler(pack.manifest.labels, 14, False, 4)
+    batch = next(iter(train_batches(pack, sampler, AS_IS, 0, 1)))
+    mean = pack.faces[batch.rows].reshape(14, -1, 3).mean(1) / 255
+    seen = batch.images.transpose(0, 2, 3, 1).reshape(14, -1, 3).mean(1) * CONTRACT.std + CONTRACT.mean
+    assert np.abs(mean - seen).max() < 0.01
+
+
+def test_eval_batches_are_the_centre_view_in_order(pack):
+    rows, images = zip(*eval_batches(pack, 50), strict=True)
+    assert np.concatenate(rows).tolist() == list(range(len(pack.faces)))
+    expected = CONTRACT.normalise(np.ascontiguousarray(CONTRACT.centre(np.asarray(pack.faces))))
+    assert np.array_equal(np.concatenate(images), expected)
+    mirrored = np.concatenate([i for _, i in eval_batches(pack, 50, flip=True)])
+    assert np.array_equal(mirrored, expected[..., ::-1])
+
+
+def loaders():
+    return [
+        t for t in threading.enumerate() if getattr(t, "_target", None) and t._target.__qualname__.startswith("_ahead")
+    ]
+
+
+def test_an_error_in_the_loader_reaches_the_one_who_asks(pack, monkeypatch):
+    sampler = Sampler(pack.manifest.labels, 14, True, 4)
+    real, calls = batches.augment, []
+
+    def breaks(*arguments):
+        calls.append(1)
+        if len(calls) > 3 * 14:
+            raise StopIteration("the worst of errors, for it ends loops in silence")
+        return real(*arguments)
+
+    monkeypatch.setattr(batches, "augment", breaks)
+    seen = []
+    with pytest.raises(RuntimeError, match="StopIteration") as caught:
+        for batch in train_batches(pack, sampler, AUGMENT, 0, 8):
+            seen.append(batch)
+    assert len(seen) == 3 and isinstance(caught.value.__cause__, StopIteration)
+    assert not loaders()
+
+
+def test_an_abandoned_loader_leaves_no_thread(pack):
+    sampler = Sampler(pack.manifest.labels, 14, True, 4)
+    steps = train_batches(pack, sampler, AUGMENT, 0, 10_000)
+    next(steps)
+    assert len(loaders()) == 1
+    time.sleep(0.05)  # let it fill its queue and wait
+    steps.close()
+    assert not loaders()
+    list(eval_batches(pack, 64))
+    assert not loaders()

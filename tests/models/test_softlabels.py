@@ -1,0 +1,211 @@
+"""Soft labels are the ensemble's logits of exactly these rows, or they are refused."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from fer_lib.calibration import scores
+from fer_lib.datasets.facepack import open_or_build
+from fer_lib.datasets.manifest import Manifest
+from fer_lib.deploy.bundle import read_bundle
+from fer_lib.emotions import EMOTIONS
+from fer_lib.errors import BundleError, FerError
+from fer_lib.models import softlabels
+from fer_lib.models.inference import predict_logits
+from fer_lib.models.softlabels import cached_logits, export_softlabels, read_softlabels, sharpness
+from fer_lib.params import SoftLabelParams
+
+KEYS = {
+    "alignmentreport.json": {
+        "manifest_sha256", "split", "rows", "image_size", "use_clahe", "teachers", "ensemble_space", "logits_kind",
+        "evalset_id", "protocol_id", "n_expected", "n_used", "sharpness", "ranking",
+    },
+    "ensemble_metrics.json": {
+        "accuracy", "macro_f1", "per_class_f1", "nll", "ece", "brier", "evalset_id", "protocol_id", "n_expected",
+        "n_used",
+    },
+}  # fmt: skip
+
+
+def export(manifest, teachers, out, cache, **changes):
+    p = SoftLabelParams(**{"batch_size": 64, "weights": [0.75, 0.25]} | changes)
+    return export_softlabels(p, manifest, teachers, out, cache, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def folder(drawn_manifest, drawn_teachers, pack_cache, tmp_path_factory):
+    out = tmp_path_factory.mktemp("softlabels")
+    export(drawn_manifest, drawn_teachers, out, pack_cache)
+    return out
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def by_hand(teachers, rows, cache):
+    """Flip-averaged logits of each teacher, one face at a time through the bundle's own model."""
+    out = []
+    for teacher in teachers:
+        bundle = read_bundle(teacher)
+        pack = open_or_build(rows, bundle.contract, cache)
+        x = torch.from_numpy(
+            bundle.contract.normalise(np.ascontiguousarray(bundle.contract.centre(np.asarray(pack.faces))))
+        )
+        with torch.no_grad():
+            model = bundle.model().double()
+            out.append(((model(x.double()) + model(x.double().flip(3))) / 2).numpy())
+            model.float()
+    return out
+
+
+def test_the_logits_are_the_weighted_members(folder, drawn_manifest, drawn_teachers, pack_cache):
+    rows = drawn_manifest.rows(split="train")
+    found = read_softlabels(folder, rows)
+    a, b = by_hand(drawn_teachers, rows, pack_cache)
+    np.testing.assert_allclose(found.logits, 0.75 * a + 0.25 * b, rtol=0, atol=2e-4)
+    assert found.logits.dtype == np.float64 and len(found.sha256) == 64
+    assert [t["weight"] for t in found.record["teachers"]] == [0.75, 0.25]
+
+
+def test_the_files_carry_what_they_should(folder, drawn_manifest, drawn_teachers, pack_cache):
+    rows, select = drawn_manifest.rows(split="train"), drawn_manifest.rows(split="val", val_role="select")
+    read = {name: json.loads((folder / name).read_text()) for name in (*KEYS, "classorder.json", "hash_manifest.json")}
+    for name, keys in KEYS.items():
+        assert keys <= set(read[name]), f"{name}: {keys - set(read[name])}"
+    assert read["classorder.json"] == list(EMOTIONS)
+    for name, digest in read["hash_manifest.json"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    with np.load(folder / "softlabels.npz") as stored:
+        assert stored["logits"].shape == (len(rows), 7) and stored["y"].tolist() == rows.labels.tolist()
+        assert stored["logits"].dtype == np.float32 and stored["y"].dtype == np.uint8
+    index = [json.loads(line) for line in (folder / "softlabels_index.jsonl").read_text().splitlines()]
+    assert [set(e) for e in index] == [{"i", "sample_id", "image_path", "source", "y"}] * len(rows)
+    assert [e["sample_id"] for e in index] == rows.sample_ids and [e["i"] for e in index] == list(range(len(rows)))
+    record = read["alignmentreport.json"]
+    assert [set(t) >= {"uri", "model", "epoch", "weight"} for t in record["teachers"]] == [True, True]
+    assert record["rows"] == len(rows) and record["n_expected"] == record["n_used"] == len(select)
+    a, b = by_hand(drawn_teachers, select, pack_cache)
+    expected = scores.summary(0.75 * a + 0.25 * b, select.labels)
+    metrics = read["ensemble_metrics.json"]
+    assert metrics["nll"] == pytest.approx(expected["nll"], abs=1e-4) and metrics["accuracy"] == expected["accuracy"]
+    f1 = {t["model"]: t["val_select"]["macro_f1"] for t in record["teachers"]}
+    assert sorted(f1, key=f1.get, reverse=True)[0] == record["ranking"][0] or len(set(f1.values())) == 1
+
+
+def test_blank_weights_are_searched_on_val_select(drawn_manifest, drawn_teachers, pack_cache, tmp_path):
+    record = export(drawn_manifest, drawn_teachers, tmp_path, pack_cache, weights=[], space="prob")
+    select = drawn_manifest.rows(split="val", val_role="select")
+    members = by_hand(drawn_teachers, select, pack_cache)
+    expected, best = softlabels.search_weights(members, select.labels, "prob")
+    assert [t["weight"] for t in record["teachers"]] == pytest.approx(expected)
+    assert json.loads((tmp_path / "ensemble_metrics.json").read_text())["macro_f1"] == pytest.approx(best)
+
+
+def test_rows_come_in_the_order_asked_for(folder, drawn_manifest):
+    rows = drawn_manifest.rows(split="train")
+    turned = Manifest(rows.frame.iloc[::-1], rows.meta, rows.path)
+    some = Manifest(rows.frame.iloc[5:20], rows.meta, rows.path)
+    whole = read_softlabels(folder, rows).logits
+    assert np.array_equal(read_softlabels(folder, turned).logits, whole[::-1])
+    assert np.array_equal(read_softlabels(folder, some).logits, whole[5:20])
+
+
+def test_logits_are_computed_once(drawn_manifest, drawn_teachers, tmp_path, monkeypatch):
+    bundle, rows = read_bundle(drawn_teachers[0]), drawn_manifest.rows(split="test")
+    options = dict(batch_size=8, device="cpu")
+    first, pack = cached_logits(bundle, rows, tmp_path, flip_average=False, **options)
+    whole = predict_logits(bundle.model(), pack, 256)
+    np.testing.assert_allclose(first, whole, rtol=0, atol=1e-4)
+    assert predict_logits(bundle.model(), pack, 4, max_batches=2).shape == (8, 7)
+    turned = Manifest(rows.frame.iloc[::-1], rows.meta, rows.path)
+    np.testing.assert_allclose(
+        cached_logits(bundle, turned, tmp_path, flip_average=False, **options)[0], first[::-1], rtol=0, atol=1e-4
+    )
+    monkeypatch.setattr(softlabels, "predict_logits", lambda *a: pytest.fail("computed again"))
+    assert np.array_equal(cached_logits(bundle, rows, tmp_path, flip_average=False, **options)[0], first)
+    with pytest.raises(pytest.fail.Exception):  # another view is another computation
+        cached_logits(bundle, rows, tmp_path, flip_average=True, **options)
+
+
+# ---------------------------------------------------------------- what a reader refuses
+
+
+@pytest.mark.parametrize("name", softlabels._FILES)
+@pytest.mark.parametrize("damage", ["changed", "gone"])
+def test_a_changed_or_missing_file(copy, drawn_manifest, name, damage):
+    file = copy / name
+    if damage == "gone":
+        file.unlink()
+    else:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    with pytest.raises(BundleError, match=f"{name} is missing or was changed.*06_export_softlabels"):
+        read_softlabels(copy, drawn_manifest.rows(split="train"))
+
+
+@pytest.mark.parametrize("content", [None, "{ not json"])
+def test_a_folder_without_hashes(copy, drawn_manifest, content):
+    (copy / "hash_manifest.json").unlink()
+    if content:
+        (copy / "hash_manifest.json").write_text(content)
+    with pytest.raises(BundleError, match="holds no soft labels"):
+        read_softlabels(copy, drawn_manifest.rows(split="train"))
+
+
+def seal(folder, name, content):
+    """Change a file as a forger would: with a fitting hash."""
+    (folder / name).write_bytes(content)
+    hashes = json.loads((folder / "hash_manifest.json").read_text())
+    hashes[name] = hashlib.sha256(content).hexdigest()
+    (folder / "hash_manifest.json").write_text(json.dumps(hashes))
+
+
+def test_another_class_order(copy, drawn_manifest):
+    seal(copy, "classorder.json", json.dumps(list(EMOTIONS[::-1])).encode())
+    with pytest.raises(BundleError, match="class order is not"):
+        read_softlabels(copy, drawn_manifest.rows(split="train"))
+
+
+def test_a_row_that_is_not_covered(copy, drawn_manifest):
+    lines = (copy / "softlabels_index.jsonl").read_text().splitlines(keepends=True)
+    seal(copy, "softlabels_index.jsonl", "".join(lines[:-1]).encode())
+    rows = drawn_manifest.rows(split="train")
+    with pytest.raises(BundleError, match=rf"covers {len(rows) - 1} of {len(rows)} .*{rows.sample_ids[-1]}"):
+        read_softlabels(copy, rows)
+    with pytest.raises(BundleError, match="covers 0 of"):
+        read_softlabels(copy, drawn_manifest.rows(split="test"))
+
+
+def test_other_labels(folder, drawn_manifest):
+    rows = drawn_manifest.rows(split="train")
+    frame = rows.frame.copy()
+    frame.loc[3, "label"] = (frame.loc[3, "label"] + 1) % 7
+    with pytest.raises(BundleError, match="made with other labels"):
+        read_softlabels(folder, Manifest(frame, rows.meta, rows.path))
+
+
+def test_exports_that_cannot_be_made(drawn_manifest, drawn_teachers, pack_cache, tmp_path):
+    with pytest.raises(FerError, match="no teachers"):
+        export(drawn_manifest, [], tmp_path, pack_cache)
+    with pytest.raises(FerError, match="3 weights for 2 teachers"):
+        export(drawn_manifest, drawn_teachers, tmp_path, pack_cache, weights=[1, 1, 1])
+
+
+def test_sharpness_falls_with_the_temperature():
+    logits = np.random.default_rng(0).normal(size=(200, 7)) * 5
+    table = sharpness(logits)
+    assert [row["temperature"] for row in table] == [1.0, 1.2, 2.0, 4.0, 5.0, 6.0]
+    medians = [row["max_prob_q50"] for row in table]
+    assert medians == sorted(medians, reverse=True)
+    p = scores.softmax(logits)
+    assert table[0]["max_prob_q95"] == pytest.approx(np.quantile(p.max(1), 0.95))
+    assert table[0]["entropy_q25"] == pytest.approx(np.quantile(-(p * np.log(p)).sum(1), 0.25))
+    uniform = sharpness(np.zeros((3, 7)))[0]
+    assert uniform["entropy_q50"] == pytest.approx(np.log(7)) and uniform["max_prob_q50"] == pytest.approx(1 / 7)

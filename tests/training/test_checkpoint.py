@@ -1,0 +1,123 @@
+"""A checkpoint comes back as it was saved, bit for bit and in place, or is refused."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from fer_lib.deploy import atomic
+from fer_lib.errors import BundleError
+from fer_lib.training.checkpoint import (
+    META,
+    STATE,
+    has_checkpoint,
+    load_checkpoint,
+    pack_state,
+    save_checkpoint,
+    unpack_state,
+)
+
+TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(7), "c": torch.randn(2, 3, 4, 4)}
+META_VALUES = {"step": 12, "history": [{"loss": 0.1 + 0.2, "odd": float("nan")}], "best": 1 / 3}
+
+
+@pytest.fixture
+def path(tmp_path):
+    save_checkpoint(tmp_path / "checkpoint_last", TENSORS, META_VALUES)
+    return tmp_path / "checkpoint_last"
+
+
+def test_round_trip(path):
+    tensors, meta = load_checkpoint(path)
+    assert set(tensors) == set(TENSORS) and all(torch.equal(tensors[k], v) for k, v in TENSORS.items())
+    assert meta["step"] == 12 and meta["best"] == 1 / 3 and meta["history"][0]["loss"] == 0.1 + 0.2
+    assert has_checkpoint(path)
+
+
+def test_nothing_there(tmp_path):
+    assert load_checkpoint(tmp_path / "checkpoint_last") is None and not has_checkpoint(tmp_path / "checkpoint_last")
+
+
+@pytest.mark.parametrize("name", [STATE, META])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
+def test_damage_is_found(path, name, damage):
+    content = bytearray((path / name).read_bytes())
+    if damage == "truncated":
+        (path / name).write_bytes(content[:-20])
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 1
+        (path / name).write_bytes(content)
+    else:
+        (path / name).unlink()
+    with pytest.raises(BundleError, match="delete that folder to start again"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("change", [{"step": 13}, {"best": 0.5}, {"sha256": "0" * 64}, None])
+def test_changed_figures_are_found(path, change):
+    meta = json.loads((path / META).read_text())
+    (path / META).write_text(json.dumps([meta] if change is None else meta | change))
+    with pytest.raises(BundleError, match="was changed after it was written"):
+        load_checkpoint(path)
+
+
+def test_a_failed_write_leaves_the_old_one(path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as m:
+        m.setattr(atomic.os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            save_checkpoint(path, TENSORS, META_VALUES | {"step": 13})
+    assert load_checkpoint(path)[1]["step"] == 12
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    save_checkpoint(path, TENSORS, META_VALUES | {"step": 14})
+    assert load_checkpoint(path)[1]["step"] == 14
+
+
+def test_a_writer_killed_between_its_renames_leaves_the_old_one(path):
+    path.rename(atomic.previous(path))
+    assert has_checkpoint(path) and load_checkpoint(path)[1]["step"] == 12
+    save_checkpoint(path, TENSORS, META_VALUES | {"step": 13})
+    assert load_checkpoint(path)[1]["step"] == 13 and [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    with pytest.raises(FileExistsError):
+        save_checkpoint(tmp_path / "notes", TENSORS, META_VALUES)
+    assert (tmp_path / "notes" / "a.txt").read_text() == "mine"
+
+
+def small(seed):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 7))
+    model = model.to(memory_format=torch.channels_last)
+    return model, torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+
+def test_a_state_is_put_back_in_its_own_layout(tmp_path):
+    """Tensors come off the disk contiguous; beside channels-last weights they would be rounded differently."""
+    model, optimiser = small(1)
+    ema, other = small(2)[0], small(3)
+    for _ in range(2):
+        optimiser.zero_grad()
+        model(torch.randn(4, 3, 8, 8).contiguous(memory_format=torch.channels_last)).square().sum().backward()
+        optimiser.step()
+    save_checkpoint(tmp_path / "c", pack_state(model, optimiser, ema), {})
+    other_ema = small(4)[0]
+    unpack_state(load_checkpoint(tmp_path / "c")[0], *other, other_ema)
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), other[0].state_dict().values(), strict=True)
+    )
+    assert all(
+        torch.equal(a, b) for a, b in zip(ema.state_dict().values(), other_ema.state_dict().values(), strict=True)
+    )
+    mine, theirs = optimiser.state_dict()["state"], other[1].state_dict()["state"]
+    for i, moments in mine.items():
+        assert set(moments) == set(theirs[i]) == {"step", "exp_avg", "exp_avg_sq"}
+        for name, value in moments.items():
+            assert torch.equal(value, theirs[i][name]) and value.stride() == theirs[i][name].stride()
+    assert not mine[0]["exp_avg"].is_contiguous(), "the layout under test"

@@ -1,0 +1,401 @@
+"""A whole fit: what it leaves, what it refuses, and that a run which was broken off ends as the unbroken one."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from fer_lib.calibration import scores
+from fer_lib.datasets.facepack import open_or_build
+from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
+from fer_lib.deploy import atomic
+from fer_lib.deploy.bundle import read_bundle
+from fer_lib.errors import DataError, FerError
+from fer_lib.models.inference import predict_logits
+from fer_lib.models.weights import tensors_sha256
+from fer_lib.params import TeacherParams
+from fer_lib.training import loop, run
+from fer_lib.training.checkpoint import load_checkpoint
+from fer_lib.training.data import open_data
+from fer_lib.training.plots import training_curves
+from fer_lib.training.teacher import TeacherObjective, train_teacher
+
+SMALL = dict(
+    backbone="test_resnet", image_size=32, embed_dim=16, dropout=0.3, epochs=3, batch_size=14, lr=2e-3,
+    warmup_epochs=0.5, plain_epochs=1, ramp_end=2, arcface_s=12.0, ema_decay=0.9, clip_grad=1.0, accum_steps=2,
+    soft_label_weight=0.5,
+    augment={"rotation": 10.0, "erasing": 0.3}, max_train_batches=3, checkpoint_every=2, threads=1, device="cpu",
+)  # fmt: skip
+
+
+def params(**changes):
+    return TeacherParams(**SMALL | changes)
+
+
+def train(manifest, out, cache, p=None, **record):
+    return list(train_teacher(p or params(), manifest, out, cache, **record))
+
+
+def read(folder, name):
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def whole(drawn_manifest, pack_cache, tmp_path_factory):
+    """The unbroken run: (its folder, its events)."""
+    out = tmp_path_factory.mktemp("whole")
+    return out, train(drawn_manifest, out, pack_cache)
+
+
+# ---------------------------------------------------------------- what a fit leaves
+
+
+def test_events_tell_the_run(whole):
+    _, events = whole
+    assert [e["event"] for e in events] == ["start", "epoch", "epoch", "epoch", "end"]
+    start, *epochs, end = events
+    assert start == {"event": "start", "resumed_at_step": 0, "total_steps": 9, "steps_per_epoch": 3, "warmup_steps": 2}
+    assert [e["train"]["arcface_margin"] for e in epochs] == [0.0, 0.0, 0.35]
+    assert [e["epoch"] for e in epochs] == [0, 1, 2] and all(e["val"]["nll"] > 0 for e in epochs)
+    assert (
+        epochs[-1]["lr"] == pytest.approx(1e-5) and 0 < epochs[0]["train"]["coverage"] < epochs[2]["train"]["coverage"]
+    )
+    f1 = [e["val"]["macro_f1"] for e in epochs]
+    assert end["best_macro_f1"] == max(f1) and end["best_epoch"] == f1.index(max(f1))
+
+
+KEYS = {
+    "alignmentreport": {
+        "time": None, "device": {"backend", "detail"}, "paths": {"manifest", "manifest_sha256"}, "seed": None,
+        "model": {"name", "pretrained", "weights_sha256", "image_size", "embed_dim"},
+        "data": {"rows_total_before_filter", "rows_total_after_filter", "source_counts_after_filter", "train_rows",
+                 "val_rows", "class_counts", "source_filter", "n_expected", "n_used"},
+        "protocol": {"plain_logits_warmup_epochs", "margin_ramp_start", "margin_ramp_end", "arcface_m_max",
+                     "arcface_s"},
+        "optim": {"name", "lr", "weight_decay", "lr_warmup_epochs", "min_lr", "total_steps", "warmup_steps"},
+        "batching": {"batch_size", "accum_steps", "min_per_class", "cb_beta"},
+        "aug": {"clahe", "clahe_clip", "clahe_tile"}, "calibration": {"eval_every", "temperature_scaling"},
+        "init": {"init_from", "resume"},
+    },
+    "reliabilitymetrics": {
+        "epoch": None, "evalset_id": None, "protocol_id": None, "n_expected": None, "n_used": None,
+        "raw": {"accuracy", "macro_f1", "per_class_f1", "nll", "ece", "brier"},
+        "temperature_scaled": {"mode", "global_temperature", "temperature_vector", "accuracy", "macro_f1",
+                               "per_class_f1", "nll", "ece", "brier"},
+    },
+    "calibration": dict.fromkeys(
+        ("epoch", "mode", "global_temperature", "temperature_vector", "fitted_on", "n", "note")),
+    "environment": {"time": None, "python": None, "git": {"commit", "dirty"}, "packages": {"torch", "timm", "numpy"},
+                    "torch": None, "device": {"backend"}, "lock_sha256": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_files_have_the_keys_of_the_appendix(whole, name):
+    content = read(whole[0], name)
+    for key, below in KEYS[name].items():
+        assert key in content and (below is None or below <= set(content[key])), f"{key}: {content.get(key)}"
+
+
+def test_history_has_the_keys_of_the_appendix(whole):
+    rows = read(whole[0], "history")
+    assert [r["epoch"] for r in rows] == [0, 1, 2]
+    for row in rows:
+        assert {"epoch", "train", "val", "calibration", "lr", "timing"} <= set(row)
+        assert {"loss", "arcface_margin", "coverage"} <= set(row["train"])
+        assert {"accuracy", "macro_f1", "per_class_f1", "nll", "ece"} <= set(row["val"])
+        assert set(row["calibration"]) == {"mode", "temperature"}
+        assert set(row["timing"]) == {"epoch_sec", "total_sec", "images_per_sec"}
+    assert rows[-1] == {k: v for k, v in whole[1][-2].items() if k != "event"}
+
+
+def test_the_figures_are_those_of_the_weights_beside_them(whole, drawn_manifest, pack_cache):
+    out, _ = whole
+    best = read_bundle(out / "best")
+    pack = open_or_build(drawn_manifest.rows(split="val"), best.contract, pack_cache)
+    logits = predict_logits(best.model(), pack)
+    roles, labels = pack.manifest.frame["val_role"].to_numpy(str), pack.manifest.labels
+    select = roles == "select"
+    raw = scores.summary(logits[select], labels[select])
+    scaled = scores.summary(best.temperature.apply(logits[select]), labels[select])
+    for key in ("accuracy", "macro_f1", "nll", "ece", "brier"):
+        assert best.meta["metrics"]["val_select"][key] == pytest.approx(raw[key], abs=1e-6)
+        assert best.meta["metrics"]["val_select_scaled"][key] == pytest.approx(scaled[key], abs=1e-6)
+        assert read(out, "reliabilitymetrics")["raw"][key] == pytest.approx(raw[key], abs=1e-6)
+    assert best.temperature.fitted_on == "val/temperature" and best.temperature.n == (roles == "temperature").sum()
+    assert read(out, "calibration")["global_temperature"] == best.temperature.global_temperature
+    assert (
+        best.meta["metrics"]["val_select"]["n_used"] == best.meta["metrics"]["val_select"]["n_expected"] == select.sum()
+    )
+    ids = best.meta["ids"]
+    rows = drawn_manifest.rows(split="val", val_role="select")
+    assert ids["evalset_id"] == evalset_id(rows.sample_ids, rows.labels, "val/select", 0)
+    assert ids["protocol_id"] == protocol_id(ids["evalset_id"], best.contract, "none")
+    assert ids["manifest_sha256"] == drawn_manifest.sha256 and ids["weights_sha256"] == best.weights_sha256
+    assert best.meta["training_prior"] == pytest.approx([1 / 7] * 7), "what balanced batches show the loss"
+
+
+def test_numbered_checkpoints_are_evaluated(whole):
+    out, events = whole
+    assert sorted(p.name for p in out.glob("checkpoint_*")) == ["checkpoint_epoch002", "checkpoint_last"]
+    numbered, last = (load_checkpoint(out / n)[1] for n in ("checkpoint_epoch002", "checkpoint_last"))
+    assert numbered["step"] == 6 and numbered["metrics"] == events[2]["val"]
+    assert last["step"] == 9 and last["metrics"] == events[3]["val"]
+
+
+def test_epochs_between_evaluations_have_no_figures(drawn_manifest, pack_cache, tmp_path):
+    p = params(epochs=4, eval_every=3, checkpoint_every=2, max_train_batches=1)
+    events = train(drawn_manifest, tmp_path, pack_cache, p)
+    assert [e["val"] is None for e in events[1:-1]] == [True, False, False, False]  # 2: numbered, 3: due, 4: the last
+
+
+def test_votes_and_class_weights_enter_the_loss(drawn_manifest, pack_cache):
+    frame = drawn_manifest.frame.copy()
+    frame["soft_label"] = [None] * len(frame)
+    voted = int(np.flatnonzero(frame["split"] == "train")[0])
+    frame.at[voted, "soft_label"] = [0.0, 0.0, 0.0, 0.5, 0.5, 0.0, 0.0]
+    manifest = Manifest(frame, drawn_manifest.meta, drawn_manifest.path)
+    p = params(imbalance="class_weights", plain_epochs=0, ramp_end=0)
+    data = open_data(manifest, p, pack_cache)
+    objective = TeacherObjective(p, data, torch.device("cpu"))
+    rows = np.flatnonzero(np.isin(data.train.manifest.sample_ids, frame.loc[voted, "sample_id"]))
+    assert len(rows) == 1
+    rows = np.append(rows, (rows[0] + 1) % len(data.train.manifest))
+    y = data.train.manifest.labels[rows]
+    cosine = torch.tensor(np.random.default_rng(0).uniform(-0.9, 0.9, (2, 7)), dtype=torch.float32)
+    model = type("Fixed", (), {"scores": staticmethod(lambda images: cosine)})
+    found = objective.loss(model, None, loop.Batch(rows, None, y), 5.0)
+    for i in range(2):
+        z = 12.0 * cosine[i].double().numpy()
+        z[y[i]] = 12.0 * np.cos(np.arccos(cosine[i, y[i]].double().item()) + 0.35)
+        log_p = z - np.log(np.exp(z).sum())
+        target = np.eye(7)[y[i]]
+        if i == 0:
+            target = 0.5 * target + 0.5 * np.array(frame.at[voted, "soft_label"])
+        assert found[i].item() == pytest.approx(-(target * log_p).sum() * data.class_weights[y[i]], rel=1e-4)
+    counts = np.bincount(data.train.manifest.labels, minlength=7)
+    assert data.prior == pytest.approx(counts * data.class_weights / (counts * data.class_weights).sum())
+
+
+def test_the_test_pictures_are_never_opened(drawn_manifest, pack_cache, tmp_path):
+    """Training goes on without them, packs included."""
+    for path in drawn_manifest.frame["image_path"][drawn_manifest.frame["split"] != "test"]:
+        (tmp_path / "only" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "only" / path).write_bytes(drawn_manifest.resolve(path).read_bytes())
+    moved = Manifest(drawn_manifest.frame, {**drawn_manifest.meta, "root": str(tmp_path / "only")}, None)
+    events = train(moved, tmp_path / "out", tmp_path / "cache", params(epochs=1, max_train_batches=1))
+    assert events[-1]["event"] == "end"
+    with pytest.raises(DataError, match="pictures can't be used"):
+        open_or_build(moved.rows(split="test"), read_bundle(tmp_path / "out" / "best").contract, tmp_path / "cache")
+
+
+def test_a_ramp_that_the_run_does_not_reach_is_said(drawn_manifest, pack_cache, tmp_path):
+    p = params(epochs=1, max_train_batches=1, plain_epochs=5, ramp_end=15)
+    note = next(train_teacher(p, drawn_manifest, tmp_path, pack_cache))
+    assert (
+        note["event"] == "note" and note["level"] == "warning" and "ends at epoch 15, the run at 1" in note["message"]
+    )
+    fitting = params(epochs=1, max_train_batches=1, plain_epochs=0.3, ramp_end=0.6)
+    assert next(train_teacher(fitting, drawn_manifest, tmp_path, pack_cache))["event"] == "start"
+
+
+# ---------------------------------------------------------------- resumed runs
+
+
+class Killed(BaseException):
+    """What ends a process: nothing in the library may catch it."""
+
+
+def kill_at(monkeypatch, step):
+    """The loop dies as step number ``step`` (of this process) is about to be taken."""
+    real, taken = loop._step, []
+
+    def dies(*arguments):
+        if len(taken) == step:
+            raise Killed
+        taken.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "_step", dies)
+
+
+def assert_same_end(out, whole):
+    ours, theirs = load_checkpoint(out / "checkpoint_last"), load_checkpoint(whole / "checkpoint_last")
+    assert set(ours[0]) == set(theirs[0])
+    different = [k for k, v in theirs[0].items() if not torch.equal(ours[0][k], v)]
+    assert not different, different[:5]
+    assert read_bundle(out / "best").weights_sha256 == read_bundle(whole / "best").weights_sha256
+    timeless = [[{k: v for k, v in row.items() if k != "timing"} for row in read(f, "history")] for f in (out, whole)]
+    assert timeless[0] == timeless[1]
+    assert {p.name for p in out.iterdir()} == {p.name for p in whole.iterdir()}
+
+
+@pytest.mark.parametrize("step", [2, 4, 8])
+def test_a_run_killed_within_an_epoch_ends_as_the_unbroken_one(
+    drawn_manifest, pack_cache, whole, tmp_path, monkeypatch, step
+):
+    p = params(checkpoint_minutes=1e-9)  # after every step
+    with monkeypatch.context() as m:
+        kill_at(m, step)
+        with pytest.raises(Killed):
+            train(drawn_manifest, tmp_path, pack_cache, p)
+    assert not [
+        t for t in threading.enumerate() if t.name.startswith("Thread") and "_ahead" in str(getattr(t, "_target", ""))
+    ]
+    assert load_checkpoint(tmp_path / "checkpoint_last")[1]["step"] == step
+    events = train(drawn_manifest, tmp_path, pack_cache, p)
+    assert events[0]["resumed_at_step"] == step and read(tmp_path, "alignmentreport")["init"]["resume"]
+    assert_same_end(tmp_path, whole[0])
+
+
+def test_a_run_closed_between_epochs_and_killed_again_ends_as_the_unbroken_one(
+    drawn_manifest, pack_cache, whole, tmp_path, monkeypatch
+):
+    events = train_teacher(params(), drawn_manifest, tmp_path, pack_cache)
+    assert [next(events)["event"] for _ in range(2)] == ["start", "epoch"]
+    events.close()
+    with monkeypatch.context() as m:
+        kill_at(m, 2)  # with the default ten minutes nothing of this epoch is on disk
+        with pytest.raises(Killed):
+            train(drawn_manifest, tmp_path, pack_cache)
+    (tmp_path / "history.json").write_text('[{"epoch": 0}, {"epo')  # as a machine that lost power may leave it
+    last = tmp_path / "checkpoint_last"
+    last.rename(atomic.previous(last))
+    resumed = train_teacher(params(), drawn_manifest, tmp_path, pack_cache)
+    assert next(resumed)["resumed_at_step"] == 3
+    assert [row["epoch"] for row in read(tmp_path, "history")] == [0], "whoever reads it at the start finds it whole"
+    list(resumed)
+    assert_same_end(tmp_path, whole[0])
+
+
+def test_a_finished_run_only_reports_again(drawn_manifest, pack_cache, whole, tmp_path):
+    train(drawn_manifest, tmp_path, pack_cache)
+    events = train(drawn_manifest, tmp_path, pack_cache)
+    assert [e["event"] for e in events] == ["start", "end"] and events[0]["resumed_at_step"] == 9
+    assert_same_end(tmp_path, whole[0])
+
+
+def test_a_checkpoint_of_other_parameters_is_refused(drawn_manifest, pack_cache, whole):
+    out, _ = whole
+    with pytest.raises(FerError, match="checkpoint_last belongs to other parameters or data"):
+        train(drawn_manifest, out, pack_cache, params(lr=1e-3))
+    other_rows = Manifest(drawn_manifest.frame.iloc[1:], drawn_manifest.meta, drawn_manifest.path)
+    with pytest.raises(FerError, match="belongs to other parameters or data"):
+        train(other_rows, out, pack_cache)
+
+
+def test_a_resume_asks_nobody_for_weights(drawn_manifest, pack_cache, tmp_path, monkeypatch):
+    first = tmp_path / "w.pt"
+    torch.save(run.build_classifier(dict(SMALL_CONFIG)).backbone.state_dict(), first)
+    p = params(epochs=2, max_train_batches=1, pretrained=str(first))
+    events = train_teacher(p, drawn_manifest, tmp_path / "out", pack_cache)
+    next(events), next(events)
+    events.close()
+    first.unlink()
+    monkeypatch.setattr(run, "load_pretrained", lambda *a: pytest.fail("asked again"))
+    assert train(drawn_manifest, tmp_path / "out", pack_cache, p)[0]["resumed_at_step"] == 1
+    assert read(tmp_path / "out", "alignmentreport")["model"]["pretrained"] == str(first)
+
+
+SMALL_CONFIG = dict(backbone="test_resnet", image_size=32, embed_dim=16, dropout=0.3, head="cosine", s=12.0)
+
+
+# ---------------------------------------------------------------- starting points and refusals
+
+
+def test_init_from_starts_with_those_weights(drawn_manifest, pack_cache, whole, tmp_path, monkeypatch):
+    begun = {}
+    real = loop.fit
+    monkeypatch.setattr(
+        run,
+        "fit",
+        lambda model, *a, **k: (begun.update(sha=tensors_sha256(model.state_dict())), real(model, *a, **k))[1],
+    )
+    train(drawn_manifest, tmp_path, pack_cache, params(epochs=1, max_train_batches=1), init_from=str(whole[0] / "best"))
+    best = read_bundle(whole[0] / "best")
+    assert begun["sha"] == best.weights_sha256 == read_bundle(tmp_path / "best").meta["ids"]["starting_weights_sha256"]
+    assert read(tmp_path, "alignmentreport")["init"]["init_from"] == str(whole[0] / "best")
+
+
+@pytest.mark.parametrize("change", [{"embed_dim": 8}, {"arcface_s": 20.0}, {"backbone": "test_resnet.r160_in1k"}])
+def test_init_from_another_model_is_refused(drawn_manifest, pack_cache, whole, tmp_path, change):
+    with pytest.raises(FerError, match="is another model: it has"):
+        train(drawn_manifest, tmp_path, pack_cache, params(**change), init_from=str(whole[0] / "best"))
+
+
+def test_a_loss_that_is_not_finite_names_its_epoch(drawn_manifest, pack_cache, tmp_path, monkeypatch):
+    real = TeacherObjective.loss
+
+    def breaks(self, model, images, batch, epoch):
+        return real(self, model, images, batch, epoch) * (float("nan") if epoch >= 1.3 else 1.0)
+
+    monkeypatch.setattr(TeacherObjective, "loss", breaks)
+    with pytest.raises(FerError, match=r"became nan in epoch 1\.33: lower lr"):
+        train(drawn_manifest, tmp_path, pack_cache)
+    tensors, meta = load_checkpoint(tmp_path / "checkpoint_last")
+    assert meta["step"] == 3 and all(torch.isfinite(v).all() for v in tensors.values())
+
+
+def test_a_misspelt_backbone_is_told_before_faces_are_packed(drawn_manifest, tmp_path):
+    with pytest.raises(FerError, match="is not a timm"):
+        train(drawn_manifest, tmp_path / "out", tmp_path / "cache", params(backbone="test_resnettt"))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_data_that_cannot_be_trained_on(drawn_manifest, pack_cache, tmp_path):
+    frame = drawn_manifest.frame.copy()
+    frame.loc[frame["val_role"] == "select", "val_role"] = "temperature"
+    with pytest.raises(DataError, match="none of its .* val rows has the role select"):
+        train(Manifest(frame, drawn_manifest.meta, drawn_manifest.path), tmp_path, pack_cache)
+    only = drawn_manifest.frame[drawn_manifest.frame["split"] != "val"]
+    with pytest.raises(DataError, match="no rows with split 'val'"):
+        train(Manifest(only, drawn_manifest.meta, drawn_manifest.path), tmp_path, pack_cache)
+
+
+def test_a_val_set_cut_short_is_another_evaluation_set(drawn_manifest, pack_cache, whole, tmp_path):
+    """Numbers over the first batches never carry the id of the whole val/select."""
+    p = params(epochs=1, max_train_batches=1, max_val_batches=1)
+    frame = drawn_manifest.frame.copy()
+    train(drawn_manifest, tmp_path, pack_cache, p)
+    best = read_bundle(tmp_path / "best")
+    metrics, val = best.meta["metrics"]["val_select"], frame[frame["split"] == "val"]
+    scored = val.iloc[:14]
+    scored = scored[scored["val_role"] == "select"]
+    assert metrics["n_used"] == len(scored) < metrics["n_expected"] == (val["val_role"] == "select").sum()
+    assert best.meta["ids"]["evalset_id"] != read_bundle(whole[0] / "best").meta["ids"]["evalset_id"]
+    assert best.meta["ids"]["evalset_id"] == evalset_id(scored["sample_id"].tolist(), scored["label"], "val/select", 0)
+
+
+def test_a_tolerance_shows_in_the_counts_and_the_ids(drawn_manifest, whole, tmp_path):
+    root = tmp_path / "pictures"
+    for path in drawn_manifest.frame["image_path"]:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(drawn_manifest.resolve(path).read_bytes())
+    lost = drawn_manifest.rows(split="val", val_role="select").frame["image_path"][0]
+    (root / lost).unlink()
+    manifest = Manifest(drawn_manifest.frame, {**drawn_manifest.meta, "root": str(root), "tolerance": 1}, None)
+    train(manifest, tmp_path / "out", tmp_path / "cache", params(epochs=1, max_train_batches=1))
+    metrics = read_bundle(tmp_path / "out" / "best").meta["metrics"]["val_select"]
+    assert metrics["n_used"] == metrics["n_expected"] - 1
+    ids = read_bundle(tmp_path / "out" / "best").meta["ids"]
+    assert ids["evalset_id"] != read_bundle(whole[0] / "best").meta["ids"]["evalset_id"]
+
+
+def test_a_built_manifest_passes_its_tolerance_on(tmp_path, drawn_manifest):
+    from fer_lib.datasets.build import build_manifest
+    from fer_lib.params import ManifestParams
+
+    built = build_manifest(ManifestParams(tolerance=3), drawn_manifest.root, tmp_path)
+    assert Manifest.read(built.path).rows(split="val").meta["tolerance"] == 3
+
+
+def test_curves_are_drawn_for_what_was_measured(whole):
+    history = read(whole[0], "history")
+    history[1]["val"] = None
+    figure = training_curves(history, 2, "teacher")
+    loss, val, schedule = figure.axes
+    assert [line.get_label() for line in loss.lines] == ["train", "val", "kept"]
+    assert list(loss.lines[0].get_xdata()) == [1, 2, 3] and list(loss.lines[1].get_xdata()) == [1, 3]
+    assert len(val.lines) == 4 and len(schedule.lines) == 2

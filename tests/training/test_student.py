@@ -1,0 +1,184 @@
+"""Students learn by every mode, from the teachers they were told of, and train only what they may."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from fer_lib.datasets.batches import Batch
+from fer_lib.deploy.bundle import derive_bundle, read_bundle
+from fer_lib.errors import BundleError, FerError
+from fer_lib.models.classifier import trainable_parameters
+from fer_lib.models.losses import cross_entropy, decoupled_kl, distillation_kl, soft_targets
+from fer_lib.models.softlabels import export_softlabels, read_softlabels
+from fer_lib.params import SoftLabelParams, StudentParams
+from fer_lib.training.data import open_data
+from fer_lib.training.student import LiveTeachers, StudentObjective, train_student
+
+SMALL = dict(
+    backbone="test_resnet", image_size=32, embed_dim=16, dropout=0.0, epochs=3, batch_size=32, lr=3e-3,
+    warmup_epochs=0.0, threads=1, device="cpu", max_train_batches=3,
+    augment={"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0},
+)  # fmt: skip
+CPU = torch.device("cpu")
+
+
+def params(**changes):
+    return StudentParams(**SMALL | changes)
+
+
+@pytest.fixture(scope="module")
+def softlabels(drawn_manifest, drawn_teachers, pack_cache, tmp_path_factory):
+    out = tmp_path_factory.mktemp("softlabels")
+    p = SoftLabelParams(weights=[0.6, 0.4], space="prob", batch_size=64)
+    export_softlabels(p, drawn_manifest, drawn_teachers, out, pack_cache, CPU)
+    return out
+
+
+@pytest.fixture(scope="module")
+def data(drawn_manifest, pack_cache):
+    return open_data(drawn_manifest, params(), pack_cache)
+
+
+MODES = {
+    "ce": {"mode": "ce"},
+    "kd": {"mode": "kd", "temperature": 4.0},
+    "dkd": {"mode": "dkd", "dkd_beta": 2.0, "dkd_warmup_epochs": 0.0},
+    "dkd_mixed": {"mode": "dkd_mixed"},
+    "kd online": {"mode": "kd", "teacher_view": "online", "teacher_temperature": 2.0},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_learns(drawn_manifest, pack_cache, softlabels, tmp_path, mode):
+    p = params(**MODES[mode])
+    events = list(train_student(p, drawn_manifest, tmp_path, pack_cache, softlabels))
+    losses = [e["train"]["loss"] for e in events if e["event"] == "epoch"]
+    assert len(losses) == 3 and losses[-1] < losses[0]
+    best = read_bundle(tmp_path / "best")
+    assert best.meta["kind"] == "student" and best.meta["model"]["head"] == "linear"
+    known = read_softlabels(softlabels, drawn_manifest.rows(split="train")).sha256
+    assert best.meta["ids"].get("softlabels_sha256") == (None if mode == "ce" else known)
+    counts = np.bincount(drawn_manifest.rows(split="train").labels, minlength=7)
+    assert best.meta["training_prior"] == pytest.approx(counts / counts.sum())
+
+
+class Fixed:
+    """A model that answers with logits given beforehand."""
+
+    def __init__(self, logits):
+        self.logits = logits
+
+    def __call__(self, images):
+        return self.logits
+
+
+@pytest.fixture
+def batch(data):
+    rows = np.array([0, 5, 9, 31])
+    return Batch(rows, None, data.train.manifest.labels[rows])
+
+
+@pytest.mark.parametrize("mode", ["kd", "dkd", "dkd_mixed"])
+def test_the_terms_are_put_together_as_written(drawn_manifest, softlabels, data, batch, mode):
+    p = params(mode=mode, alpha=0.3, temperature=2.0, teacher_temperature=1.5, dkd_alpha=0.7, dkd_beta=2.0, epochs=8)
+    student = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
+    found = StudentObjective(p, data, CPU, softlabels).loss(Fixed(student), None, batch, epoch=1.0)
+    cached = read_softlabels(softlabels, drawn_manifest.rows(split="train")).logits
+    teacher = torch.from_numpy(cached[batch.rows]).float() / 1.5
+    y = torch.from_numpy(batch.labels)
+    ce = cross_entropy(student, soft_targets(y))
+    tckd, nckd = decoupled_kl(student, teacher, y, 2.0)
+    expected = {
+        "kd": 0.7 * ce + 0.3 * distillation_kl(student, teacher, 2.0),
+        "dkd": ce + 0.5 * 4.0 * (0.7 * tckd + 2.0 * nckd),  # epoch 1 of a warm-up over 8 / 4
+        "dkd_mixed": 0.7 * ce + 0.3 * 4.0 * (tckd + 4.0 * nckd),
+    }[mode]
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_dkd_warm_up_is_the_shorter_of_two(data, softlabels):
+    def weights(**changes):
+        objective = StudentObjective(params(mode="dkd", **changes), data, CPU, softlabels)
+        return [objective.warmup(e) for e in (0.0, 1.0, 5.0, 20.0, 39.0)], objective.figures(1.0)
+
+    assert weights(epochs=40) == ([0.0, 0.1, 0.5, 1.0, 1.0], {"distillation_weight": 0.1})
+    assert weights(epochs=400)[0] == pytest.approx([0.0, 0.05, 0.25, 1.0, 1.0])
+    assert weights(epochs=40, dkd_warmup_epochs=0.0)[0] == [1.0] * 5
+
+
+def test_live_teachers_see_the_students_own_view(data, softlabels, drawn_teachers, drawn_manifest):
+    """On the centre view of 40 pixels made 32 wide they come near their cached logits, and combine as recorded."""
+    record = read_softlabels(softlabels, drawn_manifest.rows(split="train")).record
+    live = LiveTeachers(record, data.contract, CPU)
+    images = torch.from_numpy(
+        data.contract.normalise(np.ascontiguousarray(data.contract.centre(np.asarray(data.train.faces[:6]))))
+    )
+    a, b = (read_bundle(t) for t in drawn_teachers)
+    assert (a.contract.image_size, b.contract.image_size) == (32, 40)
+    with torch.no_grad():
+        pixels = (
+            images * torch.tensor(data.contract.std)[:, None, None] + torch.tensor(data.contract.mean)[:, None, None]
+        )
+        wide = torch.nn.functional.interpolate(pixels, size=(40, 40), mode="bilinear", antialias=True)
+        other = (wide - torch.tensor(b.contract.mean)[:, None, None]) / torch.tensor(b.contract.std)[:, None, None]
+        expected = (0.6 * a.model()(images).softmax(1) + 0.4 * b.model()(other).softmax(1)).log()
+    torch.testing.assert_close(live(images), expected, rtol=1e-4, atol=1e-4)
+    assert not live(images).requires_grad and not any(m.training for m in live.models)
+
+
+def test_live_teachers_must_be_the_recorded_ones(data, softlabels, drawn_teachers, tmp_path):
+    record = json.loads((softlabels / "alignmentreport.json").read_text())
+    other = shutil.copytree(drawn_teachers[1], tmp_path / "other")
+    record["teachers"][0]["uri"] = str(other)
+    with pytest.raises(BundleError, match="holds other weights than when the soft labels were made"):
+        LiveTeachers(record, data.contract, CPU)
+
+
+def test_live_teachers_must_see_faces_cut_alike(softlabels, drawn_manifest, pack_cache, data):
+    record = json.loads((softlabels / "alignmentreport.json").read_text())
+    with pytest.raises(BundleError, match="teacher1 cuts faces by .*'clahe': False.*teacher_view: cached"):
+        LiveTeachers(record, data.contract.model_copy(update={"clahe": True}), CPU)
+
+
+def test_distilling_without_soft_labels(drawn_manifest, pack_cache, tmp_path):
+    with pytest.raises(FerError, match="mode 'kd' needs softlabels"):
+        list(train_student(params(mode="kd"), drawn_manifest, tmp_path, pack_cache))
+    with pytest.raises(BundleError, match="holds no soft labels"):
+        list(train_student(params(mode="kd"), drawn_manifest, tmp_path, pack_cache, tmp_path / "nowhere"))
+
+
+@pytest.fixture(scope="module")
+def start(drawn_manifest, pack_cache, tmp_path_factory):
+    out = tmp_path_factory.mktemp("start")
+    list(train_student(params(epochs=1, max_train_batches=1), drawn_manifest, out, pack_cache))
+    return out / "best"
+
+
+@pytest.mark.parametrize("tune", ["all", "head", "bn", "last_block"])
+def test_tuning_changes_only_what_it_may(drawn_manifest, pack_cache, start, tmp_path, tune):
+    p = params(epochs=1, max_train_batches=2, tune=tune, weight_decay=0.3)
+    list(train_student(p, drawn_manifest, tmp_path, pack_cache, init_from=str(start)))
+    before, bundle = read_bundle(start).state_dict(), read_bundle(tmp_path / "best")
+    after = bundle.state_dict()
+    changed = {k for k in before if not torch.equal(before[k], after[k])}
+    may = set(trainable_parameters(bundle.model(), tune))
+    # running statistics move where the norm's own weights are trained, and stand still where they are frozen
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    norms = {k.rpartition(".")[0] for k in may} & {k.rpartition(".")[0] for k in before if k.endswith("running_mean")}
+    may |= {f"{n}.{s}" for n in norms for s in statistics}
+    assert changed <= may, sorted(changed - may)[:5]
+    assert changed >= {k for k in may if not k.endswith("embedding.0.bias")}, sorted(may - changed)[:5]
+    if tune in ("head", "bn"):
+        assert not any(k.startswith("backbone.") and k.endswith("conv1.weight") for k in changed)
+
+
+def test_a_derived_bundle_starts_another_student(drawn_manifest, pack_cache, start, tmp_path):
+    """A bundle that an evaluation wrote again (same weights, other temperature) is as good a start."""
+    again = derive_bundle(read_bundle(start), tmp_path / "again", metrics={"test": {"accuracy": 0.5}})
+    p = params(epochs=1, max_train_batches=1)
+    list(train_student(p, drawn_manifest, tmp_path / "out", pack_cache, init_from=str(again.path)))
+    ids = read_bundle(tmp_path / "out" / "best").meta["ids"]
+    assert ids["starting_weights_sha256"] == read_bundle(start).weights_sha256
