@@ -51,7 +51,7 @@ def pictures(results: RESULTS) -> None:
 def package(run: RUN) -> None:
     """Install a run's exported student as the model that ships with the package, with its card."""
     from fer_lib.deploy.card import install
-    from fer_lib.tracking.report import collect, export_folder
+    from fer_lib.tracking.report import collect, packaged_folder
 
-    bundle = install(export_folder(run) / "packaged", collect(run))
+    bundle = install(packaged_folder(run), collect(run))
     typer.echo(f"{bundle.name} is the packaged model now: {bundle.path}")

@@ -51,13 +51,13 @@ def draw_results(results: dict[str, Any], folder: Path) -> dict[str, list[str]]:
     return made
 
 
-def faces_sheet(path: Path, per_class: int = 8) -> Path:
+def faces_sheet(path: Path, per_class: int = 6) -> Path:
     """Some drawn faces of each class, with the classes' names, as a PNG."""
     from matplotlib.figure import Figure
 
     from fer_lib.datasets.synthetic import contact_sheet
 
-    size = 72
+    size = 64
     sheet = contact_sheet(per_class, size)
     height, width = sheet.shape[:2]
     figure = Figure(figsize=((width + 90) / 100, height / 100), dpi=100)

@@ -10,6 +10,8 @@ import math
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from fer_lib import phases
 from fer_lib.errors import FerError
@@ -41,7 +43,7 @@ def collect(run: str) -> dict[str, Any]:
         FerError: there is no such run, it has no finished evaluation, or what it names has changed since.
     """
     base = store.configure()
-    parent, records, plan = _find(run, base)
+    parent, records = _find(run, base)
     tags = parent.data.tags
     clean = _Scrubber(base)
     report: dict[str, Any] = {
@@ -69,17 +71,18 @@ def collect(run: str) -> dict[str, Any]:
     return clean(report)
 
 
-def export_folder(run: str) -> Path:
-    """The folder of the run's finished export phase; FerError when it has none."""
-    _, records, _ = _find(run, store.configure())
+def packaged_folder(run: str) -> Path:
+    """The small bundle that the run's export phase made for the package; FerError when it made none."""
+    _, records = _find(run, store.configure())
     for record in records:
-        if record["kind"] == "export":
-            return Path(record["folder"])
-    raise FerError(f"run {run!r} has no finished export phase: run its file again, to the end")
+        folder = Path(record["folder"]) / "packaged"
+        if record["kind"] == "export" and folder.is_dir():
+            return folder
+    raise FerError(f"run {run!r} made no bundle for the package: set compact: true in its export phase, run again")
 
 
-def _find(run: str, base: Path) -> tuple[Any, list[dict[str, Any]], dict[str, Any]]:
-    """The parent run, the records of its phases in order, and its plan."""
+def _find(run: str, base: Path) -> tuple[Any, list[dict[str, Any]]]:
+    """The parent run and the records of its phases, in order."""
     import mlflow
 
     client = mlflow.MlflowClient()
@@ -93,17 +96,15 @@ def _find(run: str, base: Path) -> tuple[Any, list[dict[str, Any]], dict[str, An
         known = ", ".join(dict.fromkeys(p.info.run_name for p in parents)) or "none"
         raise FerError(f"no run is called {run!r} (there are: {known}); `fer runs` lists them with their ids")
     for parent in named:
-        held = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
-        if not {"phases.json", "plan.json"} <= held:
+        held = Path(url2pathname(urlparse(parent.info.artifact_uri).path))  # the store's artifacts are local files
+        if not ((held / "phases.json").is_file() and (held / "plan.json").is_file()):
             continue  # killed before it could say what it did
         if parent.info.status != "FINISHED" and parent.info.run_name == run:
             continue  # a run by name is one that went well; by id, what it finished is taken
-        load = mlflow.artifacts.load_dict
-        rows = load(f"{parent.info.artifact_uri}/phases.json")["phases"]
-        plan = load(f"{parent.info.artifact_uri}/plan.json")
+        rows, plan = read_json(held / "phases.json")["phases"], read_json(held / "plan.json")
         records = _lineage([base / row["folder"] for row in rows if row["status"] in ("ran", "re-used")], list(plan))
         if any(record["kind"] == "evaluate" for record in records):
-            return parent, records, plan
+            return parent, records
     raise FerError(f"no run {run!r} has a finished evaluation to report: run its file to the end, then export it again")
 
 

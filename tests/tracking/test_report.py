@@ -367,7 +367,7 @@ def test_the_readme_gets_its_sections_and_keeps_the_rest(home, exported, page, r
 
 def test_the_command_says_what_to_do_next(home, exported, capsys):
     (home / "c.json").write_text('{"format": 0}')
-    said = {("render", str(home / "c.json")): "fer report export", ("package", "real"): "packaged",
+    said = {("render", str(home / "c.json")): "fer report export", ("package", "real"): "compact: true",
             ("pictures", str(home / "c.json")): "fer report render"}  # fmt: skip
     for arguments, advice in said.items():
         assert command(*arguments) == 1
