@@ -98,7 +98,7 @@ def _title(bundle: Bundle, results: dict[str, Any], model: dict[str, Any]) -> st
         ("input", f"a face at {bundle.contract.image_size} px (face contract `{bundle.contract.id}`)"),
         ("output", "seven logits; probabilities after the temperature below"),
         ("file", f"{ONNX}, {size}"),
-        ("licence", "Apache-2.0 for the file; see the data's terms below"),
+        ("licence", "that of the package, Apache-2.0, under the terms of the data below"),
     )
     head = f"# Model card: {bundle.name}"
     return (
