@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from fer_lib.datasets.atomic import explained, fresh_file, json_text
+from fer_lib.atomic import explained, fresh_file, json_text
 from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
 from fer_lib.datasets.sources import read_imports
 from fer_lib.datasets.splits import assign_val, assign_val_roles

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from fer_lib.datasets.atomic import explained, fresh_folder, settle
+from fer_lib.atomic import explained, fresh_folder, settle
 from fer_lib.datasets.manifest import BOX, Manifest
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import CONTRACT_VERSION, Box, FaceContract

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from fer_lib.atomic import explained, fresh_folder, settle
 from fer_lib.datasets import drawing, features, layouts, planting
-from fer_lib.datasets.atomic import explained, fresh_folder, settle
 from fer_lib.datasets.layouts import LAYOUTS
 from fer_lib.datasets.planting import Record
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES

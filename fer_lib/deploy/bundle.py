@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from fer_lib.atomic import fresh_folder, previous, write_synced
 from fer_lib.calibration.scaling import Temperature
-from fer_lib.deploy.atomic import previous, replacing_folder, write_synced
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import BundleError
 from fer_lib.faces.contract import FaceContract
@@ -115,7 +115,7 @@ def write_bundle(
     `state_dict` maps parameter names to tensors; None needs a ``model.onnx`` among `extra_files` and
     ``ids["weights_sha256"]``.  `training_prior` is the class distribution trained on (7 numbers that sum to 1).
     `extra_files` maps plain file names to files that are copied in.  Non-finite metrics are stored as null.
-    Raises BundleError when the pieces make no bundle, OSError when the disk refuses.
+    Raises BundleError when the pieces make no bundle, DataError when the disk refuses.
     """
     path, extra = Path(path), dict(extra_files or {})
     prior = [float(p) for p in training_prior]
@@ -132,7 +132,7 @@ def write_bundle(
         raise BundleError(f"bundle {path}: without weights it needs {ONNX} and the weights_sha256 that it came from")
 
     try:
-        with replacing_folder(path, may_replace=_is_ours) as partial:
+        with fresh_folder(path, may_replace=_is_ours) as partial:
             if state_dict is not None:
                 from safetensors.torch import save
 

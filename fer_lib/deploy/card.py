@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fer_lib.atomic import fresh_folder, write_synced
 from fer_lib.calibration.intervals import proportion_interval
-from fer_lib.deploy.atomic import replacing_folder, write_synced
 from fer_lib.deploy.bundle import META, ONNX, WEIGHTS, Bundle, read_bundle
 from fer_lib.deploy.packaged import FOLDER
 from fer_lib.emotions import EMOTIONS
@@ -66,7 +66,7 @@ def install(source: Path, results: dict[str, Any], folder: Path = FOLDER) -> Bun
     if (found := _absolute(bundle.meta)) is not None:
         raise BundleError(f"{source / META} holds {found!r}, a path of the machine that wrote it: it can't ship")
     card = render_card(bundle, results)
-    with replacing_folder(folder, may_replace=lambda old: (old / META).is_file() or not any(old.iterdir())) as partial:
+    with fresh_folder(folder, may_replace=lambda old: (old / META).is_file() or not any(old.iterdir())) as partial:
         for file in (META, *bundle.meta["files"]):
             write_synced(partial / file, (bundle.path / file).read_bytes())
         write_synced(partial / CARD, card.encode())

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from fer_lib.atomic import fresh_file
 from fer_lib.calibration import scores
-from fer_lib.datasets.atomic import fresh_file
 from fer_lib.datasets.facepack import FacePack, open_or_build, rows_key
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
 from fer_lib.deploy.bundle import Bundle, read_bundle

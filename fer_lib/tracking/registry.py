@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from fer_lib.deploy.atomic import replacing_folder
+from fer_lib.atomic import fresh_folder
 from fer_lib.deploy.bundle import META, Bundle
 from fer_lib.errors import FerError
 from fer_lib.tracking import store
@@ -204,7 +204,7 @@ def _fetched(uri: str) -> Path:
     cache = store.mlruns() / "cache" / "models" / hashlib.sha256(uri.encode()).hexdigest()[:16]
     if not cache.is_dir() or parsed.scheme == "runs":  # a version never changes, the artifacts of a run may
         try:
-            with replacing_folder(cache, may_replace=lambda _: True) as partial:
+            with fresh_folder(cache) as partial:
                 with _quiet():
                     mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(partial))
         except (MlflowException, OSError) as error:

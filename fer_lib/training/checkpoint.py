@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
-from fer_lib.deploy.atomic import previous, replacing_folder, write_synced
+from fer_lib.atomic import fresh_folder, previous, write_synced
 from fer_lib.errors import BundleError
 
 STATE, META = "state.safetensors", "state.json"
@@ -19,7 +19,7 @@ STATE, META = "state.safetensors", "state.json"
 def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
     """Write ``tensors`` and ``meta`` to the folder ``path``; a reader sees the old or the new one, never a mixture."""
     content = save({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()})
-    with replacing_folder(path, may_replace=lambda p: (p / META).is_file()) as partial:
+    with fresh_folder(path, may_replace=lambda p: (p / META).is_file()) as partial:
         write_synced(partial / STATE, content)
         record = {**meta, "sha256": hashlib.sha256(content).hexdigest()}
         record["checksum"] = _checksum(record)

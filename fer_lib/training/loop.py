@@ -22,8 +22,8 @@ import torch
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 
+from fer_lib.atomic import write_json
 from fer_lib.calibration import scaling, scores
-from fer_lib.datasets.atomic import write_json
 from fer_lib.datasets.batches import Batch, train_batches
 from fer_lib.deploy.bundle import write_bundle
 from fer_lib.errors import FerError

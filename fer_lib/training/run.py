@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fer_lib.datasets.atomic import write_json
+from fer_lib.atomic import write_json
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
 from fer_lib.deploy.bundle import Bundle, read_bundle
 from fer_lib.devices import resolve_device

@@ -20,6 +20,7 @@ from fer_lib.faces.align import eye_angle
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
 from fer_lib.faces.detectors import YUNET_FILE, get_detector
+from fer_lib.faces.points import find_points
 from fer_lib.models.classifier import build_classifier
 
 CONTRACT = FaceContract(image_size=32)
@@ -236,6 +237,7 @@ def test_a_box_takes_the_points_of_its_own_face(shared_data, yunet, tmp_path):
     assert len(faces) == 2
     pack = open_or_build(by_hand(tmp_path / "p", [frame] * 2, [f.box for f in faces]), EYES, tmp_path)
     for packed, face in zip(pack.faces, faces, strict=True):
+        assert np.abs(find_points(frame, face.box, yunet) - face.points).max() < 4, "pixels of the picture"
         expected = EYES.face(frame, face.box, face.points).astype(float)
         assert np.abs(packed - expected).mean() < 8, "cut as by the points that the whole photo gives"
 

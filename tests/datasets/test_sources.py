@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_lib.datasets.atomic import fresh_folder, settle
+from fer_lib.atomic import fresh_folder, previous, settle
 from fer_lib.datasets.manifest import content_id, read_frame, sample_id
 from fer_lib.datasets.sources import import_all, import_source
 from fer_lib.datasets.sources.votes import VOTED, judge
@@ -427,12 +427,10 @@ def test_what_a_killed_import_left_is_cleared_or_put_back(tree, tmp_path):
     target = tmp_path / "out" / "tree"
     spec = SourceSpec(source="tree", root=str(tree))
     import_source(spec, tmp_path / "out")
-    aside = tmp_path / "out" / ".tree.abc.partial"
-    aside.mkdir()
-    os.replace(target, aside / "replaced")  # killed between the two renames
+    os.replace(target, previous(target))  # killed between the two renames
     settle(target)
-    assert (target / "rows.parquet").is_file() and not aside.exists()
-    (tmp_path / "out" / ".tree.xyz.partial").mkdir()
+    assert (target / "rows.parquet").is_file() and not previous(target).exists()
+    (tmp_path / "out" / ".tree.999999999.partial").mkdir()
     import_source(spec, tmp_path / "out")
     assert not list((tmp_path / "out").glob(".*.partial"))
     with pytest.raises(KeyboardInterrupt), fresh_folder(target) as folder:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from fer_lib.deploy import atomic, bundle
+from fer_lib import atomic
+from fer_lib.deploy import bundle
 from fer_lib.deploy.bundle import META, WEIGHTS, derive_bundle, read_bundle, write_bundle
 from fer_lib.emotions import EMOTIONS
-from fer_lib.errors import BundleError
+from fer_lib.errors import BundleError, DataError
 from fer_lib.models.weights import tensors_sha256
 
 
@@ -159,7 +160,7 @@ def test_replacing_keeps_the_old_bundle_until_the_new_one_is_whole(pieces, tmp_p
 
     with monkeypatch.context() as m:
         m.setattr(atomic.os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(DataError, match="No space"):
             write_bundle(path, **pieces | {"metrics": {"epoch": 3}})
     assert read_bundle(path).meta["metrics"] == {"epoch": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
@@ -169,7 +170,7 @@ def test_a_writer_killed_between_its_renames(pieces, tmp_path):
     path = tmp_path / "best"
     write_bundle(path, **pieces | {"metrics": {"epoch": 1}})
     path.rename(atomic.previous(path))  # as it stands when the process dies just there
-    (tmp_path / ".best.partial-999999999").mkdir()
+    (tmp_path / ".best.999999999.partial").mkdir()
     assert read_bundle(path).meta["metrics"] == {"epoch": 1}
     write_bundle(path, **pieces | {"metrics": {"epoch": 2}})
     assert read_bundle(path).meta["metrics"] == {"epoch": 2}

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from fer_lib.deploy import atomic
-from fer_lib.errors import BundleError
+from fer_lib import atomic
+from fer_lib.errors import BundleError, DataError
 from fer_lib.training.checkpoint import (
     META,
     STATE,
@@ -68,7 +68,7 @@ def test_a_failed_write_leaves_the_old_one(path, monkeypatch):
 
     with monkeypatch.context() as m:
         m.setattr(atomic.os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(DataError, match="No space"):
             save_checkpoint(path, TENSORS, META_VALUES | {"step": 13})
     assert load_checkpoint(path)[1]["step"] == 12
     assert [p.name for p in path.parent.iterdir()] == [path.name]

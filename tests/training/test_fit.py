@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from fer_lib import atomic
 from fer_lib.calibration import scores
 from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
-from fer_lib.deploy import atomic
 from fer_lib.deploy.bundle import read_bundle
 from fer_lib.errors import DataError, FerError
 from fer_lib.models.inference import predict_logits

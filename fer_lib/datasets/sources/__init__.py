@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock
 
-from fer_lib.datasets.atomic import explained, fresh_folder, settle, write_json
+from fer_lib.atomic import explained, fresh_folder, settle, write_json
 from fer_lib.datasets.manifest import SCHEMA_VERSION, read_frame, write_frame
 from fer_lib.datasets.sources.base import Draft, Progress
 from fer_lib.emotions import EMOTIONS

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from fer_lib.datasets.atomic import explained, readable
+from fer_lib.atomic import explained, readable
 from fer_lib.datasets.manifest import BOX, content_id, safe_path, sample_id, tidy
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_lib.datasets.atomic import readable
+from fer_lib.atomic import readable
 from fer_lib.datasets.sources import existing, register, tree
 from fer_lib.datasets.sources.base import Draft
 from fer_lib.datasets.sources.fer2013 import pixel_rows, same_row

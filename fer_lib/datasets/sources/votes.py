@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from fer_lib.datasets.atomic import readable
+from fer_lib.atomic import readable
 from fer_lib.datasets.manifest import safe_path
 from fer_lib.datasets.sources.base import Draft
 from fer_lib.emotions import NUM_CLASSES, class_id
