@@ -36,7 +36,9 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path,
     output.parent.mkdir(parents=True, exist_ok=True)
     output.unlink(missing_ok=True)  # an old run's notebook must not pass for this one's
     quiet = ["--log-level=50"]  # ipykernel calls the interrupt that ends an idle kernel an error
-    with _environment(environment), _this_python():
+    no_bars = "ignore:IProgress not found"  # tqdm, on its import, about widgets that no notebook here uses
+    warnings = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), no_bars]))
+    with _environment(environment | {"PYTHONWARNINGS": warnings}), _this_python():
         try:
             papermill.execute_notebook(
                 str(notebook), str(output), parameters=parameters, kernel_name="python3", cwd=str(cwd),

@@ -102,12 +102,16 @@ def epoch_line(epoch: int, epochs: int | None, values: dict[str, float]) -> str:
     return f"epoch {epoch + 1}/{epochs or '?'}  " + "  ".join(parts)
 
 
-def write_plan(plan: dict[str, Any], base: Path) -> Path:
-    """Write ``phase.json``: phase, kind, key, params, inputs (relative to the home, so that it can move), run id."""
+def relative_inputs(inputs: dict[str, Any], base: Path) -> dict[str, Any]:
+    """Input fields with their folders relative to the home, so that what was written still holds after a move."""
 
     def relative(value):
         return [relative(v) for v in value] if isinstance(value, list) else value and below(Path(value), base)
 
-    inputs = {field: relative(value) for field, value in plan["inputs"].items()}
+    return {field: relative(value) for field, value in inputs.items()}
+
+
+def write_plan(plan: dict[str, Any], base: Path) -> Path:
+    """Write ``phase.json``: phase, kind, key, params, inputs (relative to the home), run id."""
     kept = {key: value for key, value in plan.items() if key != "output_dir"}
-    return write_json(Path(plan["output_dir"]) / "phase.json", kept | {"inputs": inputs})
+    return write_json(Path(plan["output_dir"]) / "phase.json", kept | {"inputs": relative_inputs(plan["inputs"], base)})

@@ -32,6 +32,7 @@ from fer_lib.tracking.records import (
     numbers,
     read_json,
     read_outputs,
+    relative_inputs,
     write_json,
     write_plan,
 )
@@ -99,7 +100,7 @@ class PhaseRun:
         self.run_id = active.info.run_id
         write_plan(plan | {"run_id": self.run_id}, base)
         known = active.data.params  # a param can be written once: log only those that are new
-        flat = flatten(self.params.model_dump(mode="json"))
+        flat = flatten(self.params.model_dump(mode="json") | relative_inputs(self.inputs, base))
         flat = {k: v if isinstance(v, str) else json.dumps(v) for k, v in flat.items() if k != "output_dir"}
         mlflow.log_params({k: v for k, v in flat.items() if k not in known})
 

@@ -1,0 +1,189 @@
+"""The whole road on a handful of drawn faces, walked once by the real command; tests of several folders look at it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[1]
+TINY = """
+name: tiny
+seed: 7
+phases:
+  check: {device: cpu}
+  import:
+    sources:
+      - {source: fer2013, root: embedded, faces: 420, duplicates: 6, leaks: 9}
+  manifest: {val_roles: [0.5, 0.4, 0.1]}
+  teacher_a: &fit
+    kind: teacher
+    name: teacher_a
+    backbone: test_resnet
+    image_size: 40
+    embed_dim: 32
+    epochs: 3
+    batch_size: 28
+    lr: 4.0e-3
+    warmup_epochs: 0.3
+    plain_epochs: 0.4
+    ramp_end: 0.8
+    arcface_s: 16.0
+    arcface_m: 0.1
+    ema_decay: 0.9
+    threads: 1
+  teacher_b:
+    <<: *fit
+    name: teacher_b
+    image_size: 32
+    epochs: 2
+    seed: 8
+  softlabels: {}
+  student_ce: &student
+    kind: student
+    name: student_ce
+    backbone: test_resnet
+    image_size: 40
+    embed_dim: 32
+    epochs: 2
+    batch_size: 28
+    lr: 4.0e-3
+    warmup_epochs: 0.3
+    ema_decay: 0.9
+    threads: 1
+  student_kd: {<<: *student, name: student_kd, mode: kd, epochs: 1, init_from: student_ce}
+  student_dkd: {<<: *student, name: student_dkd, mode: dkd, epochs: 1, init_from: student_ce}
+  evaluate: {resamples: 100, smoke: true}
+  export: {}
+"""
+PHASES = ("check", "import", "manifest", "teacher_a", "teacher_b", "softlabels", "student_ce", "student_kd",
+          "student_dkd", "evaluate", "export")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command left: exit code, stdout, stderr, and the processor seconds of it and its children."""
+
+    code: int
+    out: str
+    err: str
+    cpu: float
+
+
+@dataclass
+class Road:
+    """A home with the notebooks, ``params/tiny.yaml``, and what the first run of it said."""
+
+    home: Path
+    first: Ended
+
+    @property
+    def file(self) -> Path:
+        return self.home / "params" / "tiny.yaml"
+
+    @cached_property
+    def walk(self) -> tuple[Any, dict[str, Any]]:
+        """The first run of the file: its parent and phase -> nested run (looked up once: they do not change)."""
+        parent = self.parents()[-1]
+        return parent, self.nested(parent)
+
+    def parents(self) -> list:
+        """The runs of run files, newest first."""
+        return self._search("tags.`fer.kind` = 'run'")
+
+    def nested(self, parent) -> dict[str, Any]:
+        """Phase -> nested run of a parent."""
+        found = self._search(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+        return {run.info.run_name: run for run in found}
+
+    def of_folder(self, folder: Path) -> Any:
+        """The run that wrote a phase folder (there is one)."""
+        [run] = self._search(f"tags.`fer.folder` = 'mlruns/phases/{folder.name}'")
+        return run
+
+    def _search(self, query: str) -> list:
+        """Runs of this home, newest first."""
+        import mlflow
+
+        client = mlflow.MlflowClient()
+        experiments = [e.experiment_id for e in client.search_experiments()]
+        return list(client.search_runs(experiments, query, order_by=["attributes.start_time DESC"]))
+
+    def artifact(self, run, path: str) -> Path:
+        """An artifact as a local file, fetched through MLflow."""
+        import mlflow
+
+        return Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path))
+
+    def json(self, run, path: str) -> Any:
+        return json.loads(self.artifact(run, path).read_text())
+
+    def statuses(self, parent) -> dict[str, str]:
+        """Phase -> what became of it in that run, in order."""
+        return {row["phase"]: row["status"] for row in self.json(parent, "phases.json")["phases"]}
+
+    def folder(self, run) -> Path:
+        """The phase folder that a run wrote."""
+        return self.home / run.data.tags["fer.folder"]
+
+
+def make_home(home: Path) -> Path:
+    """A home with the repository's notebooks and run files, and ``params/tiny.yaml``."""
+    home.mkdir(parents=True, exist_ok=True)
+    for name in ("notebooks", "params"):
+        shutil.copytree(REPO / name, home / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    (home / "params" / "tiny.yaml").write_text(TINY)
+    return home
+
+
+def environment(home: Path | None) -> dict[str, str]:
+    """The environment of a user's shell: FER_HOME or none, one thread a library, nothing of an outer MLflow run."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "FER_HOME", "PYTEST_"))}
+    return kept | {"OMP_NUM_THREADS": "1"} | ({"FER_HOME": str(home)} if home else {})
+
+
+def command(*words: str, home: Path | None, cwd: Path, timeout: float = 3600) -> Ended:
+    """``python -m WORDS`` in a process of its own."""
+    before = _cpu_of_children()
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=cwd, env=environment(home), capture_output=True, text=True, timeout=timeout
+    )
+    return Ended(done.returncode, done.stdout, done.stderr, _cpu_of_children() - before)
+
+
+def fer(*arguments: str) -> Ended:
+    """``fer ARGUMENTS`` in this process (a new one costs seconds of imports); its kernels are real."""
+    from fer_lib.cli.main import main
+
+    out, err = io.StringIO(), io.StringIO()
+    handler, began = signal.getsignal(signal.SIGTERM), _cpu_of_children() + sum(os.times()[:2])
+    code = None
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main(list(arguments))
+    except SystemExit as end:
+        code = end.code
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    return Ended(code, out.getvalue(), err.getvalue(), _cpu_of_children() + sum(os.times()[:2]) - began)
+
+
+def _cpu_of_children() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def walk(folder: Path) -> Road:
+    """Make a home in ``folder`` and run every phase in it."""
+    home = make_home(folder / "home")
+    first = command("fer_lib.cli.main", "run", "params/tiny.yaml", home=home, cwd=home)
+    return Road(home, first)
