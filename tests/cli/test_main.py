@@ -75,6 +75,7 @@ def test_exit_codes_of_run(home, monkeypatch, capsys, arguments, code, said):
 
 
 def test_check_runs_lists_and_reaps_on_a_new_store(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "300")  # or a long path is broken over lines of the table
     monkeypatch.setenv("FER_HOME", str(tmp_path))
 
     def call(*arguments):

@@ -118,8 +118,10 @@ def test_interrupted_runs_are_killed_and_go_on_where_they_were(base, first):
     command = [sys.executable, "-m", "fer_lib.cli.main", "run", str(base / "params" / "quickstart.yaml"),
                "-p", "teacher_a.epochs=30", "-p", "teacher_a.checkpoint_minutes=0.1"]  # fmt: skip
     before = set(base.glob("mlruns/phases/teacher_a-*"))
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=base)
-    deadline = time.time() + 60
+    # a shell that starts the suite in the background has its children ignore Ctrl+C; a user's terminal has not
+    heed = {} if sys.platform == "win32" else {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=base, **heed)
+    deadline = time.time() + 120
     steps = None
     while time.time() < deadline and process.poll() is None:
         new = set(base.glob("mlruns/phases/teacher_a-*/steps.txt")) - {f / "steps.txt" for f in before}
