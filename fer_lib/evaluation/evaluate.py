@@ -107,7 +107,7 @@ def evaluate(
         raise FerError("nothing to evaluate: name finished teacher or student phases, or soft-label phases")
     rows = manifest.rows(split="test") if p.split == "test" else manifest.rows(split="val", val_role="select")
     held = manifest.rows(split="val", val_role="temperature")
-    leaked = twins(manifest, p.split) if p.leak_free else set()
+    leaked = twins(manifest, p.split) & set(rows.sample_ids) if p.leak_free else set()
     out.mkdir(parents=True, exist_ok=True)
     (out / "predictions").mkdir(exist_ok=True)
     _log_opening(cache_dir.parent / "test_openings.jsonl", p, manifest, found)

@@ -10,6 +10,7 @@ from sklearn.metrics import f1_score
 
 from fer_lib.calibration.scaling import Temperature
 from fer_lib.datasets.build import build_manifest
+from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.sources import import_all
 from fer_lib.deploy.bundle import derive_bundle, read_bundle, write_bundle
 from fer_lib.deploy.predict import Predictor
@@ -154,6 +155,23 @@ def test_val_is_measured_on_the_rows_that_choose(made, tmp_path):
     p = EvaluateParams(split="val", views=["none"], leak_free=False, resamples=100, smoke=True)
     result = evaluate(p, manifest, [base / "one"], [], tmp_path / "out", base / "runs" / "cache", "cpu")
     assert result["sets"]["all"]["n_used"] == len(manifest.rows(split="val", val_role="select"))
+    assert set(result["sets"]) == {"all"}
     assert "test" not in read_bundle(tmp_path / "out" / "bundles" / "one").meta["metrics"]
     opened = (base / "runs" / "test_openings.jsonl").read_text().splitlines()
     assert len(opened) == 1  # this evaluation opened no test row
+
+
+def test_val_twins_of_other_roles_are_not_counted_as_removed(made, tmp_path):
+    """Only val/select is scored, so a twin among the temperature rows takes nothing from it."""
+    base, manifest, _ = made
+    frame = manifest.frame.copy()
+    train, held = frame.index[frame["split"] == "train"][0], frame.index[frame["val_role"] == "temperature"][0]
+    frame.loc[train, "content_id"] = frame.loc[held, "content_id"]
+    leaky = Manifest(frame, manifest.meta, manifest.path)
+    p = EvaluateParams(split="val", views=["none"], resamples=100, smoke=True)
+    result = evaluate(p, leaky, [base / "one"], [], tmp_path / "out", base / "runs" / "cache", "cpu")
+    select = frame[frame["val_role"] == "select"]
+    twins = int(select["content_id"].isin(frame.loc[frame["split"] == "train", "content_id"]).sum())
+    clean = result["sets"]["leak_free"]
+    assert twins > 0 and clean["removed"] == twins
+    assert clean["n_expected"] == clean["n_used"] == len(select) - twins
