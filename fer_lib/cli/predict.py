@@ -31,29 +31,39 @@ def predict(
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")] = False,
 ) -> None:
     """Say what the faces in pictures express, with calibrated probabilities.  Exit 1 when a picture can't be read."""
+    from fer_lib.atomic import explained
     from fer_lib.deploy.predict import load
     from fer_lib.errors import DataError
+    from fer_lib.faces.decode import decode
     from fer_lib.tracking.registry import default_uri
 
     uri = model or default_uri()
     predictor = load(uri, detector=detector)
+    if annotated is not None:
+        with explained(annotated):
+            annotated.mkdir(parents=True, exist_ok=True)
     results = []
     for path, error in list_pictures(paths, recursive):
         result: dict[str, Any] = {"path": str(path), "faces": [], "error": error}
         if error is None:
             try:
-                result["faces"] = _one(predictor, path, whole, annotated, len(results))
+                image = decode(path)
+                faces = predictor.predict(image, whole=whole)
             except DataError as problem:
                 result["error"] = str(problem)
+            else:
+                result["faces"] = [face.as_dict() for face in faces]
+                if annotated is not None:
+                    _draw(image, faces, annotated, path, len(results))
         results.append(result)
-    if csv_file is not None:
-        write_csv(csv_file, results)
     if as_json:
         bundle = predictor.bundle
         about = {"uri": uri, "name": bundle.name, "weights_sha256": bundle.weights_sha256}
         typer.echo(json.dumps({"model": about, "results": results}, indent=1))
     else:
         _show(results, uri, whole)
+    if csv_file is not None:  # last, so that what was found is shown also where it can't be written
+        write_csv(csv_file, results)
     failed = [r for r in results if r["error"]]
     for result in failed:
         typer.echo(f"not read: {result['error']}", err=True)
@@ -76,12 +86,17 @@ def list_pictures(paths: list[Path], recursive: bool) -> list[tuple[Path, str | 
 
 
 def write_csv(file: Path, results: list[dict[str, Any]]) -> None:
-    """One row a face; a picture without a face, or that failed, has one row with ``error`` or an empty label."""
+    """One row a face; a picture without a face, or that failed, has one row with ``error`` or an empty label.
+
+    DataError when the file can't be written.
+    """
+    from fer_lib.atomic import explained
     from fer_lib.emotions import EMOTIONS
 
     box = ("bbox_top", "bbox_left", "bbox_bottom", "bbox_right")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "w", newline="", encoding="utf-8") as stream:
+    with explained(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    with explained(file), open(file, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         probs = [f"prob_{e}" for e in EMOTIONS]
         writer.writerow(["path", "face", "label", "confidence", *probs, *box, "score", "error"])
@@ -100,22 +115,18 @@ def neutral(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
-def _one(predictor, path: Path, whole: bool, annotated: Path | None, number: int) -> list[dict[str, Any]]:
-    from fer_lib.faces.decode import decode
+def _draw(image, faces, folder: Path, path: Path, number: int) -> None:
+    """The picture with its faces, as a PNG of its name in ``folder``.  DataError when it can't be written."""
+    from PIL import Image
 
-    image = decode(path)
-    faces = predictor.predict(image, whole=whole)
-    if annotated is not None:
-        from PIL import Image
+    from fer_lib.atomic import explained
+    from fer_lib.deploy.predict import annotate
 
-        from fer_lib.deploy.predict import annotate
-
-        annotated.mkdir(parents=True, exist_ok=True)
-        target = annotated / f"{path.stem}.png"
-        if target.exists():  # two folders may hold pictures of one name; an older result is not overwritten either
-            target = annotated / f"{path.stem}-{number}.png"
+    target = folder / f"{path.stem}.png"
+    if target.exists():  # two folders may hold pictures of one name; an older result is not overwritten either
+        target = folder / f"{path.stem}-{number}.png"
+    with explained(target):
         Image.fromarray(annotate(image, faces)).save(target)
-    return [face.as_dict() for face in faces]
 
 
 def _show(results: list[dict[str, Any]], uri: str, whole: bool) -> None:

@@ -15,6 +15,7 @@ from fer_lib.deploy import packaged
 from fer_lib.deploy.bundle import derive_bundle
 from fer_lib.deploy.predict import Predictor
 from fer_lib.emotions import EMOTIONS
+from fer_lib.errors import DataError
 
 app = typer.Typer()
 app.command("predict")(predict)
@@ -94,6 +95,16 @@ def test_annotated_pictures_of_one_name_do_not_overwrite_each_other(folder, onnx
     assert sorted(p.name for p in where.iterdir()) == ["a-1.png", "a.png"]
     original, drawn = (np.asarray(Image.open(p)) for p in (folder / "a.png", where / "a.png"))
     assert original.shape == drawn.shape and (original != drawn).any()
+
+
+@pytest.mark.parametrize("option", ["--csv", "--annotate"])
+def test_what_cannot_be_written_is_named(folder, onnx_bundle, option):
+    """A folder where the file should be, a file where the folder should be."""
+    there = folder / "more" if option == "--csv" else folder / "notes.txt"
+    done = run("predict", folder / "a.png", "--model", onnx_bundle.path, "--whole", option, there)
+    assert done.exit_code == 1 and isinstance(done.exception, DataError)
+    assert f"cannot write {there}" in str(done.exception)
+    assert ("a.png" in done.stdout) == (option == "--csv")  # what was found is not lost with the file
 
 
 def test_the_packaged_model_is_the_default_without_a_registry(folder, onnx_bundle, tmp_path, monkeypatch):
