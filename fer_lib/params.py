@@ -7,17 +7,30 @@ the newest finished phase before it in the same run; inputs may name a phase of 
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=0)]
 
 
+def usable_alias(alias: str) -> bool:
+    """Whether the registry takes this alias of a model version."""
+    return bool(re.fullmatch(r"[A-Za-z0-9_-]+", alias)) and not re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE)
+
+
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value, info):
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation in (int, float):
+            raise ValueError("Input should be a number")  # pydantic would read true as 1
+        return value
 
 
 class PhaseParams(Strict):
@@ -91,6 +104,13 @@ class AugmentParams(Strict):
     rotation: Annotated[float, Field(ge=0.0, le=45.0)] = 0.0  # degrees either way
     erasing: Fraction = 0.0  # probability of one random rectangle set to the mean
 
+    @field_validator("scale", "ratio")
+    @classmethod
+    def _from_low_to_high(cls, value):
+        if not 0.0 < value[0] <= value[1]:
+            raise ValueError("Input should be two numbers above 0, the smaller first")
+        return value
+
 
 class FitParams(PhaseParams):
     """What teacher and student training share."""
@@ -158,7 +178,7 @@ class SoftLabelParams(PhaseParams):
 
     manifest: str = ""
     teachers: list[str] = []  # blank: every teacher phase before this one
-    weights: list[float] = []  # blank: searched on val/select
+    weights: list[Annotated[float, Field(ge=0.0)]] = []  # blank: searched on val/select
     space: Literal["logit", "prob"] = "logit"
     flip_average: bool = True
     batch_size: Annotated[int, Field(ge=1)] = 256
@@ -224,6 +244,16 @@ class ExportParams(PhaseParams):
     opset: Annotated[int, Field(ge=17, le=23)] = 18
     parity_tolerance: Positive = 1e-4
     compact: bool = False  # also a file of its own with int8 weights and a scale a channel, measured by itself
+
+    @field_validator("registered_name", "alias")
+    @classmethod
+    def _the_registry_takes_it(cls, value, info):
+        """What MLflow would refuse only when everything before is done."""
+        if info.field_name == "registered_name" and (not value.strip() or set(value) & set("/:@.%\"'")):
+            raise ValueError("Input should be a name without quotes and / : @ . %")
+        if info.field_name == "alias" and value and not usable_alias(value):
+            raise ValueError("Input should be letters, digits, _ and -, not latest or v1")
+        return value
 
 
 KINDS: dict[str, tuple[type[PhaseParams], str]] = {

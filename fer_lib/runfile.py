@@ -117,6 +117,8 @@ def load_run(path: Path | str, overrides: Sequence[str] = (), smoke: bool = Fals
     kinds, values = {}, {}
     for phase, given in phases.items():
         kinds[phase], values[phase] = _phase(path, phase, given)
+        if "name" in params_module.KINDS[kinds[phase]][0].model_fields:
+            values[phase].setdefault("name", phase)  # two students that both kept the default could not be told apart
     if "seed" in raw:
         for own in values.values():
             own.setdefault("seed", raw["seed"])
@@ -129,6 +131,7 @@ def load_run(path: Path | str, overrides: Sequence[str] = (), smoke: bool = Fals
         model, notebook = params_module.KINDS[kind]
         ready = Phase(phase, kind, notebook, validate(model, values[phase], phase))
         plan.append(Phase(phase, kind, notebook, ready.params, links(ready, plan, list(kinds))))
+        _told_apart(plan[-1])
     return RunPlan(name, experiment, plan, path)
 
 
@@ -241,9 +244,23 @@ def links(phase: Phase, before: list[Phase], every: list[str]) -> dict[str, list
     return found
 
 
+def _told_apart(phase: Phase) -> None:
+    """ParamsError when two models that ``phase`` puts into one table have one name."""
+    owner: dict[str, str] = {}
+    for model in phase.links.get("models", []):
+        if isinstance(model, Phase) and (first := owner.setdefault(model.params.name, model.name)) != model.name:
+            raise ParamsError(f"phases {first!r} and {model.name!r} are both called {model.params.name!r}, and "
+                              f"{phase.name!r} puts them into one table: give one another name")  # fmt: skip
+
+
 def _reference(phase: Phase, name: str, value: str, before: list[Phase], every: list[str]) -> Phase | str:
     for earlier in before:
         if earlier.name == value:
+            fitting = INPUTS[name].kinds or INPUTS["models"].kinds
+            if earlier.kind not in fitting:
+                hint = closest(value, [p.name for p in before if p.kind in fitting])
+                raise ParamsError(f"phase {phase.name!r}: key {name!r}: {value!r} is a phase of kind {earlier.kind!r}, "
+                                  f"not {' or '.join(fitting)}{hint}")  # fmt: skip
             return earlier
     if value in every:
         raise ParamsError(f"phase {phase.name!r}: key {name!r}: the phase {value!r} does not stand before this one")

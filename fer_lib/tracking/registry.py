@@ -17,13 +17,11 @@ from urllib.request import url2pathname
 from fer_lib.atomic import fresh_folder
 from fer_lib.deploy.bundle import META, Bundle
 from fer_lib.errors import FerError
+from fer_lib.params import usable_alias
 from fer_lib.tracking import store
 
 DEFAULT = "models:/fer-student@champion"
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
-
-
-_ALIAS, _RESERVED = re.compile(r"[A-Za-z0-9_-]+"), re.compile(r"latest|v\d+", re.IGNORECASE)
 
 
 def register_bundle(
@@ -40,7 +38,7 @@ def register_bundle(
 
     from fer_lib.deploy import pyfunc
 
-    if alias and (not _ALIAS.fullmatch(alias) or _RESERVED.fullmatch(alias)):  # MLflow would say so after registering
+    if alias and not usable_alias(alias):  # MLflow would say so after registering
         raise FerError(
             f"'{alias}' can't be an alias of '{registered_name}': use letters, digits, _ and -, not latest or v1"
         )

@@ -101,12 +101,30 @@ def test_overrides_reach_nested_keys_lists_and_whole_kinds(write):
         ("name: [1]\nphases: {import: {}}\n", [], ["'name'", "text"]),
         ("phases: {a.b: {kind: import}}\n", [], ["'a.b'", "letters"]),
         ("phases: {import: 3}\n", [], ["'import'", "mapping"]),
+        ("phases:\n  ? [a, b]\n  : {}\n", [], ["line 2", "key must be a text"]),
+        (GOOD, ["teacher_a.epochs=true"], ["'teacher_a'", "'epochs'", "number", "True"]),
+        (GOOD, ["ce.alpha=false"], ["'ce'", "'alpha'", "number", "False"]),
+        (GOOD, ["ce.lr=.inf"], ["'ce'", "'lr'", "finite"]),
+        (GOOD, ["softlabels.weights=[1, -1]"], ["'softlabels'", "'weights.1'", "greater than or equal to 0"]),
+        (GOOD, ["ce.augment.scale=[1.0, 0.5]"], ["'ce'", "'augment.scale'", "smaller first"]),
+        (GOOD, ["ce.augment.ratio=[2.0, 0.5]"], ["'ce'", "'augment.ratio'", "smaller first"]),
+        (GOOD, ["export.alias=v1"], ["'export'", "'alias'", "not latest or v1"]),
+        (GOOD, ["export.registered_name=a/b"], ["'export'", "'registered_name'", "without"]),
+        (GOOD, ["kd.softlabels=teacher_a"], ["'kd'", "'softlabels'", "kind 'teacher'", "not softlabels"]),
+        (GOOD, ["kd.init_from=manifest"], ["'kd'", "'init_from'", "kind 'manifest'", "not teacher or student"]),
+        (GOOD, ["student.name=same"], ["'ce' and 'kd'", "'same'", "'evaluate'"]),
     ],
 )
 def test_what_is_wrong_is_named(write, text, overrides, said):
     with pytest.raises(ParamsError) as caught:
         load_run(write(text), overrides or [], smoke=overrides is None)
     assert [part for part in said if part not in str(caught.value)] == []
+
+
+def test_a_model_is_called_as_its_phase_unless_it_has_a_name(write):
+    plan = load_run(write(GOOD.replace("ce: {kind: student}", "ce: {kind: student, name: mine}")))
+    assert [plan.phase(p).params.name for p in ("teacher_a", "teacher_b", "ce", "kd")] == [
+        "teacher_a", "teacher_b", "mine", "kd"]  # fmt: skip
 
 
 def test_a_missing_file_is_named_with_its_neighbour(write, tmp_path):
