@@ -20,19 +20,20 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON inst
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("Model", "Version", "Alias", title="Registered models", title_justify="left")
+    table = Table(title="Registered models", title_justify="left", padding=0)
+    table.add_column("Model", overflow="fold")
     for column in ("Macro-F1", "Accuracy", "ECE"):
-        table.add_column(column, justify="right")
-    for column in ("Measured on", "Evaluation set"):
-        table.add_column(column)
-    table.add_column("Size", justify="right")
-    table.add_column("Created (UTC)")
+        table.add_column(column, justify="right", no_wrap=True)  # half a number misleads
+    table.add_column("Measured on", no_wrap=True)
+    table.add_column("Size", justify="right", no_wrap=True)
+    table.add_column("Created (UTC)", overflow="fold")
     for row in rows:
         numbers = ["" if row[k] is None else f"{row[k]:.4f}" for k in ("macro_f1", "accuracy", "ece")]
         size = "" if row["size_bytes"] is None else f"{row['size_bytes'] / 1e6:.1f} MB"
+        title = f"{row['name']}/{row['version']}" + "".join(f" @{alias}" for alias in row["aliases"])
         table.add_row(
-            row["name"], str(row["version"]), ", ".join(row["aliases"]), *numbers, row["measured_on"] or "",
-            row["evalset_id"] or "", size, row["created"][:16].replace("T", " "),
+            title, *numbers, f"{row['measured_on'] or ''}\n{row['evalset_id'] or ''}", size,
+            row["created"][:16].replace("T", " "),
         )  # fmt: skip
     console = Console()
     console.print(table)

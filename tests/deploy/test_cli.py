@@ -16,6 +16,7 @@ from fer_lib.deploy.bundle import derive_bundle
 from fer_lib.deploy.predict import Predictor
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
+from fer_lib.tracking import registry
 
 app = typer.Typer()
 app.command("predict")(predict)
@@ -126,3 +127,19 @@ def test_models_without_a_registry(folder):
     done = run("models")
     assert done.exit_code == 0 and "fer run params/quickstart.yaml" in done.stdout
     assert json.loads(run("models", "--json").stdout) == []
+
+
+def test_models_are_readable_in_a_narrow_terminal(folder, monkeypatch):
+    """Eighty columns: no number and no id is cut short."""
+    row = {
+        "name": "fer-student", "version": 12, "aliases": ["champion"], "macro_f1": 0.61234, "accuracy": 0.67891,
+        "ece": 0.02345, "measured_on": "val_select", "evalset_id": "30a24a913b34", "size_bytes": 4_300_000,
+        "created": "2026-11-23T19:08:00+00:00", "description": "",
+    }  # fmt: skip
+    (folder.parent / "home" / "mlruns").mkdir()
+    (folder.parent / "home" / "mlruns" / "mlflow.db").touch()
+    monkeypatch.setattr(registry, "list_models", lambda: [row])
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = run("models").stdout
+    for part in ("fer-student/12", "@champion", "0.6123", "0.6789", "0.0234", "val_select", "30a24a913b34", "4.3 MB"):
+        assert part in shown
