@@ -103,6 +103,8 @@ def _open(base: Path) -> None:
     folder = mlruns(base)
     database, mark = folder / "mlflow.db", folder / "root.txt"
     cold = not database.is_file()
+    if not cold:
+        _readable(database)
     if not cold and mark.is_file() and (old := mark.read_text(encoding="utf-8").strip()) != str(base):
         _rebase(database, Path(old), base)
     for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.store.tracking"):
@@ -116,6 +118,18 @@ def _open(base: Path) -> None:
         mark.write_text(str(base) + "\n", encoding="utf-8")
     if client.get_experiment_by_name(EXPERIMENT) is None:
         client.create_experiment(EXPERIMENT, artifact_location=artifact_root(base))
+
+
+def _readable(database: Path) -> None:
+    """FerError when the file is no SQLite database: MLflow would end in forty lines that do not name it."""
+    try:
+        with contextlib.closing(sqlite3.connect(database, timeout=30)) as db:
+            db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise FerError(
+            f"the store {database} cannot be read ({error}): put a backup in its place, or move it away and an empty "
+            "one is made"
+        ) from error
 
 
 def artifact_root(root: Path | None = None) -> str:

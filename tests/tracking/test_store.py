@@ -95,6 +95,14 @@ def test_an_impossible_home_is_a_clear_error(tmp_path, monkeypatch):
         store.configure()
 
 
+def test_a_database_that_is_none_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    (tmp_path / "mlruns").mkdir()
+    (tmp_path / "mlruns" / "mlflow.db").write_text("not a database, but long enough to be looked at " * 20)
+    with pytest.raises(FerError, match=r"mlflow\.db cannot be read .*move it away"):
+        store.configure()
+
+
 def test_a_lock_is_held_exactly_while_its_process_lives(tmp_path):
     path = tmp_path / "a.lock"
     assert not store.lock_is_held(path) and not store.lock_is_held(tmp_path / "no" / "folder.lock")
