@@ -16,6 +16,7 @@ Later beats earlier: defaults < phases < --smoke's shrink < ``smoke:`` < ``-p PH
 from __future__ import annotations
 
 import copy
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -276,7 +277,7 @@ def is_uri(value: str) -> bool:
 
 
 def external(value: str) -> Path:
-    """A folder as written in a run file: absolute, or below the home."""
+    """A file or folder as written in a run file (``~`` and ``$NAME`` expanded): absolute, or below the home."""
     from fer_lib.tracking.store import home
 
-    return home() / Path(value).expanduser()
+    return home() / Path(os.path.expandvars(value)).expanduser()

@@ -482,3 +482,15 @@ def test_the_mini_sets_import_with_their_known_counts(mini, tmp_path):
     assert totals["ferplus"] == {"train": 84, "val": 26, "test": 26}
     assert totals["native"] == {"train": 83, "val": 26, "test": 26}  # FERPlus's two vote files differ in places
     assert reports["ferplus"]["excluded"]["val"] == {"contempt": 1, "no majority": 2, "unknown": 1}
+
+
+def test_a_relative_root_lies_below_the_home_wherever_the_notebook_runs(tmp_path, monkeypatch):
+    for cls in CLASSES:
+        write_picture(tmp_path / "home" / "data" / "faces" / "train" / cls / "a.png", seed=len(cls))
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    monkeypatch.setenv("FER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WHERE", "data")
+    for root in ("data/faces", "$WHERE/faces"):
+        result = import_source(SourceSpec(source="tree", root=root), tmp_path / "out")
+        assert len(result.rows) == len(CLASSES)

@@ -84,12 +84,14 @@ def test_key_depends_on_parameters_inputs_and_notebook(tmp_path, monkeypatch):
     assert key() != first
 
 
-def test_key_follows_the_data_that_parameters_name(tmp_path, monkeypatch):
+@pytest.mark.parametrize("written", ["raw", "$RAW_DATA"])
+def test_key_follows_the_data_that_parameters_name(tmp_path, monkeypatch, written):
     monkeypatch.setenv("FER_HOME", str(tmp_path))
+    monkeypatch.setenv("RAW_DATA", str(tmp_path / "raw"))
     book = write_notebook(tmp_path / "n.ipynb", cell("y = 2"))
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "a.csv").write_text("1")
-    values = {"sources": [{"source": "fer2013", "root": "raw"}]}
+    values = {"sources": [{"source": "fer2013", "root": written}]}
     first = reuse.phase_key("import", values, {}, book)
     assert reuse.phase_key("import", values, {}, book) == first
     (tmp_path / "raw" / "b.csv").write_text("2")

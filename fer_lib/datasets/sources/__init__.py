@@ -21,6 +21,7 @@ from fer_lib.datasets.sources.base import Draft, Progress
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.params import SourceSpec
+from fer_lib.runfile import external
 
 Source = Callable[[SourceSpec, Path, Draft], None]
 SOURCES: dict[str, Source] = {}
@@ -112,8 +113,8 @@ def raw_root(spec: SourceSpec) -> Path:
 
 
 def existing(path: str, spec: SourceSpec) -> Path:
-    """A file or folder that a spec names, as an absolute path; :class:`DataError` when it isn't there."""
-    found = Path(os.path.expandvars(path)).expanduser().absolute()
+    """A file or folder that a spec names, absolute or below the home; :class:`DataError` when it isn't there."""
+    found = external(path)
     if not found.exists():
         raise DataError(f"{spec.name or spec.source}: {found} does not exist; check the path given for this source")
     return found
