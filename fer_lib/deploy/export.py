@@ -31,7 +31,7 @@ def export_model(
 ) -> dict[str, Any]:
     """Export the best candidate into `out` and return what was done.
 
-    `inputs`: ``candidates``, fit phase folders (each with a ``best`` bundle); ``evaluation``, an evaluation phase
+    `inputs`: ``candidates``, fit phase folders, bundles or registry URIs; ``evaluation``, an evaluation phase
     folder whose ``bundles/NAME`` is taken where it exists, or blank; ``manifest``, a manifest or its phase folder,
     whose val/select faces are used for the checks, or blank.  ``cache_dir``: where face packs lie.
 
@@ -46,7 +46,7 @@ def export_model(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     ranking = rank([Path(c) for c in inputs["candidates"]])
-    bundle = _calibrated(read_bundle(ranking[0]["folder"] / "best"), inputs.get("evaluation"))
+    bundle = _calibrated(read_bundle(ranking[0]["bundle"]), inputs.get("evaluation"))
     faces, labels = _select_faces(inputs.get("manifest"), REAL_FACES)
 
     exported = export_onnx(bundle, out / "float32.onnx", opset=params.opset)
@@ -79,23 +79,26 @@ def export_model(
 
 
 def rank(candidates: Sequence[Path]) -> list[dict[str, Any]]:
-    """Candidates by macro-F1 on val/select, best first: [{name, folder, macro_f1, bytes, evalset_id}].
+    """Candidates by macro-F1 on val/select, best first: [{name, folder, bundle, macro_f1, bytes, evalset_id}].
 
     Raises FerError without candidates, for one whose bundle has no such number, and when they were not measured on the
     same rows.
     """
     if not candidates:
         raise FerError("nothing to export: no candidate was given; run a student phase first, or name candidates")
+    from fer_lib.tracking.registry import resolve
+
     rows = []
     for folder in candidates:
-        bundle = read_bundle(folder / "best")
+        bundle = read_bundle(resolve(folder.as_posix()))
         values = bundle.meta["metrics"].get("val_select") or {}
         if values.get("macro_f1") is None:
-            raise BundleError(f"{folder / 'best'} has no macro-F1 on val/select: train it again with a val split")
+            raise BundleError(f"{bundle.path} has no macro-F1 on val/select: train it again with a val split")
         rows.append(
             {
                 "name": bundle.name,
                 "folder": folder,
+                "bundle": bundle.path,
                 "macro_f1": float(values["macro_f1"]),
                 "bytes": sum((bundle.path / f).stat().st_size for f in bundle.meta["files"]),
                 "evalset_id": values.get("evalset_id", bundle.meta["ids"].get("evalset_id")),

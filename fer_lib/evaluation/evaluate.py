@@ -65,13 +65,15 @@ class Subject:
 
 
 def subjects(models: list[Path], ensembles: list[Path]) -> list[Subject]:
-    """Fit folders (their ``best`` bundles) and soft-label folders (their ensembles of more than one) as subjects.
+    """Fit folders, bundles or registry URIs, and soft-label folders (their ensembles of more than one) as subjects.
 
     Raises FerError when two share a name, BundleError when an ensemble's member is no longer what it was.
     """
+    from fer_lib.tracking.registry import resolve
+
     found = []
     for folder in models:
-        bundle = read_bundle(folder / "best" if (folder / "best").is_dir() else folder)
+        bundle = read_bundle(resolve(folder.as_posix()))
         select = bundle.meta["metrics"].get("val_select")
         found.append(Subject(bundle.name, bundle.meta["kind"], [bundle], [1.0], val_select=select))
     for folder in ensembles:

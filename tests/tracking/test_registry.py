@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -13,10 +14,12 @@ from PIL import Image
 
 import fer_lib
 from fer_lib.calibration.scaling import Temperature
-from fer_lib.deploy.bundle import derive_bundle, write_bundle
+from fer_lib.deploy.bundle import derive_bundle, read_bundle, write_bundle
+from fer_lib.deploy.export import rank
 from fer_lib.deploy.predict import Predictor
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import FerError
+from fer_lib.evaluation.evaluate import subjects
 from fer_lib.faces.contract import FaceContract
 from fer_lib.models.classifier import build_classifier
 from fer_lib.tracking import registry, store
@@ -147,6 +150,14 @@ def test_load_finds_the_same_probabilities(champion, bundle, faces):
     assert predictor.bundle.weights_sha256 == bundle.weights_sha256
 
 
+def test_evaluation_and_export_take_a_registered_model_or_a_bundle_folder(champion, bundle):
+    for named in (Path("models:/fer-student@champion"), bundle.path):
+        (subject,) = subjects([named], [])
+        assert subject.name == "tiny" and subject.bundles[0].weights_sha256 == bundle.weights_sha256
+        (row,) = rank([named])
+        assert row["macro_f1"] == 0.4 and read_bundle(row["bundle"]).weights_sha256 == bundle.weights_sha256
+
+
 def test_versions_aliases_and_the_list(champion, home, bundle, tmp_path):
     measured = {"macro_f1": 0.6, "accuracy": 0.7, "ece": 0.01, "evalset_id": "e" * 12}
     second = derive_bundle(bundle, tmp_path / "second", metrics={"test": measured})
@@ -216,8 +227,10 @@ def test_the_table_of_models(champion, monkeypatch):
     app.command()(models)
     monkeypatch.setenv("COLUMNS", "200")
     shown = CliRunner().invoke(app, []).stdout
-    row = next(line for line in shown.splitlines() if "fer-student" in line)
-    expected = ("champion", "0.4000", "0.5000", "0.0200", "val_select", "0123456789ab", "MB")
+    lines = shown.splitlines()
+    first = next(i for i, line in enumerate(lines) if "fer-student/1 @champion" in line)
+    row = lines[first] + lines[first + 1]  # the evaluation set stands below the split
+    expected = ("0.4000", "0.5000", "0.0200", "val_select", "0123456789ab", "MB")
     assert [text for text in expected if text not in row] == [], shown
     assert json.loads(CliRunner().invoke(app, ["--json"]).stdout) == registry.list_models()
 
