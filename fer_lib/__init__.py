@@ -1,9 +1,14 @@
 """Facial expression recognition that can be trusted: seven clean classes, calibrated models, comparable runs."""
 
+import os
+
 from fer_lib import _torchvision
 from fer_lib.emotions import EMOTIONS
 
 _torchvision.install()
+# Threads that wait by spinning take the core from the thread they wait for as soon as anything else runs: a small net
+# then trains at a third of its rate.  OpenMP reads this once, when torch loads it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 __all__ = ["EMOTIONS", "load"]
