@@ -1,0 +1,122 @@
+"""``kill -9`` at any moment of a training, the same command again, and the weights are those of an unbroken run."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from road import command, environment, make_home
+
+RUN_FILE = """
+name: killed
+seed: 3
+phases:
+  import: {sources: [{source: fer2013, root: embedded, faces: 600}]}
+  manifest: {val_roles: [0.5, 0.4, 0.1]}
+  teacher: {backbone: test_resnet, image_size: 40, embed_dim: 32, epochs: 8, batch_size: 28, lr: 3.0e-3,
+    warmup_epochs: 0.5, plain_epochs: 0.3, ramp_end: 0.7, ema_decay: 0.95, checkpoint_every: 3,
+    checkpoint_minutes: 0.005, threads: 1}
+"""
+WORDS = ("fer_lib.cli.main", "run", "params/killed.yaml")
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """A home whose import and manifest are finished, to be copied for each way of ending."""
+    home = make_home(tmp_path_factory.mktemp("started") / "home")
+    (home / "params" / "killed.yaml").write_text(RUN_FILE)
+    for phase in ("import", "manifest"):
+        ended = command(*WORDS, "--only", phase, home=home, cwd=home)
+        assert ended.code == 0, ended.out + ended.err
+    return home
+
+
+def teacher(home) -> dict:
+    """Ids, history and the record of the finished teacher."""
+    [folder] = (home / "mlruns" / "phases").glob("teacher-*")
+    read = {
+        name: json.loads((folder / f"{name}.json").read_text()) for name in ("outputs", "history", "alignmentreport")
+    }
+    assert (folder / "done.json").is_file()
+    return read | {"folder": folder}
+
+
+@pytest.fixture(scope="module")
+def unbroken(started, tmp_path_factory):
+    home = tmp_path_factory.mktemp("unbroken") / "home"
+    shutil.copytree(started, home)
+    began = time.monotonic()
+    ended = command(*WORDS, home=home, cwd=home)
+    assert ended.code == 0, ended.out + ended.err
+    found = teacher(home)
+    assert found["alignmentreport"]["init"]["resume"] is False
+    return found | {"seconds": time.monotonic() - began}
+
+
+def last_step(home) -> int:
+    """The step of the newest checkpoint, 0 without one."""
+    for state in home.glob("mlruns/phases/teacher-*/checkpoint_last/state.json"):
+        try:
+            return json.loads(state.read_text())["step"]
+        except FileNotFoundError:  # just being replaced
+            pass
+    return 0
+
+
+def kill_during_training(home, step: float, wait: float, everything: bool) -> int:
+    """Start the command, kill -9 it ``wait`` seconds after a checkpoint of ``step`` or later; that checkpoint's step.
+
+    ``everything``: its kernel too, as when the power goes; else the command alone, and its kernel must follow.
+    """
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([sys.executable, "-m", *WORDS], cwd=home, env=environment(home), **quiet)
+    deadline = time.monotonic() + 900
+    while (reached := last_step(home)) < step and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(wait)
+    assert process.poll() is None, f"it was over before the kill, at step {reached}"
+    kernels = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    for kernel in kernels if everything else []:
+        kernel.kill()
+    process.wait(timeout=60)
+    [folder] = home.glob("mlruns/phases/teacher-*")
+    assert not (folder / "done.json").exists()
+    return reached
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_killed_runs_resume_to_the_weights_of_the_unbroken_one(started, unbroken, tmp_path, seed):
+    rng = random.Random(seed)
+    home = tmp_path / "home"
+    shutil.copytree(started, home)
+    total = unbroken["alignmentreport"]["optim"]["total_steps"]
+    for low, high in ((0.02, 0.45), (0.5, 0.9)):
+        step, everything = rng.uniform(low, high) * total, rng.random() < 0.5
+        reached = kill_during_training(home, step, rng.uniform(0.0, 0.3), everything)
+        what = "command and kernel" if everything else "command"
+        print(f"seed {seed}: {what} killed after the checkpoint of step {reached} of {total}")
+    ended = command(*WORDS, home=home, cwd=home)
+    assert ended.code == 0, ended.out + ended.err
+    found = teacher(home)
+    assert found["alignmentreport"]["init"]["resume"] is True
+    assert found["outputs"]["ids"] == unbroken["outputs"]["ids"], "weights_sha256 above all"
+    for row, same in zip(found["history"], unbroken["history"], strict=True):
+        assert {k: v for k, v in row.items() if k != "timing"} == {k: v for k, v in same.items() if k != "timing"}
+    left = [path.name for path in found["folder"].iterdir() if path.name.endswith((".partial", ".tmp", ".previous"))]
+    assert left == [], "nothing half-written is left behind"
+
+
+def test_killed_runs_are_told_from_living_ones(started, tmp_path):
+    """After a kill, ``fer runs`` shows the dead runs; ``fer runs reap`` ends them in MLflow."""
+    home = tmp_path / "home"
+    shutil.copytree(started, home)
+    kill_during_training(home, 1, 0.1, True)
+    shown = command("fer_lib.cli.main", "runs", home=home, cwd=home)
+    assert shown.code == 0 and shown.out.count("dead") == 2, shown.out
+    reaped = command("fer_lib.cli.main", "runs", "reap", home=home, cwd=home)
+    assert reaped.code == 0 and "ended 2 dead runs" in reaped.out, reaped.out

@@ -1,0 +1,58 @@
+"""MLflow's page, opened as a person does: the runs of a finished run file, and two students side by side."""
+
+import browser
+import pytest
+
+pytestmark = pytest.mark.skipif(browser.chromium() is None, reason="no chromium here: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def opened(road):
+    with browser.page(road.home) as base, browser.Browser() as tab:
+        yield base, tab
+
+
+@pytest.fixture
+def runs(walked):
+    return browser.students(walked.home)
+
+
+def is_picture(path) -> bool:
+    """Not one colour: a page that failed to render is white."""
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(path).convert("L"))
+    return pixels.std() > 10 and len(np.unique(pixels)) > 50
+
+
+def test_the_list_shows_every_phase_below_its_run(opened, walked, runs, tmp_path):
+    base, tab = opened
+    lines = browser.runs_list(tab, base, runs).splitlines()
+    parent, nested = walked.walk
+    wanted = {parent.info.run_name, *nested, *(run.data.params["mode"] for run in runs)}
+    assert wanted <= set(lines), wanted - set(lines)
+    for run in runs:
+        assert str(run.data.metrics["best/macro_f1"])[:6] in " ".join(lines)
+    tab.picture(tmp_path / "runs.png")
+    assert is_picture(tmp_path / "runs.png")
+
+
+def test_a_comparison_of_two_students_names_what_differs(opened, runs, tmp_path):
+    base, tab = opened
+    text = browser.comparison(tab, base, runs)
+    assert "Comparing 2 Runs" in text
+    for run in runs:
+        assert run.info.run_name in text and run.info.run_id in text and run.data.params["mode"] in text
+    one, other = (run.data.metrics for run in runs)
+    unlike = [name for name in one if name.startswith("best") and abs(one[name] - other[name]) > 0.002]
+    assert "best/nll" in unlike and [name for name in unlike if name not in text] == []
+    for metrics in (one, other):
+        assert f"{round(metrics['best/nll'], 3):g}" in text
+    details = text[text.index("Run details") :]
+    rows = details[details.index("\nParameters\n") : details.index("\nMetrics\n")]
+    names = {line.split("\t")[0] for line in rows.splitlines() if "\t" in line}
+    one, other = (run.data.params for run in runs)
+    assert names == {name for name in one if one[name] != other.get(name)}
+    tab.picture(tmp_path / "compare.png")
+    assert is_picture(tmp_path / "compare.png")
