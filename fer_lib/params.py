@@ -172,6 +172,13 @@ class TeacherParams(FitParams):
     plain_epochs: Annotated[float, Field(ge=0.0)] = 5  # epochs, or a fraction of the run when < 1
     ramp_end: Annotated[float, Field(ge=0.0)] = 15
 
+    @model_validator(mode="after")
+    def _ramp_ends_after_it_starts(self):
+        same_unit = (self.plain_epochs < 1) == (self.ramp_end < 1)  # fractions of the run, or epochs
+        if same_unit and self.ramp_end < self.plain_epochs:
+            raise ValueError(f"ramp_end {self.ramp_end} must not lie before plain_epochs {self.plain_epochs}")
+        return self
+
 
 class SoftLabelParams(PhaseParams):
     """06_export_softlabels (SPEC 6)."""

@@ -156,9 +156,9 @@ def _step(model, objective, batch, optimiser, p: FitParams, epoch: float, device
     """One optimiser step over the batch, in ``accum_steps`` parts; the mean loss."""
     optimiser.zero_grad(set_to_none=True)
     mean = 0.0
-    for part in np.array_split(np.arange(len(batch.rows)), p.accum_steps):
-        if len(part) == 0:
-            continue
+    for first in range(min(p.accum_steps, len(batch.rows))):
+        # every k-th row, for a balanced batch stands class by class and each part feeds BatchNorm by itself
+        part = np.arange(first, len(batch.rows), p.accum_steps)
         piece = Batch(batch.rows[part], batch.images[part], batch.labels[part])
         images = torch.from_numpy(piece.images).to(device).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16) if p.precision == "bf16" else nullcontext():
