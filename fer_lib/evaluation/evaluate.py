@@ -22,7 +22,7 @@ from fer_lib.deploy.bundle import Bundle, derive_bundle, read_bundle
 from fer_lib.errors import BundleError, DataError, FerError
 from fer_lib.evaluation.report import model_report
 from fer_lib.models.ensemble import combine
-from fer_lib.models.softlabels import cached_logits
+from fer_lib.models.softlabels import cached_logits, read_record
 from fer_lib.params import EvaluateParams
 
 PARTS = ("report", "temperature")  # the rows reported on, and those that the temperature is fitted on
@@ -77,7 +77,7 @@ def subjects(models: list[Path], ensembles: list[Path]) -> list[Subject]:
         select = bundle.meta["metrics"].get("val_select")
         found.append(Subject(bundle.name, bundle.meta["kind"], [bundle], [1.0], val_select=select))
     for folder in ensembles:
-        record = json.loads((folder / "alignmentreport.json").read_text())
+        record = read_record(folder)
         if len(record["teachers"]) < 2:
             continue
         bundles = [read_bundle(t["uri"]) for t in record["teachers"]]

@@ -91,8 +91,9 @@ def export_softlabels(
     }  # fmt: skip
     summaries = [scores.summary(z, used.labels) for z in on_select]
     members = [
-        {"uri": str(t), "model": b.name, "backbone": b.meta["model"]["backbone"], "epoch": b.meta["ids"].get("epoch"),
-         "weight": w, "weights_sha256": b.weights_sha256, "face_contract_id": b.contract.id,
+        {"uri": _beside(out, t), "model": b.name, "backbone": b.meta["model"]["backbone"],
+         "epoch": b.meta["ids"].get("epoch"), "weight": w, "weights_sha256": b.weights_sha256,
+         "face_contract_id": b.contract.id,
          "val_select": {k: s[k] for k in ("accuracy", "macro_f1", "nll", "ece")}}
         for t, b, w, s in zip(teachers, bundles, weights, summaries, strict=True)
     ]  # fmt: skip
@@ -107,6 +108,12 @@ def export_softlabels(
     metrics = {k: summary[k] for k in ("accuracy", "macro_f1", "per_class_f1", "nll", "ece", "brier")} | identity
     _write_folder(out, logits, rows, record, metrics)
     return record
+
+
+def _beside(out: Path, bundle: Path) -> str:
+    """The bundle's folder as ``out`` sees it when both lie in the same place, so that they can move together."""
+    near = bundle.is_relative_to(out.parent)
+    return (Path("..") / bundle.relative_to(out.parent) if near else bundle).as_posix()
 
 
 def _same_rows(packs: tuple[FacePack, ...]) -> Manifest:
@@ -166,8 +173,14 @@ def read_softlabels(folder: Path, rows: Manifest) -> SoftLabels:
     order = np.asarray([position[s] for s in rows.sample_ids])
     if (y[order] != rows.labels).any():
         raise BundleError(f"{folder} was made with other labels than the manifest's; {_ADVICE}")
+    return SoftLabels(logits[order], read_record(folder), digest)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The folder's ``alignmentreport.json`` with the teachers' bundles where they lie now."""
     record = json.loads((folder / "alignmentreport.json").read_text())
-    return SoftLabels(logits[order], record, digest)
+    members = [t | {"uri": (folder / t["uri"]).resolve().as_posix()} for t in record["teachers"]]
+    return record | {"teachers": members}
 
 
 def sharpness(logits: np.ndarray) -> list[dict[str, float]]:

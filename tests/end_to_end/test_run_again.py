@@ -1,5 +1,6 @@
 """The same command again, with one parameter changed, with one that fails, and with one that does not exist."""
 
+import shutil
 import time
 
 import pytest
@@ -70,6 +71,18 @@ def test_a_phase_that_fails_says_why_and_leaves_the_earlier_ones_intact(walked):
     assert output.is_file() and "".join(str(output).split()) in "".join(ended.out.split())
     assert phases.done(walked.folder(run)) is None
     assert {r["folder"] for r in phases.finished()} == finished
+
+
+def test_an_ensemble_finds_its_members_where_the_checkout_was_moved_to(walked, tmp_path):
+    from fer_lib.evaluation.evaluate import subjects
+
+    _, first = walked.walk
+    for name in ("softlabels", "teacher_a", "teacher_b"):
+        folder = walked.folder(first[name])
+        shutil.copytree(folder, tmp_path / folder.name, ignore=shutil.ignore_patterns(".lock"))
+    [ensemble] = subjects([], [tmp_path / walked.folder(first["softlabels"]).name])
+    assert [bundle.name for bundle in ensemble.bundles] == ["teacher_a", "teacher_b"]
+    assert all(bundle.path.resolve().is_relative_to(tmp_path) for bundle in ensemble.bundles)
 
 
 def test_an_unknown_key_is_named_within_two_seconds(walked):

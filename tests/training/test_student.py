@@ -1,6 +1,5 @@
 """Students learn by every mode, from the teachers they were told of, and train only what they may."""
 
-import json
 import shutil
 
 import numpy as np
@@ -12,7 +11,7 @@ from fer_lib.deploy.bundle import derive_bundle, read_bundle
 from fer_lib.errors import BundleError, FerError
 from fer_lib.models.classifier import trainable_parameters
 from fer_lib.models.losses import cross_entropy, decoupled_kl, distillation_kl, soft_targets
-from fer_lib.models.softlabels import export_softlabels, read_softlabels
+from fer_lib.models.softlabels import export_softlabels, read_record, read_softlabels
 from fer_lib.params import SoftLabelParams, StudentParams
 from fer_lib.training.data import open_data
 from fer_lib.training.student import LiveTeachers, StudentObjective, train_student
@@ -130,7 +129,7 @@ def test_live_teachers_see_the_students_own_view(data, softlabels, drawn_teacher
 
 
 def test_live_teachers_must_be_the_recorded_ones(data, softlabels, drawn_teachers, tmp_path):
-    record = json.loads((softlabels / "alignmentreport.json").read_text())
+    record = read_record(softlabels)
     other = shutil.copytree(drawn_teachers[1], tmp_path / "other")
     record["teachers"][0]["uri"] = str(other)
     with pytest.raises(BundleError, match="holds other weights than when the soft labels were made"):
@@ -138,7 +137,7 @@ def test_live_teachers_must_be_the_recorded_ones(data, softlabels, drawn_teacher
 
 
 def test_live_teachers_must_see_faces_cut_alike(softlabels, drawn_manifest, pack_cache, data):
-    record = json.loads((softlabels / "alignmentreport.json").read_text())
+    record = read_record(softlabels)
     with pytest.raises(BundleError, match="teacher1 cuts faces by .*'clahe': False.*teacher_view: cached"):
         LiveTeachers(record, data.contract.model_copy(update={"clahe": True}), CPU)
 
