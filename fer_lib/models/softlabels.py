@@ -112,6 +112,7 @@ def export_softlabels(
 
 def _beside(out: Path, bundle: Path) -> str:
     """The bundle's folder as ``out`` sees it when both lie in the same place, so that they can move together."""
+    out, bundle = out.resolve(), bundle.resolve()
     near = bundle.is_relative_to(out.parent)
     return (Path("..") / bundle.relative_to(out.parent) if near else bundle).as_posix()
 
