@@ -1,0 +1,43 @@
+"""Parameters of every phase: one pydantic model a notebook, unknown keys forbidden.
+
+A run file (``params/NAME.yaml``) is ``name``, ``experiment`` and an ordered mapping ``phases``; each phase names its
+kind (default: the phase's own name) and overrides of that kind's defaults.  Inputs that are blank are taken from
+the newest finished phase before it in the same run; inputs may name a phase of the run, a folder, or a registry URI.
+"""
+
+from __future__ import annotations
+
+from fer_lib.params.base import CheckParams, PhaseParams, Strict, usable_alias
+from fer_lib.params.fit import AugmentParams, FitParams, StudentParams, TeacherParams
+from fer_lib.params.manifest import ManifestParams
+from fer_lib.params.models import EvaluateParams, ExportParams, SoftLabelParams
+from fer_lib.params.sources import ImportParams, SourceSpec
+
+__all__ = [
+    "KINDS",
+    "AugmentParams",
+    "CheckParams",
+    "EvaluateParams",
+    "ExportParams",
+    "FitParams",
+    "ImportParams",
+    "ManifestParams",
+    "PhaseParams",
+    "SoftLabelParams",
+    "SourceSpec",
+    "Strict",
+    "StudentParams",
+    "TeacherParams",
+    "usable_alias",
+]
+
+KINDS: dict[str, tuple[type[PhaseParams], str]] = {
+    "check": (CheckParams, "00_check_device"),
+    "import": (ImportParams, "01_import_datasets"),
+    "manifest": (ManifestParams, "02_build_manifest"),
+    "teacher": (TeacherParams, "04_train_teacher"),
+    "softlabels": (SoftLabelParams, "06_export_softlabels"),
+    "student": (StudentParams, "07_train_student"),
+    "evaluate": (EvaluateParams, "08_evaluate"),
+    "export": (ExportParams, "09_export_onnx"),
+}

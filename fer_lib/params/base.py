@@ -1,0 +1,48 @@
+"""What all phases' parameters share: strict models and the types of single values."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=0)]
+Device = Literal["auto", "cpu", "cuda", "xpu", "mps"]
+
+
+def usable_alias(alias: str) -> bool:
+    """Whether the registry takes this alias of a model version."""
+    return bool(re.fullmatch(r"[A-Za-z0-9_-]+", alias)) and not re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE)
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value, info):
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation in (int, float):
+            raise ValueError("Input should be a number")  # pydantic would read true as 1
+        return value
+
+
+class PhaseParams(Strict):
+    """What every phase has.  ``output_dir`` blank: a folder of its own under ``mlruns/phases``."""
+
+    output_dir: str = ""
+    seed: int = 1337
+    smoke: bool = False
+
+    @classmethod
+    def collect(cls, namespace: dict[str, Any]):
+        """The phase's parameters out of a notebook's globals, validated."""
+        return cls(**{k: namespace[k] for k in cls.model_fields if k in namespace})
+
+
+class CheckParams(PhaseParams):
+    """00_check_device."""
+
+    device: Device = "auto"

@@ -1,0 +1,118 @@
+"""Parameters of training: teachers (04) and students (07)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from fer_lib.params.base import Count, Device, Fraction, PhaseParams, Positive, Strict
+
+
+class AugmentParams(Strict):
+    """Training augmentation (SPEC 4): random resized crop, flip, colour jitter, and optional rotation and erasing."""
+
+    scale: tuple[Fraction, Fraction] = (0.7, 1.0)
+    ratio: tuple[Positive, Positive] = (0.75, 4 / 3)
+    flip: Fraction = 0.5
+    jitter: tuple[float, float, float, float] = (0.2, 0.2, 0.1, 0.02)  # brightness, contrast, saturation, hue
+    rotation: Annotated[float, Field(ge=0.0, le=45.0)] = 0.0  # degrees either way
+    erasing: Fraction = 0.0  # probability of one random rectangle set to the mean
+
+    @field_validator("scale", "ratio")
+    @classmethod
+    def _from_low_to_high(cls, value):
+        if not 0.0 < value[0] <= value[1]:
+            raise ValueError("Input should be two numbers above 0, the smaller first")
+        return value
+
+
+class FitParams(PhaseParams):
+    """What teacher and student training share."""
+
+    manifest: str = ""
+    backbone: str = "resnet18"
+    pretrained: str = "none"  # none | hub | package | a local file
+    image_size: Annotated[int, Field(ge=32, le=1024)] = 224
+    clahe: bool = False
+    align: Literal["none", "eyes"] = "none"
+    margin: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    embed_dim: Annotated[int, Field(ge=8)] = 512
+    dropout: Fraction = 0.2
+    epochs: Annotated[int, Field(ge=1)] = 60
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    accum_steps: Annotated[int, Field(ge=1)] = 1
+    lr: Positive = 3e-4
+    min_lr: Annotated[float, Field(ge=0.0)] = 1e-5
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
+    warmup_epochs: Annotated[float, Field(ge=0.0)] = 2.0
+    clip_grad: Annotated[float, Field(ge=0.0)] = 0.0  # 0: off
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # 0: off
+    label_smoothing: Fraction = 0.0
+    soft_label_weight: Fraction = 0.0  # share of the annotators' votes in the target, where a row has votes
+    imbalance: Literal["none", "balanced", "class_weights", "both"] = "balanced"
+    min_per_class: Annotated[int, Field(ge=1)] = 2
+    cb_beta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9999
+    augment: AugmentParams = AugmentParams()
+    include_sources: list[str] = []
+    exclude_sources: list[str] = []
+    init_from: str = ""  # a phase, a bundle folder or a registry URI whose weights this one starts from
+    eval_every: Annotated[int, Field(ge=1)] = 1
+    checkpoint_every: Annotated[int, Field(ge=1)] = 10
+    checkpoint_minutes: Positive = 10.0
+    max_train_batches: Count = 0  # 0: all
+    max_val_batches: Count = 0
+    calibration: Literal["global", "vector"] = "global"
+    device: Device = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    threads: Count = 0  # 0: torch's own choice
+    deterministic: bool = True
+
+    @model_validator(mode="after")
+    def _batch_fits_the_sampler(self):
+        if self.imbalance in ("balanced", "both") and self.batch_size < 7 * self.min_per_class:
+            raise ValueError(
+                f"batch_size {self.batch_size} is too small for balanced batches of >= {self.min_per_class} a class: "
+                f"use batch_size >= {7 * self.min_per_class}, or imbalance: class_weights"
+            )
+        return self
+
+
+class TeacherParams(FitParams):
+    """04_train_teacher (SPEC 5)."""
+
+    name: str = "teacher"
+    arcface_s: Positive = 30.0
+    arcface_m: Annotated[float, Field(ge=0.0, lt=1.5)] = 0.35
+    plain_epochs: Annotated[float, Field(ge=0.0)] = 5  # epochs, or a fraction of the run when < 1
+    ramp_end: Annotated[float, Field(ge=0.0)] = 15
+
+    @model_validator(mode="after")
+    def _ramp_ends_after_it_starts(self):
+        same_unit = (self.plain_epochs < 1) == (self.ramp_end < 1)  # fractions of the run, or epochs
+        if same_unit and self.ramp_end < self.plain_epochs:
+            raise ValueError(f"ramp_end {self.ramp_end} must not lie before plain_epochs {self.plain_epochs}")
+        return self
+
+
+class StudentParams(FitParams):
+    """07_train_student (SPEC 7)."""
+
+    name: str = "student"
+    backbone: str = "mobilenetv3_large_100"
+    epochs: Annotated[int, Field(ge=1)] = 10
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    lr: Positive = 1e-3
+    imbalance: Literal["none", "balanced", "class_weights", "both"] = "none"
+    arcface_s: Positive = 30.0
+    head: Literal["linear", "cosine"] = "linear"
+    mode: Literal["ce", "kd", "dkd", "dkd_mixed"] = "ce"
+    softlabels: str = ""
+    alpha: Fraction = 0.5  # KD: share of the distillation term
+    temperature: Positive = 2.0
+    dkd_alpha: Annotated[float, Field(ge=0.0)] = 1.0
+    dkd_beta: Annotated[float, Field(ge=0.0)] = 1.0
+    dkd_warmup_epochs: Annotated[float, Field(ge=0.0)] = 20.0  # min(this, epochs / 4)
+    teacher_temperature: Positive = 1.0  # z_t is divided by it before anything else
+    teacher_view: Literal["cached", "online"] = "cached"
+    tune: Literal["all", "head", "bn", "last_block"] = "all"

@@ -1,0 +1,25 @@
+"""Parameters of the manifest (02)."""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+
+from fer_lib.params.base import Count, Fraction, PhaseParams
+
+
+class ManifestParams(PhaseParams):
+    """02_build_manifest."""
+
+    imports: str = ""
+    include_sources: list[str] = []
+    exclude_sources: list[str] = []
+    max_per_class: Count = 0  # rows kept of each class in each split of each source; 0: all (what --smoke shrinks)
+    val_fraction: Fraction = 0.05
+    val_roles: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)  # select, temperature, conformal
+    tolerance: Count = 0  # missing or undecodable pictures forgiven; part of the protocol id
+
+    @model_validator(mode="after")
+    def _roles_sum_to_one(self):
+        if abs(sum(self.val_roles) - 1.0) > 1e-9:
+            raise ValueError(f"val_roles must sum to 1, got {self.val_roles}")
+        return self
