@@ -121,15 +121,30 @@ def write_synced(file: Path, content: bytes) -> None:
         os.fsync(stream.fileno())
 
 
-def write_json(target: Path, value: Any) -> None:
-    """``value`` as UTF-8 JSON, whole or not at all."""
+def write_json(target: Path, value: Any) -> Path:
+    """``value`` as UTF-8 JSON, whole or not at all; returns ``target``."""
     with fresh_file(target) as work:
         work.write_text(json_text(value), encoding="utf-8")
+    return target
 
 
 def json_text(value: Any) -> str:
-    """``value`` as indented JSON with a final newline; NaN and infinities raise ``ValueError``."""
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """``value`` as indented JSON with a final newline.
+
+    Paths, NumPy scalars and arrays and pydantic models are written as what they hold; NaN and infinities raise
+    ``ValueError``, anything else ``TypeError``.
+    """
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return value.as_posix()
+    if hasattr(value, "tolist"):  # NumPy
+        return value.tolist()
+    if hasattr(value, "model_dump"):  # pydantic
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def _neighbour(target: Path) -> Path:

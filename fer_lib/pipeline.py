@@ -186,10 +186,10 @@ class _Run:
         plan = {"phase": phase.name, "kind": phase.kind, "key": key, "params": _own(phase.params), "run_id": earlier}
         write_plan(plan | {"inputs": inputs, "output_dir": str(folder)}, self.base)
         tags = {"mlflow.parentRunId": self.parent, "fer.lock": self.lock, "fer.kind": phase.kind}
-        outcome.run_id = self.client.create_run(self.experiment, run_name=phase.name, tags=tags).info.run_id
         output = folder / f"{phase.notebook}.ipynb"
         values = phase.params.model_dump(mode="json") | inputs | {"output_dir": str(folder)}
         status = "FAILED"
+        outcome.run_id = self.client.create_run(self.experiment, run_name=phase.name, tags=tags).info.run_id
         try:
             execute(phases.notebook_path(phase.kind), output, values, self.base,
                     {"MLFLOW_RUN_ID": outcome.run_id, "FER_HOME": str(self.base)})  # fmt: skip

@@ -53,7 +53,7 @@ def _rgb(picture: Image.Image, name: str) -> np.ndarray:
 
 
 def _too_large(name: str, size: str, max_pixels: int) -> str:
-    return f"{name}: {size}, above the cap of {max_pixels:,} pixels: make it smaller, or raise max_pixels"
+    return f"{name}: {size}, above the cap of {max_pixels:,} pixels: save it smaller"
 
 
 def _what(data: bytes) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fer_lib.errors import FerError
+from fer_lib.runfile import external
 
 if TYPE_CHECKING:
     from fer_lib.models.classifier import FerClassifier
@@ -37,7 +38,7 @@ def load_pretrained(model: FerClassifier, source: str) -> dict[str, str]:
     elif source == "package":
         state = _from_package(model)
     else:
-        state = _from_file(Path(source))
+        state = _from_file(external(source))
     state = _fit(state, model, f"{source} weights of {name}")
     model.backbone.load_state_dict(state)
     return {"source": source, "weights_sha256": tensors_sha256(state)}

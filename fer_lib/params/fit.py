@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -67,6 +68,14 @@ class FitParams(PhaseParams):
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: Count = 0  # 0: torch's own choice
     deterministic: bool = True
+
+    @field_validator("pretrained")
+    @classmethod
+    def _weights_are_named(cls, value):
+        """A word that is neither of the three nor looks like a file would only be found out after the data phases."""
+        if value not in ("none", "hub", "package") and not re.search(r"[/\\.]", value):
+            raise ValueError("Input should be none, hub, package, or the path of a file of weights")
+        return value
 
     @model_validator(mode="after")
     def _batch_fits_the_sampler(self):

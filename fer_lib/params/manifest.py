@@ -22,4 +22,7 @@ class ManifestParams(PhaseParams):
     def _roles_sum_to_one(self):
         if abs(sum(self.val_roles) - 1.0) > 1e-9:
             raise ValueError(f"val_roles must sum to 1, got {self.val_roles}")
+        if min(self.val_roles[:2]) <= 0.0:
+            raise ValueError(f"val_roles {self.val_roles}: select picks the epoch and temperature calibrates, so both "
+                             "must be above 0")  # fmt: skip
         return self

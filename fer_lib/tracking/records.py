@@ -1,29 +1,16 @@
-"""What a phase writes beside its results: JSON files written whole or not at all, and values flattened for MLflow."""
+"""What a phase records beside its results: its plan and outputs, and values flattened for MLflow."""
 
 from __future__ import annotations
 
 import datetime
 import json
 import math
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
+from fer_lib.atomic import write_json
 from fer_lib.errors import FerError
-
-
-def write_json(path: Path, value: Any) -> Path:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False, default=_plain)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    return path
 
 
 def read_json(path: Path) -> Any:
@@ -37,16 +24,6 @@ def read_json(path: Path) -> Any:
 def read_outputs(folder: Path | str) -> dict[str, Any]:
     """What a finished phase handed on (its ``outputs.json``); paths inside the phase's folder are relative to it."""
     return read_json(Path(folder) / "outputs.json")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return value.as_posix()
-    if hasattr(value, "tolist"):  # NumPy scalars and arrays
-        return value.tolist()
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def flatten(values: dict[str, Any], separator: str = ".", prefix: str = "") -> dict[str, Any]:

@@ -14,9 +14,10 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from fer_lib import phases
+from fer_lib.atomic import write_json
 from fer_lib.errors import FerError
 from fer_lib.tracking import store
-from fer_lib.tracking.records import now, read_json, read_outputs, write_json
+from fer_lib.tracking.records import now, read_json, read_outputs
 
 FORMAT = 1
 FITS = ("teacher", "student")

@@ -21,6 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from fer_lib.atomic import write_json
 from fer_lib.errors import FerError
 from fer_lib.tracking import store
 from fer_lib.tracking.records import (
@@ -33,11 +34,10 @@ from fer_lib.tracking.records import (
     read_json,
     read_outputs,
     relative_inputs,
-    write_json,
     write_plan,
 )
 
-__all__ = ["PhaseRun", "phase_run", "reap", "read_json", "read_outputs", "write_json"]
+__all__ = ["PhaseRun", "phase_run", "reap", "read_json", "read_outputs"]
 
 NOTE_FIELDS = ("intent", "action", "result", "decision", "next")
 _current: PhaseRun | None = None  # the one this process has open

@@ -17,7 +17,6 @@ from fer_lib.evaluation.report import model_report
 from fer_lib.faces.contract import FaceContract
 from fer_lib.markdown import replace_section, table
 from fer_lib.tracking import findings, pictures, report, store
-from fer_lib.tracking.records import write_json
 
 README = (
     "# x\n<!-- pictures:begin -->\nold\n<!-- pictures:end -->\n<!-- results:begin -->\nold\n<!-- results:end -->\nend\n"
@@ -96,7 +95,8 @@ def write_phase(base, name, kind, inputs, files, seconds=60.0):
         ]
     outputs = {"ids": {"manifest_sha256": "ab" * 32}, "headline": {"rows": 7}}
     for file, value in {"done.json": done, "outputs.json": outputs, **files}.items():
-        write_json(folder / file, value)
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(json.dumps(value, default=str), encoding="utf-8")
     return f"mlruns/phases/{folder.name}"
 
 
