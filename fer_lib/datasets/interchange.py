@@ -1,0 +1,248 @@
+"""Interchange CSVs: manifests as a table that other tools read, in and out, in the two forms of SPEC 3.
+
+The short form has ``image_path,label,split,source``; the full one adds ``confidence,orig_image,face_id`` and the box.
+A CSV has no record keys, so rows that come in get ids made of source, path, face and content.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import posixpath
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from fer_lib.atomic import fresh_file, readable
+from fer_lib.datasets.manifest import BOX, Manifest, safe_path
+from fer_lib.emotions import NUM_CLASSES, class_id
+from fer_lib.errors import DataError
+from fer_lib.params.curate import CsvParams
+
+SHORT = ("image_path", "label", "split", "source")
+NUMBERS = ("confidence", "bbox_top", "bbox_left", "bbox_right", "bbox_bottom")
+FULL = (*SHORT, "confidence", "orig_image", "face_id", *NUMBERS[1:])
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SHOWN = 10  # how many bad rows an error lists
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_QUOTED = re.compile(r"'+[=+\-@\t\r]")
+_WINDOWS = re.compile(r"[A-Za-z]:|//")
+
+
+def write_csv(manifest: Manifest, path: Path, form: Literal["short", "full"] = "full") -> Path:
+    """The manifest's rows in their order, labels as class ids, whole or not at all.
+
+    A text that a spreadsheet would run as a formula (it begins with = + - @, tab or return) gets a ' before it, which
+    :func:`read_rows` takes away.  Numbers, negative ones too, stay numbers.  Raises :class:`DataError` when the short
+    form would lose the boxes, so that another face would be read back.
+    """
+    frame, path = manifest.frame, Path(path)
+    if form == "short" and BOX[0] in frame:
+        raise DataError(f"{path}: rows with a box need the full form: the short one has no columns for it")
+    columns = [_cells(frame, name) for name in (SHORT if form == "short" else FULL)]
+    with fresh_file(path) as work, open(work, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)  # lines end as RFC 4180 says, without which a lone return would not be quoted
+        writer.writerow(SHORT if form == "short" else FULL)
+        writer.writerows(zip(*columns, strict=True))
+    return path
+
+
+def neutral(text: str) -> str:
+    """``text`` with a ' before it where a spreadsheet would run it, or where it looks as if that had been done."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def restored(text: str) -> str:
+    """What :func:`neutral` was given."""
+    return text[1:] if _QUOTED.match(text) else text
+
+
+def _cells(frame: pd.DataFrame, name: str) -> list[str]:
+    if name not in frame:
+        return [""] * len(frame)
+    values = frame[name].tolist()
+    if name in NUMBERS:
+        return ["" if pd.isna(v) else repr(float(v)) for v in values]
+    return ["" if pd.isna(v) else neutral(str(v)) for v in values]
+
+
+@dataclass
+class CsvRows:
+    """The rows of a CSV and all that was left out.
+
+    ``rows``: dicts with a manifest's columns but the ids, and ``line``, in the file's order; ``bad``: (kind, "line n:
+    what"); ``excluded``: split -> label name -> rows that are none of the seven; ``rebased``: rule -> rows.
+    """
+
+    path: Path
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    excluded: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))
+    rebased: Counter = field(default_factory=Counter)
+    form: str = ""
+    total: int = 0
+
+    def problem(self, kind: str, line: int, what: str) -> None:
+        """A row that can't be used."""
+        self.bad.append((kind, f"line {line}: {what}"))
+
+    def check(self, tolerance: int) -> None:
+        """:class:`DataError` with the first ten bad rows when there are more than ``tolerance``, or no good one."""
+        shown = "".join(f"\n  {self.path.name}, {where} ({kind})" for kind, where in self.bad[:SHOWN])
+        more = f"\n  and {len(self.bad) - SHOWN} more" if len(self.bad) > SHOWN else ""
+        if len(self.bad) > tolerance:
+            raise DataError(
+                f"{self.path}: {len(self.bad)} bad rows of {self.total}, tolerance {tolerance}:{shown}{more}\n"
+                "repair them, or set tolerance to go on without them (they are counted in the report)"
+            )
+        if not self.rows:
+            left_out = sum(sum(names.values()) for names in self.excluded.values())
+            raise DataError(f"{self.path}: none of its {self.total} rows can be used ({left_out} excluded){shown}")
+
+
+def read_rows(path: Path, root: Path, rebase: Sequence[str] = ()) -> CsvRows:
+    """Parse and re-base a CSV of either form (columns by name, in any order); the pictures are not looked at.
+
+    Labels are ids 0..6 or names and aliases; names of no class are excluded and counted.  ``rebase``: ``OLD=NEW``, the
+    longest OLD that fits is taken.  Raises :class:`DataError` for a file that is no such CSV at all.
+    """
+    found, rules = CsvRows(Path(path)), _rules(rebase, Path(root).absolute())
+    seen: dict[tuple[str, str], int] = {}
+    for line, header, fields in _lines(found):
+        found.total += 1
+        if len(fields) != len(header):
+            found.problem("wrong field count", line, f"{len(fields)} fields instead of {len(header)}")
+            continue
+        row = _row(dict(zip(header, fields, strict=True)), line, Path(root).absolute(), rules, found)
+        if row is None:
+            continue
+        first = seen.setdefault((row["source"], row["record"]), line)
+        if first != line:
+            found.problem("row stands twice", line, f"{row['record']!r} of {row['source']!r} is line {first}'s too")
+            continue
+        found.rows.append(row)
+    return found
+
+
+def _lines(found: CsvRows) -> Iterator[tuple[int, tuple[str, ...], list[str]]]:
+    """(line it begins on, header, fields) of every record; blank lines are none."""
+    path = found.path
+    with readable(path), open(path, newline="", encoding="utf-8-sig") as stream:
+        reader = csv.reader(stream, strict=True)
+        try:
+            header = tuple(name.strip() for name in next(reader, ()))
+            if sorted(header) not in (sorted(SHORT), sorted(FULL)):
+                raise DataError(
+                    f"{path}, line 1: the columns {', '.join(header) or '(none)'} are not those of an interchange CSV: "
+                    f"it has {','.join(SHORT)}, or these and {','.join(FULL[4:])}"
+                )
+            found.form = "short" if len(header) == len(SHORT) else "full"
+            before = reader.line_num
+            for fields in reader:
+                if fields:
+                    yield before + 1, header, fields
+                before = reader.line_num
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num}: not valid CSV ({error}); write the file again") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from error
+
+
+def _row(cells: dict[str, str], line: int, root: Path, rules: Sequence, found: CsvRows) -> dict[str, Any] | None:
+    """One row, or None when it was bad or excluded (``found`` knows which)."""
+    cells = {name: restored(value) for name, value in cells.items()}
+    split = SPLIT_NAMES.get(cells["split"].strip().lower())
+    if split is None:
+        return found.problem("unknown split", line, f"split {cells['split']!r} (use train, val, test)")
+    if not cells["source"].strip():
+        return found.problem("no source", line, "every row names its source")
+    try:
+        relative = _relative(cells["image_path"], root, rules, found.rebased)
+    except DataError as error:
+        return found.problem("path outside the root", line, str(error))
+    row = {"line": line, "image_path": relative, "split": split, "source": cells["source"]}
+    for name in NUMBERS if found.form == "full" else ():
+        if (value := _number(cells[name])) is not None and math.isnan(value):
+            return found.problem("not a number", line, f"{name} {cells[name]!r}")
+        row[name] = value
+    if found.form == "full":
+        row |= {name: cells[name] or None for name in ("orig_image", "face_id")}
+        if (wrong := _box_problem(row)) is not None:
+            return found.problem("bad box", line, wrong)
+    label = _label(cells["label"])
+    if label is None:
+        return found.problem("label out of range", line, f"label {cells['label']!r} is not 0..{NUM_CLASSES - 1}")
+    if label < 0:
+        found.excluded[split][cells["label"].strip()] += 1
+        return None
+    box = row.get(BOX[0]) is not None
+    face = row.get("face_id") or (",".join(repr(row[side]) for side in BOX) if box else "")
+    return row | {"label": label, "record": f"{relative}#{face}" if face else relative}
+
+
+def _label(text: str) -> int | None:
+    """A class id; -1 for the name of no class; None for a number out of range or nothing."""
+    number = _number(text)
+    if not text.strip() or (number is not None and not math.isnan(number)):
+        return int(number) if number in range(NUM_CLASSES) else None
+    found = class_id(text)
+    return -1 if found is None else found
+
+
+def _number(text: str) -> float | None:
+    """The number in a cell, None for a blank one, NaN for anything else (infinities too)."""
+    if not text.strip():
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def _box_problem(row: dict[str, Any]) -> str | None:
+    top, left, bottom, right = (row[side] for side in BOX)
+    given = [side is not None for side in (top, left, bottom, right)]
+    if not any(given):
+        return None
+    if not all(given):
+        return f"a box has four sides or none: {', '.join(f'{side} {row[side]}' for side in BOX)}"
+    return (
+        None if bottom > top and right > left else f"empty box: top {top}, left {left}, bottom {bottom}, right {right}"
+    )
+
+
+def _rules(rebase: Sequence[str], root: Path) -> list[tuple[str, bool, str, str]]:
+    """(OLD with forward slashes, whether case matters, NEW as an absolute path, the rule as written), longest first."""
+    rules = []
+    for rule in CsvParams(rebase=list(rebase)).rebase:
+        old, _, new = rule.partition("=")
+        old = old.replace("\\", "/").rstrip("/")
+        target = posixpath.normpath(Path(root, os.path.expanduser(new)).absolute().as_posix())
+        rules.append((old, not _WINDOWS.match(old), target.rstrip("/"), rule))
+    return sorted(rules, key=lambda found: -len(found[0]))
+
+
+def _relative(written: str, root: Path, rules: Sequence[tuple[str, bool, str, str]], rebased: Counter) -> str:
+    """``written`` as a path below ``root``; :class:`DataError` when it lies elsewhere."""
+    path = written.replace("\\", "/")
+    for old, exact, new, rule in rules:
+        begins = path[: len(old)] == old if exact else path[: len(old)].lower() == old.lower()
+        if begins and path[len(old) : len(old) + 1] in ("", "/"):
+            path = new + path[len(old) :]
+            rebased[rule] += 1
+            break
+    if path != written or path.startswith(("/", "./")) or path[1:2] == ":":
+        path = posixpath.normpath(path)
+    top = posixpath.normpath(root.as_posix()).rstrip("/")
+    if path.startswith("/") or path[1:2] == ":":
+        if not path.startswith(f"{top}/"):
+            raise DataError(f"image_path {written!r} is absolute and not below {top}: give --rebase OLD=NEW or --root")
+        path = path[len(top) + 1 :]
+    return safe_path(path, "its path")

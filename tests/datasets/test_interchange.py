@@ -1,0 +1,270 @@
+"""CSVs come in from anywhere, go out safely, and come back the same."""
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fer_lib.datasets.csv_import import import_csv
+from fer_lib.datasets.interchange import FULL, SHORT, neutral, read_rows, restored, write_csv
+from fer_lib.datasets.manifest import BOX, Manifest, content_id
+from fer_lib.errors import DataError
+from fer_lib.params.curate import CsvParams
+
+HEAD = ",".join(SHORT)
+KEEP = CsvParams(val_fraction=0)
+
+
+def picture(path, value=90, size=(40, 60)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", np.full((*size, 3), value, np.uint8))[1].tobytes())
+    return path
+
+
+def csv_file(folder, *lines, head=HEAD):
+    path = folder / "old.csv"
+    path.write_text("\n".join((head, *lines)) + "\n", encoding="utf-8")
+    return path
+
+
+text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
+dangerous = st.sampled_from(["=1+2", "+x", "-x", "@a", "'=1", "''@", "'", "\tx", "\rx", 'a"b', "a,b", "a\nb", " a "])
+words = (text | dangerous).filter(str.strip)
+paths = words.map(lambda t: t.replace("\\", "").replace("/", "").replace(":", "")).filter(
+    lambda t: t.strip() and t not in (".", "..")
+)
+numbers = st.floats(-1e6, 1e6)
+
+
+@st.composite
+def manifests(draw):
+    rows = []
+    boxed = draw(st.booleans())
+    for i, path in enumerate(draw(st.lists(paths, min_size=1, max_size=5))):
+        row = {"image_path": f"{path}/{i}.png", "label": draw(st.integers(0, 6)), "source": draw(words),
+               "split": draw(st.sampled_from(["train", "val", "test"])), "val_role": "", "content_id": "c",
+               "sample_id": str(i), "record": str(i)}  # fmt: skip
+        if boxed:
+            top, left = draw(numbers), draw(numbers)
+            sides = (top, left, top + draw(st.floats(1, 99)), left + draw(st.floats(1, 99)))
+            row |= dict(zip(BOX, sides, strict=True)) | {"confidence": draw(st.none() | numbers)}
+            row |= {"orig_image": draw(st.none() | words), "face_id": draw(st.none() | words)}
+        rows.append(row)
+    return Manifest(pd.DataFrame(rows), {"root": "."})
+
+
+@settings(max_examples=60, deadline=None)
+@given(manifest=manifests())
+def test_a_manifest_goes_out_and_comes_back_exactly(tmp_path_factory, manifest):
+    folder = tmp_path_factory.mktemp("trip")
+    forms = ["full"] if BOX[0] in manifest.frame else ["full", "short"]
+    for form in forms:
+        path = write_csv(manifest, folder / f"{form}.csv", form)
+        found = read_rows(path, folder)
+        assert found.bad == [] and found.form == form and found.total == len(manifest)
+        for row, (_, before) in zip(found.rows, manifest.frame.iterrows(), strict=True):
+            for name in FULL if form == "full" else SHORT:
+                was = before.get(name)
+                assert row[name] == (None if pd.isna(was) else was), name
+        with open(path, newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        text_columns = ("image_path", "source", "orig_image", "face_id")
+        cells = [row[name] for row in rows for name in text_columns if name in row]
+        assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
+
+
+@given(st.text(max_size=8) | dangerous)
+def test_neutral_cells_are_restored(value):
+    assert restored(neutral(value)) == value
+    assert not neutral(value).startswith(("=", "+", "-", "@"))
+
+
+def test_both_forms_have_the_columns_of_the_standard(tmp_path):
+    frame = pd.DataFrame([{"sample_id": "a", "content_id": "b", "source": "s", "record": "r", "image_path": "p.png",
+                           "label": 3, "split": "test", "val_role": ""}])  # fmt: skip
+    manifest = Manifest(frame, {"root": "."})
+    assert write_csv(manifest, tmp_path / "s.csv", "short").read_text() == f"{HEAD}\np.png,3,test,s\n"
+    lines = write_csv(manifest, tmp_path / "f.csv").read_text().splitlines()
+    assert lines == [
+        "image_path,label,split,source,confidence,orig_image,face_id,bbox_top,bbox_left,bbox_right,bbox_bottom",
+        "p.png,3,test,s,,,,,,,",
+    ]
+    boxed = Manifest(frame.assign(bbox_top=-1.5, bbox_left=0.0, bbox_right=9.0, bbox_bottom=8.0), {"root": "."})
+    assert write_csv(boxed, tmp_path / "b.csv").read_text().endswith(",,,,-1.5,0.0,9.0,8.0\n")
+    with pytest.raises(DataError, match="full form"):
+        write_csv(boxed, tmp_path / "c.csv", "short")
+    assert not (tmp_path / "c.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("written", "rule", "expected"),
+    [
+        (r"D:\Data\FER\train\happy\a.png", r"D:\Data=.", "FER/train/happy/a.png"),
+        (r"d:\data\FER\train\happy\a.png", r"D:\Data=.", "FER/train/happy/a.png"),
+        ("D:/Data/FER/train/happy/a.png", "D:\\Data\\=", "FER/train/happy/a.png"),
+        (r"\\server\share\x\a.png", r"\\SERVER\share=sub", "sub/x/a.png"),
+        ("/data/old/a.png", "/data/old=new", "new/a.png"),
+        ("/data/old/x/../a.png", "/data/old=.", "a.png"),
+        ("old/a.png", "old=new/deep", "new/deep/a.png"),
+        (r"train\happy\a.png", "unused=.", "train/happy/a.png"),
+        ("./train/a.png", "unused=.", "train/a.png"),
+        ("train//a.png", "unused=.", "train//a.png"),
+    ],
+)
+def test_old_paths_are_rebased(tmp_path, written, rule, expected):
+    path = csv_file(tmp_path, f"{written},Happy,train,old")
+    found = read_rows(path, tmp_path, [rule])
+    assert found.bad == [] and found.rows[0]["image_path"] == expected
+    assert found.rebased[rule] == (0 if rule.startswith("unused") else 1)
+
+
+def test_the_longest_rule_wins_and_only_whole_folders_match(tmp_path):
+    path = csv_file(tmp_path, "/d/a/x.png,0,train,s", "/d/y.png,0,train,s", "/d/ab/z.png,0,train,s")
+    found = read_rows(path, tmp_path, ["/d=top", "/d/a=deep"])
+    assert [row["image_path"] for row in found.rows] == ["deep/x.png", "top/y.png", "top/ab/z.png"]
+    assert found.rebased == {"/d/a=deep": 1, "/d=top": 2}
+
+
+def test_an_absolute_new_must_lie_below_the_root(tmp_path):
+    inside = csv_file(tmp_path, "/d/x.png,0,train,s")
+    assert read_rows(inside, tmp_path, [f"/d={tmp_path}/in"]).rows[0]["image_path"] == "in/x.png"
+    elsewhere = read_rows(inside, tmp_path / "root", [f"/d={tmp_path}/in"])
+    assert elsewhere.rows == [] and "not below" in elsewhere.bad[0][1]
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [("3", 3), ("3.0", 3), (" 0 ", 0), ("Happy", 3), ("happiness", 3), ("suprise", 5), ("ANGER", 0), ("'-0", 0)],
+)
+def test_labels_are_ids_or_names(tmp_path, label, expected):
+    assert read_rows(csv_file(tmp_path, f"a.png,{label},train,s"), tmp_path).rows[0]["label"] == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("a.png,7,train,s", "label out of range"),
+        ("a.png,-1,train,s", "label out of range"),
+        ("a.png,2.5,train,s", "label out of range"),
+        ("a.png,,train,s", "label out of range"),
+        ("a.png,1,dev,s", "unknown split"),
+        ("a.png,1,,s", "unknown split"),
+        ("a.png,1,train,", "no source"),
+        ("a.png,1,train", "wrong field count"),
+        ("a.png,1,train,s,more", "wrong field count"),
+        ("/elsewhere/a.png,1,train,s", "path outside the root"),
+        (r"E:\x\a.png,1,train,s", "path outside the root"),
+        ("../a.png,1,train,s", "path outside the root"),
+        (",1,train,s", "path outside the root"),
+        ("first.png,2,test,s", "row stands twice"),
+    ],
+)
+def test_a_bad_row_is_named_by_file_and_line(tmp_path, line, kind):
+    picture(tmp_path / "first.png")
+    path = csv_file(tmp_path, "first.png,1,train,s", "", line)
+    with pytest.raises(DataError, match="old.csv") as error:
+        import_csv(path, tmp_path, tmp_path / "out", KEEP)
+    assert "1 bad rows of 2" in str(error.value) and "line 4" in str(error.value) and kind in str(error.value)
+    assert not (tmp_path / "out").exists()
+    manifest = import_csv(path, tmp_path, tmp_path / "out", KEEP.model_copy(update={"tolerance": 1}))
+    report = json.loads((tmp_path / "out" / "import_report.json").read_text())
+    assert len(manifest) == 1 and report["bad_rows"] == {kind: 1} and report["rows_total"] == 2
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        ("x,,,0,0,10,10", "not a number"),
+        (",,,0,0,inf,10", "not a number"),
+        (",,,0,0,10,", "bad box"),
+        (",,,5,0,10,5", "bad box"),
+        (",,,50,0,10,60", "box outside the photo"),
+    ],
+)
+def test_a_bad_box_is_named(tmp_path, cells, kind):
+    picture(tmp_path / "a.png")
+    path = csv_file(tmp_path, f"a.png,1,train,s,{cells}", head=",".join(FULL))
+    with pytest.raises(DataError, match=f"line 2.*{kind}"):
+        import_csv(path, tmp_path, tmp_path / "out", KEEP)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", r"line 1: the columns \(none\)"),
+        (b"path,label\n", "line 1: the columns path, label"),
+        (b"image_path,label,split,source\n\xff.png,1,train,s\n", "not UTF-8"),
+        (b'image_path,label,split,source\n"a"b,1,train,s\n', "line 2: not valid CSV"),
+        (b"image_path,label,split,source\n", "none of its 0 rows"),
+        (b"image_path,label,split,source\na.png,contempt,train,s\n", r"none of its 1 rows can be used \(1 excluded"),
+    ],
+)
+def test_a_file_that_is_no_such_csv(tmp_path, content, said):
+    (tmp_path / "x.csv").write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        import_csv(tmp_path / "x.csv", tmp_path, tmp_path / "out", KEEP)
+    with pytest.raises(DataError, match="cannot read"):
+        import_csv(tmp_path / "y.csv", tmp_path, tmp_path / "out", KEEP)
+
+
+def test_import_gives_ids_of_the_content_and_assigns_val(tmp_path):
+    for i in range(40):
+        picture(tmp_path / "data" / f"{i}.png", i)
+    picture(tmp_path / "data" / "photo.png", 200)
+    lines = [rf"D:\old\{i}.png,{i % 2},train,s,,,,,,," for i in range(40)]
+    lines += [rf"D:\old\photo.png,{i},test,s,88.5,photo.png,{i},0,{i},30,{38 + 4 * i}" for i in range(2)]
+    lines.append(r"D:\old\photo.png,contempt,test,s,,,9,0,0,30,30")
+    path = csv_file(tmp_path, *lines, head=",".join(FULL))
+    params = CsvParams(rebase=[r"d:\OLD=."], val_fraction=0.2, val_roles=(0.5, 0.25, 0.25))
+    seen = []
+    manifest = import_csv(
+        path, tmp_path / "data", tmp_path / "out", params, lambda done, total: seen.append((done, total))
+    )
+    assert seen[-1] == (41, 41) and len(seen) == 41
+    assert manifest.frame["split"].value_counts().to_dict() == {"train": 32, "val": 8, "test": 2}
+    assert manifest.frame["val_role"].value_counts().to_dict() == {
+        "": 34,
+        "select": 4,
+        "temperature": 2,
+        "conformal": 2,
+    }
+    photo = manifest.frame[manifest.frame["image_path"] == "photo.png"]
+    data = (tmp_path / "data" / "photo.png").read_bytes()
+    assert photo["content_id"].tolist() == [content_id(data, (0.0, i, 38 + 4 * i, 30.0)) for i in range(2)]
+    report = json.loads((tmp_path / "out" / "import_report.json").read_text())
+    assert report["excluded"] == {"test": {"contempt": 1}} and report["boxes_outside"] == 1
+    assert report["moved_to_val"] == 8 and report["rebased"] == {r"d:\OLD=.": 43} and report["bad_rows"] == {}
+    again = Manifest.read(tmp_path / "out" / "manifest.parquet")
+    assert again.sha256 == manifest.sha256 == report["manifest_sha256"]
+    assert again.root == tmp_path / "data" and all(again.resolve(r).is_file() for r in again.frame["image_path"])
+    out = write_csv(again, tmp_path / "new.csv")
+    back = import_csv(out, tmp_path / "data", tmp_path / "two", params)
+    assert back.frame["sample_id"].tolist() == again.frame["sample_id"].tolist()
+
+
+def test_pictures_that_are_missing_or_broken_stop_the_import(tmp_path):
+    picture(tmp_path / "good.png")
+    (tmp_path / "text.png").write_text("not a picture")
+    path = csv_file(tmp_path, "good.png,1,train,s", "none.png,1,train,s", "text.png,1,train,s")
+    with pytest.raises(DataError) as error:
+        import_csv(path, tmp_path, tmp_path / "out", KEEP)
+    assert "line 3" in str(error.value) and "missing picture" in str(error.value)
+    assert "line 4" in str(error.value) and "undecodable picture" in str(error.value)
+
+
+def test_only_ten_of_many_bad_rows_are_shown(tmp_path):
+    path = csv_file(tmp_path, *[f"{i}.png,9,train,s" for i in range(13)])
+    with pytest.raises(DataError, match=r"(?s)13 bad rows of 13.*and 3 more") as error:
+        import_csv(path, tmp_path, tmp_path / "out", KEEP)
+    assert str(error.value).count("out of range") == 10
+
+
+@pytest.mark.parametrize("rule", ["/old", "=new", ""])
+def test_a_rule_is_old_and_new(rule):
+    with pytest.raises(ValueError, match="OLD=NEW"):
+        CsvParams(rebase=[rule])
