@@ -6,7 +6,9 @@ or not at all, and comes out the same however often it is repeated.
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -130,4 +132,5 @@ def read_imports(import_dir: Path) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True).sort_values(["source", "record"], kind="stable", ignore_index=True)
 
 
-from fer_lib.datasets.sources import fer2013, ferplus, tree  # noqa: E402, F401  (readers register themselves)
+for _module in pkgutil.iter_modules(__path__):  # readers register themselves, so a new one is a new file and no more
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -42,39 +42,70 @@ class Draft:
     bad: list[tuple[str, str]] = field(default_factory=list)
     missing_images: int = 0
     ignored_files: int = 0
+    boxes_outside: int = 0
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)  # keys of the report that only one layout has
     _linking: bool = True
     _made: set[Path] = field(default_factory=set)
+    _placed: set[Path] = field(default_factory=set)
+    _records: set[str] = field(default_factory=set)
+    _last: tuple[Path, bytes] | None = None
 
-    def add_file(self, path: Path, relative: str, *, record: str, split: str, label: int, **more: Any) -> None:
-        """A picture file, linked (or copied) unchanged to ``images/<relative>``; a box in ``more`` enters its id."""
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            self.missing_images += 1
-            self.problem("missing image", f"{path} ({record})")
-            return
-        except OSError as error:
-            self.problem("unreadable image", f"{path}: {error.strerror} ({record})")
+    def read(self, path: Path, record: str) -> bytes | None:
+        """The bytes of a picture; None, with the problem counted, when it is missing or can't be read.
+
+        The newest one is remembered, so that the faces of a photo, asked for one after the other, read it once.
+        """
+        if self._last is None or self._last[0] != path:
+            try:
+                self._last = path, path.read_bytes()
+            except FileNotFoundError:
+                self.missing_images += 1
+                self.problem("missing image", f"{path} ({record})")
+                return None
+            except OSError as error:
+                self.problem("unreadable image", f"{path}: {error.strerror} ({record})")
+                return None
+        return self._last[1]
+
+    def add_file(self, path: Path, relative: str, *, record: str, split: str, label: int, **more: Any) -> bool:
+        """A picture file, linked (or copied) unchanged to ``images/<relative>``; a box in ``more`` enters its id.
+
+        A photo with several faces comes once a face, with the same ``relative``.  False: no row, but a problem.
+        """
+        data = self.read(path, record)
+        if data is None or self._again(record):
+            return False
+        target = self._target(relative)
+        if target not in self._placed:
+            with explained(target):
+                self._place(path, data, target)
+            self._placed.add(target)
+        box = [more[side] for side in BOX] if BOX[0] in more else None
+        self._row(content_id(data, box), relative, record, split, label, more)
+        return True
+
+    def add_bytes(
+        self, data: bytes, relative: str, content: str, *, record: str, split: str, label: int, **more: Any
+    ) -> None:
+        """A picture made by the import, as encoded ``data``; ``content`` is the id of what it was made from."""
+        if self._again(record):
             return
         target = self._target(relative)
         with explained(target):
-            self._place(path, data, target)
-        box = [more[side] for side in BOX] if BOX[0] in more else None
-        self._row(content_id(data, box), relative, record, split, label, more)
+            target.write_bytes(data)
+        self._row(content, relative, record, split, label, more)
 
     def add_pixels(
         self, pixels: np.ndarray, relative: str, *, record: str, split: str, label: int, **more: Any
     ) -> None:
         """Grey pixels uint8 [H, W] out of a CSV row, written as a lossless PNG to ``images/<relative>``."""
-        target = self._target(relative)
         done, png = cv2.imencode(".png", pixels)
         if not done:
             raise DataError(f"{self.name}, {record}: OpenCV could not encode its {pixels.shape} pixels as PNG")
-        with explained(target):
-            target.write_bytes(png.tobytes())
-        self._row(content_id(pixels.tobytes()), relative, record, split, label, more)
+        content = content_id(pixels.tobytes())
+        self.add_bytes(png.tobytes(), relative, content, record=record, split=split, label=label, **more)
 
     def exclude(self, split: str, name: str, count: int = 1) -> None:
         """Rows of ``split`` that are none of the seven classes, under the dataset's own word for them."""
@@ -119,8 +150,10 @@ class Draft:
             "excluded": {split: dict(sorted(counts.items())) for split, counts in sorted(self.excluded.items())},
             "missing_images": self.missing_images,
             "bad_records": dict(sorted(Counter(kind for kind, _ in self.bad).items())),
+            "boxes_outside": self.boxes_outside,
             "ignored_files": self.ignored_files,
             "notes": list(self.notes),
+            **self.details,
         }
 
     def _labels(self) -> dict[str, set[int]]:
@@ -128,6 +161,14 @@ class Draft:
         for row in self.rows:
             have[row["split"]].add(row["label"])
         return have
+
+    def _again(self, record: str) -> bool:
+        """Whether the source has named this record before: only its first stands, the rest are problems."""
+        if record in self._records:
+            self.problem("record stands there twice", record)
+            return True
+        self._records.add(record)
+        return False
 
     def _row(self, content: str, relative: str, record: str, split: str, label: int, more: dict) -> None:
         row = {
@@ -171,16 +212,16 @@ def walk(root: Path, draft: Draft) -> Iterator[tuple[str, str, list[Path]]]:
 
     Anything that is no picture, or lies elsewhere in the tree, is counted in ``draft.ignored_files``.
     """
-    tops, loose = _entries(root)
+    tops, loose = entries(root)
     draft.ignored_files += len(loose)
     for top in tops:
-        classes, loose = _entries(top)
+        classes, loose = entries(top)
         draft.ignored_files += len(loose)
         stray = [path for path in loose if path.suffix.lower() in PICTURES]
         if stray:
             draft.warnings.append(f"{draft.name}: {len(stray)} pictures in {top} lie in no class folder: not imported")
         for folder in classes:
-            nested, files = _entries(folder)
+            nested, files = entries(folder)
             if nested:
                 draft.warnings.append(f"{draft.name}: folders inside {folder} are not read: {nested[0].name}")
             pictures = [path for path in files if path.suffix.lower() in PICTURES]
@@ -188,7 +229,7 @@ def walk(root: Path, draft: Draft) -> Iterator[tuple[str, str, list[Path]]]:
             yield top.name, folder.name, pictures
 
 
-def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
+def entries(folder: Path) -> tuple[list[Path], list[Path]]:
     """Sub-folders and files by name; hidden entries and the Mac's ``__MACOSX`` are no data."""
     with readable(folder), os.scandir(folder) as entries:
         found = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith(".") and e.name != "__MACOSX")

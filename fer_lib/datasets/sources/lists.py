@@ -1,0 +1,67 @@
+"""Label files of white-space separated lines, and the split that a source without one is given."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from fer_lib.atomic import readable
+from fer_lib.datasets.manifest import SPLITS
+from fer_lib.datasets.sources.base import Draft
+from fer_lib.errors import DataError
+
+
+def listed(path: Path, fields: int, draft: Draft) -> Iterator[tuple[str, list[str]]]:
+    """(where, its words) of each line that holds ``fields`` words; other lines but blank ones are the draft's problems.
+
+    Raises :class:`DataError` for a file that is no UTF-8 text.
+    """
+    try:
+        with readable(path), open(path, encoding="utf-8-sig") as handle:
+            for number, line in enumerate(handle, 1):
+                words = line.split()
+                if len(words) == fields:
+                    yield f"{path}, line {number}", words
+                elif words:
+                    where = f"{path}, line {number}: {len(words)} fields instead of {fields}"
+                    draft.problem("wrong field count", where)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no UTF-8 text ({error}): fetch it again") from error
+
+
+def plain(name: str, where: str, draft: Draft) -> bool:
+    """Whether ``name`` is a file's name and nothing else (no folder, no hidden file); if not, the draft knows."""
+    good = not (set(name) & set("/\\:\0")) and not name.startswith(".")
+    if not good:
+        draft.problem("wrong file name", f"{where}: {name!r}")
+    return good
+
+
+def whole(text: str, within: range) -> int | None:
+    """A whole number of ``within``, else None."""
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
+    return number if number in within else None
+
+
+def numbers(texts: Iterable[str]) -> list[float] | None:
+    """Finite numbers, or None when one of them is none."""
+    try:
+        values = [float(text) for text in texts]
+    except ValueError:
+        return None
+    return values if all(map(math.isfinite, values)) else None
+
+
+def deal(units: Iterable[str], fracs: Sequence[float], seed: int) -> dict[str, str]:
+    """Unit (a photo, a person) -> train, val or test: cut from the hash order of (seed, unit) at the shares ``fracs``.
+
+    val and test get ``round(share n)`` units, at least one where their share is not zero and n >= 3; train the rest.
+    Equal units, whatever their order, give the same split.
+    """
+    order = sorted(set(units), key=lambda unit: hashlib.sha256(f"{seed}:{unit}".encode()).hexdigest())
+    least = 1 if len(order) >= len(SPLITS) else 0
+    val, test = (max(round(share * len(order)), least if share else 0) for share in fracs[1:])
+    train = max(len(order) - val - test, 0)
+    return {unit: SPLITS[(i >= train) + (i >= train + val)] for i, unit in enumerate(order)}
