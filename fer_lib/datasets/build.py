@@ -21,12 +21,13 @@ from fer_lib.faces.decode import decode
 from fer_lib.params import ManifestParams
 
 SHOWN = 10
+_CHUNK = 512  # pictures a thread takes at a time
 
 
 def build_manifest(
     params: ManifestParams, import_dir: Path, out: Path, progress: Callable[[int, int], None] | None = None
 ) -> Manifest:
-    """Join the imports under ``import_dir``, decode every picture, assign val and its roles, write it all to ``out``.
+    """Join the imports under ``import_dir``, check every picture, assign val and its roles, write it all to ``out``.
 
     Writes ``out/manifest.parquet`` and ``out/manifest_validation.json``.  ``progress(done, total)`` counts pictures.
     Missing or undecodable pictures beyond ``params.tolerance`` raise :class:`DataError` with the first ten, and nothing
@@ -38,7 +39,7 @@ def build_manifest(
     frame = capped(selected, params.max_per_class)
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
-    checked = check_pictures(frame, import_dir, progress)
+    checked = check_pictures(frame, import_dir, progress, decoding=params.check == "pictures")
     failed = checked["problem"] != ""
     if failed.sum() > params.tolerance:
         raise DataError(_too_many(checked[failed], params.tolerance))
@@ -51,7 +52,9 @@ def build_manifest(
     manifest = Manifest(kept, {"root": import_dir.as_posix(), "tolerance": params.tolerance, "created": created})
     # both files are written before either takes its place, so that neither is ever seen without the other
     with fresh_file(out / "manifest_validation.json") as work:
-        work.write_text(json_text(_validation(manifest, frame, checked, import_dir, len(selected))), encoding="utf-8")
+        work.write_text(
+            json_text(_validation(manifest, frame, checked, params, import_dir, len(selected))), encoding="utf-8"
+        )
         return manifest.write(out / "manifest.parquet")
 
 
@@ -67,36 +70,38 @@ def capped(frame: pd.DataFrame, most: int) -> pd.DataFrame:
     return frame[rank.reindex(frame.index) < most].reset_index(drop=True)
 
 
-def check_pictures(frame: pd.DataFrame, root: Path, progress: Callable[[int, int], None] | None = None) -> pd.DataFrame:
-    """Decode every picture once, threads sharing the work.
+def check_pictures(
+    frame: pd.DataFrame, root: Path, progress: Callable[[int, int], None] | None = None, decoding: bool = True
+) -> pd.DataFrame:
+    """Decode every picture once, threads sharing the work; without ``decoding`` only see that each file is there.
 
     Returns one line a row of ``frame``: ``problem`` ("" or what is wrong), ``missing`` and ``outside`` (its box leaves
-    the photo) as bools.
+    the photo; False where no picture was decoded) as bools.
     """
-    paths = sorted(set(frame["image_path"]))
-    looked: dict[str, tuple[str, bool, int, int]] = {}
+    places, paths = pd.factorize(frame["image_path"], sort=True)
+    parts = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+    looked: list[tuple[str, bool, int, int]] = []
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for i, (path, seen) in enumerate(zip(paths, pool.map(lambda p: _look(root / p), paths), strict=True), 1):
-            looked[path] = seen
+        for seen in pool.map(lambda part: [_look(f"{root}/{path}", decoding) for path in part], parts):
+            looked += seen
             if progress is not None:
-                progress(i, len(paths))
-    result = pd.DataFrame(
-        [looked[path] for path in frame["image_path"]], columns=["problem", "missing", "height", "width"]
-    )
-    if all(side in frame for side in BOX):
+                progress(len(looked), len(paths))
+    problem, missing, height, width = (np.array(column)[places] for column in zip(*looked, strict=True))
+    outside = np.zeros(len(frame), bool)
+    if decoding and all(side in frame for side in BOX):
         top, left, bottom, right = (frame[side].to_numpy(np.float64) for side in BOX)
-        outside = (top < 0) | (left < 0) | (bottom > result["height"]) | (right > result["width"])
-        result["outside"] = outside & (result["problem"] == "")
-    else:
-        result["outside"] = False
-    return result[["problem", "missing", "outside"]]
+        outside = ((top < 0) | (left < 0) | (bottom > height) | (right > width)) & (problem == "")
+    return pd.DataFrame({"problem": problem, "missing": missing, "outside": outside})
 
 
-def _look(path: Path) -> tuple[str, bool, int, int]:
-    if not path.is_file():
+def _look(path: str, decoding: bool) -> tuple[str, bool, int, int]:
+    """(what is wrong or "", whether the file is missing, height, width); sizes are 0 where nothing was decoded."""
+    if not os.path.isfile(path):
         return f"missing: {path}", True, 0, 0
+    if not decoding:
+        return "", False, 0, 0
     try:
-        height, width = decode(path).shape[:2]
+        height, width = decode(Path(path)).shape[:2]
     except DataError as error:
         return str(error), False, 0, 0
     return "", False, height, width
@@ -112,11 +117,16 @@ def _too_many(failed: pd.DataFrame, tolerance: int) -> str:
 
 
 def _validation(
-    manifest: Manifest, frame: pd.DataFrame, checked: pd.DataFrame, import_dir: Path, selected: int
+    manifest: Manifest,
+    frame: pd.DataFrame,
+    checked: pd.DataFrame,
+    params: ManifestParams,
+    import_dir: Path,
+    selected: int,
 ) -> dict:
     failed, missing = checked["problem"] != "", checked["missing"]
     paths = frame["image_path"].reset_index(drop=True)
-    attempted = paths[~missing].nunique()
+    attempted = paths[~missing].nunique() if params.check == "pictures" else 0
     undecodable = paths[failed & ~missing].nunique()
     kept = manifest.frame
     return {
@@ -130,7 +140,7 @@ def _validation(
         "missing_paths": int(missing.sum()),
         "decode": {"attempted": int(attempted), "ok": int(attempted - undecodable), "fail": int(undecodable)},
         "left_out": checked["problem"][failed].head(SHOWN).tolist(),
-        "boxes_outside": int(checked["outside"].sum()),
+        "boxes_outside": int(checked["outside"].sum()) if params.check == "pictures" else None,
         "duplicates": duplicates(kept),
         "counts": {
             "by_source": {s: int(n) for s, n in kept["source"].value_counts().sort_index().items()},

@@ -17,17 +17,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fer_lib.atomic import fresh_file
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SPLITS = ("train", "val", "test")
 VAL_ROLES = ("select", "temperature", "conformal")
 BOX = ("bbox_top", "bbox_left", "bbox_bottom", "bbox_right")
 _META_KEY = b"fer"
+_UNSAFE = r"(?s)^$|^/|^.:|\\|\x00|^\.\.$|^\.\./|/\.\.$|/\.\./"  # what safe_path refuses, for a whole column at once
 
 REQUIRED: dict[str, pa.DataType] = {
     **dict.fromkeys(("sample_id", "content_id", "source", "record", "image_path"), pa.string()),
@@ -101,8 +103,9 @@ class Manifest:
         path = Path(path)
         frame, meta = read_frame(path)
         manifest = cls(frame, meta, path)
-        if meta.get("sha256") != manifest.sha256:
-            raise DataError(f"{path}: its rows do not match the hash stored with them; build the manifest again")
+        if "sha256" not in meta:
+            raise DataError(f"{path} holds the rows of an import, not a manifest; build the manifest from it")
+        manifest.__dict__["sha256"] = meta["sha256"]  # read_frame found the rows to be those that it was computed from
         return manifest
 
     def write(self, path: str | Path) -> Manifest:
@@ -178,10 +181,9 @@ class Manifest:
 
 def _soft(frame: pd.DataFrame) -> np.ndarray:
     out = np.full((len(frame), NUM_CLASSES), np.nan)
-    if "soft_label" in frame:
-        for i, votes in enumerate(frame["soft_label"]):
-            if votes is not None:
-                out[i] = votes
+    given = frame["soft_label"].notna().to_numpy() if "soft_label" in frame else np.zeros(len(frame), bool)
+    if given.any():
+        out[given] = np.stack(frame["soft_label"].to_numpy()[given])
     return out
 
 
@@ -229,8 +231,9 @@ def tidy(frame: pd.DataFrame, where: Any) -> pd.DataFrame:
     _refuse(frame, (frame["val_role"] != "") & (frame["split"] != "val"), "val_role", "only val rows have one", where)
     _refuse(frame, frame["source"].isna() | (frame["source"] == ""), "source", "every row names its source", where)
     _refuse(frame, frame["sample_id"].duplicated(), "sample_id", "sample ids must be unique", where)
-    for i, path in enumerate(frame["image_path"]):
-        safe_path(path, f"{where}, row {i}")
+    refused = pc.match_substring_regex(pa.array(frame["image_path"], pa.string()), _UNSAFE).fill_null(True)
+    for row in np.flatnonzero(refused.to_numpy(zero_copy_only=False))[:1]:
+        safe_path(frame["image_path"].iloc[row], f"{where}, row {row}")
     if "soft_label" in frame:
         lengths = frame["soft_label"].map(lambda votes: np.size(votes) if isinstance(votes, list | np.ndarray) else 0)
         _refuse(frame, ~lengths.isin((0, NUM_CLASSES)), "soft_label", f"must be {NUM_CLASSES} shares or null", where)
@@ -248,6 +251,7 @@ def write_frame(path: Path, frame: pd.DataFrame, meta: dict) -> None:
     """Rows and metadata as Parquet, whole or not at all; the same input gives the same bytes."""
     schema = pa.schema([(name, COLUMNS[name]) for name in frame.columns])
     table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+    meta = meta | {"table_sha256": _table_sha256(table)}
     table = table.replace_schema_metadata({_META_KEY: json.dumps(meta, sort_keys=True).encode()})
     with fresh_file(path) as work:
         pq.write_table(table, work, compression="zstd")
@@ -263,5 +267,31 @@ def read_frame(path: Path) -> tuple[pd.DataFrame, dict]:
         raise DataError(f"{path} is not a readable Parquet file ({error}); build it again") from error
     meta = json.loads((table.schema.metadata or {}).get(_META_KEY, b"{}"))
     if meta.get("schema") != SCHEMA_VERSION:
-        raise DataError(f"{path} has manifest schema {meta.get('schema')!r}, this version reads {SCHEMA_VERSION}")
+        raise DataError(
+            f"{path} has manifest schema {meta.get('schema')!r}, this version reads {SCHEMA_VERSION}; build it again"
+        )
+    if meta.get("table_sha256") != _table_sha256(table):
+        raise DataError(f"{path}: its rows do not match the hash stored with them; build the manifest again")
     return table.replace_schema_metadata(None).to_pandas(), meta
+
+
+def _table_sha256(table: pa.Table) -> str:
+    """Hash (64 hex) of a table as it stands in its file: fast, where :attr:`Manifest.sha256` has to sort the rows."""
+    digest = hashlib.sha256()
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        digest.update(f"|{name}:{len(column)}|".encode())
+        digest.update(np.packbits(pc.is_valid(column).to_numpy(zero_copy_only=False)))
+        if pa.types.is_list(column.type):
+            digest.update(np.diff(column.offsets.to_numpy()))
+            column = column.flatten()
+        if not len(column):
+            continue
+        if pa.types.is_string(column.type):
+            _, offsets, text = column.buffers()
+            ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+            digest.update(np.diff(ends))
+            digest.update(memoryview(text or b"")[ends[0] : ends[-1]])
+        else:
+            digest.update(np.ascontiguousarray(pc.fill_null(column, 0).to_numpy(zero_copy_only=False)))
+    return digest.hexdigest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import model_validator
 
 from fer_lib.params.base import Count, Fraction, PhaseParams
@@ -16,6 +18,7 @@ class ManifestParams(PhaseParams):
     max_per_class: Count = 0  # rows kept of each class in each split of each source; 0: all (what --smoke shrinks)
     val_fraction: Fraction = 0.05
     val_roles: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)  # select, temperature, conformal
+    check: Literal["pictures", "paths"] = "pictures"  # each is decoded once, or only looked for on disk
     tolerance: Count = 0  # missing or undecodable pictures forgiven; part of the protocol id
 
     @model_validator(mode="after")

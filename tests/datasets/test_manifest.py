@@ -5,17 +5,20 @@ import json
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fer_lib.datasets.manifest import (
+    _UNSAFE,
+    SCHEMA_VERSION,
     Manifest,
     content_id,
     evalset_id,
     protocol_id,
-    read_frame,
+    safe_path,
     sample_id,
     write_frame,
 )
@@ -60,6 +63,17 @@ def test_write_and_read_give_the_same_rows_hash_and_root(tmp_path):
     assert again.resolve(again.frame.to_dict("records")[2]) == tmp_path / "raw/a/images/2.png"
 
 
+@given(st.text(alphabet="a.\\/:C \n\0é", max_size=9))
+@settings(max_examples=500, deadline=None)
+def test_the_rule_for_a_column_is_the_rule_for_one_path(path):
+    try:
+        safe_path(path, "x")
+        refused = False
+    except DataError:
+        refused = True
+    assert pc.match_substring_regex(pa.array([path]), _UNSAFE)[0].as_py() == refused
+
+
 def test_a_moved_checkout_still_finds_its_pictures(tmp_path):
     Manifest(frame(), {"root": (tmp_path / "one" / "raw").as_posix()}).write(
         tmp_path / "one" / "m" / "manifest.parquet"
@@ -77,7 +91,7 @@ def test_absolute_and_escaping_paths_are_refused_on_reading(tmp_path, path):
     bad = good.frame.copy()
     bad.loc[5, "image_path"] = path
     target = tmp_path / "manifest.parquet"
-    write_frame(target, bad, {"schema": 1, "root": ".", "sha256": "x"})
+    write_frame(target, bad, {"schema": SCHEMA_VERSION, "root": ".", "sha256": "x"})
     with pytest.raises(DataError) as error:
         Manifest.read(target)
     assert f"{target}, row 5" in str(error.value) and repr(path) in str(error.value)
@@ -98,7 +112,7 @@ def test_a_bad_row_is_named(tmp_path, column, value, said):
     bad = frame()
     bad.loc[3, column] = value
     target = tmp_path / "manifest.parquet"
-    write_frame(target, bad, {"schema": 1, "root": "."})
+    write_frame(target, bad, {"schema": SCHEMA_VERSION, "root": "."})
     with pytest.raises(DataError) as error:
         Manifest.read(target)
     assert f"{target}, row 3: {column}" in str(error.value) and said in str(error.value)
@@ -125,14 +139,29 @@ def test_wrong_columns_votes_files_and_versions_are_refused(tmp_path):
         Manifest.read(target)
 
 
-def test_rows_that_were_changed_behind_the_hash_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("label", 5), ("image_path", "a/images/9.png"), ("split", "test"), ("confidence", 0.25), ("confidence", None),
+     ("soft_label", [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]), ("soft_label", None), ("group", None), ("group", "h")],
+)  # fmt: skip
+def test_rows_that_were_changed_behind_the_hash_are_refused(tmp_path, column, value):
     target = tmp_path / "manifest.parquet"
-    Manifest(frame(), {"root": "."}).write(target)
-    rows, meta = read_frame(target)
-    rows.loc[0, "label"] = 5
-    write_frame(target, rows, meta)
+    votes = [[1.0, *[0.0] * 6] if i % 2 == 0 else None for i in range(12)]
+    rows = frame(soft_label=votes, confidence=[0.5, None] * 6, group=["g", None] * 6)
+    assert len(Manifest(rows, {"root": "."}).write(target)) == len(Manifest.read(target)) == 12
+    table = pq.read_table(target)
+    values = table[column].to_pylist()
+    assert values[4] != value
+    changed = pa.array([*values[:4], value, *values[5:]], table[column].type)
+    pq.write_table(table.set_column(table.column_names.index(column), column, changed), target)
     with pytest.raises(DataError, match="do not match the hash"):
         Manifest.read(target)
+
+
+def test_the_rows_of_an_import_are_no_manifest(tmp_path):
+    write_frame(tmp_path / "rows.parquet", frame(), {"schema": SCHEMA_VERSION, "source": "a"})
+    with pytest.raises(DataError, match="rows of an import, not a manifest"):
+        Manifest.read(tmp_path / "rows.parquet")
 
 
 def test_choosing_rows(tmp_path):
@@ -215,7 +244,7 @@ def test_the_metric_version_is_part_of_the_evalset_id(monkeypatch):
 def test_the_file_is_plain_parquet_with_its_facts_in_the_schema(tmp_path):
     Manifest(frame(), {"root": ".", "created": {"seed": 3}}).write(tmp_path / "manifest.parquet")
     meta = json.loads(pq.read_schema(tmp_path / "manifest.parquet").metadata[b"fer"])
-    assert meta["schema"] == 1 and meta["created"] == {"seed": 3} and len(meta["sha256"]) == 64
+    assert meta["schema"] == SCHEMA_VERSION and meta["created"] == {"seed": 3} and len(meta["sha256"]) == 64
     assert pd.read_parquet(tmp_path / "manifest.parquet")["label"].tolist() == [i % 7 for i in range(12)]
     before = (tmp_path / "manifest.parquet").read_bytes()
     Manifest.read(tmp_path / "manifest.parquet").write(tmp_path / "manifest.parquet")
