@@ -10,7 +10,6 @@ from fer_lib.errors import DataError
 
 DPI = 100
 _BLUE, _RED, _GREY = "#3b6fb6", "#c44e52", "#6b6b6b"
-_SPLIT_COLOURS = ("#3b6fb6", "#e0a030", "#5a9e6f", "#8a6bb0", "#9c7a5b")
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -115,29 +114,5 @@ def per_class_bars(per_class_f1: dict[str, float], title: str) -> Figure:
     axes.axhline(mean, color=_RED, linestyle="--", linewidth=1.2, label=f"macro-F1 {mean:.3f}")
     axes.set(ylim=(0, 1.08), ylabel="F1", title=title)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False, fontsize=9)
-    _bare(axes)
-    return figure
-
-
-def class_counts(counts: dict[str, dict[str, int]], title: str = "Rows per class and split") -> Figure:
-    """Grouped bars of ``{split: {class name: rows}}``; a class that a split lacks counts 0."""
-    if not counts or not any(counts.values()):
-        raise DataError("no counts to draw: pass {split: {class: rows}}")
-    names = list(dict.fromkeys(name for split in counts.values() for name in split))
-    width = 0.84 / len(counts)
-    figure = _figure(1.6 + 0.4 * max(16, len(names) * len(counts)), 4.4)
-    axes = figure.subplots()
-    for i, (split, per_class) in enumerate(counts.items()):
-        rows = [per_class.get(name, 0) for name in names]
-        at = np.arange(len(names)) + (i - (len(counts) - 1) / 2) * width
-        bars = axes.bar(
-            at, rows, width, color=_SPLIT_COLOURS[i % len(_SPLIT_COLOURS)], label=f"{split} ({sum(rows):,})"
-        )
-        axes.bar_label(bars, labels=[f"{r:,}" for r in rows], fontsize=8, padding=2)
-    axes.set_xticks(range(len(names)), names)
-    axes.set(ylabel="rows", title=title)
-    axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.margins(y=0.12)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=len(counts), frameon=False, fontsize=9)
     _bare(axes)
     return figure

@@ -82,15 +82,6 @@ def test_per_class_bars(scored):
     assert pixels(figure).std() > 0
 
 
-def test_class_counts():
-    figure = plots.class_counts({"train": {"Angry": 3995, "Disgust": 436}, "test": {"Angry": 491}})
-    groups = figure.axes[0].containers
-    assert [[b.get_height() for b in g] for g in groups if hasattr(g, "patches")] == [[3995, 436], [491, 0]]
-    assert "train (4,431)" in texts(figure)
-    assert "3,995" in texts(figure)
-    assert pixels(figure).std() > 0
-
-
 def test_nothing_to_draw_is_refused():
     with pytest.raises(FerError, match="no rows"):
         plots.reliability_diagram(np.empty((0, 7)), np.empty(0, int), "x")
@@ -98,15 +89,13 @@ def test_nothing_to_draw_is_refused():
         plots.confusion_matrix(np.zeros((2, 3)), "x")
     with pytest.raises(FerError, match="no classes"):
         plots.per_class_bars({}, "x")
-    with pytest.raises(FerError, match="no counts"):
-        plots.class_counts({})
 
 
 def test_pyplot_is_never_imported():
     code = (
         "import sys, numpy as np; from fer_lib.calibration import plots;"
         "plots.reliability_diagram(np.eye(2), np.array([0, 1]), 't'); plots.per_class_bars({'a': 1.0}, 't');"
-        "plots.confusion_matrix(np.eye(7), 't'); plots.class_counts({'a': {'b': 1}});"
+        "plots.confusion_matrix(np.eye(7), 't');"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

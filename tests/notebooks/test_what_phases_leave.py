@@ -63,8 +63,8 @@ FILES = {
 COLUMNS = "model precision runtime threads batch size p50_ms p95_ms p99_ms images_per_sec".split()
 FIGURES = {
     "check": set(),
-    "import": {"imported_rows.png"},
-    "manifest": {"rows_per_class.png"},
+    "import": {"imported_rows.png", "contact_fer2013.png"},
+    "manifest": {"rows.png", "contact_fer2013.png", "face_contract_steps.png"},
     **{name: {"training_curves.png", "confusion_val_select.png", "per_class_f1_val_select.png"} for name in FITS},
     "softlabels": set(),
     "evaluate": {"reliability_raw.png", "reliability_scaled.png", "confusion_matrix.png", "per_class_f1.png"}

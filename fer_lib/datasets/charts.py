@@ -1,0 +1,81 @@
+"""How many rows there are: one figure by source, split and label."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fer_lib.datasets.manifest import SPLITS
+from fer_lib.emotions import EMOTIONS, NUM_CLASSES
+from fer_lib.errors import DataError
+
+COLOURS = {"train": "#3b6fb6", "val": "#e0a030", "test": "#5a9e6f"}
+_GREY = "#6b6b6b"
+
+
+def count_charts(frame: pd.DataFrame, title: str) -> Figure:
+    """Bars of rows by source (its splits stacked) and, a panel a source, by label with a bar a split.
+
+    ``frame`` has ``source``, ``split`` and ``label`` (class ids), a row a face.  Panels of labels have their own
+    scales, so that a small source can be read beside a large one; with several sources the first one is of all.
+    Raises :class:`DataError` when there are no rows.
+    """
+    if frame.empty:
+        raise DataError(f"{title}: there are no rows to draw")
+    counts = frame.groupby(["source", "split", "label"]).size()
+    sources = sorted(set(frame["source"]))
+    named = {"all sources": frame} if len(sources) > 1 else {}
+    panels = named | {source: frame[frame["source"] == source] for source in sources}
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    top = 0.9 + 0.32 * len(sources)
+    figure = Figure(figsize=(6.4 * columns + 0.8, top + 3.1 * rows), dpi=100, layout="constrained")
+    figure.suptitle(f"{title} (n = {len(frame):,})", fontsize=12)
+    head, body = figure.subfigures(2, 1, height_ratios=(top, 3.1 * rows))
+    _by_source(head.subplots(), counts, sources)
+    grid = body.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (name, own) in zip(grid, panels.items(), strict=False):
+        _by_label(axes, own, name)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def _by_source(axes, counts: pd.Series, sources: list[str]) -> None:
+    start = np.zeros(len(sources))
+    for split in SPLITS:
+        of_split = counts[counts.index.get_level_values("split") == split].groupby("source").sum()
+        rows = of_split.reindex(sources, fill_value=0).to_numpy()
+        if rows.any():
+            bars = axes.barh(sources, rows, left=start, color=COLOURS[split], label=f"{split} ({rows.sum():,})")
+            wide = rows > 0.06 * counts.groupby("source").sum().max()
+            texts = [f"{n:,}" if shown else "" for n, shown in zip(rows, wide, strict=True)]
+            axes.bar_label(bars, labels=texts, label_type="center", fontsize=8, color="white")
+            start += rows
+    axes.bar_label(axes.containers[-1], labels=[f"{int(n):,}" for n in start], fontsize=8, padding=3)
+    axes.invert_yaxis()  # in reading order
+    axes.margins(x=0.1)
+    axes.set_title("rows by source and split", fontsize=10, color=_GREY, loc="left")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
+    _bare(axes)
+
+
+def _by_label(axes, frame: pd.DataFrame, name: str) -> None:
+    splits = [split for split in SPLITS if (frame["split"] == split).any()]
+    width = 0.86 / len(splits)
+    for i, split in enumerate(splits):
+        rows = np.bincount(frame.loc[frame["split"] == split, "label"], minlength=NUM_CLASSES)
+        at = np.arange(NUM_CLASSES) + (i - (len(splits) - 1) / 2) * width
+        bars = axes.bar(at, rows, width, color=COLOURS[split])
+        axes.bar_label(bars, labels=[f"{n:,}" for n in rows], fontsize=6.5, padding=2, rotation=90)
+    axes.set_xticks(range(NUM_CLASSES), EMOTIONS, fontsize=9)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.margins(x=0.02, y=0.2)
+    axes.set_title(f"{name}: rows by label (n = {len(frame):,})", fontsize=10, color=_GREY, loc="left")
+    _bare(axes)
+
+
+def _bare(axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,180 @@
+"""Pages of faces that a person looks at: contact sheets, and the face contract step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fer_lib.datasets.manifest import BOX, Manifest
+from fer_lib.emotions import EMOTIONS
+from fer_lib.errors import DataError
+from fer_lib.faces.contract import Box, FaceContract
+from fer_lib.faces.decode import decode
+from fer_lib.faces.detectors import Detector
+from fer_lib.faces.points import find_points
+
+GAP = 4  # pixels between the faces of a sheet
+CAPTION = 22  # pixels under a face for two lines of text
+DPI = 100
+STEPS = {"raw": "raw", "box": "box", "square": "aligned", "clahe": "CLAHE", "crop": "crop"}
+
+
+def box_of(row: Any) -> Box | None:
+    """(top, left, bottom, right) of a row that is a face in a photo; None for a picture that is the face."""
+    values = [row[side] if side in row else None for side in BOX]
+    return None if any(v is None or pd.isna(v) for v in values) else tuple(float(v) for v in values)
+
+
+def face_tile(manifest: Manifest, row: Any, size: int = 72, margin: float = 0.0) -> np.ndarray:
+    """The face of a row, as the face contract cuts it: uint8 [size, size, 3].
+
+    A picture that can't be read is a red cross on grey, so that a sheet shows it instead of hiding it.
+    """
+    try:
+        box = box_of(row)
+        square = FaceContract(margin=margin).steps(decode(manifest.resolve(row)), box)["square"]
+    except DataError:
+        tile = np.full((size, size, 3), 225, np.uint8)
+        for y in (0, size - 1):
+            cv2.line(tile, (0, y), (size - 1, size - 1 - y), (200, 40, 40), 2)
+        return tile
+    return _resized(square, size)
+
+
+def face_grid(
+    manifest: Manifest,
+    rows: Sequence[tuple[str, pd.DataFrame]],
+    title: str,
+    caption: Callable[[Any], str] | None = None,
+    size: int = 72,
+) -> Figure:
+    """A line of faces a (label, rows of the manifest's frame), the label at its left.
+
+    ``caption(row)``: up to two short lines under each face.  Raises :class:`DataError` when there is nothing to show.
+    """
+    columns = max((len(frame) for _, frame in rows), default=0)
+    if columns == 0:
+        raise DataError(f"{title}: no faces to show")
+    wide, high = size + GAP, size + GAP + (CAPTION if caption else 0)
+    canvas = np.full((len(rows) * high, columns * wide, 3), 255, np.uint8)
+    texts = []
+    for line, (_, frame) in enumerate(rows):
+        for column, (_, row) in enumerate(frame.iterrows()):
+            top, left = line * high, column * wide
+            canvas[top : top + size, left : left + size] = face_tile(manifest, row, size)
+            if caption:
+                texts.append((left + size / 2, top + size + 1, caption(row)))
+    figure, axes = _page(canvas, title, [label for label, _ in rows])
+    axes.set_yticks([line * high + size / 2 for line in range(len(rows))], [label for label, _ in rows], fontsize=9)
+    for x, y, text in texts:
+        axes.text(x, y, text, ha="center", va="top", fontsize=5.5, linespacing=0.95, clip_on=True)
+    return figure
+
+
+def contact_sheet(manifest: Manifest, source: str, per_class: int = 10, seed: int = 1337, size: int = 64) -> Figure:
+    """Faces of one source, a line a class with its name and count; the split stands under each face.
+
+    The choice is a function of ``seed`` and the sample ids: row order and other sources do not matter.
+    """
+    frame = manifest.rows(include_sources=[source]).frame
+    lines = []
+    for label, name in enumerate(EMOTIONS):
+        own = frame[frame["label"] == label].sort_values("sample_id")
+        chosen = np.random.default_rng([seed, label]).permutation(len(own))[:per_class]
+        lines.append((f"{name}\n(n = {len(own):,})", own.iloc[chosen]))
+    return face_grid(manifest, lines, f"{source} (n = {len(frame):,})", lambda row: row["split"], size)
+
+
+def example_rows(manifest: Manifest, n: int, seed: int = 1337) -> pd.DataFrame:
+    """``n`` rows spread over the sources in turn, faces in photos first, by ``seed`` and sample id alone."""
+    frame = manifest.frame.sort_values("sample_id")
+    frame = frame.iloc[np.random.default_rng(seed).permutation(len(frame))]
+    boxed = frame[BOX[0]].isna() if BOX[0] in frame else pd.Series(True, index=frame.index)
+    frame = frame.assign(whole=boxed).sort_values("whole", kind="stable")
+    turn = frame.groupby("source").cumcount()
+    order = frame.assign(turn=turn).sort_values(["turn", "whole", "source"], kind="stable").index
+    return manifest.frame.loc[order[:n]]
+
+
+def steps_page(
+    manifest: Manifest, contract: FaceContract, rows: pd.DataFrame, detector: Detector | None = None, size: int = 150
+) -> Figure:
+    """Every step of the face contract for each of ``rows``: raw, box, aligned, CLAHE, crop.
+
+    ``detector`` finds the points that level the eyes (YuNet); where it is None or sees none, or the contract does not
+    align, the square stays as it is and the page says so.  A step that does not apply to a row is left blank.
+    """
+    wide, high = size + 2 * GAP, size + 2 * GAP + CAPTION
+    canvas = np.full((len(rows) * high, len(STEPS) * wide, 3), 255, np.uint8)
+    texts = []
+    for line, (_, row) in enumerate(rows.iterrows()):
+        image, box = decode(manifest.resolve(row)), box_of(row)
+        points = find_points(image, box, detector) if detector is not None and contract.align == "eyes" else None
+        stages = contract.steps(image, box, points)
+        if "aligned" in stages:
+            stages["square"] = stages.pop("aligned")
+        for column, step in enumerate(STEPS):
+            top, left = line * high, column * wide
+            text = _said(step, stages, points, contract)
+            if step in stages:
+                tile = _fitted(stages[step], size)
+                y, x = top + (size - tile.shape[0]) // 2, left + (size - tile.shape[1]) // 2
+                canvas[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
+            texts.append((left + size / 2, top + size + 2, text))
+    labels = [f"{row['source']}\n{EMOTIONS[row['label']]}" for _, row in rows.iterrows()]
+    about = f"face contract {contract.id}: S {contract.image_size}, R {contract.resize}, align {contract.align}"
+    figure, axes = _page(canvas, f"{about}, detector {detector.name if detector else 'none'}", labels)
+    axes.set_yticks([line * high + size / 2 for line in range(len(rows))], labels, fontsize=9)
+    axes.set_xticks([column * wide + size / 2 for column in range(len(STEPS))], STEPS.values(), fontsize=9)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    for x, y, text in texts:
+        axes.text(x, y, text, ha="center", va="top", fontsize=6.5, color="0.35")
+    return figure
+
+
+def _said(step: str, stages: dict[str, np.ndarray], points: np.ndarray | None, contract: FaceContract) -> str:
+    if step == "box" and step not in stages:
+        return "no box: the picture is the face"
+    if step not in stages:
+        return "off in this contract"
+    height, width = stages[step].shape[:2]
+    if step == "square" and contract.align == "none":
+        return f"{width} x {height}, align is off"
+    if step == "square" and points is None:
+        return f"{width} x {height}, no eyes found: as it is"
+    more = {"square": ", eyes level", "crop": ", what the model sees"}.get(step, "")
+    return f"{width} x {height}{more}"
+
+
+def _page(canvas: np.ndarray, title: str, labels: Sequence[str]):
+    """A figure in which the canvas has one pixel a pixel, with room for the labels at its left."""
+    height, width = canvas.shape[:2]
+    left = 14 + 7.5 * max(len(part) for label in labels for part in label.split("\n"))
+    top = 46
+    whole, full = left + width + 8, top + height + 6
+    figure = Figure(figsize=(whole / DPI, full / DPI), dpi=DPI)
+    axes = figure.add_axes((left / whole, 6 / full, width / whole, height / full))
+    axes.imshow(canvas, interpolation="nearest", aspect="auto")
+    figure.text(8 / whole, 1 - 6 / full, title, ha="left", va="top", fontsize=10)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure, axes
+
+
+def _resized(image: np.ndarray, size: int) -> np.ndarray:
+    how = cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_CUBIC
+    return cv2.resize(image, (size, size), interpolation=how)
+
+
+def _fitted(image: np.ndarray, size: int) -> np.ndarray:
+    """The picture with its longer side at ``size``; enlarged by repeating pixels, so that they can be counted."""
+    scale = size / max(image.shape[:2])
+    to = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return cv2.resize(image, to, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
