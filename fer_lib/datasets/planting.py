@@ -18,7 +18,8 @@ class Record:
 
     ``image`` uint8 RGB [S, S, 3]; ``split`` train, val, test or "" (the layout stores none); ``true`` and ``written``
     class ids 0..6 or CONTEMPT; ``strength`` and ``units`` (action units) in [0, 1].  The layout's writer fills in
-    ``record``, the layout's own name of this face, and ``votes`` [10] where it has any.
+    ``record``, the layout's own name of this face, ``votes`` [10] where it has any, and in ``extra`` what else the
+    layout says of it (box, confidence, subject, distribution).
     """
 
     image: np.ndarray
@@ -31,6 +32,7 @@ class Record:
     copy_of: Record | None = field(default=None, repr=False)
     record: str = ""
     votes: list[int] | None = None
+    extra: dict = field(default_factory=dict)
 
 
 def divide(n: int, shares: np.ndarray) -> np.ndarray:
@@ -46,12 +48,18 @@ def divide(n: int, shares: np.ndarray) -> np.ndarray:
 
 
 def plant(
-    records: list[Record], rng: np.random.Generator, duplicates: int, leaks: int, label_noise: float
+    records: list[Record],
+    rng: np.random.Generator,
+    duplicates: int,
+    leaks: int,
+    label_noise: float,
+    classes: tuple[int, ...] = tuple(range(NUM_CLASSES)),
 ) -> list[Record]:
     """``records`` with copies mixed in, each split in one block, then wrong labels on a share of all of them.
 
     ``duplicates`` copies stay in their original's split; ``leaks`` copies of train faces go to the others in turn.
-    A wrong label never takes the last face of a class from a split, so a tiny dataset may hold fewer than the share.
+    A wrong label is one of ``classes``.  It never takes the last face of a class from a split, so a tiny dataset may
+    hold fewer than the share.
     """
     blocks: dict[str, list[Record]] = {}
     for r in records:
@@ -64,7 +72,7 @@ def plant(
     for copy in copies:
         blocks[copy.split].append(copy)
     mixed = [block[i] for block in blocks.values() for i in rng.permutation(len(block)).tolist()]
-    _mislabel(mixed, rng, round(label_noise * len(mixed)))
+    _mislabel(mixed, rng, round(label_noise * len(mixed)), classes)
     return mixed
 
 
@@ -72,7 +80,7 @@ def _copy(r: Record, split: str) -> Record:
     return Record(r.image, split, r.identity, r.true, r.written, r.strength, r.units, copy_of=r)
 
 
-def _mislabel(records: list[Record], rng: np.random.Generator, wanted: int) -> None:
+def _mislabel(records: list[Record], rng: np.random.Generator, wanted: int, classes: tuple[int, ...]) -> None:
     left: dict[tuple[str, int], int] = {}
     for r in records:
         left[r.split, r.written] = left.get((r.split, r.written), 0) + 1
@@ -80,7 +88,7 @@ def _mislabel(records: list[Record], rng: np.random.Generator, wanted: int) -> N
         r = records[i]
         if wanted and r.true != CONTEMPT and left[r.split, r.true] > 1:
             left[r.split, r.true] -= 1
-            r.written = int((r.true + rng.integers(1, NUM_CLASSES)) % NUM_CLASSES)
+            r.written = classes[(classes.index(r.true) + int(rng.integers(1, len(classes)))) % len(classes)]
             left[r.split, r.written] += 1
             wanted -= 1
 
@@ -102,4 +110,4 @@ def truth(r: Record) -> dict:
         "duplicate_of": original if within else None,
         "leak_of": None if within else original,
     }
-    return out | ({"votes": r.votes} if r.votes else {})
+    return out | ({"votes": r.votes} if r.votes else {}) | r.extra

@@ -144,11 +144,13 @@ def _plan(layout: str, faces: int, seed: int, size: int) -> list[Record]:
     """The distinct faces of a dataset: every split with the same class shares and with people of its own."""
     rng = np.random.default_rng([seed, 3])
     kind = LAYOUTS[layout]
-    shares = np.append(CLASS_SHARES * (1 - kind.contempt), kind.contempt) if kind.contempt else CLASS_SHARES
+    shown, shares = list(kind.classes), CLASS_SHARES[list(kind.classes)] / CLASS_SHARES[list(kind.classes)].sum()
+    if kind.contempt:
+        shown, shares = [*shown, CONTEMPT], np.append(shares * (1 - kind.contempt), kind.contempt)
     sizes = planting.divide(faces, np.array(list(kind.splits.values())))
     records = []
     for number, (split, n) in enumerate(zip(kind.splits, sizes.tolist(), strict=True)):
-        labels = rng.permutation(np.repeat(np.arange(len(shares)), planting.divide(n, shares)))
+        labels = rng.permutation(np.repeat(shown, planting.divide(n, shares)))
         people = max(5, n // 8)
         for label in labels.tolist():
             identity = len(sizes) * int(rng.integers(people)) + number
@@ -172,7 +174,7 @@ def write_raw(
     if layout not in LAYOUTS:
         raise DataError(f"unknown layout {layout!r} for {out_dir}: use one of {', '.join(LAYOUTS)}")
     kind = LAYOUTS[layout]
-    classes = NUM_CLASSES + (kind.contempt > 0)
+    classes = len(kind.classes) + (kind.contempt > 0)
     if (least := 10 * classes) > faces:
         raise DataError(f"{out_dir}: {faces} faces cannot give every split of {layout} every class: ask for >= {least}")
     if kind.fixed_size and size not in (None, kind.size):
@@ -186,28 +188,23 @@ def write_raw(
     rng = np.random.default_rng([seed, 4])
     # entered before the drawing, so that a folder which cannot be written is told at once
     with fresh_folder(out_dir) as work, explained(out_dir):
-        records = planting.plant(_plan(layout, faces, seed, size or kind.size), rng, duplicates, leaks, label_noise)
+        planned = _plan(layout, faces, seed, size or kind.size)
+        records = planting.plant(planned, rng, duplicates, leaks, label_noise, kind.classes)
         kind.write(work, records, rng)
         truth = {"layout": layout, "seed": seed, "records": [planting.truth(r) for r in records]}
         (work / "truth.json").write_text(json.dumps(truth, indent=1), encoding="utf-8")
     return out_dir
 
 
-_LAYOUT_OF = {
-    "fer2013": "fer2013_csv",
-    "ferplus": "ferplus",
-    "tree": "tree",
-    "affectnet_yolo_format": "affectnet_yolo",
-    "rafdb_basic": "rafdb_basic",
-    "expw_full": "expw",
-    "expw_hq": "expw",
-}
+# the first layout of each source is its embedded one; ExpW's two sources read the same
+_LAYOUT_OF = {kind.source: layout for layout, kind in reversed(LAYOUTS.items())} | {"expw_hq": "expw"}
 
 
 def embedded(spec: SourceSpec) -> Path:
     """The raw folder of drawn faces behind ``root: embedded``, written on first use and kept in the store's cache.
 
-    fer2013 and ferplus hold the same faces, as the real ones do; other sources get faces of their own.  DataError:
+    fer2013 and ferplus hold the same faces, as the real ones do, and so do expw_full and expw_hq; other sources get
+    faces of their own.  DataError:
     there is no drawn version of ``spec.source``, or what :func:`write_raw` refuses.
     """
     from fer_lib.tracking.store import home
@@ -215,7 +212,8 @@ def embedded(spec: SourceSpec) -> Path:
     if spec.source not in _LAYOUT_OF:
         known = ", ".join(_LAYOUT_OF)
         raise DataError(f"source {spec.source!r} has no embedded faces: give its root, or use one of {known}")
-    own = "" if spec.source in ("fer2013", "ferplus") else spec.name or spec.source
+    shared = {"fer2013": "", "ferplus": "", "expw_full": "expw", "expw_hq": "expw"}
+    own = shared.get(spec.source, spec.name or spec.source)
     options = {
         "layout": _LAYOUT_OF[spec.source],
         "faces": spec.faces,
@@ -224,7 +222,8 @@ def embedded(spec: SourceSpec) -> Path:
         "duplicates": spec.duplicates,
         "leaks": spec.leaks,
     }
-    modules = (__file__, drawing.__file__, features.__file__, layouts.__file__, planting.__file__)
+    writers = sorted(Path(layouts.__file__).parent.glob("*.py"))
+    modules = (__file__, drawing.__file__, features.__file__, planting.__file__, *writers)
     code = b"".join(Path(module).read_bytes() for module in modules)  # another drawing is another dataset
     key = hashlib.sha256(json.dumps(options, sort_keys=True).encode() + code).hexdigest()[:12]
     folder = home() / "mlruns" / "cache" / f"drawn-{key}"

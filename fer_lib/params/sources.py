@@ -21,7 +21,7 @@ class SourceSpec(Strict):
     image_map: str = ""  # fer2013/ferplus over a tree: CSV row,ferplus_image,fer2013_jpg that joins votes and pictures
     rule: Literal["majority", "plurality"] = "majority"
     tolerance: Count = 0  # bad records forgiven (still counted)
-    # sources that ship no split (expw_*, ckplus, jaffe); not a phase's seed, so that runs of other seeds share one split
+    # for sources that ship no split (expw_*, ckplus, jaffe); not the phase's seed, so that all runs share one split
     split_seed: Count = 1337
     split_fracs: tuple[Fraction, Fraction, Fraction] = (0.8, 0.1, 0.1)  # train, val, test
     min_confidence: float = 60.0  # expw_hq: faces below it are left out, and counted

@@ -32,9 +32,9 @@ def unpacked(paths: list[Path], name: str) -> Path:
         import py7zr
     except ImportError as error:
         raise DataError(
-            f"{name}: the photos in {parts[0].parent} are still packed ({len(parts)} files, {parts[0].name} first). Either "
-            "pip install 'fer-lab[archives]' and import again, or unpack them by hand, so that a folder origin/ with the "
-            f"photos stands beside label.lst: 7z x {_wanted(parts[0])}, which 7z finds only under that name"
+            f"{name}: the photos in {parts[0].parent} are still packed ({len(parts)} files, first {parts[0].name}). "
+            "Either pip install 'fer-lab[archives]' and import again, or unpack them by hand so that a folder origin/ "
+            f"with the photos stands beside label.lst: 7z x {_wanted(parts[0])}, which 7z finds only under that name"
         ) from error
     stamp = [(part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in parts]
     folder = home() / "mlruns" / "cache" / f"unpacked-{hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:12]}"

@@ -54,7 +54,7 @@ def label_folder(root: Path, files: tuple[str, ...], draft: Draft) -> Path:
 
 
 def import_rafdb(folder: Path, label_of: Callable[[int], int], most: int, draft: Draft) -> None:
-    """Rows of a RAF-DB list: ``label_of`` makes class ids of its numbers 1..``most``, the name's prefix is the split."""
+    """Rows of a RAF-DB list: ``label_of`` turns 1..``most`` into class ids, the name's prefix is the split."""
     pictures = Pictures(folder)
     for where, (name, text) in listed(folder / "EmoLabel" / LABELS, 2, draft):
         number = whole(text, range(1, most + 1))
