@@ -1,4 +1,4 @@
-"""From imported datasets to one verified manifest, and the two views of it that a notebook shows."""
+"""From imported datasets to one verified manifest, and its counts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 
@@ -143,8 +142,8 @@ def _validation(
         "boxes_outside": int(checked["outside"].sum()) if params.check == "pictures" else None,
         "duplicates": duplicates(kept),
         "counts": {
-            "by_source": {s: int(n) for s, n in kept["source"].value_counts().sort_index().items()},
-            "by_source_split_label": _counts(kept),
+            "by_source": {s: int(n) for s, n in kept["source"].valuenested_counts().sort_index().items()},
+            "by_source_split_label": nested_counts(kept),
             "by_val_role": {role: int((kept["val_role"] == role).sum()) for role in VAL_ROLES},
         },
         "canonical": list(EMOTIONS),
@@ -169,7 +168,8 @@ def duplicates(frame: pd.DataFrame) -> dict:
     }
 
 
-def _counts(frame: pd.DataFrame) -> dict:
+def nested_counts(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, int]]]:
+    """Rows by source, split and class name (classes that are absent count 0)."""
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for (source, split), rows in frame.groupby(["source", "split"], sort=True):
         labels = np.bincount(rows["label"], minlength=len(EMOTIONS))
@@ -191,28 +191,8 @@ def summary(manifest: Manifest) -> pd.DataFrame:
     """Counts to look at: a line a source and split, a column a class, and the total."""
     lines = [
         {"source": source, "split": split, **counts[split], "total": sum(counts[split].values())}
-        for source, counts in _counts(manifest.frame).items()
+        for source, counts in nested_counts(manifest.frame).items()
         for split in SPLITS
         if split in counts
     ]
     return pd.DataFrame(lines)
-
-
-def contact_sheet(manifest: Manifest, n_per_class: int = 8, seed: int = 1337, size: int = 64) -> np.ndarray:
-    """A row of pictures a class, in class order: uint8 [7 size, n_per_class size, 3]; grey where a class is short.
-
-    The choice depends on ``seed`` and the sample ids only; a row with a box shows that box.
-    """
-    sheet = np.full((len(EMOTIONS) * size, n_per_class * size, 3), 128, np.uint8)
-    for label in range(len(EMOTIONS)):
-        frame = manifest.frame[manifest.labels == label].sort_values("sample_id")
-        order = np.random.default_rng([seed, label]).permutation(len(frame))[:n_per_class]
-        for column, (_, row) in enumerate(frame.iloc[order].iterrows()):
-            picture = decode(manifest.resolve(row))
-            if all(side in row and not pd.isna(row[side]) for side in BOX):
-                top, left, bottom, right = (max(0, round(row[side])) for side in BOX)
-                picture = picture[top:bottom, left:right]
-            how = cv2.INTER_AREA if picture.shape[0] > size else cv2.INTER_CUBIC
-            tile = cv2.resize(picture, (size, size), interpolation=how)
-            sheet[label * size : (label + 1) * size, column * size : (column + 1) * size] = tile
-    return sheet

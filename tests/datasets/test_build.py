@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fer_lib.datasets.build import build_manifest, capped, check_pictures, contact_sheet, duplicates, summary, twins
+from fer_lib.datasets.build import build_manifest, capped, check_pictures, duplicates, summary, twins
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.sources import import_all
 from fer_lib.datasets.synthetic import write_raw
@@ -228,21 +228,6 @@ def test_duplicates_count_groups(raw):
     assert duplicates(rows) == {
         "exact": 3, "near": None, "across_splits": 2, "across_sources": 1, "conflicting_labels": 1, "contents": 4,
     }  # fmt: skip
-
-
-def test_contact_sheet_shows_a_row_a_class(raw, tmp_path):
-    for label, name in enumerate(CLASSES):
-        for path in (raw / "train" / name).iterdir():
-            path.write_bytes(cv2.imencode(".png", np.full((30, 30, 3), 30 * label, np.uint8))[1].tobytes())
-    imports = imported(tmp_path, tree(raw))
-    manifest = build_manifest(ManifestParams(val_fraction=0), imports, tmp_path / "out").rows(split="train")
-    sheet = contact_sheet(manifest, n_per_class=6, seed=1, size=32)
-    assert sheet.shape == (7 * 32, 6 * 32, 3) and sheet.dtype == np.uint8
-    for label in range(7):
-        assert (sheet[label * 32 : (label + 1) * 32, : 4 * 32] == 30 * label).all()
-    assert (sheet[:, 4 * 32 :] == 128).all()  # four pictures a class, six asked for
-    shuffled = Manifest(manifest.frame.sample(frac=1, random_state=0), manifest.meta, manifest.path)
-    assert np.array_equal(contact_sheet(shuffled, 3, seed=1), contact_sheet(manifest, 3, seed=1))
 
 
 def test_a_cap_keeps_the_same_rows_of_each_class_and_counts_the_rest():

@@ -124,7 +124,7 @@ def test_every_step_of_the_contract_is_on_its_page(manifest, tmp_path):
 def test_counts_are_drawn_by_source_split_and_label(manifest):
     other = pd.DataFrame([row(900 + i, 3, "test", source="other") for i in range(12)])
     figure = charts.count_charts(pd.concat([manifest.frame, other]), "Rows")
-    by_source, everything, of_other, of_s = figure.axes
+    by_source, everything, of_other, of_s, _ = figure.axes
     drawn = {c.get_label(): [b.get_width() for b in c] for c in by_source.containers}
     assert drawn == {"train (12)": [0, 12], "val (12)": [0, 12], "test (23)": [12, 11]}
     assert [t.get_text() for t in by_source.get_yticklabels()] == ["other", "s"]
