@@ -142,7 +142,7 @@ def _validation(
         "boxes_outside": int(checked["outside"].sum()) if params.check == "pictures" else None,
         "duplicates": duplicates(kept),
         "counts": {
-            "by_source": {s: int(n) for s, n in kept["source"].valuenested_counts().sort_index().items()},
+            "by_source": {s: int(n) for s, n in kept["source"].value_counts().sort_index().items()},
             "by_source_split_label": nested_counts(kept),
             "by_val_role": {role: int((kept["val_role"] == role).sum()) for role in VAL_ROLES},
         },
