@@ -7,11 +7,12 @@ unbroken one would be, and identical batches come out whatever prepares them.
 from __future__ import annotations
 
 import hashlib
-import queue
-import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,8 +23,7 @@ from fer_lib.errors import DataError
 from fer_lib.faces.augment import augment
 from fer_lib.params import AugmentParams
 
-_AHEAD = 4  # batches prepared before they are asked for
-_END = object()
+_AHEAD = 3  # batches that wait ready or are being made, beside one for each worker
 
 
 def keyed_rng(*key: int | str) -> np.random.Generator:
@@ -98,76 +98,66 @@ class Sampler:
 @dataclass(frozen=True)
 class Batch:
     rows: np.ndarray  # int64 [B], positions in the pack
-    images: np.ndarray  # float32 [B, 3, S, S], normalised
+    images: np.ndarray  # float32 [B, 3, S, S], normalised, channels last in memory
     labels: np.ndarray  # int64 [B]
 
 
 def train_batches(
-    pack: FacePack, sampler: Sampler, augmentation: AugmentParams, first_step: int, last_step: int
+    pack: FacePack,
+    sampler: Sampler,
+    augmentation: AugmentParams,
+    first_step: int,
+    last_step: int,
+    workers: int = 1,
 ) -> Iterator[Batch]:
-    """Augmented batches of global steps ``first_step`` to ``last_step`` (exclusive), prepared ahead in a thread."""
+    """Augmented batches of global steps ``first_step`` to ``last_step`` (exclusive), made ahead by ``workers`` threads.
+
+    Threads, because nearly all of the work lies in OpenCV and NumPy, which let other threads run.  0 workers: each
+    batch is made in the caller's thread when it is asked for.  The batches are the same for any number.
+    """
     keys = [int(s[:15], 16) for s in pack.manifest.sample_ids]
-    contract = pack.contract
-    cv2.setNumThreads(1)  # OpenCV's own pool fights with torch's
+    contract, size = pack.contract, pack.contract.image_size
 
     def make(step: int) -> Batch:
         rows, walks = sampler.rows(step)
-        faces = [
-            augment(
-                pack.faces[r], keyed_rng(sampler.seed, "augment", int(w), keys[r]), contract.image_size, augmentation
-            )
-            for r, w in zip(rows, walks, strict=True)
-        ]
-        return Batch(rows, contract.normalise(np.stack(faces)), sampler.labels[rows])
+        images = np.empty((len(rows), size, size, 3), np.float32)
+        for image, row, walk in zip(images, rows.tolist(), walks.tolist(), strict=True):
+            rng = keyed_rng(sampler.seed, "augment", walk, keys[row])
+            contract.channels_last(augment(pack.faces.thin(row), rng, size, augmentation), image)
+        return Batch(rows, images.transpose(0, 3, 1, 2), sampler.labels[rows])
 
-    yield from _ahead(make, range(first_step, last_step))
+    yield from _ahead(make, range(first_step, last_step), workers)
 
 
-def eval_batches(pack: FacePack, batch_size: int, flip: bool = False) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def eval_batches(
+    pack: FacePack, batch_size: int, flip: bool = False, workers: int = 1
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(row numbers, float32 [B, 3, S, S]) of the centre view of every row in order; ``flip`` mirrors it sideways."""
     contract = pack.contract
 
-    def make(start: int):
+    def make(start: int) -> tuple[np.ndarray, np.ndarray]:
         rows = np.arange(start, min(start + batch_size, len(pack.faces)))
-        faces = contract.centre(np.asarray(pack.faces[rows[0] : rows[-1] + 1]))
-        return rows, contract.normalise(np.ascontiguousarray(faces[:, :, ::-1] if flip else faces))
+        faces = contract.centre(pack.faces[rows])
+        return rows, contract.channels_last(faces[:, :, ::-1] if flip else faces).transpose(0, 3, 1, 2)
 
-    yield from _ahead(make, range(0, len(pack.faces), batch_size))
+    yield from _ahead(make, range(0, len(pack.faces), batch_size), workers)
 
 
-def _ahead(make, jobs) -> Iterator:
-    """``make(job)`` for each job in order, computed a few ahead in one thread; an error in it is raised here."""
-    ready: queue.Queue = queue.Queue(maxsize=_AHEAD)
-    stop = threading.Event()
-
-    def put(item) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.2)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work():
-        try:
-            for job in jobs:
-                if not put((make(job), None)):
-                    return
-            put((None, _END))
-        except BaseException as error:  # handed to the consumer, who raises it
-            put((None, error))
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+def _ahead(make: Callable[[int], Any], jobs: Iterable[int], workers: int) -> Iterator[Any]:
+    """``make(job)`` for each job in order, a few made ahead in threads; an error in one is raised here, in its turn."""
+    cv2.setNumThreads(1)  # OpenCV's own pool fights with torch's and with these threads
+    if workers == 0:
+        for job in jobs:  # not map(), which would take a StopIteration in make for the end
+            yield make(job)
+        return
+    jobs, waiting = iter(jobs), deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="fer-batches")
     try:
-        while True:
-            item, error = ready.get()
-            if error is _END:
-                return
-            if error is not None:
-                raise error
-            yield item
+        for job in jobs:
+            waiting.append(pool.submit(make, job))
+            if len(waiting) >= workers + _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
-        stop.set()
-        thread.join()
+        pool.shutdown(wait=True, cancel_futures=True)

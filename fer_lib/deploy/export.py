@@ -166,7 +166,7 @@ def _write_packaged(bundle: Bundle, file: Path, manifest: Path | str | None, out
         path = Path(manifest)
         rows = Manifest.read(path / "manifest.parquet" if path.is_dir() else path).rows(split="test")
         tolerance = int(rows.meta.get("tolerance", 0))
-        pack = open_or_build(rows, contract, cache_dir, tolerance)
+        pack = open_or_build(rows, contract, cache_dir, tolerance, kind="none")  # read once
         session = open_session(file)
         parts = [session.run(["logits"], {"faces": faces})[0] for _, faces in eval_batches(pack, 256)]
         logits, labels = np.concatenate(parts).astype(np.float64), pack.manifest.labels

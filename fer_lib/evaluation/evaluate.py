@@ -159,7 +159,7 @@ def evaluate(
 def _logits(
     subject: Subject, rows: Manifest, cache_dir: Path, view: str, p: EvaluateParams, device
 ) -> tuple[np.ndarray, Manifest]:
-    options = dict(flip_average=view == "flip", batch_size=p.batch_size, device=device)
+    options = dict(flip_average=view == "flip", batch_size=p.batch_size, device=device, pack_kind=p.pack)
     logits, packs = zip(*[cached_logits(b, rows, cache_dir, **options) for b in subject.bundles], strict=True)
     used = packs[0].manifest
     if any(pack.manifest.sha256 != used.sha256 for pack in packs):

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import cv2
@@ -74,7 +75,31 @@ class FaceContract(BaseModel):
         without points stays as it is.
         Raises DataError for an array of another kind and for a box that is empty, not finite or off the picture.
         """
-        return self._finish(self._cut(_checked(image), box, points))
+        return self.finish(self.square(image, box, points))
+
+    def square(self, image: np.ndarray, box: Box | None = None, points: np.ndarray | None = None) -> np.ndarray:
+        """The first half of :meth:`face`: the square cut out (and turned) at its own scale, uint8 RGB [side, side, 3].
+
+        It may be a view of ``image``.  Raises DataError as :meth:`face` does.
+        """
+        square = _square(_checked(image).shape, box, self.margin)
+        if self._turns(points):
+            return eyes_level(image, points, square)[0]
+        return _crop(image, *square)
+
+    def finish(self, square: np.ndarray) -> np.ndarray:
+        """The second half: a square uint8 [side, side, C] sized to R, made grey and equalised, uint8 [R, R, C].
+
+        One channel (C = 1) stands for three equal ones and gives what each of those would give.
+        """
+        size = (self.resize, self.resize)
+        shrinks = square.shape[0] > self.resize
+        face = cv2.resize(square, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+        if square.shape[2] == 1:
+            return self._equalise(expand(face))[..., :1] if self.clahe else face[..., None]
+        if self.grey:
+            face = expand(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY))
+        return self._equalise(face) if self.clahe else face
 
     def centre(self, faces: np.ndarray) -> np.ndarray:
         """The middle S x S of uint8 [..., R, R, 3]: a view uint8 [..., S, S, 3]."""
@@ -89,13 +114,20 @@ class FaceContract(BaseModel):
 
     def normalise(self, faces: np.ndarray) -> np.ndarray:
         """uint8 [N, S, S, 3] to float32 [N, 3, S, S]: (x / 255 - mean) / std a channel, contiguous."""
-        std = np.asarray(self.std, dtype=np.float64)
-        scale = (1.0 / (255.0 * std)).astype(np.float32)
-        shift = (-np.asarray(self.mean, dtype=np.float64) / std).astype(np.float32)
-        out = np.empty((faces.shape[0], 3, *faces.shape[1:3]), dtype=np.float32)
-        for channel in range(3):
-            np.multiply(faces[..., channel], scale[channel], out=out[:, channel])
-            out[:, channel] += shift[channel]
+        return np.ascontiguousarray(self.channels_last(faces).transpose(0, 3, 1, 2))
+
+    def channels_last(self, faces: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """The numbers of :meth:`normalise` as they lie fastest: uint8 [..., S, S, C] to float32 [..., S, S, 3].
+
+        One channel counts as three equal ones.  ``out``: where to write, contiguous.
+        """
+        if out is None:
+            out = np.empty((*faces.shape[:-1], 3), dtype=np.float32)
+        scale, shift = _scale_and_shift(self.mean, self.std, out.shape[-2])
+        out[...] = expand(faces) if faces.ndim == 3 else faces  # broadcasting one channel to three is slower by far
+        lines = out.reshape(-1, len(scale))  # long lines: NumPy walks three channels at a time slowly
+        lines *= scale
+        lines += shift
         return out
 
     def batch(self, items: Iterable[tuple[np.ndarray, Box | None, np.ndarray | None]]) -> np.ndarray:
@@ -116,9 +148,9 @@ class FaceContract(BaseModel):
         stages = {"raw": _checked(image)}
         if box is not None:
             stages["box"] = _drawn(image, box, points)
-        square = self._cut(image, box, points)
+        square = self.square(image, box, points)
         stages["aligned" if self._turns(points) else "square"] = square
-        face = self._finish(square)
+        face = self.finish(square)
         if self.clahe:
             stages["clahe"] = face
         stages["crop"] = self.centre(face).copy()
@@ -126,20 +158,6 @@ class FaceContract(BaseModel):
 
     def _turns(self, points: np.ndarray | None) -> bool:
         return self.align == "eyes" and points is not None
-
-    def _cut(self, image: np.ndarray, box: Box | None, points: np.ndarray | None) -> np.ndarray:
-        square = _square(image.shape, box, self.margin)
-        if self._turns(points):
-            return eyes_level(image, points, square)[0]
-        return _crop(image, *square)
-
-    def _finish(self, square: np.ndarray) -> np.ndarray:
-        size = (self.resize, self.resize)
-        shrinks = square.shape[0] > self.resize
-        face = cv2.resize(square, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-        if self.grey:
-            face = cv2.cvtColor(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-        return self._equalise(face) if self.clahe else face
 
     def _equalise(self, face: np.ndarray) -> np.ndarray:
         """Contrast-limited equalisation of lightness only (Zuiderveld 1994), so that skin keeps its hue."""
@@ -151,6 +169,28 @@ class FaceContract(BaseModel):
             # 8-bit LAB brings a grey back with channels that differ by one: a grey face must stay grey.
             out = np.repeat(out[..., 1:2], 3, axis=2)
         return out
+
+
+def thin(face: np.ndarray) -> np.ndarray:
+    """uint8 [h, w, 3] with three equal channels as [h, w, 1]; any other picture as it is."""
+    middle = face[len(face) // 2]
+    if face.shape[2] == 1 or (middle != middle[:, :1]).any():  # told from one row nearly always
+        return face
+    grey = face[..., :1]
+    return grey if np.array_equal(face[..., 1:2], grey) and np.array_equal(face[..., 2:3], grey) else face
+
+
+def expand(face: np.ndarray) -> np.ndarray:
+    """uint8 [h, w], [h, w, 1] or [h, w, 3] as [h, w, 3]."""
+    return face if face.ndim == 3 and face.shape[2] == 3 else cv2.cvtColor(face, cv2.COLOR_GRAY2RGB)
+
+
+@lru_cache(maxsize=8)
+def _scale_and_shift(mean: Channels, std: Channels, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """float32 [3 width] each: one line's factors and summands of (x / 255 - mean) / std."""
+    spread = np.asarray(std, dtype=np.float64)
+    scale, shift = 1.0 / (255.0 * spread), -np.asarray(mean, dtype=np.float64) / spread
+    return np.tile(scale.astype(np.float32), width), np.tile(shift.astype(np.float32), width)
 
 
 def _checked(image: np.ndarray) -> np.ndarray:

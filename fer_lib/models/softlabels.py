@@ -20,6 +20,7 @@ from fer_lib.errors import BundleError, FerError
 from fer_lib.models.ensemble import combine, search_weights
 from fer_lib.models.inference import predict_logits
 from fer_lib.params import SoftLabelParams
+from fer_lib.params.base import PackKind
 
 _ADVICE = "export the soft labels again (phase 06_export_softlabels)"
 SHARPNESS_TEMPERATURES = (1.0, 1.2, 2.0, 4.0, 5.0, 6.0)
@@ -42,14 +43,21 @@ class SoftLabels:
 
 
 def cached_logits(
-    bundle: Bundle, rows: Manifest, cache_dir: Path, *, flip_average: bool, batch_size: int, device
+    bundle: Bundle,
+    rows: Manifest,
+    cache_dir: Path,
+    *,
+    flip_average: bool,
+    batch_size: int,
+    device,
+    pack_kind: PackKind = "faces",
 ) -> tuple[np.ndarray, FacePack]:
     """float64 logits [N, 7] of the bundle's model over ``rows`` and the pack they came from, computed once.
 
     Keyed by weights, rows, contract and view.
     """
     tolerance = int(rows.meta.get("tolerance", 0))
-    pack = open_or_build(rows, bundle.contract, cache_dir, tolerance)
+    pack = open_or_build(rows, bundle.contract, cache_dir, tolerance, kind=pack_kind)
     parts = [bundle.weights_sha256, rows_key(rows), bundle.contract.id, flip_average, tolerance]
     file = cache_dir / f"logits-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.npy"
     if not file.is_file():
@@ -73,7 +81,7 @@ def export_softlabels(
     out.mkdir(parents=True, exist_ok=True)
     bundles = [read_bundle(t) for t in teachers]
     train, select = manifest.rows(split="train"), manifest.rows(split="val", val_role="select")
-    options = dict(flip_average=p.flip_average, batch_size=p.batch_size, device=device)
+    options = dict(flip_average=p.flip_average, batch_size=p.batch_size, device=device, pack_kind=p.pack)
     on_select, packs = zip(*[cached_logits(b, select, cache_dir, **options) for b in bundles], strict=True)
     used = _same_rows(packs)
     weights = list(p.weights) or search_weights(list(on_select), used.labels, p.space)[0]

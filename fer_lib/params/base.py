@@ -11,6 +11,8 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=0)]
 Device = Literal["auto", "cpu", "cuda", "xpu", "mps"]
+# How faces are kept: at R (fast), at their own size where that is smaller (compact), or only decoded when seen.
+PackKind = Literal["faces", "native", "none"]
 
 
 def usable_alias(alias: str) -> bool:

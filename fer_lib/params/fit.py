@@ -7,18 +7,23 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fer_lib.params.base import Count, Device, Fraction, PhaseParams, Positive, Strict
+from fer_lib.params.base import Count, Device, Fraction, PackKind, PhaseParams, Positive, Strict
 
 
 class AugmentParams(Strict):
-    """Training augmentation (SPEC 4): random resized crop, flip, colour jitter, and optional rotation and erasing."""
+    """Training augmentation (SPEC 4): random resized crop, flip, colour jitter; as options rotation and webcams."""
 
     scale: tuple[Fraction, Fraction] = (0.7, 1.0)
     ratio: tuple[Positive, Positive] = (0.75, 4 / 3)
     flip: Fraction = 0.5
     jitter: tuple[float, float, float, float] = (0.2, 0.2, 0.1, 0.02)  # brightness, contrast, saturation, hue
     rotation: Annotated[float, Field(ge=0.0, le=45.0)] = 0.0  # degrees either way
-    erasing: Fraction = 0.0  # probability of one random rectangle set to the mean
+    erasing: Fraction = 0.0  # cut-out: probability of one random rectangle set to the mean
+    grey: Fraction = 0.0  # probability of a view without colour
+    motion_blur: Fraction = 0.0  # probability of a streak of up to 6 % of the side
+    gamma: Annotated[float, Field(ge=0.0, le=3.0)] = 0.0  # g: exponent between 1 / (1 + g) and 1 + g
+    noise: Annotated[float, Field(ge=0.0, le=64.0)] = 0.0  # levels: its standard deviation is drawn from 0 to this
+    jpeg: Fraction = 0.0  # probability of JPEG at quality 20..80
 
     @field_validator("scale", "ratio")
     @classmethod
@@ -55,6 +60,8 @@ class FitParams(PhaseParams):
     min_per_class: Annotated[int, Field(ge=1)] = 2
     cb_beta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9999
     augment: AugmentParams = AugmentParams()
+    pack: PackKind = "faces"
+    workers: Annotated[int, Field(ge=0, le=64)] = 1  # threads that prepare batches; the batches are the same for any
     include_sources: list[str] = []
     exclude_sources: list[str] = []
     init_from: str = ""  # a phase, a bundle folder or a registry URI whose weights this one starts from

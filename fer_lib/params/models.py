@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fer_lib.params.base import Device, PhaseParams, Positive, usable_alias
+from fer_lib.params.base import Device, PackKind, PhaseParams, Positive, usable_alias
 
 
 class SoftLabelParams(PhaseParams):
@@ -18,6 +18,7 @@ class SoftLabelParams(PhaseParams):
     space: Literal["logit", "prob"] = "logit"
     flip_average: bool = True
     batch_size: Annotated[int, Field(ge=1)] = 256
+    pack: PackKind = "faces"
     device: Device = "auto"
 
 
@@ -35,6 +36,7 @@ class EvaluateParams(PhaseParams):
     fixed_temperature: Positive = 1.2
     resamples: Annotated[int, Field(ge=100)] = 1000
     batch_size: Annotated[int, Field(ge=1)] = 256
+    pack: PackKind = "faces"
     device: Device = "auto"
 
     @model_validator(mode="after")

@@ -67,7 +67,7 @@ def open_data(manifest: Manifest, p: FitParams, cache_dir: Path) -> FitData:
             f"{p.include_sources} and exclude_sources {p.exclude_sources}; build it with a larger val_roles share"
         )
     tolerance = int(manifest.meta.get("tolerance", 0))
-    packs = [open_or_build(rows, contract, cache_dir, tolerance) for rows in (train, val)]
+    packs = [open_or_build(rows, contract, cache_dir, tolerance, kind=p.pack) for rows in (train, val)]
     labels = packs[0].manifest.labels
     balanced = p.imbalance in ("balanced", "both")
     sampler = Sampler(labels, p.batch_size, balanced, p.seed)

@@ -106,7 +106,7 @@ def fit(
         model.train()
         _freeze_norms(model, tune)
         span = _span(data, epoch, steps, state.step)
-        with closing(train_batches(data.train, data.sampler, p.augment, *span)) as batches:
+        with closing(train_batches(data.train, data.sampler, p.augment, *span, p.workers)) as batches:
             for batch in batches:
                 lr = learning_rate(
                     state.step, total_steps=total, warmup_steps=warmup, peak=p.lr, floor=min(p.min_lr, p.lr)
@@ -158,7 +158,7 @@ def _step(model, objective, batch, optimiser, p: FitParams, epoch: float, device
     mean = 0.0
     for first in range(min(p.accum_steps, len(batch.rows))):
         # every k-th row, for a balanced batch stands class by class and each part feeds BatchNorm by itself
-        part = np.arange(first, len(batch.rows), p.accum_steps)
+        part = slice(first, None, p.accum_steps)
         piece = Batch(batch.rows[part], batch.images[part], batch.labels[part])
         images = torch.from_numpy(piece.images).to(device).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16) if p.precision == "bf16" else nullcontext():
@@ -234,7 +234,7 @@ def _freeze_norms(model: FerClassifier, tune: str) -> None:
 def _fit_key(p: FitParams, ids: dict[str, Any]) -> str:
     """What a checkpoint must agree on to be resumed: every parameter that changes the weights, and the inputs' ids."""
     fields = p.model_dump(
-        mode="json", exclude={"output_dir", "name", "device", "threads", "checkpoint_minutes"}
+        mode="json", exclude={"output_dir", "name", "device", "threads", "checkpoint_minutes", "pack", "workers"}
     )
     fields |= {"manifest": "", "softlabels": "", "init_from": ""}  # folders: what they hold is in the ids
     fields["ids"] = {k: v for k, v in ids.items() if k != "run_id"}

@@ -154,25 +154,47 @@ def test_eval_batches_are_the_centre_view_in_order(pack):
 
 
 def loaders():
-    return [
-        t for t in threading.enumerate() if getattr(t, "_target", None) and t._target.__qualname__.startswith("_ahead")
-    ]
+    return [t for t in threading.enumerate() if t.name.startswith("fer-batches")]
 
 
-def test_an_error_in_the_loader_reaches_the_one_who_asks(pack, monkeypatch):
+@pytest.mark.parametrize("kind", ["faces", "native", "none"])
+def test_batches_are_the_same_for_any_number_of_workers_and_any_pack(drawn_manifest, pack_cache, pack, kind):
+    everything = AugmentParams(rotation=10.0, erasing=0.5, grey=0.2, motion_blur=0.5, gamma=0.5, noise=8.0, jpeg=0.5)
+    sampler = Sampler(pack.manifest.labels, 16, True, 4)
+    expected = list(train_batches(pack, sampler, everything, 3, 12, workers=0))
+    same_faces = open_or_build(drawn_manifest.rows(split="train"), CONTRACT, pack_cache, kind=kind)
+    for workers in (0, 1, 2, 4):
+        got = list(train_batches(same_faces, sampler, everything, 3, 12, workers))
+        assert len(got) == len(expected) == 9
+        for a, b in zip(got, expected, strict=True):
+            assert np.array_equal(a.rows, b.rows) and np.array_equal(a.labels, b.labels)
+            assert np.array_equal(a.images, b.images)
+    seen = [list(eval_batches(same_faces, 50, True, workers)) for workers in (0, 3)]
+    assert all(np.array_equal(a[1], b[1]) for a, b in zip(*seen, strict=True))
+
+
+def test_images_lie_as_training_wants_them(pack):
+    batch = next(train_batches(pack, Sampler(pack.manifest.labels, 16, True, 4), AUGMENT, 0, 1, workers=0))
+    assert batch.images.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_an_error_in_the_loader_reaches_the_one_who_asks(pack, monkeypatch, workers):
     sampler = Sampler(pack.manifest.labels, 14, True, 4)
-    real, calls = batches.augment, []
+    real, fourth = batches.augment, sampler.rows(3)[0][5]
+    keys = [int(i[:15], 16) for i in pack.manifest.sample_ids]
 
-    def breaks(*arguments):
-        calls.append(1)
-        if len(calls) > 3 * 14:
+    def breaks(face, rng, *rest):
+        if rng.bit_generator.state["state"]["key"].tolist() == broken:
             raise StopIteration("the worst of errors, for it ends loops in silence")
-        return real(*arguments)
+        return real(face, rng, *rest)
 
+    rng = keyed_rng(sampler.seed, "augment", int(sampler.rows(3)[1][5]), keys[fourth])
+    broken = rng.bit_generator.state["state"]["key"].tolist()
     monkeypatch.setattr(batches, "augment", breaks)
     seen = []
     with pytest.raises(RuntimeError, match="StopIteration") as caught:
-        for batch in train_batches(pack, sampler, AUGMENT, 0, 8):
+        for batch in train_batches(pack, sampler, AUGMENT, 0, 8, workers):
             seen.append(batch)
     assert len(seen) == 3 and isinstance(caught.value.__cause__, StopIteration)
     assert not loaders()
@@ -180,11 +202,21 @@ def test_an_error_in_the_loader_reaches_the_one_who_asks(pack, monkeypatch):
 
 def test_an_abandoned_loader_leaves_no_thread(pack):
     sampler = Sampler(pack.manifest.labels, 14, True, 4)
-    steps = train_batches(pack, sampler, AUGMENT, 0, 10_000)
+    steps = train_batches(pack, sampler, AUGMENT, 0, 10_000, workers=2)
     next(steps)
-    assert len(loaders()) == 1
-    time.sleep(0.05)  # let it fill its queue and wait
+    assert len(loaders()) == 2
+    time.sleep(0.05)  # let it make what it may and wait
     steps.close()
     assert not loaders()
     list(eval_batches(pack, 64))
     assert not loaders()
+
+
+def test_only_a_few_batches_are_made_ahead(pack, monkeypatch):
+    real, made = batches.Batch, []
+    monkeypatch.setattr(batches, "Batch", lambda *a: (made.append(1), real(*a))[1])
+    steps = train_batches(pack, Sampler(pack.manifest.labels, 14, True, 4), AUGMENT, 0, 10_000, workers=2)
+    next(steps)
+    time.sleep(0.3)
+    assert len(made) <= 5
+    steps.close()

@@ -13,6 +13,7 @@ from PIL import Image, ImageSequence
 from fer_lib.datasets import facepack
 from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest
+from fer_lib.datasets.packfile import checksum
 from fer_lib.deploy.bundle import write_bundle
 from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import DataError, FerError
@@ -65,8 +66,17 @@ def test_a_pack_holds_the_contracts_faces_in_row_order(rows, tmp_path):
         assert np.array_equal(face, CONTRACT.face(decode(rows.resolve(path))))
     assert pack.n_expected == len(rows) == len(pack.manifest) and pack.without_points == 0
     assert told == [(len(rows), len(rows))]
-    with pytest.raises(ValueError):
-        pack.faces[0] = 0  # read-only
+    with pytest.raises(TypeError, match="item assignment"):
+        pack.faces[0] = 0
+    with pytest.raises(ValueError, match="read-only"):
+        pack.faces.thin(0)[...] = 0
+    assert np.array_equal(np.asarray(pack.faces)[[2, 0]], pack.faces[[2, 0]])
+    mask = np.arange(len(rows)) % 3 == 1
+    assert np.array_equal(pack.faces[mask], pack.faces[1::3]) and np.array_equal(
+        pack.faces[-1], pack.faces[len(rows) - 1]
+    )
+    with pytest.raises(IndexError):
+        pack.faces[len(rows)]
 
 
 def test_it_is_made_once(rows, tmp_path, monkeypatch):
@@ -147,18 +157,94 @@ def test_a_pack_of_the_wrong_size_is_refused(rows, tmp_path, damage):
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:-1] if damage == "short" else file.read_bytes() + b"\0")
-    with pytest.raises(DataError, match="wrong size; delete that folder"):
+    with pytest.raises(DataError, match="has the wrong size .* delete that folder and it is made again"):
         open_or_build(rows, CONTRACT, tmp_path)
 
 
-def test_an_interrupted_build_is_made_again(rows, tmp_path, monkeypatch):
-    def interrupted(done, total):
-        raise KeyboardInterrupt
+def test_a_tampered_journal_is_refused(rows, tmp_path):
+    open_or_build(rows, CONTRACT, tmp_path)
+    journal = next(tmp_path.glob("pack-*/journal.jsonl"))
+    journal.write_text(journal.read_text().replace('"bad":[]', '"bad":[[0,"x"]]'))
+    with pytest.raises(DataError, match=r"its journal\.jsonl was changed .* delete that folder"):
+        open_or_build(rows, CONTRACT, tmp_path)
 
-    with pytest.raises(KeyboardInterrupt):
-        open_or_build(rows, CONTRACT, tmp_path, progress=interrupted)
-    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
-    assert len(open_or_build(rows, CONTRACT, tmp_path).faces) == len(rows)
+
+@pytest.mark.parametrize("kind", ["faces", "native"])
+def test_tampered_pixels_are_refused(rows, tmp_path, kind):
+    """Damage to many faces when the pack is opened, to a single one at the latest when it is read."""
+    many = twice_over(rows, 40)
+    open_or_build(many, CONTRACT, tmp_path, kind=kind)
+    file = next(tmp_path.glob("pack-*/faces.u8"))
+    whole = file.read_bytes()
+    size = len(whole) // len(many)
+    damaged = bytearray(whole)
+    damaged[6 * size + 100] ^= 1
+    file.write_bytes(damaged)
+    one = open_or_build(many, CONTRACT, tmp_path, kind=kind)
+    assert np.array_equal(one.faces[8], CONTRACT.face(decode(many.resolve(many.frame["image_path"][8]))))
+    with pytest.raises(DataError, match="face 6 is not what was written there; delete that folder"):
+        one.faces[6]
+    file.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))  # a file never filled
+    with pytest.raises(DataError, match="is not what was written there"):
+        open_or_build(many, CONTRACT, tmp_path, kind=kind)
+
+
+def twice_over(rows, n):
+    """``n`` rows over the same pictures under other names."""
+    frame = pd.concat([rows.frame] * (n // len(rows) + 1), ignore_index=True).iloc[:n]
+    frame["sample_id"] = [f"{i:020x}" for i in range(n)]
+    return Manifest(frame, {**rows.meta, "root": str(rows.root)}, None)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_after(rows_done):
+    def progress(done, total):
+        if done >= rows_done:
+            raise Interrupted
+
+    return progress
+
+
+@pytest.mark.parametrize("damage", ["none", "half a chunk more", "half a line more", "pixels lost", "pixels changed"])
+@pytest.mark.parametrize("kind", ["faces", "native", "none"])
+def test_an_interrupted_build_goes_on(rows, tmp_path, monkeypatch, kind, damage):
+    monkeypatch.setattr(facepack, "CHUNK", 8)
+    many = twice_over(rows, 50)
+    whole = open_or_build(many, CONTRACT, tmp_path / "whole", kind=kind)
+    with pytest.raises(Interrupted):
+        open_or_build(many, CONTRACT, tmp_path / "cut", progress=interrupt_after(24), kind=kind)
+    partial = next((tmp_path / "cut").glob("pack-*.partial"))
+    kept = damage_partial(partial, damage, 24)
+    told, made, real = [], [], facepack.decode
+    monkeypatch.setattr(facepack, "decode", lambda path: (made.append(path), real(path))[1])
+    again = open_or_build(many, CONTRACT, tmp_path / "cut", progress=lambda *a: told.append(a), kind=kind)
+    assert told[0] == (kept + 8, 50) and told[-1] == (50, 50) and len(made) == 50 - kept
+    assert not partial.exists()
+    for name in ("faces.u8", "journal.jsonl", "pack.json"):
+        first, second = (next((tmp_path / d).glob(f"pack-*/{name}")).read_bytes() for d in ("whole", "cut"))
+        assert first == second, name
+    assert np.array_equal(whole.faces, again.faces)
+
+
+def damage_partial(partial, damage, done):
+    """What a kill or a lost disk block leaves of three chunks of eight rows; how many rows must be kept of it."""
+    faces, journal = partial / "faces.u8", partial / "journal.jsonl"
+    pixels, lines = faces.read_bytes(), journal.read_bytes().splitlines(keepends=True)
+    if damage == "half a chunk more":
+        faces.write_bytes(pixels + b"z" * 5000)
+    if damage == "half a line more":
+        journal.write_bytes(b"".join(lines) + lines[0][:40])
+    if damage == "pixels lost" and pixels:  # a pack without pixels has none to lose
+        faces.write_bytes(pixels[: len(pixels) * 2 // 3 + 10])
+        return 16
+    if damage == "pixels changed" and pixels:
+        middle = len(pixels) // 2
+        faces.write_bytes(pixels[:middle] + bytes([pixels[middle] ^ 4]) + pixels[middle + 1 :])
+        return 8
+    return done
 
 
 def test_two_that_start_together_pack_once(rows, tmp_path, monkeypatch):
@@ -173,8 +259,125 @@ def test_two_that_start_together_pack_once(rows, tmp_path, monkeypatch):
 
 def test_a_full_disk_is_told_before_work_begins(rows, tmp_path, monkeypatch):
     monkeypatch.setattr(facepack.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
-    with pytest.raises(DataError, match="GB, .*free some space or use a smaller image_size"):
+    with pytest.raises(DataError, match="GB, .* has 0.0 GB: use pack: native .*, pack: none .* free some space$"):
         open_or_build(rows, CONTRACT, tmp_path)
+    with pytest.raises(DataError, match="GB: use pack: none"):
+        open_or_build(rows, FaceContract(image_size=224), tmp_path, kind="native")
+    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
+    assert len(open_or_build(rows, CONTRACT, tmp_path, kind="none").faces) == len(rows)
+
+
+def test_room_is_reckoned_with_what_the_faces_really_take(rows, tmp_path, monkeypatch):
+    """Grey faces need a third, small ones kept at their own size less; what is done already counts as room."""
+    many, large = twice_over(rows, 40), FaceContract(image_size=224)
+
+    def free(n):
+        monkeypatch.setattr(facepack.shutil, "disk_usage", lambda path: type("Usage", (), {"free": n})())
+
+    free(sum(decode(rows.resolve(p)).size for p in many.frame["image_path"]))
+    with pytest.raises(DataError, match=r"40 faces at 258 px needs 0\.0 GB"):
+        open_or_build(many, large, tmp_path)
+    assert len(open_or_build(many, large, tmp_path, kind="native").faces) == 40
+    free(40 * 258**2)
+    assert len(open_or_build(many, large.model_copy(update={"grey": True}), tmp_path).faces) == 40
+    monkeypatch.setattr(facepack, "CHUNK", 8)
+    free(40 * SIDE**2 * 3)
+    with pytest.raises(Interrupted):
+        open_or_build(many, CONTRACT, tmp_path, progress=interrupt_after(32))
+    free(8 * SIDE**2 * 3)
+    assert len(open_or_build(many, CONTRACT, tmp_path).faces) == 40
+
+
+def test_an_unfinished_pack_is_named_when_there_is_no_room(rows, tmp_path, monkeypatch):
+    with pytest.raises(Interrupted):
+        open_or_build(rows, CONTRACT, tmp_path, progress=interrupt_after(1))
+    partial = next(tmp_path.glob("pack-*.partial")).name
+    monkeypatch.setattr(facepack.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10})())
+    with pytest.raises(DataError, match=rf"delete the unfinished {partial}$"):
+        open_or_build(rows, FaceContract(image_size=40), tmp_path)
+
+
+# ---------------------------------------------------------------- the three kinds
+
+
+def mixed(tmp_path):
+    """Pictures smaller than R, of R and larger, colour and grey, whole and boxes; some boxes leave their photo."""
+    rng = np.random.default_rng(4)
+
+    def picture(height, width, grey):
+        noise = cv2.GaussianBlur(rng.normal(128, 120, (height, width, 3)), (0, 0), 1.5)
+        colour = np.clip((noise - 128) * 4 + 128, 0, 255).astype(np.uint8)
+        return np.repeat(colour[..., :1], 3, axis=2) if grey else colour
+
+    pictures, boxes = [], []
+    for grey in (False, True):
+        for side in (9, 36, 37, 38, 48, 74, 200):
+            pictures.append(picture(side, side, grey))
+            boxes.append((np.nan,) * 4)
+        for box in ((5, 10, 25, 30), (10, 20, 110, 120), (-6, -4, 20, 22), (60, 80, 97, 117)):
+            pictures.append(picture(120, 160, grey))
+            boxes.append(box)
+    return by_hand(tmp_path / "p", pictures, boxes)
+
+
+@pytest.mark.parametrize("change", [{}, {"clahe": True}, {"grey": True}, {"clahe": True, "grey": True, "margin": 0.2}])
+def test_every_kind_gives_the_contracts_pixels(tmp_path, change):
+    manifest, contract = mixed(tmp_path), FaceContract(image_size=32, **change)
+    straight = [
+        contract.face(decode(manifest.resolve(row["image_path"])), facepack._box(row))
+        for row in manifest.frame.to_dict("records")
+    ]
+    for kind in ("faces", "native", "none"):
+        pack = open_or_build(manifest, contract, tmp_path, kind=kind)
+        assert np.array_equal(pack.faces, straight)
+        channels = [pack.faces.thin(i).shape[2] for i in range(len(straight))]
+        assert channels == ([1] * 22 if contract.grey else [3] * 11 + [1] * 11)
+    sizes = sorted(f.stat().st_size for f in tmp_path.glob("pack-*/faces.u8"))
+    assert sizes[0] == 0 < sizes[1] < sizes[2] == SIDE**2 * sum(channels)
+
+
+def test_grey_pictures_are_one_array_of_one_channel_on_disk(tmp_path):
+    grey = [np.full((48, 48, 3), v, np.uint8) + np.arange(48, dtype=np.uint8)[:, None, None] for v in range(5)]
+    pack = open_or_build(by_hand(tmp_path / "p", grey), CONTRACT, tmp_path)
+    stored = np.fromfile(next(tmp_path.glob("pack-*/faces.u8")), np.uint8).reshape(5, SIDE, SIDE, 1)
+    assert np.array_equal(np.repeat(stored, 3, axis=3), pack.faces)
+
+
+def test_without_a_pack_pictures_that_fail_are_still_found_first(rows, tmp_path):
+    broken = broken_copy(rows, tmp_path / "pictures", missing=[2], garbled=[5])
+    with pytest.raises(DataError, match=r"2 of \d+ pictures can't be used"):
+        open_or_build(broken, CONTRACT, tmp_path / "cache", kind="none")
+    pack = open_or_build(broken, CONTRACT, tmp_path / "cache", tolerance=2, kind="none")
+    assert pack.manifest.sample_ids == [s for i, s in enumerate(rows.sample_ids) if i not in (2, 5)]
+    path = rows.frame["image_path"][4]
+    assert np.array_equal(pack.faces[3], CONTRACT.face(decode(rows.resolve(path))))
+    (tmp_path / "pictures" / path).unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        pack.faces[3]
+
+
+def test_rows_without_any_usable_picture(rows, tmp_path):
+    broken = broken_copy(rows, tmp_path / "pictures", missing=range(len(rows)))
+    for kind in ("faces", "native", "none"):
+        pack = open_or_build(broken, CONTRACT, tmp_path / "cache", tolerance=len(rows), kind=kind)
+        assert np.asarray(pack.faces).shape == (0, SIDE, SIDE, 3) and pack.n_expected == len(rows)
+
+
+@pytest.mark.parametrize("size", [1, 511, 512, 513, 37 * 37, 37 * 37 * 3])
+def test_a_checksum_sees_what_disks_do(size):
+    rng = np.random.default_rng(size)
+    pixels = rng.integers(0, 256, size, dtype=np.uint8)
+    known = checksum(pixels)
+    assert known != checksum(np.append(pixels, np.uint8(0)))
+    for _ in range(50):
+        changed = pixels.copy()
+        changed[rng.integers(size)] ^= rng.integers(1, 256, dtype=np.uint8)
+        assert checksum(changed) != known
+    if size > 1024:
+        assert known not in (checksum(np.roll(pixels, 64)), checksum(pixels[::-1].copy()))
+        assert known != checksum(np.where(np.arange(size) < size // 2, pixels, 0).astype(np.uint8))
+    unaligned = np.frombuffer(b"abc" + pixels.tobytes(), np.uint8)[3:]
+    assert checksum(unaligned) == known
 
 
 # ---------------------------------------------------------------- eyes level
