@@ -58,7 +58,7 @@ def manifests(draw):
     return Manifest(pd.DataFrame(rows), {"root": "."})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(manifest=manifests())
 def test_a_manifest_goes_out_and_comes_back_exactly(tmp_path_factory, manifest):
     folder = tmp_path_factory.mktemp("trip")
