@@ -41,8 +41,9 @@ def plain(name: str, where: str, draft: Draft) -> bool:
 
 def whole(text: str, within: range) -> int | None:
     """A whole number of ``within``, else None."""
-    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
-    return number if number in within else None
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        return None
+    return int(text) if int(text) in within else None
 
 
 def numbers(texts: Iterable[str]) -> list[float] | None:
