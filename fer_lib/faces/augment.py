@@ -82,7 +82,7 @@ def colour_matrix(
 
     H turns colours by ``turn`` of a full circle about the grey axis of RGB, the hue of the HSI model, for the hue of
     HSV is not linear and takes three times as long as all of this.  HSV keeps a pixel's largest and smallest channel
-    and moves the middle one, H keeps their mean.  At the default's extreme, 0.02, the two differ on skin tones by 3.4
+    and moves the middle one, H keeps their mean.  At the default's extreme, 0.02, the two differ on skin tones by 4.1
     levels in the mean and 6.3 at most, on the whole RGB cube by 4.9 and 16.4 (a turn of 0.02 itself moves the cube's
     colours by 5.4 in the mean and 30 at most).
     """
