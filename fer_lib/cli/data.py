@@ -1,0 +1,263 @@
+"""``fer data``: from raw trees to a manifest that is validated, curated and audited."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from fer_lib.errors import DataError, ParamsError
+
+data = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True,
+    help="Import, build, curate, validate and count datasets.",
+)  # fmt: skip
+PARAM = Annotated[list[str] | None, typer.Option("-p", "--param", help="key=value; may be repeated")]
+MANIFEST = Annotated[Path, typer.Argument(help="a manifest.parquet, or its folder", metavar="MANIFEST")]
+OUT = Annotated[Path, typer.Option("-o", "--out", help="the folder to write", show_default=False)]
+JSON = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
+PATHS = ("root", "votes", "images", "image_map")  # parameters of a source that name files
+
+
+@data.command("import")
+def import_(
+    out: OUT,
+    params: Annotated[Path | None, typer.Argument(help="a run file, or one with sources: [...]")] = None,
+    source: Annotated[str, typer.Option(help="the raw layout, for instance fer2013 or rafdb_basic")] = "",
+    root: Annotated[str, typer.Option(help="where its raw data lie; embedded: drawn faces")] = "",
+    param: PARAM = None,
+) -> None:
+    """Import raw datasets, each into a folder of its own under OUT; the raw files stay as they are.
+
+    Either a params file, or one source by --source and --root with -p for its other parameters.
+    """
+    from fer_lib.cli.data_views import count_table, counting, left_out_table, show
+    from fer_lib.datasets.sources import import_all
+
+    if (params is None) == (not source):
+        raise ParamsError("name either a params file or --source NAME with --root DIR (see: fer data import --help)")
+    if params is not None and (root or param):
+        raise ParamsError("--root and -p belong to --source; a params file says everything itself")
+    specs = _one_source(source, root, param) if params is None else _sources_of(params)
+    with counting("importing") as progress:
+        report = import_all(specs, out, progress)
+    reports = report["reports"]
+    show(count_table({r["dataset"]: r["splits"] for r in reports}, "Imported"), left_out_table(reports))
+    for warning in report["warnings"]:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(f"{report['manifest']['rows']:,} rows in {out}; next: fer data build {out} -o MANIFEST_FOLDER")
+
+
+def _one_source(source: str, root: str, param: list[str] | None) -> list:
+    """The spec that the options describe; paths are the caller's, so they are made absolute."""
+    from fer_lib.params import ImportParams
+    from fer_lib.strict import validate
+
+    if not root:
+        raise ParamsError(f"--source {source} needs --root: the folder of its raw data, or embedded for drawn faces")
+    given = {"source": source, "root": root} | _values(param)
+    for name in PATHS:
+        value = given.get(name)
+        if isinstance(value, str) and value and not (name == "root" and value == "embedded"):
+            given[name] = str(Path(value).expanduser().absolute())
+    return validate(ImportParams, {"sources": [given]}, "import").sources
+
+
+def _sources_of(params: Path) -> list:
+    """The sources in a params file: ``sources`` at its top, or those of the import phases of a run file."""
+    from fer_lib.params import ImportParams
+    from fer_lib.runfile import load_run
+    from fer_lib.strict import read_mapping, validate
+
+    values = read_mapping(params)
+    if "phases" not in values:
+        return validate(ImportParams, values, "import").sources
+    specs = [spec for phase in load_run(params).phases if phase.kind == "import" for spec in phase.params.sources]
+    if not specs:
+        raise ParamsError(f"{params} has no phase of kind import")
+    return specs
+
+
+@data.command("import-manifest")
+def import_manifest(
+    csv: Annotated[Path, typer.Argument(help="an interchange CSV of 4 or 11 columns", metavar="CSV")],
+    root: Annotated[Path, typer.Option(help="the folder that holds the pictures", show_default=False)],
+    out: OUT,
+    rebase: Annotated[
+        list[str] | None, typer.Option(help="OLD=NEW: paths that begin with OLD begin with NEW; NEW '.' is the root")
+    ] = None,
+    param: PARAM = None,
+) -> None:
+    """Make a manifest of a CSV, old ones with absolute Windows or Linux paths too."""
+    from fer_lib.cli.data_views import count_table, counting, show
+    from fer_lib.datasets.build import nested_counts
+    from fer_lib.datasets.csv_import import import_csv
+    from fer_lib.params.curate import CsvParams
+    from fer_lib.strict import validate
+
+    params = validate(CsvParams, {"rebase": rebase or []} | _values(param), "import-manifest")
+    with counting("reading pictures") as progress:
+        manifest = import_csv(csv, root, out, params, progress)
+    report = json.loads((out / "import_report.json").read_text(encoding="utf-8"))
+    show(count_table(nested_counts(manifest.frame), f"Manifest of {csv.name}"))
+    for name in ("excluded", "bad_rows", "rebased"):
+        if report[name]:
+            typer.echo(f"{name.replace('_', ' ')}: {report[name]}")
+    _written(manifest, out)
+
+
+@data.command()
+def build(
+    imports: Annotated[Path, typer.Argument(help="the folder that fer data import wrote", metavar="IMPORTS")],
+    out: OUT,
+    param: PARAM = None,
+) -> None:
+    """Build the manifest of imported datasets: every picture checked, val and its roles assigned."""
+    from fer_lib.cli.data_views import count_table, counting, show
+    from fer_lib.datasets.build import build_manifest, nested_counts
+    from fer_lib.params import ManifestParams
+    from fer_lib.strict import validate
+
+    params = validate(ManifestParams, _values(param), "manifest")
+    if params.imports or params.output_dir:
+        raise ParamsError("imports and output_dir are the command's own: fer data build IMPORTS -o OUT")
+    with counting("checking pictures") as progress:
+        manifest = build_manifest(params, imports, out, progress)
+    show(count_table(nested_counts(manifest.frame), "Manifest"))
+    _written(manifest, out)
+
+
+@data.command()
+def curate(
+    manifests: Annotated[list[Path], typer.Argument(help="manifests, or their folders", metavar="MANIFEST...")],
+    out: OUT,
+    selection: Annotated[str, typer.Option(help="classification_manifest, test_all_sources, ...")] = "",
+    param: PARAM = None,
+) -> None:
+    """Join manifests and choose rows: selections, filters, caps.  Every removed row is counted and listed."""
+    from fer_lib.cli.data_views import count_table, counting, show, steps_table
+    from fer_lib.datasets.curate import curate as curated
+    from fer_lib.params.curate import CurateParams
+    from fer_lib.strict import validate
+
+    values = ({"selection": selection} if selection else {}) | _values(param)
+    params = validate(CurateParams, values, "curate")
+    with counting("measuring pictures") as progress:
+        manifest = curated([read_rows(path) for path in manifests], params, out, progress)
+    report = json.loads((out / "curation_report.json").read_text(encoding="utf-8"))
+    show(steps_table(report), count_table(report["counts"]["by_source_split_label"], "Kept"))
+    if report["sources_absent"]:
+        typer.echo(f"warning: without {', '.join(report['sources_absent'])}, which are not there", err=True)
+    _written(manifest, out)
+
+
+@data.command()
+def validate(
+    manifest: MANIFEST,
+    allow: Annotated[list[str] | None, typer.Option(help="a problem that does not count; may be repeated")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Check paths, pictures, boxes, duplicates over splits and labels.  Exit code 1 when something is wrong."""
+    from fer_lib.cli.data_views import counting, facts_table, findings_table, show
+    from fer_lib.datasets import validate as checks
+    from fer_lib.strict import closest
+
+    allowed = allow or []
+    for kind in allowed:
+        if kind not in checks.PROBLEMS:
+            raise ParamsError(f"--allow {kind}: no such problem{closest(kind, checks.PROBLEMS)}")
+    rows = read_rows(manifest)
+    with counting("decoding pictures") as progress:
+        report, findings = checks.validate(rows, progress)
+    if as_json:
+        typer.echo(json.dumps(report, indent=1))
+    else:
+        facts = {
+            "rows": report["rows_total"],
+            "usable rows": report["rows_valid"],
+            "pictures": report["decode"]["attempted"],
+        }
+        facts |= {f"duplicates: {name}": n for name, n in report["duplicates"].items() if n is not None}
+        show(facts_table(str(manifest), facts), findings_table(findings, allowed))
+    wrong = [f for f in findings if f.kind not in allowed]
+    if wrong:
+        kinds = ", ".join(f"{f.kind} {f.count:,}" for f in wrong)
+        raise DataError(f"{manifest} is not valid: {kinds}; repair it, or --allow what is known and meant")
+    if not as_json:
+        typer.echo("valid" + (f" but for what was allowed: {', '.join(allowed)}" if findings else ""))
+
+
+@data.command()
+def stats(
+    manifest: Annotated[Path, typer.Argument(help="a manifest, its folder, or a folder of imports")],
+    as_json: JSON = False,
+) -> None:
+    """Count rows by source, split and label."""
+    from fer_lib.cli.data_views import count_table, facts_table, show
+    from fer_lib.datasets.build import duplicates, nested_counts
+
+    rows = read_rows(manifest)
+    frame = rows.frame
+    counts = nested_counts(frame)
+    facts = {"rows": len(frame), "pictures": int(frame["image_path"].nunique())}
+    facts |= {f"val rows for {role}": int(n) for role, n in frame["val_role"].value_counts().items() if role}
+    facts |= {f"rows with {name}": int(frame[name].notna().sum()) for name in ("bbox_top", "soft_label", "subject")
+              if name in frame}  # fmt: skip
+    facts |= {f"duplicates: {name}": n for name, n in duplicates(frame).items() if n is not None}
+    if as_json:
+        typer.echo(json.dumps({"counts": counts, "facts": facts, "sha256": rows.sha256}, indent=1))
+    else:
+        show(count_table(counts, str(manifest)), facts_table("", facts))
+
+
+@data.command("export-csv")
+def export_csv(
+    manifest: MANIFEST,
+    csv: Annotated[Path, typer.Argument(help="the file to write", metavar="CSV")],
+    form: Annotated[Literal["short", "full"], typer.Option(help="4 columns, or 11 with the boxes")] = "full",
+) -> None:
+    """Write a manifest as an interchange CSV."""
+    from fer_lib.datasets.interchange import write_csv
+
+    rows = read_rows(manifest)
+    typer.echo(f"{len(rows):,} rows in {write_csv(rows, csv, form)}; their paths are relative to {rows.root}")
+
+
+def read_rows(path: Path):
+    """The manifest at a file or in a folder, or the rows of a folder of imports; DataError when there is none."""
+    from fer_lib.datasets.manifest import Manifest
+    from fer_lib.datasets.sources import read_imports
+
+    if path.is_dir() and not (path / "manifest.parquet").is_file():
+        if not any(path.glob("*/rows.parquet")):
+            raise DataError(f"{path} holds neither manifest.parquet nor imported datasets: name the folder of one")
+        return Manifest(read_imports(path), {"root": path.absolute().as_posix()})
+    return Manifest.read(path / "manifest.parquet" if path.is_dir() else path)
+
+
+def _values(param: list[str] | None) -> dict[str, Any]:
+    """``key=value`` settings, values read as YAML; ParamsError for anything else."""
+    import yaml
+
+    from fer_lib.strict import parse
+
+    values = {}
+    for text in param or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ParamsError(f"-p {text}: write it as key=value, for instance -p tolerance=3")
+        try:
+            values[key.strip()] = parse(value)
+        except yaml.YAMLError as error:
+            raise ParamsError(f"-p {text}: the value is not valid YAML: {getattr(error, 'problem', error)}") from error
+    return values
+
+
+def _written(manifest, out: Path) -> None:
+    """Leave the manifest's id where phases look for it, so that one written again costs no training, and say so."""
+    from fer_lib.atomic import write_json
+
+    write_json(out / "outputs.json", {"ids": {"manifest_sha256": manifest.sha256}, "headline": {"rows": len(manifest)}})
+    typer.echo(f"{len(manifest):,} rows in {out / 'manifest.parquet'} (sha256 {manifest.sha256[:12]})")

@@ -1,0 +1,95 @@
+"""What ``fer data`` shows: a bar while pictures are read, and tables of what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from fer_lib.emotions import EMOTIONS
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[..., None]]:
+    """A bar; call what it gives with (done) or (done, total).  Where the output is no terminal nothing is drawn."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+               TimeElapsedColumn())  # fmt: skip
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total=None: progress.update(task, completed=done, total=total)
+
+
+def show(*tables: Table) -> None:
+    """Print tables that have rows."""
+    console = Console()
+    for table in tables:
+        if table.row_count:
+            console.print(table)
+
+
+def count_table(counts: dict[str, dict[str, dict[str, int]]], title: str) -> Table:
+    """``{source: {split: {class: rows}}}`` with sums at the right and below."""
+    table = _table(title, ("source", "split"), (*EMOTIONS, "all"))
+    total = dict.fromkeys(EMOTIONS, 0)
+    for source, splits in counts.items():
+        for split in sorted(splits, key=("train", "val", "test").index):
+            rows = [splits[split].get(name, 0) for name in EMOTIONS]
+            table.add_row(Text(source), split, *(f"{n:,}" for n in (*rows, sum(rows))))
+            total = {name: total[name] + n for name, n in zip(EMOTIONS, rows, strict=True)}
+    table.add_section()
+    table.add_row("all", "", *(f"{n:,}" for n in (*total.values(), sum(total.values()))))
+    return table
+
+
+def left_out_table(reports: list[dict]) -> Table:
+    """What an import left out: a line a source, kind and name."""
+    table = _table("Left out", ("source", "why", "what"), ("rows",))
+    for report in reports:
+        for split, names in report["excluded"].items():
+            for name, n in names.items():
+                table.add_row(Text(report["dataset"]), f"excluded ({split})", Text(name), f"{n:,}")
+        for kind, n in report["bad_records"].items():
+            table.add_row(Text(report["dataset"]), "bad record", kind, f"{n:,}")
+    return table
+
+
+def steps_table(report: dict) -> Table:
+    """What each step of a curation took away and left."""
+    table = _table(f"Curated: {report['selection']}", ("step",), ("removed", "left"))
+    table.add_row("joined", "", f"{report['rows_total']:,}")
+    for step in report["steps"]:
+        table.add_row(Text(step["step"]), f"{step['removed']:,}", f"{step['left']:,}")
+    return table
+
+
+def findings_table(findings: list, allowed: list[str]) -> Table:
+    """What is wrong with a manifest, with the first examples."""
+    from fer_lib.datasets.validate import PROBLEMS
+
+    table = _table("Found", ("problem", "for instance"), ("count",))
+    for finding in findings:
+        name = f"{finding.kind}: {PROBLEMS[finding.kind]}" + (" (allowed)" if finding.kind in allowed else "")
+        table.add_row(name, Text("\n".join(finding.examples[:3])), f"{finding.count:,}")
+    return table
+
+
+def facts_table(title: str, facts: dict[str, object]) -> Table:
+    """Name and value."""
+    table = _table(title, ("",), ("",))
+    for name, value in facts.items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else Text(str(value)))
+    return table
+
+
+def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
+    table = Table(title=Text(title), title_justify="left", show_header=any(texts))
+    for name in texts:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
