@@ -161,19 +161,22 @@ def _plan(layout: str, faces: int, seed: int, size: int) -> list[Record]:
 
 def write_raw(
     out_dir: Path | str, layout: str, faces: int = 3000, seed: int = 1337, label_noise: float = 0.0,
-    duplicates: int = 0, leaks: int = 0, size: int | None = None,
+    duplicates: int = 0, leaks: int = 0, size: int | None = None, noise_shape: str = "symmetric",
 ) -> Path:  # fmt: skip
     """Write ``faces`` drawn faces in native ``layout`` (a key of LAYOUTS) and ``truth.json``; returns ``out_dir``.
 
     ``duplicates`` exact copies within a split and ``leaks`` exact copies of train faces in the other splits (in turn)
-    come on top of ``faces``; then round(``label_noise`` x records) labels are written wrong.  ``size`` is a face's side
-    in pixels (None: the layout's own).  The folder appears whole or not at all.  DataError: unknown layout, a number
-    that does not fit it, ``out_dir`` not empty, not writable, or its disk full.
+    come on top of ``faces``; then round(``label_noise`` x records) labels are written wrong, ``noise_shape`` saying how
+    (symmetric or confusions, see planting.plant).  ``size`` is a face's side in pixels (None: the layout's own).  The
+    folder appears whole or not at all.  DataError: unknown layout or noise_shape, a number that does not fit,
+    ``out_dir`` not empty, not writable, or its disk full.
     """
     out_dir = Path(out_dir)
     if layout not in LAYOUTS:
         raise DataError(f"unknown layout {layout!r} for {out_dir}: use one of {', '.join(LAYOUTS)}")
     kind = LAYOUTS[layout]
+    if noise_shape not in planting.NOISE_SHAPES:
+        raise DataError(f"{out_dir}: unknown noise_shape {noise_shape!r}: use {' or '.join(planting.NOISE_SHAPES)}")
     classes = len(kind.classes) + (kind.contempt > 0)
     if (least := 10 * classes) > faces:
         raise DataError(f"{out_dir}: {faces} faces cannot give every split of {layout} every class: ask for >= {least}")
@@ -189,7 +192,7 @@ def write_raw(
     # entered before the drawing, so that a folder which cannot be written is told at once
     with fresh_folder(out_dir) as work, explained(out_dir):
         planned = _plan(layout, faces, seed, size or kind.size)
-        records = planting.plant(planned, rng, duplicates, leaks, label_noise, kind.classes)
+        records = planting.plant(planned, rng, duplicates, leaks, label_noise, kind.classes, noise_shape)
         kind.write(work, records, rng)
         truth = {"layout": layout, "seed": seed, "records": [planting.truth(r) for r in records]}
         (work / "truth.json").write_text(json.dumps(truth, indent=1), encoding="utf-8")
@@ -221,6 +224,7 @@ def embedded(spec: SourceSpec) -> Path:
         "label_noise": spec.label_noise,
         "duplicates": spec.duplicates,
         "leaks": spec.leaks,
+        "noise_shape": spec.noise_shape,
     }
     writers = sorted(Path(layouts.__file__).parent.glob("*.py"))
     modules = (__file__, drawing.__file__, features.__file__, planting.__file__, *writers)

@@ -31,6 +31,7 @@ class SourceSpec(Strict):
     bbox_pad_ratio: Fraction = 0.0  # context around a crop, on each side, as a share of the box's longer side
     faces: Annotated[int, Field(ge=70)] = 3000  # embedded only: how many to draw
     label_noise: Fraction = 0.0  # embedded only
+    noise_shape: Literal["symmetric", "confusions"] = "symmetric"  # of label_noise: any class, or FER2013's typical one
     duplicates: Count = 0  # embedded only: planted exact copies within a split
     leaks: Count = 0  # embedded only: planted exact copies across splits
 

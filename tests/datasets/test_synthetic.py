@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_lib.datasets import drawing, features, synthetic
+from fer_lib.datasets import drawing, features, planting, synthetic
 from fer_lib.datasets.layouts import LAYOUTS
 from fer_lib.datasets.planting import divide
 from fer_lib.emotions import EMOTIONS, class_id
@@ -262,6 +262,21 @@ def test_expw_boxes_hold_faces_and_a_few_leave_their_photo_by_a_pixel(tmp_path):
     assert not written and max(faces.values()) > 1 and leaving == 1
 
 
+def test_wrong_labels_follow_typical_confusions_where_asked(tmp_path):
+    records = [planting.Record(None, "train", 0, c, c, 1.0, {}) for c in np.repeat(np.arange(7), 800)]
+    planted = planting.plant(records, np.random.default_rng(0), 0, 0, 0.5, noise_shape="confusions")
+    moved = np.zeros((7, 7))
+    for r in planted:
+        moved[r.true, r.written] += r.true != r.written
+    assert moved.sum() == 2800
+    np.testing.assert_allclose(moved / moved.sum(1, keepdims=True), planting.CONFUSIONS, atol=0.07)
+    np.testing.assert_allclose(planting.CONFUSIONS.sum(1), 1.0)
+    root = synthetic.write_raw(tmp_path / "raw", "tree", faces=140, label_noise=0.4, noise_shape="confusions")
+    disgust = [r["written"] for r in truth_of(root) if r["true"] == "Disgust" and r["noisy"]]
+    assert set(disgust) <= {"Angry", "Fear", "Sad", "Surprise"}  # never Happy or Neutral
+    assert sum(r["noisy"] for r in truth_of(root)) == 56
+
+
 def test_wrong_labels_never_empty_a_class(tmp_path):
     root = synthetic.write_raw(tmp_path / "noisy", "tree", faces=70, label_noise=0.9)
     kept = Counter((r["split"], r["written"]) for r in truth_of(root))
@@ -277,6 +292,7 @@ def test_wrong_labels_never_empty_a_class(tmp_path):
         ({"layout": "expw", "leaks": 2}, "leaks=0"),
         ({"layout": "fer2013_csv", "size": 64}, "48-pixel"),
         ({"layout": "tree", "faces": 100, "duplicates": 101}, "plant fewer"),
+        ({"layout": "tree", "noise_shape": "pairs"}, "use symmetric or confusions"),
     ],
 )
 def test_impossible_requests_are_refused(options, words, tmp_path):
