@@ -1,4 +1,4 @@
-"""The complete FER2013 and FERPlus: counts that are known to the row."""
+"""The real datasets at hand: counts that are known to the row."""
 
 import tarfile
 
@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from fer_lib.datasets.build import build_manifest, duplicates, twins
-from fer_lib.datasets.sources import import_source
+from fer_lib.datasets.sources import import_all, import_source
 from fer_lib.datasets.sources.base import Draft
 from fer_lib.datasets.sources.votes import judge, read_votes
+from fer_lib.emotions import EMOTIONS
 from fer_lib.params import ManifestParams, SourceSpec
 
 SIZES = {"train": 28_709, "val": 3_589, "test": 3_589}
@@ -85,3 +86,86 @@ def test_ferplus_over_the_jpeg_tree_loses_only_the_rows_that_the_map_lacks(real,
     assert {s: n["not in image_map"] for s, n in excluded.items() if "not in image_map" in n} == {"train": 3, "test": 1}
     total = {s: sum(result.report["splits"][s].values()) + sum(excluded[s].values()) for s in SIZES}
     assert total == SIZES  # kept and excluded together are every vote row
+
+
+@pytest.fixture(scope="module")
+def unpack(shared_data, tmp_path_factory):
+    """Unpacks one of the archives; returns the folder that it holds."""
+
+    def unpacked(name):
+        folder = tmp_path_factory.mktemp(name)
+        with tarfile.open(shared_data / f"{name}.tar.gz") as archive:
+            archive.extractall(folder, filter="data")
+        return folder / name
+
+    return unpacked
+
+
+def listing(root):
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
+
+
+def test_affectnet_in_yolo_layout(unpack, tmp_path):
+    raw = unpack("affectnet_yolo_small")
+    before = listing(raw)
+    result = import_source(SourceSpec(source="affectnet_yolo_format", root=str(raw)), tmp_path / "out")
+    a_class = {"train": 400, "val": 100, "test": 100}
+    assert result.report["splits"] == {split: dict.fromkeys(EMOTIONS, n) for split, n in a_class.items()}
+    assert result.report["excluded"] == {split: {"Contempt": n} for split, n in a_class.items()}
+    assert (result.report["label_lines_kept"], result.report["label_lines_dropped"]) == (4_200, 600)
+    assert result.report["ambiguous_stems"] == 59  # among the seven classes; 81 with Contempt
+    assert result.report["boxes_outside"] == 0 and "bbox_top" not in result.rows
+    assert result.rows["content_id"].nunique() == 4_200 and listing(raw) == before
+
+
+def test_expw_full_and_hq(unpack, tmp_path):
+    raw = unpack("expw")
+    before = listing(raw)
+    full = import_source(SourceSpec(source="expw_full", root=str(raw)), tmp_path / "out")
+    assert len(full.rows) == 497 and full.rows["orig_image"].nunique() == 420
+    assert np.bincount(full.rows["label"]).tolist() == [65, 58, 67, 85, 68, 72, 82]
+    assert full.report["boxes_outside"] == 5 and full.report["bad_records"] == {}
+    shares = full.rows["split"].value_counts(normalize=True)
+    assert abs(shares["train"] - 0.8) < 0.03 and abs(shares["val"] - 0.1) < 0.03
+    for _, rows in full.rows.groupby("label"):
+        assert abs((rows["split"] == "train").mean() - 0.8) < 0.06
+    hq = import_source(SourceSpec(source="expw_hq", root=str(raw)), tmp_path / "out")
+    sure = full.rows[full.rows["confidence"] >= 60]
+    assert len(hq.rows) == len(sure) == 197
+    assert hq.rows[["record", "split", "label", "content_id"]].equals(
+        sure[["record", "split", "label", "content_id"]].reset_index(drop=True)
+    )
+    assert len({path.name for path in (tmp_path / "out" / "expw_hq" / "images").rglob("*.jpg")}) == 197
+    assert listing(raw) == before
+
+
+def test_rafdb_s_list_over_pictures_that_stand_in_for_its_own(shared_data, tmp_path):
+    """All 15,339 rows of the real list; its pictures are not to be had, so each name has bytes of its own."""
+    lines = (shared_data / "rafdb_annotations" / "basic" / "EmoLabel" / "list_patition_label.txt").read_text()
+    (tmp_path / "raw" / "EmoLabel").mkdir(parents=True)
+    (tmp_path / "raw" / "EmoLabel" / "list_patition_label.txt").write_text(lines)
+    aligned = tmp_path / "raw" / "Image" / "aligned"
+    aligned.mkdir(parents=True)
+    for line in lines.splitlines():
+        (aligned / line.replace(".jpg", "_aligned.jpg").split()[0]).write_text(line)
+    rows = import_source(SourceSpec(source="rafdb_basic", root=str(tmp_path / "raw")), tmp_path / "out").rows
+    order = [EMOTIONS.index(n) for n in ("Surprise", "Fear", "Disgust", "Happy", "Sad", "Angry", "Neutral")]
+    known = {"train": [1290, 281, 717, 4772, 1982, 705, 2524], "test": [329, 74, 160, 1185, 478, 162, 680]}
+    for split, counts in known.items():
+        assert np.bincount(rows.loc[rows["split"] == split, "label"])[order].tolist() == counts
+    assert len(rows) == 15_339 and rows["sample_id"].nunique() == 15_339
+
+
+def test_the_mini_sets_of_every_layout(unpack, tmp_path):
+    mini = unpack("mini")
+    specs = [
+        SourceSpec(source="fer2013", root=str(mini / "ferplus" / "fer2013.csv")),
+        SourceSpec(source="affectnet_yolo_format", root=str(mini / "affectnet_yolo")),
+        SourceSpec(source="expw_full", root=str(mini / "expw")),
+    ]
+    reports = {entry["dataset"]: entry for entry in import_all(specs, tmp_path / "out")["reports"]}
+    totals = {name: {s: sum(n.values()) for s, n in r["splits"].items()} for name, r in reports.items()}
+    assert totals["fer2013"] == {"train": 100, "val": 30, "test": 30}
+    assert totals["affectnet_yolo_format"] == {"train": 105, "val": 35, "test": 35}
+    assert reports["affectnet_yolo_format"]["label_lines_dropped"] == 25
+    assert sum(totals["expw_full"].values()) == 51 and reports["expw_full"]["images_dir"].endswith("Images")

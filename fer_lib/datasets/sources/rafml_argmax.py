@@ -53,6 +53,8 @@ def _partition(path: Path, draft: Draft) -> dict[str, str]:
     for where, (name, flag) in listed(path, 2, draft):
         if flag not in _FLAGS:
             draft.problem("no partition", f"{where}: {flag!r} is neither 0 (train) nor 1 (test)")
-        elif splits.setdefault(name, _FLAGS[flag]) != _FLAGS[flag]:
-            draft.problem("no partition", f"{where}: {name} is given to train and to test")
+        elif name in splits:
+            draft.problem("no partition", f"{where}: {name} stands there twice")
+        else:
+            splits[name] = _FLAGS[flag]
     return splits

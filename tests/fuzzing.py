@@ -1,0 +1,114 @@
+"""Raw trees with one damaged file each, and what an import must make of them."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fer_lib.datasets.layouts import LAYOUTS
+from fer_lib.datasets.planting import Record
+from fer_lib.datasets.sources import import_source
+from fer_lib.errors import DataError
+from fer_lib.params import SourceSpec
+
+DAMAGED = [  # layout, source, file
+    ("affectnet_yolo", "affectnet_yolo_format", "train/labels/image0000000.txt"),
+    ("affectnet_yolo", "affectnet_yolo_format", "data.yaml"),
+    ("affectnet_yolo", "affectnet_yolo_format", "train/images/image0000000.jpg"),
+    ("rafdb_basic", "rafdb_basic", "EmoLabel/list_patition_label.txt"),
+    ("rafdb_compound", "rafdb_compound_mapped", "EmoLabel/list_patition_label.txt"),
+    ("rafml", "rafml_argmax", "EmoLabel/distribution.txt"),
+    ("rafml", "rafml_argmax", "EmoLabel/partition_label.txt"),
+    ("expw", "expw_full", "label.lst"),
+    ("expw", "expw_hq", "label.lst"),
+    ("expw", "expw_hq", "origin/drawn_people_0.jpg"),
+    ("fer2013_csv", "fer2013", "fer2013.csv"),
+    ("ferplus", "ferplus", "fer2013new.csv"),
+    ("ferplus_native", "ferplus", "FER2013Train/label.csv"),
+]
+COUNTED = ("label.lst", "EmoLabel/list_patition_label.txt")  # each line of theirs is exactly one row or one count
+_WORDS = st.one_of(
+    st.sampled_from(["", "-1", "0", "7", "12", "99", "1e400", "nan", "inf", "-0.5", "1.5", "\u0663", "\0", "../a.jpg",
+                     "/etc/x", "C:\\x.jpg", ".hidden", "a" * 300 + ".jpg", "train_00001.jpg", "test_0001.jpg",
+                     "0001.jpg", "drawn_people_0.jpg", "\ufeff", "=1+1", "#", "{", "1 1 1", "\r", "\x85", '"', ",",
+                     "999999999999"]),
+    st.text(max_size=6),
+)  # fmt: skip
+
+
+@st.composite
+def damage(draw, data: bytes) -> bytes:
+    """A text with words replaced, lines dropped, doubled or cut off; a picture with bytes replaced or cut off."""
+    if data.startswith(b"\xff\xd8"):
+        wrong = bytearray(data[: draw(st.integers(0, len(data)))] if draw(st.booleans()) else data)
+        for at in draw(st.lists(st.integers(0, len(data) - 1), max_size=8)):
+            wrong[at : at + 1] = draw(st.binary(max_size=3))
+        return bytes(wrong)
+    lines = data.decode().split("\n")
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(lines) - 1))
+        words = lines[at].split(" ")
+        word = draw(st.integers(0, min(len(words) - 1, 9)))
+        kind = draw(st.sampled_from(["replace", "replace", "replace", "insert", "drop", "double", "cut"]))
+        if kind in ("replace", "insert"):
+            words[word : word + (kind == "replace")] = [draw(_WORDS)]
+            lines[at] = " ".join(words)
+        elif kind == "cut":
+            lines[at] = lines[at][: draw(st.integers(0, len(lines[at])))]
+        else:
+            lines[at : at + 1] = [] if kind == "drop" and len(lines) > 1 else [lines[at]] * 2
+    tail = draw(st.sampled_from([b"", b"", b"", b"\xff\xfe", b"\xed\xa0\x80"]))
+    return "\n".join(lines).encode("utf-8", "surrogatepass") + tail
+
+
+def write_damaged(root: Path, layout: str, file: str, draw) -> bytes:
+    """A tiny tree of ``layout`` with ``file`` damaged; returns what that file holds now."""
+    kind = LAYOUTS[layout]
+    split, rng = next(iter(kind.splits)), np.random.default_rng(0)
+    size = kind.size if "fer" in layout else 8
+    faces = [
+        Record(rng.integers(0, 256, (size, size, 3), np.uint8), split, 0, label, label, 1.0, {})
+        for label in kind.classes
+        for _ in range(2)
+    ]
+    root.mkdir()
+    kind.write(root, faces, np.random.default_rng(1))
+    damaged = draw(damage((root / file).read_bytes()))
+    (root / file).write_bytes(damaged)
+    return damaged
+
+
+def hold(layout: str, source: str, file: str, examples: int) -> int:
+    """``examples`` imports, each of a tree damaged in another way: a DataError, or every line is a row or counted.
+
+    Returns how many went through with an import.
+    """
+    through = []
+
+    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def holds(data):
+        with tempfile.TemporaryDirectory() as folder:
+            root, out = Path(folder) / "raw", Path(folder) / "out"
+            damaged = write_damaged(root, layout, file, data.draw)
+            spec = SourceSpec(source=source, root=str(root), tolerance=10**6)
+            try:
+                result = import_source(spec, out)
+            except DataError as error:
+                assert str(root) in str(error)
+                assert not [path for path in out.glob("*") if path.suffix != ".lock"], "a failed import left something"
+                return
+            through.append(1)
+            assert result.rows["sample_id"].is_unique and result.rows["label"].between(0, 6).all()
+            if file in COUNTED:
+                left = sum(sum(counts.values()) for counts in result.report["excluded"].values())
+                lines = sum(bool(line.split()) for line in io.TextIOWrapper(io.BytesIO(damaged), "utf-8-sig"))
+                assert len(result.rows) + left + sum(result.report["bad_records"].values()) == lines
+
+    holds()
+    return len(through)
