@@ -6,6 +6,7 @@ import datetime
 import json
 import math
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +93,14 @@ def write_plan(plan: dict[str, Any], base: Path) -> Path:
     """Write ``phase.json``: phase, kind, key, params, inputs (relative to the home), run id."""
     kept = {key: value for key, value in plan.items() if key != "output_dir"}
     return write_json(Path(plan["output_dir"]) / "phase.json", kept | {"inputs": relative_inputs(plan["inputs"], base)})
+
+
+def draw_figures() -> None:
+    """In a notebook, show matplotlib figures as pictures: without pyplot, IPython prints only what they are called."""
+    if "IPython" not in sys.modules:
+        return
+    from IPython import get_ipython
+    from IPython.core.pylabtools import select_figure_formats
+
+    if (shell := get_ipython()) is not None:
+        select_figure_formats(shell, {"png"})

@@ -26,6 +26,7 @@ from fer_lib.errors import FerError
 from fer_lib.tracking import store
 from fer_lib.tracking.records import (
     below,
+    draw_figures,
     epoch_line,
     flatten,
     git_state,
@@ -257,6 +258,7 @@ def phase_run(params, kind: str, name: str | None = None) -> PhaseRun:
     Alone, blank inputs are the newest finished phases of the store; where there is none, the quickstart is run up to
     the kind that is missing, so every notebook runs with its defaults.
     """
+    draw_figures()
     return PhaseRun(params, kind, name)
 
 

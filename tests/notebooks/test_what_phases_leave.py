@@ -187,6 +187,9 @@ def test_the_executed_notebook_and_its_page_are_attached(walked, nested, phase):
     assert all(cell["execution_count"] for cell in code), "a cell was not executed"
     outputs = [output for cell in code for output in cell["outputs"]]
     assert not [o for o in outputs if o["output_type"] == "error"]
+    figures = [o["data"] for o in outputs if "<Figure" in "".join(o.get("data", {}).get("text/plain", ""))]
+    assert all("image/png" in data for data in figures), "a figure is named instead of shown"
+    assert bool(figures) == bool(FIGURES[phase])
     noise = [o["text"] for o in outputs if o["output_type"] == "stream" and o["name"] == "stderr"]
     assert not [text for text in noise if "Warning" in "".join(text) or "Traceback" in "".join(text)], noise
     page = walked.artifact(run, f"notebook/{stem}.html").read_text()
