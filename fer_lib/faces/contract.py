@@ -92,11 +92,11 @@ class FaceContract(BaseModel):
 
         One channel (C = 1) stands for three equal ones and gives what each of those would give.
         """
+        if square.shape[2] == 1:  # by way of three, for OpenCV rounds a single one otherwise here and there
+            return cv2.extractChannel(self.finish(expand(square)), 0)[..., None]
         size = (self.resize, self.resize)
         shrinks = square.shape[0] > self.resize
         face = cv2.resize(square, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-        if square.shape[2] == 1:
-            return self._equalise(expand(face))[..., :1] if self.clahe else face[..., None]
         if self.grey:
             face = expand(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY))
         return self._equalise(face) if self.clahe else face
@@ -176,8 +176,8 @@ def thin(face: np.ndarray) -> np.ndarray:
     middle = face[len(face) // 2]
     if face.shape[2] == 1 or (middle != middle[:, :1]).any():  # told from one row nearly always
         return face
-    grey = face[..., :1]
-    return grey if np.array_equal(face[..., 1:2], grey) and np.array_equal(face[..., 2:3], grey) else face
+    red, green, blue = cv2.split(face)
+    return red[..., None] if np.array_equal(red, green) and np.array_equal(red, blue) else face
 
 
 def expand(face: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fer_lib.errors import DataError
-from fer_lib.faces.contract import FaceContract
+from fer_lib.faces.contract import FaceContract, expand, thin
 
 
 def noise(height, width, seed=0):
@@ -126,6 +126,31 @@ def test_normalise_agrees_with_float64():
     got = contract.normalise(faces)
     assert got.dtype == np.float32 and got.shape == (3, 3, 8, 8) and got.flags.c_contiguous
     np.testing.assert_allclose(got, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("clahe", [False, True])
+@pytest.mark.parametrize("side", [9, 48, 112, 200, 258, 300])
+def test_one_channel_is_what_three_equal_ones_give(side, clahe):
+    contract = FaceContract(image_size=224, clahe=clahe)
+    square = noise(side, side)[..., :1].copy()
+    face = contract.finish(square)
+    assert face.shape == (258, 258, 1) and face.flags.c_contiguous
+    three = contract.finish(np.repeat(square, 3, axis=2))
+    np.testing.assert_array_equal(np.repeat(face, 3, axis=2), three)
+    np.testing.assert_array_equal(thin(three), face)
+    np.testing.assert_array_equal(contract.channels_last(face), contract.channels_last(three))
+
+
+def test_only_equal_channels_are_thinned():
+    face = np.repeat(noise(20, 20)[..., :1], 3, axis=2)
+    assert thin(face).shape == (20, 20, 1) and thin(thin(face)).shape == (20, 20, 1)
+    for pixel in ((0, 0), (10, 7), (19, 19)):
+        for channel in range(3):
+            other = face.copy()
+            other[(*pixel, channel)] ^= 1
+            assert thin(other) is other
+    np.testing.assert_array_equal(expand(thin(face)), face)
+    assert expand(face) is face
 
 
 def test_batch_is_its_parts():
