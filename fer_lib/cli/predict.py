@@ -91,6 +91,7 @@ def write_csv(file: Path, results: list[dict[str, Any]]) -> None:
     DataError when the file can't be written.
     """
     from fer_lib.atomic import explained
+    from fer_lib.datasets.interchange import neutral
     from fer_lib.emotions import EMOTIONS
 
     box = ("bbox_top", "bbox_left", "bbox_bottom", "bbox_right")
@@ -108,11 +109,6 @@ def write_csv(file: Path, results: list[dict[str, Any]]) -> None:
                 writer.writerow([path, i, face["label"], face["confidence"], *values, *face["box"], score, error])
             if not result["faces"]:
                 writer.writerow([path, "", "", "", *[""] * 7, *[""] * 4, "", error])
-
-
-def neutral(text: str) -> str:
-    """Text that a spreadsheet would run as a formula (= + - @, tab or return comes first), with a quote before it."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def _draw(image, faces, folder: Path, path: Path, number: int) -> None:

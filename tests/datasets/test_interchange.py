@@ -84,6 +84,11 @@ def test_neutral_cells_are_restored(value):
     assert not neutral(value).startswith(("=", "+", "-", "@"))
 
 
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx"])
+def test_cells_that_would_run_are_neutralised(text):
+    assert neutral(text) == "'" + text and neutral("a" + text) == "a" + text
+
+
 def test_both_forms_have_the_columns_of_the_standard(tmp_path):
     frame = pd.DataFrame([{"sample_id": "a", "content_id": "b", "source": "s", "record": "r", "image_path": "p.png",
                            "label": 3, "split": "test", "val_role": ""}])  # fmt: skip
@@ -268,3 +273,26 @@ def test_only_ten_of_many_bad_rows_are_shown(tmp_path):
 def test_a_rule_is_old_and_new(rule):
     with pytest.raises(ValueError, match="OLD=NEW"):
         CsvParams(rebase=[rule])
+
+
+broken = st.sampled_from(
+    ["7", "-1", "x", "", "1e9", "nan", '"', "a,b", "..", "/x", "C:\\x", "dev", "contempt", "=1", "\x00", "é"]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    grid=st.lists(st.lists(broken | st.sampled_from(["a.png", "3", "train", "s"]), min_size=3, max_size=6), max_size=8),
+    tail=st.binary(max_size=6),
+)
+def test_whatever_stands_in_a_csv_no_row_is_lost(tmp_path_factory, grid, tail):
+    path = tmp_path_factory.mktemp("fuzz") / "f.csv"
+    path.write_bytes("\n".join([HEAD, *(",".join(cells) for cells in grid)]).encode() + b"\n" + tail)
+    try:
+        found = read_rows(path, path.parent)
+    except DataError as error:
+        assert "f.csv" in str(error)
+        return
+    excluded = sum(sum(names.values()) for names in found.excluded.values())
+    assert found.total == len(found.rows) + len(found.bad) + excluded
+    assert all(where.startswith("line ") for _, where in found.bad)
