@@ -20,6 +20,7 @@ from fer_lib.datasets.build import twins
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
 from fer_lib.deploy.bundle import Bundle, derive_bundle, read_bundle
 from fer_lib.errors import BundleError, DataError, FerError
+from fer_lib.evaluation.people import people_report
 from fer_lib.evaluation.report import model_report
 from fer_lib.models.ensemble import combine
 from fer_lib.models.softlabels import cached_logits, read_record
@@ -102,7 +103,8 @@ def evaluate(
     """Measure every model; writes ``evaluation.json``, ``predictions/NAME-VIEW.npz`` and ``bundles/NAME`` into ``out``.
 
     A bundle there carries the temperature fitted under the single view, and as ``metrics["test"]`` the scores of
-    exactly what it predicts (single view, scaled).  Returns the content of ``evaluation.json``.
+    exactly what it predicts (single view, scaled).  Where rows have votes, each report says under ``people`` how the
+    model compares with the annotators (:func:`people.people_report`).  Returns the content of ``evaluation.json``.
     """
     found = subjects(models, ensembles)
     if not found:
@@ -141,6 +143,9 @@ def evaluate(
                     f"reliability_{kind}": _table(z, used.labels[keep])
                     for kind, z in (("raw", logits[keep]), ("scaled", scaled))
                 }
+                people = people_report(logits[keep], scaled, used.labels[keep], used.soft_labels[keep])
+                if people is not None:
+                    report["people"] = people
                 protocol = subject.protocol(identity["evalset_id"], view)
                 views[view][name] = {"protocol_id": protocol, **identity, **report, **tables}
             np.savez_compressed(

@@ -35,6 +35,31 @@ def results_table(result: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def people_table(result: dict[str, Any]) -> pd.DataFrame:
+    """A line a model and view of what ``people`` says of all its rows; empty where no row has votes.
+
+    The last line is the annotators themselves: one vote drawn at random against the label, the plurality and another.
+    """
+    lines, people = [], None
+    for name, model in result["models"].items():
+        for view, sets in model["views"].items():
+            if (people := sets["all"].get("people")) is None:
+                continue
+            own, kl, js = people["model"], people["kl"], people["js"]
+            lines.append(
+                {
+                    "who": name, "view": view, "n": people["n"], "KL": kl["raw"], "KL scaled": kl["scaled"],
+                    "JS": js["raw"], "JS scaled": js["scaled"], "label": own["label"], "plurality": own["plurality"],
+                    "plurality in top 2": own["top2"], "one vote": own["vote"],
+                }
+            )  # fmt: skip
+    if people is not None:
+        own = people["annotators"]
+        rates = {"label": own["label"], "plurality": own["plurality"], "one vote": own["each_other"]}
+        lines.append({"who": "annotators", "view": "", "n": people["n"], **rates})
+    return pd.DataFrame(lines)
+
+
 def predictions(
     folder: Path, result: dict[str, Any], name: str, view: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

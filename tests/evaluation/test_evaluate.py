@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import entropy
 from sklearn.metrics import f1_score
 
 from fer_lib.calibration.scaling import Temperature
@@ -16,7 +17,7 @@ from fer_lib.deploy.bundle import derive_bundle, read_bundle, write_bundle
 from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import BundleError, FerError
 from fer_lib.evaluation.evaluate import evaluate, subjects
-from fer_lib.evaluation.table import predictions, results_table
+from fer_lib.evaluation.table import people_table, predictions, results_table
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
 from fer_lib.models.classifier import build_classifier
@@ -175,3 +176,31 @@ def test_val_twins_of_other_roles_are_not_counted_as_removed(made, tmp_path):
     clean = result["sets"]["leak_free"]
     assert twins > 0 and clean["removed"] == twins
     assert clean["n_expected"] == clean["n_used"] == len(select) - twins
+
+
+def test_people_stand_beside_the_models_where_there_are_votes(made, tmp_path):
+    base, manifest, result = made
+    assert all("people" not in r for m in result["models"].values() for v in m["views"].values() for r in v.values())
+    assert people_table(result).empty
+    frame = manifest.frame.copy()
+    voted = np.flatnonzero(frame["split"] == "test")[3:]  # three rows without
+    frame["soft_label"] = None
+    for i in voted:
+        frame.at[i, "soft_label"] = [
+            0.1 * (k != frame.at[i, "label"]) + 0.4 * (k == frame.at[i, "label"]) for k in range(7)
+        ]
+    votes = Manifest(frame, manifest.meta, manifest.path)
+    (tmp_path / "runs").mkdir()
+    p = EvaluateParams(resamples=100, smoke=True, views=["none"], leak_free=False)
+    again = evaluate(p, votes, [base / "one"], [], tmp_path / "out", tmp_path / "runs" / "cache", "cpu")
+    people = again["models"]["one"]["views"]["none"]["all"]["people"]
+    assert (people["n"], people["n_without"]) == (len(voted), 3)
+    assert people["annotators"] == pytest.approx({"label": 0.4, "plurality": 0.4, "each_other": 0.16 + 0.06})
+    raw, scaled, y = predictions(tmp_path / "out", again, "one", "none")
+    v = votes.rows(split="test").soft_labels
+    for kind, probs in (("raw", raw), ("scaled", scaled)):
+        by_row = [entropy(a, b) for a, b in zip(v[3:], probs[3:], strict=True)]
+        assert people["kl"][kind] == pytest.approx(np.mean(by_row), rel=1e-6)
+    assert people["model"]["label"] == pytest.approx((raw.argmax(1) == y)[3:].mean())
+    table = people_table(again)
+    assert table["who"].tolist() == ["one", "annotators"] and table["label"].iloc[1] == pytest.approx(0.4)
