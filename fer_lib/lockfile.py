@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -58,10 +59,15 @@ def closure(platform: str) -> dict[str, str | None]:
 
 
 def marker(name: str, reached: dict[str, dict]) -> str:
-    """The platforms of a pin, as a marker; blank where all three want it."""
-    if name in reached["win32"] and name in reached["darwin"]:
-        return ""
-    return ' ; sys_platform != "win32"' if name in reached["darwin"] else ' ; sys_platform == "linux"'
+    """The platforms and the newest Python of a pin, as a marker; blank where it is for all of them."""
+    conditions = []
+    if name not in reached["win32"] or name not in reached["darwin"]:
+        conditions.append('sys_platform != "win32"' if name in reached["darwin"] else 'sys_platform == "linux"')
+    # what newer Pythons bring themselves (backports) does not install there; a bound at the next major says nothing
+    for bound in SpecifierSet(metadata.metadata(name).get("Requires-Python") or ""):
+        if bound.operator == "<" and Version(bound.version) < Version("4"):
+            conditions.append(f'python_version < "{bound.version}"')
+    return f" ; {' and '.join(conditions)}" if conditions else ""
 
 
 def render() -> str:
