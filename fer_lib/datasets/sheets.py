@@ -37,7 +37,7 @@ def face_tile(manifest: Manifest, row: Any, size: int = 72, margin: float = 0.0)
     """
     try:
         box = box_of(row)
-        square = FaceContract(margin=margin).steps(decode(manifest.resolve(row)), box)["square"]
+        square = FaceContract(margin=margin).square(decode(manifest.resolve(row)), box)
     except DataError:
         tile = np.full((size, size, 3), 225, np.uint8)
         for y in (0, size - 1):

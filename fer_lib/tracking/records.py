@@ -7,6 +7,8 @@ import json
 import math
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +106,16 @@ def draw_figures() -> None:
 
     if (shell := get_ipython()) is not None:
         select_figure_formats(shell, {"png"})
+
+
+def progress_line(folder: Path, what: str) -> Callable[..., None]:
+    """A callback ``(done)`` or ``(done, total)`` that writes ``progress.json`` there, at most once a second."""
+    shown_at = -1.0
+
+    def show(done: int, total: int | None = None) -> None:
+        nonlocal shown_at
+        if time.monotonic() - shown_at >= 1.0 or done == total:
+            shown_at = time.monotonic()
+            write_json(folder / "progress.json", {"text": f"{done:,}{f' of {total:,}' if total else ''} {what}"})
+
+    return show

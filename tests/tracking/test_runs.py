@@ -169,3 +169,16 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(TypeError):
         records.write_json(path, {"new": object()})
     assert records.read_json(path) == {"old": 1}
+
+
+def test_progress_is_written_at_most_once_a_second_and_at_the_end(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(records.time, "monotonic", lambda: now[0])
+    show, said = records.progress_line(tmp_path, "rows imported"), []
+    for done, seconds in ((1, 0.0), (2, 0.5), (1500, 0.6), (1600, 0.1)):
+        now[0] += seconds
+        show(done)
+        said.append(json.loads((tmp_path / "progress.json").read_text())["text"])
+    assert said == ["1 rows imported", "1 rows imported", "1,500 rows imported", "1,500 rows imported"]
+    show(1700, 1700)
+    assert json.loads((tmp_path / "progress.json").read_text())["text"] == "1,700 of 1,700 rows imported"
