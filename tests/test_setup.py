@@ -18,7 +18,7 @@ from fer_lib import __version__, bootstrap, lockfile
 from fer_lib.params import KINDS
 from fer_lib.runfile import load_run
 
-IMPORTED_AS = {"cv2": "opencv-python", "yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn",
+IMPORTED_AS = {"faiss": "faiss-cpu", "cv2": "opencv-python", "yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn",
                "websocket": "websocket-client"}  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def _third_party(path) -> set[str]:
     return names - set(sys.stdlib_module_names) - {"fer_lib"}
 
 
-FOLDERS = {"fer_lib": ["weights"], "benchmarks": [], "tests": ["test", "weights"]}
+FOLDERS = {"fer_lib": ["weights", "archives"], "benchmarks": [], "tests": ["test", "weights"]}
 
 
 @pytest.mark.parametrize("folder, extras", FOLDERS.items())
