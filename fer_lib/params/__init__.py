@@ -8,6 +8,7 @@ the newest finished phase before it in the same run; inputs may name a phase of 
 from __future__ import annotations
 
 from fer_lib.params.base import CheckParams, PhaseParams, Strict, usable_alias
+from fer_lib.params.curate import CsvParams, CurateParams
 from fer_lib.params.fit import AugmentParams, FitParams, StudentParams, TeacherParams
 from fer_lib.params.manifest import ManifestParams
 from fer_lib.params.models import EvaluateParams, ExportParams, SoftLabelParams
@@ -17,6 +18,8 @@ __all__ = [
     "KINDS",
     "AugmentParams",
     "CheckParams",
+    "CsvParams",
+    "CurateParams",
     "EvaluateParams",
     "ExportParams",
     "FitParams",
