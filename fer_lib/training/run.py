@@ -50,7 +50,7 @@ def run_fit(
     the weights.  Raises FerError for a device, backbone, starting weights or data that can't be had, before any step.
     """
     device = resolve_device(p.device)
-    _settings(p)
+    apply_settings(p)
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(p.seed)
     model = build_classifier(config)
@@ -117,7 +117,8 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _settings(p: FitParams) -> None:
+def apply_settings(p: FitParams) -> None:
+    """Set this process's torch to the threads and the determinism that ``p`` asks for."""
     if p.threads:
         torch.set_num_threads(p.threads)
     torch.use_deterministic_algorithms(p.deterministic, warn_only=True)
