@@ -18,8 +18,8 @@ from fer_lib import __version__, bootstrap, lockfile
 from fer_lib.params import KINDS
 from fer_lib.runfile import load_run
 
-IMPORTED_AS = {"faiss": "faiss-cpu", "cv2": "opencv-python", "yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn",
-               "websocket": "websocket-client"}  # fmt: skip
+IMPORTED_AS = {"cv2": "opencv-python", "yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn",
+               "faiss": "faiss-cpu", "websocket": "websocket-client"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

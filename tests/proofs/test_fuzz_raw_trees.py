@@ -8,4 +8,5 @@ CASES = 10_400
 
 @pytest.mark.parametrize(("layout", "source", "file"), DAMAGED, ids=lambda value: value.replace("/", "-"))
 def test_damaged_raw_trees(layout, source, file):
-    assert hold(layout, source, file, examples=CASES // len(DAMAGED)) > 100
+    imports, errors = hold(layout, source, file, examples=CASES // len(DAMAGED))
+    assert imports > 20 and imports + errors >= CASES // len(DAMAGED)
