@@ -92,11 +92,13 @@ class FaceContract(BaseModel):
 
         One channel (C = 1) stands for three equal ones and gives what each of those would give.
         """
-        if square.shape[2] == 1:  # by way of three, for OpenCV rounds a single one otherwise here and there
-            return cv2.extractChannel(self.finish(expand(square)), 0)[..., None]
         size = (self.resize, self.resize)
         shrinks = square.shape[0] > self.resize
-        face = cv2.resize(square, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+        # one channel by way of three, for OpenCV rounds a single one otherwise here and there
+        face = cv2.resize(expand(square), size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+        if square.shape[2] == 1:
+            grey = cv2.extractChannel(face, 0)
+            return (self._equalise_grey(grey) if self.clahe else grey)[..., None]
         if self.grey:
             face = expand(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY))
         return self._equalise(face) if self.clahe else face
@@ -161,14 +163,33 @@ class FaceContract(BaseModel):
 
     def _equalise(self, face: np.ndarray) -> np.ndarray:
         """Contrast-limited equalisation of lightness only (Zuiderveld 1994), so that skin keeps its hue."""
+        channel = thin(face)
+        if channel.shape[2] == 1:
+            return expand(self._equalise_grey(channel[..., 0]))
         lab = cv2.cvtColor(face, cv2.COLOR_RGB2LAB)
-        tiles = (self.clahe_tile, self.clahe_tile)
-        lab[..., 0] = cv2.createCLAHE(self.clahe_clip, tiles).apply(np.ascontiguousarray(lab[..., 0]))
-        out = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
-        if (face[..., 0] == face[..., 1]).all() and (face[..., 1] == face[..., 2]).all():
-            # 8-bit LAB brings a grey back with channels that differ by one: a grey face must stay grey.
-            out = np.repeat(out[..., 1:2], 3, axis=2)
-        return out
+        lab[..., 0] = self._clahe(np.ascontiguousarray(lab[..., 0]))
+        return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+
+    def _equalise_grey(self, face: np.ndarray) -> np.ndarray:
+        """The same for grey uint8 [R, R]: there and back by two tables.
+
+        8-bit LAB brings a grey back with channels that differ by one; a grey face stays grey, as its green channel.
+        """
+        lightness, grey = _grey_in_lab()
+        return cv2.LUT(self._clahe(cv2.LUT(face, lightness)), grey)
+
+    def _clahe(self, lightness: np.ndarray) -> np.ndarray:
+        return cv2.createCLAHE(self.clahe_clip, (self.clahe_tile, self.clahe_tile)).apply(lightness)
+
+
+@lru_cache(maxsize=1)
+def _grey_in_lab() -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [256] each: L of every grey in OpenCV's 8-bit LAB, and the green that every L of a grey comes back with."""
+    levels = np.arange(256, dtype=np.uint8)[None]
+    lightness = cv2.cvtColor(expand(levels), cv2.COLOR_RGB2LAB)[0, :, 0]
+    neutral = np.full_like(levels, 128)  # a and b of every grey
+    green = cv2.cvtColor(cv2.merge([levels, neutral, neutral]), cv2.COLOR_LAB2RGB)[0, :, 1]
+    return lightness.copy(), green.copy()
 
 
 def thin(face: np.ndarray) -> np.ndarray:

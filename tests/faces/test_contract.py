@@ -136,6 +136,10 @@ def test_one_channel_is_what_three_equal_ones_give(side, clahe):
     face = contract.finish(square)
     assert face.shape == (258, 258, 1) and face.flags.c_contiguous
     three = contract.finish(np.repeat(square, 3, axis=2))
+    if clahe:  # by way of LAB, pixel by pixel
+        lab = cv2.cvtColor(FaceContract(image_size=224).finish(np.repeat(square, 3, axis=2)), cv2.COLOR_RGB2LAB)
+        lab[..., 0] = cv2.createCLAHE(2.0, (8, 8)).apply(lab[..., 0].copy())
+        np.testing.assert_array_equal(face[..., 0], cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)[..., 1])
     np.testing.assert_array_equal(np.repeat(face, 3, axis=2), three)
     np.testing.assert_array_equal(thin(three), face)
     np.testing.assert_array_equal(contract.channels_last(face), contract.channels_last(three))
