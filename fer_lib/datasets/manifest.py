@@ -251,7 +251,7 @@ def write_frame(path: Path, frame: pd.DataFrame, meta: dict) -> None:
     """Rows and metadata as Parquet, whole or not at all; the same input gives the same bytes."""
     schema = pa.schema([(name, COLUMNS[name]) for name in frame.columns])
     table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
-    meta = meta | {"table_sha256": _table_sha256(table)}
+    meta = meta | {"table_sha256": _table_sha256(table, meta)}
     table = table.replace_schema_metadata({_META_KEY: json.dumps(meta, sort_keys=True).encode()})
     with fresh_file(path) as work:
         pq.write_table(table, work, compression="zstd")
@@ -263,21 +263,22 @@ def read_frame(path: Path) -> tuple[pd.DataFrame, dict]:
         raise DataError(f"{path} is missing: import the datasets and build the manifest first")
     try:
         table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        meta = json.loads((table.schema.metadata or {}).get(_META_KEY, b"{}"))
+        types = dict(zip(table.schema.names, table.schema.types, strict=True))
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names or metadata that are no UTF-8 or JSON
         raise DataError(f"{path} is not a readable Parquet file ({error}); build it again") from error
-    meta = json.loads((table.schema.metadata or {}).get(_META_KEY, b"{}"))
-    if meta.get("schema") != SCHEMA_VERSION:
-        raise DataError(
-            f"{path} has manifest schema {meta.get('schema')!r}, this version reads {SCHEMA_VERSION}; build it again"
-        )
-    if meta.get("table_sha256") != _table_sha256(table):
+    schema = meta.get("schema") if isinstance(meta, dict) else None
+    if schema != SCHEMA_VERSION:
+        raise DataError(f"{path} has manifest schema {schema!r}, this version reads {SCHEMA_VERSION}; build it again")
+    strange = len(types) < table.num_columns or any(kind != COLUMNS.get(name) for name, kind in types.items())
+    if strange or meta.get("table_sha256") != _table_sha256(table, meta):
         raise DataError(f"{path}: its rows do not match the hash stored with them; build the manifest again")
     return table.replace_schema_metadata(None).to_pandas(), meta
 
 
-def _table_sha256(table: pa.Table) -> str:
-    """Hash (64 hex) of a table as it stands in its file: fast, where :attr:`Manifest.sha256` has to sort the rows."""
-    digest = hashlib.sha256()
+def _table_sha256(table: pa.Table, meta: dict) -> str:
+    """Hash (64 hex) of table and metadata as they stand in the file: fast, where :attr:`Manifest.sha256` sorts rows."""
+    digest = hashlib.sha256(json.dumps({**meta, "table_sha256": ""}, sort_keys=True).encode())
     for name in table.column_names:
         column = table[name].combine_chunks()
         digest.update(f"|{name}:{len(column)}|".encode())
