@@ -196,6 +196,8 @@ def test_fer2013_csv_with_spaced_reordered_header_and_byte_order_mark(tmp_path):
         (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " 256", r[2]], "'256' is not a whole number from 0 to 255"),
         (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " -1", r[2]], "'-1' is not"),
         (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " 3.5", r[2]], "'3.5' is not"),
+        (lambda r: [r[0], r[1].replace(" ", "\x1f", 1), r[2]], "'other than a space' is not"),
+        (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " \u0663", r[2]], "is not a whole number"),
         (lambda r: [r[0], r[1], "Testing"], "'Testing'"),
         (lambda r: ["7", r[1], r[2]], "emotion '7' is not 0..6"),
         (lambda r: ["", r[1], r[2]], "emotion '' is not 0..6"),

@@ -11,6 +11,7 @@ import numpy as np
 
 from fer_lib.datasets.sources import existing, register
 from fer_lib.datasets.sources.base import Draft, relative_to, walk
+from fer_lib.datasets.sources.lists import whole
 from fer_lib.datasets.sources.votes import USAGE, Votes, judge, read_image_map, read_votes, table
 from fer_lib.emotions import EMOTIONS, class_id
 from fer_lib.errors import DataError
@@ -90,7 +91,8 @@ def _pixels(text: str, where: str, draft: Draft) -> np.ndarray | None:
     if len(words) != SIDE * SIDE:
         draft.problem("wrong pixel count", f"{where}: {len(words)} pixels instead of {SIDE * SIDE} ({SIDE} x {SIDE})")
     else:
-        wrong = next(word for word in words if not word.isdecimal() or int(word) > 255)
+        # words by str.split, which takes separators (\x1f, no-break spaces) that are none between numbers
+        wrong = next((word for word in words if whole(word, range(256)) is None), "other than a space")
         draft.problem("pixel out of range", f"{where}: {wrong!r} is not a whole number from 0 to 255")
     return None
 

@@ -11,13 +11,14 @@ from fer_lib.atomic import readable
 from fer_lib.datasets.sources import existing, register, tree
 from fer_lib.datasets.sources.base import Draft
 from fer_lib.datasets.sources.fer2013 import pixel_rows, same_row
+from fer_lib.datasets.sources.lists import plain, whole
+from fer_lib.datasets.sources.photos import photo_size, sides, usable
 from fer_lib.datasets.sources.votes import USAGE, VOTED, Judged, Votes, judge, read_image_map, read_votes, vote_counts
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.params import SourceSpec
 
 NATIVE = {"FER2013Train": "train", "FER2013Valid": "val", "FER2013Test": "test"}
-_WHOLE = (0, 0, 48, 48)
 
 
 @register("ferplus")
@@ -113,15 +114,21 @@ def _read_native(spec: SourceSpec, folders: list[Path], draft: Draft) -> None:
                 draft.exclude(split, judged.reason[0])
                 continue
             label = int(judged.label[0])
-            more = judged.extras(0)
-            if box != _WHOLE:  # FERPlus boxes are left, top, right, bottom
-                more |= dict(zip(("bbox_left", "bbox_top", "bbox_right", "bbox_bottom"), map(float, box), strict=True))
-            more |= {"record": f"{folder.name}/{line}/{name}", "split": split, "label": label}
-            draft.add_file(folder / name, f"{split}/{EMOTIONS[label]}/{line}-{name}", **more)
+            record, where = f"{folder.name}/{line}/{name}", f"{folder / 'label.csv'}, line {line}"
+            data = draft.read(folder / name, record)
+            size = photo_size(data, where, draft) if data is not None else None
+            if size is None or not usable(box, size, where, draft):
+                continue
+            more = judged.extras(0) | ({} if box == (0, 0, *size) else sides(box))
+            relative = f"{split}/{EMOTIONS[label]}/{line}-{name}"
+            draft.add_file(folder / name, relative, record=record, split=split, label=label, **more)
 
 
 def _native_rows(path: Path, draft: Draft):
-    """(line, file name, box, ten counts) of a headerless ``label.csv``: ``fer0000000.png,"(0, 0, 48, 48)",4,0,...``."""
+    """(line, file name, box, ten counts) of a headerless ``label.csv``: ``fer0000000.png,"(0, 0, 48, 48)",4,0,...``.
+
+    The box comes as top, left, bottom, right.
+    """
     with readable(path), open(path, newline="", encoding="utf-8-sig") as handle:
         reader = csv.reader(handle)
         try:
@@ -131,12 +138,13 @@ def _native_rows(path: Path, draft: Draft):
                     draft.problem("wrong field count", f"{where}: {len(fields)} fields instead of {2 + len(VOTED)}")
                     continue
                 name, box = fields[0].strip(), [side.strip() for side in fields[1].strip().strip("()").split(",")]
-                if not name or "/" in name or "\\" in name or name.startswith("."):
-                    draft.problem("wrong file name", f"{where}: {name!r}")
-                elif len(box) != 4 or not all(side.isdecimal() for side in box):
+                if not plain(name, where, draft):
+                    continue
+                edges = [whole(side, range(10**6)) for side in box]
+                if len(edges) != 4 or None in edges:
                     draft.problem("wrong box", f"{where}: {fields[1]!r}")
                 else:
-                    counts = vote_counts(fields[2:], where, draft)
-                    yield reader.line_num, name, tuple(map(int, box)), counts
+                    left, top, right, bottom = edges  # FERPlus' order
+                    yield reader.line_num, name, (top, left, bottom, right), vote_counts(fields[2:], where, draft)
         except (csv.Error, UnicodeDecodeError) as error:
             raise DataError(f"{path}, after line {reader.line_num}: not a readable CSV ({error})") from error

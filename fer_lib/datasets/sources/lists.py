@@ -33,7 +33,7 @@ def listed(path: Path, fields: int, draft: Draft) -> Iterator[tuple[str, list[st
 
 def plain(name: str, where: str, draft: Draft) -> bool:
     """Whether ``name`` is a file's name and nothing else (no folder, no hidden file); if not, the draft knows."""
-    good = not (set(name) & set("/\\:\0")) and not name.startswith(".")
+    good = name != "" and not (set(name) & set("/\\:\0")) and not name.startswith(".")
     if not good:
         draft.problem("wrong file name", f"{where}: {name!r}")
     return good

@@ -13,6 +13,7 @@ import numpy as np
 from fer_lib.atomic import readable
 from fer_lib.datasets.manifest import safe_path
 from fer_lib.datasets.sources.base import Draft
+from fer_lib.datasets.sources.lists import whole
 from fer_lib.emotions import NUM_CLASSES, class_id
 from fer_lib.errors import DataError
 
@@ -120,18 +121,23 @@ def read_image_map(path: Path, votes: Votes) -> dict[int, str]:
     checks = (("Usage", votes.usage), ("ferplus_image", votes.names))
     with readable(path), open(path, newline="", encoding="utf-8-sig") as handle:
         reader = csv.DictReader(handle)
-        if not {"row", "fer2013_jpg"} <= set(reader.fieldnames or ()):
-            raise DataError(f"{path}: its header {reader.fieldnames} lacks row or fer2013_jpg")
-        for entry in reader:
-            where = f"{path}, line {reader.line_num}"
-            text = entry["row"] or ""
-            if not text.isdecimal() or int(text) >= len(votes.usage) or int(text) in found:
-                raise DataError(f"{where}: row {text!r} is no row of {votes.path}, or stands there twice")
-            row = int(text)
-            for column, expected in checks:
-                if entry.get(column, expected[row]) != expected[row]:
-                    raise DataError(f"{where}: {column} {entry[column]!r} but {votes.where(row)} has {expected[row]!r}")
-            found[row] = safe_path(entry["fer2013_jpg"] or "", where)
+        try:
+            if not {"row", "fer2013_jpg"} <= set(reader.fieldnames or ()):
+                raise DataError(f"{path}: its header {reader.fieldnames} lacks row or fer2013_jpg")
+            for entry in reader:
+                where = f"{path}, line {reader.line_num}"
+                text = entry["row"] or ""
+                row = whole(text, range(len(votes.usage)))
+                if row is None or row in found:
+                    raise DataError(f"{where}: row {text[:80]!r} is no row of {votes.path}, or stands there twice")
+                for column, expected in checks:
+                    if entry.get(column, expected[row]) != expected[row]:
+                        raise DataError(
+                            f"{where}: {column} {entry[column]!r} but {votes.where(row)} has {expected[row]!r}"
+                        )
+                found[row] = safe_path(entry["fer2013_jpg"] or "", where)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"{path}, after line {reader.line_num}: not a readable CSV ({error})") from error
     return found
 
 
