@@ -13,6 +13,8 @@ import numpy as np
 
 from fer_lib.calibration import scores
 
+DOUBT = 1.0  # rows of each kind of mistake that are taken for granted
+
 
 def thresholds(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """t_j, the mean probability of class j over the rows labelled j (eq. 2): float64 [K], infinite without such rows.
@@ -50,10 +52,40 @@ def calibrated(joint: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return shares * counts[:, None]
 
 
-def given_for_true(noise: np.ndarray) -> np.ndarray:
-    """P(given label i | true label j) from calibrated counts: columns sum to 1, a true class of no rows stays pure."""
-    totals = noise.sum(axis=0, keepdims=True)
-    return np.divide(noise, totals, out=np.eye(len(noise)), where=totals > 0)
+def given_for_true(noise: np.ndarray, doubt: float = 0.0) -> np.ndarray:
+    """P(given label i | true label j) from counts: columns sum to 1, a true class of no rows stays pure.
+
+    ``doubt`` rows are added to every cell off the diagonal.
+    """
+    counts = noise + doubt * (1.0 - np.eye(len(noise)))
+    totals = noise.sum(axis=0) > 0
+    return np.divide(counts, counts.sum(axis=0), out=np.eye(len(noise)), where=totals)
+
+
+def refined(probs: np.ndarray, labels: np.ndarray, transition: np.ndarray, steps: int = 10) -> np.ndarray:
+    """Expected rows by given label i and true label j, from ``steps`` of expectation-maximisation: float64 [K, K].
+
+    The confident joint also counts what the models confuse by themselves, and so finds too much noise.  With p the
+    probability of the true class, the transition T of greatest likelihood is the fixed point of: share each row out
+    over the true classes by p_j T_ij, sum, and scale the columns to 1 (Dawid and Skene 1979, with p for the prior).
+    It starts from ``transition``; one row of doubt in each cell keeps every kind of mistake possible.
+    """
+    for _ in range(steps):
+        parts = _explanations(probs, labels, transition)
+        counts = np.zeros_like(transition)
+        np.add.at(counts, labels, parts)
+        transition = given_for_true(counts, DOUBT)
+    return counts
+
+
+def _explanations(probs: np.ndarray, labels: np.ndarray, transition: np.ndarray) -> np.ndarray:
+    """P(true class j | picture, given label i), float64 [N, K]: p_j T_ij, rows scaled to 1.
+
+    The label is believed where no class explains it.
+    """
+    parts = probs * transition[labels]
+    totals = parts.sum(axis=1, keepdims=True)
+    return np.divide(parts, totals, out=np.eye(probs.shape[1])[labels], where=totals > 0)
 
 
 def wrongness(probs: np.ndarray, labels: np.ndarray, transition: np.ndarray) -> np.ndarray:
@@ -64,10 +96,7 @@ def wrongness(probs: np.ndarray, labels: np.ndarray, transition: np.ndarray) -> 
     they follow confusions it tells a label that one of these explains from a label that only the picture makes less
     likely, as the normalised margin does.  Each of the two simpler scores falls behind on the other kind of noise.
     """
-    explained = (probs * transition[labels]).sum(axis=1)
-    rows = np.arange(len(labels))
-    own = transition[labels, labels] * probs[rows, labels]
-    return 1.0 - np.divide(own, explained, out=np.zeros(len(labels)), where=explained > 0)
+    return 1.0 - _explanations(probs, labels, transition)[np.arange(len(labels)), labels]
 
 
 def self_confidence(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -88,21 +117,27 @@ class Verdict:
     """What confident learning says of N rows.
 
     ``thresholds`` [K]; ``joint`` int64 [K, K]; ``noise`` float64 [K, K], its calibration, rows by given label and
-    columns by true label; ``wrongness`` float64 [N]; ``suggested`` int64 [N], the likeliest other label; ``flagged``
-    bool [N], the rows off the confident joint's diagonal.
+    columns by true label; ``refined`` [K, K], the same after :func:`refined`; ``wrongness`` float64 [N]; ``suggested``
+    int64 [N], the likeliest other label; ``flagged`` bool [N], the rows off the confident joint's diagonal.
     """
 
     thresholds: np.ndarray
     joint: np.ndarray
     noise: np.ndarray
+    refined: np.ndarray
     wrongness: np.ndarray
     suggested: np.ndarray
     flagged: np.ndarray
 
     @property
     def noise_share(self) -> float:
-        """The estimated share of wrong labels."""
+        """The share of wrong labels by the confident joint, an upper estimate where the models err by themselves."""
         return float(1.0 - np.trace(self.noise) / self.noise.sum())
+
+    @property
+    def refined_share(self) -> float:
+        """The share of wrong labels by the refined matrix."""
+        return float(1.0 - np.trace(self.refined) / self.refined.sum())
 
 
 def judge(probs, labels) -> Verdict:
@@ -112,9 +147,10 @@ def judge(probs, labels) -> Verdict:
     found = confident_classes(probs, bars)
     joint = confident_joint(probs, labels)
     noise = calibrated(joint, labels)
-    transition = given_for_true(noise)
-    others = probs * transition[labels]  # how well each true class explains this picture with this label
+    counts = refined(probs, labels, given_for_true(noise, DOUBT))
+    transition = given_for_true(counts, DOUBT)
+    others = _explanations(probs, labels, transition)
     others[np.arange(len(labels)), labels] = -1.0
     flagged = (found >= 0) & (found != labels)
     suggested = np.where(flagged, found, others.argmax(axis=1))
-    return Verdict(bars, joint, noise, wrongness(probs, labels, transition), suggested, flagged)
+    return Verdict(bars, joint, noise, counts, wrongness(probs, labels, transition), suggested, flagged)

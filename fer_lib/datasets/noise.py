@@ -51,8 +51,9 @@ def label_noise(
     """Audit the labels of the rows in ``p.splits``; writes ``label_noise.csv`` and ``label_noise.json`` into ``out``.
 
     Each round fits one net a fold; from the second on they learn without the rows that the round before flagged and
-    thought more likely wrong than right, so that they predict the true class rather than the given label.  ``progress(done, total)``
-    counts epochs over all rounds.  Raises DataError when the manifest has no rows there or too few for the folds.
+    thought more likely wrong than right, so that they predict the true class rather than the given label; the logits
+    of all rounds are averaged.  ``progress(done, total)`` counts epochs over all rounds.  Raises DataError when the
+    manifest has no rows there or too few for the folds.
     """
     from fer_lib.datasets.facepack import open_or_build
     from fer_lib.devices import resolve_device
@@ -65,18 +66,19 @@ def label_noise(
     labels = pack.manifest.labels
     fold = assign_folds(pack.manifest.frame, p.folds, seed)
     learned = np.ones(len(labels), bool)
-    left_out = 0
+    total, left_out = np.zeros((len(labels), len(EMOTIONS))), 0
     for number in range(p.rounds):
 
-        def count(done: int, total: int, before: int = number) -> None:
+        def count(done: int, a_round: int, before: int = number) -> None:
             if progress is not None:
-                progress(before * total + done, p.rounds * total)
+                progress(before * a_round + done, p.rounds * a_round)
 
-        logits = out_of_fold(pack, fold, learned, nets, cache_dir, device, count)
-        verdict = confident.judge(scores.softmax(logits), labels)
+        total += out_of_fold(pack, fold, learned, nets, cache_dir, device, count)
+        probs = scores.softmax(total / (number + 1))
+        verdict = confident.judge(probs, labels)
         left_out = int((~learned).sum())
         learned = ~verdict.flagged | (verdict.wrongness < DOUBTED)
-    report = _report(pack.manifest, scores.softmax(logits), verdict, p, seed, left_out)
+    report = _report(pack.manifest, probs, verdict, p, seed, left_out)
     with fresh_file(out / "label_noise.csv") as work:
         report.ranked.to_csv(work, index=False, float_format="%.6f")
     write_json(out / "label_noise.json", report.summary)
@@ -131,12 +133,13 @@ def _report(
         "params": p.model_dump(mode="json", exclude={"device", "threads", "pack"}) | {"seed": seed},
         "left_out_of_the_last_round": left_out,
         "agreement": float((probs.argmax(axis=1) == labels).mean()),
-        "noise_share": verdict.noise_share,
+        "noise_share": {"confident_joint": verdict.noise_share, "refined": verdict.refined_share},
         "flagged": int(verdict.flagged.sum()),
-        "ranked_by": "wrongness: 1 - T_ii p_i / sum_j T_ij p_j, given label i, T = P(given | true)",
+        "ranked_by": "wrongness: 1 - T_ii p_i / sum_j T_ij p_j, given label i, T = P(given | true) refined",
         "classes": list(EMOTIONS),
         "confident_joint": verdict.joint.tolist(),
         "noise_matrix": verdict.noise.tolist(),
+        "refined_matrix": verdict.refined.tolist(),
         "per_class": per_class,
         "top": ranked.head(LISTED).drop(columns=["content_id"]).to_dict("records"),
     }

@@ -1,0 +1,125 @@
+"""Confident learning on rows few enough to count by hand, and on noise that is known because it was planted."""
+
+import numpy as np
+import pytest
+
+from fer_lib.datasets import confident
+from fer_lib.errors import DataError
+
+#      probabilities of classes 0, 1, 2         given
+ROWS = [
+    ([0.9, 0.1, 0.0], 0),
+    ([0.7, 0.2, 0.1], 0),
+    ([0.2, 0.7, 0.1], 0),  # over the bar of class 1 alone: looks like a 1
+    ([0.1, 0.8, 0.1], 1),
+    ([0.6, 0.4, 0.0], 1),  # over the bars of 0 and of nothing else: looks like a 0
+    ([0.3, 0.3, 0.4], 2),
+    ([0.1, 0.1, 0.8], 2),
+    ([0.4, 0.4, 0.2], 2),  # under every bar: counted nowhere
+]
+PROBS = np.array([p for p, _ in ROWS])
+LABELS = np.array([y for _, y in ROWS])
+
+
+def test_thresholds_and_joint_by_hand():
+    bars = confident.thresholds(PROBS, LABELS)
+    np.testing.assert_allclose(bars, [(0.9 + 0.7 + 0.2) / 3, (0.8 + 0.4) / 2, (0.4 + 0.8 + 0.2) / 3])  # 0.6, 0.6, 0.467
+    assert confident.confident_classes(PROBS, bars).tolist() == [0, 0, 1, 1, 0, -1, 2, -1]
+    joint = confident.confident_joint(PROBS, LABELS)
+    assert joint.tolist() == [[2, 1, 0], [1, 1, 0], [0, 0, 1]]
+    np.testing.assert_allclose(confident.calibrated(joint, LABELS), [[2, 1, 0], [1, 1, 0], [0, 0, 3]])
+    transition = confident.given_for_true(confident.calibrated(joint, LABELS))
+    np.testing.assert_allclose(transition, [[2 / 3, 1 / 2, 0], [1 / 3, 1 / 2, 0], [0, 0, 1]])
+
+
+def test_the_likeliest_of_several_classes_over_their_bars_counts():
+    probs = np.array([[0.3, 0.7], [0.45, 0.55], [0.6, 0.4], [0.1, 0.9]])
+    labels = np.array([0, 0, 0, 1])  # bars 0.45 and 0.9: the second row is over the first bar only
+    assert confident.confident_joint(probs, labels).tolist() == [[2, 0], [0, 1]]
+    labels = np.array([0, 1, 1, 1])  # bars 0.3 and 0.617: row 0 is over both and counts under the likelier
+    assert confident.confident_joint(probs, labels).tolist() == [[0, 1], [2, 1]]
+
+
+def test_scores_by_hand():
+    transition = np.array([[0.9, 0.2, 0.0], [0.1, 0.7, 0.0], [0.0, 0.1, 1.0]])
+    found = confident.wrongness(PROBS[2:5], LABELS[2:5], transition)
+    by_hand = [
+        1 - 0.9 * 0.2 / (0.9 * 0.2 + 0.2 * 0.7 + 0.0 * 0.1),
+        1 - 0.7 * 0.8 / (0.1 * 0.1 + 0.7 * 0.8 + 0.0 * 0.1),
+        1 - 0.7 * 0.4 / (0.1 * 0.6 + 0.7 * 0.4),
+    ]
+    np.testing.assert_allclose(found, by_hand, rtol=1e-12)
+    np.testing.assert_allclose(confident.self_confidence(PROBS, LABELS)[:3], [0.9, 0.7, 0.2])
+    np.testing.assert_allclose(confident.normalised_margin(PROBS, LABELS)[[0, 2, 5]], [0.8, -0.5, 0.1])
+
+
+def planted(n=20_000, seed=0, rate=0.15):
+    """Probabilities that are right, labels drawn from them, then wrong ones planted by a known matrix."""
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet([0.08, 0.08, 0.08, 0.08], n)
+    true = np.array([rng.choice(4, p=row) for row in p])
+    shape = np.array([[0, 0.8, 0.1, 0.1], [0.5, 0, 0.5, 0], [0.0, 1.0, 0, 0.0], [0.3, 0.3, 0.4, 0]])
+    transition = (1 - rate) * np.eye(4) + rate * shape.T
+    given = np.array([rng.choice(4, p=transition[:, j]) for j in true])
+    return p, true, given, transition
+
+
+def test_planted_noise_is_estimated_and_ranked():
+    from sklearn.metrics import average_precision_score
+
+    p, true, given, transition = planted()
+    verdict = confident.judge(p, given)
+    np.testing.assert_allclose(confident.given_for_true(verdict.refined), transition, atol=0.02)
+    assert verdict.refined_share == pytest.approx(0.15, abs=0.01)
+    assert verdict.noise.sum() == pytest.approx(len(p)) and verdict.refined.sum() == pytest.approx(len(p))
+    np.testing.assert_allclose(verdict.noise.sum(axis=1), np.bincount(given))
+    wrong = given != true
+    reached = average_precision_score(wrong, verdict.wrongness)
+    best = average_precision_score(wrong, confident.wrongness(p, given, transition))
+    assert best - 0.01 < reached <= best + 0.01
+    for simpler in (confident.self_confidence, confident.normalised_margin):
+        assert reached > average_precision_score(wrong, -simpler(p, given))
+    assert (verdict.suggested != given).all() and (verdict.suggested[wrong] == true[wrong]).mean() > 0.85
+    off = (verdict.joint.sum() - np.trace(verdict.joint)).item()
+    assert verdict.flagged.sum() == off
+
+
+def test_clean_and_sure_labels_are_left_alone():
+    labels = np.repeat(np.arange(7), 30)
+    probs = np.full((210, 7), 0.01) + 0.93 * np.eye(7)[labels]
+    verdict = confident.judge(probs, labels)
+    assert not verdict.flagged.any() and verdict.noise_share == 0.0 and verdict.wrongness.max() < 0.01
+
+
+def test_the_order_of_rows_changes_nothing():
+    p, _, given, _ = planted(2_000)
+    order = np.random.default_rng(1).permutation(len(p))
+    one, other = confident.judge(p, given), confident.judge(p[order], given[order])
+    np.testing.assert_allclose(one.wrongness[order], other.wrongness, rtol=1e-9)
+    assert (one.joint == other.joint).all() and (one.suggested[order] == other.suggested).all()
+
+
+@pytest.mark.parametrize("labels", [np.zeros(60, int), np.tile([0, 2], 30)])
+def test_classes_without_rows(labels):
+    """A class nobody was given has no bar, so nothing is counted under it; one class alone has no noise."""
+    probs = np.random.default_rng(0).dirichlet(np.ones(3), 60)
+    verdict = confident.judge(probs, labels)
+    assert np.isinf(verdict.thresholds[1]) and verdict.joint[:, 1].sum() == 0
+    assert np.isfinite(verdict.wrongness).all() and np.isfinite(verdict.noise).all()
+    if len(set(labels)) == 1:
+        assert verdict.noise_share == 0.0 and not verdict.flagged.any()
+
+
+def test_a_label_the_nets_rule_out_is_wrong_though_no_such_mistake_was_seen():
+    labels = np.append(np.repeat([0, 1, 2], 40), 2)
+    probs = np.append(0.97 * np.eye(3)[np.repeat([0, 1, 2], 40)] + 0.01, [[1.0, 0.0, 0.0]], axis=0)
+    verdict = confident.judge(probs, labels)
+    assert verdict.wrongness.argmax() == 120 and verdict.wrongness[120] == 1.0
+    assert verdict.suggested[120] == 0 and verdict.flagged[120] and verdict.joint[2, 0] == 1
+
+
+def test_what_is_no_probability_is_refused():
+    with pytest.raises(DataError, match="row"):
+        confident.judge(PROBS * 2, LABELS)
+    with pytest.raises(DataError, match="label of row 0"):
+        confident.judge(PROBS, LABELS + 3)
