@@ -98,7 +98,7 @@ def test_the_pictures_say_what_was_found(audit):
     matrix = noise_matrix_figure(report)
     texts = [t.get_text() for t in matrix.axes[0].texts]
     assert len(texts) == 49 and texts[0].startswith(f"{report.verdict.noise[0, 0]:,.0f}\n")
-    assert f"of {len(report.ranked)} labels" in matrix.axes[0].get_title()
+    assert f"{len(report.ranked)} labels: {100 * report.verdict.noise_share:.1f} % wrong" in matrix.axes[0].get_title()
     sheet = noise_sheet(report, shown=10, columns=4)
     said = [t.get_text() for t in sheet.axes[0].texts]
     first = report.ranked.iloc[0]
