@@ -170,7 +170,9 @@ def noise_matrix_figure(report: NoiseReport) -> Figure:
     axes.set_yticks(range(k), [f"{e}\n(n = {n:,.0f})" for e, n in zip(EMOTIONS, totals[:, 0], strict=True)])
     axes.set(xlabel="true label, as estimated", ylabel="given label")
     joint, refined = 100 * report.verdict.noise_share, 100 * report.verdict.refined_share
-    axes.set_title(f"{len(report.ranked):,} labels: {joint:.1f} % wrong by the confident joint, {refined:.1f} % refined")
+    axes.set_title(
+        f"{len(report.ranked):,} labels: {joint:.1f} % wrong by the confident joint, {refined:.1f} % refined"
+    )
     figure.colorbar(image, ax=axes, shrink=0.75, label="share of the given label's rows that is wrong")
     return figure
 
