@@ -25,7 +25,8 @@ class NoiseParams(Strict):
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
     label_smoothing: Fraction = 0.0
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.998
-    augment: AugmentParams = AugmentParams(scale=(0.85, 1.0), ratio=(0.9, 1.11), jitter=(0.2, 0.2, 0.0, 0.0))
+    # gentle, and about the share of the face that the centre view shows, 3/4: short trainings have no time for more
+    augment: AugmentParams = AugmentParams(scale=(0.65, 0.9), ratio=(0.9, 1.11), jitter=(0.2, 0.2, 0.0, 0.0))
     shown: Annotated[int, Field(ge=1, le=400)] = 48  # faces on the contact sheet
     device: Device = "auto"
     threads: Count = 0
