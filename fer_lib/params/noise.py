@@ -22,7 +22,7 @@ class NoiseParams(Strict):
     epochs: Annotated[int, Field(ge=1)] = 15
     batch_size: Annotated[int, Field(ge=2)] = 64
     lr: Positive = 1e-2
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.5  # strong: wrong labels are to be doubted, not learned
     label_smoothing: Fraction = 0.0
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.998
     # gentle, and about the share of the face that the centre view shows, 3/4: short trainings have no time for more

@@ -14,7 +14,7 @@ from fer_lib.datasets.synthetic import write_raw
 from fer_lib.params import ManifestParams, SourceSpec
 from fer_lib.params.noise import NoiseParams
 
-FACES = 10_000
+FACES = 12_000
 
 
 @pytest.mark.parametrize("shape, least", [("symmetric", 0.90), ("confusions", 0.80)])
@@ -45,5 +45,5 @@ def test_wrong_labels_are_ranked_first(shape, least, tmp_path, record_property):
     for name, value in figures.items():
         record_property(f"{shape}_{name}", value)
     assert reached >= least
-    assert wrong[:500].mean() >= 0.95
-    assert 0.05 < report.verdict.refined_share < report.verdict.noise_share < 0.2  # the planted 0.1 lies between
+    assert wrong[:500].mean() >= 0.85
+    assert report.verdict.refined_share < 0.1 < report.verdict.noise_share < 0.2  # what was planted lies between
