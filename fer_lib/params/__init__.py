@@ -7,6 +7,7 @@ the newest finished phase before it in the same run; inputs may name a phase of 
 
 from __future__ import annotations
 
+from fer_lib.params.audit import AuditParams
 from fer_lib.params.base import CheckParams, PhaseParams, Strict, usable_alias
 from fer_lib.params.curate import CsvParams, CurateParams
 from fer_lib.params.fit import AugmentParams, FitParams, StudentParams, TeacherParams
@@ -16,6 +17,7 @@ from fer_lib.params.sources import ImportParams, SourceSpec
 
 __all__ = [
     "KINDS",
+    "AuditParams",
     "AugmentParams",
     "CheckParams",
     "CsvParams",

@@ -6,12 +6,15 @@ gain projected out; then normalised correlation under a window that fades toward
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from fer_lib.datasets.audit.hashes import SIDE, blur_matrix, codes, smooth
 from fer_lib.datasets.audit.search import VERSIONS, Candidates
@@ -68,26 +71,32 @@ def align(thumbs: np.ndarray, pairs: Candidates, progress: Callable[[int, int], 
     out = Alignment(np.empty(len(pairs), np.float32), np.empty((len(pairs), 2, 3), np.float32))
     asks = np.where(pairs.asker, pairs.first, pairs.second)
     others = np.where(pairs.asker, pairs.second, pairs.first)
-    for start in range(0, len(pairs), _BLOCK):
+
+    def work(start: int) -> None:
         part = slice(start, start + _BLOCK)
         begin = np.stack([VERSIONS[pairs.version[part]], VERSIONS[np.zeros(len(asks[part]), int)]])
         begin[:, :, :, 0] *= np.where(pairs.mirrored[part], -1.0, 1.0)[:, None]
         out.similarity[part], out.matrix[part] = _block(thumbs[asks[part]], thumbs[others[part]], *begin)
-        if progress is not None:
-            progress(min(start + _BLOCK, len(pairs)), len(pairs))
+
+    starts = range(0, len(pairs), _BLOCK)
+    # each thread multiplies for itself: BLAS' own threads would only wait for each other on matrices this small
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for start, _ in zip(starts, pool.map(work, starts), strict=True):
+            if progress is not None:
+                progress(min(start + _BLOCK, len(pairs)), len(pairs))
     return out
 
 
 def _block(images: np.ndarray, templates: np.ndarray, matrix: np.ndarray, straight: np.ndarray):
     """Similarity [n] and matrix [n, 2, 3] of pairs of thumbnails uint8 [n, 2, SIDE, SIDE]."""
-    image, template = _Layers(images[:, 0]), _Layers(templates[:, 0])
+    image, template = _Layers.of(images[:, 0]), _Layers.of(templates[:, 0])
     found = fitted(image.code, template.code, matrix)
     best, kept = _similarity(image, template, found), found
     best, kept = _better(best, kept, _similarity(image, template, straight), straight)
     again = np.flatnonzero((best > _HOPELESS) & (best < 0.98))  # may be equalised copies
     if len(again):
         plain = image.at(again), template.at(again)
-        equalised = _Layers(images[again, 1]), _Layers(templates[again, 1])
+        equalised = _Layers.of(images[again, 1]), _Layers.of(templates[again, 1])
         for one, other in ((equalised[0], plain[1]), (plain[0], equalised[1])):
             for tried in (kept[again], straight[again]):
                 best[again], kept[again] = _better(best[again], kept[again], _similarity(one, other, tried), tried)
@@ -97,13 +106,16 @@ def _block(images: np.ndarray, templates: np.ndarray, matrix: np.ndarray, straig
 class _Layers:
     """Codes and blurred thumbnails, float32 [n * SIDE, SIDE] each, of thumbnails uint8 [n, SIDE, SIDE]."""
 
-    def __init__(self, thumbs: np.ndarray):
-        self.thumbs = thumbs
-        self.code = codes(thumbs).reshape(-1, SIDE)
-        self.tone = smooth(thumbs.astype(np.float32), _BLUR).reshape(-1, SIDE)
+    def __init__(self, code: np.ndarray, tone: np.ndarray):
+        self.code, self.tone = code, tone
+
+    @classmethod
+    def of(cls, thumbs: np.ndarray) -> _Layers:
+        tone = smooth(thumbs.astype(np.float32), _BLUR)
+        return cls(codes(thumbs).reshape(-1, SIDE), tone.reshape(-1, SIDE))
 
     def at(self, chosen: np.ndarray) -> _Layers:
-        return _Layers(self.thumbs[chosen])
+        return _Layers(*(x.reshape(-1, SIDE, SIDE)[chosen].reshape(-1, SIDE) for x in (self.code, self.tone)))
 
 
 def _better(best, kept, similarity, matrix):
@@ -121,7 +133,7 @@ def _similarity(image: _Layers, template: _Layers, matrix: np.ndarray) -> np.nda
 
 
 def fitted(image: np.ndarray, template: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The best of STEPS refinements of ``matrix`` [n, 2, 3], which lays ``image`` over ``template`` [n * SIDE, SIDE]."""
+    """The best of STEPS refinements of ``matrix`` [n, 2, 3]: how ``image`` lies over ``template`` [n * SIDE, SIDE]."""
     x, y, window = _grid()
     n = len(matrix)
     slope_y, slope_x = (slope.reshape(n, -1) for slope in np.gradient(template.reshape(n, SIDE, SIDE), axis=(1, 2)))

@@ -13,12 +13,14 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 
+from fer_lib.atomic import fresh_file
 from fer_lib.datasets.manifest import BOX, Manifest
 from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
@@ -27,15 +29,20 @@ SIDE = 32  # pixels of a thumbnail
 SIGMA = 2.0  # of the neighbourhood, in pixels of the thumbnail
 FLOOR = 10.0  # grey levels added to the local deviation, so that noise on a flat wall stays small
 LARGEST = 128  # faces with more pixels a side are shrunk to 96 before equalisation: the same result, sooner
+HASH_VERSION = 1  # of what the cache keeps
 _CHUNK = 512
 
 
 @dataclass(frozen=True)
 class Hashes:
-    """``thumbs`` uint8 [N, 2, 32, 32]: plain and equalised; ``pixels`` uint64 [N, 2]: see :func:`pixel_id`."""
+    """``thumbs`` uint8 [N, 2, 32, 32]: plain and equalised; ``pixels`` uint64 [N, 2]: see :func:`pixel_id`.
+
+    ``area`` int64 [N]: how many pixels the face has.
+    """
 
     thumbs: np.ndarray
     pixels: np.ndarray
+    area: np.ndarray
 
     def __len__(self) -> int:
         return len(self.thumbs)
@@ -113,22 +120,44 @@ def hash_manifest(manifest: Manifest, progress: Callable[[int, int], None] | Non
     Raises DataError naming the first picture that cannot be read.
     """
     rows = manifest.frame[[c for c in ("image_path", *BOX) if c in manifest.frame]].to_dict("records")
-    found = Hashes(np.empty((len(rows), 2, SIDE, SIDE), np.uint8), np.empty((len(rows), 2), np.uint64))
+    n = len(rows)
+    found = Hashes(np.empty((n, 2, SIDE, SIDE), np.uint8), np.empty((n, 2), np.uint64), np.empty(n, np.int64))
 
     def look(i: int) -> None:
         face = face_of(manifest, rows[i])
-        found.thumbs[i], found.pixels[i] = thumbnails(face), pixel_id(face)
+        found.thumbs[i], found.pixels[i], found.area[i] = thumbnails(face), pixel_id(face), face.size // 3
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(rows), _CHUNK):
-            stop = min(start + _CHUNK, len(rows))
+        for start in range(0, n, _CHUNK):
+            stop = min(start + _CHUNK, n)
             list(pool.map(look, range(start, stop)))
             if progress is not None:
-                progress(stop, len(rows))
+                progress(stop, n)
     return found
 
 
 def hash_faces(faces: Sequence[np.ndarray]) -> Hashes:
     """The hashes of faces that are already in memory, uint8 RGB or grey (a grey one equals its RGB version)."""
     colour = [cv2.cvtColor(face, cv2.COLOR_GRAY2RGB) if face.ndim == 2 else face for face in faces]
-    return Hashes(np.stack([thumbnails(face) for face in faces]), np.stack([pixel_id(face) for face in colour]))
+    thumbs, pixels = np.stack([thumbnails(face) for face in faces]), np.stack([pixel_id(face) for face in colour])
+    return Hashes(thumbs, pixels, np.array([face.size // 3 for face in colour]))
+
+
+def cached_hashes(
+    manifest: Manifest, cache_dir: Path | None, progress: Callable[[int, int], None] | None = None
+) -> Hashes:
+    """:func:`hash_manifest`, read back from ``cache_dir`` where these rows were hashed before."""
+    if cache_dir is None:
+        return hash_manifest(manifest, progress)
+    key = hashlib.sha256(f"{HASH_VERSION}|{manifest.sha256}|{'|'.join(manifest.sample_ids)}".encode()).hexdigest()[:16]
+    file = Path(cache_dir) / f"hashes-{key}.npz"
+    if not file.is_file():
+        found = hash_manifest(manifest, progress)
+        with fresh_file(file) as work, open(work, "wb") as stream:
+            np.savez(stream, thumbs=found.thumbs, pixels=found.pixels, area=found.area)
+        return found
+    try:
+        with np.load(file, allow_pickle=False) as kept:
+            return Hashes(kept["thumbs"], kept["pixels"], kept["area"])
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{file} is damaged ({error}): delete it, and the hashes are made again") from error

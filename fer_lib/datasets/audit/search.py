@@ -19,7 +19,9 @@ from fer_lib.datasets.audit.hashes import SIDE, codes
 
 LOW, HIGH = 2.0, 10.0  # the band of frequencies, in half periods a picture
 WINDOW = 0.8  # how far the cosine window falls towards the edges, which crops and turns change most
-LEAST = 0.7  # cosine of two descriptors from which a pair is looked at more closely
+LEAST = 0.72  # cosine of two descriptors from which a pair is looked at more closely
+SURE = 0.85  # from which it is in any case; below, a face's CLOSEST ones only
+CLOSEST = 5
 EXACT_UNTIL = 20_000  # rows up to which every one is compared
 PROBES = 12  # cells of the index that a query looks into
 NEIGHBOURS = 6  # asked for each version of a face
@@ -27,7 +29,7 @@ _CHUNK = 4096
 
 
 def _window(width: float, height: float, x: int, y: int) -> list[list[float]]:
-    """The crop to these shares of the sides, as centred pixels of the original; x, y -1, 0, 1: which edge it touches."""
+    """The crop to these shares of the sides; x and y -1, 0 or 1: which edge it touches."""
     return [[width, 0, x * (1 - width) / 2 * SIDE], [0, height, y * (1 - height) / 2 * SIDE]]
 
 
@@ -165,23 +167,36 @@ def candidates(
     for start in range(0, n, _CHUNK):
         base[start : start + _CHUNK] = descriptors(_flat(thumbs[start : start + _CHUNK, 0]), mean)
     index = build_index(base, seed)
-    found: list[tuple[np.ndarray, ...]] = []
+    found = []
     for start in range(0, n, _CHUNK):
         plain, equalised = (_flat(thumbs[start : start + _CHUNK, kind]) for kind in (0, 1))
+        hits = []
         for number, (version, mirrored, kind) in enumerate(_PLANS):
             asked = descriptors(equalised if kind else plain, mean, version, mirrored)
             cosine, other = index.search(asked, min(NEIGHBOURS + 1, n))  # a face finds itself too
-            row, column = np.nonzero((cosine >= least) & (other >= 0) & (other != np.arange(len(asked))[:, None] + start))
-            plan = np.full(len(row), number, np.int8)
-            asks = (row + start).astype(np.int32)
-            found.append((asks, other[row, column].astype(np.int32), cosine[row, column], plan))
+            row, column = np.nonzero(
+                (cosine >= least) & (other >= 0) & (other != np.arange(len(asked))[:, None] + start)
+            )
+            hits.append((row + start, other[row, column], cosine[row, column], np.full(len(row), number, np.int8)))
+        found.append(_closest(*(np.concatenate(parts) for parts in zip(*hits, strict=True)), n))
         if progress is not None:
             progress(min(start + _CHUNK, n), n)
     return _best_of_each_pair(*(np.concatenate(parts) for parts in zip(*found, strict=True)), n)
 
 
+def _closest(asks, others, cosine, plan, n: int) -> tuple[np.ndarray, ...]:
+    """Each (asking row, other row) once, at its best; below SURE only the CLOSEST of each asking row."""
+    order = np.lexsort((plan, -cosine, asks * n + others))
+    order = order[np.diff((asks * n + others)[order], prepend=-1) != 0]
+    order = order[np.lexsort((others[order], -cosine[order], asks[order]))]
+    begins = np.flatnonzero(np.diff(asks[order], prepend=-1))
+    rank = np.arange(len(order)) - np.repeat(begins, np.diff(begins, append=len(order)))
+    order = order[(rank < CLOSEST) | (cosine[order] >= SURE)]
+    return asks[order], others[order], cosine[order], plan[order]
+
+
 def _best_of_each_pair(asks, others, cosine, plan, n: int) -> Candidates:
-    first, second = np.minimum(asks, others).astype(np.int64), np.maximum(asks, others).astype(np.int64)
+    first, second = np.minimum(asks, others), np.maximum(asks, others)
     key = first * n + second
     order = np.lexsort((plan, -cosine, key))
     best = order[np.flatnonzero(np.diff(key[order], prepend=-1))]
