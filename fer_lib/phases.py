@@ -113,7 +113,8 @@ def _from_store(given: dict, blank: dict) -> dict[str, str | list[str]] | None:
     if set(blank) == {"imports"}:
         imports = finished(("import",))
         return {"imports": imports[0]["folder"]} if imports else None
-    manifests = [given["manifest"]] if "manifest" in given else [r["folder"] for r in finished(("manifest",))]
+    kinds = blank["manifest"].kinds if "manifest" in blank else ()
+    manifests = [given["manifest"]] if "manifest" in given else [r["folder"] for r in finished(kinds)]
     for manifest in manifests:
         found: dict[str, str | list[str]] = {}
         for name, spec in blank.items():

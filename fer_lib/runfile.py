@@ -19,7 +19,7 @@ import copy
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Input:
 
 INPUTS: dict[str, Input] = {
     "imports": Input(("import",)),
-    "manifest": Input(("manifest",)),
+    "manifest": Input(("manifest", "audit")),
     "teachers": Input(("teacher",), many=True),
     "softlabels": Input(("softlabels",)),
     "models": Input(("teacher", "student"), many=True),
@@ -85,9 +85,10 @@ class RunPlan:
 
 
 def input_fields(kind: str) -> dict[str, Input]:
-    """The input fields that this kind has."""
+    """The input fields that this kind has; a blank one is never taken from a phase of the same kind."""
     fields = params_module.KINDS[kind][0].model_fields
-    return {name: spec for name, spec in INPUTS.items() if name in fields}
+    own = {name: spec for name, spec in INPUTS.items() if name in fields}
+    return {name: replace(spec, kinds=tuple(k for k in spec.kinds if k != kind)) for name, spec in own.items()}
 
 
 def load_run(path: Path | str, overrides: Sequence[str] = (), smoke: bool = False) -> RunPlan:
@@ -216,6 +217,8 @@ def shrink(kind: str, values: dict[str, Any]) -> dict[str, Any]:
         return {"sources": [source | {"faces": min(source["faces"], 400)} for source in values["sources"]]}
     if kind == "manifest":
         return {"max_per_class": min(values["max_per_class"] or 60, 60)}
+    if kind == "audit":
+        return {"noise_nets": values["noise_nets"] | {"folds": 2, "rounds": 1, "epochs": 1}}
     if kind == "evaluate":
         return {"resamples": min(values["resamples"], 100)}
     return {}

@@ -16,10 +16,10 @@ import numpy as np
 
 from fer_lib.calibration import scores
 from fer_lib.calibration.scaling import Temperature
-from fer_lib.datasets.build import twins
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
 from fer_lib.deploy.bundle import Bundle, derive_bundle, read_bundle
 from fer_lib.errors import BundleError, DataError, FerError
+from fer_lib.evaluation.leaks import checked_leaks
 from fer_lib.evaluation.people import people_report
 from fer_lib.evaluation.report import model_report
 from fer_lib.models.ensemble import combine
@@ -105,19 +105,21 @@ def evaluate(
     A bundle there carries the temperature fitted under the single view, and as ``metrics["test"]`` the scores of
     exactly what it predicts (single view, scaled).  Where rows have votes, each report says under ``people`` how the
     model compares with the annotators (:func:`people.people_report`).  Returns the content of ``evaluation.json``.
+    Raises DataError when rows are known to stand in train too and their source is not in ``p.allow_leaks``.
     """
     found = subjects(models, ensembles)
     if not found:
         raise FerError("nothing to evaluate: name finished teacher or student phases, or soft-label phases")
     rows = manifest.rows(split="test") if p.split == "test" else manifest.rows(split="val", val_role="select")
     held = manifest.rows(split="val", val_role="temperature")
-    leaked = twins(manifest, p.split) & set(rows.sample_ids) if p.leak_free else set()
+    known, leaks = checked_leaks(manifest, rows, p.split, p.allow_leaks)
+    leaked = known if p.leak_free else set()
     out.mkdir(parents=True, exist_ok=True)
     (out / "predictions").mkdir(exist_ok=True)
     _log_opening(cache_dir.parent / "test_openings.jsonl", p, manifest, found)
     result: dict[str, Any] = {
         "suite": p.suite or p.split, "split": p.split, "manifest_sha256": manifest.sha256,
-        "metric_version": scores.METRIC_VERSION, "sets": {}, "models": {},
+        "metric_version": scores.METRIC_VERSION, "leaks": leaks, "sets": {}, "models": {},
     }  # fmt: skip
     for subject in found:
         views = {}
@@ -129,6 +131,7 @@ def evaluate(
             for name, keep in {"all": np.ones(len(used), bool), **({"leak_free": clean} if leaked else {})}.items():
                 expected = len(rows) if name == "all" else len(rows) - len(leaked)
                 identity = _identity(used, keep, name, p.split, manifest, expected)
+                identity["leaked"] = sum(s in known for s, k in zip(used.sample_ids, keep, strict=True) if k)
                 _same(
                     result["sets"].setdefault(name, identity | {"removed": len(rows) - expected}),
                     identity,
@@ -195,7 +198,7 @@ def _table(logits: np.ndarray, y: np.ndarray) -> dict[str, list]:
 
 
 def _write_bundle(path: Path, bundle: Bundle, report: dict[str, Any], split: str) -> None:
-    identity = {k: report[k] for k in ("evalset_id", "protocol_id", "n_expected", "n_used")}
+    identity = {k: report[k] for k in ("evalset_id", "protocol_id", "n_expected", "n_used", "leaked")}
     key = "test" if split == "test" else "val"
     metrics = {key: report["scaled"] | identity, f"{key}_raw": report["raw"] | identity}
     derive_bundle(bundle, path, temperature=Temperature.model_validate(report["temperature"]), metrics=metrics)

@@ -40,6 +40,7 @@ KINDS: dict[str, tuple[type[PhaseParams], str]] = {
     "check": (CheckParams, "00_check_device"),
     "import": (ImportParams, "01_import_datasets"),
     "manifest": (ManifestParams, "02_build_manifest"),
+    "audit": (AuditParams, "03_audit_data"),
     "teacher": (TeacherParams, "04_train_teacher"),
     "softlabels": (SoftLabelParams, "06_export_softlabels"),
     "student": (StudentParams, "07_train_student"),

@@ -31,7 +31,8 @@ class EvaluateParams(PhaseParams):
     split: Literal["test", "val"] = "test"
     suite: str = ""  # the name under which the rows are reported; blank: the split
     views: list[Literal["none", "flip"]] = ["none", "flip"]
-    leak_free: bool = True  # also without the test pictures that have an identical twin in train
+    leak_free: bool = True  # also without the pictures that are known to stand in train too
+    allow_leaks: list[str] = []  # sources whose rows may be evaluated although they stand in train too
     calibration: Literal["none", "global", "vector", "fixed"] = "global"
     fixed_temperature: Positive = 1.2
     resamples: Annotated[int, Field(ge=100)] = 1000

@@ -15,8 +15,9 @@ from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.sources import import_all
 from fer_lib.deploy.bundle import derive_bundle, read_bundle, write_bundle
 from fer_lib.deploy.predict import Predictor
-from fer_lib.errors import BundleError, FerError
+from fer_lib.errors import BundleError, DataError, FerError
 from fer_lib.evaluation.evaluate import evaluate, subjects
+from fer_lib.evaluation.leaks import checked_leaks, known_leaks
 from fer_lib.evaluation.table import people_table, predictions, results_table
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
@@ -26,6 +27,7 @@ from fer_lib.params import EvaluateParams, ManifestParams, SoftLabelParams, Sour
 
 CONTRACT = FaceContract(image_size=32)
 LEAKS = 6
+ALLOWED = ["fer2013"]
 
 
 def bundle(folder, name, seed):
@@ -55,7 +57,7 @@ def made(tmp_path_factory):
     soft = base / "softlabels-0123"
     bests = [base / "one" / "best", base / "two" / "best"]
     export_softlabels(SoftLabelParams(weights=[0.25, 0.75]), manifest, bests, soft, cache, "cpu")
-    p = EvaluateParams(resamples=100, smoke=True)
+    p = EvaluateParams(resamples=100, smoke=True, allow_leaks=ALLOWED)
     result = evaluate(p, manifest, [base / "one", base / "two"], [soft], base / "out", cache, "cpu")
     return base, manifest, result
 
@@ -63,8 +65,10 @@ def made(tmp_path_factory):
 def test_every_view_and_set_counts_its_rows(made):
     _, manifest, result = made
     n = len(manifest.rows(split="test"))
-    assert result["sets"]["all"] | {"evalset_id": ""} == {"evalset_id": "", "n_expected": n, "n_used": n, "removed": 0}
-    assert result["sets"]["leak_free"]["n_used"] == n - LEAKS and result["sets"]["leak_free"]["removed"] == LEAKS
+    every = {"evalset_id": "", "n_expected": n, "n_used": n, "removed": 0, "leaked": LEAKS}
+    assert result["sets"]["all"] | {"evalset_id": ""} == every
+    clean = result["sets"]["leak_free"]
+    assert clean["n_used"] == n - LEAKS and clean["removed"] == LEAKS and clean["leaked"] == 0
     assert set(result["models"]) == {"one", "two", "ensemble"}
     protocols = set()
     for model in result["models"].values():
@@ -130,6 +134,36 @@ def test_the_table_and_the_predictions_agree(made):
     np.testing.assert_allclose(scaled.sum(1), 1.0)
 
 
+def test_a_known_leak_is_refused_unless_its_source_is_named_and_then_it_is_said(made, tmp_path):
+    base, manifest, result = made
+    assert result["leaks"] == {"rows": LEAKS, "by_source": {"fer2013": LEAKS}, "allowed": ALLOWED}
+    sealed = read_bundle(base / "out" / "bundles" / "one").meta["metrics"]["test"]
+    assert sealed["leaked"] == LEAKS
+    openings = base / "runs" / "test_openings.jsonl"
+    opened = openings.read_text()
+    for leak_free in (True, False):  # leaving them out of a second table does not make the first one honest
+        p = EvaluateParams(resamples=100, smoke=True, leak_free=leak_free)
+        with pytest.raises(DataError, match=rf"{LEAKS} of .* test rows .*fer2013 {LEAKS}.*allow_leaks: \[fer2013\]"):
+            evaluate(p, manifest, [base / "one"], [], tmp_path / "out", base / "runs" / "cache", "cpu")
+    assert openings.read_text() == opened and not (tmp_path / "out").exists(), "refused before anything is measured"
+    with pytest.raises(DataError, match="no source 'fer2014' .closest: 'fer2013'"):
+        checked_leaks(manifest, manifest.rows(split="test"), "test", ["fer2014"])
+
+
+def test_what_an_audit_recorded_is_a_known_leak_too(made):
+    base, manifest, _ = made
+    exact = known_leaks(manifest, "test")
+    assert len(exact) == LEAKS
+    clean = manifest.frame[~manifest.frame["sample_id"].isin(exact)].reset_index(drop=True)
+    [first, second, *_] = clean.loc[clean["split"] == "test", "sample_id"]
+    meta = {**manifest.meta, "audit": {"leaks": {"test": [first, "gone", second], "val": []}}}
+    audited = Manifest(clean, meta, manifest.path)
+    assert known_leaks(audited, "test") == {first, second}
+    with pytest.raises(DataError, match="2 of the"):
+        checked_leaks(audited, audited.rows(split="test"), "test", [])
+    assert checked_leaks(audited, audited.rows(split="test"), "test", ALLOWED)[1]["rows"] == 2
+
+
 def test_an_ensemble_whose_teacher_was_trained_again_is_refused(made, tmp_path):
     base, manifest, _ = made
     bundle(tmp_path / "a", "a", 5)
@@ -153,7 +187,7 @@ def test_two_models_of_one_name_and_no_models_are_refused(made, tmp_path):
 
 def test_val_is_measured_on_the_rows_that_choose(made, tmp_path):
     base, manifest, _ = made
-    p = EvaluateParams(split="val", views=["none"], leak_free=False, resamples=100, smoke=True)
+    p = EvaluateParams(split="val", views=["none"], leak_free=False, resamples=100, smoke=True, allow_leaks=ALLOWED)
     result = evaluate(p, manifest, [base / "one"], [], tmp_path / "out", base / "runs" / "cache", "cpu")
     assert result["sets"]["all"]["n_used"] == len(manifest.rows(split="val", val_role="select"))
     assert set(result["sets"]) == {"all"}
@@ -169,7 +203,7 @@ def test_val_twins_of_other_roles_are_not_counted_as_removed(made, tmp_path):
     train, held = frame.index[frame["split"] == "train"][0], frame.index[frame["val_role"] == "temperature"][0]
     frame.loc[train, "content_id"] = frame.loc[held, "content_id"]
     leaky = Manifest(frame, manifest.meta, manifest.path)
-    p = EvaluateParams(split="val", views=["none"], resamples=100, smoke=True)
+    p = EvaluateParams(split="val", views=["none"], resamples=100, smoke=True, allow_leaks=ALLOWED)
     result = evaluate(p, leaky, [base / "one"], [], tmp_path / "out", base / "runs" / "cache", "cpu")
     select = frame[frame["val_role"] == "select"]
     twins = int(select["content_id"].isin(frame.loc[frame["split"] == "train", "content_id"]).sum())
@@ -191,7 +225,7 @@ def test_people_stand_beside_the_models_where_there_are_votes(made, tmp_path):
         ]
     votes = Manifest(frame, manifest.meta, manifest.path)
     (tmp_path / "runs").mkdir()
-    p = EvaluateParams(resamples=100, smoke=True, views=["none"], leak_free=False)
+    p = EvaluateParams(resamples=100, smoke=True, views=["none"], leak_free=False, allow_leaks=ALLOWED)
     again = evaluate(p, votes, [base / "one"], [], tmp_path / "out", tmp_path / "runs" / "cache", "cpu")
     people = again["models"]["one"]["views"]["none"]["all"]["people"]
     assert (people["n"], people["n_without"]) == (len(voted), 3)
