@@ -136,7 +136,7 @@ class Verdict:
 
     @property
     def refined_share(self) -> float:
-        """The share of wrong labels by the refined matrix."""
+        """The share of wrong labels by the refined matrix, a lower estimate where the models learned some of them."""
         return float(1.0 - np.trace(self.refined) / self.refined.sum())
 
 
