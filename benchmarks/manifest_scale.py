@@ -2,9 +2,10 @@
 
     python benchmarks/manifest_scale.py [--rows 10000,100000,466284,2000000] [--folder DIR] [--write]
 
-A ``<split>/<class>/`` tree of small JPEG files with a content of their own each is generated below ``--folder`` (blank: the
-system's temporary folder; 4 KB of disk a file) and removed again.  Every size runs in a process of its own, so that the
-peak of memory is its own.  ``--write`` puts ``docs/results/manifest_scale.json`` and its page beside the other results.
+A ``<split>/<class>/`` tree of small JPEG files with a content of their own each is generated below ``--folder`` (blank:
+the system's temporary folder; 4 KB of disk a file) and removed again.  Every size runs in a process of its own, so that
+the peak of memory is its own.  ``--write`` puts ``docs/results/manifest_scale.json`` and its page beside the other
+results.
 """
 
 import argparse
@@ -116,8 +117,9 @@ def render(results: list[dict]) -> str:
         "`python benchmarks/manifest_scale.py --write` measures this table and writes this page from "
         "[manifest_scale.json](manifest_scale.json).",
         "",
-        "Seconds on the clock, with processor seconds in brackets; the last column is the largest memory of the process after "
-        "all of it.  Import reads, hashes and links every file; building joins, gives ids, assigns val and its roles, and writes.",
+        "Seconds on the clock, with processor seconds in brackets; the last column is the largest memory of the "
+        "process after all of it.  Import reads, hashes and links every file and gives the ids; building joins, "
+        "checks, assigns val and its roles, and writes.",
         "",
         "| " + " | ".join(head) + " |",
         "|" + " ---: |" * len(head),

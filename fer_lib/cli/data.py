@@ -190,6 +190,39 @@ def validate(
 
 
 @data.command()
+def audit(manifest: MANIFEST, out: OUT, param: PARAM = None) -> None:
+    """List pictures that are there twice, identically or nearly, and write the manifest without them.
+
+    -p noise=true also looks for labels that look wrong, which trains small nets.
+    """
+    from fer_lib.cli.data_views import audit_tables, counting, save_figures, show
+    from fer_lib.datasets import noise
+    from fer_lib.datasets.audit import audit_manifest, pages
+    from fer_lib.params import AuditParams
+    from fer_lib.strict import validate
+    from fer_lib.tracking import store
+
+    params = validate(AuditParams, _values(param), "audit")
+    if params.manifest or params.output_dir:
+        raise ParamsError("manifest and output_dir are the command's own: fer data audit MANIFEST -o OUT")
+    rows, cache = read_rows(manifest), store.mlruns() / "cache"
+    with counting("comparing pictures") as progress:
+        found = audit_manifest(params, rows, out, progress, cache)
+    figures = {"matrices": pages.matrices(found)}
+    figures |= {name: pages.group_sheet(found, name, params.shown) for name in pages.sheet_names(found) if params.shown}
+    show(*audit_tables(found.summary))
+    typer.echo(f"{params.remove}: {found.summary['rule']}")
+    if params.noise:
+        with counting("training") as progress:
+            doubted = noise.label_noise(found.clean, params.noise_nets, out, cache, seed=params.seed, progress=progress)
+        figures["noise_matrix"] = noise.noise_matrix_figure(doubted)
+        figures["label_noise"] = noise.noise_sheet(doubted, params.noise_nets.shown)
+        typer.echo(f"{doubted.summary['flagged']:,} labels look wrong: {out / 'label_noise.csv'}")
+    save_figures(figures, out)
+    _written(found.clean, out)
+
+
+@data.command()
 def stats(
     manifest: Annotated[Path, typer.Argument(help="a manifest, its folder, or a folder of imports")],
     as_json: JSON = False,

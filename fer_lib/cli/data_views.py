@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from fer_lib.atomic import fresh_file
 from fer_lib.emotions import EMOTIONS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @contextmanager
@@ -76,6 +82,25 @@ def findings_table(findings: list, allowed: list[str]) -> Table:
         name = f"{finding.kind}: {PROBLEMS[finding.kind]}" + (" (allowed)" if finding.kind in allowed else "")
         table.add_row(name, Text("\n".join(finding.examples[:3])), f"{finding.count:,}")
     return table
+
+
+def audit_tables(summary: dict) -> tuple[Table, Table]:
+    """Groups of equal pictures, and the evaluated rows that also stand in train."""
+    groups = _table("Groups of equal pictures", ("",), ("identical", "identical or nearly"))
+    for name, n in summary["exact"].items():
+        groups.add_row(name.replace("_", " "), f"{n:,}", f"{summary['with_near'][name]:,}")
+    leaks = _table("Leaks", ("split", "by source"), ("rows that stand in train too", "left"))
+    for split, leak in summary["leaks"].items():
+        by_source = ", ".join(f"{source} {n:,}" for source, n in leak["by_source"].items())
+        leaks.add_row(split, Text(by_source), f"{leak['rows']:,}", f"{summary['clean']['leaks'][split]:,}")
+    return groups, leaks
+
+
+def save_figures(figures: dict[str, Figure], out: Path) -> None:
+    """Each figure as ``<out>/<name>.png``."""
+    for name, figure in figures.items():
+        with fresh_file(out / f"{name}.png") as work:
+            figure.savefig(work, format="png")
 
 
 def facts_table(title: str, facts: dict[str, object]) -> Table:

@@ -136,7 +136,7 @@ def _show(results: list[dict[str, Any]], uri: str, whole: bool) -> None:
     table.add_column("Picture", overflow="fold")  # an ellipsis would hide the file's own name
     table.add_column("Face")
     table.add_column("Expression")
-    table.add_column("Probability", justify="right")
+    table.add_column("Prob.", justify="right")
     table.add_column("Then", no_wrap=True)
     read = [r for r in results if not r["error"]]
     for result in read:

@@ -184,3 +184,26 @@ def test_csv_out_and_in_through_another_machines_paths(fer, built, tmp_path):
     assert sorted(map(tuple, back[columns].to_numpy())) == sorted(map(tuple, before[columns].to_numpy()))
     code, _, err = fer("import-manifest", tmp_path / "w.csv", "--root", built / "imports", "-o", tmp_path / "no")
     assert code == 1 and "w.csv, line 2" in err and "--rebase OLD=NEW" in err and not (tmp_path / "no").exists()
+
+
+def test_the_audit_lists_copies_and_writes_the_manifest_without_them(fer, tmp_path):
+    raw = write_raw(tmp_path / "raw", "tree", faces=84, seed=6, size=48, leaks=5, duplicates=4)
+    assert fer("import", "--source", "tree", "--root", raw, "-o", tmp_path / "imports")[0] == 0
+    assert fer("build", tmp_path / "imports", "-o", tmp_path / "manifest")[0] == 0
+    code, out, err = fer("audit", tmp_path / "manifest", "-o", tmp_path / "audited", "-p", "remove=all")
+    assert code == 0, err
+    report = json.loads((tmp_path / "audited" / "audit.json").read_text())
+    assert report["exact"]["across_splits"] == 5 and report["exact"]["groups"] >= 9
+    assert len(Manifest.read(tmp_path / "audited" / "manifest.parquet")) == 93 - report["removed"]["rows"] <= 84
+    assert "Groups of equal pictures" in out and "rows that stand in train too" in out
+    assert (tmp_path / "audited" / "matrices.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "audited" / "across_splits.png").is_file()
+
+
+def test_an_audit_refuses_what_it_does_not_know(fer, built, tmp_path):
+    code, _, err = fer("audit", built / "manifest", "-o", tmp_path / "a", "-p", "remove=some")
+    assert code == 2 and "remove" in err and not (tmp_path / "a").exists()
+    code, _, err = fer("audit", built / "manifest", "-o", tmp_path / "a", "-p", "nosie=true")
+    assert code == 2 and "nosie" in err and "noise" in err
+    code, _, err = fer("audit", tmp_path / "none", "-o", tmp_path / "a")
+    assert code == 1 and str(tmp_path / "none") in err

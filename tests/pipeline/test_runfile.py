@@ -86,7 +86,7 @@ def test_overrides_reach_nested_keys_lists_and_whole_kinds(write):
         (GOOD.replace("init_from: ce", "init_from: cee"), [], ["'kd'", "'init_from'", "'cee'", "closest: 'ce'"]),
         (GOOD.replace("init_from: ce", "init_from: export"), [], ["'kd'", "'export'", "does not stand before"]),
         (GOOD.replace("seed: 42", "sede: 42"), [], ["'sede'", "closest: 'seed'"]),
-        (GOOD.replace("  manifest: {}\n", ""), [], ["'teacher_a'", "'manifest'", "blank", "no manifest or audit phase"]),
+        (GOOD.replace("  manifest: {}\n", ""), [], ["'teacher_a'", "'manifest'", "no manifest or audit phase"]),
         (GOOD.replace("  teacher: {image_size: 32}", "  techer: {image_size: 32}"), None, ["techer", "'teacher'"]),
         (GOOD, ["techer_a.epochs=3"], ["'techer_a'", "closest: 'teacher_a'"]),
         (GOOD, ["teacher.epocs=3"], ["'teacher_a'", "'epocs'", "closest: 'epochs'"]),
