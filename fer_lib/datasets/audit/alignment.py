@@ -19,12 +19,12 @@ from threadpoolctl import threadpool_limits
 from fer_lib.datasets.audit.hashes import SIDE, blur_matrix, codes, smooth
 from fer_lib.datasets.audit.search import VERSIONS, Candidates
 
-STEPS = 6
+STEPS = (3, 3)  # of refinement: for every pair, and for those that are not HOPELESS then
+HOPELESS = 0.64  # correlation of codes after the first steps; pictures that are one reach 0.85 there
 TONE = 0.3  # the share of the blurred picture's correlation in the similarity; the code's has the rest
-_BLOCK = 512  # pairs at a time: their thumbnails under each other are one picture for OpenCV (at most 32,767 rows)
+_BLOCK = 128  # pairs at a time: their thumbnails under each other are one picture for OpenCV (at most 32,767 rows)
 _MIDDLE = (SIDE - 1) / 2
 _DAMPING = 1e-3  # share of a parameter's own curvature added to it, so that a flat face does not run away
-_HOPELESS = 0.5  # a plain pair that correlates less is no equalised one either
 _BLUR = blur_matrix(1.5)
 
 
@@ -89,33 +89,42 @@ def align(thumbs: np.ndarray, pairs: Candidates, progress: Callable[[int, int], 
 
 def _block(images: np.ndarray, templates: np.ndarray, matrix: np.ndarray, straight: np.ndarray):
     """Similarity [n] and matrix [n, 2, 3] of pairs of thumbnails uint8 [n, 2, SIDE, SIDE]."""
-    image, template = _Layers.of(images[:, 0]), _Layers.of(templates[:, 0])
-    found = fitted(image.code, template.code, matrix)
-    best, kept = _similarity(image, template, found), found
-    best, kept = _better(best, kept, _similarity(image, template, straight), straight)
-    again = np.flatnonzero((best > _HOPELESS) & (best < 0.98))  # may be equalised copies
-    if len(again):
-        plain = image.at(again), template.at(again)
-        equalised = _Layers.of(images[again, 1]), _Layers.of(templates[again, 1])
-        for one, other in ((equalised[0], plain[1]), (plain[0], equalised[1])):
-            for tried in (kept[again], straight[again]):
-                best[again], kept[again] = _better(best[again], kept[again], _similarity(one, other, tried), tried)
+    code, other = (_flat(codes(thumbs[:, 0])) for thumbs in (images, templates))
+    matrix, reached = fitted(code, other, matrix, STEPS[0])
+    hopeful = np.flatnonzero(reached > HOPELESS)
+    best, kept = reached.copy() * (1 - TONE), matrix.copy()  # what the hopeless ones are left with
+    if len(hopeful) == 0:
+        return best, kept
+    image, template = _Layers.of(images[hopeful, 0]), _Layers.of(templates[hopeful, 0])
+    equal_image, equal_template = _Layers.of(images[hopeful, 1]), _Layers.of(templates[hopeful, 1])
+    found, _ = fitted(image.code, template.code, matrix[hopeful], STEPS[1])
+    straight = straight[hopeful]
+    top, laid = _similarity(image, template, found), found
+    for one, two, tried in (
+        (image, template, straight),
+        (equal_image, template, found), (equal_image, template, straight),
+        (image, equal_template, found), (image, equal_template, straight),
+    ):  # fmt: skip
+        top, laid = _better(top, laid, _similarity(one, two, tried), tried)
+    best[hopeful], kept[hopeful] = top, laid
     return best, kept
 
 
-class _Layers:
-    """Codes and blurred thumbnails, float32 [n * SIDE, SIDE] each, of thumbnails uint8 [n, SIDE, SIDE]."""
+def _flat(x: np.ndarray) -> np.ndarray:
+    return x.reshape(-1, SIDE)
 
-    def __init__(self, code: np.ndarray, tone: np.ndarray):
-        self.code, self.tone = code, tone
+
+@dataclass(frozen=True)
+class _Layers:
+    """Codes and blurred thumbnails, float32 [n * SIDE, SIDE] each."""
+
+    code: np.ndarray
+    tone: np.ndarray
 
     @classmethod
     def of(cls, thumbs: np.ndarray) -> _Layers:
-        tone = smooth(thumbs.astype(np.float32), _BLUR)
-        return cls(codes(thumbs).reshape(-1, SIDE), tone.reshape(-1, SIDE))
-
-    def at(self, chosen: np.ndarray) -> _Layers:
-        return _Layers(*(x.reshape(-1, SIDE, SIDE)[chosen].reshape(-1, SIDE) for x in (self.code, self.tone)))
+        """Of thumbnails uint8 [n, SIDE, SIDE]."""
+        return cls(_flat(codes(thumbs)), _flat(smooth(thumbs.astype(np.float32), _BLUR)))
 
 
 def _better(best, kept, similarity, matrix):
@@ -132,8 +141,11 @@ def _similarity(image: _Layers, template: _Layers, matrix: np.ndarray) -> np.nda
     return (1 - TONE) * parts[0] + TONE * parts[1]
 
 
-def fitted(image: np.ndarray, template: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The best of STEPS refinements of ``matrix`` [n, 2, 3]: how ``image`` lies over ``template`` [n * SIDE, SIDE]."""
+def fitted(image: np.ndarray, template: np.ndarray, matrix: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """How ``image`` lies over ``template``, both [n * SIDE, SIDE]: the best of ``steps`` refinements of ``matrix``.
+
+    Returns the matrix float32 [n, 2, 3] and the correlation float32 [n].
+    """
     x, y, window = _grid()
     n = len(matrix)
     slope_y, slope_x = (slope.reshape(n, -1) for slope in np.gradient(template.reshape(n, SIDE, SIDE), axis=(1, 2)))
@@ -147,15 +159,15 @@ def fitted(image: np.ndarray, template: np.ndarray, matrix: np.ndarray) -> np.nd
     np.einsum("nii->ni", hessian)[...] *= 1 + _DAMPING
     np.einsum("nii->ni", hessian)[...] += 1e-6 * np.trace(hessian, axis1=1, axis2=2)[:, None] + 1e-6
     best, kept = np.full(n, -1.0, np.float32), matrix
-    for number in range(STEPS + 1):
+    for number in range(steps + 1):
         seen, inside = _sampled(image, matrix)
         best, kept = _better(best, kept, _correlation(seen, template, window * inside), matrix)
-        if number < STEPS:
+        if number < steps:
             gain = (seen * weighted).sum(axis=1) / np.maximum((seen * seen * window).sum(axis=1), 1e-6)
             error = (gain[:, None] * seen - template) * inside
             change = np.linalg.solve(hessian, step @ error[:, :, None])[:, :, 0]
             matrix = _composed(matrix, change.clip(-2.0, 2.0))
-    return kept
+    return kept, best
 
 
 def _sampled(image: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

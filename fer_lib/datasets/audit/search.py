@@ -25,7 +25,7 @@ CLOSEST = 5
 EXACT_UNTIL = 10_000  # rows up to which every one is compared
 PROBES = 12  # cells of the index that a query looks into
 NEIGHBOURS = 6  # asked for each version of a face
-_CHUNK = 4096
+_CHUNK = 16_384
 
 
 def _window(width: float, height: float, x: int, y: int) -> list[list[float]]:
@@ -143,7 +143,7 @@ def build_index(rows: np.ndarray, seed: int = 1337):
     if n <= EXACT_UNTIL:
         index = faiss.IndexFlatIP(size)
     else:
-        cells = int(4 * math.sqrt(n))
+        cells = int(min(4 * math.sqrt(n), n / 40))
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(size), size, cells, faiss.METRIC_INNER_PRODUCT)
         index.cp.seed, index.cp.niter, index.cp.max_points_per_centroid = seed, 8, 40
         index.nprobe = PROBES
