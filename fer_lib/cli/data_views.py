@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -112,9 +113,10 @@ def facts_table(title: str, facts: dict[str, object]) -> Table:
 
 
 def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
-    table = Table(title=Text(title), title_justify="left", show_header=any(texts))
+    # no frame: counts of seven classes have to fit beside a source's name on 80 columns
+    table = Table(title=Text(title), title_justify="left", show_header=any(texts), box=SIMPLE, padding=0)
     for name in texts:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", min_width=7)
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     return table
