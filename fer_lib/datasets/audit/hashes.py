@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -159,5 +160,5 @@ def cached_hashes(
     try:
         with np.load(file, allow_pickle=False) as kept:
             return Hashes(kept["thumbs"], kept["pixels"], kept["area"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{file} is damaged ({error}): delete it, and the hashes are made again") from error

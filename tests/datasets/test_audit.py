@@ -1,0 +1,254 @@
+"""The audit on a handful of faces: what is one picture, who stays, what is written.  (How well: tests/proofs.)"""
+
+import json
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from altered import ALTERED
+
+from fer_lib.datasets.audit import audit_manifest, groups, hashes, pages
+from fer_lib.datasets.build import build_manifest, duplicates, twins
+from fer_lib.datasets.manifest import Manifest
+from fer_lib.datasets.sources import import_all
+from fer_lib.datasets.synthetic import draw_faces, write_raw
+from fer_lib.emotions import EMOTIONS
+from fer_lib.errors import DataError
+from fer_lib.evaluation.leaks import known_leaks
+from fer_lib.params import AuditParams, ManifestParams, SourceSpec
+
+EXACT = AuditParams(near=False)
+SPLITS = {"train": 3, "val": 2, "test": 2}
+
+
+@pytest.fixture(scope="module")
+def leaky(tmp_path_factory):
+    """Two sources of drawn faces with planted copies; in the first some are also altered copies of its train faces."""
+    folder = tmp_path_factory.mktemp("audit")
+    raw = write_raw(folder / "raw", "tree", faces=140, seed=3, duplicates=6, leaks=8, label_noise=0.1)
+    records = json.loads((raw / "truth.json").read_text())["records"]
+    changed = [
+        (r["record"], kind) for r, kind in zip([r for r in records if r["split"] == "train"], ALTERED, strict=False)
+    ]
+    for number, (record, kind) in enumerate(changed):
+        face = cv2.imread(str(raw / record))[..., ::-1]
+        copy = np.ascontiguousarray(ALTERED[kind](face, np.random.default_rng(number)))
+        assert cv2.imwrite(
+            str((raw / record.replace("train", "test")).with_name(f"=altered{number}.png")), copy[..., ::-1]
+        )
+    specs = [SourceSpec(source="tree", root=str(raw)), SourceSpec(source="tree", root=str(raw), name="again")]
+    import_all(specs, folder / "imports")
+    manifest = build_manifest(ManifestParams(), folder / "imports", folder / "manifest")
+    return manifest.rows(include_sources=["tree"]), manifest, dict(changed)
+
+
+@pytest.fixture(scope="module")
+def audit(leaky, tmp_path_factory):
+    out, told = tmp_path_factory.mktemp("out"), []
+    return audit_manifest(AuditParams(), leaky[0], out, lambda *now: told.append(now)), out, told
+
+
+def of_equal_pixels(frame, records):
+    """``frame`` with one content id for a face of 48 pixels and its copy resized to 48: not the same file."""
+    [original] = [r for r, kind in records.items() if kind == "resized to 48"]
+    [number] = [i for i, kind in enumerate(ALTERED) if kind == "resized to 48"]
+    content = frame.loc[frame["record"] == original, "content_id"].iloc[0]
+    return frame.assign(
+        content_id=frame["content_id"].where(~frame["record"].str.contains(f"=altered{number}."), content)
+    )
+
+
+def test_exact_groups_are_those_of_equal_pixels(leaky, tmp_path):
+    for manifest in leaky[:2]:
+        audit = audit_manifest(EXACT, manifest, tmp_path)
+        known = duplicates(of_equal_pixels(manifest.frame, leaky[2]))
+        for name in ("across_splits", "across_sources", "conflicting_labels"):
+            assert audit.summary["exact"][name] == known[name] == audit.summary["with_near"][name], name
+        assert audit.summary["exact"]["groups"] == known["exact"] > 0
+        assert audit.summary["leaks"]["test"]["rows"] > len(twins(manifest, "test")) > 0
+        assert set(audit.rows["kind"]) == {"exact"} and audit.pairs.empty
+
+
+def test_every_altered_copy_is_found_with_its_face(leaky, audit):
+    manifest, _, changed = leaky
+    found = audit[0]
+    group = found.rows.groupby("group")["record"].agg(set)
+    hits = {record for record in changed if any(record in g and any("=altered" in r for r in g) for g in group)}
+    assert hits == set(changed) and len(changed) == len(ALTERED)
+    assert found.summary["with_near"]["groups"] >= found.summary["exact"]["groups"]
+    assert found.summary["leaks"]["test"]["rows"] >= found.summary["leaks"]["test"]["exact"] + len(ALTERED) - 1
+
+
+def test_what_the_alignment_says_is_what_was_done():
+    face = draw_faces(40, seed=9, size=96)[0]
+    turned = cv2.warpAffine(face[0], cv2.getRotationMatrix2D((47.5, 47.5), 8, 1), (96, 96))
+    smaller = cv2.resize(face[1][6:92, 5:91], (96, 96), interpolation=cv2.INTER_CUBIC)
+    pictures = [*face, turned, smaller, face[2][:, ::-1], face[3]]
+    frame = pd.DataFrame({"content_id": [str(i) for i in range(len(pictures))]})
+    found = groups.find(frame, hashes.hash_faces(pictures), True, 0.9)
+    pairs = found.pairs.set_index(["first", "second"])
+    assert set(pairs.index) == {(0, 40), (1, 41), (2, 42)}
+    assert abs(pairs.loc[(0, 40), "turned_degrees"]) == pytest.approx(8, abs=1)
+    scale = pairs.loc[(1, 41), "scaled"]
+    assert min(scale, 1 / scale) == pytest.approx(86 / 96, abs=0.02)
+    assert pairs["mirrored"].tolist() == [index == (2, 42) for index in pairs.index]
+    assert found.exact[43] == found.exact[3] and len(set(found.exact)) == 43, "equal pixels, whatever the content id"
+
+
+def test_hashes_of_grey_and_colour_and_of_boxes():
+    face = draw_faces(1, size=64)[0][0]
+    grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)
+    made = hashes.hash_faces([face, grey, np.repeat(grey[..., None], 3, axis=2), face.copy()])
+    np.testing.assert_array_equal(made.thumbs[1], made.thumbs[2])
+    np.testing.assert_array_equal(made.pixels[[0, 1]], made.pixels[[3, 2]])
+    assert (made.pixels[0] != made.pixels[1]).any() and made.area.tolist() == [64 * 64] * 4
+    np.testing.assert_array_equal(hashes.thumbnails(face[:, ::-1])[0], made.thumbs[0, 0][:, ::-1])
+    light = np.clip(face * 0.6 + 30, 0, 255).astype(np.uint8)
+    one, other = hashes.codes(np.stack([made.thumbs[0, 0], hashes.thumbnails(light)[0]]))
+    assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.97
+
+
+def frame_of(rows):
+    """split, label, group, area of each row."""
+    split, label, group, area = zip(*rows, strict=True)
+    frame = pd.DataFrame({"split": split, "label": label, "sample_id": [f"s{i}" for i in range(len(rows))]})
+    return frame, np.array(group), np.array(area)
+
+
+def test_who_stays_under_each_rule():
+    frame, group, area = frame_of(
+        [
+            ("train", 1, 0, 9), ("test", 1, 0, 9), ("val", 1, 0, 9),  # across all three
+            ("train", 2, 1, 9), ("train", 3, 1, 99), ("train", 2, 1, 10),  # the majority's label, then the largest
+            ("val", 4, 2, 9), ("train", 4, 2, 9), ("val", 4, 2, 9),
+            ("train", 5, 3, 9),
+        ]
+    )  # fmt: skip
+
+    def kept(rule):
+        return np.flatnonzero(groups.survivors(frame, group, area, rule)).tolist()
+
+    assert kept("none") == list(range(10))
+    assert kept("across") == [1, 3, 4, 5, 6, 8, 9]
+    assert kept("within") == [0, 1, 2, 5, 6, 7, 9]
+    assert kept("all") == [1, 5, 6, 9]
+    assert groups.leaked(frame, group, "test").tolist() == [i == 1 for i in range(10)]
+    assert np.flatnonzero(groups.leaked(frame, group, "val")).tolist() == [2, 6, 8]
+    assert set(groups.RULES) == {"none", "within", "across", "all"}
+
+
+def test_what_is_left_does_not_leak_and_evaluated_rows_are_whole(leaky, audit):
+    manifest, out = leaky[0], audit[1]
+    clean = Manifest.read(out / "manifest.parquet")
+    assert clean.sha256 == audit[0].clean.sha256 and clean.root == manifest.root
+    assert known_leaks(clean, "test") == known_leaks(clean, "val") == set()
+    assert known_leaks(manifest, "test")
+    before, after = (m.frame.groupby("split").size() for m in (manifest, clean))
+    assert after["test"] == before["test"] and after["train"] < before["train"]
+    assert clean.resolve(clean.frame.iloc[0]).is_file()
+    summary = json.loads((out / "audit.json").read_text())
+    assert summary == audit[0].summary and summary["clean"]["rows"] == len(clean)
+    assert sum(summary["removed"]["by_split"].values()) == summary["removed"]["rows"] == len(manifest) - len(clean)
+
+
+def test_leaks_that_a_rule_keeps_are_remembered_with_the_manifest(leaky, audit, tmp_path):
+    kept = audit_manifest(AuditParams(remove="none"), leaky[0], tmp_path)
+    again = Manifest.read(tmp_path / "manifest.parquet")
+    assert len(again) == len(leaky[0]) and kept.summary["removed"]["rows"] == 0
+    assert len(known_leaks(again, "test")) == audit[0].summary["leaks"]["test"]["rows"] > len(twins(again, "test"))
+
+
+def test_the_lists(leaky, audit):
+    found, out, told = audit
+    rows = pd.read_csv(out / "duplicate_groups.csv")
+    assert len(rows) == found.summary["with_near"]["rows"] and rows["sample_id"].is_unique
+    assert (rows.groupby("group").size() > 1).all() and set(rows["label"]) <= set(EMOTIONS)
+    stays = set(Manifest.read(out / "manifest.parquet").sample_ids)
+    assert (rows["kept"] == rows["sample_id"].isin(stays)).all()
+    assert not rows["record"].str.match(r"[=+\-@]").any()
+    conflicts = pd.read_csv(out / "conflicts.csv")
+    assert (conflicts.groupby("group")["label"].nunique() > 1).all()
+    assert (
+        conflicts["group"].nunique()
+        == found.summary["with_near"]["conflicting_labels"]
+        == len(found.summary["conflicts"])
+    )
+    pairs = pd.read_csv(out / "near_pairs.csv")
+    assert (pairs["similarity"] >= 0.91).all() and set(pairs["first"]) | set(pairs["second"]) <= set(rows["sample_id"])
+    n = len(leaky[0])
+    assert told[-1] == (3 * n, 3 * n) and [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_sources_and_splits_that_share_pictures(leaky, tmp_path):
+    both = leaky[1]
+    audit = audit_manifest(EXACT, both, tmp_path)
+    sources = audit.summary["sources"]
+    assert sources["names"] == ["again", "tree"]
+    frame = of_equal_pixels(both.frame, leaky[2])
+    contents = frame.groupby("content_id")["source"].agg(set)
+    assert sources["groups"][0][1] == sources["groups"][1][0] == sum(s == {"again", "tree"} for s in contents)
+    assert np.array(sources["rows"]).sum(axis=0)[0] <= 2 * len(both)
+    splits = audit.summary["splits"]
+    table = frame.groupby("content_id")["split"].agg(set)
+    at = splits["names"].index
+    assert splits["groups"][at("train")][at("test")] == sum({"train", "test"} <= s for s in table)
+    assert pages.sheet_names(audit) == ["conflicts", "across_splits", "across_sources"]
+    figure = pages.matrices(audit)
+    texts = {text.get_text() for axes in figure.axes for text in axes.texts}
+    assert f"{sources['groups'][0][1]:,}" in texts
+
+
+def test_row_order_does_not_matter_and_hashes_are_kept(leaky, audit, tmp_path, monkeypatch):
+    manifest = leaky[0]
+    shuffled = Manifest(
+        manifest.frame.sample(frac=1, random_state=1).reset_index(drop=True), manifest.meta, manifest.path
+    )
+    again = audit_manifest(AuditParams(), shuffled, tmp_path / "out", cache_dir=tmp_path / "cache")
+    assert again.clean.sha256 == audit[0].clean.sha256
+    same = {name: again.summary[name] for name in ("exact", "with_near", "leaks", "removed", "sources", "splits")}
+    assert same == {name: audit[0].summary[name] for name in same}
+    monkeypatch.setattr(hashes, "hash_manifest", None)  # not called again
+    third = audit_manifest(AuditParams(), shuffled, tmp_path / "third", cache_dir=tmp_path / "cache")
+    assert third.clean.sha256 == again.clean.sha256
+    [file] = (tmp_path / "cache").glob("hashes-*.npz")
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(DataError, match="damaged.*delete it"):
+        audit_manifest(AuditParams(), shuffled, tmp_path / "fourth", cache_dir=tmp_path / "cache")
+
+
+def test_the_sheets_show_the_groups(audit):
+    found = audit[0]
+    names = pages.sheet_names(found)
+    assert {"across_splits", "least_alike"} <= set(names) and "across_sources" not in names
+    figure = pages.group_sheet(found, "least_alike", shown=3)
+    labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert len(labels) == 3 and all(label.startswith("near") for label in labels)
+    assert "3 of" in figure.texts[0].get_text()
+    weakest = [float(label.split("\n")[1]) for label in labels]
+    assert weakest == sorted(weakest) and weakest[0] >= 0.91
+    with pytest.raises(DataError, match="no faces"):
+        pages.group_sheet(found, "across_sources")
+
+
+def test_what_cannot_be_audited_is_said(leaky, tmp_path):
+    manifest = leaky[0]
+    frame = manifest.frame.copy()
+    frame.loc[3, "image_path"] = "tree/gone.png"
+    with pytest.raises(DataError, match="gone.png"):
+        audit_manifest(EXACT, Manifest(frame, {"root": str(manifest.root)}), tmp_path)
+    test = manifest.frame[manifest.frame["split"] == "test"]
+    copied = test.assign(split="train", sample_id=test["sample_id"] + "t")
+    frame = pd.concat([test, copied], ignore_index=True)
+    with pytest.raises(DataError, match="no train row"):
+        audit_manifest(EXACT, Manifest(frame, {"root": str(manifest.root)}), tmp_path)
+    assert not (tmp_path / "manifest.parquet").exists()
+
+
+def test_one_row_and_blank_pictures(leaky, tmp_path):
+    one = Manifest(leaky[0].frame.head(1), {"root": str(leaky[0].root)})
+    assert audit_manifest(AuditParams(), one, tmp_path).summary["with_near"]["groups"] == 0
+    blank = [np.full((48, 48, 3), level, np.uint8) for level in (0, 0, 128, 255)]
+    frame = pd.DataFrame({"content_id": ["a", "b", "c", "d"]})
+    found = groups.find(frame, hashes.hash_faces(blank), True, 0.91)
+    assert found.group.tolist() == [0, 0, 1, 2] and found.pairs.empty and found.blank == 3
