@@ -37,6 +37,7 @@ FIT_FILES = {
     "calibration.json": "epoch, mode, global_temperature, temperature_vector, fitted_on, n, note",
     "environment.json": "time, python, git{commit, dirty}, packages, torch, device, lock_sha256",
 }  # fmt: skip
+GROUPS = "groups, rows, across_splits, across_sources, conflicting_labels"
 FILES = {
     "check": {"environment.json": FIT_FILES["environment.json"], "device.json": "name, step_seconds"},
     "import": {
@@ -59,6 +60,13 @@ FILES = {
     },
     "evaluate": {"evaluation.json": "suite, split, manifest_sha256, sets{all, leak_free}, models"},
     "export": {"onnxparity.json": "max_abs_diff, providers, opset, n"},
+    "audit": {
+        "audit.json":
+            f"manifest_sha256, rows, params{{near, similarity, remove}}, exact{{{GROUPS}}}, with_near{{{GROUPS}}}, "
+            "sources{names, groups, rows}, splits{names, groups, rows}, leaks{test{rows, exact, by_source}, val}, "
+            "conflicts, rule, removed{rows, by_split, by_source, by_label}, clean{manifest, sha256, rows, leaks}",
+        "label_noise.json": "manifest_sha256, rows, noise_matrix, per_class, top",
+    },
 }  # fmt: skip
 COLUMNS = "model precision runtime threads batch size p50_ms p95_ms p99_ms images_per_sec".split()
 FIGURES = {
@@ -70,6 +78,7 @@ FIGURES = {
     "evaluate": {"reliability_raw.png", "reliability_scaled.png", "confusion_matrix.png", "per_class_f1.png"}
     | {f"{name}_reliability_{kind}.png" for name in (*FITS, "ensemble") for kind in ("raw", "scaled")},
     "export": set(),
+    "audit": {"matrices.png", "across_splits.png", "noise_matrix.png", "label_noise.png"},
 }
 
 
@@ -231,6 +240,13 @@ def test_rows_are_counted_alike_from_the_raw_files_to_the_evaluation(walked, nes
     assert every["n_used"] == every["n_expected"] == counted["test"]
     twins = walked.json(nested["manifest"], "outputs.json")["headline"]["test twins in train"]
     assert 0 < twins <= 9 and clean["n_used"] == every["n_used"] - twins and clean["removed"] == twins
+    assert evaluation["leaks"] == {"rows": twins, "by_source": {"fer2013": twins}, "allowed": ["fer2013"]}
+    assert f"{twins} of these rows stand in train too" in nested["evaluate"].data.tags["mlflow.note.content"]
+    audit = walked.json(nested["audit"], "audit.json")
+    assert audit["rows"] == validation["rows_total"] and audit["exact"]["groups"] == 6 + 9
+    assert audit["leaks"]["test"]["exact"] == twins and audit["clean"]["leaks"] == {"test": 0, "val": 0}
+    assert audit["clean"]["by_split"]["test"] == counted["test"]
+    assert nested["audit"].data.tags["fer.id.manifest_sha256"] == audit["clean"]["sha256"] != validation["manifest_sha256"]
 
 
 @pytest.mark.parametrize("phase", FITS)
