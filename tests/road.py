@@ -64,7 +64,7 @@ phases:
   student_dkd: {<<: *student, name: student_dkd, mode: dkd, epochs: 1, init_from: student_ce}
   evaluate: {resamples: 100, smoke: true, allow_leaks: [fer2013]}
   export: {}
-  audit: {noise: true, noise_nets: {folds: 2, rounds: 1, epochs: 1, image_size: 32, embed_dim: 16, shown: 8, threads: 1}}
+  audit: {noise: true, noise_nets: {folds: 2, rounds: 1, epochs: 1, image_size: 32, embed_dim: 16, shown: 8}}
 """
 PHASES = ("check", "import", "manifest", "teacher_a", "teacher_b", "softlabels", "student_ce", "student_kd",
           "student_dkd", "evaluate", "export", "audit")  # fmt: skip
