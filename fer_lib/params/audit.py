@@ -20,7 +20,7 @@ class AuditParams(PhaseParams):
 
     manifest: str = ""
     near: bool = True  # also resized, re-compressed, grey, mirrored, equalised, slightly cropped or turned copies
-    similarity: Annotated[float, Field(ge=0.8, le=1.0)] = 0.91  # from which two pictures are one; 1: identical
+    similarity: Annotated[float, Field(ge=0.8, le=1.0)] = 0.92  # from which two pictures are one; 1: identical
     remove: Literal["none", "within", "across", "all"] = "across"
     shown: Count = 24  # groups on each contact sheet
     noise: bool = False  # also look for wrong labels, which trains small nets

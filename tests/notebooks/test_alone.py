@@ -37,8 +37,11 @@ def test_with_its_defaults_from_the_notebooks_folder(walked):
                     cwd=walked.home / "notebooks")  # fmt: skip
     assert ended.code == 0, ended.err[-3000:]
     [record] = [r for r in phases.finished(("softlabels",)) if r["folder"] not in before]
-    teachers = {r["phase"]: r["folder"] for r in reversed(phases.finished(("teacher",)))}
-    assert set(record["inputs"]["teachers"]) == set(teachers.values()) and {"teacher_a", "teacher_b"} <= set(teachers)
+    trained = phases.finished(("teacher",))
+    manifests = [r["folder"] for r in phases.finished(("manifest", "audit"))]
+    newest = next(m for m in manifests if any(r["inputs"]["manifest"] == m for r in trained))
+    teachers = {r["phase"]: r["folder"] for r in reversed(trained) if r["inputs"]["manifest"] == newest}
+    assert record["inputs"]["manifest"] == newest and set(record["inputs"]["teachers"]) == set(teachers.values())
     assert record["params"]["seed"] == 1337 and "seed: 7" in TINY
     labels = json.loads((walked.home / "defaults.ipynb").read_text())
     assert "soft labels" in json.dumps(labels["cells"][-1]["outputs"])
