@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from altered import ALTERED
 
-from fer_lib.datasets.audit import audit_manifest, groups, hashes, pages
+from fer_lib.datasets.audit import audit_manifest, groups, hashes, pages, search
 from fer_lib.datasets.build import build_manifest, duplicates, twins
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.sources import import_all
@@ -94,6 +94,20 @@ def test_what_the_alignment_says_is_what_was_done():
     assert min(scale, 1 / scale) == pytest.approx(86 / 96, abs=0.02)
     assert pairs["mirrored"].tolist() == [index == (2, 42) for index in pairs.index]
     assert found.exact[43] == found.exact[3] and len(set(found.exact)) == 43, "equal pixels, whatever the content id"
+
+
+def test_many_rows_go_through_cells_and_find_the_same(monkeypatch):
+    faces, rng = list(draw_faces(700, seed=4)[0]), np.random.default_rng(1)
+    copies = [np.ascontiguousarray(change(faces[i], rng)) for i, change in enumerate(ALTERED.values())]
+    thumbs = hashes.hash_faces([*faces, *copies]).thumbs
+    every = search.candidates(thumbs)
+    monkeypatch.setattr(search, "EXACT_UNTIL", 500)
+    few = search.candidates(thumbs)
+    wanted = {(i, 700 + i) for i in range(len(copies))}
+    for found in (every, few):
+        assert wanted <= set(zip(found.first.tolist(), found.second.tolist(), strict=True))
+        assert (found.first < found.second).all() and (found.cosine >= search.LEAST).all()
+        assert len(set(zip(found.first, found.second, strict=True))) == len(found)
 
 
 def test_hashes_of_grey_and_colour_and_of_boxes():

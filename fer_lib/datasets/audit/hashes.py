@@ -85,7 +85,7 @@ def thumbnails(face: np.ndarray) -> np.ndarray:
     out = np.empty((2, SIDE, SIDE), np.uint8)
     out[0] = _shrunk(grey, SIDE)
     if min(grey.shape) > LARGEST:
-        grey = _shrunk(grey, 96)
+        grey = cv2.resize(grey, (96, 96), interpolation=cv2.INTER_LINEAR)
     out[1] = _shrunk(cv2.createCLAHE(2.0, (8, 8)).apply(grey), SIDE)
     return out
 
