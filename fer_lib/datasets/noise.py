@@ -15,6 +15,7 @@ from fer_lib.atomic import fresh_file, write_json
 from fer_lib.calibration import scores
 from fer_lib.datasets import confident
 from fer_lib.datasets.confident import Verdict
+from fer_lib.datasets.interchange import neutral
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.sheets import face_grid
 from fer_lib.emotions import EMOTIONS
@@ -80,7 +81,7 @@ def label_noise(
         learned = ~verdict.flagged | (verdict.wrongness < DOUBTED)
     report = _report(pack.manifest, probs, verdict, p, seed, left_out)
     with fresh_file(out / "label_noise.csv") as work:
-        report.ranked.to_csv(work, index=False, float_format="%.6f")
+        _harmless(report.ranked).to_csv(work, index=False, float_format="%.6f")
     write_json(out / "label_noise.json", report.summary)
     return report
 
@@ -144,6 +145,11 @@ def _report(
         "top": ranked.head(LISTED).drop(columns=["content_id"]).to_dict("records"),
     }
     return NoiseReport(ranked, verdict, rows, summary)
+
+
+def _harmless(table: pd.DataFrame) -> pd.DataFrame:
+    """``table`` without texts that a spreadsheet would run as formulas; the ids and class names are never such."""
+    return table.assign(**{name: table[name].map(neutral) for name in ("source", "record", "image_path")})
 
 
 def _finite(value: float) -> float | None:
