@@ -100,7 +100,7 @@ def test_no_text_of_the_csv_is_a_formula(drawn_manifest, pack_cache, tmp_path):
     report = label_noise(Manifest(frame, rows.meta, rows.path), TINY, tmp_path, pack_cache)
     table = pd.read_csv(tmp_path / "label_noise.csv").set_index("sample_id")
     row = table.loc[frame["sample_id"][0]]
-    assert row["record"] == "'=HYPERLINK(\"x\")" and row["source"] == "'@drawn"
+    assert row["record"] == '\'=HYPERLINK("x")' and row["source"] == "'@drawn"
     assert not table[["source", "record", "image_path"]].apply(lambda c: c.str.match(r"[=+\-@\t\r]")).any(axis=None)
     raw = report.ranked.set_index("sample_id").loc[frame["sample_id"][0]]  # only the file is changed
     assert raw["record"] == '=HYPERLINK("x")' and raw["source"] == "@drawn"
