@@ -16,6 +16,7 @@ import pandas as pd
 
 from fer_lib.atomic import explained, fresh_file, json_text
 from fer_lib.datasets.build import duplicates, nested_counts
+from fer_lib.datasets.copies import twins_of, united_twins
 from fer_lib.datasets.interchange import neutral
 from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
 from fer_lib.datasets.quality import measure
@@ -66,7 +67,8 @@ def choose(manifests: Sequence[Manifest], params: CurateParams, progress: Progre
     _cap(kept, params)
     inputs = {m.sha256: len(m) for m in manifests}
     created = params.model_dump(mode="json") | {"inputs": sorted(inputs)}
-    manifest = Manifest(kept.frame.reset_index(drop=True), {**joined.meta, "created": created})
+    twins = twins_of(joined.meta["twins"], kept.frame["sample_id"])
+    manifest = Manifest(kept.frame.reset_index(drop=True), {**joined.meta, "twins": twins, "created": created})
     report = {
         "selection": params.selection,
         "params": params.model_dump(mode="json"),
@@ -92,7 +94,8 @@ def merge(manifests: Sequence[Manifest]) -> tuple[Manifest, dict]:
     """The rows of all manifests in one, paths relative to their common root, and what that took.
 
     A row that stands in several of them (the same sample id) is kept once; :class:`DataError` when they disagree on its
-    label or split.  A content whose val rows have different roles gets the first of these in VAL_ROLES for all.
+    label or split.  A content whose val rows have different roles gets the first of these in VAL_ROLES for all.  The
+    twins that any of them remembers are united.
     """
     if not manifests:
         raise DataError("no manifest to curate: name at least one")
@@ -114,7 +117,8 @@ def merge(manifests: Sequence[Manifest]) -> tuple[Manifest, dict]:
     frame["val_role"], unified = _one_role_a_content(frame)
     tolerance = sum(int(m.meta.get("tolerance", 0)) for m in manifests)
     about = {"root": root.as_posix(), "rows_in_several": int(again.sum()), "val_roles_unified": unified}
-    return Manifest(frame, {"root": root.as_posix(), "tolerance": tolerance}), about
+    meta = {"root": root.as_posix(), "tolerance": tolerance, "twins": united_twins(*manifests)}
+    return Manifest(frame, meta), about
 
 
 def _common_root(roots: Sequence[Path]) -> Path:

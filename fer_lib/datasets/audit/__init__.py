@@ -28,8 +28,8 @@ def audit_manifest(
 
     Writes into ``out``: ``audit.json`` (the report), ``duplicate_groups.csv`` (a line a row of every group),
     ``near_pairs.csv``, ``conflicts.csv`` (groups whose rows carry unlike labels) and ``manifest.parquet`` (what
-    ``params.remove`` leaves, and in its metadata which leaks across splits it still has, if any).  Hashes are kept in
-    ``cache_dir`` when there is one.  ``progress(done, total)`` counts rows, three rounds of them (decoding, searching,
+    ``params.remove`` leaves, and in its metadata the twins of its evaluated rows: see ``fer_lib.datasets.copies``).
+    Hashes are kept in ``cache_dir`` when there is one.  ``progress(done, total)`` counts rows, three rounds of them (decoding, searching,
     comparing).
 
     Raises DataError when a picture cannot be read, or nothing of train would be left.

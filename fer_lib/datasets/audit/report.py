@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fer_lib.datasets.audit.groups import RULES, WHICH_ONE, Duplicates, leaked
+from fer_lib.datasets.copies import earlier_copies, twins_of, united_twins
 from fer_lib.datasets.interchange import neutral
 from fer_lib.datasets.manifest import SPLITS, Manifest
 from fer_lib.emotions import EMOTIONS
@@ -49,13 +50,11 @@ def _harmless(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def cleaned(manifest: Manifest, params: AuditParams, found: Duplicates, stays: np.ndarray) -> Manifest:
-    """The rows that stay; its metadata says what was done, and names the evaluated rows that still leak."""
+    """The rows that stay; its metadata says what was done, and keeps their twins, also those that were taken out."""
     frame = manifest.frame[stays].reset_index(drop=True)
-    group, ids = found.group[stays], frame["sample_id"].to_numpy()
-    leaks = {split: sorted(ids[leaked(frame, group, split)]) for split in EVALUATED}
     done = {"of": manifest.sha256, "near": params.near, "similarity": params.similarity, "remove": params.remove}
-    meta = {**manifest.meta, "root": manifest.root.as_posix(), "audit": done | {"leaks": leaks}}
-    return Manifest(frame, meta)
+    twins = twins_of(united_twins(manifest, earlier_copies(manifest.frame, found.group)), frame["sample_id"])
+    return Manifest(frame, {**manifest.meta, "root": manifest.root.as_posix(), "audit": done, "twins": twins})
 
 
 def assembled(
@@ -88,7 +87,7 @@ def assembled(
             "sha256": clean.sha256,
             "rows": len(clean),
             "by_split": _by(clean.frame, "split"),
-            "leaks": {split: len(ids) for split, ids in clean.meta["audit"]["leaks"].items()},
+            "leaks": {split: int(leaked(clean.frame, found.group[stays], split).sum()) for split in EVALUATED},
         },
         "canonical": list(EMOTIONS),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
