@@ -16,7 +16,7 @@ import pandas as pd
 
 from fer_lib.atomic import explained, fresh_file, json_text
 from fer_lib.datasets.build import duplicates, nested_counts
-from fer_lib.datasets.copies import twins_of, united_twins
+from fer_lib.datasets.copies import joined_groups, twins_of, united_twins
 from fer_lib.datasets.interchange import neutral
 from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
 from fer_lib.datasets.quality import measure
@@ -95,7 +95,7 @@ def merge(manifests: Sequence[Manifest]) -> tuple[Manifest, dict]:
 
     A row that stands in several of them (the same sample id) is kept once; :class:`DataError` when they disagree on its
     label or split.  A content whose val rows have different roles gets the first of these in VAL_ROLES for all.  The
-    twins that any of them remembers are united.
+    twins that any of them remembers are united, and so are groups that a row of several manifests links.
     """
     if not manifests:
         raise DataError("no manifest to curate: name at least one")
@@ -112,6 +112,8 @@ def merge(manifests: Sequence[Manifest]) -> tuple[Manifest, dict]:
                 f"the manifests disagree on the {column} of {int((values > 1).sum())} rows, for instance record "
                 f"{row['record']!r} of {row['source']!r}: build them from one import, or leave that source out of one"
             )
+    if "group" in frame:
+        frame["group"] = joined_groups(frame["sample_id"], frame["group"])
     again = frame["sample_id"].duplicated()
     frame = frame[~again].reset_index(drop=True)
     frame["val_role"], unified = _one_role_a_content(frame)

@@ -34,7 +34,7 @@ FOLDS_VERSION = 1  # of everything here that decides logits
 def assign_folds(frame: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
     """The fold 0..folds-1 of each row, int64 [N]: a function of (seed, content), never of the row order.
 
-    Rows of one content, or of one ``group`` (near-duplicates) where there is such a column, share a fold.  Label by
+    Rows of one content, or of one ``group`` (near copies, as an audit's manifest names them), share a fold.  Label by
     label, these families go in hash order to the fold that holds the fewest rows of the label.
     Raises DataError when there are fewer families than folds.
     """

@@ -1,4 +1,4 @@
-"""What a manifest remembers of near copies outlives removal, another audit and curation."""
+"""What a manifest remembers of near copies outlives removal, another audit and curation, and keeps folds apart."""
 
 import cv2
 import numpy as np
@@ -6,12 +6,13 @@ import pandas as pd
 import pytest
 
 from fer_lib.datasets.audit import audit_manifest
-from fer_lib.datasets.copies import earlier_copies, united_twins
+from fer_lib.datasets.copies import earlier_copies, joined_groups, united_twins
 from fer_lib.datasets.curate import curate, merge
 from fer_lib.datasets.manifest import Manifest, content_id
 from fer_lib.datasets.synthetic import draw_face
 from fer_lib.params import AuditParams
 from fer_lib.params.curate import CurateParams
+from fer_lib.training.folds import assign_folds
 
 
 def manifest_of(root, rows):
@@ -97,3 +98,34 @@ def test_twins_outlive_curation(near, tmp_path):
     assert merge(list(part.values())[::-1])[0].meta["twins"] == everything
     curate(list(part.values()), CurateParams(splits=["train", "test"]), tmp_path)
     assert Manifest.read(tmp_path / "manifest.parquet").meta["twins"] == {"test0": ["a", "c"], "test1": ["d"]}
+
+
+def test_near_copies_share_a_group_and_a_fold_and_others_do_not(tmp_path):
+    once = [(f"once{i:02d}", "train", 20 + i, 0) for i in range(24)]
+    twice = [(f"twice{i}{light:+d}", "train", i, light) for i in range(8) for light in (-7, 0, 6)]
+    rows = manifest_of(tmp_path / "pictures", [*once, *twice])
+    audit_manifest(AuditParams(), rows, tmp_path / "audit")
+    clean = Manifest.read(tmp_path / "audit" / "manifest.parquet").frame
+    face = clean["sample_id"].str[:-2]
+    several = clean["sample_id"].str.startswith("twice")
+    assert clean.loc[~several, "group"].isna().all()
+    assert clean[several].groupby(face)["group"].nunique().eq(1).all() and clean["group"].nunique() == 8
+    assert set(clean["group"].dropna()) == set(clean[several].groupby(face)["content_id"].min())
+    fold = assign_folds(clean, 4, 1)
+    assert clean.assign(fold=fold)[several].groupby(face)["fold"].nunique().eq(1).all()
+    assert set(fold[~several]) == {0, 1, 2, 3}
+    apart = assign_folds(clean.drop(columns="group"), 4, 1)
+    assert clean.assign(fold=apart)[several].groupby(face)["fold"].nunique().gt(1).any(), "it is the group that does it"
+
+
+def test_groups_of_an_earlier_audit_and_of_other_manifests_are_joined(near, tmp_path):
+    first = audit_manifest(AuditParams(remove="none"), near, tmp_path / "first").clean
+    again = audit_manifest(AuditParams(near=False, remove="none"), first, tmp_path / "second").clean
+    assert again.frame["group"].equals(first.frame["group"]) and first.frame["group"].nunique() == 3
+    exact = audit_manifest(AuditParams(near=False, remove="none"), near, tmp_path / "third").clean
+    assert exact.frame["group"].nunique() == 1
+    for manifests in ([first, exact, near], [near, exact, first]):
+        merged = merge(manifests)[0].frame.set_index("sample_id")
+        assert merged["group"].equals(first.frame.set_index("sample_id")["group"].loc[merged.index])
+    row, group = pd.Series([0, 0, 1, 2, 3, 3, 4]), pd.Series(["b", "c", None, "b", "c", None, "d"])
+    assert joined_groups(row, group).fillna("").tolist() == ["b", "b", "", "b", "b", "b", "d"]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fer_lib.datasets.audit.groups import RULES, WHICH_ONE, Duplicates, leaked
-from fer_lib.datasets.copies import earlier_copies, twins_of, united_twins
+from fer_lib.datasets.copies import earlier_copies, group_names, twins_of, united_twins
 from fer_lib.datasets.interchange import neutral
 from fer_lib.datasets.manifest import SPLITS, Manifest
 from fer_lib.emotions import EMOTIONS
@@ -50,8 +50,9 @@ def _harmless(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def cleaned(manifest: Manifest, params: AuditParams, found: Duplicates, stays: np.ndarray) -> Manifest:
-    """The rows that stay; its metadata says what was done, and keeps their twins, also those that were taken out."""
-    frame = manifest.frame[stays].reset_index(drop=True)
+    """The rows that stay, with their groups; its metadata says what was done, and keeps twins that were taken out."""
+    group = group_names(manifest.frame, found.group)
+    frame = manifest.frame.assign(group=group)[stays].reset_index(drop=True)
     done = {"of": manifest.sha256, "near": params.near, "similarity": params.similarity, "remove": params.remove}
     twins = twins_of(united_twins(manifest, earlier_copies(manifest.frame, found.group)), frame["sample_id"])
     return Manifest(frame, {**manifest.meta, "root": manifest.root.as_posix(), "audit": done, "twins": twins})
