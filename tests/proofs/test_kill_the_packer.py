@@ -78,7 +78,10 @@ def manifest(tmp_path_factory):
 class Server:
     def __init__(self, manifest, kind):
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, str(manifest), kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", SERVER, str(manifest), kind],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def start(self, cache):
