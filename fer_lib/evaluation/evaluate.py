@@ -17,6 +17,7 @@ import numpy as np
 from fer_lib.calibration import scores
 from fer_lib.calibration.scaling import Temperature
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
+from fer_lib.datasets.seen import Seen, read_seen
 from fer_lib.deploy.bundle import Bundle, derive_bundle, read_bundle
 from fer_lib.errors import BundleError, DataError, FerError
 from fer_lib.evaluation.leaks import checked_leaks
@@ -45,6 +46,11 @@ class Subject:
             return protocol_id(evalset, self.bundles[0].contract, view)
         contracts = "+".join(b.contract.id for b in self.bundles)
         return protocol_id(evalset, self.bundles[0].contract, f"{view}:{self.space}:{contracts}")
+
+    def seen(self) -> Seen | None:
+        """What the members have seen; None when none of them left a record."""
+        first, *others = sorted((read_seen(b.path) for b in self.bundles), key=lambda seen: seen is None)
+        return None if first is None else first.with_ancestors(others)
 
     def describe(self) -> dict[str, Any]:
         own = self.bundles[0].meta["model"]
@@ -112,8 +118,8 @@ def evaluate(
         raise FerError("nothing to evaluate: name finished teacher or student phases, or soft-label phases")
     rows = manifest.rows(split="test") if p.split == "test" else manifest.rows(split="val", val_role="select")
     held = manifest.rows(split="val", val_role="temperature")
-    known, leaks = checked_leaks(manifest, rows, p.split, p.allow_leaks)
-    leaked = known if p.leak_free else set()
+    known, leaks = checked_leaks(manifest, rows, p.split, p.allow_leaks, {s.name: s.seen() for s in found})
+    leaked = known.learned if p.leak_free else frozenset()
     out.mkdir(parents=True, exist_ok=True)
     (out / "predictions").mkdir(exist_ok=True)
     _log_opening(cache_dir.parent / "test_openings.jsonl", p, manifest, found)
@@ -131,7 +137,7 @@ def evaluate(
             for name, keep in {"all": np.ones(len(used), bool), **({"leak_free": clean} if leaked else {})}.items():
                 expected = len(rows) if name == "all" else len(rows) - len(leaked)
                 identity = _identity(used, keep, name, p.split, manifest, expected)
-                identity["leaked"] = sum(s in known for s, k in zip(used.sample_ids, keep, strict=True) if k)
+                identity["leaked"] = sum(s in known.learned for s, k in zip(used.sample_ids, keep, strict=True) if k)
                 _same(
                     result["sets"].setdefault(name, identity | {"removed": len(rows) - expected}),
                     identity,

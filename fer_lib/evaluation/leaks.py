@@ -1,31 +1,63 @@
-"""Rows that are evaluated although they stand in train too: known or not, allowed or not, and said."""
+"""Rows that are evaluated although a model may remember them: known or not, allowed or not, and said.
+
+A row leaks when its picture, identical or in a near copy that an audit found, stands in train (or, for test rows, in
+val, where epochs and temperatures are chosen), be it in the manifest at hand or in what a model has seen elsewhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from fer_lib.datasets.build import twins
+import numpy as np
+
 from fer_lib.datasets.manifest import Manifest
+from fer_lib.datasets.seen import Seen, numbers
 from fer_lib.errors import DataError
 from fer_lib.strict import closest
 
 
-def known_leaks(manifest: Manifest, split: str) -> set[str]:
-    """Sample ids of ``split`` known to stand in train too: by their very content, or because an audit found them.
+@dataclass(frozen=True)
+class Leaks:
+    """Sample ids of evaluated rows: those ``learned`` from, and those only ``chosen_on``."""
 
-    An audit leaves what it found in the manifest's metadata when its rule kept such rows.
+    learned: frozenset[str]
+    chosen_on: frozenset[str]
+
+    @property
+    def all(self) -> frozenset[str]:
+        return self.learned | self.chosen_on
+
+
+def known_leaks(manifest: Manifest, split: str, seen: Sequence[Seen] = ()) -> Leaks:
+    """The leaks among the rows of ``split`` (test or val), into the manifest's own splits and into what was ``seen``.
+
+    For val rows nothing is ``chosen_on``: choosing is what they are for.
     """
-    recorded = manifest.meta.get("audit", {}).get("leaks", {}).get(split, [])
-    here = manifest.frame.loc[manifest.frame["split"] == split, "sample_id"]
-    return twins(manifest, split) | (set(recorded) & set(here))
+    earlier = [Seen.of(manifest.rows(split="train"), manifest.rows(split="val")), *seen]
+    rows = manifest.frame.loc[manifest.frame["split"] == split, ["sample_id", "content_id"]]
+    twins = manifest.meta.get("twins", {})
+    pictures = [[content, *twins.get(row, ())] for row, content in rows.itertuples(index=False)]
+    owner = np.repeat(np.arange(len(rows)), [len(p) for p in pictures])
+    number = numbers(content for p in pictures for content in p)
+
+    def there(part: str) -> frozenset[str]:
+        found = np.isin(number, np.concatenate([getattr(s, part) for s in earlier]))
+        return frozenset(rows["sample_id"].iloc[np.unique(owner[found])])
+
+    learned = there("learned")
+    return Leaks(learned, there("chosen_on") - learned if split == "test" else frozenset())
 
 
 def checked_leaks(
-    manifest: Manifest, rows: Manifest, split: str, allowed: Sequence[str]
-) -> tuple[set[str], dict[str, Any]]:
-    """The known leaks among ``rows`` (of ``manifest``), and what a result says of them: rows, by_source, allowed.
+    manifest: Manifest, rows: Manifest, split: str, allowed: Sequence[str], models: Mapping[str, Seen | None]
+) -> tuple[Leaks, dict[str, Any]]:
+    """The known leaks among ``rows`` (of ``manifest``), and what a result says of them.
 
+    ``models``: what each model has seen, None where it left no record.  The result: ``rows`` learned from and their
+    counts ``by_source``, rows only ``chosen_on``, the sources ``allowed``, and the models of which what they saw is not
+    (wholly) known, ``unrecorded``.
     DataError when ``allowed`` names no source of the manifest, or not every source that leaks.
     """
     sources = sorted(set(manifest.frame["source"]))
@@ -33,15 +65,29 @@ def checked_leaks(
         if name not in sources:
             where = manifest.path or "the manifest"
             raise DataError(f"allow_leaks: {where} has no source {name!r}{closest(name, sources)}")
-    found = known_leaks(manifest, split) & set(rows.sample_ids)
-    by_source = rows.frame.loc[rows.frame["sample_id"].isin(found), "source"].value_counts().sort_index()
-    counts = {str(source): int(n) for source, n in by_source.items()}
-    if forbidden := [source for source in counts if source not in allowed]:
-        listed = ", ".join(f"{source} {counts[source]:,}" for source in forbidden)
+    here = frozenset(rows.sample_ids)
+    found = known_leaks(manifest, split, [s for s in models.values() if s is not None])
+    found = Leaks(found.learned & here, found.chosen_on & here)
+    counts, either = _by_source(rows, found.learned), _by_source(rows, found.all)
+    if forbidden := [source for source in either if source not in allowed]:
+        listed = ", ".join(f"{source} {either[source]:,}" for source in forbidden)
+        val = f" and {len(found.chosen_on):,} to stand in val" if found.chosen_on else ""
         raise DataError(
-            f"{len(found):,} of the {len(rows):,} {split} rows of {manifest.path or 'the manifest'} are known to stand "
-            f"in train too ({listed}), so a score on them is partly memory: take them out of train with an audit phase "
-            "before training (kind: audit, or fer data audit), or allow them by name, which the result then says: "
+            f"{len(found.learned):,} of the {len(rows):,} {split} rows of {manifest.path or 'the manifest'} are known "
+            f"to stand in train too{val}, here or where a model was trained ({listed}), so a score on them is partly "
+            "memory: take them out with an audit phase (kind: audit, or fer data audit) before training, and train and "
+            f"evaluate on what it leaves; or allow them by name, which the result then says: "
             f"allow_leaks: [{', '.join(forbidden)}]"
         )
-    return found, {"rows": len(found), "by_source": counts, "allowed": sorted(set(allowed) & set(counts))}
+    return found, {
+        "rows": len(found.learned),
+        "by_source": counts,
+        "chosen_on": len(found.chosen_on),
+        "allowed": sorted(set(allowed) & set(either)),
+        "unrecorded": sorted(name for name, seen in models.items() if seen is None or not seen.whole),
+    }
+
+
+def _by_source(rows: Manifest, ids: frozenset[str]) -> dict[str, int]:
+    counts = rows.frame.loc[rows.frame["sample_id"].isin(ids), "source"].value_counts().sort_index()
+    return {str(source): int(n) for source, n in counts.items()}

@@ -14,6 +14,7 @@ from fer_lib.atomic import fresh_file
 from fer_lib.calibration import scores
 from fer_lib.datasets.facepack import FacePack, open_or_build, rows_key
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
+from fer_lib.datasets.seen import SEEN, Seen, numbers, read_seen
 from fer_lib.deploy.bundle import Bundle, read_bundle
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, FerError
@@ -30,6 +31,7 @@ _FILES = (
     "classorder.json",
     "alignmentreport.json",
     "ensemble_metrics.json",
+    SEEN,
 )
 
 
@@ -114,7 +116,9 @@ def export_softlabels(
     }  # fmt: skip
     summary = scores.summary(chosen, used.labels)
     metrics = {k: summary[k] for k in ("accuracy", "macro_f1", "per_class_f1", "nll", "ece", "brier")} | identity
-    _write_folder(out, logits, rows, record, metrics)
+    chosen_on = np.unique(numbers(used.frame["content_id"]))  # the ensemble's weights are
+    seen = Seen(np.empty(0, np.uint64), chosen_on).with_ancestors([read_seen(b.path) for b in bundles])
+    _write_folder(out, logits, rows, record, metrics, seen)
     return record
 
 
@@ -133,7 +137,7 @@ def _same_rows(packs: tuple[FacePack, ...]) -> Manifest:
     return first
 
 
-def _write_folder(out: Path, logits: np.ndarray, rows: Manifest, record: dict, metrics: dict) -> None:
+def _write_folder(out: Path, logits: np.ndarray, rows: Manifest, record: dict, metrics: dict, seen: Seen) -> None:
     np.savez(out / "softlabels.npz", logits=logits.astype(np.float32), y=rows.labels.astype(np.uint8))
     with open(out / "softlabels_index.jsonl", "w") as lines:
         columns = (rows.sample_ids, rows.frame["image_path"], rows.frame["source"], rows.labels)
@@ -144,6 +148,7 @@ def _write_folder(out: Path, logits: np.ndarray, rows: Manifest, record: dict, m
     (out / "classorder.json").write_text(json.dumps(list(EMOTIONS)))
     (out / "alignmentreport.json").write_text(json.dumps(record, indent=1))
     (out / "ensemble_metrics.json").write_text(json.dumps(metrics, indent=1))
+    seen.write(out / SEEN)
     hashes = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in _FILES}
     (out / "hash_manifest.json").write_text(json.dumps(hashes, indent=1))
 

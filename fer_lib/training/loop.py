@@ -25,6 +25,7 @@ from timm.utils import ModelEmaV3
 from fer_lib.atomic import write_json
 from fer_lib.calibration import scaling, scores
 from fer_lib.datasets.batches import Batch, train_batches
+from fer_lib.datasets.seen import SEEN
 from fer_lib.deploy.bundle import write_bundle
 from fer_lib.errors import FerError
 from fer_lib.models.classifier import FerClassifier, trainable_parameters
@@ -74,8 +75,8 @@ def fit(
 ) -> Iterator[dict[str, Any]]:
     """Train ``model``; yields ``start``, ``note``, ``epoch`` ... and ``end`` events.
 
-    Leaves ``best/`` (a bundle: macro-F1 on val/select, temperature on val/temperature), ``checkpoint_last``, the
-    numbered checkpoints and ``history.json`` in ``out``.  A ``checkpoint_last`` of the same parameters is resumed.
+    Leaves ``best/`` (a bundle: macro-F1 on val/select, temperature on val/temperature; with the record of what was
+    seen, where ``out`` holds one), ``checkpoint_last``, the numbered checkpoints and ``history.json`` in ``out``.  A ``checkpoint_last`` of the same parameters is resumed.
     Raises FerError on a loss that is not finite and on a checkpoint of other parameters.
     """
     steps = min(data.sampler.steps_per_epoch, p.max_train_batches or math.inf)
@@ -218,6 +219,7 @@ def _write_best(out: Path, model, data: FitData, best: dict, epoch: int, *, kind
         out / "best", name=name, kind=kind, model_config=model.config, state_dict=model.state_dict(),
         contract=data.contract, temperature=best["temperature"], training_prior=data.prior,
         ids={**ids, "epoch": epoch}, metrics=best["metrics"],
+        extra_files={SEEN: out / SEEN} if (out / SEEN).is_file() else None,
     )  # fmt: skip
 
 

@@ -10,15 +10,16 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from fer_lib.atomic import write_json
+from fer_lib.atomic import fresh_file, write_json
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
+from fer_lib.datasets.seen import SEEN, Seen, read_seen
 from fer_lib.deploy.bundle import Bundle, read_bundle
 from fer_lib.devices import resolve_device
 from fer_lib.errors import DataError, FerError
@@ -28,6 +29,8 @@ from fer_lib.params import FitParams
 from fer_lib.training.checkpoint import has_checkpoint
 from fer_lib.training.data import FitData, open_data
 from fer_lib.training.loop import fit
+
+_NEVER_SAW_OURS = ("none", "hub", "package", "init_from")  # init_from brings a record of its own
 
 
 def run_fit(
@@ -43,11 +46,12 @@ def run_fit(
     init_from: str = "",
     run_id: str = "",
     inputs: dict[str, str] | None = None,
+    ancestors: Sequence[Seen | None] = (),
 ) -> Iterator[dict[str, Any]]:
     """Everything between validated parameters and a folder with ``best/`` and its reports; yields the loop's events.
 
     ``objective(p, data, device)`` makes the loss; ``init_from``: a bundle folder; ``inputs``: ids of what else decides
-    the weights.  Raises FerError for a device, backbone, starting weights or data that can't be had, before any step.
+    the weights; ``ancestors``: what the teachers saw, None for one that left no record.  Raises FerError for a device, backbone, starting weights or data that can't be had, before any step.
     """
     device = resolve_device(p.device)
     apply_settings(p)
@@ -56,6 +60,7 @@ def run_fit(
     model = build_classifier(config)
     weights = _starting_weights(model, p, init_from, out)
     data = open_data(manifest, p, cache_dir)
+    _write_seen(p, data, weights, init_from, ancestors, out)
     ids = _ids(p, manifest, data, weights, run_id, inputs or {})
     options = dict(kind=kind, name=p.name, ids=ids, device=device, tune=tune)
     for event in fit(model, objective(p, data, device), data, p, out, **options):
@@ -152,6 +157,18 @@ def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, out: P
         weights = load_pretrained(model, p.pretrained)
     write_json(record, weights)
     return weights
+
+
+def _write_seen(
+    p: FitParams, data: FitData, weights: dict, init_from: str, ancestors: Sequence[Seen | None], out: Path
+) -> None:
+    """The pictures that decide the weights; weights of somebody's file may come from any, so they are not the whole."""
+    if has_checkpoint(out / "checkpoint_last") and (out / SEEN).is_file():
+        return  # a resume reads nothing of what it started from
+    own = Seen.of(data.train.manifest, data.val.manifest, whole=weights["source"] in _NEVER_SAW_OURS)
+    start = [read_seen(read_bundle(init_from).path)] if init_from else []
+    with fresh_file(out / SEEN) as work, open(work, "wb") as file:
+        own.with_ancestors([*ancestors, *start]).write(file)
 
 
 def _ids(

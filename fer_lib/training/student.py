@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from fer_lib.datasets.manifest import Manifest
+from fer_lib.datasets.seen import read_seen
 from fer_lib.deploy.bundle import read_bundle
 from fer_lib.errors import BundleError, FerError
 from fer_lib.faces.contract import FaceContract
@@ -136,6 +137,7 @@ def train_student(
     objective = partial(StudentObjective, softlabels=softlabels)
     if p.mode != "ce" and softlabels is not None:
         record["inputs"] = {"softlabels_sha256": softlabels_sha256(softlabels)}
+        record["ancestors"] = [read_seen(softlabels)]
     yield from run_fit(
         p, manifest, out, cache_dir, kind="student", config=config, objective=objective, tune=p.tune, **record
     )

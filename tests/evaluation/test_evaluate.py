@@ -12,6 +12,7 @@ from sklearn.metrics import f1_score
 from fer_lib.calibration.scaling import Temperature
 from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.manifest import Manifest
+from fer_lib.datasets.seen import SEEN, Seen, read_seen
 from fer_lib.datasets.sources import import_all
 from fer_lib.deploy.bundle import derive_bundle, read_bundle, write_bundle
 from fer_lib.deploy.predict import Predictor
@@ -136,7 +137,8 @@ def test_the_table_and_the_predictions_agree(made):
 
 def test_a_known_leak_is_refused_unless_its_source_is_named_and_then_it_is_said(made, tmp_path):
     base, manifest, result = made
-    assert result["leaks"] == {"rows": LEAKS, "by_source": {"fer2013": LEAKS}, "allowed": ALLOWED}
+    nameless = {"chosen_on": 0, "unrecorded": ["ensemble", "one", "two"]}  # weights by hand, of which nothing is known
+    assert result["leaks"] == {"rows": LEAKS, "by_source": {"fer2013": LEAKS}, "allowed": ALLOWED, **nameless}
     sealed = read_bundle(base / "out" / "bundles" / "one").meta["metrics"]["test"]
     assert sealed["leaked"] == LEAKS
     openings = base / "runs" / "test_openings.jsonl"
@@ -147,21 +149,54 @@ def test_a_known_leak_is_refused_unless_its_source_is_named_and_then_it_is_said(
             evaluate(p, manifest, [base / "one"], [], tmp_path / "out", base / "runs" / "cache", "cpu")
     assert openings.read_text() == opened and not (tmp_path / "out").exists(), "refused before anything is measured"
     with pytest.raises(DataError, match="no source 'fer2014' .closest: 'fer2013'"):
-        checked_leaks(manifest, manifest.rows(split="test"), "test", ["fer2014"])
+        checked_leaks(manifest, manifest.rows(split="test"), "test", ["fer2014"], {})
 
 
-def test_what_an_audit_recorded_is_a_known_leak_too(made):
-    base, manifest, _ = made
-    exact = known_leaks(manifest, "test")
+def without(manifest, ids, **meta):
+    frame = manifest.frame[~manifest.frame["sample_id"].isin(ids)].reset_index(drop=True)
+    return Manifest(frame, {**manifest.meta, **meta}, manifest.path)
+
+
+def test_a_near_copy_that_an_audit_recorded_is_a_known_leak_too(made):
+    _, manifest, _ = made
+    exact = known_leaks(manifest, "test").learned
     assert len(exact) == LEAKS
-    clean = manifest.frame[~manifest.frame["sample_id"].isin(exact)].reset_index(drop=True)
-    [first, second, *_] = clean.loc[clean["split"] == "test", "sample_id"]
-    meta = {**manifest.meta, "audit": {"leaks": {"test": [first, "gone", second], "val": []}}}
-    audited = Manifest(clean, meta, manifest.path)
-    assert known_leaks(audited, "test") == {first, second}
-    with pytest.raises(DataError, match="2 of the"):
-        checked_leaks(audited, audited.rows(split="test"), "test", [])
-    assert checked_leaks(audited, audited.rows(split="test"), "test", ALLOWED)[1]["rows"] == 2
+    clean = without(manifest, exact)
+    [first, second, third, *_] = clean.rows(split="test").sample_ids
+    trained, chosen = (clean.rows(split=s).frame["content_id"][0] for s in ("train", "val"))
+    twins = {first: [trained, "f" * 64], second: ["e" * 64], third: [chosen], "gone": [trained]}
+    audited = without(clean, [], twins=twins)
+    known = known_leaks(audited, "test")
+    assert (known.learned, known.chosen_on) == ({first}, {third}) and known.all == {first, third}
+    assert not known_leaks(audited, "val").chosen_on, "choosing is what val rows are for"
+    with pytest.raises(DataError, match="1 of the .* in train too and 1 to stand in val"):
+        checked_leaks(audited, audited.rows(split="test"), "test", [], {})
+    found, said = checked_leaks(audited, audited.rows(split="test"), "test", ALLOWED, {})
+    assert found == known and (said["rows"], said["chosen_on"], said["allowed"]) == (1, 1, ALLOWED)
+
+
+def test_what_a_model_learned_elsewhere_leaks_into_a_manifest_that_was_cleaned_since(made, tmp_path):
+    base, manifest, _ = made
+    train, val = manifest.rows(split="train"), manifest.rows(split="val")
+    twins = train.frame["content_id"].isin(manifest.rows(split="test").frame["content_id"])
+    clean = without(manifest, train.frame.loc[twins, "sample_id"])
+    assert len(known_leaks(clean, "test").all) == 0, "the manifest alone shows nothing any more"
+    seen = tmp_path / SEEN
+    Seen.of(train, val).write(seen)
+    own = derive_bundle(read_bundle(base / "one" / "best"), tmp_path / "own", extra_files={SEEN: seen})
+    (tmp_path / "runs" / "cache").mkdir(parents=True)
+    p = EvaluateParams(resamples=100, smoke=True, views=["none"])
+    with pytest.raises(DataError, match=rf"{LEAKS} of the .* here or where a model was trained .fer2013 {LEAKS}"):
+        evaluate(p, clean, [own.path], [], tmp_path / "out", tmp_path / "runs" / "cache", "cpu")
+    allowed = p.model_copy(update={"allow_leaks": ALLOWED})
+    result = evaluate(allowed, clean, [own.path], [], tmp_path / "out", tmp_path / "runs" / "cache", "cpu")
+    assert result["leaks"]["rows"] == LEAKS and result["leaks"]["unrecorded"] == []
+    assert result["sets"]["leak_free"]["removed"] == LEAKS
+    assert read_seen(tmp_path / "out" / "bundles" / "one").learned.size == train.frame["content_id"].nunique()
+    Seen.of(clean.rows(split="train"), val).write(seen)
+    derive_bundle(own, own.path, extra_files={SEEN: seen})
+    result = evaluate(p, clean, [own.path], [], tmp_path / "out2", tmp_path / "runs" / "cache", "cpu")
+    assert result["leaks"]["rows"] == 0 and "leak_free" not in result["sets"]
 
 
 def test_an_ensemble_whose_teacher_was_trained_again_is_refused(made, tmp_path):

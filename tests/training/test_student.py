@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from fer_lib.datasets.batches import Batch
+from fer_lib.datasets.manifest import Manifest
+from fer_lib.datasets.seen import Seen, read_seen
 from fer_lib.deploy.bundle import derive_bundle, read_bundle
 from fer_lib.errors import BundleError, FerError
 from fer_lib.models.classifier import trainable_parameters
@@ -181,3 +183,25 @@ def test_a_derived_bundle_starts_another_student(drawn_manifest, pack_cache, sta
     list(train_student(p, drawn_manifest, tmp_path / "out", pack_cache, init_from=str(again.path)))
     ids = read_bundle(tmp_path / "out" / "best").meta["ids"]
     assert ids["starting_weights_sha256"] == read_bundle(start).weights_sha256
+
+
+def test_a_bundle_says_which_pictures_it_and_its_ancestors_saw(drawn_manifest, pack_cache, start, softlabels, tmp_path):
+    """A student knows its teachers' pictures and those of its starting weights, whichever it was given itself."""
+    every = Seen.of(drawn_manifest.rows(split="train"), drawn_manifest.rows(split="val"))
+    found = read_seen(start)
+    assert found.whole and found.learned.tolist() == every.learned.tolist()
+    assert found.chosen_on.tolist() == every.chosen_on.tolist()
+    half = drawn_manifest.frame
+    half = half[(half["split"] != "train") | (half.index % 2 == 0)].reset_index(drop=True)
+    few = Manifest(half, drawn_manifest.meta, drawn_manifest.path)
+    own = Seen.of(few.rows(split="train"), few.rows(split="val"))
+    assert len(own.learned) < len(every.learned)
+    for name, options, expected in (
+        ("alone", {}, own.learned),
+        ("started", {"init_from": str(start)}, every.learned),
+        ("taught", {"softlabels": softlabels}, every.learned),
+    ):
+        p = params(epochs=1, max_train_batches=1, mode="kd" if "softlabels" in options else "ce")
+        list(train_student(p, few, tmp_path / name, pack_cache, **options))
+        found = read_seen(tmp_path / name / "best")
+        assert found.whole and found.learned.tolist() == expected.tolist(), name
