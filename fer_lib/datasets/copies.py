@@ -1,4 +1,4 @@
-"""What a manifest remembers of near copies: ``meta["twins"]``, which outlives the rows that were taken out, and a column.
+"""What a manifest remembers of near copies: ``meta["twins"]``, which outlives rows that were taken out, and a column.
 
 ``twins`` maps the sample id of an evaluated row to the content ids that an audit held for the same picture and that
 stood in an earlier split: in train for a val row, in train or val for a test row.  The row's own content is not among

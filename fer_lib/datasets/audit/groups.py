@@ -45,16 +45,28 @@ class Duplicates:
 def find(frame: pd.DataFrame, hashes: Hashes, near: bool, similarity: float, seed: int = 1337, progress=None):
     """Group the rows of ``frame`` (N lines, as hashed) by content and pixels, and when ``near`` by similarity.
 
+    A function of the set of rows: whatever their order, the same are found and numbered alike.
     ``progress(done, total)`` counts in the share of two searches over N rows.
     """
-    _, content = np.unique(frame["content_id"].to_numpy(str), return_inverse=True)
-    _, pixels = np.unique(hashes.pixels, axis=0, return_inverse=True)
-    n = len(frame)
-    exact = _joined(n, [_links(content), _links(pixels.ravel())])
+    ids = (frame[name].to_numpy(str) for name in ("sample_id", "content_id"))
+    order = np.lexsort((*ids, hashes.pixels[:, 1], hashes.pixels[:, 0]))
+    there = np.argsort(order)  # where each row stands in that order
+    found = _found(
+        frame["content_id"].to_numpy(str)[order], hashes.pixels[order], hashes.thumbs, order, near, similarity, seed,
+        progress,
+    )  # fmt: skip
+    pairs = found.pairs.assign(**{end: order[found.pairs[end].to_numpy(int)] for end in ("first", "second")})
+    return Duplicates(found.exact[there], found.group[there], pairs, found.blank)
+
+
+def _found(content, pixels, thumbs, order, near: bool, similarity: float, seed: int, progress) -> Duplicates:
+    """:func:`find` of rows that are in their order, but for ``thumbs`` [N], which lie as ``order`` says."""
+    n = len(order)
+    exact = _joined(n, [_links(np.unique(ids, axis=0, return_inverse=True)[1].ravel()) for ids in (content, pixels)])
     if not near or n < 2:
         return Duplicates(exact, exact, pd.DataFrame(columns=_PAIR_COLUMNS))
-    _, first_row, number = np.unique(exact, return_index=True, return_inverse=True)  # one row stands for its group
-    thumbs = hashes.thumbs[first_row] if len(first_row) < n else hashes.thumbs
+    _, first_row = np.unique(exact, return_index=True)  # one row stands for its group, whose number is its rank
+    thumbs = thumbs[order[first_row]]
 
     def report(part: int):
         return None if progress is None else lambda done, total: progress(part * n + n * done // max(total, 1), 2 * n)
@@ -62,10 +74,10 @@ def find(frame: pd.DataFrame, hashes: Hashes, near: bool, similarity: float, see
     found = candidates(thumbs, LEAST, seed, report(0))
     laid = align(thumbs, found, report(1))
     kept = np.flatnonzero(laid.similarity >= similarity)
-    order = kept[np.lexsort((found.second[kept], found.first[kept], -laid.similarity[kept]))]
+    kept = kept[np.lexsort((found.second[kept], found.first[kept], -laid.similarity[kept]))]
     columns = (found.first, found.second, laid.similarity, laid.mirrored, laid.turned, laid.scaled)
-    pairs = pd.DataFrame({name: values[order] for name, values in zip(_PAIR_COLUMNS, columns, strict=True)})
-    group = _joined(len(first_row), [(pairs["first"].to_numpy(), pairs["second"].to_numpy())])[number]
+    pairs = pd.DataFrame({name: values[kept] for name, values in zip(_PAIR_COLUMNS, columns, strict=True)})
+    group = _joined(len(first_row), [(pairs["first"].to_numpy(), pairs["second"].to_numpy())])[exact]
     pairs = pairs.assign(first=first_row[pairs["first"]], second=first_row[pairs["second"]])
     blank = int((thumbs[:, 0].reshape(len(thumbs), -1).std(axis=1) < 1.0).sum())
     return Duplicates(exact, group, pairs, blank)
