@@ -4,37 +4,52 @@ Three kinds give the same pixels at other prices.  ``faces`` keeps what training
 smaller than R at their own size, before resizing and CLAHE, which are then done at each reading.  ``none`` keeps no
 pixels: one pass finds the rows that can't be used (and the eyes, where faces are aligned), then each reading decodes.
 
-A pack is keyed by its kind, the rows, their order and the part of the contract that decides pixels at R, so a change of
-any makes another pack, and backbones that differ in mean and std only share one.
+A pack is keyed by its kind, the rows, their order, the part of the contract that decides pixels at R and the versions
+of the libraries that decode and resize, so a change of any makes another pack, and backbones that differ in mean and
+std only share one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-import pandas as pd
+import PIL
 from filelock import FileLock
 
 from fer_lib.atomic import explained
+from fer_lib.datasets.cutting import Cut, cut_square, cutter
 from fer_lib.datasets.manifest import BOX, Manifest
-from fer_lib.datasets.packfile import CHUNK, FORMAT, RECORD, Chunk, PackWriter, checksum, read_pack, stored_reader
+from fer_lib.datasets.packfile import (
+    CHUNK,
+    FORMAT,
+    RECORD,
+    Chunk,
+    PackWriter,
+    bytes_done,
+    checksum,
+    read_pack,
+    stored_reader,
+    unfinished,
+)
 from fer_lib.errors import DataError
-from fer_lib.faces.contract import CONTRACT_VERSION, Box, FaceContract, expand, thin
-from fer_lib.faces.decode import decode
-from fer_lib.faces.detectors import YUNET_SHA256, get_detector
-from fer_lib.faces.points import find_points
+from fer_lib.faces.contract import CONTRACT_VERSION, FaceContract, expand, thin
+from fer_lib.faces.detectors import YUNET_SHA256
 from fer_lib.params.base import PackKind
 
+log = logging.getLogger(__name__)
+
+LIBRARIES = {"opencv": cv2.__version__, "pillow": PIL.__version__}  # whose decoding and resizing decide pixels
 _PROBED = 64  # faces made to estimate a pack's size when the most it could take does not fit
 
 
@@ -96,29 +111,90 @@ def open_or_build(
 ) -> FacePack:
     """The pack of ``manifest``'s rows, made when absent; ``progress(done, total)`` counts rows while it is made.
 
-    An interrupted build goes on from its last whole chunk and ends with the bytes of an unbroken one.
-    Raises DataError naming the first ten pictures that are missing or undecodable when they are more than
+    An interrupted build goes on from its last whole chunk and ends with the bytes of an unbroken one; pictures that it
+    could not use are tried again.  What a tolerance leaves out of a finished pack is told whenever it is opened.
+    Raises DataError naming the first ten pictures that are missing or undecodable as soon as they are more than
     ``tolerance``, when the disk has no room for the pack, and when a pack is not what was written; FerError when eyes
     are to be aligned without YuNet.
     """
-    pixels = {"version": CONTRACT_VERSION, **contract.model_dump(mode="json", exclude={"mean", "std"})}
-    if contract.align == "eyes":
-        pixels["points"] = YUNET_SHA256
-    parts = [FORMAT, kind, rows_key(manifest), pixels, tolerance]
-    folder = cache_dir / f"pack-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]}"
+    folder = _pack_folder(manifest, contract, cache_dir, tolerance, kind)
     if not (folder / RECORD).is_file():
         with explained(cache_dir):
             cache_dir.mkdir(parents=True, exist_ok=True)
+        check_room([manifest], contract, cache_dir, tolerance, kind)
         with FileLock(cache_dir / f".{folder.name}.lock"):  # two phases that start together pack once
             if not (folder / RECORD).is_file():
                 _build(manifest, contract, folder, tolerance, progress, kind)
-    record, chunks = read_pack(folder)
-    bad = [row for c in chunks for row, _ in c.bad]
-    used = Manifest(manifest.frame.drop(index=bad), manifest.meta, manifest.path) if bad else manifest
+    chunks = read_pack(folder)
+    bad = [pair for c in chunks for pair in c.bad]
+    if bad:
+        log.warning(
+            "%s leaves out %d of %d pictures that could not be used when it was made (%s%s): to try them again, "
+            "delete that folder", folder, len(bad), len(manifest), bad[0][1], ", ..." if len(bad) > 1 else "",
+        )  # fmt: skip
+    used = Manifest(manifest.frame.drop(index=[i for i, _ in bad]), manifest.meta, manifest.path) if bad else manifest
     return FacePack(
         Faces(len(used), contract.resize, _thin_reader(folder, chunks, used, contract, kind)),
-        used, contract, len(manifest), record["without_points"],
+        used, contract, len(manifest), sum(c.without_points for c in chunks),
     )  # fmt: skip
+
+
+def check_room(
+    wanted: Sequence[Manifest],
+    contract: FaceContract,
+    cache_dir: Path,
+    tolerance: int,
+    kind: PackKind,
+    later: Sequence[Manifest] = (),
+) -> None:
+    """DataError when the disk can't hold the packs of ``wanted`` and ``later`` that are not made yet, all together.
+
+    ``later``: rows that will be packed after these; they are counted, but their pictures are not opened.  Only when
+    three channels at R would not fit are some faces of ``wanted`` made, to see what they really take.
+    """
+
+    def missing(manifests: Sequence[Manifest]) -> dict[Path, Manifest]:
+        folders = {_pack_folder(m, contract, cache_dir, tolerance, kind): m for m in manifests}
+        return {folder: m for folder, m in folders.items() if not (folder / RECORD).is_file()}
+
+    now = missing(wanted)
+    if kind == "none" or not now:
+        return
+    packs, side = now | missing(later), contract.resize
+    free = shutil.disk_usage(next(p for p in (cache_dir, *cache_dir.absolute().parents) if p.exists())).free
+    free += sum(map(bytes_done, packs))
+    faces, chosen = sum(map(len, packs.values())), sum(map(len, now.values()))
+    if faces * side**2 * 3 <= free:
+        return
+    need = sum(len(m) * _size_of_a_face(m, contract, kind) for m in now.values()) / chosen * faces
+    if need <= free:
+        return
+    others = [p.name for p in sorted(cache_dir.glob("pack-*.partial")) if p not in map(unfinished, packs)]
+    smaller = "pack: native (faces smaller than that stay at their own size), " if kind == "faces" else ""
+    left = f", or delete the unfinished {', '.join(others)}" if others else ""
+    counts = " + ".join(f"{len(m):,}" for m in packs.values())
+    what = f"face pack of {counts} faces" if len(packs) == 1 else f"{len(packs)} face packs of {counts} faces together"
+    raise DataError(
+        f"{what} at {side} px: needs {need / 1e9:.1f} GB, {cache_dir} has {free / 1e9:.1f} GB: use {smaller}pack: none "
+        f"(pictures are decoded whenever they are seen) or a smaller image_size, or free some space{left}"
+    )
+
+
+def _size_of_a_face(manifest: Manifest, contract: FaceContract, kind: PackKind) -> float:
+    """Bytes, the mean of faces spread over the rows."""
+    chosen = np.unique(np.linspace(0, len(manifest) - 1, _PROBED).astype(int))
+    rows = manifest.frame.iloc[chosen].to_dict("records")
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        sizes = [r.face.size for r in pool.map(cutter(manifest, contract, kind), rows) if not r.error]
+    return float(np.mean(sizes or [contract.resize**2 * 3]))
+
+
+def _pack_folder(manifest: Manifest, contract: FaceContract, cache_dir: Path, tolerance: int, kind: PackKind) -> Path:
+    pixels = {"version": CONTRACT_VERSION, **contract.model_dump(mode="json", exclude={"mean", "std"}), **LIBRARIES}
+    if contract.align == "eyes":
+        pixels["points"] = YUNET_SHA256
+    parts = [FORMAT, kind, rows_key(manifest), pixels, tolerance]
+    return cache_dir / f"pack-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
 def rows_key(manifest: Manifest) -> str:
@@ -136,7 +212,7 @@ def _thin_reader(
 
         def made(i: int) -> np.ndarray:
             found = None if eyes[i] is None else np.asarray(eyes[i], np.float32)
-            return thin(contract.finish(_square(used, contract, rows[i], lambda *_: found)[0]))
+            return thin(contract.finish(cut_square(used, contract, rows[i], lambda *_: found)[0]))
 
         return made
     read = stored_reader(folder, chunks)
@@ -149,40 +225,41 @@ def _thin_reader(
 
 
 def _build(manifest: Manifest, contract: FaceContract, folder: Path, tolerance: int, progress, kind: PackKind) -> None:
-    cut, rows = _cutter(manifest, contract, kind), manifest.frame.to_dict("records")
-    partial = folder.with_name(f"{folder.name}.partial")
+    cut, rows = cutter(manifest, contract, kind), manifest.frame.to_dict("records")
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        writer = PackWriter(partial)
-        if kind != "none":
-            _check_room(writer, contract, rows, lambda some: pool.map(cut, some), kind)
+        writer = PackWriter(folder)
+        again = [row for row, _ in writer.bad]
+        healed = [i for i, r in zip(again, pool.map(cut, (rows[i] for i in again)), strict=True) if not r.error]
+        if healed:
+            writer.back_to(min(healed))
         for start in range(writer.rows, len(rows), CHUNK):
             results = list(pool.map(cut, rows[start : start + CHUNK]))
-            writer.append(*_chunk(start, results, contract, kind))
+            chunk, faces = _chunk(start, results, contract, kind)
+            if len(writer.bad) + len(chunk.bad) > tolerance:  # not kept: the next build tries these rows again
+                if not writer.chunks:
+                    shutil.rmtree(writer.folder)
+                raise DataError(_too_many(writer.bad + chunk.bad, start + chunk.rows, len(rows), tolerance))
+            writer.append(chunk, faces)
             if progress:
-                progress(min(start + CHUNK, len(rows)), len(rows))
-    bad = [message for chunk in writer.chunks for _, message in chunk.bad]
-    if len(bad) > tolerance:
-        shutil.rmtree(partial)  # its chunks hold the failures, so nothing could go on from them
-        listed = "\n  ".join(bad[:10])
-        raise DataError(
-            f"{len(bad)} of {len(rows)} pictures can't be used (tolerance {tolerance}):\n  {listed}\n"
-            "restore the files, or rebuild the manifest with a tolerance"
-        )
-    without_points = sum(chunk.without_points for chunk in writer.chunks)
-    record = {"kind": kind, "n": len(rows) - len(bad), "without_points": without_points}
-    writer.finish(folder, record | {"contract": contract.model_dump(mode="json")})
+                progress(start + chunk.rows, len(rows))
+    left_out = [message for _, message in writer.bad]
+    writer.finish(
+        kind=kind, n=len(rows) - len(left_out), left_out=left_out, contract=contract.model_dump(mode="json"),
+        without_points=sum(chunk.without_points for chunk in writer.chunks),
+    )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """What packing makes of a row: pixels to store, the eyes' points, or what is wrong with its picture."""
+def _too_many(bad: list[tuple[int, str]], done: int, rows: int, tolerance: int) -> str:
+    listed = "\n  ".join(message for _, message in bad[:10])
+    seen = f"the first {done:,} of {rows:,}" if done < rows else f"{rows:,}"
+    return (
+        f"{len(bad)} of {seen} pictures can't be used (tolerance {tolerance}):\n  {listed}\n"
+        "restore the files (what is packed stays, and the same call goes on there), or rebuild the manifest with a "
+        "tolerance"
+    )
 
-    face: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0), np.uint8))
-    eyes: np.ndarray | None = None
-    error: str = ""
 
-
-def _chunk(start: int, results: list[_Cut], contract: FaceContract, kind: PackKind) -> tuple[Chunk, list[np.ndarray]]:
+def _chunk(start: int, results: list[Cut], contract: FaceContract, kind: PackKind) -> tuple[Chunk, list[np.ndarray]]:
     good = [r for r in results if not r.error]
     faces, align = [r.face for r in good], contract.align == "eyes"
     remembered = [None if r.eyes is None else r.eyes.tolist() for r in good] if align and kind == "none" else []
@@ -191,75 +268,3 @@ def _chunk(start: int, results: list[_Cut], contract: FaceContract, kind: PackKi
         sums=[checksum(f) for f in faces], bad=[(start + i, r.error) for i, r in enumerate(results) if r.error],
         eyes=remembered, without_points=sum(r.eyes is None for r in good) if align else 0,
     ), faces  # fmt: skip
-
-
-def _cutter(manifest: Manifest, contract: FaceContract, kind: PackKind) -> Callable[[dict[str, Any]], _Cut]:
-    """A function of a row, for threads."""
-    align = contract.align == "eyes"
-    if align:
-        get_detector("yunet")  # no YuNet to be had is told once and before anything is written
-    own = threading.local()  # a detector serves one thread
-
-    def points(image: np.ndarray, box: Box | None) -> np.ndarray | None:
-        if not align:
-            return None
-        if not hasattr(own, "detector"):
-            own.detector = get_detector("yunet")
-        return find_points(image, box, own.detector)
-
-    def cut(row: dict[str, Any]) -> _Cut:
-        try:
-            square, eyes = _square(manifest, contract, row, points)
-        except DataError as error:
-            return _Cut(error=str(error))
-        if kind == "none":
-            return _Cut(eyes=eyes)
-        face = thin(contract.finish(square))
-        if kind == "native" and len(square) < contract.resize and thin(square).size < face.size:
-            face = thin(square)
-        return _Cut(face.copy(), eyes)  # copied, or a small view would keep its whole photo in memory
-
-    return cut
-
-
-def _square(
-    manifest: Manifest, contract: FaceContract, row: dict[str, Any], points: Callable
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """The row's square uint8 [side, side, 3] and its eyes' points.  Raises DataError naming the picture."""
-    path, box = manifest.resolve(row["image_path"]), _box(row)
-    try:
-        image = decode(path)
-        eyes = points(image, box)
-        return contract.square(image, box, eyes), eyes
-    except DataError as error:
-        raise error if str(path) in str(error) else DataError(f"{path}: {error}") from error
-
-
-def _box(row: dict[str, Any]) -> Box | None:
-    """(top, left, bottom, right) of a row that is a face in a photo; None for a picture that is the face."""
-    values = [row.get(side) for side in BOX]
-    return None if any(v is None or pd.isna(v) for v in values) else tuple(float(v) for v in values)
-
-
-def _check_room(writer: PackWriter, contract: FaceContract, rows: list, cut: Callable, kind: PackKind) -> None:
-    """DataError when the disk can't hold the pack.  Only when three channels at R would not fit are faces probed."""
-    cache, side = writer.folder.parent, contract.resize
-    free = shutil.disk_usage(cache).free + writer.bytes
-    need = len(rows) * side**2 * 3
-    if need <= free:
-        return
-    probed = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, _PROBED).astype(int))]
-    sizes = [result.face.size for result in cut(probed) if not result.error]
-    need = int(np.mean(sizes or [side**2 * 3]) * len(rows))
-    if need <= free:
-        return
-    others = [p.name for p in sorted(cache.glob("pack-*.partial")) if p != writer.folder]
-    if not writer.rows:
-        shutil.rmtree(writer.folder)
-    smaller = "pack: native (faces smaller than that stay at their own size), " if kind == "faces" else ""
-    left = f", or delete the unfinished {', '.join(others)}" if others else ""
-    raise DataError(
-        f"face pack of {len(rows):,} faces at {side} px needs {need / 1e9:.1f} GB, {cache} has {free / 1e9:.1f} GB: "
-        f"use {smaller}pack: none (pictures are decoded whenever they are seen) or a smaller image_size, or free some "
-        f"space{left}"
-    )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_lib.datasets.batches import Sampler
-from fer_lib.datasets.facepack import FacePack, open_or_build
+from fer_lib.datasets.facepack import FacePack, check_room, open_or_build
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.emotions import NUM_CLASSES
 from fer_lib.errors import DataError
@@ -56,7 +56,10 @@ def make_contract(p: FitParams) -> FaceContract:
 
 
 def open_data(manifest: Manifest, p: FitParams, cache_dir: Path) -> FitData:
-    """Packs and sampler of a fit.  Test rows are never opened here.  DataError when train or val/select has no rows."""
+    """Packs and sampler of a fit.  DataError when train or val/select has no rows.
+
+    Test rows are never opened here; they only count when the room for all packs is reckoned, for evaluation packs them.
+    """
     contract = make_contract(p)
     keep = dict(include_sources=p.include_sources, exclude_sources=p.exclude_sources)
     train, val = manifest.rows(split="train", **keep), manifest.rows(split="val", **keep)
@@ -67,6 +70,9 @@ def open_data(manifest: Manifest, p: FitParams, cache_dir: Path) -> FitData:
             f"{p.include_sources} and exclude_sources {p.exclude_sources}; build it with a larger val_roles share"
         )
     tolerance = int(manifest.meta.get("tolerance", 0))
+    frame = manifest.frame[manifest.frame["split"] == "test"].reset_index(drop=True)  # may be empty
+    test = Manifest(frame, manifest.meta, manifest.path)
+    check_room((train, val), contract, cache_dir, tolerance, p.pack, later=(test,))
     packs = [open_or_build(rows, contract, cache_dir, tolerance, kind=p.pack) for rows in (train, val)]
     labels = packs[0].manifest.labels
     balanced = p.imbalance in ("balanced", "both")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import threading
 
 import cv2
@@ -10,8 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageSequence
 
-from fer_lib.datasets import facepack
-from fer_lib.datasets.facepack import open_or_build
+from fer_lib.datasets import cutting, facepack
+from fer_lib.datasets.cutting import box_of
+from fer_lib.datasets.facepack import check_room, open_or_build
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.packfile import checksum
 from fer_lib.deploy.bundle import write_bundle
@@ -81,7 +83,7 @@ def test_a_pack_holds_the_contracts_faces_in_row_order(rows, tmp_path):
 
 def test_it_is_made_once(rows, tmp_path, monkeypatch):
     first = open_or_build(rows, CONTRACT, tmp_path)
-    monkeypatch.setattr(facepack, "decode", lambda path: pytest.fail(f"decoded {path} again"))
+    monkeypatch.setattr(cutting, "decode", lambda path: pytest.fail(f"decoded {path} again"))
     again = open_or_build(rows, CONTRACT, tmp_path)
     assert np.array_equal(first.faces, again.faces)
     other_stats = CONTRACT.model_copy(update={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)})
@@ -112,6 +114,14 @@ def test_the_same_rows_in_another_order_keep_their_own_faces(rows, tmp_path):
     assert np.array_equal(open_or_build(turned, CONTRACT, tmp_path).faces, straight.faces[::-1])
 
 
+@pytest.mark.parametrize("name", facepack.LIBRARIES)
+def test_another_version_of_what_decodes_or_resizes_makes_another_pack(rows, tmp_path, monkeypatch, name):
+    open_or_build(rows, CONTRACT, tmp_path)
+    monkeypatch.setitem(facepack.LIBRARIES, name, "0.0.1")
+    open_or_build(rows, CONTRACT, tmp_path)
+    assert len(list(tmp_path.glob("pack-*"))) == 2
+
+
 def test_pictures_that_fail_are_named_and_nothing_is_left(rows, tmp_path):
     broken = broken_copy(rows, tmp_path / "pictures", missing=range(1, 12), garbled=[12])
     with pytest.raises(DataError, match=rf"12 of {len(rows)} pictures can't be used \(tolerance 0\)") as caught:
@@ -133,6 +143,58 @@ def test_a_tolerance_leaves_rows_out_and_counts_them(rows, tmp_path):
     assert pack.manifest.sample_ids == kept and pack.n_expected == len(rows)
     whole = open_or_build(rows, CONTRACT, tmp_path / "cache")
     assert np.array_equal(pack.faces, np.delete(whole.faces, [2, 5], axis=0))
+
+
+@pytest.mark.parametrize("kind", ["faces", "none"])
+def test_too_many_failures_stop_at_once_and_are_tried_again(rows, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(facepack, "CHUNK", 4)
+    broken = broken_copy(rows, tmp_path / "pictures", missing=[2, 9, 10])
+    made, real = [], cutting.decode
+    monkeypatch.setattr(cutting, "decode", lambda path: (made.append(path), real(path))[1])
+
+    def build(tolerance, cache="cache"):
+        made.clear()
+        return open_or_build(broken, CONTRACT, tmp_path / cache, tolerance, kind=kind)
+
+    with pytest.raises(DataError, match=rf"1 of the first 4 of {len(rows)} pictures can't be used \(tolerance 0\)"):
+        build(0)
+    assert len(made) == 4 and not list((tmp_path / "cache").glob("pack-*")), "nothing was good, nothing is left"
+    message = rf"3 of the first 12 of {len(rows)} pictures .*what is packed stays, and the same call goes on there"
+    with pytest.raises(DataError, match=f"(?s){message}"):
+        build(1)
+    assert len(made) == 12
+    with pytest.raises(DataError, match="3 of the first 12"):
+        build(1)
+    assert len(made) == 5, "the chunk that failed, and the row that the tolerance had let pass"
+    restore(broken, rows, [9])
+    assert build(2, "other").n_expected - 2 == len(build(2, "other").faces)
+    restore(broken, rows, [2, 10])
+    assert len(build(1).faces) == len(rows)
+    assert len(made) == len(rows) + 1, "the healed row's chunk, and all after it"
+    assert np.array_equal(build(1).faces, open_or_build(rows, CONTRACT, tmp_path / "whole", 1, kind=kind).faces)
+
+
+def restore(broken, rows, numbers):
+    for path in broken.frame["image_path"].iloc[numbers]:
+        broken.resolve(path).write_bytes(rows.resolve(path).read_bytes())
+
+
+def test_what_a_tolerance_left_out_is_told_at_every_opening(rows, tmp_path, caplog):
+    """A pack stays as it was made, or a resumed training would see other rows; nobody is left to guess."""
+    broken = broken_copy(rows, tmp_path / "pictures", missing=[2], garbled=[5])
+    first, second = broken.frame["image_path"][2], broken.frame["image_path"][5]
+    for _ in range(2):
+        caplog.clear()
+        assert len(open_or_build(broken, CONTRACT, tmp_path / "cache", tolerance=2).faces) == len(rows) - 2
+        [line] = [r.getMessage() for r in caplog.records]
+        assert f"leaves out 2 of {len(rows)} pictures" in line and first in line and "delete that folder" in line
+        restore(broken, rows, [2])
+    folder = next((tmp_path / "cache").glob("pack-*"))
+    assert str(folder) in line
+    left_out = json.loads((folder / "pack.json").read_text())["left_out"]
+    assert [first in left_out[0], second in left_out[1], len(left_out)] == [True, True, 2]
+    shutil.rmtree(folder)
+    assert len(open_or_build(broken, CONTRACT, tmp_path / "cache", tolerance=2).faces) == len(rows) - 1
 
 
 def test_a_box_off_its_picture_names_the_picture(tmp_path):
@@ -163,10 +225,50 @@ def test_a_pack_of_the_wrong_size_is_refused(rows, tmp_path, damage):
 
 def test_a_tampered_journal_is_refused(rows, tmp_path):
     open_or_build(rows, CONTRACT, tmp_path)
-    journal = next(tmp_path.glob("pack-*/journal.jsonl"))
+    journal = next(tmp_path.glob("pack-*/journal.txt"))
     journal.write_text(journal.read_text().replace('"bad":[]', '"bad":[[0,"x"]]'))
-    with pytest.raises(DataError, match=r"its journal\.jsonl was changed .* delete that folder"):
+    with pytest.raises(DataError, match=r"its journal\.txt was changed .* delete that folder"):
         open_or_build(rows, CONTRACT, tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "garbage", "empty", "a list", "a key less", "no number"])
+def test_a_damaged_record_is_named(rows, tmp_path, damage):
+    open_or_build(rows, CONTRACT, tmp_path)
+    file = next(tmp_path.glob("pack-*/pack.json"))
+    record = json.loads(file.read_text())
+    less = {k: v for k, v in record.items() if k != "journal_sha256"}
+    file.write_bytes(
+        {
+            "cut short": file.read_bytes()[:40], "garbage": b"\xff\x00{]", "empty": b"", "a list": b"[]",
+            "a key less": json.dumps(less).encode(), "no number": json.dumps(record | {"bytes": "many"}).encode(),
+        }[damage]
+    )  # fmt: skip
+    with pytest.raises(DataError, match=r"face pack .*pack-\w+: its pack\.json is damaged \(.+\); delete that folder"):
+        open_or_build(rows, CONTRACT, tmp_path)
+    shutil.rmtree(file.parent)
+    assert len(open_or_build(rows, CONTRACT, tmp_path).faces) == len(rows), "as the message says"
+
+
+def test_a_pack_without_its_journal_is_named(rows, tmp_path):
+    open_or_build(rows, CONTRACT, tmp_path)
+    next(tmp_path.glob("pack-*/journal.txt")).unlink()
+    with pytest.raises(DataError, match=r"journal\.txt cannot be read \(No such file.*\); delete that folder"):
+        open_or_build(rows, CONTRACT, tmp_path)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_pack_that_lost_its_record_is_finished_again(rows, tmp_path, monkeypatch, beside):
+    """From its own chunks, unless an unfinished pack lies beside it; never to fail after the work."""
+    whole = open_or_build(rows, CONTRACT, tmp_path).faces[:]
+    file = next(tmp_path.glob("pack-*/pack.json"))
+    record = file.read_bytes()
+    file.unlink()
+    if beside:
+        (tmp_path / f"{file.parent.name}.partial").mkdir()
+    else:
+        monkeypatch.setattr(cutting, "decode", lambda path: pytest.fail(f"decoded {path} again"))
+    assert np.array_equal(open_or_build(rows, CONTRACT, tmp_path).faces, whole)
+    assert file.read_bytes() == record and [p for p in tmp_path.iterdir() if p.is_dir()] == [file.parent]
 
 
 @pytest.mark.parametrize("kind", ["faces", "native"])
@@ -208,7 +310,11 @@ def interrupt_after(rows_done):
     return progress
 
 
-@pytest.mark.parametrize("damage", ["none", "half a chunk more", "half a line more", "pixels lost", "pixels changed"])
+DAMAGE = ("none", "half a chunk more", "half a line more", "pixels lost", "pixels changed")
+DAMAGE += ("garbage after", "garbage between", "another chunk's fields", "journal lost")
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("kind", ["faces", "native", "none"])
 def test_an_interrupted_build_goes_on(rows, tmp_path, monkeypatch, kind, damage):
     monkeypatch.setattr(facepack, "CHUNK", 8)
@@ -218,12 +324,12 @@ def test_an_interrupted_build_goes_on(rows, tmp_path, monkeypatch, kind, damage)
         open_or_build(many, CONTRACT, tmp_path / "cut", progress=interrupt_after(24), kind=kind)
     partial = next((tmp_path / "cut").glob("pack-*.partial"))
     kept = damage_partial(partial, damage, 24)
-    told, made, real = [], [], facepack.decode
-    monkeypatch.setattr(facepack, "decode", lambda path: (made.append(path), real(path))[1])
+    told, made, real = [], [], cutting.decode
+    monkeypatch.setattr(cutting, "decode", lambda path: (made.append(path), real(path))[1])
     again = open_or_build(many, CONTRACT, tmp_path / "cut", progress=lambda *a: told.append(a), kind=kind)
     assert told[0] == (kept + 8, 50) and told[-1] == (50, 50) and len(made) == 50 - kept
     assert not partial.exists()
-    for name in ("faces.u8", "journal.jsonl", "pack.json"):
+    for name in ("faces.u8", "journal.txt", "pack.json"):
         first, second = (next((tmp_path / d).glob(f"pack-*/{name}")).read_bytes() for d in ("whole", "cut"))
         assert first == second, name
     assert np.array_equal(whole.faces, again.faces)
@@ -231,12 +337,23 @@ def test_an_interrupted_build_goes_on(rows, tmp_path, monkeypatch, kind, damage)
 
 def damage_partial(partial, damage, done):
     """What a kill or a lost disk block leaves of three chunks of eight rows; how many rows must be kept of it."""
-    faces, journal = partial / "faces.u8", partial / "journal.jsonl"
+    faces, journal = partial / "faces.u8", partial / "journal.txt"
     pixels, lines = faces.read_bytes(), journal.read_bytes().splitlines(keepends=True)
     if damage == "half a chunk more":
         faces.write_bytes(pixels + b"z" * 5000)
     if damage == "half a line more":
         journal.write_bytes(b"".join(lines) + lines[0][:40])
+    if damage == "garbage after":
+        journal.write_bytes(b"".join(lines) + b"\xff{]\n" + b"{}\n")
+    if damage == "garbage between":
+        journal.write_bytes(lines[0] + b"garbage\n" + b"".join(lines[1:]))
+        return 8
+    if damage == "another chunk's fields":
+        journal.write_bytes(b"".join(lines[:2]) + lines[2].replace(b'"rows":8', b'"rows":9'))
+        return 16
+    if damage == "journal lost":
+        journal.unlink()
+        return 0
     if damage == "pixels lost" and pixels:  # a pack without pixels has none to lose
         faces.write_bytes(pixels[: len(pixels) * 2 // 3 + 10])
         return 16
@@ -258,7 +375,7 @@ def test_two_that_start_together_pack_once(rows, tmp_path, monkeypatch):
 
 
 def test_a_full_disk_is_told_before_work_begins(rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(facepack.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with pytest.raises(DataError, match="GB, .* has 0.0 GB: use pack: native .*, pack: none .* free some space$"):
         open_or_build(rows, CONTRACT, tmp_path)
     with pytest.raises(DataError, match="GB: use pack: none"):
@@ -272,10 +389,10 @@ def test_room_is_reckoned_with_what_the_faces_really_take(rows, tmp_path, monkey
     many, large = twice_over(rows, 40), FaceContract(image_size=224)
 
     def free(n):
-        monkeypatch.setattr(facepack.shutil, "disk_usage", lambda path: type("Usage", (), {"free": n})())
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": n})())
 
     free(sum(decode(rows.resolve(p)).size for p in many.frame["image_path"]))
-    with pytest.raises(DataError, match=r"40 faces at 258 px needs 0\.0 GB"):
+    with pytest.raises(DataError, match=r"40 faces at 258 px: needs 0\.0 GB"):
         open_or_build(many, large, tmp_path)
     assert len(open_or_build(many, large, tmp_path, kind="native").faces) == 40
     free(40 * 258**2)
@@ -292,9 +409,34 @@ def test_an_unfinished_pack_is_named_when_there_is_no_room(rows, tmp_path, monke
     with pytest.raises(Interrupted):
         open_or_build(rows, CONTRACT, tmp_path, progress=interrupt_after(1))
     partial = next(tmp_path.glob("pack-*.partial")).name
-    monkeypatch.setattr(facepack.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10})())
     with pytest.raises(DataError, match=rf"delete the unfinished {partial}$"):
         open_or_build(rows, FaceContract(image_size=40), tmp_path)
+
+
+def test_the_room_of_all_splits_is_reckoned_before_the_first_face(rows, drawn_manifest, tmp_path, monkeypatch):
+    val, free = drawn_manifest.rows(split="val"), {"free": 0}
+    each, total = SIDE**2 * 3, len(rows) + len(val)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), free)())
+    free["free"] = total * each - 1
+    for wanted, later in (((rows, val), ()), ((rows,), (val,))):
+        with pytest.raises(DataError, match=rf"2 face packs of {len(rows)} \+ {len(val)} faces together .*pack: none"):
+            check_room(wanted, CONTRACT, tmp_path / "no" / "cache", 0, "faces", later)
+    assert not (tmp_path / "no").exists()
+    check_room((rows, val), CONTRACT, tmp_path, 0, "none")
+    free["free"] += 1
+    check_room((rows, val), CONTRACT, tmp_path, 0, "faces")
+    open_or_build(rows, CONTRACT, tmp_path)
+    free["free"] = len(val) * each
+    check_room((rows, val), CONTRACT, tmp_path, 0, "faces")
+    free["free"] = 0
+    check_room((rows,), CONTRACT, tmp_path, 0, "faces", later=(val,))  # nothing is made now
+    opened, real = [], cutting.decode
+    monkeypatch.setattr(cutting, "decode", lambda path: (opened.append(path), real(path))[1])
+    turned = Manifest(rows.frame.iloc[::-1], rows.meta, rows.path)
+    with pytest.raises(DataError, match="2 face packs"):
+        check_room((val,), CONTRACT, tmp_path, 0, "faces", later=(turned,))
+    assert opened and set(opened) <= {val.resolve(p) for p in val.frame["image_path"]}, "later rows are only counted"
 
 
 # ---------------------------------------------------------------- the three kinds
@@ -324,7 +466,7 @@ def mixed(tmp_path):
 def test_every_kind_gives_the_contracts_pixels(tmp_path, change):
     manifest, contract = mixed(tmp_path), FaceContract(image_size=32, **change)
     straight = [
-        contract.face(decode(manifest.resolve(row["image_path"])), facepack._box(row))
+        contract.face(decode(manifest.resolve(row["image_path"])), box_of(row))
         for row in manifest.frame.to_dict("records")
     ]
     for kind in ("faces", "native", "none"):
@@ -376,6 +518,13 @@ def test_a_checksum_sees_what_disks_do(size):
     if size > 1024:
         assert known not in (checksum(np.roll(pixels, 64)), checksum(pixels[::-1].copy()))
         assert known != checksum(np.where(np.arange(size) < size // 2, pixels, 0).astype(np.uint8))
+        for length in (1, 8, 64, size // 4):
+            for _ in range(50):  # exchanged stretches, near each other and far apart
+                first, second = sorted(rng.choice(np.arange(0, size - length, 8), 2, replace=False))
+                changed, taken = pixels.copy(), min(length, second - first)
+                changed[first : first + taken] = pixels[second : second + taken]
+                changed[second : second + taken] = pixels[first : first + taken]
+                assert (checksum(changed) != known) == (not np.array_equal(changed, pixels))
     unaligned = np.frombuffer(b"abc" + pixels.tobytes(), np.uint8)[3:]
     assert checksum(unaligned) == known
 

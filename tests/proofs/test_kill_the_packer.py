@@ -63,7 +63,7 @@ pack = facepack.open_or_build(
 print(len(pack.faces), pack.faces[len(rows) - 1].sum())
 """
 FACES, ROUNDS = 600, 200
-FILES = ("faces.u8", "journal.jsonl", "pack.json")
+FILES = ("faces.u8", "journal.txt", "pack.json")
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def content(cache):
 
 def noted(cache):
     """How many lines the unfinished pack's journal has."""
-    files = list(cache.glob("pack-*.partial/journal.jsonl"))
+    files = list(cache.glob("pack-*.partial/journal.txt"))
     return files[0].read_bytes().count(b"\n") if files else 0
 
 

@@ -1,6 +1,7 @@
 """A whole fit: what it leaves, what it refuses, and that a run which was broken off ends as the unbroken one."""
 
 import json
+import shutil
 import threading
 
 import numpy as np
@@ -18,7 +19,7 @@ from fer_lib.models.weights import tensors_sha256
 from fer_lib.params import TeacherParams
 from fer_lib.training import loop, run
 from fer_lib.training.checkpoint import load_checkpoint
-from fer_lib.training.data import open_data
+from fer_lib.training.data import make_contract, open_data
 from fer_lib.training.plots import training_curves
 from fer_lib.training.teacher import TeacherObjective, train_teacher
 
@@ -177,6 +178,20 @@ def test_votes_and_class_weights_enter_the_loss(drawn_manifest, pack_cache):
         assert found[i].item() == pytest.approx(-(target * log_p).sum() * data.class_weights[y[i]], rel=1e-4)
     counts = np.bincount(data.train.manifest.labels, minlength=7)
     assert data.prior == pytest.approx(counts * data.class_weights / (counts * data.class_weights).sum())
+
+
+def test_room_is_reckoned_for_evaluation_too(drawn_manifest, tmp_path, monkeypatch):
+    """Before the first face, also that of the test rows, which nobody packs before training is over."""
+    p, n = params(), {split: len(drawn_manifest.rows(split=split)) for split in ("train", "val", "test")}
+    face = make_contract(p).resize ** 2 * 3
+    usage = type("Usage", (), {"free": sum(n.values()) * face - 1})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    counts = rf"{n['train']} \+ {n['val']} \+ {n['test']} faces together"
+    with pytest.raises(DataError, match=rf"3 face packs of {counts}.*pack: native"):
+        open_data(drawn_manifest, p, tmp_path)
+    assert not list(tmp_path.iterdir())
+    open_or_build(drawn_manifest.rows(split="test"), make_contract(p), tmp_path)
+    assert len(open_data(drawn_manifest, p, tmp_path).val.faces) == n["val"], "what is packed needs no more room"
 
 
 def test_the_test_pictures_are_never_opened(drawn_manifest, pack_cache, tmp_path):
