@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from fer_lib.atomic import fresh_file
 from fer_lib.calibration import scores
-from fer_lib.datasets.facepack import FacePack, open_or_build, rows_key
+from fer_lib.datasets.facepack import LIBRARIES, FacePack, open_or_build, rows_key
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
 from fer_lib.datasets.seen import SEEN, Seen, numbers, read_seen
 from fer_lib.deploy.bundle import Bundle, read_bundle
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, FerError
+from fer_lib.models.cache import cached_array
 from fer_lib.models.ensemble import combine, search_weights
 from fer_lib.models.inference import predict_logits
 from fer_lib.params import SoftLabelParams
@@ -56,17 +56,18 @@ def cached_logits(
 ) -> tuple[np.ndarray, FacePack]:
     """float64 logits [N, 7] of the bundle's model over ``rows`` and the pack they came from, computed once.
 
-    Keyed by weights, rows, contract and view.
+    Keyed by weights, rows, contract, view and what decodes the pictures; a damaged file is computed again.
     """
     tolerance = int(rows.meta.get("tolerance", 0))
     pack = open_or_build(rows, bundle.contract, cache_dir, tolerance, kind=pack_kind)
-    parts = [bundle.weights_sha256, rows_key(rows), bundle.contract.id, flip_average, tolerance]
+    used = pack.manifest  # other rows once a picture that a tolerance left out is back
+    parts = [bundle.weights_sha256, rows_key(used), bundle.contract.id, flip_average, tolerance, LIBRARIES]
     file = cache_dir / f"logits-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.npy"
-    if not file.is_file():
-        logits = predict_logits(bundle.model().to(device), pack, batch_size, device, flip_average)
-        with fresh_file(file) as work, open(work, "wb") as out:
-            np.save(out, logits)
-    return np.load(file), pack
+
+    def compute() -> np.ndarray:
+        return predict_logits(bundle.model().to(device), pack, batch_size, device, flip_average)
+
+    return cached_array(file, compute), pack
 
 
 def export_softlabels(

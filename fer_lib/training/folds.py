@@ -13,13 +13,14 @@ import pandas as pd
 import torch
 from filelock import FileLock
 
-from fer_lib.atomic import explained, fresh_file
+from fer_lib.atomic import explained
 from fer_lib.datasets.batches import Sampler
 from fer_lib.datasets.facepack import FacePack, Faces, rows_key
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.deploy.bundle import read_bundle
 from fer_lib.emotions import NUM_CLASSES
 from fer_lib.errors import DataError
+from fer_lib.models.cache import cached_array
 from fer_lib.models.classifier import build_classifier
 from fer_lib.models.inference import predict_logits
 from fer_lib.params import StudentParams
@@ -125,12 +126,10 @@ def _cached_fold(
     with explained(cache_dir):
         cache_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(cache_dir / f".fold-{key}.lock"):
-        if not file.is_file():
-            logits = _fit_fold(train, held, p, work, device, key, epochs)
-            with fresh_file(file) as fresh, open(fresh, "wb") as out:
-                np.save(out, logits)
+        logits = cached_array(file, lambda: _fit_fold(train, held, p, work, device, key, epochs))
+        if work.is_dir():  # kept until the logits are written
             shutil.rmtree(work)
-    return np.load(file)
+    return logits
 
 
 def _fit_fold(train, held, p: StudentParams, work: Path, device, key: str, epochs: Callable) -> np.ndarray:

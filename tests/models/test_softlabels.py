@@ -133,6 +133,34 @@ def test_logits_are_computed_once(drawn_manifest, drawn_teachers, tmp_path, monk
         cached_logits(bundle, rows, tmp_path, flip_average=True, **options)
 
 
+def test_damaged_logits_are_computed_again(drawn_manifest, drawn_teachers, pack_cache, tmp_path):
+    bundle, rows = read_bundle(drawn_teachers[0]), drawn_manifest.rows(split="test")
+    options = dict(flip_average=False, batch_size=8, device="cpu")
+    first, _ = cached_logits(bundle, rows, tmp_path, **options)
+    [file] = tmp_path.glob("logits-*.npy")
+    for content in (file.read_bytes()[:100], b"garbage", b""):
+        file.write_bytes(content)
+        assert np.array_equal(cached_logits(bundle, rows, tmp_path, **options)[0], first)
+    assert len(file.read_bytes()) > first.nbytes
+
+
+def test_a_picture_that_came_back_is_scored_too(drawn_manifest, drawn_teachers, tmp_path):
+    """Logits belong to the rows that a pack holds, not to those that were asked for."""
+    rows, bundle = drawn_manifest.rows(split="test"), read_bundle(drawn_teachers[0])
+    pictures = shutil.copytree(rows.root, tmp_path / "pictures")
+    some = Manifest(rows.frame.iloc[:6], {**rows.meta, "root": str(pictures), "tolerance": 1}, None)
+    lost = pictures / some.frame["image_path"].iloc[2]
+    lost.rename(tmp_path / "away")
+    options = dict(flip_average=False, batch_size=8, device="cpu")
+    fewer, pack = cached_logits(bundle, some, tmp_path / "cache", **options)
+    assert len(fewer) == len(pack.faces) == 5
+    (tmp_path / "away").rename(lost)
+    shutil.rmtree(next((tmp_path / "cache").glob("pack-*")))
+    whole, pack = cached_logits(bundle, some, tmp_path / "cache", **options)
+    assert len(whole) == len(pack.faces) == 6
+    np.testing.assert_allclose(np.delete(whole, 2, axis=0), fewer, rtol=0, atol=1e-4)
+
+
 # ---------------------------------------------------------------- what a reader refuses
 
 

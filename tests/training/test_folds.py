@@ -118,6 +118,8 @@ def test_a_stopped_audit_goes_on_where_it_was(pack, tmp_path):
     assert kept[0].stat().st_mtime_ns == written
     assert told == [(2, 4), (4, 4), (4, 4)]  # the first fold from the cache, the second from its second epoch on
     assert not [f for f in (tmp_path / "broken").iterdir() if f.is_dir()]  # nothing but logits and locks is left
+    kept[0].write_bytes(kept[0].read_bytes()[:-20])  # damaged: that fold is fitted again
+    np.testing.assert_array_equal(out_of_fold(pack, fold, everything, TINY, tmp_path / "broken", CPU), unbroken)
     out_of_fold(pack, fold, everything, TINY.model_copy(update={"lr": 1e-3}), tmp_path / "broken", CPU)
     assert len(list((tmp_path / "broken").glob("fold-*.npy"))) == 4  # other nets, other logits
 
