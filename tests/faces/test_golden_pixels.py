@@ -34,8 +34,8 @@ CASES = {  # name: contract, box, points
     "grey": (dict(grey=True), BOX, None),
     "grey, clahe": (dict(grey=True, clahe=True), BOX, None),
 }
-# Other processors take other roads through OpenCV and Pillow and round otherwise (a level here and there without Intel's
-# IPP, for instance), which CLAHE may spread.
+# Other processors take other roads through OpenCV and Pillow and round otherwise (without Intel IPP by a level here and
+# there, for instance), which CLAHE may spread.
 MEAN, MOST = 0.25, 6  # of 255: the mean and the largest difference allowed
 
 
