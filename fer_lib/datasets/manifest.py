@@ -18,38 +18,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from fer_lib.atomic import fresh_file
+from fer_lib.datasets.rowfile import COLUMNS, REQUIRED, SCHEMA_VERSION, read_frame, write_frame
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
 
-SCHEMA_VERSION = 2
 SPLITS = ("train", "val", "test")
 VAL_ROLES = ("select", "temperature", "conformal")
 BOX = ("bbox_top", "bbox_left", "bbox_bottom", "bbox_right")
-_META_KEY = b"fer"
+SHARE_SLACK = 1e-6  # how far from 1 the shares of a soft label may sum
 _UNSAFE = r"(?s)^$|^/|^.:|\\|\x00|^\.\.$|^\.\./|/\.\.$|/\.\./"  # what safe_path refuses, for a whole column at once
-
-REQUIRED: dict[str, pa.DataType] = {
-    **dict.fromkeys(("sample_id", "content_id", "source", "record", "image_path"), pa.string()),
-    "label": pa.int64(),
-    "split": pa.string(),
-    "val_role": pa.string(),
-}
-OPTIONAL: dict[str, pa.DataType] = {
-    "confidence": pa.float64(),
-    "orig_image": pa.string(),
-    "face_id": pa.string(),
-    **dict.fromkeys(("bbox_top", "bbox_left", "bbox_right", "bbox_bottom"), pa.float64()),
-    "subject": pa.string(),
-    "weight": pa.float64(),
-    "neg_label": pa.float64(),
-    "soft_label": pa.list_(pa.float64()),  # 7 a row; Parquet cannot read fixed-size lists back beside nulls
-    "excluded_share": pa.float64(),  # share of the surviving votes that fell outside the seven classes
-    "group": pa.string(),
-}
-COLUMNS = {**REQUIRED, **OPTIONAL}
 
 
 def content_id(data: bytes, box: Sequence[float] | None = None) -> str:
@@ -122,8 +100,8 @@ class Manifest:
         digest = hashlib.sha256()
         for name in frame.columns:
             digest.update(f"|{name}:{len(frame)}|".encode())
-            if name == "soft_label":
-                digest.update(_soft(frame).tobytes())
+            if pa.types.is_list(COLUMNS[name]):
+                digest.update(seven(frame, name).tobytes())
             elif pa.types.is_string(COLUMNS[name]):
                 texts = frame[name].astype(object).where(frame[name].notna(), None)
                 digest.update(json.dumps(texts.tolist()).encode())
@@ -171,19 +149,46 @@ class Manifest:
 
     @property
     def soft_labels(self) -> np.ndarray:
-        """Annotators' votes, float64 [N, 7], each row summing to 1; NaN rows where a row has none."""
-        return _soft(self.frame)
+        """Targets for training, float64 [N, 7], each row summing to 1; NaN rows where a row has none.
+
+        Of a source with votes, what its rule left of them; of one that publishes shares, these.
+        """
+        return seven(self.frame, "soft_label")
+
+    @property
+    def votes(self) -> tuple[np.ndarray, np.ndarray]:
+        """The people themselves: ``votes`` float64 [N, 7] as cast, and ``votes_all`` float64 [N], of all that voted.
+
+        A row of which only shares are known (a soft label that no rule has touched) has these as its votes, and NaN in
+        ``votes_all``; a row without either is NaN in both.
+        """
+        votes = seven(self.frame, "votes")
+        if "soft_label" in self.frame:
+            judged = self.frame.get("excluded_share", pd.Series(np.nan, self.frame.index)).notna().to_numpy()
+            shares = np.where(judged[:, None], np.nan, self.soft_labels)
+            votes = np.where(np.isnan(votes), shares, votes)
+        alone = np.full(len(self), np.nan)
+        return votes, self.frame["votes_all"].to_numpy(np.float64) if "votes_all" in self.frame else alone
 
     @property
     def sample_ids(self) -> list[str]:
         return self.frame["sample_id"].tolist()
 
 
-def _soft(frame: pd.DataFrame) -> np.ndarray:
+def seven(frame: pd.DataFrame, name: str, where: Any = "manifest") -> np.ndarray:
+    """A column of seven numbers a row, float64 [N, 7]; NaN rows where there are none.
+
+    Raises :class:`DataError` for a row that holds anything else.
+    """
     out = np.full((len(frame), NUM_CLASSES), np.nan)
-    given = frame["soft_label"].notna().to_numpy() if "soft_label" in frame else np.zeros(len(frame), bool)
-    if given.any():
-        out[given] = np.stack(frame["soft_label"].to_numpy()[given])
+    if name in frame:
+        try:
+            lists = pa.array(frame[name], COLUMNS[name], from_pandas=True)
+        except pa.ArrowException as error:
+            raise DataError(f"{where}: {name} holds what is no list of numbers ({error}); import it again") from error
+        lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
+        _refuse(frame, pd.Series(~np.isin(lengths, (0, NUM_CLASSES))), name, f"must be {NUM_CLASSES} or null", where)
+        out[lengths > 0] = pc.list_flatten(lists).to_numpy(zero_copy_only=False).reshape(-1, NUM_CLASSES)
     return out
 
 
@@ -234,10 +239,29 @@ def tidy(frame: pd.DataFrame, where: Any) -> pd.DataFrame:
     refused = pc.match_substring_regex(pa.array(frame["image_path"], pa.string()), _UNSAFE).fill_null(True)
     for row in np.flatnonzero(refused.to_numpy(zero_copy_only=False))[:1]:
         safe_path(frame["image_path"].iloc[row], f"{where}, row {row}")
-    if "soft_label" in frame:
-        lengths = frame["soft_label"].map(lambda votes: np.size(votes) if isinstance(votes, list | np.ndarray) else 0)
-        _refuse(frame, ~lengths.isin((0, NUM_CLASSES)), "soft_label", f"must be {NUM_CLASSES} shares or null", where)
+    _check_faces(frame, where)
     return frame.astype({"label": np.int64})
+
+
+def _check_faces(frame: pd.DataFrame, where: Any) -> None:
+    """Boxes are whole or absent, soft labels shares, votes counts."""
+    if sides := [side for side in BOX if side in frame]:
+        given = frame[sides].notna().sum(axis=1)
+        _refuse(frame, ~given.isin((0, len(BOX))), sides[0], "a box has four sides or none", where)
+        empty = (frame["bbox_bottom"] <= frame["bbox_top"]) | (frame["bbox_right"] <= frame["bbox_left"])
+        _refuse(frame, empty, "bbox_bottom", "a box has its bottom below its top and its right after its left", where)
+    if "soft_label" in frame:
+        shares = seven(frame, "soft_label", where)
+        wrong = ~((shares >= 0).all(axis=1) & (np.abs(shares.sum(axis=1) - 1) < SHARE_SLACK))
+        wrong &= ~np.isnan(shares).all(axis=1)
+        _refuse(frame, pd.Series(wrong), "soft_label", "must be 7 shares that sum to 1, or null", where)
+    if "votes" in frame or "votes_all" in frame:
+        votes = seven(frame, "votes", where)
+        most = frame["votes_all"].to_numpy(np.float64) if "votes_all" in frame else np.full(len(frame), np.nan)
+        none = np.isnan(votes).all(axis=1) & np.isnan(most)
+        fits = (votes >= 0).all(axis=1) & np.isfinite(most) & (votes.sum(axis=1) <= most)
+        name = "votes" if "votes" in frame else "votes_all"
+        _refuse(frame, pd.Series(~(fits | none)), name, "7 counts with at least their sum in votes_all, or null", where)
 
 
 def _refuse(frame: pd.DataFrame, bad: pd.Series, column: str, rule: str, where: Any) -> None:
@@ -245,54 +269,3 @@ def _refuse(frame: pd.DataFrame, bad: pd.Series, column: str, rule: str, where: 
         row = int(np.argmax(bad.to_numpy()))
         value = frame[column].iloc[row]
         raise DataError(f"{where}, row {row}: {column} {value!r}: {rule} ({int(bad.sum())} such rows)")
-
-
-def write_frame(path: Path, frame: pd.DataFrame, meta: dict) -> None:
-    """Rows and metadata as Parquet, whole or not at all; the same input gives the same bytes."""
-    schema = pa.schema([(name, COLUMNS[name]) for name in frame.columns])
-    table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
-    meta = meta | {"table_sha256": _table_sha256(table, meta)}
-    table = table.replace_schema_metadata({_META_KEY: json.dumps(meta, sort_keys=True).encode()})
-    with fresh_file(path) as work:
-        pq.write_table(table, work, compression="zstd")
-
-
-def read_frame(path: Path) -> tuple[pd.DataFrame, dict]:
-    """Rows and metadata of a Parquet file written by :func:`write_frame`."""
-    if not path.is_file():
-        raise DataError(f"{path} is missing: import the datasets and build the manifest first")
-    try:
-        table = pq.read_table(path)
-        meta = json.loads((table.schema.metadata or {}).get(_META_KEY, b"{}"))
-        types = dict(zip(table.schema.names, table.schema.types, strict=True))
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names or metadata that are no UTF-8 or JSON
-        raise DataError(f"{path} is not a readable Parquet file ({error}); build it again") from error
-    schema = meta.get("schema") if isinstance(meta, dict) else None
-    if schema != SCHEMA_VERSION:
-        raise DataError(f"{path} has manifest schema {schema!r}, this version reads {SCHEMA_VERSION}; build it again")
-    strange = len(types) < table.num_columns or any(kind != COLUMNS.get(name) for name, kind in types.items())
-    if strange or meta.get("table_sha256") != _table_sha256(table, meta):
-        raise DataError(f"{path}: its rows do not match the hash stored with them; build the manifest again")
-    return table.replace_schema_metadata(None).to_pandas(), meta
-
-
-def _table_sha256(table: pa.Table, meta: dict) -> str:
-    """Hash (64 hex) of table and metadata as they stand in the file: fast, where :attr:`Manifest.sha256` sorts rows."""
-    digest = hashlib.sha256(json.dumps({**meta, "table_sha256": ""}, sort_keys=True).encode())
-    for name in table.column_names:
-        column = table[name].combine_chunks()
-        digest.update(f"|{name}:{len(column)}|".encode())
-        digest.update(np.packbits(pc.is_valid(column).to_numpy(zero_copy_only=False)))
-        if pa.types.is_list(column.type):
-            digest.update(np.diff(column.offsets.to_numpy()))
-            column = column.flatten()
-        if not len(column):
-            continue
-        if pa.types.is_string(column.type):
-            _, offsets, text = column.buffers()
-            ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
-            digest.update(np.diff(ends))
-            digest.update(memoryview(text or b"")[ends[0] : ends[-1]])
-        else:
-            digest.update(np.ascontiguousarray(pc.fill_null(column, 0).to_numpy(zero_copy_only=False)))
-    return digest.hexdigest()

@@ -152,7 +152,8 @@ def evaluate(
                     f"reliability_{kind}": _table(z, used.labels[keep])
                     for kind, z in (("raw", logits[keep]), ("scaled", scaled))
                 }
-                people = people_report(logits[keep], scaled, used.labels[keep], used.soft_labels[keep])
+                votes, votes_all = used.votes
+                people = people_report(logits[keep], scaled, used.labels[keep], votes[keep], votes_all[keep])
                 if people is not None:
                     report["people"] = people
                 protocol = subject.protocol(identity["evalset_id"], view)

@@ -1,13 +1,15 @@
 """A model held against the people who voted: how near it comes to their distribution, and how well they do themselves.
 
-v are the votes of a row as shares over the classes, p the model's probabilities, y the manifest's label, and c the
-model's arg-max; every figure is a mean over the rows that have votes:
+v are the votes of a row for the seven classes as shares of them, p the model's probabilities, y the manifest's label,
+and c the model's arg-max; every figure is a mean over the rows that have votes:
 
 - ``kl``: KL(v || p) = sum_k v_k (ln v_k - ln p_k), in nats, 0 ln 0 = 0; ``entropy``: that of v, so that the
   cross-entropy of p under the votes is their sum, and no p can bring it below ``entropy``;
 - ``js``: Jensen-Shannon divergence (Lin 1991), KL(v || m) / 2 + KL(p || m) / 2 with m = (v + p) / 2, at most ln 2;
 - ``annotators.label``: v_y, the chance that one vote drawn at random is the label: the accuracy that people reach on
   these very labels, to be held against ``model.label``;
+- ``annotators.label_of_all``: the same of a vote drawn among all that were cast, also those for what is none of the
+  seven (contempt, unknown, no face), which then miss; only over rows whose votes were counted, ``votes.counts``;
 - ``annotators.plurality``: max_k v_k, the same against the class most voted for (a tie needs no rule: each of its
   classes has this share), to be held against ``model.plurality``.  The drawn vote took part in making that plurality,
   so this is a little more than a newcomer would reach;
@@ -17,7 +19,10 @@ model's arg-max; every figure is a mean over the rows that have votes:
 - ``model.plurality``: whether c is the class most voted for, a tie of m classes giving 1/m for each of them;
 - ``model.top2``: the same for the model's two likeliest classes, each giving its part.
 
-The votes are those that the import kept (SPEC: over the seven classes, renormalised).
+The votes are those that were cast, as the source counts them: a rule that makes labels of them (FERPlus' majority rule
+takes lone votes away before it looks) also takes away the people who disagree, and would flatter the rest.  Only where
+a source publishes shares alone, as RAF-ML does, these are the votes; ``votes`` says how many rows are of either kind.
+KL, JS and ``entropy`` are of the same votes, so they are larger than against the soft labels that models learn from.
 """
 
 from __future__ import annotations
@@ -31,22 +36,23 @@ from fer_lib.calibration import scores
 from fer_lib.errors import DataError
 
 
-def people_report(logits, scaled, y, votes) -> dict[str, Any] | None:
-    """The figures above, JSON-ready; None when no row has votes.
+def people_report(logits, scaled, y, votes, votes_all) -> dict[str, Any] | None:
+    """The figures above, JSON-ready; None when no row has votes for the seven.
 
     ``logits`` and ``scaled`` [N, K] before and after the temperature (``kl`` and ``js`` are given for both; scaling by
     class may change the arg-max, the ``model`` figures are of the raw logits, as the report's accuracy is), ``y`` int
-    [N], ``votes`` [N, K]: shares or counts, a row of NaN or zeros where nobody voted.  ``n`` counts the rows with
+    [N], ``votes`` [N, K]: shares or counts, a row of NaN or zeros where nobody voted, and ``votes_all`` [N], the number
+    of all votes, NaN where only shares are known (both as :attr:`Manifest.votes` has them).  ``n`` counts the rows with
     votes, ``n_without`` the others.  Raises DataError for shapes that disagree and for votes that are negative,
     infinite, or NaN in a part of a row.
     """
     logits, y = scores.checked_logits(logits, y)
     scaled, _ = scores.checked_logits(scaled, y)
-    votes = checked_votes(votes, logits.shape)
-    voted = ~np.isnan(votes).any(axis=1)
+    shares = checked_votes(votes, logits.shape)
+    voted = ~np.isnan(shares).any(axis=1)
     if not voted.any():
         return None
-    v, z, y = votes[voted], logits[voted], y[voted]
+    v, z, y = shares[voted], logits[voted], y[voted]
     rows = np.arange(len(v))
     most = v == v.max(axis=1, keepdims=True)
     credit = most / most.sum(axis=1, keepdims=True)
@@ -56,15 +62,19 @@ def people_report(logits, scaled, y, votes) -> dict[str, Any] | None:
         name: {kind: float(measure(v, log_p[voted]).mean()) for kind, log_p in log_probs(logits, scaled).items()}
         for name, measure in (("kl", kl), ("js", js))
     }
+    cast, total = np.asarray(votes, np.float64)[voted], np.asarray(votes_all, np.float64)[voted]
+    of_all = (cast[rows, y] / total)[np.isfinite(total)]
     return {
         "n": len(v),
-        "n_without": len(votes) - len(v),
+        "n_without": len(shares) - len(v),
+        "votes": {"counts": len(of_all), "shares": len(v) - len(of_all)},
         **distances,
         "entropy": float(-xlogy(v, v).sum(axis=1).mean()),
         "annotators": {
             "label": float(v[rows, y].mean()),
             "plurality": float(v.max(axis=1).mean()),
             "each_other": float((v**2).sum(axis=1).mean()),
+            **({"label_of_all": float(of_all.mean())} if len(of_all) else {}),
         },
         "model": {
             "label": float((chosen == y).mean()),

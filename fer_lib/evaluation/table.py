@@ -38,7 +38,8 @@ def results_table(result: dict[str, Any]) -> pd.DataFrame:
 def people_table(result: dict[str, Any]) -> pd.DataFrame:
     """A line a model and view of what ``people`` says of all its rows; empty where no row has votes.
 
-    The last line is the annotators themselves: one vote drawn at random against the label, the plurality and another.
+    The last lines are the annotators themselves: one of their votes for the seven classes, as cast, drawn at random
+    against the label, the plurality and another; then, where the votes were counted, one vote among all that were cast.
     """
     lines, people = [], None
     for name, model in result["models"].items():
@@ -57,6 +58,9 @@ def people_table(result: dict[str, Any]) -> pd.DataFrame:
         own = people["annotators"]
         rates = {"label": own["label"], "plurality": own["plurality"], "one vote": own["each_other"]}
         lines.append({"who": "annotators", "view": "", "n": people["n"], **rates})
+        if "label_of_all" in own:
+            rates = {"n": people["votes"]["counts"], "label": own["label_of_all"]}
+            lines.append({"who": "annotators, every vote", "view": "", **rates})
     return pd.DataFrame(lines)
 
 

@@ -125,6 +125,8 @@ def test_wrong_columns_votes_files_and_versions_are_refused(tmp_path):
         Manifest(frame(labels=1), {"root": "."})
     with pytest.raises(DataError, match="row 2: soft_label"):
         Manifest(frame(soft_label=[None, None, [0.5, 0.5], *[None] * 9]), {"root": "."})
+    with pytest.raises(DataError, match="soft_label holds what is no list of numbers"):
+        Manifest(frame(soft_label=[None, None, "many", *[None] * 9]), {"root": "."})
     target = tmp_path / "manifest.parquet"
     with pytest.raises(DataError, match="manifest.parquet is missing"):
         Manifest.read(target)
@@ -137,6 +139,55 @@ def test_wrong_columns_votes_files_and_versions_are_refused(tmp_path):
     pq.write_table(pa.table({"x": [1]}), target)
     with pytest.raises(DataError, match="schema None"):
         Manifest.read(target)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"soft_label": [9.0, -3.0, 0, 0, 0, 0, 0]}, "7 shares that sum to 1"),
+        ({"soft_label": [0.5, 0.25, 0, 0, 0, 0, 0]}, "7 shares that sum to 1"),
+        ({"soft_label": [0.5, 0.5, float("nan"), 0, 0, 0, 0]}, "7 shares that sum to 1"),
+        ({"votes": [5.0, 0, 0, 0, 0, 0, 6], "votes_all": 10.0}, "at least their sum"),
+        ({"votes": [5.0, 0, 0, 0, 0, 0, -1], "votes_all": 10.0}, "7 counts"),
+        ({"votes": [5.0, 0, 0, 0, 0, 0, 0]}, "or null"),
+        ({"votes_all": 3.0}, "or null"),
+        ({"bbox_top": 1.0}, "four sides or none"),
+        ({"bbox_top": 1.0, "bbox_left": 1.0, "bbox_bottom": 9.0}, "four sides or none"),
+        ({"bbox_top": 9.0, "bbox_left": 1.0, "bbox_bottom": 9.0, "bbox_right": 5.0}, "below its top"),
+        ({"bbox_top": 1.0, "bbox_left": 6.0, "bbox_bottom": 9.0, "bbox_right": 5.0}, "after its left"),
+    ],
+)
+def test_shares_votes_and_boxes_that_are_none_are_refused(columns, said):
+    rows = frame(**{name: [None] * 12 for name in columns})
+    for name, value in columns.items():
+        rows.at[4, name] = value
+    with pytest.raises(DataError, match=f"row 4: .*{said}"):
+        Manifest(rows, {"root": "."})
+
+
+def test_votes_as_cast_stand_beside_what_a_rule_left_of_them(tmp_path):
+    """Row 0: counted votes, judged; 2: shares that a source published; 4: shares that a rule made, the votes lost."""
+    rows = frame(soft_label=[None] * 12, votes=[None] * 12, votes_all=np.nan, excluded_share=np.nan)
+    for i in (0, 2, 4):
+        rows.at[i, "soft_label"] = [1.0, 0, 0, 0, 0, 0, 0]
+    rows.at[0, "votes"] = [6.0, 1, 0, 0, 0, 0, 1]
+    rows.loc[[0], "votes_all"], rows.loc[[0, 4], "excluded_share"] = 10, 0.0
+    Manifest(rows, {"root": "."}).write(tmp_path / "manifest.parquet")
+    manifest = Manifest.read(tmp_path / "manifest.parquet")
+    votes, votes_all = manifest.votes
+    assert votes[0].tolist() == [6, 1, 0, 0, 0, 0, 1] and votes_all[0] == 10
+    assert votes[2].tolist() == [1, 0, 0, 0, 0, 0, 0] and np.isnan(votes[[1, 3, 4]]).all()
+    assert np.isnan(votes_all[1:]).all() and manifest.soft_labels[0].tolist() == [1, 0, 0, 0, 0, 0, 0]
+    other = rows.copy()
+    other.at[0, "votes"] = [5.0, 2, 0, 0, 0, 0, 1]
+    assert Manifest(other, {"root": "."}).sha256 != manifest.sha256
+    plain = Manifest(frame(), {"root": "."}).votes
+    assert np.isnan(plain[0]).all() and plain[0].shape == (12, 7) and np.isnan(plain[1]).all()
+
+
+def test_a_manifest_of_before_there_were_votes_keeps_its_hash():
+    rows = frame(soft_label=some_votes(), confidence=[0.5, None] * 6)
+    assert Manifest(rows, {"root": "."}).sha256.startswith("622e82bd2682b802")
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,9 @@ def test_majority_rule_zeroes_single_votes_over_all_ten_columns():
     assert judged.soft[6].tolist() == [1, 0, 0, 0, 0, 0, 0] and judged.excluded_share[6] == pytest.approx(4 / 9)
     assert judged.soft[2, [3, 6]] == pytest.approx([4 / 7, 3 / 7], abs=1e-15)
     assert np.isnan(judged.soft[[5, 8]]).all() and judged.excluded_share[8] == 1
+    assert judged.cast[2].tolist() == [1, 0, 1, 4, 1, 0, 3] and judged.cast_all.tolist() == [10] * 9
+    assert judged.extras(8) == {"votes": [0.0] * 7, "votes_all": 10.0}, "votes that no label came of are votes too"
+    assert judge(np.zeros((1, 10))).extras(0) == {}
 
 
 def test_plurality_rule_wants_one_winner_of_the_raw_counts():
@@ -293,6 +296,7 @@ def test_ferplus_joins_votes_and_pixels_by_row(plus, tmp_path):
     assert [(r, int(r[3:]) % 7) for r in rows["record"]] == list(zip(rows["record"], rows["label"], strict=True))
     assert rows["excluded_share"].to_numpy() == pytest.approx(0.2)
     assert rows["soft_label"][0] == [1.0, 0, 0, 0, 0, 0, 0]
+    assert rows["votes"][0] == [8, 0, 0, 0, 0, 0, 0] and rows["votes_all"].tolist() == [10.0] * 19
     ninth = rows.set_index("record").loc["row0000010", "content_id"]
     assert ninth == content_id(picture(10).tobytes())
 

@@ -10,6 +10,7 @@ from fer_lib.datasets.sources import import_all, import_source
 from fer_lib.datasets.sources.base import Draft
 from fer_lib.datasets.sources.votes import judge, read_votes
 from fer_lib.emotions import EMOTIONS
+from fer_lib.evaluation.people import people_report
 from fer_lib.params import ManifestParams, SourceSpec
 
 SIZES = {"train": 28_709, "val": 3_589, "test": 3_589}
@@ -73,6 +74,21 @@ def test_ferplus_rules_keep_the_known_numbers_of_rows(shared_data, tmp_path, rul
     assert len(votes.usage) == 35_887 and draft.bad == []
     label, usage = judge(votes.counts, rule).label, np.array(votes.usage)
     assert tuple(int((label[usage == u] >= 0).sum()) for u in ("Training", "PublicTest", "PrivateTest")) == kept
+
+
+def test_how_well_ferplus_annotators_do_on_their_own_test_labels(real, shared_data, tmp_path):
+    """Of the votes as cast; what the majority rule leaves of them would say 0.886."""
+    plus = shared_data / "ferplus"
+    paths = dict(images=str(real[0]), image_map=str(plus / "fer2013_ferplus_map.csv"))
+    import_source(SourceSpec(source="ferplus", root=str(plus), **paths), tmp_path / "imports")
+    manifest = build_manifest(ManifestParams(check="paths"), tmp_path / "imports", tmp_path / "out")
+    test = manifest.rows(split="test")
+    rows, anything = np.arange(len(test)), np.zeros((len(test), 7))
+    assert test.soft_labels[rows, test.labels].mean() == pytest.approx(0.886, abs=0.002)
+    found = people_report(anything, anything, test.labels, *test.votes)
+    assert found["votes"] == {"counts": len(test), "shares": 0}
+    assert found["annotators"]["label"] == pytest.approx(0.828, abs=0.002)
+    assert found["annotators"]["label_of_all"] == pytest.approx(0.787, abs=0.002)
 
 
 def test_ferplus_over_the_jpeg_tree_loses_only_the_rows_that_the_map_lacks(real, shared_data, tmp_path):

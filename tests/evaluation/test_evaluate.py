@@ -273,3 +273,10 @@ def test_people_stand_beside_the_models_where_there_are_votes(made, tmp_path):
     assert people["model"]["label"] == pytest.approx((raw.argmax(1) == y)[3:].mean())
     table = people_table(again)
     assert table["who"].tolist() == ["one", "annotators"] and table["label"].iloc[1] == pytest.approx(0.4)
+    cast = [[1.0 + 3 * (k == row["label"]) for k in range(7)] for _, row in frame.iterrows()]  # a rule has judged these
+    counted = Manifest(frame.assign(votes=cast, votes_all=16.0, excluded_share=0.0), manifest.meta, manifest.path)
+    again = evaluate(p, counted, [base / "one"], [], tmp_path / "out", tmp_path / "runs" / "cache", "cpu")
+    people = again["models"]["one"]["views"]["none"]["all"]["people"]
+    assert people["votes"] == {"counts": len(voted) + 3, "shares": 0}
+    assert people["annotators"]["label"] == pytest.approx(0.4) and people["annotators"]["label_of_all"] == 0.25
+    assert people_table(again)["label"].tolist()[1:] == pytest.approx([0.4, 0.25])

@@ -9,9 +9,14 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
 
 from fer_lib.errors import DataError
-from fer_lib.evaluation.people import people_report
+from fer_lib.evaluation import people
 
 NAN = [math.nan] * 7
+
+
+def people_report(z, scaled, y, votes):
+    """Of votes of which only shares are known."""
+    return people.people_report(z, scaled, y, votes, np.full(len(votes), np.nan))
 
 
 def logits_of(probs):
@@ -75,6 +80,18 @@ def test_three_rows_by_hand():
         -math.log(0.02),
     ]
     assert found["kl"]["raw"] == pytest.approx(sum(by_hand) / 3)
+
+
+def test_votes_that_were_counted_by_hand():
+    """Ten votes a row as FERPlus counts them: three of the third are for no class; the fourth is of shares."""
+    votes = np.array([[6, 1, 1, 1, 1, 0, 0], [0, 0, 0, 10, 0, 0, 0], [4, 0, 0, 0, 3, 0, 0], [0.5, 0.5, 0, 0, 0, 0, 0]])
+    z, y = np.zeros((4, 7)), np.array([0, 3, 0, 1])
+    found = people.people_report(z, z, y, votes, np.array([10, 10, 10, math.nan]))
+    assert found["votes"] == {"counts": 3, "shares": 1}
+    assert found["annotators"]["label"] == pytest.approx((0.6 + 1 + 4 / 7 + 0.5) / 4)
+    assert found["annotators"]["label_of_all"] == pytest.approx((0.6 + 1 + 0.4) / 3)
+    assert "label_of_all" not in people_report(z, z, y, votes)["annotators"]
+    assert json.loads(json.dumps(found)) == found
 
 
 def test_people_of_one_mind_and_a_model_that_agrees():

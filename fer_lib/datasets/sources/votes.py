@@ -40,18 +40,27 @@ class Votes:
 @dataclass(frozen=True)
 class Judged:
     """``label`` int64 [N] (-1: excluded for ``reason``), ``soft`` float64 [N, 7] (NaN rows where no vote survives) and
-    ``excluded_share`` float64 [N], the part of the surviving votes outside the seven classes."""
+    ``excluded_share`` float64 [N], the part of the surviving votes outside the seven classes; ``cast`` float64 [N, 7]
+    and ``cast_all`` float64 [N]: the votes as they were given, for the seven and in all."""
 
     label: np.ndarray
     reason: list[str]
     soft: np.ndarray
     excluded_share: np.ndarray
+    cast: np.ndarray
+    cast_all: np.ndarray
 
     def extras(self, row: int) -> dict:
-        """The manifest columns of a row's votes; none where no vote for the seven survives."""
-        if np.isnan(self.soft[row, 0]):
+        """The manifest columns of a row's votes: those that were cast, and what the rule left of them.
+
+        No column where nobody voted, no soft label where no vote for the seven survives.
+        """
+        if self.cast_all[row] == 0:
             return {}
-        return {"soft_label": self.soft[row].tolist(), "excluded_share": float(self.excluded_share[row])}
+        columns = {"votes": self.cast[row].tolist(), "votes_all": float(self.cast_all[row])}
+        if np.isnan(self.soft[row, 0]):
+            return columns
+        return columns | {"soft_label": self.soft[row].tolist(), "excluded_share": float(self.excluded_share[row])}
 
 
 def judge(counts: np.ndarray, rule: Literal["majority", "plurality"] = "majority") -> Judged:
@@ -80,7 +89,9 @@ def judge(counts: np.ndarray, rule: Literal["majority", "plurality"] = "majority
     soft[np.ix_(has, _ORDER)] = surviving[has, :NUM_CLASSES] / within[has, None]
     left = surviving.sum(1)
     share = np.divide(left - within, left, out=np.full(len(counts), np.nan), where=left > 0)
-    return Judged(label, reason, soft, share)
+    cast = np.zeros((len(counts), NUM_CLASSES))
+    cast[:, _ORDER] = counts[:, :NUM_CLASSES]
+    return Judged(label, reason, soft, share, cast, counts.sum(1).astype(np.float64))
 
 
 def read_votes(path: Path, draft: Draft) -> Votes:
