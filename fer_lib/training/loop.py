@@ -76,7 +76,8 @@ def fit(
     """Train ``model``; yields ``start``, ``note``, ``epoch`` ... and ``end`` events.
 
     Leaves ``best/`` (a bundle: macro-F1 on val/select, temperature on val/temperature; with the record of what was
-    seen, where ``out`` holds one), ``checkpoint_last``, the numbered checkpoints and ``history.json`` in ``out``.  A ``checkpoint_last`` of the same parameters is resumed.
+    seen, where ``out`` holds one), ``checkpoint_last``, the numbered checkpoints and ``history.json`` in ``out``.  A
+    ``checkpoint_last`` of the same parameters is resumed.
     Raises FerError on a loss that is not finite and on a checkpoint of other parameters.
     """
     steps = min(data.sampler.steps_per_epoch, p.max_train_batches or math.inf)

@@ -51,7 +51,8 @@ def run_fit(
     """Everything between validated parameters and a folder with ``best/`` and its reports; yields the loop's events.
 
     ``objective(p, data, device)`` makes the loss; ``init_from``: a bundle folder; ``inputs``: ids of what else decides
-    the weights; ``ancestors``: what the teachers saw, None for one that left no record.  Raises FerError for a device, backbone, starting weights or data that can't be had, before any step.
+    the weights; ``ancestors``: what the teachers saw, None for one that left no record.
+    Raises FerError for a device, backbone, starting weights or data that can't be had, before any step.
     """
     device = resolve_device(p.device)
     apply_settings(p)
