@@ -29,7 +29,7 @@ proofs: setup  ## the slow proofs: kills, fuzz, coverage, scale, browser
 	"$(BIN)/python" -m pytest -q tests/proofs $(ARGS)
 
 bench: setup  ## the measurements of benchmarks/, one after another; each prints a table
-	@for script in benchmarks/*.py; do echo "== $$script"; "$(BIN)/python" "$$script" $(ARGS) || exit 1; done
+	@for script in benchmarks/[!_]*.py; do echo "== $$script"; "$(BIN)/python" "$$script" $(ARGS) || exit 1; done
 
 lint: setup  ## ruff
 	"$(BIN)/python" -m ruff check

@@ -9,9 +9,7 @@ About 15 minutes on two cores.
 """
 
 import argparse
-import json
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from scipy.optimize import brentq
@@ -19,7 +17,6 @@ from scipy.optimize import brentq
 from fer_lib.calibration.intervals import ece_interval, ece_null
 from fer_lib.calibration.scores import bin_index, ece, softmax
 
-RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 SIZES = (500, 3068)
 TRUE_ECE = (0.0, 0.01, 0.03, 0.1)
 SHAPES = ("sharp", "shy", "spot", "zigzag")
@@ -155,9 +152,9 @@ def main() -> None:
     result = {"level": LEVEL, "resamples": RESAMPLES, "simulations": options.simulations, "rows": rows}
     print(table(rows))
     if options.write:
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / "ece_coverage.json").write_text(json.dumps(result, indent=1) + "\n")
-        (RESULTS / "ece_coverage.md").write_text(page(result))
+        from _common import publish  # beside this file, which tests load by its path
+
+        publish("ece_coverage", result, page(result))
 
 
 if __name__ == "__main__":
