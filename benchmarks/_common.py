@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
+PAGE = 4096  # bytes, or more
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 
 
@@ -39,16 +40,23 @@ def one_core():
     torch.set_num_threads(threads)
 
 
-def drop_from_cache(files: Iterable[Path]) -> None:
-    """Written back to the disk and, where the system can (Linux), taken out of its cache; no mapping may be open."""
+def drop_from_cache(files: Iterable[Path | str]) -> int:
+    """Contents written back and, where the system can (Linux), taken out of its cache; no mapping may be open.
+
+    Names and inodes stay cached.  Returns the bytes of the pages that must be read again.
+    """
+    if hasattr(os, "sync"):
+        os.sync()  # once for all: pages that are not on the disk yet can't be dropped
+    pages = 0
     for file in files:
         handle = os.open(file, os.O_RDONLY)
         try:
-            os.fsync(handle)
+            pages += -(-os.fstat(handle).st_size // PAGE)
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(handle)
+    return pages * PAGE
 
 
 def bytes_from_disk() -> int | None:
@@ -60,9 +68,9 @@ def bytes_from_disk() -> int | None:
     return int(next(line.split()[1] for line in lines if line.startswith("read_bytes")))
 
 
-def cold_reading(before: int | None, total: int) -> tuple[float, str]:
-    """(share of ``total`` bytes that came from the disk since ``before``, in words)."""
+def cold_reading(before: int | None, pages: int) -> dict:
+    """How much of ``pages`` bytes came from the disk since ``before``: a share and in words."""
     if before is None:
-        return float("nan"), "this system does not say what came from the disk"
-    share = min(1.0, (bytes_from_disk() - before) / max(total, 1))
-    return share, f"{share:.0%} read from the disk"
+        return {"from_disk": None, "words": "this system does not say what came from the disk"}
+    share = min(1.0, (bytes_from_disk() - before) / max(pages, 1))
+    return {"from_disk": share, "words": f"{share:.0%} from the disk"}

@@ -136,20 +136,18 @@ def cold_pass(manifest: Manifest, contract: FaceContract, folder: Path, kind: st
     cache, found = folder / f"cache-{kind}-{contract.clahe}", []
     pictures = [manifest.resolve(path) for path in manifest.frame["image_path"].unique()]
     files = pictures if kind == "none" else list(cache.glob("pack-*/faces.u8"))
-    total = sum(f.stat().st_size for f in files)
+    size = sum(f.stat().st_size for f in files)
     for _ in range(ROUNDS):
-        drop_from_cache(files)
-        before, started = bytes_from_disk(), time.perf_counter()
+        pages, before = drop_from_cache(files), bytes_from_disk()
+        started = time.perf_counter()
         with one_core():
             pack = open_or_build(manifest, contract, cache, kind=kind)
             faces = sum(map(len, itertools.islice(loaded(pack), max(1, len(manifest) // BATCH))))
-        found.append((faces / (time.perf_counter() - started), cold_reading(before, total)))
+        found.append((faces / (time.perf_counter() - started), cold_reading(before, pages)))
         del pack
-    speed, (share, words) = sorted(found)[ROUNDS // 2]
-    return {
-        "case": kind, "warm": warm, "cold": speed, "bytes": total, "from_disk": None if share != share else share,
-        "words": words, "needed_mb_per_second": warm * total / len(manifest) / 1e6,
-    }  # fmt: skip
+    cold, about = sorted(found, key=lambda pair: pair[0])[ROUNDS // 2]
+    needed = warm * size / len(manifest) / 1e6
+    return {"case": kind, "warm": warm, "cold": cold, "bytes": size, "needed_mb_per_second": needed} | about
 
 
 def checksums(pack: FacePack) -> dict[str, float]:
