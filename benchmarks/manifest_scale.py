@@ -140,10 +140,11 @@ def render(results: list[dict]) -> str:
         "`python benchmarks/manifest_scale.py --write` measures this table and writes this page from "
         "[manifest_scale.json](manifest_scale.json).",
         "",
-        *(f"- {g['text']}\n" for g in goals(results)),
+        *(f"- {g['text']}" for g in goals(results)),
+        "",
         "Seconds on the clock, with processor seconds in brackets; peaks of memory of the process.  Import reads, "
-        "hashes and links every file and gives the ids; building joins, checks, assigns val and its roles, and writes.  "
-        "The files were in the page cache.",
+        "hashes and links every file and gives the ids; building joins, checks, assigns val and its roles, and writes. "
+        "Files were in the page cache.",
         "",
         "| " + " | ".join(head) + " |",
         "|" + " ---: |" * len(head),
