@@ -11,6 +11,7 @@ from fer_lib.deploy.bundle import META, ONNX, WEIGHTS, Bundle, read_bundle
 from fer_lib.deploy.packaged import FOLDER
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, FerError
+from fer_lib.evaluation.leaks import sentences
 from fer_lib.markdown import DASH, decimal, percent, percent_in, table
 
 CARD = "MODEL_CARD.md"
@@ -145,10 +146,10 @@ def _protocol(bundle: Bundle, results: dict[str, Any], name: str) -> str:
     )
     if clean := evaluation["sets"].get("leak_free"):
         text += (
-            f", and on the {clean['n_used']:,} of them that have no identical twin in the training rows "
+            f", and on the {clean['n_used']:,} of them that have no known twin in the training rows "
             f"(`{clean['evalset_id']}`)"
         )
-    return f"## Protocol\n\n{text}."
+    return f"## Protocol\n\n{' '.join([f'{text}.', *sentences(evaluation)])}"
 
 
 def _scores(bundle: Bundle, model: dict[str, Any]) -> str:

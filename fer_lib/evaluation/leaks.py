@@ -88,6 +88,22 @@ def checked_leaks(
     }
 
 
+def sentences(evaluation: dict[str, Any]) -> list[str]:
+    """What is to be said of rows that a model may remember and that no table leaves out; none where nothing is."""
+    known = evaluation.get("leaks") or {}  # files of an earlier form have none
+    said = []
+    if known.get("rows") and "leak_free" not in evaluation["sets"]:
+        said.append(f"{known['rows']:,} of these rows are known to stand in train too; no figure here leaves them out.")
+    if known.get("chosen_on"):
+        said.append(
+            f"{known['chosen_on']:,} of these rows are known to stand among the val rows that epochs and temperatures "
+            "were chosen on; every figure here has them."
+        )
+    if unrecorded := known.get("unrecorded"):
+        said.append(f"Not known is which pictures were seen in training by {', '.join(f'`{n}`' for n in unrecorded)}.")
+    return said
+
+
 def _by_source(rows: Manifest, ids: frozenset[str]) -> dict[str, int]:
     counts = rows.frame.loc[rows.frame["sample_id"].isin(ids), "source"].value_counts().sort_index()
     return {str(source): int(n) for source, n in counts.items()}

@@ -8,7 +8,7 @@ from typing import Any
 from fer_lib.errors import FerError
 
 VIEWS = {"none": "single view", "flip": "flip average"}
-ROWS = {"all": "all rows", "leak_free": "without the pictures that have an identical twin in the training rows"}
+ROWS = {"all": "all rows", "leak_free": "without the pictures that have a known twin in the training rows"}
 SUITES = {"fer2013_official": "PrivateTest, the official test part of FER2013"}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_lib.errors import FerError
+from fer_lib.evaluation.leaks import sentences
 from fer_lib.markdown import DASH, decimal, duration, percent, replace_section, table
 from fer_lib.tracking import findings, tables
 from fer_lib.tracking.findings import ROWS, SUITES, VIEWS
@@ -100,7 +101,7 @@ def summary(results: dict[str, Any]) -> str:
         f"The student `{name}` ({what}) was chosen on validation rows (macro-F1 {decimal(select['macro_f1'])}, "
         f"accuracy {percent(select['accuracy'])} there); the test rows had no part in it."
     ]
-    twins = f"the {removed} pictures that have an identical twin in training"
+    twins = f"the {removed} pictures that have a known twin in training"
     for view, sets in model["views"].items():
         raw = sets["all"]["raw"]
         text = f"{VIEWS[view].capitalize()}: accuracy {percent(raw['accuracy'])}, macro-F1 {decimal(raw['macro_f1'])}"
@@ -115,6 +116,7 @@ def summary(results: dict[str, Any]) -> str:
         f"{decimal(after['value'])}; a perfectly calibrated model would score {decimal(after['null_mean'])} on these "
         "rows."
     )
+    said += sentences(results["evaluation"])
     outcomes: dict[str, list[str]] = {}
     for item in findings.goals(results):
         goal = f"{item['goal'].of[0].upper()}{item['goal'].of[1:]} ({percent(item['goal'].accuracy)})"

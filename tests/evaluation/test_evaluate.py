@@ -18,7 +18,7 @@ from fer_lib.deploy.bundle import derive_bundle, read_bundle, write_bundle
 from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import BundleError, DataError, FerError
 from fer_lib.evaluation.evaluate import evaluate, subjects
-from fer_lib.evaluation.leaks import checked_leaks, known_leaks
+from fer_lib.evaluation.leaks import checked_leaks, known_leaks, sentences
 from fer_lib.evaluation.table import people_table, predictions, results_table
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
@@ -197,6 +197,15 @@ def test_what_a_model_learned_elsewhere_leaks_into_a_manifest_that_was_cleaned_s
     derive_bundle(own, own.path, extra_files={SEEN: seen})
     result = evaluate(p, clean, [own.path], [], tmp_path / "out2", tmp_path / "runs" / "cache", "cpu")
     assert result["leaks"]["rows"] == 0 and "leak_free" not in result["sets"]
+
+
+def test_what_is_said_of_leaks_that_no_table_leaves_out():
+    known = {"rows": 1200, "by_source": {"a": 1200}, "chosen_on": 3, "allowed": ["a"], "unrecorded": ["one"]}
+    every = sentences({"leaks": known, "sets": {"all": {}}})
+    assert len(every) == 3 and "1,200 of these rows are known to stand in train" in every[0]
+    assert "3 of these rows" in every[1] and "`one`" in every[2]
+    assert sentences({"leaks": known, "sets": {"all": {}, "leak_free": {}}}) == every[1:]
+    assert sentences({"sets": {"all": {}}}) == []
 
 
 def test_an_ensemble_whose_teacher_was_trained_again_is_refused(made, tmp_path):

@@ -345,7 +345,7 @@ def test_the_page_says_what_the_file_says(page, results):
 
 def test_the_page_names_protocol_choice_and_pictures(page, exported):
     assert "`image_size`: 80 (teacher_a); 72 (teacher_b); 80 + 72 (ensemble); 64 (student_ce, student_kd)" in page
-    assert "chosen on val/select alone" in page and "without the 40 pictures that have an identical twin" in page
+    assert "chosen on val/select alone" in page and "without the 40 pictures that have a known twin" in page
     assert "val/temperature (n = 200)" in page
     linked = re.findall(r"!\[.*?\]\((.*?)\)", page) + re.findall(r'<img src="(.*?)"', page)
     assert len(linked) == 2 + 5 + 4 and all((exported.parent / name).stat().st_size > 5000 for name in linked)
