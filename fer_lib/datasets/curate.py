@@ -93,8 +93,10 @@ def choose(manifests: Sequence[Manifest], params: CurateParams, progress: Progre
 def merge(manifests: Sequence[Manifest]) -> tuple[Manifest, dict]:
     """The rows of all manifests in one, paths relative to their common root, and what that took.
 
-    A row that stands in several of them (the same sample id) is kept once; :class:`DataError` when they disagree on its
-    label or split.  A content whose val rows have different roles gets the first of these in VAL_ROLES for all.  The
+    A row that stands in several of them (the same sample id) is kept once.  What one knows of it and another does not
+    (soft label, confidence, subject, ...) is taken from the one that knows; :class:`DataError` when they disagree on
+    any value.  Only of these there may be two: its path (the first in the alphabet is taken) and its val role, where a
+    content whose val rows have different roles gets the first of these in VAL_ROLES for all.  Both are counted.  The
     twins that any of them remembers are united, and so are groups that a row of several manifests links.
     """
     if not manifests:
@@ -104,23 +106,41 @@ def merge(manifests: Sequence[Manifest]) -> tuple[Manifest, dict]:
     columns = list(dict.fromkeys(name for part in parts for name in part))
     frame = pd.concat([part.reindex(columns=columns) for part in parts], ignore_index=True)
     frame = frame.sort_values(["source", "record", "sample_id", "image_path"], kind="stable", ignore_index=True)
-    for column in ("label", "split"):
-        values = frame.groupby("sample_id")[column].nunique()
-        if (values > 1).any():
-            row = frame[frame["sample_id"] == values.index[values > 1][0]].iloc[0]
-            raise DataError(
-                f"the manifests disagree on the {column} of {int((values > 1).sum())} rows, for instance record "
-                f"{row['record']!r} of {row['source']!r}: build them from one import, or leave that source out of one"
-            )
+    frame["val_role"], unified = _one_role_a_content(frame)
     if "group" in frame:
         frame["group"] = joined_groups(frame["sample_id"], frame["group"])
-    again = frame["sample_id"].duplicated()
-    frame = frame[~again].reset_index(drop=True)
-    frame["val_role"], unified = _one_role_a_content(frame)
+    frame, about = _one_line_a_row(frame)
     tolerance = sum(int(m.meta.get("tolerance", 0)) for m in manifests)
-    about = {"root": root.as_posix(), "rows_in_several": int(again.sum()), "val_roles_unified": unified}
     meta = {"root": root.as_posix(), "tolerance": tolerance, "twins": united_twins(*manifests)}
-    return Manifest(frame, meta), about
+    return Manifest(frame, meta), {"root": root.as_posix(), **about, "val_roles_unified": unified}
+
+
+def _one_line_a_row(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
+    """Each sample id once, of sorted lines; how many were there more often, were completed, and had several paths."""
+    again = frame["sample_id"].duplicated(keep=False)
+    lines, completed = frame[again], np.zeros(again.sum(), bool)
+    frame, ids = frame.copy(), lines["sample_id"]
+    for column in [name for name in frame if name not in ("sample_id", "image_path")]:
+        known = lines[column].notna()
+        values = lines.loc[known, column].map(lambda v: tuple(v) if isinstance(v, list | np.ndarray) else v)
+        several = values.groupby(ids).nunique()
+        if (several > 1).any():
+            row = lines[ids == several.index[several > 1][0]].iloc[0]
+            raise DataError(
+                f"the manifests disagree on the {column} of {int((several > 1).sum())} rows, for instance record "
+                f"{row['record']!r} of {row['source']!r}: build them from one import, or leave that source out of one"
+            )
+        first = lines.loc[known].drop_duplicates("sample_id").set_index("sample_id")[column]
+        found = ~known & ids.isin(first.index)
+        completed |= found.to_numpy()
+        frame.loc[found.index[found], column] = ids[found].map(first)
+    repeated = frame["sample_id"].duplicated()
+    about = {
+        "rows_in_several": int(repeated.sum()),
+        "rows_completed": int(ids[completed].nunique()),
+        "paths_in_several": int((lines["image_path"].groupby(ids).nunique() > 1).sum()),
+    }
+    return frame[~repeated].reset_index(drop=True), about
 
 
 def _common_root(roots: Sequence[Path]) -> Path:
@@ -140,11 +160,11 @@ def _moved(manifest: Manifest, root: Path) -> pd.DataFrame:
 
 
 def _one_role_a_content(frame: pd.DataFrame) -> tuple[pd.Series, int]:
-    """The val roles, and how many rows got another one than they had."""
+    """The val roles, and how many rows got another one than a manifest gave them."""
     rank = frame["val_role"].map({role: i for i, role in enumerate(VAL_ROLES)})
     first = rank.groupby(frame["content_id"]).transform("min")
-    roles = first[rank.notna()].map(dict(enumerate(VAL_ROLES))).reindex(frame.index).fillna("")
-    return roles, int((roles != frame["val_role"]).sum())
+    roles = first[frame["split"] == "val"].map(dict(enumerate(VAL_ROLES))).reindex(frame.index).fillna("")
+    return roles, int(frame.loc[roles != frame["val_role"], "sample_id"].nunique())
 
 
 @dataclass

@@ -40,15 +40,22 @@ def removed(folder):
     return {s["step"]: s["removed"] for s in report_of(folder)["steps"] if s["removed"]}
 
 
+ROLE, PATH = (
+    st.sampled_from(["select", "temperature", "conformal", ""]),
+    st.sampled_from(["here/{}.png", "there/{}.png"]),
+)
+
+
 @st.composite
 def rows(draw, source):
     ids = draw(st.lists(st.integers(0, 30), unique=True, min_size=1, max_size=12))
     made = []
-    for i in ids:  # a function of the id alone, so that rows that stand in two manifests agree
+    for i in ids:  # rows that stand in two manifests may differ in their role, their path and in what is known of them
         split = ("train", "train", "val", "test")[i % 4]
-        role = ("select", "temperature", "conformal")[i % 3] if split == "val" else ""
-        content = f"c{i % 9}"
-        made.append(row(i, source, i % 7, split, content, val_role=role, confidence=float(i)))
+        more = {"val_role": draw(ROLE) if split == "val" else "", "image_path": draw(PATH).format(i)}
+        more["confidence"] = draw(st.sampled_from([float(i), None]))
+        more["soft_label"] = draw(st.sampled_from([[i / 30, 1 - i / 30, 0.0, 0.0, 0.0, 0.0, 0.0], None]))
+        made.append(row(i, source, i % 7, split, f"c{i % 9}", **more))
     return made
 
 
@@ -147,13 +154,32 @@ def test_columns_that_only_one_manifest_has_survive(tmp_path):
     assert back.frame["bbox_top"].isna().tolist() == [True, True, False] and back.sha256 == joined.sha256
 
 
-@pytest.mark.parametrize(("column", "values"), [("label", (1, 2)), ("split", ("train", "test"))])
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [("label", (1, 2)), ("split", ("train", "test")), ("confidence", (1.0, 2.0)), ("weight", (1.0, 2.0)),
+     ("neg_label", (1.0, 2.0)), ("subject", ("x", "y")), ("soft_label", (np.eye(7)[0].tolist(), np.eye(7)[1]))],
+)  # fmt: skip
 def test_manifests_that_contradict_each_other_are_refused(column, values):
     one, two = (manifest([row(0) | {column: value}]) for value in values)
     with pytest.raises(DataError, match=f"disagree on the {column} of 1 rows, for instance record '0000' of 's'"):
         merge([one, two])
     with pytest.raises(DataError, match="no manifest"):
         merge([])
+
+
+def test_two_builds_of_one_import_with_other_seeds(tmp_path):
+    """The same rows with other roles, in other places, and of which each build knows something else."""
+    shares = [0.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0]
+    one = [row(0, split="val", val_role="conformal", soft_label=shares), row(1, split="val", val_role="select")]
+    two = [row(0, split="val", val_role="temperature", confidence=4.0, image_path="z.png"), one[1], row(2)]
+    builds = [manifest(one), manifest(two)]
+    (joined, about), (other, again) = merge(builds), merge(builds[::-1])
+    assert joined.frame.equals(other.frame) and about == again
+    first = joined.frame.iloc[0]
+    assert first["val_role"] == "temperature" and first["confidence"] == 4.0 and first["soft_label"] == shares
+    assert first["image_path"] == "s/0.png" and len(joined) == 3
+    counted = {"rows_in_several": 2, "rows_completed": 1, "paths_in_several": 1, "val_roles_unified": 1}
+    assert counted.items() <= about.items()
 
 
 def test_one_content_has_one_val_role():
