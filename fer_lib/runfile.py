@@ -214,7 +214,8 @@ def shrink(kind: str, values: dict[str, Any]) -> dict[str, Any]:
         caps |= {key: min(values[key] or most, most) for key, most in batches.items()}  # 0 means all of them
         return caps | {"batch_size": max(min(values["batch_size"], 32), 7 * values["min_per_class"])}
     if kind == "import":
-        return {"sources": [source | {"faces": min(source["faces"], 400)} for source in values["sources"]]}
+        fewer = [{"faces": min(s["faces"], 400)} if s["root"] == "embedded" else {} for s in values["sources"]]
+        return {"sources": [source | less for source, less in zip(values["sources"], fewer, strict=True)]}
     if kind == "manifest":
         return {"max_per_class": min(values["max_per_class"] or 60, 60)}
     if kind == "audit":

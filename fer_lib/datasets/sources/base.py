@@ -153,6 +153,8 @@ class Draft:
             "boxes_outside": self.boxes_outside,
             "ignored_files": self.ignored_files,
             "notes": list(self.notes),
+            "warnings": list(self.warnings),
+            "mode": self.spec.mode,
             **self.details,
         }
 

@@ -13,7 +13,7 @@ from fer_lib.params import SourceSpec
 _SUBJECT = re.compile(r"S\d{3}(?=_)")
 
 
-@register("ckplus")
+@register("ckplus", reads=("split_seed", "split_fracs"))
 def read(spec: SourceSpec, root: Path, draft: Draft) -> None:
     """The person is the first four characters of the name, S and three digits; the split goes by person."""
     draft.layout = "ckplus"

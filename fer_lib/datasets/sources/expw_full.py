@@ -11,7 +11,7 @@ from fer_lib.datasets.sources.photos import photo_size, sides, usable
 from fer_lib.params import SourceSpec
 
 
-@register("expw_full")
+@register("expw_full", reads=("split_seed", "split_fracs"))
 def read(spec: SourceSpec, root: Path, draft: Draft) -> None:
     """A row for each line of ``label.lst``: its photo, linked once, and its box."""
     draft.layout = "expw_full"

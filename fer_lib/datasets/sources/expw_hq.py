@@ -14,8 +14,10 @@ from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
 from fer_lib.params import SourceSpec
 
+_CROPS = ("jpeg_quality", "jpeg_subsampling", "bbox_pad_ratio")
 
-@register("expw_hq")
+
+@register("expw_hq", reads=("split_seed", "split_fracs", "min_confidence", "crop", *_CROPS))
 def read(spec: SourceSpec, root: Path, draft: Draft) -> None:
     """The faces of confidence >= ``spec.min_confidence``, each in the split that ``expw_full`` gives its photo.
 

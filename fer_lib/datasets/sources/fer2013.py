@@ -22,7 +22,7 @@ _HEADER = ("emotion", "pixels", "Usage")
 _NAMED = re.compile("|".join(USAGE))
 
 
-@register("fer2013")
+@register("fer2013", reads=("votes", "image_map"))
 def read(spec: SourceSpec, root: Path, draft: Draft) -> None:
     """``root``: the CSV, a folder with ``fer2013.csv``, or the tree ``<any>/<class>/<Usage>_*``.
 

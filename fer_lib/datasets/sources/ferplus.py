@@ -21,7 +21,7 @@ from fer_lib.params import SourceSpec
 NATIVE = {"FER2013Train": "train", "FER2013Valid": "val", "FER2013Test": "test"}
 
 
-@register("ferplus")
+@register("ferplus", reads=("images", "image_map", "rule"))
 def read(spec: SourceSpec, root: Path, draft: Draft) -> None:
     """The first of these that is there:
 

@@ -16,7 +16,7 @@ CODES = dict(zip(("AN", "DI", "FE", "HA", "SA", "SU", "NE"), range(len(EMOTIONS)
 _NAME = re.compile(r"(?P<subject>[A-Z]{2})\.(?P<code>[A-Z]{2})\d+\.\d+\.\w+")
 
 
-@register("jaffe")
+@register("jaffe", reads=("split_seed", "split_fracs"))
 def read(spec: SourceSpec, root: Path, draft: Draft) -> None:
     """The person is the two letters before the first dot (four characters would hold the expression's first letter).
 
