@@ -25,7 +25,23 @@ def closest(word: str, known: Iterable[str]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error (the second would silently replace the first)."""
+    """YAML in which a key that stands twice is an error (the second would silently replace the first), and in which a
+    value that is none (``2024-13-45``, ``0x_``, ``!!bool maybe``, half a surrogate pair) is an error of YAML too."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, str):
+                value.encode("utf-8")
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception as error:  # PyYAML's constructors raise whatever int(), datetime() or a look-up does
+            kind = node.tag.rpartition(":")[2]
+            written = repr(node.value)[:80]
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{written} can't be read as {kind}; put quotes round a text", node.start_mark
+            ) from error
+        return value
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
@@ -61,8 +77,13 @@ def read_mapping(path: Path) -> dict:
 
 
 def parse(text: str) -> Any:
-    """YAML text as a value; yaml.YAMLError when it is broken or says a key twice."""
-    return yaml.load(text, Loader=_Loader)
+    """YAML text as a value; yaml.YAMLError, whatever is wrong with it: broken, no value, a key said twice, too deep."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply") from error
+    except (ValueError, OverflowError) as error:  # the scanner's: an escape such as "\U7fffffff" that is no character
+        raise yaml.YAMLError(str(error)) from error
 
 
 def validate(model: type[BaseModel], values: dict[str, Any], phase: str) -> Any:

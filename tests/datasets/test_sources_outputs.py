@@ -32,7 +32,7 @@ def grow(root, shift=0, contempt=0):
 
 def pixels(path, n=6):
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [f"{i % 7},{' '.join(['%d' % (i + 1)] * 2304)},{NUMBERS[i % 3]}" for i in range(n)]
+    rows = [f"{i % 7},{' '.join([str(i + 1)] * 2304)},{NUMBERS[i % 3]}" for i in range(n)]
     path.write_text("\n".join(["emotion,pixels,Usage", *rows]))
     return path
 

@@ -18,6 +18,7 @@ from fer_lib.datasets.sources.tree import SPLIT_NAMES
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES, class_id
 from fer_lib.errors import DataError
 from fer_lib.params import SourceSpec
+from fer_lib.strict import parse
 
 
 @dataclass
@@ -83,9 +84,9 @@ def _names(path: Path) -> list[str]:
     """Class names in the order of their ids; ``names`` may be a list or a mapping {id: name}."""
     try:
         with readable(path):
-            content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no readable YAML ({error})") from error
+            content = parse(path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is no readable YAML ({error}): repair it") from error
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict) and set(names) == set(range(len(names))):
         names = [names[i] for i in range(len(names))]
