@@ -37,6 +37,11 @@ FIT_FILES = {
     "calibration.json": "epoch, mode, global_temperature, temperature_vector, fitted_on, n, note",
     "environment.json": "time, python, git{commit, dirty}, packages, torch, device, lock_sha256",
 }  # fmt: skip
+MANIFEST_FILES = {
+    "manifest_validation.json":
+        "manifest, root, rows_total, rows_valid, bad_labels, missing_paths, decode{attempted, ok, fail}, "
+        "boxes_outside, duplicates{exact, near, across_splits}, counts{by_source, by_source_split_label}, canonical",
+}  # fmt: skip
 GROUPS = "groups, rows, across_splits, across_sources, conflicting_labels"
 FILES = {
     "check": {"environment.json": FIT_FILES["environment.json"], "device.json": "name, step_seconds"},
@@ -45,11 +50,11 @@ FILES = {
             "canonical, mode, source_root, out_root, warnings, reports[{type, dataset, source, output, splits, "
             "excluded, missing_images, notes}], manifest{rows, counts}",
     },
-    "manifest": {
-        "manifest_validation.json":
-            "manifest, root, rows_total, rows_valid, bad_labels, missing_paths, decode{attempted, ok, fail}, "
-            "boxes_outside, duplicates{exact, near, across_splits}, counts{by_source, by_source_split_label}, "
-            "canonical",
+    "manifest": MANIFEST_FILES,
+    "curated": MANIFEST_FILES | {
+        "curation_report.json":
+            "selection, params, inputs[{manifest_sha256, rows}], steps[{step, removed, left}], rows_total, rows_kept, "
+            "manifest_sha256, counts{by_source, by_source_split_label}",
     },
     **{name: FIT_FILES for name in FITS},
     "softlabels": {
@@ -72,7 +77,7 @@ COLUMNS = "model precision runtime threads batch size p50_ms p95_ms p99_ms image
 FIGURES = {
     "check": set(),
     "import": {"imported_rows.png", "contact_fer2013.png"},
-    "manifest": {"rows.png", "contact_fer2013.png", "face_contract_steps.png"},
+    **{n: {"rows.png", "contact_fer2013.png", "face_contract_steps.png"} for n in ("manifest", "curated")},
     **{name: {"training_curves.png", "confusion_val_select.png", "per_class_f1_val_select.png"} for name in FITS},
     "softlabels": set(),
     "evaluate": {"reliability_raw.png", "reliability_scaled.png", "confusion_matrix.png", "per_class_f1.png"}
@@ -240,7 +245,8 @@ def test_rows_are_counted_alike_from_the_raw_files_to_the_evaluation(walked, nes
     assert every["n_used"] == every["n_expected"] == counted["test"]
     twins = walked.json(nested["manifest"], "outputs.json")["headline"]["test twins in train"]
     assert 0 < twins <= 9 and clean["n_used"] == every["n_used"] - twins and clean["removed"] == twins
-    assert evaluation["leaks"] == {"rows": twins, "by_source": {"fer2013": twins}, "allowed": ["fer2013"]}
+    known = {"rows": twins, "by_source": {"fer2013": twins}, "chosen_on": 0}
+    assert evaluation["leaks"] == known | {"allowed": ["fer2013"], "unrecorded": []}
     assert f"{twins} of these rows stand in train too" in nested["evaluate"].data.tags["mlflow.note.content"]
     audit = walked.json(nested["audit"], "audit.json")
     assert audit["rows"] == validation["rows_total"] and audit["exact"]["groups"] == 6 + 9
@@ -248,6 +254,27 @@ def test_rows_are_counted_alike_from_the_raw_files_to_the_evaluation(walked, nes
     assert audit["clean"]["by_split"]["test"] == counted["test"]
     left = nested["audit"].data.tags["fer.id.manifest_sha256"]
     assert left == audit["clean"]["sha256"] != validation["manifest_sha256"]
+
+
+def test_a_run_file_curates_and_joins(walked, nested):
+    """The manifest of the imports joined with an earlier one of the same, then narrowed: all of it counted and kept."""
+    import pandas as pd
+
+    from fer_lib.datasets.manifest import Manifest
+
+    run, built = nested["curated"], Manifest.read(walked.folder(nested["manifest"]) / "manifest.parquet")
+    report = walked.json(run, "curation_report.json")
+    assert report["rows_in_several"] == report["rows_total"] == len(built)
+    assert report["inputs"] == [{"manifest_sha256": built.sha256, "rows": len(built)}], "both are the same rows"
+    kept = Manifest.read(walked.folder(run) / "manifest.parquet")
+    assert kept.sha256 == run.data.tags["fer.id.manifest_sha256"] == report["manifest_sha256"] != built.sha256
+    assert set(kept.frame["split"]) == {"train", "test"} and kept.frame["content_id"].is_unique
+    assert kept.rows(split="train").frame.groupby("label").size().max() == 20
+    gone = pd.read_csv(walked.artifact(run, "removed.csv"))
+    assert len(gone) == len(built) - len(kept) == sum(step["removed"] for step in report["steps"])
+    assert set(gone["sample_id"]) | set(kept.sample_ids) == set(built.sample_ids)
+    assert Manifest.read(walked.artifact(run, "built.parquet")).sha256 == built.sha256
+    assert f"chose classification_manifest: {len(kept)} rows" in run.data.tags["mlflow.note.content"]
 
 
 @pytest.mark.parametrize("phase", FITS)
