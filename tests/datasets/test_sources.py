@@ -216,6 +216,52 @@ def test_a_bad_csv_row_is_named_by_file_line_and_row(tmp_path, change, said):
     assert sum(forgiven.report["bad_records"].values()) == 1
 
 
+@pytest.mark.parametrize("rows", [(9,), (3, 9), (0, 20), (20,)])
+def test_a_stray_quote_spoils_its_own_line_and_renumbers_none(tmp_path, rows):
+    path = write_csv(tmp_path / "raw" / "fer2013.csv", csv_rows())
+    lines = path.read_text().splitlines()
+    for row in rows:
+        lines[1 + row] = '"' + lines[1 + row]
+    path.write_text("\n".join(lines))
+    spec = SourceSpec(source="fer2013", root=str(path))
+    refused(spec, tmp_path / "out", f"line {2 + rows[0]} (row {rows[0]})", f"{len(rows)} bad records")
+    result = import_source(spec.model_copy(update={"tolerance": len(rows)}), tmp_path / "out")
+    assert result.report["bad_records"] == {"unreadable CSV line": len(rows)}
+    kept = [i for i in range(21) if i not in rows]
+    assert result.rows["record"].tolist() == [f"row{i:07d}" for i in kept]
+    assert result.rows["content_id"].tolist() == [content_id(picture(i).tobytes()) for i in kept]
+
+
+def test_a_stray_quote_or_a_bad_count_among_the_votes_costs_its_row_alone(plus, tmp_path):
+    votes_file = plus / "fer2013new.csv"
+    lines = votes_file.read_text().splitlines()
+    lines[6] = lines[6].replace(",", ',"', 1)  # row 5
+    lines[12] = lines[12].replace(",8", ",0_8")  # row 11: Python would read 8
+    votes_file.write_text("\n".join(lines))
+    spec = SourceSpec(source="ferplus", root=str(plus))
+    refused(spec, tmp_path / "out", "line 7 (row 5)", "line 13 (row 11)", "2 bad records")
+    result = import_source(spec.model_copy(update={"tolerance": 2}), tmp_path / "out")
+    assert result.rows["record"].tolist() == [f"row{i:07d}" for i in range(21) if i not in (2, 5, 9, 11)]
+    assert all(row.label == int(row.record[3:]) % 7 for row in result.rows.itertuples())
+    assert result.report["bad_records"] == {"unreadable CSV line": 1, "votes are no counts": 1}
+    assert sum(sum(n.values()) for n in result.report["excluded"].values()) == 2, "a bad row is not excluded as well"
+    # the map's lines are as safe, and one that belongs to a bad vote row is no contradiction
+    jpgs = {i: f"train/{CLASSES[i % 7]}/{NUMBERS[i // 7]}_{i}.png" for i in range(21)}
+    for i, path in jpgs.items():
+        write_picture(tmp_path / "jpgs" / path, i)
+    rows = [[i, NUMBERS[i // 7], jpgs[i]] for i in range(21)]
+    lines = write_csv(tmp_path / "map.csv", rows, ("row", "Usage", "fer2013_jpg")).read_text().splitlines()
+    lines[4] = '"' + lines[4]  # row 3
+    (tmp_path / "map.csv").write_text("\n".join(lines))
+    spec = SourceSpec(
+        source="ferplus", root=str(votes_file), images=str(tmp_path / "jpgs"), image_map=str(tmp_path / "map.csv")
+    )
+    refused(spec, tmp_path / "no", "3 bad records", f"{tmp_path / 'map.csv'}, line 5 (row 3)")
+    result = import_source(spec.model_copy(update={"tolerance": 3}), tmp_path / "mapped")
+    assert result.rows["record"].tolist() == [f"row{i:07d}" for i in range(21) if i not in (2, 3, 5, 9, 11)]
+    assert result.report["excluded"]["train"]["not in image_map"] == 1
+
+
 def test_wrong_headers_and_files_that_are_no_csv_are_refused(tmp_path):
     path = write_csv(tmp_path / "fer2013.csv", csv_rows(), ("label", "pixels", "Usage"))
     refused(SourceSpec(source="fer2013", root=str(path)), tmp_path / "a", str(path), "line 1", "emotion,pixels,Usage")
@@ -385,6 +431,15 @@ def test_native_ferplus_folders(tmp_path):
     label_csv = root / "data" / "FER2013Valid" / "label.csv"
     label_csv.write_text(label_csv.read_text().replace('"(0, 0, 48, 48)"', '"(0, 0, 48)"', 1))
     refused(spec, tmp_path / "bad", f"{label_csv}, line 1", "(0, 0, 48)")
+    lines = label_csv.read_text().splitlines()
+    lines[0] = lines[0].replace('"(0, 0, 48)"', '"(0, 0, 48, 48)"')
+    lines[3], lines[5] = '"' + lines[3], lines[5].replace(",8", ",x")
+    label_csv.write_text("\n".join(lines))
+    refused(spec, tmp_path / "bad", f"{label_csv}, line 4", "votes are no counts")
+    again = import_source(spec.model_copy(update={"tolerance": 2}), tmp_path / "tolerant")
+    lost = {"FER2013Valid/4/fer3.png", "FER2013Valid/6/fer5.png"}
+    assert set(again.rows["record"]) == set(result.rows["record"]) - lost
+    assert again.report["excluded"] == result.report["excluded"]
 
 
 # ---------------------------------------------------------------- disk

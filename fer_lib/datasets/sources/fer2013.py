@@ -12,7 +12,8 @@ import numpy as np
 from fer_lib.datasets.sources import existing, register
 from fer_lib.datasets.sources.base import Draft, relative_to, walk
 from fer_lib.datasets.sources.lists import whole
-from fer_lib.datasets.sources.votes import USAGE, Votes, judge, read_image_map, read_votes, table
+from fer_lib.datasets.sources.tables import table
+from fer_lib.datasets.sources.votes import USAGE, Votes, judge, read_image_map, read_votes
 from fer_lib.emotions import EMOTIONS, class_id
 from fer_lib.errors import DataError
 from fer_lib.params import SourceSpec
@@ -62,22 +63,19 @@ def pixel_rows(path: Path, draft: Draft) -> Iterator[tuple[int, int, int, np.nda
 
     The pixels of a row that can't be used are None, its usage "" and the draft knows why.
     """
-    for row, (line, fields) in enumerate(table(path, _HEADER)):
+    for row, line, fields in table(path, _HEADER, draft):
         where = f"{path}, line {line} (row {row})"
-        if len(fields) != len(_HEADER):
-            draft.problem("wrong field count", f"{where}: {len(fields)} fields instead of {len(_HEADER)}")
-            yield row, line, -1, None, ""
-            continue
-        emotion, text, usage = fields
-        pixels = _pixels(text, where, draft)
-        if usage not in USAGE:
+        emotion, text, usage = fields or ("", "", "")
+        pixels = None
+        if fields is None:
+            pass  # one of the draft's problems already; each line is one row or one problem
+        elif usage not in USAGE:
             draft.problem("unknown Usage", f"{where}: {usage!r} (use {', '.join(USAGE)})")
         elif emotion not in set("0123456"):
             draft.problem("label out of range", f"{where}: emotion {emotion!r} is not 0..6")
-        elif pixels is not None:
-            yield row, line, int(emotion), pixels, usage
-            continue
-        yield row, line, -1, None, ""
+        else:
+            pixels = _pixels(text, where, draft)
+        yield (row, line, -1, None, "") if pixels is None else (row, line, int(emotion), pixels, usage)
 
 
 def _pixels(text: str, where: str, draft: Draft) -> np.ndarray | None:
@@ -138,7 +136,7 @@ def _mapped_votes(spec: SourceSpec, draft: Draft) -> dict[str, dict]:
         raise DataError(f"{draft.name}: votes over a picture tree need image_map, the CSV that joins rows and pictures")
     votes = read_votes(existing(spec.votes, spec), draft)
     rows_of = defaultdict(list)
-    for row, picture in read_image_map(existing(spec.image_map, spec), votes).items():
+    for row, picture in read_image_map(existing(spec.image_map, spec), votes, draft).items():
         rows_of[picture].append(row)
     pictures = sorted(rows_of)
     judged = judge(np.array([votes.counts[rows_of[p]].sum(0) for p in pictures], np.int64).reshape(-1, 10))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 
-from fer_lib.atomic import readable
 from fer_lib.datasets.sources import existing, register, tree
 from fer_lib.datasets.sources.base import Draft
 from fer_lib.datasets.sources.fer2013 import pixel_rows, same_row
 from fer_lib.datasets.sources.lists import plain, whole
 from fer_lib.datasets.sources.photos import photo_size, sides, usable
+from fer_lib.datasets.sources.tables import csv_lines, fields_of
 from fer_lib.datasets.sources.votes import USAGE, VOTED, Judged, Votes, judge, read_image_map, read_votes, vote_counts
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
@@ -69,7 +68,7 @@ def _read_joined(spec: SourceSpec, path: Path, images: Path, draft: Draft) -> No
 def _add_from_tree(spec: SourceSpec, votes: Votes, judged: Judged, images: Path, draft: Draft) -> None:
     if not spec.image_map:
         raise DataError(f"{draft.name}: votes over a picture tree need image_map, the CSV that joins rows and pictures")
-    picture_of = read_image_map(existing(spec.image_map, spec), votes)
+    picture_of = read_image_map(existing(spec.image_map, spec), votes, draft)
     unmapped = 0
     for row in range(len(votes.usage)):
         picture = picture_of.get(row)
@@ -108,18 +107,19 @@ def _read_native(spec: SourceSpec, folders: list[Path], draft: Draft) -> None:
     draft.layout = "ferplus_native"
     for folder in folders:
         split = NATIVE[folder.name]
-        for line, name, box, counts in _native_rows(folder / "label.csv", draft):
-            judged = judge(np.array([counts]), spec.rule)
-            if judged.label[0] < 0:
-                draft.exclude(split, judged.reason[0])
+        rows = list(_native_rows(folder / "label.csv", draft))
+        judged = judge(np.array([counts for *_, counts in rows], np.int64).reshape(-1, len(VOTED)), spec.rule)
+        for i, (line, name, box, _) in enumerate(rows):
+            label = int(judged.label[i])
+            if label < 0:
+                draft.exclude(split, judged.reason[i])
                 continue
-            label = int(judged.label[0])
             record, where = f"{folder.name}/{line}/{name}", f"{folder / 'label.csv'}, line {line}"
             data = draft.read(folder / name, record)
             size = photo_size(data, where, draft) if data is not None else None
             if size is None or not usable(box, size, where, draft):
                 continue
-            more = judged.extras(0) | ({} if box == (0, 0, *size) else sides(box))
+            more = judged.extras(i) | ({} if box == (0, 0, *size) else sides(box))
             relative = f"{split}/{EMOTIONS[label]}/{line}-{name}"
             draft.add_file(folder / name, relative, record=record, split=split, label=label, **more)
 
@@ -129,22 +129,14 @@ def _native_rows(path: Path, draft: Draft):
 
     The box comes as top, left, bottom, right.
     """
-    with readable(path), open(path, newline="", encoding="utf-8-sig") as handle:
-        reader = csv.reader(handle)
-        try:
-            for fields in reader:
-                where = f"{path}, line {reader.line_num}"
-                if len(fields) != 2 + len(VOTED):
-                    draft.problem("wrong field count", f"{where}: {len(fields)} fields instead of {2 + len(VOTED)}")
-                    continue
-                name, box = fields[0].strip(), [side.strip() for side in fields[1].strip().strip("()").split(",")]
-                if not plain(name, where, draft):
-                    continue
-                edges = [whole(side, range(10**6)) for side in box]
-                if len(edges) != 4 or None in edges:
-                    draft.problem("wrong box", f"{where}: {fields[1]!r}")
-                else:
-                    left, top, right, bottom = edges  # FERPlus' order
-                    yield reader.line_num, name, (top, left, bottom, right), vote_counts(fields[2:], where, draft)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{path}, after line {reader.line_num}: not a readable CSV ({error})") from error
+    for line, text in csv_lines(path):
+        where = f"{path}, line {line}"
+        fields = fields_of(text, 2 + len(VOTED), where, draft)
+        if fields is None or not plain(fields[0], where, draft):
+            continue
+        edges = [whole(side.strip(), range(10**6)) for side in fields[1].strip("()").split(",")]
+        if len(edges) != 4 or None in edges:
+            draft.problem("wrong box", f"{where}: {fields[1]!r}")
+        elif counts := vote_counts(fields[2:], where, draft):
+            left, top, right, bottom = edges  # FERPlus' order
+            yield line, fields[0], (top, left, bottom, right), counts

@@ -47,9 +47,9 @@ def whole(text: str, within: range) -> int | None:
 
 
 def numbers(texts: Iterable[str]) -> list[float] | None:
-    """Finite numbers, or None when one of them is none."""
+    """Finite numbers, or None when one of them is none (nor are ``0_3`` and ``\u0663``, which Python would read)."""
     try:
-        values = [float(text) for text in texts]
+        values = [float(text if text.isascii() and "_" not in text else "") for text in texts]
     except ValueError:
         return None
     return values if all(map(math.isfinite, values)) else None

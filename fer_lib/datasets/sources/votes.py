@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from fer_lib.atomic import readable
 from fer_lib.datasets.manifest import safe_path
 from fer_lib.datasets.sources.base import Draft
 from fer_lib.datasets.sources.lists import whole
+from fer_lib.datasets.sources.tables import header_of, table
 from fer_lib.emotions import NUM_CLASSES, class_id
 from fer_lib.errors import DataError
 
@@ -95,76 +93,50 @@ def judge(counts: np.ndarray, rule: Literal["majority", "plurality"] = "majority
 
 
 def read_votes(path: Path, draft: Draft) -> Votes:
-    """``fer2013new.csv``; a row that can't be read is a problem of the draft and keeps its place with zero votes."""
+    """``fer2013new.csv``; a row that can't be read is a problem of the draft and keeps its place, with usage ""."""
     usage, names, counts, lines = [], [], [], []
-    for line, fields in table(path, _HEADER):
-        if len(fields) != len(_HEADER):
-            draft.problem("wrong field count", f"{path}, line {line}: {len(fields)} fields instead of {len(_HEADER)}")
-            fields = ["", "", *["0"] * len(VOTED)]
-        elif fields[0] not in USAGE:
-            draft.problem("unknown Usage", f"{path}, line {line}: {fields[0]!r} (use {', '.join(USAGE)})")
-            fields = ["", fields[1], *["0"] * len(VOTED)]
-        usage.append(fields[0])
-        names.append(fields[1])
-        counts.append(vote_counts(fields[2:], f"{path}, line {line}", draft))
+    for row, line, fields in table(path, _HEADER, draft):
+        part, name, *texts = fields or ("", "", *["0"] * len(VOTED))
+        where = f"{path}, line {line} (row {row})"
+        cast = vote_counts(texts, where, draft)
+        if fields and cast and part not in USAGE:
+            draft.problem("unknown Usage", f"{where}: {part!r} (use {', '.join(USAGE)})")
+        usage.append(part if cast and part in USAGE else "")
+        names.append(name)
+        counts.append(cast if cast and usage[-1] else [0] * len(VOTED))
         lines.append(line)
     return Votes(path, usage, names, np.array(counts, np.int64).reshape(-1, len(VOTED)), lines)
 
 
-def vote_counts(fields: list[str], where: str, draft: Draft) -> list[int]:
-    """Ten counts; anything but whole numbers from 0 to 1000 is a problem of the draft and counts as no vote."""
-    try:
-        counts = [int(text) for text in fields]
-    except ValueError:
-        counts = [-1]
-    if min(counts) < 0 or max(counts) > 1000:
-        draft.problem("votes are no counts", f"{where}: {','.join(fields)}")
-        return [0] * len(VOTED)
-    return counts
+def vote_counts(fields: list[str], where: str, draft: Draft) -> list[int] | None:
+    """Ten counts; None and a problem of the draft for anything but whole numbers from 0 to 1000."""
+    counts = [whole(text.strip(), range(1001)) for text in fields]
+    if None not in counts:
+        return counts
+    draft.problem("votes are no counts", f"{where}: {','.join(fields)}")
+    return None
 
 
-def read_image_map(path: Path, votes: Votes) -> dict[int, str]:
+def read_image_map(path: Path, votes: Votes, draft: Draft) -> dict[int, str]:
     """Vote row -> picture, relative to the picture tree, from a CSV with the columns ``row`` and ``fer2013_jpg``.
 
-    Where it has ``Usage`` or ``ferplus_image`` these must agree with the votes: a map of another file is an error.
+    Where it has ``Usage`` or ``ferplus_image`` these must agree with the votes: a map of another file is an error.  A
+    line that can't be read is a problem of the draft.
     """
     found: dict[int, str] = {}
-    checks = (("Usage", votes.usage), ("ferplus_image", votes.names))
-    with readable(path), open(path, newline="", encoding="utf-8-sig") as handle:
-        reader = csv.DictReader(handle)
-        try:
-            if not {"row", "fer2013_jpg"} <= set(reader.fieldnames or ()):
-                raise DataError(f"{path}: its header {reader.fieldnames} lacks row or fer2013_jpg")
-            for entry in reader:
-                where = f"{path}, line {reader.line_num}"
-                text = entry["row"] or ""
-                row = whole(text, range(len(votes.usage)))
-                if row is None or row in found:
-                    raise DataError(f"{where}: row {text[:80]!r} is no row of {votes.path}, or stands there twice")
-                for column, expected in checks:
-                    if entry.get(column, expected[row]) != expected[row]:
-                        raise DataError(
-                            f"{where}: {column} {entry[column]!r} but {votes.where(row)} has {expected[row]!r}"
-                        )
-                found[row] = safe_path(entry["fer2013_jpg"] or "", where)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{path}, after line {reader.line_num}: not a readable CSV ({error})") from error
+    columns = header_of(path)
+    if not {"row", "fer2013_jpg"} <= set(columns):
+        raise DataError(f"{path}: its header {columns} lacks row or fer2013_jpg")
+    checks = [pair for pair in (("Usage", votes.usage), ("ferplus_image", votes.names)) if pair[0] in columns]
+    for _, line, fields in table(path, tuple(columns), draft):
+        if fields is None:
+            continue
+        entry, where = dict(zip(columns, fields, strict=True)), f"{path}, line {line}"
+        row = whole(entry["row"], range(len(votes.usage)))
+        if row is None or row in found:
+            raise DataError(f"{where}: row {entry['row'][:80]!r} is no row of {votes.path}, or stands there twice")
+        for column, expected in checks:
+            if expected[row] and entry[column] != expected[row]:  # "": that vote row is a problem already
+                raise DataError(f"{where}: {column} {entry[column]!r} but {votes.where(row)} has {expected[row]!r}")
+        found[row] = safe_path(entry["fer2013_jpg"], where)
     return found
-
-
-def table(path: Path, header: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
-    """(line number, fields in the order of ``header``) of a CSV whose columns are exactly those, in any order."""
-    with readable(path), open(path, newline="", encoding="utf-8-sig") as handle:
-        reader = csv.reader(handle)
-        try:
-            found = [name.strip() for name in next(reader, [])]
-            if sorted(found) != sorted(header):
-                raise DataError(f"{path}, line 1: header {','.join(found)[:200]!r} should be {','.join(header)}")
-            order = [found.index(name) for name in header]
-            for fields in reader:
-                if not fields:
-                    continue
-                whole = len(fields) == len(header)
-                yield reader.line_num, [fields[i].strip() for i in order] if whole else fields
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{path}, after line {reader.line_num}: not a readable CSV ({error})") from error
