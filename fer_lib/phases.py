@@ -80,7 +80,7 @@ def alone_inputs(kind: str, params) -> dict[str, str | list[str]]:
             values = [_written(kind, name, v) for v in ([value] if isinstance(value, str) else value)]
             given[name] = values if spec.many else values[0]
         elif not spec.kinds or (name == "softlabels" and getattr(params, "mode", "") == "ce"):
-            given[name] = ""
+            given[name] = [] if spec.many else ""
         else:
             blank[name] = spec
     if not blank:

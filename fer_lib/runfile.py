@@ -36,16 +36,21 @@ TOP_KEYS = ("name", "experiment", "seed", "smoke", "phases")
 
 @dataclass(frozen=True)
 class Input:
-    """An input field: the kinds that a blank one is taken from, one or all of them, and whether it must be found."""
+    """An input field: the kinds that a blank one is taken from, one or all of them, and whether it must be found.
+
+    Where ``taken`` is False a blank one stays so: then these are the kinds that may be named.
+    """
 
     kinds: tuple[str, ...]
     many: bool = False
     required: bool = True
+    taken: bool = True
 
 
 INPUTS: dict[str, Input] = {
     "imports": Input(("import",)),
     "manifest": Input(("manifest", "audit")),
+    "manifests": Input(("manifest", "audit"), many=True, required=False, taken=False),
     "teachers": Input(("teacher",), many=True),
     "softlabels": Input(("softlabels",)),
     "models": Input(("teacher", "student"), many=True),
@@ -88,7 +93,8 @@ def input_fields(kind: str) -> dict[str, Input]:
     """The input fields that this kind has; a blank one is never taken from a phase of the same kind."""
     fields = params_module.KINDS[kind][0].model_fields
     own = {name: spec for name, spec in INPUTS.items() if name in fields}
-    return {name: replace(spec, kinds=tuple(k for k in spec.kinds if k != kind)) for name, spec in own.items()}
+    kinds = {name: tuple(k for k in spec.kinds if k != kind) if spec.taken else () for name, spec in own.items()}
+    return {name: replace(spec, kinds=kinds[name]) for name, spec in own.items()}
 
 
 def load_run(path: Path | str, overrides: Sequence[str] = (), smoke: bool = False) -> RunPlan:
@@ -217,7 +223,11 @@ def shrink(kind: str, values: dict[str, Any]) -> dict[str, Any]:
         fewer = [{"faces": min(s["faces"], 400)} if s["root"] == "embedded" else {} for s in values["sources"]]
         return {"sources": [source | less for source, less in zip(values["sources"], fewer, strict=True)]}
     if kind == "manifest":
-        return {"max_per_class": min(values["max_per_class"] or 60, 60)}
+        less: dict[str, Any] = {"max_per_class": min(values["max_per_class"] or 60, 60)}
+        if values["manifests"] and not values["curate"]["selection"].startswith("uncleaned_"):  # which keeps every row
+            caps = {"max_per_class_and_source": 60, "cap_splits": ["train", "val", "test"]}
+            less["curate"] = values["curate"] | caps
+        return less
     if kind == "audit":
         return {"noise_nets": values["noise_nets"] | {"folds": 2, "rounds": 1, "epochs": 1}}
     if kind == "evaluate":

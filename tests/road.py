@@ -64,10 +64,18 @@ phases:
   student_dkd: {<<: *student, name: student_dkd, mode: dkd, epochs: 1, init_from: student_ce}
   evaluate: {resamples: 100, smoke: true, allow_leaks: [fer2013]}
   export: {}
-  audit: {noise: true, noise_nets: {folds: 2, rounds: 1, epochs: 1, image_size: 32, embed_dim: 16, shown: 8}}
+  curated:
+    kind: manifest
+    val_roles: [0.5, 0.4, 0.1]
+    manifests: [manifest]
+    curate: {splits: [train, test], deduplicate: true, max_per_class: 20}
+  audit:
+    manifest: manifest
+    noise: true
+    noise_nets: {folds: 2, rounds: 1, epochs: 1, image_size: 32, embed_dim: 16, shown: 8}
 """
 PHASES = ("check", "import", "manifest", "teacher_a", "teacher_b", "softlabels", "student_ce", "student_kd",
-          "student_dkd", "evaluate", "export", "audit")  # fmt: skip
+          "student_dkd", "evaluate", "export", "curated", "audit")  # fmt: skip
 
 
 @dataclass(frozen=True)

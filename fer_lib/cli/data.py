@@ -116,15 +116,18 @@ def build(
 ) -> None:
     """Build the manifest of imported datasets: every picture checked, val and its roles assigned."""
     from fer_lib.cli.data_views import count_table, counting, show
-    from fer_lib.datasets.build import build_manifest, nested_counts
+    from fer_lib.datasets.assemble import assemble
+    from fer_lib.datasets.build import nested_counts
     from fer_lib.params import ManifestParams
     from fer_lib.strict import validate
 
     params = validate(ManifestParams, _values(param), "manifest")
     if params.imports or params.output_dir:
         raise ParamsError("imports and output_dir are the command's own: fer data build IMPORTS -o OUT")
+    if params.manifests:
+        raise ParamsError("manifests are joined by fer data curate MANIFEST... -o OUT")
     with counting("checking pictures") as progress:
-        manifest = build_manifest(params, imports, out, progress)
+        manifest = assemble(params, imports, [], out, progress)
     show(count_table(nested_counts(manifest.frame), "Manifest"))
     _written(manifest, out)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pandas as pd
 from fer_lib.atomic import explained, fresh_file, json_text
 from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
 from fer_lib.datasets.sources import read_imports
-from fer_lib.datasets.splits import assign_val, assign_val_roles
+from fer_lib.datasets.sources.outputs import REPORT
+from fer_lib.datasets.splits import assign_val, assign_val_roles, barred
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
@@ -24,11 +26,15 @@ _CHUNK = 512  # pictures a thread takes at a time
 
 
 def build_manifest(
-    params: ManifestParams, import_dir: Path, out: Path, progress: Callable[[int, int], None] | None = None
+    params: ManifestParams,
+    import_dir: Path,
+    out: Path,
+    progress: Callable[[int, int], None] | None = None,
+    name: str = "manifest.parquet",
 ) -> Manifest:
     """Join the imports under ``import_dir``, check every picture, assign val and its roles, write it all to ``out``.
 
-    Writes ``out/manifest.parquet`` and ``out/manifest_validation.json``.  ``progress(done, total)`` counts pictures.
+    Writes ``out/<name>`` and ``out/manifest_validation.json``.  ``progress(done, total)`` counts pictures.
     Missing or undecodable pictures beyond ``params.tolerance`` raise :class:`DataError` with the first ten, and nothing
     is written; tolerated ones are left out and counted.
     """
@@ -45,16 +51,33 @@ def build_manifest(
     kept = frame[~failed.to_numpy()].reset_index(drop=True)
     if kept.empty:
         raise DataError(f"none of the {len(frame)} rows under {import_dir} can be used; import the datasets again")
+    about = {
+        "rows_capped": len(selected) - len(frame),
+        "bad_labels": bad_labels(import_dir, sorted(set(selected["source"]))),
+        "kept_out_of_val": len(barred(kept)),  # contents that could not be chosen: they are trained or tested on
+    }
     kept = assign_val(kept, params.val_fraction, params.seed)
     kept = assign_val_roles(kept, params.val_roles, params.seed)
-    created = params.model_dump(mode="json", exclude={"output_dir", "imports", "smoke"})
-    manifest = Manifest(kept, {"root": import_dir.as_posix(), "tolerance": params.tolerance, "created": created})
+    created = params.model_dump(mode="json", exclude={"output_dir", "imports", "smoke", "manifests", "curate"})
+    meta = {"root": import_dir.as_posix(), "tolerance": params.tolerance, "created": created}
+    manifest = Manifest(kept, meta | {"bad_labels": about["bad_labels"]})
     # both files are written before either takes its place, so that neither is ever seen without the other
     with fresh_file(out / "manifest_validation.json") as work:
-        work.write_text(
-            json_text(_validation(manifest, frame, checked, params, import_dir, len(selected))), encoding="utf-8"
-        )
-        return manifest.write(out / "manifest.parquet")
+        report = {"manifest": name, **_validation(manifest, frame, checked, params, import_dir), **about}
+        work.write_text(json_text(report), encoding="utf-8")
+        return manifest.write(out / name)
+
+
+def bad_labels(import_dir: Path, sources: Sequence[str]) -> int | None:
+    """How many records these imports left out because their label is no class of the source (a tolerated error).
+
+    None, for unknown, when one of them left no report of its own.
+    """
+    files = [import_dir / source / REPORT for source in sources]
+    if not all(file.is_file() for file in files):
+        return None
+    reports = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+    return sum(report["bad_records"].get("label out of range", 0) for report in reports)
 
 
 def capped(frame: pd.DataFrame, most: int) -> pd.DataFrame:
@@ -116,12 +139,7 @@ def _too_many(failed: pd.DataFrame, tolerance: int) -> str:
 
 
 def _validation(
-    manifest: Manifest,
-    frame: pd.DataFrame,
-    checked: pd.DataFrame,
-    params: ManifestParams,
-    import_dir: Path,
-    selected: int,
+    manifest: Manifest, frame: pd.DataFrame, checked: pd.DataFrame, params: ManifestParams, import_dir: Path
 ) -> dict:
     failed, missing = checked["problem"] != "", checked["missing"]
     paths = frame["image_path"].reset_index(drop=True)
@@ -129,13 +147,10 @@ def _validation(
     undecodable = paths[failed & ~missing].nunique()
     kept = manifest.frame
     return {
-        "manifest": "manifest.parquet",
         "root": str(import_dir),
         "manifest_sha256": manifest.sha256,
         "rows_total": len(frame),
-        "rows_capped": selected - len(frame),
         "rows_valid": len(kept),
-        "bad_labels": 0,  # a label outside the seven never gets past the import
         "missing_paths": int(missing.sum()),
         "decode": {"attempted": int(attempted), "ok": int(attempted - undecodable), "fail": int(undecodable)},
         "left_out": checked["problem"][failed].head(SHOWN).tolist(),

@@ -14,7 +14,7 @@ import pandas as pd
 from fer_lib.atomic import fresh_file, json_text
 from fer_lib.datasets.interchange import SHOWN, CsvRows, read_rows
 from fer_lib.datasets.manifest import BOX, Manifest, content_id, sample_id
-from fer_lib.datasets.splits import assign_val, assign_val_roles
+from fer_lib.datasets.splits import assign_val, assign_val_roles, barred
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
@@ -53,6 +53,7 @@ def import_csv(path: Path, root: Path, out: Path, params: CsvParams, progress: P
         "left_out": [where for _, where in found.bad[:SHOWN]],
         "rebased": {rule: found.rebased[rule] for rule in params.rebase},
         "boxes_outside": outside,
+        "kept_out_of_val": len(barred(rows)),  # contents that could not be chosen: they are trained or tested on
         "moved_to_val": int((frame["split"].to_numpy() != rows["split"].to_numpy()).sum()),
         "counts": {source: int(n) for source, n in frame["source"].value_counts().sort_index().items()},
         "canonical": list(EMOTIONS),

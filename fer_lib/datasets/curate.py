@@ -25,6 +25,7 @@ from fer_lib.errors import DataError
 from fer_lib.params.curate import CurateParams
 
 Progress = Callable[[int, int], None]
+CURATED_FILES = ("curation_report.json", "removed.csv")  # beside the manifest
 SURVIVOR = "the test row before the val row before the train row; then the selection's order of sources; then sample_id"
 
 
@@ -45,7 +46,7 @@ def curate(
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
     # all are written before any takes its place, so that none is ever seen without the others
-    with fresh_file(out / "curation_report.json") as report, fresh_file(out / "removed.csv") as removed:
+    with fresh_file(out / CURATED_FILES[0]) as report, fresh_file(out / CURATED_FILES[1]) as removed:
         report.write_text(json_text(chosen.report), encoding="utf-8")
         chosen.removed.to_csv(removed, index=False)
         return chosen.manifest.write(out / "manifest.parquet")
@@ -112,6 +113,8 @@ def merge(manifests: Sequence[Manifest]) -> tuple[Manifest, dict]:
     frame, about = _one_line_a_row(frame)
     tolerance = sum(int(m.meta.get("tolerance", 0)) for m in manifests)
     meta = {"root": root.as_posix(), "tolerance": tolerance, "twins": united_twins(*manifests)}
+    known = [m.meta.get("bad_labels") for m in manifests]
+    meta["bad_labels"] = None if None in known else sum(known)
     return Manifest(frame, meta), {"root": root.as_posix(), **about, "val_roles_unified": unified}
 
 

@@ -18,13 +18,13 @@ def assign_val(frame: pd.DataFrame, fraction: float, seed: int) -> pd.DataFrame:
     """A source without val rows gives ``fraction`` of its train rows, per label, by content group.
 
     Quota per source and label: ``round(fraction n)``, at least one where two groups exist.  A content chosen in one
-    source goes to val in every other source that has no val of its own, so a picture cannot sit in both.  Rows that
-    are val already, test rows and sources with their own val stay as they are.  Returns a new frame.
+    source goes to val in every other source that has no val of its own, and one that is :func:`barred` is never chosen:
+    so this makes no picture sit in val and elsewhere.  Rows that are val already, test rows and sources with their own
+    val stay as they are.  Returns a new frame.
     """
     if not 0.0 <= fraction < 1.0:
         raise DataError(f"val_fraction {fraction} must be at least 0 and below 1: training rows must remain")
-    own_val = set(frame.loc[frame["split"] == "val", "source"])
-    open_rows = (frame["split"] == "train") & ~frame["source"].isin(own_val)
+    open_rows, left_out = _open_rows(frame), barred(frame)
     if fraction == 0.0 or not open_rows.any():
         return frame.copy()
     chosen: set[str] = set()
@@ -32,11 +32,28 @@ def assign_val(frame: pd.DataFrame, fraction: float, seed: int) -> pd.DataFrame:
         groups = _groups(rows, seed, "val")
         for _, group in groups.groupby("label"):
             quota = max(round(fraction * group["size"].sum()), 1 if len(group) > 1 else 0)
+            group = group[~group["content_id"].isin(left_out)]
             before = group["size"].cumsum() - group["size"]
             chosen.update(group.loc[before < quota, "content_id"])
     out = frame.copy()
     out.loc[open_rows & frame["content_id"].isin(chosen), "split"] = "val"
     return out
+
+
+def barred(frame: pd.DataFrame) -> set[str]:
+    """Contents that :func:`assign_val` could choose but does not: they also stand in rows that stay train or test.
+
+    These are test rows of any source, and train rows of a source that has its own val.
+    """
+    open_rows = _open_rows(frame)
+    fixed = frame.loc[~open_rows & (frame["split"] != "val"), "content_id"]
+    return set(frame.loc[open_rows, "content_id"]) & set(fixed)
+
+
+def _open_rows(frame: pd.DataFrame) -> pd.Series:
+    """Whether a row may become val: train rows of sources that have no val."""
+    own_val = set(frame.loc[frame["split"] == "val", "source"])
+    return (frame["split"] == "train") & ~frame["source"].isin(own_val)
 
 
 def assign_val_roles(frame: pd.DataFrame, roles: tuple[float, float, float], seed: int) -> pd.DataFrame:

@@ -44,7 +44,7 @@ def validate(manifest: Manifest, progress: Callable[[int, int], None] | None = N
         "manifest_sha256": manifest.sha256,
         "rows_total": len(frame),
         "rows_valid": int((~failed).sum()),
-        "bad_labels": 0,  # a manifest with a label outside the seven can't be read
+        "bad_labels": manifest.meta.get("bad_labels"),  # left out by the import; null where that is not known
         "missing_paths": int(missing.sum()),
         "decode": {
             "attempted": int(paths[~missing].nunique()),

@@ -245,3 +245,19 @@ def test_a_cap_keeps_the_same_rows_of_each_class_and_counts_the_rest():
     shuffled = capped(frame.sample(frac=1, random_state=1), 3)
     assert set(map(tuple, shuffled.to_numpy())) == set(map(tuple, kept.to_numpy()))
     assert capped(frame, 0) is frame
+
+
+def test_labels_that_are_none_and_contents_barred_from_val_are_counted(tmp_path):
+    root = write_raw(tmp_path / "raw", "fer2013_csv", faces=84, seed=5, size=48)
+    lines = (root / "fer2013.csv").read_text().splitlines()
+    lines[3] = "9" + lines[3][lines[3].index(",") :]
+    (root / "fer2013.csv").write_text("\n".join(lines) + "\n")
+    own = write_tree(tmp_path / "own", ("train", "val"))
+    noval = write_tree(tmp_path / "noval", ("train",))
+    specs = [SourceSpec(source="fer2013", root=str(root), tolerance=1), tree(own, "own"), tree(noval, "noval")]
+    manifest = build_manifest(ManifestParams(val_fraction=0.5), imported(tmp_path, *specs), tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "manifest_validation.json").read_text())
+    assert report["bad_labels"] == manifest.meta["bad_labels"] == 1
+    assert report["kept_out_of_val"] == 28, "all that noval has, own trains on"
+    assert (manifest.rows(include_sources=["noval"]).frame["split"] == "train").all()
+    assert report["duplicates"]["across_splits"] == 0

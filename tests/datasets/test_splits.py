@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fer_lib.datasets.splits import assign_val, assign_val_roles
+from fer_lib.datasets.splits import assign_val, assign_val_roles, barred
 from fer_lib.errors import DataError
 
 ROLES = (0.6, 0.2, 0.2)
@@ -41,6 +41,21 @@ def test_one_picture_in_two_sources_never_sits_in_train_and_val():
     out = assign_val(both, 0.2, seed=3)
     assert (out.groupby("content_id")["split"].nunique() == 1).all()
     assert ((out["split"] == "val").groupby(out["source"]).sum() >= 40).all()
+
+
+def test_what_another_source_trains_or_tests_on_is_not_chosen_for_val():
+    """`own` has its own val; `noval` has the same pictures and none; of a third one the pictures are tested on."""
+    own = [frame(range(40), [0] * 40, source="own"), frame(range(40, 44), [0] * 4, "val", "own")]
+    noval = frame([*range(44), *range(100, 140)], [0] * 84, source="noval")
+    tested = frame(range(100, 110), [0] * 10, "test", "third")
+    both = pd.concat([*own, noval, tested], ignore_index=True)
+    assert barred(both) == {*map(str, range(40)), *map(str, range(100, 110))}
+    out = assign_val(both, 0.2, seed=1)
+    chosen = out[(out["split"] == "val") & (out["source"] == "noval")]
+    assert len(chosen) == round(0.2 * 84), "the quota is that of all rows"
+    assert set(chosen["content_id"]) <= {*map(str, range(40, 44)), *map(str, range(110, 140))}
+    few = pd.concat([*own, noval[:40]], ignore_index=True)
+    assert (assign_val(few, 0.2, 1)["split"] == few["split"]).all(), "nothing is free: nothing is chosen"
 
 
 def test_small_classes_still_give_one_and_single_pictures_stay():

@@ -51,7 +51,7 @@ def test_phases_keep_their_order_and_take_defaults(write):
 def test_blank_inputs_come_from_the_phases_before(write):
     plan = load_run(write(GOOD))
     links = {phase.name: {k: names(v) for k, v in phase.links.items()} for phase in plan.phases}
-    assert links["manifest"] == {"imports": ["import"]}
+    assert links["manifest"] == {"imports": ["import"], "manifests": []}
     assert links["softlabels"] == {"manifest": ["manifest"], "teachers": ["teacher_a", "teacher_b"]}
     assert links["ce"] == {"manifest": ["manifest"], "softlabels": [], "init_from": []}
     assert links["kd"]["softlabels"] == ["softlabels"] and links["kd"]["init_from"] == ["ce"]
@@ -125,6 +125,22 @@ def test_a_model_is_called_as_its_phase_unless_it_has_a_name(write):
     plan = load_run(write(GOOD.replace("ce: {kind: student}", "ce: {kind: student, name: mine}")))
     assert [plan.phase(p).params.name for p in ("teacher_a", "teacher_b", "ce", "kd")] == [
         "teacher_a", "teacher_b", "mine", "kd"]  # fmt: skip
+
+
+def test_a_manifest_joins_those_that_are_named_and_no_other(write, tmp_path):
+    (tmp_path / "old").mkdir()
+    more = "  wide: {kind: manifest, manifests: [manifest, OLD]}\n".replace("OLD", str(tmp_path / "old"))
+    plan = load_run(write(GOOD.replace("  manifest: {}\n", "  manifest: {}\n" + more)), smoke=True)
+    assert plan.phase("manifest").links["manifests"] == [] and not plan.phase("manifest").params.curate.cap_splits[1:]
+    assert plan.phase("wide").links["manifests"] == [plan.phase("manifest"), str(tmp_path / "old")]
+    caps = plan.phase("wide").params.curate
+    assert caps.max_per_class_and_source == 60 and caps.cap_splits == ["train", "val", "test"], "--smoke shrinks these"
+    with pytest.raises(ParamsError, match="'manifests': 'import' is a phase of kind 'import', not manifest or audit"):
+        load_run(write(GOOD), ["manifest.manifests=[import]"])
+    plan = load_run(write(GOOD), ["manifest.curate.selection=test_all_sources", "manifest.curate.min_box=20"])
+    assert plan.phase("manifest").params.curate.selected.splits == ("test",)
+    with pytest.raises(ParamsError, match="'curate.min_bux'.*closest: 'min_box'"):
+        load_run(write(GOOD.replace("  manifest: {}\n", "  manifest: {curate: {min_bux: 3}}\n")))
 
 
 def test_a_missing_file_is_named_with_its_neighbour(write, tmp_path):
