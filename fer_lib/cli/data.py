@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from fer_lib.cli.data_files import imported_rows, read_rows, values_of, written
 from fer_lib.errors import DataError, ParamsError
 
 data = typer.Typer(
@@ -33,7 +34,7 @@ def import_(
 
     Either a params file, or one source by --source and --root with -p for its other parameters.
     """
-    from fer_lib.cli.data_views import count_table, counting, left_out_table, show
+    from fer_lib.cli.data_views import count_table, counting, left_out_table, save_pages, show
     from fer_lib.datasets.sources import import_all
 
     if (params is None) == (not source):
@@ -47,6 +48,7 @@ def import_(
     show(count_table({r["dataset"]: r["splits"] for r in reports}, "Imported"), left_out_table(reports))
     for warning in report["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
+    save_pages(imported_rows(out), "Imported rows", "imported_rows", out)
     typer.echo(f"{report['manifest']['rows']:,} rows in {out}; next: fer data build {out} -o MANIFEST_FOLDER")
 
 
@@ -57,7 +59,7 @@ def _one_source(source: str, root: str, param: list[str] | None) -> list:
 
     if not root:
         raise ParamsError(f"--source {source} needs --root: the folder of its raw data, or embedded for drawn faces")
-    given = {"source": source, "root": root} | _values(param)
+    given = {"source": source, "root": root} | values_of(param)
     for name in PATHS:
         value = given.get(name)
         if isinstance(value, str) and value and not (name == "root" and value == "embedded"):
@@ -91,13 +93,13 @@ def import_manifest(
     param: PARAM = None,
 ) -> None:
     """Make a manifest of a CSV, old ones with absolute Windows or Linux paths too."""
-    from fer_lib.cli.data_views import count_table, counting, show
+    from fer_lib.cli.data_views import count_table, counting, save_pages, show
     from fer_lib.datasets.build import nested_counts
     from fer_lib.datasets.csv_import import import_csv
     from fer_lib.params.curate import CsvParams
     from fer_lib.strict import validate
 
-    params = validate(CsvParams, {"rebase": rebase or []} | _values(param), "import-manifest")
+    params = validate(CsvParams, {"rebase": rebase or []} | values_of(param), "import-manifest")
     with counting("reading pictures") as progress:
         manifest = import_csv(csv, root, out, params, progress)
     report = json.loads((out / "import_report.json").read_text(encoding="utf-8"))
@@ -105,7 +107,8 @@ def import_manifest(
     for name in ("excluded", "bad_rows", "rebased"):
         if report[name]:
             typer.echo(f"{name.replace('_', ' ')}: {report[name]}")
-    _written(manifest, out)
+    save_pages(manifest, f"Rows of {csv.name}", "rows", out)
+    written(manifest, out)
 
 
 @data.command()
@@ -115,13 +118,13 @@ def build(
     param: PARAM = None,
 ) -> None:
     """Build the manifest of imported datasets: every picture checked, val and its roles assigned."""
-    from fer_lib.cli.data_views import count_table, counting, show
+    from fer_lib.cli.data_views import count_table, counting, save_pages, show
     from fer_lib.datasets.assemble import assemble
     from fer_lib.datasets.build import nested_counts
     from fer_lib.params import ManifestParams
     from fer_lib.strict import validate
 
-    params = validate(ManifestParams, _values(param), "manifest")
+    params = validate(ManifestParams, values_of(param), "manifest")
     if params.imports or params.output_dir:
         raise ParamsError("imports and output_dir are the command's own: fer data build IMPORTS -o OUT")
     if params.manifests:
@@ -129,7 +132,8 @@ def build(
     with counting("checking pictures") as progress:
         manifest = assemble(params, imports, [], out, progress)
     show(count_table(nested_counts(manifest.frame), "Manifest"))
-    _written(manifest, out)
+    save_pages(manifest, "Rows of the manifest", "rows", out)
+    written(manifest, out)
 
 
 @data.command()
@@ -140,12 +144,12 @@ def curate(
     param: PARAM = None,
 ) -> None:
     """Join manifests and choose rows: selections, filters, caps.  Every removed row is counted and listed."""
-    from fer_lib.cli.data_views import count_table, counting, show, steps_table
+    from fer_lib.cli.data_views import count_table, counting, save_pages, show, steps_table
     from fer_lib.datasets.curate import curate as curated
     from fer_lib.params.curate import CurateParams
     from fer_lib.strict import validate
 
-    values = ({"selection": selection} if selection else {}) | _values(param)
+    values = ({"selection": selection} if selection else {}) | values_of(param)
     params = validate(CurateParams, values, "curate")
     with counting("measuring pictures") as progress:
         manifest = curated([read_rows(path) for path in manifests], params, out, progress)
@@ -153,7 +157,8 @@ def curate(
     show(steps_table(report), count_table(report["counts"]["by_source_split_label"], "Kept"))
     if report["sources_absent"]:
         typer.echo(f"warning: without {', '.join(report['sources_absent'])}, which are not there", err=True)
-    _written(manifest, out)
+    save_pages(manifest, "Rows of the curated manifest", "rows", out)
+    written(manifest, out)
 
 
 @data.command()
@@ -205,7 +210,7 @@ def audit(manifest: MANIFEST, out: OUT, param: PARAM = None) -> None:
     from fer_lib.strict import validate
     from fer_lib.tracking import store
 
-    params = validate(AuditParams, _values(param), "audit")
+    params = validate(AuditParams, values_of(param), "audit")
     if params.manifest or params.output_dir:
         raise ParamsError("manifest and output_dir are the command's own: fer data audit MANIFEST -o OUT")
     rows, cache = read_rows(manifest), store.mlruns() / "cache"
@@ -222,7 +227,7 @@ def audit(manifest: MANIFEST, out: OUT, param: PARAM = None) -> None:
         figures["label_noise"] = noise.noise_sheet(doubted, params.noise_nets.shown)
         typer.echo(f"{doubted.summary['flagged']:,} labels look wrong: {out / 'label_noise.csv'}")
     save_figures(figures, out)
-    _written(found.clean, out)
+    written(found.clean, out)
 
 
 @data.command()
@@ -259,41 +264,3 @@ def export_csv(
 
     rows = read_rows(manifest)
     typer.echo(f"{len(rows):,} rows in {write_csv(rows, csv, form)}; their paths are relative to {rows.root}")
-
-
-def read_rows(path: Path):
-    """The manifest at a file or in a folder, or the rows of a folder of imports; DataError when there is none."""
-    from fer_lib.datasets.manifest import Manifest
-    from fer_lib.datasets.sources import read_imports
-
-    if path.is_dir() and not (path / "manifest.parquet").is_file():
-        if not any(path.glob("*/rows.parquet")):
-            raise DataError(f"{path} holds neither manifest.parquet nor imported datasets: name the folder of one")
-        return Manifest(read_imports(path), {"root": path.absolute().as_posix()})
-    return Manifest.read(path / "manifest.parquet" if path.is_dir() else path)
-
-
-def _values(param: list[str] | None) -> dict[str, Any]:
-    """``key=value`` settings, values read as YAML; ParamsError for anything else."""
-    import yaml
-
-    from fer_lib.strict import parse
-
-    values = {}
-    for text in param or []:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise ParamsError(f"-p {text}: write it as key=value, for instance -p tolerance=3")
-        try:
-            values[key.strip()] = parse(value)
-        except yaml.YAMLError as error:
-            raise ParamsError(f"-p {text}: the value is not valid YAML: {getattr(error, 'problem', error)}") from error
-    return values
-
-
-def _written(manifest, out: Path) -> None:
-    """Leave the manifest's id where phases look for it, so that one written again costs no training, and say so."""
-    from fer_lib.atomic import write_json
-
-    write_json(out / "outputs.json", {"ids": {"manifest_sha256": manifest.sha256}, "headline": {"rows": len(manifest)}})
-    typer.echo(f"{len(manifest):,} rows in {out / 'manifest.parquet'} (sha256 {manifest.sha256[:12]})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from fer_lib.emotions import EMOTIONS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from fer_lib.datasets.manifest import Manifest
 
 
 @contextmanager
@@ -102,6 +105,17 @@ def save_figures(figures: dict[str, Figure], out: Path) -> None:
     for name, figure in figures.items():
         with fresh_file(out / f"{name}.png") as work:
             figure.savefig(work, format="png")
+
+
+def save_pages(manifest: Manifest, title: str, name: str, out: Path) -> None:
+    """``<out>/<name>.png``, bars of rows by source, split and label, and ``contact_<source>.png`` for each source."""
+    from fer_lib.datasets.charts import count_charts
+    from fer_lib.datasets.sheets import contact_sheet
+
+    figures = {name: count_charts(manifest.frame, title)}
+    for source in sorted(set(manifest.frame["source"])):  # a CSV's sources may have any name, files may not
+        figures["contact_" + re.sub(r"[^\w-]", "_", source)] = contact_sheet(manifest, source)
+    save_figures(figures, out)
 
 
 def facts_table(title: str, facts: dict[str, object]) -> Table:

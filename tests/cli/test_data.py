@@ -54,6 +54,19 @@ def test_import_by_name_and_by_file_give_the_same_rows(fer, raw, tmp_path):
     assert report["manifest"]["rows"] == 84
 
 
+def test_bars_and_contact_sheets_lie_beside_every_report(fer, built, tmp_path):
+    short = tmp_path / "m.csv"
+    fer("export-csv", built / "manifest", short, "--form", "short")
+    short.write_text(short.read_text().replace(",tree", ",=my set/1"))
+    fer("import-manifest", short, "--root", built / "imports", "-o", tmp_path / "csv")
+    fer("curate", built / "manifest", "-o", tmp_path / "curated")
+    pages = {built / "imports": {"imported_rows", "contact_tree"}, built / "manifest": {"rows", "contact_tree"},
+             tmp_path / "curated": {"rows", "contact_tree"}, tmp_path / "csv": {"rows", "contact__my_set_1"}}  # fmt: skip
+    for folder, wanted in pages.items():
+        assert {path.stem for path in folder.glob("*.png")} == wanted
+        assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.glob("*.png"))
+
+
 def test_a_relative_root_is_the_callers(fer, raw, tmp_path, monkeypatch):
     monkeypatch.chdir(raw.parent)
     assert fer("import", "--source", "tree", "--root", raw.name, "-o", tmp_path / "a")[0] == 0
@@ -89,6 +102,9 @@ def test_what_was_left_out_is_shown(fer, raw, tmp_path):
         (["build", "nowhere", "-o", "x"], 1, "no imported dataset"),
         (["build", "nowhere", "-o", "x", "-p", "val_fraction=2"], 2, "val_fraction"),
         (["build", "nowhere", "-o", "x", "-p", "output_dir=y"], 2, "the command's own"),
+        (["build", "nowhere", "-o", "x", "-p", "manifests=[y]"], 2, "joined by fer data curate"),
+        (["build", "nowhere", "-o", "x", "-p", "curate={min_blur: -1}"], 2, "curate.min_blur"),
+        (["import", "--source", "tree", "--root", "embedded", "-p", "name=2024-13-45", "-o", "x"], 2, "2024-13-45"),
         (["curate", "nowhere", "-o", "x"], 1, "nowhere is missing"),
         (["curate", "nowhere", "-o", "x", "--selection", "all"], 2, "classification_manifest"),
         (["curate", "nowhere", "-o", "x", "-p", "min_bluur=3"], 2, "closest: 'min_blur'"),
