@@ -1,6 +1,8 @@
 """The audit on a handful of faces: what is one picture, who stays, what is written.  (How well: tests/proofs.)"""
 
 import json
+import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -281,17 +283,21 @@ def test_the_sheets_show_the_groups(audit):
         pages.group_sheet(found, "across_sources")
 
 
+def all_leaking(manifest):
+    """The test rows, and each of them in train again."""
+    test = manifest.frame[manifest.frame["split"] == "test"]
+    copied = test.assign(split="train", sample_id=test["sample_id"] + "t")
+    return Manifest(pd.concat([test, copied], ignore_index=True), {"root": str(manifest.root)})
+
+
 def test_what_cannot_be_audited_is_said(leaky, tmp_path):
     manifest = leaky[0]
     frame = manifest.frame.copy()
     frame.loc[3, "image_path"] = "tree/gone.png"
     with pytest.raises(DataError, match="gone.png"):
         audit_manifest(EXACT, Manifest(frame, {"root": str(manifest.root)}), tmp_path)
-    test = manifest.frame[manifest.frame["split"] == "test"]
-    copied = test.assign(split="train", sample_id=test["sample_id"] + "t")
-    frame = pd.concat([test, copied], ignore_index=True)
     with pytest.raises(DataError, match="no train row"):
-        audit_manifest(EXACT, Manifest(frame, {"root": str(manifest.root)}), tmp_path)
+        audit_manifest(EXACT, all_leaking(manifest), tmp_path)
     assert not (tmp_path / "manifest.parquet").exists()
 
 
@@ -302,3 +308,54 @@ def test_one_row_and_blank_pictures(leaky, tmp_path):
     found = groups.find(ids(4), hashes.hash_faces(blank), True, 0.91)
     assert found.group[0] == found.group[1] and len(set(found.group)) == 3
     assert found.pairs.empty and found.blank == 3
+
+
+def everything(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_folder_with_a_manifest_holds_one_whole_audit(leaky, tmp_path, monkeypatch):
+    audit_manifest(EXACT, leaky[0], tmp_path)
+    written = {"manifest.parquet", "audit.json", "duplicate_groups.csv", "near_pairs.csv", "conflicts.csv"}
+    assert set(everything(tmp_path)) == written
+    (tmp_path / "figures").mkdir()
+    drawn = [f"{name}.png" for name in ("matrices", "noise_matrix", "label_noise", *pages.SHEETS)]
+    for name in ("label_noise.csv", "label_noise.json", "outputs.json", *drawn, *(f"figures/{n}" for n in drawn)):
+        (tmp_path / name).write_text("of the audit before")
+    (tmp_path / "notes.txt").write_text("mine")
+    audit_manifest(EXACT, leaky[0], tmp_path)
+    assert {path.name for path in tmp_path.rglob("*.*")} == written | {"notes.txt"}
+    replace, order = os.replace, []
+
+    def watched(source, target):
+        order.append(Path(target).name)
+        if len(order) == stop:
+            raise OSError("pulled out")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", watched)
+    stop = 0
+    audit_manifest(EXACT, leaky[0], tmp_path)
+    assert order[-1] == "manifest.parquet" and set(order) >= written
+    for stop in range(1, len(order) + 1):
+        order.clear()
+        with pytest.raises(DataError, match="pulled out"):
+            audit_manifest(EXACT, leaky[0], tmp_path)
+        assert "manifest.parquet" not in everything(tmp_path), stop
+        assert not [name for name in everything(tmp_path) if "partial" in name]
+
+
+def test_an_audit_that_fails_leaves_no_manifest_of_an_earlier_one(leaky, tmp_path):
+    audit_manifest(EXACT, leaky[0], tmp_path)
+    with pytest.raises(DataError, match="no train row"):
+        audit_manifest(EXACT, all_leaking(leaky[0]), tmp_path)
+    assert not everything(tmp_path)
+
+
+def test_an_audit_replaces_no_manifest_but_an_audits(leaky, tmp_path):
+    manifest = leaky[0].write(tmp_path / "manifest.parquet")
+    for rows, said in ((manifest, "what is to be audited"), (leaky[0], "no audit wrote")):
+        before = everything(tmp_path)
+        with pytest.raises(DataError, match=said):
+            audit_manifest(EXACT, rows, tmp_path)
+        assert everything(tmp_path) == before
