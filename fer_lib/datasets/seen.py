@@ -14,7 +14,6 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from fer_lib.datasets.manifest import Manifest
 from fer_lib.errors import DataError
 
 SEEN = "seen.npz"
@@ -32,8 +31,9 @@ class Seen:
     whole: bool = True
 
     @classmethod
-    def of(cls, train: Manifest, val: Manifest, whole: bool = True) -> Seen:
-        return cls(*(np.unique(numbers(m.frame["content_id"])) for m in (train, val)), whole)
+    def of(cls, train: Iterable[str], val: Iterable[str], whole: bool = True) -> Seen:
+        """From the content ids of the rows of train and of val."""
+        return cls(np.unique(numbers(train)), np.unique(numbers(val)), whole)
 
     def with_ancestors(self, ancestors: Iterable[Seen | None]) -> Seen:
         """Also what the models saw that this one comes from; None: an ancestor without a record."""

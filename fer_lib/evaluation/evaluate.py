@@ -117,7 +117,7 @@ def evaluate(
     if not found:
         raise FerError("nothing to evaluate: name finished teacher or student phases, or soft-label phases")
     rows = manifest.rows(split="test") if p.split == "test" else manifest.rows(split="val", val_role="select")
-    held = manifest.rows(split="val", val_role="temperature")
+    held = _held(manifest, p.calibration)
     known, leaks = checked_leaks(manifest, rows, p.split, p.allow_leaks, {s.name: s.seen() for s in found})
     leaked = known.learned if p.leak_free else frozenset()
     out.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,10 @@ def evaluate(
         views = {}
         for view in p.views:
             logits, used = _logits(subject, rows, cache_dir, view, p, device)
-            held_logits, held_used = _logits(subject, held, cache_dir, view, p, device)
+            held_logits, held_labels = None, None
+            if held is not None:
+                held_logits, held_used = _logits(subject, held, cache_dir, view, p, device)
+                held_labels = held_used.labels
             clean = np.asarray([s not in leaked for s in used.sample_ids])
             views[view] = {}
             for name, keep in {"all": np.ones(len(used), bool), **({"leak_free": clean} if leaked else {})}.items():
@@ -144,7 +147,7 @@ def evaluate(
                     subject.name,
                 )
                 report = model_report(
-                    logits[keep], used.labels[keep], held_logits, held_used.labels, p.calibration, p.fixed_temperature,
+                    logits[keep], used.labels[keep], held_logits, held_labels, p.calibration, p.fixed_temperature,
                     p.resamples, p.seed, allow_bound=p.smoke,
                 )  # fmt: skip
                 scaled = Temperature.model_validate(report["temperature"]).apply(logits[keep])
@@ -169,6 +172,18 @@ def evaluate(
             _write_bundle(out / "bundles" / subject.name, subject.bundles[0], views["none"]["all"], p.split)
     (out / "evaluation.json").write_text(json.dumps(result, indent=1))
     return result
+
+
+def _held(manifest: Manifest, calibration: str) -> Manifest | None:
+    """The rows that a temperature is fitted on; None where none is fitted."""
+    if calibration not in ("global", "vector"):
+        return None
+    if not (manifest.frame["val_role"] == "temperature").any():
+        raise DataError(
+            f"{manifest.path or 'the manifest'} has no val rows of the role temperature, so none can be fitted: "
+            "evaluate with calibration: none or fixed, or on a manifest that has val rows"
+        )
+    return manifest.rows(split="val", val_role="temperature")
 
 
 def _logits(

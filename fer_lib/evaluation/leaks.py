@@ -35,7 +35,8 @@ def known_leaks(manifest: Manifest, split: str, seen: Sequence[Seen] = ()) -> Le
 
     For val rows nothing is ``chosen_on``: choosing is what they are for.
     """
-    earlier = [Seen.of(manifest.rows(split="train"), manifest.rows(split="val")), *seen]
+    train, val = (manifest.frame.loc[manifest.frame["split"] == name, "content_id"] for name in ("train", "val"))
+    earlier = [Seen.of(train, val), *seen]
     rows = manifest.frame.loc[manifest.frame["split"] == split, ["sample_id", "content_id"]]
     twins = manifest.meta.get("twins", {})
     pictures = [[content, *twins.get(row, ())] for row, content in rows.itertuples(index=False)]

@@ -13,7 +13,7 @@ import numpy as np
 from fer_lib.calibration import scores
 from fer_lib.datasets.facepack import LIBRARIES, FacePack, open_or_build, rows_key
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
-from fer_lib.datasets.seen import SEEN, Seen, numbers, read_seen
+from fer_lib.datasets.seen import SEEN, Seen, read_seen
 from fer_lib.deploy.bundle import Bundle, read_bundle
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, FerError
@@ -117,8 +117,8 @@ def export_softlabels(
     }  # fmt: skip
     summary = scores.summary(chosen, used.labels)
     metrics = {k: summary[k] for k in ("accuracy", "macro_f1", "per_class_f1", "nll", "ece", "brier")} | identity
-    chosen_on = np.unique(numbers(used.frame["content_id"]))  # the ensemble's weights are
-    seen = Seen(np.empty(0, np.uint64), chosen_on).with_ancestors([read_seen(b.path) for b in bundles])
+    weighed = Seen.of((), used.frame["content_id"])  # the rows that chose the ensemble's weights
+    seen = weighed.with_ancestors([read_seen(b.path) for b in bundles])
     _write_folder(out, logits, rows, record, metrics, seen)
     return record
 

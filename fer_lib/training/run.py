@@ -166,7 +166,10 @@ def _write_seen(
     """The pictures that decide the weights; weights of somebody's file may come from any, so they are not the whole."""
     if has_checkpoint(out / "checkpoint_last") and (out / SEEN).is_file():
         return  # a resume reads nothing of what it started from
-    own = Seen.of(data.train.manifest, data.val.manifest, whole=weights["source"] in _NEVER_SAW_OURS)
+    own = Seen.of(
+        data.train.manifest.frame["content_id"], data.val.manifest.frame["content_id"],
+        whole=weights["source"] in _NEVER_SAW_OURS,
+    )  # fmt: skip
     start = [read_seen(read_bundle(init_from).path)] if init_from else []
     with fresh_file(out / SEEN) as work, open(work, "wb") as file:
         own.with_ancestors([*ancestors, *start]).write(file)

@@ -13,7 +13,7 @@ def seen(learned, chosen=(), whole=True):
 
 def test_a_manifest_s_pictures_are_told_apart_by_their_content(drawn_manifest):
     train, val = (drawn_manifest.rows(split=s) for s in ("train", "val"))
-    found = Seen.of(train, val)
+    found = Seen.of(train.frame["content_id"], val.frame["content_id"])
     contents = train.frame["content_id"].unique()
     assert found.learned.dtype == np.uint64 and len(found.learned) == len(contents)
     assert set(found.learned.tolist()) == {int(c[:16], 16) for c in contents}

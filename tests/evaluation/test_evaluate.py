@@ -182,7 +182,7 @@ def test_what_a_model_learned_elsewhere_leaks_into_a_manifest_that_was_cleaned_s
     clean = without(manifest, train.frame.loc[twins, "sample_id"])
     assert len(known_leaks(clean, "test").all) == 0, "the manifest alone shows nothing any more"
     seen = tmp_path / SEEN
-    Seen.of(train, val).write(seen)
+    Seen.of(train.frame["content_id"], val.frame["content_id"]).write(seen)
     own = derive_bundle(read_bundle(base / "one" / "best"), tmp_path / "own", extra_files={SEEN: seen})
     (tmp_path / "runs" / "cache").mkdir(parents=True)
     p = EvaluateParams(resamples=100, smoke=True, views=["none"])
@@ -193,10 +193,25 @@ def test_what_a_model_learned_elsewhere_leaks_into_a_manifest_that_was_cleaned_s
     assert result["leaks"]["rows"] == LEAKS and result["leaks"]["unrecorded"] == []
     assert result["sets"]["leak_free"]["removed"] == LEAKS
     assert read_seen(tmp_path / "out" / "bundles" / "one").learned.size == train.frame["content_id"].nunique()
-    Seen.of(clean.rows(split="train"), val).write(seen)
+    Seen.of(clean.rows(split="train").frame["content_id"], val.frame["content_id"]).write(seen)
     derive_bundle(own, own.path, extra_files={SEEN: seen})
     result = evaluate(p, clean, [own.path], [], tmp_path / "out2", tmp_path / "runs" / "cache", "cpu")
     assert result["leaks"]["rows"] == 0 and "leak_free" not in result["sets"]
+
+
+def test_a_manifest_of_test_rows_alone_can_be_measured_where_no_temperature_is_fitted(made, tmp_path):
+    base, manifest, result = made
+    frame = manifest.frame[manifest.frame["split"] == "test"].reset_index(drop=True)
+    alone = Manifest(frame, manifest.meta, manifest.path)
+    (tmp_path / "runs" / "cache").mkdir(parents=True)
+    p = EvaluateParams(resamples=100, smoke=True, views=["none"])
+    with pytest.raises(DataError, match="no val rows of the role temperature.*calibration: none or fixed"):
+        evaluate(p, alone, [base / "one"], [], tmp_path / "out", tmp_path / "runs" / "cache", "cpu")
+    unscaled = p.model_copy(update={"calibration": "none"})
+    found = evaluate(unscaled, alone, [base / "one"], [], tmp_path / "out", tmp_path / "runs" / "cache", "cpu")
+    raw = found["models"]["one"]["views"]["none"]["all"]
+    assert raw["raw"]["accuracy"] == result["models"]["one"]["views"]["none"]["all"]["raw"]["accuracy"]
+    assert raw["scaled"] == raw["raw"] and found["leaks"]["rows"] == 0
 
 
 def test_what_is_said_of_leaks_that_no_table_leaves_out():

@@ -187,14 +187,14 @@ def test_a_derived_bundle_starts_another_student(drawn_manifest, pack_cache, sta
 
 def test_a_bundle_says_which_pictures_it_and_its_ancestors_saw(drawn_manifest, pack_cache, start, softlabels, tmp_path):
     """A student knows its teachers' pictures and those of its starting weights, whichever it was given itself."""
-    every = Seen.of(drawn_manifest.rows(split="train"), drawn_manifest.rows(split="val"))
+    every = Seen.of(*(drawn_manifest.rows(split=s).frame["content_id"] for s in ("train", "val")))
     found = read_seen(start)
     assert found.whole and found.learned.tolist() == every.learned.tolist()
     assert found.chosen_on.tolist() == every.chosen_on.tolist()
     half = drawn_manifest.frame
     half = half[(half["split"] != "train") | (half.index % 2 == 0)].reset_index(drop=True)
     few = Manifest(half, drawn_manifest.meta, drawn_manifest.path)
-    own = Seen.of(few.rows(split="train"), few.rows(split="val"))
+    own = Seen.of(*(few.rows(split=s).frame["content_id"] for s in ("train", "val")))
     assert len(own.learned) < len(every.learned)
     for name, options, expected in (
         ("alone", {}, own.learned),
