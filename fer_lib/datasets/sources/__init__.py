@@ -22,6 +22,7 @@ from fer_lib.datasets.sources.outputs import (
     ROWS,
     locked,
     names_in_use,
+    printable,
     read_imports,
     refuse_foreign,
     refuse_overlap,
@@ -146,6 +147,8 @@ def check(spec: SourceSpec, out: Path) -> str:
     raw = {field: existing(getattr(spec, field), spec) for field in FILES if getattr(spec, field)}
     if spec.root != "embedded":
         raw["root"] = existing(spec.root, spec)
+    if printable(out) != str(out):
+        raise DataError(f"{printable(out)}: the output folder's path is no UTF-8 text: choose another one")
     with readable(out):
         refuse_overlap(out / name, raw)
         refuse_foreign(out / name)

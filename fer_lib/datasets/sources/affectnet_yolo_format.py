@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import yaml
 from fer_lib.atomic import explained, readable
 from fer_lib.datasets.manifest import SPLITS, content_id
 from fer_lib.datasets.sources import register
-from fer_lib.datasets.sources.base import PICTURES, Draft, entries, relative_to
-from fer_lib.datasets.sources.lists import listed, numbers, whole
+from fer_lib.datasets.sources.base import Draft
+from fer_lib.datasets.sources.lists import listed, numbers, whole, words_of
 from fer_lib.datasets.sources.photos import Box, photo_size, sides, usable
 from fer_lib.datasets.sources.tree import SPLIT_NAMES
+from fer_lib.datasets.sources.walking import buried, entries, files_below, pictures_of, relative_to, stray
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES, class_id
 from fer_lib.errors import DataError
 from fer_lib.params import SourceSpec
@@ -37,6 +39,8 @@ class _Picture:
 def read(spec: SourceSpec, root: Path, draft: Draft) -> None:
     """A row for each line of one of the seven classes; other lines are dropped, counted under their class.
 
+    ``label_lines_kept`` and ``label_lines_dropped`` of the report are together all lines of all label files.
+
     Boxes are rounded to whole pixels.  A box that then is the whole picture makes the row a face that is cropped
     already.  ``images/`` of the import is itself a YOLO dataset of the seven classes: the pictures that keep a line,
     label files with our class ids, and a ``data.yaml`` with their names.
@@ -46,12 +50,12 @@ def read(spec: SourceSpec, root: Path, draft: Draft) -> None:
     old = _names(home / "data.yaml")
     new = [class_id(name) for name in old]
     contents: dict[str, dict[str, str]] = defaultdict(dict)
-    lines = Counter()
+    kept = 0
     for picture in _pictures(home, draft):
         if not picture.lines:
             draft.exclude(picture.split, "no label line")
         _add(picture, old, new, draft)
-        lines.update(kept=len(picture.kept), all=len(picture.lines))
+        kept += len(picture.kept)
         if picture.kept:
             contents[picture.path.stem][picture.split] = picture.content
             _write_text(draft, picture, "\n".join(picture.kept) + "\n")
@@ -64,8 +68,8 @@ def read(spec: SourceSpec, root: Path, draft: Draft) -> None:
         "old_names": old,
         "new_names": list(EMOTIONS),
         "mapping": {name: None if i is None else EMOTIONS[i] for name, i in zip(old, new, strict=True)},
-        "label_lines_kept": lines["kept"],
-        "label_lines_dropped": lines["all"] - lines["kept"],
+        "label_lines_kept": kept,
+        "label_lines_dropped": _lines_under(home) - kept,
         "ambiguous_stems": ambiguous,
     }
 
@@ -99,22 +103,22 @@ def _names(path: Path) -> list[str]:
     return names
 
 
-def _pictures(home: Path, draft: Draft):
+def _pictures(home: Path, draft: Draft) -> Iterator[_Picture]:
     """Every picture with its label file, split by split; what has no partner is a problem of the draft."""
-    for top in entries(home)[0]:
+    tops, files = entries(home)
+    stray([path for path in files if path.name != "data.yaml"], "all", f"loose in {home.name}", draft)
+    for top in tops:
         split = SPLIT_NAMES.get(top.name.lower())
         if split is None or not (top / "images").is_dir():
-            draft.warnings.append(f"{draft.name}: {top} is no split with an images folder: not read")
+            buried(top, "all", draft, "no split with an images folder")
             continue
-        nested, files = entries(top / "images")
-        if nested:
-            draft.warnings.append(f"{draft.name}: folders inside {top / 'images'} are not read: {nested[0].name}")
+        for folder in (folder for folder in entries(top)[0] if folder.name not in ("images", "labels")):
+            buried(folder, split, draft, "neither images nor labels")
+        stray(entries(top)[1], split, "beside images/", draft)
         labels = {path.stem: path for path in _label_files(top / "labels", draft)}
         seen: set[str] = set()
-        for path in files:
-            if path.suffix.lower() not in PICTURES:
-                draft.ignored_files += 1
-            elif path.stem in seen:
+        for path in pictures_of(top / "images", split, draft):
+            if path.stem in seen:
                 draft.problem("two pictures of one stem", f"{path}: which of them is {path.stem}.txt about?")
             elif path.stem not in labels:
                 draft.problem("missing label file", str(path))
@@ -129,9 +133,20 @@ def _pictures(home: Path, draft: Draft):
 
 def _label_files(folder: Path, draft: Draft) -> list[Path]:
     files = entries(folder)[1] if folder.is_dir() else []
-    labels = [path for path in files if path.suffix == ".txt" and path.name != "classes.txt"]
+    labels = [path for path in files if _is_label(path)]
     draft.ignored_files += len(files) - len(labels)
     return labels
+
+
+def _is_label(path: Path) -> bool:
+    return path.suffix == ".txt" and path.name != "classes.txt"
+
+
+def _lines_under(home: Path) -> int:
+    """The lines of all label files, also of those in folders that are not read, but for blank ones."""
+    folders = (top / "labels" for top in entries(home)[0] if (top / "labels").is_dir())
+    files = (path for folder in folders for path in files_below(folder) if _is_label(path))
+    return sum(1 for path in files for _ in words_of(path))
 
 
 def _add(picture: _Picture, old: list[str], new: list[int | None], draft: Draft) -> None:

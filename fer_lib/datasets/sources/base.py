@@ -1,26 +1,26 @@
-"""What every raw layout shares: the draft of an import, and walking folders of pictures."""
+"""What every raw layout shares: the draft of an import."""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 
-from fer_lib.atomic import explained, readable
+from fer_lib.atomic import explained
 from fer_lib.datasets.manifest import BOX, content_id, safe_path, sample_id, tidy
+from fer_lib.datasets.sources.outputs import printable
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.params import SourceSpec
 
-PICTURES = frozenset(".jpg .jpeg .png .bmp .webp .tif .tiff .gif .ppm .pgm".split())
 SHOWN = 10  # how many bad records an error lists
 Progress = Callable[[int], None]
 
@@ -74,7 +74,7 @@ class Draft:
 
         A photo with several faces comes once a face, with the same ``relative``.  False: no row, but a problem.
         """
-        data = self.read(path, record)
+        data = self.read(path, record) if self._written(record, relative) else None
         if data is None or self._again(record):
             return False
         target = self._target(relative)
@@ -90,11 +90,11 @@ class Draft:
         self, data: bytes, relative: str, content: str, *, record: str, split: str, label: int, **more: Any
     ) -> None:
         """A picture made by the import, as encoded ``data``; ``content`` is the id of what it was made from."""
-        if self._again(record):
+        if not self._written(record, relative) or self._again(record):
             return
         target = self._target(relative)
         with explained(target):
-            target.write_bytes(data)
+            self._write(data, target, record)
         self._row(content, relative, record, split, label, more)
 
     def add_pixels(
@@ -118,15 +118,20 @@ class Draft:
     def check(self, raw: Path) -> None:
         """Raise :class:`DataError` when too much was wrong, or when nothing at all was found."""
         if len(self.bad) > self.spec.tolerance:
-            shown = "".join(f"\n  {kind}: {where}" for kind, where in self.bad[:SHOWN])
-            more = f"\n  and {len(self.bad) - SHOWN} more" if len(self.bad) > SHOWN else ""
             raise DataError(
-                f"{self.name}: {len(self.bad)} bad records in {raw}, tolerance {self.spec.tolerance}:{shown}{more}\n"
+                f"{self.name}: {len(self.bad)} bad records in {raw}, tolerance {self.spec.tolerance}:{self._shown()}\n"
                 "repair them, or set tolerance to go on without them (they are counted in the report)"
             )
         if not self.rows:
-            left_out = sum(sum(counts.values()) for counts in self.excluded.values())
-            raise DataError(f"{self.name}: no picture of the seven classes under {raw} ({left_out} excluded)")
+            names = Counter()
+            for counts in self.excluded.values():
+                names.update(counts)
+            left_out = f"{names.total()} excluded" + "".join(f"; {n} {name}" for name, n in names.most_common(SHOWN))
+            warned = "".join(f"\n  {warning}" for warning in self.warnings[:SHOWN])
+            raise DataError(
+                f"{self.name}: no picture of the seven classes under {raw} ({left_out}){self._shown()}{warned}\n"
+                f"check that root is the folder that source {self.spec.source} reads, and what its classes are called"
+            )
         absent = {s: [e for i, e in enumerate(EMOTIONS) if i not in have] for s, have in self._labels().items()}
         self.warnings += [f"{self.name}: split {s} has no {', '.join(e)}" for s, e in sorted(absent.items()) if e]
 
@@ -141,7 +146,7 @@ class Draft:
         for split in sorted({row["split"] for row in self.rows}):
             counts = Counter(row["label"] for row in self.rows if row["split"] == split)
             splits[split] = {name: counts[i] for i, name in enumerate(EMOTIONS)}
-        return {
+        told = {
             "type": self.layout,
             "dataset": self.name,
             "source": str(raw),
@@ -157,12 +162,26 @@ class Draft:
             "mode": self.spec.mode,
             **self.details,
         }
+        return writable(told)
+
+    def _shown(self) -> str:
+        """The first bad records, a line each."""
+        shown = "".join(f"\n  {kind}: {printable(where)}" for kind, where in self.bad[:SHOWN])
+        return shown + (f"\n  and {len(self.bad) - SHOWN} more" if len(self.bad) > SHOWN else "")
 
     def _labels(self) -> dict[str, set[int]]:
         have: dict[str, set[int]] = defaultdict(set)
         for row in self.rows:
             have[row["split"]].add(row["label"])
         return have
+
+    def _written(self, record: str, relative: str) -> bool:
+        """Whether a manifest can name them; a file name that is no UTF-8 text is a problem."""
+        name = record + relative
+        if printable(name) == name:
+            return True
+        self.problem("file name is no UTF-8 text", record)
+        return False
 
     def _again(self, record: str) -> bool:
         """Whether the source has named this record before: only its first stands, the rest are problems."""
@@ -201,43 +220,29 @@ class Draft:
                 # link(2) would link a symbolic link itself, so that one is followed first
                 os.link(path.resolve() if path.is_symlink() else path, target)
                 return
-            except OSError as error:
-                if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
-                    raise
-                self._linking = False  # another file system, or one without hard links: copies from here on
-                self.notes.append("hard links are not possible between the raw data and the output: files were copied")
-        target.write_bytes(data)
+            except FileExistsError:
+                pass  # told below, as for a copy
+            except OSError as error:  # another file system, one without hard links, a full or forbidding one: copies
+                self._linking = error.errno == errno.EMLINK  # that is about this file alone
+                note = f"some files could not be linked to the raw data ({error.strerror}) and were copied"
+                self.notes += [note] if note not in self.notes else []
+        self._write(data, target, path)
+
+    def _write(self, data: bytes, target: Path, origin: Path | str) -> None:
+        try:
+            with open(target, "xb") as handle:
+                handle.write(data)
+        except FileExistsError as error:
+            raise DataError(
+                f"{self.name}: {origin} and another picture would both be {target.name} in the import: this disk takes "
+                "upper and lower case for one; choose an output folder on another disk"
+            ) from error
 
 
-def walk(root: Path, draft: Draft) -> Iterator[tuple[str, str, list[Path]]]:
-    """``<top>/<class>/*`` under ``root`` in name order: (top, class folder, its pictures).
-
-    Anything that is no picture, or lies elsewhere in the tree, is counted in ``draft.ignored_files``.
-    """
-    tops, loose = entries(root)
-    draft.ignored_files += len(loose)
-    for top in tops:
-        classes, loose = entries(top)
-        draft.ignored_files += len(loose)
-        stray = [path for path in loose if path.suffix.lower() in PICTURES]
-        if stray:
-            draft.warnings.append(f"{draft.name}: {len(stray)} pictures in {top} lie in no class folder: not imported")
-        for folder in classes:
-            nested, files = entries(folder)
-            if nested:
-                draft.warnings.append(f"{draft.name}: folders inside {folder} are not read: {nested[0].name}")
-            pictures = [path for path in files if path.suffix.lower() in PICTURES]
-            draft.ignored_files += len(files) - len(pictures)
-            yield top.name, folder.name, pictures
-
-
-def entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Sub-folders and files by name; hidden entries and the Mac's ``__MACOSX`` are no data."""
-    with readable(folder), os.scandir(folder) as entries:
-        found = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith(".") and e.name != "__MACOSX")
-    return [folder / n for n, is_dir in found if is_dir], [folder / n for n, is_dir in found if not is_dir]
-
-
-def relative_to(root: Path, path: Path) -> str:
-    """``path`` under ``root`` with forward slashes."""
-    return str(PurePosixPath(path.relative_to(root)))
+def writable(value: Any) -> Any:
+    """``value``, of dicts, lists and plain values, with every text as any file takes it (see :func:`printable`)."""
+    if isinstance(value, dict):
+        return {printable(key): writable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [writable(item) for item in value]
+    return printable(value) if isinstance(value, str) else value

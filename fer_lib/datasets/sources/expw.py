@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_lib.atomic import readable
-from fer_lib.datasets.sources.base import PICTURES, Draft
+from fer_lib.datasets.sources.base import Draft
 from fer_lib.datasets.sources.lists import deal, listed, numbers, plain, whole
 from fer_lib.datasets.sources.packed import unpacked
 from fer_lib.datasets.sources.photos import Box
+from fer_lib.datasets.sources.walking import PICTURES
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
 from fer_lib.params import SourceSpec
@@ -64,7 +65,9 @@ def read_expw(spec: SourceSpec, root: Path, draft: Draft) -> ExpW:
     path = next((root / name for name in _LISTS if (root / name).is_file()), None)
     if path is None:
         raise DataError(f"{draft.name}: {root} has no label.lst: root is the folder that holds label.lst and origin/")
-    faces = sorted(_faces(path, draft), key=lambda face: (face.photo, face.face, face.where))
+    faces = sorted(
+        _faces(path, draft), key=lambda face: (face.photo, face.face)
+    )  # of doubled ones the first line first
     photos = _photo_folder(root, draft)
     draft.details = {
         "images_dir": str(photos),
@@ -126,7 +129,7 @@ def _photo_folder(root: Path, draft: Draft) -> Path:
     parts = [path for name in ("", *_PHOTOS) if (root / name).is_dir() for path in (root / name).glob("*.7z*")]
     if not parts:
         raise DataError(f"{draft.name}: {root} has no origin/ with photos, nor its archive origin.7z.001, .002, ...")
-    folder = unpacked(sorted(set(parts)), draft.name)
+    folder = unpacked(sorted(set(parts)), "origin.7z", draft.name)
     found = next((folder / name for name in (*_PHOTOS, "") if _has_pictures(folder / name)), None)
     if found is None:
         raise DataError(f"{draft.name}: the archive {parts[0]} holds no photos where ExpW has them (origin/)")

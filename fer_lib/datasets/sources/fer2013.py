@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from fer_lib.datasets.sources import existing, register
-from fer_lib.datasets.sources.base import Draft, relative_to, walk
+from fer_lib.datasets.sources.base import Draft
 from fer_lib.datasets.sources.lists import whole
 from fer_lib.datasets.sources.tables import table
 from fer_lib.datasets.sources.votes import USAGE, Votes, judge, read_image_map, read_votes
+from fer_lib.datasets.sources.walking import relative_to, walk
 from fer_lib.emotions import EMOTIONS, class_id
 from fer_lib.errors import DataError
 from fer_lib.params import SourceSpec

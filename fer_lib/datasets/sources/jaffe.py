@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fer_lib.datasets.sources import register
-from fer_lib.datasets.sources.base import PICTURES, Draft, entries
+from fer_lib.datasets.sources.base import Draft
 from fer_lib.datasets.sources.subjects import class_folders, import_by_subject, shots
+from fer_lib.datasets.sources.walking import entries, pictures_of
 from fer_lib.emotions import EMOTIONS, class_id
 from fer_lib.params import SourceSpec
 
@@ -47,16 +48,9 @@ def _checked(root: Path, draft: Draft) -> Iterator[tuple[Path, int]]:
 
 
 def _flat(root: Path, draft: Draft) -> Iterator[tuple[Path, int]]:
-    folders, files = entries(root)
-    if folders:
-        draft.warnings.append(
-            f"{draft.name}: {root} has its pictures beside folders, which are not read: {folders[0].name}"
-        )
-    for path in files:
+    for path in pictures_of(root, "all", draft):
         label = _code(path)
-        if path.suffix.lower() not in PICTURES:
-            draft.ignored_files += 1
-        elif label is None:
+        if label is None:
             draft.problem("no JAFFE file name", f"{path}: expected one like KA.AN1.39.tiff")
         else:
             yield path, label

@@ -13,29 +13,38 @@ from fer_lib.datasets.sources.base import Draft
 from fer_lib.errors import DataError
 
 
-def listed(path: Path, fields: int, draft: Draft) -> Iterator[tuple[str, list[str]]]:
-    """(where, its words) of each line that holds ``fields`` words; other lines but blank ones are the draft's problems.
+def listed(path: Path, fields: int, draft: Draft, kind: str = "wrong field count") -> Iterator[tuple[str, list[str]]]:
+    """(where, its words) of each line that holds ``fields`` words; others but blank ones are problems of ``kind``.
 
     Raises :class:`DataError` for a file that is no UTF-8 text.
     """
+    for number, words in words_of(path):
+        if len(words) == fields:
+            yield f"{path}, line {number}", words
+        else:
+            draft.problem(kind, f"{path}, line {number}: {len(words)} fields instead of {fields}")
+
+
+def words_of(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(number from 1, words) of each line that is not blank; :class:`DataError` for a file that is no UTF-8 text."""
     try:
         with readable(path), open(path, encoding="utf-8-sig") as handle:
             for number, line in enumerate(handle, 1):
-                words = line.split()
-                if len(words) == fields:
-                    yield f"{path}, line {number}", words
-                elif words:
-                    where = f"{path}, line {number}: {len(words)} fields instead of {fields}"
-                    draft.problem("wrong field count", where)
+                if words := line.split():
+                    yield number, words
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no UTF-8 text ({error}): fetch it again") from error
+
+
+_LONGEST = 240  # bytes of a file name that leave room for "_aligned" and the like; disks take 255
 
 
 def plain(name: str, where: str, draft: Draft) -> bool:
     """Whether ``name`` is a file's name and nothing else (no folder, no hidden file); if not, the draft knows."""
     good = name != "" and not (set(name) & set("/\\:\0")) and not name.startswith(".")
+    good = good and len(name.encode("utf-8", "surrogatepass")) <= _LONGEST
     if not good:
-        draft.problem("wrong file name", f"{where}: {name!r}")
+        draft.problem("wrong file name", f"{where}: {name[:100]!r}")
     return good
 
 

@@ -52,7 +52,7 @@ def replaceable(target: Path) -> bool:
     """Whether nothing but an earlier import's work would be lost with ``target``."""
     if target.is_symlink() or not target.is_dir():
         return not os.path.lexists(target)
-    found = {entry.name for entry in os.scandir(target)} - {*_DEBRIS}
+    found = set(os.listdir(target)) - {*_DEBRIS}
     return not found or (ROWS in found and found <= {ROWS, REPORT, IMAGES})
 
 
@@ -75,7 +75,7 @@ def import_folders(import_dir: Path) -> list[Path]:
     if not import_dir.is_dir():
         return []
     with readable(import_dir):
-        names = sorted(entry.name for entry in os.scandir(import_dir))
+        names = sorted(os.listdir(import_dir))
     for name in names:
         target = import_dir / name.removeprefix(".").removesuffix(".previous")
         if previous(target).name == name and not target.exists():

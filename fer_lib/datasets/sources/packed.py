@@ -19,15 +19,17 @@ from fer_lib.errors import DataError
 _PART = re.compile(r"(?P<stem>.+\.7z)(?:\.(?P<number>\d{3}))?(?:\.\d{3})?")
 
 
-def unpacked(paths: list[Path], name: str) -> Path:
-    """The folder with the archive's content, unpacked on first use into the store's cache; the parts stay as they are.
+def unpacked(paths: list[Path], wanted: str, name: str) -> Path:
+    """The folder with an archive's content, unpacked on first use into the store's cache; the parts stay as they are.
+
+    Of several archives among ``paths`` it is the one called ``wanted``.
 
     Raises :class:`DataError`: without py7zr (the extra ``archives``) it says how, and it names a missing part and a
     broken archive.
     """
     from fer_lib.tracking.store import home
 
-    parts = _ordered(paths, name)
+    parts = _ordered(paths, wanted, name)
     try:
         import py7zr
     except ImportError as error:
@@ -59,19 +61,26 @@ def _wanted(first: Path) -> str:
     return f"{match['stem']}.{match['number']}" if match["number"] else match["stem"]
 
 
-def _ordered(paths: list[Path], name: str) -> list[Path]:
-    found: dict[int, Path] = {}
+def _ordered(paths: list[Path], wanted: str, name: str) -> list[Path]:
+    archives: dict[str, dict[int, Path]] = {}
     for path in sorted(paths):
         match = _PART.fullmatch(path.name)
         if match:
-            found.setdefault(int(match["number"] or 1), path)
-    absent = [n for n in range(1, max(found, default=1) + 1) if n not in found]
-    if absent:
-        raise DataError(f"{name}: part {absent[0]:03d} of the 7z archive in {paths[0].parent} is missing: fetch it too")
-    if not found:
+            archives.setdefault(match["stem"], {}).setdefault(int(match["number"] or 1), path)
+    if not archives:
         raise DataError(
             f"{name}: {paths[0]} is no 7z archive by its name: expected .7z, or parts .7z.001, .7z.002, ..."
         )
+    if len(archives) > 1 and wanted not in archives:
+        raise DataError(
+            f"{name}: {paths[0].parent} holds several archives, {', '.join(sorted(archives))}, and none is {wanted}: "
+            "unpack the one with the photos by hand, or leave it alone there"
+        )
+    found = archives[wanted if wanted in archives else next(iter(archives))]
+    absent = [n for n in range(1, max(found) + 1) if n not in found]
+    if absent:
+        where = next(iter(found.values())).parent
+        raise DataError(f"{name}: part {absent[0]:03d} of the 7z archive in {where} is missing: fetch it too")
     return [found[n] for n in sorted(found)]
 
 

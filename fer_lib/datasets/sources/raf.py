@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_lib.atomic import readable
-from fer_lib.datasets.sources.base import Draft, relative_to
+from fer_lib.datasets.sources.base import Draft
 from fer_lib.datasets.sources.lists import listed, plain, whole
+from fer_lib.datasets.sources.walking import relative_to
 from fer_lib.errors import DataError
 
 LABELS = "list_patition_label.txt"  # as RAF-DB spells it
@@ -45,9 +46,9 @@ class Pictures:
             draft.notes.append(f"{self.originals} pictures are there as originals only, not aligned")
 
 
-def label_folder(root: Path, files: tuple[str, ...], draft: Draft) -> Path:
-    """The RAF folder, ``root`` or one of the names in it, whose ``EmoLabel`` holds ``files``."""
-    for folder in (root, root / "basic", root / "compound"):
+def label_folder(root: Path, files: tuple[str, ...], names: tuple[str, ...], draft: Draft) -> Path:
+    """The RAF folder, ``root`` or the first of the folders ``names`` in it, whose ``EmoLabel`` holds ``files``."""
+    for folder in (root, *(root / name for name in names)):
         if all((folder / "EmoLabel" / name).is_file() for name in files):
             return folder
     raise DataError(f"{draft.name}: {root} has no {' and '.join(f'EmoLabel/{name}' for name in files)}: check root")

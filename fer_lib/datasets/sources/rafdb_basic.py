@@ -21,7 +21,7 @@ def read(spec: SourceSpec, root: Path, draft: Draft) -> None:
     RAF-DB's compound set ships a list of the very same name with labels up to 11: it is refused by name.
     """
     draft.layout = "rafdb_basic"
-    folder = label_folder(root, (LABELS,), draft)
+    folder = label_folder(root, (LABELS,), ("basic", "compound"), draft)
     highest = highest_label(folder)
     if highest > len(NUMBERED):
         raise DataError(

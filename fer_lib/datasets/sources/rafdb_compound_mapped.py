@@ -22,7 +22,7 @@ def read(spec: SourceSpec, root: Path, draft: Draft) -> None:
     A list without any label above 7 is the basic set's and refused: its numbers mean something else.
     """
     draft.layout = "rafdb_compound_mapped"
-    folder = label_folder(root, (LABELS,), draft)
+    folder = label_folder(root, (LABELS,), ("compound", "basic"), draft)
     highest = highest_label(folder)
     if 0 < highest <= 7:
         raise DataError(

@@ -14,6 +14,7 @@ from fer_lib.params import SourceSpec
 ORDER = tuple(EMOTIONS.index(name) for name in ("Surprise", "Fear", "Disgust", "Happy", "Sad", "Angry"))
 FILES = ("distribution.txt", "partition_label.txt")
 _FLAGS = {"0": "train", "1": "test"}
+_WRONG = "wrong partition line"
 _SLACK = 0.05  # six shares printed with two decimals sum to 1 within 0.03
 
 
@@ -21,10 +22,11 @@ _SLACK = 0.05  # six shares printed with two decimals sum to 1 within 0.03
 def read(spec: SourceSpec, root: Path, draft: Draft) -> None:
     """``EmoLabel/distribution.txt`` (name, six shares) and ``EmoLabel/partition_label.txt`` (name, 1 = test).
 
+    Each line of the first is a row or a problem; each of the second belongs to one of these, or is a problem.
     The label is the largest share, the first of equal ones; the shares, summing to 1, are the soft label (Neutral 0).
     """
     draft.layout = "rafml_argmax"
-    folder = label_folder(root, FILES, draft)
+    folder = label_folder(root, FILES, (), draft)
     pictures = Pictures(folder)
     splits = _partition(folder / "EmoLabel" / FILES[1], draft)
     named: set[str] = set()
@@ -44,17 +46,17 @@ def read(spec: SourceSpec, root: Path, draft: Draft) -> None:
             label = ORDER[shares.index(max(shares))]
             pictures.add(name, draft, split=splits[name], label=label, soft_label=soft)
     for name in sorted(set(splits) - named):
-        draft.problem("no distribution", f"{name} stands in {FILES[1]} only")
+        draft.problem("partition without a distribution", f"{name} stands in {FILES[1]} only")
     pictures.tell(draft)
 
 
 def _partition(path: Path, draft: Draft) -> dict[str, str]:
     splits: dict[str, str] = {}
-    for where, (name, flag) in listed(path, 2, draft):
+    for where, (name, flag) in listed(path, 2, draft, _WRONG):
         if flag not in _FLAGS:
-            draft.problem("no partition", f"{where}: {flag!r} is neither 0 (train) nor 1 (test)")
+            draft.problem(_WRONG, f"{where}: {flag!r} is neither 0 (train) nor 1 (test)")
         elif name in splits:
-            draft.problem("no partition", f"{where}: {name} stands there twice")
+            draft.problem(_WRONG, f"{where}: {name} stands there twice")
         else:
             splits[name] = _FLAGS[flag]
     return splits

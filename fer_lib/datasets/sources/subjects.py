@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fer_lib.datasets.sources.base import PICTURES, Draft, entries, relative_to
+from fer_lib.datasets.sources.base import Draft
 from fer_lib.datasets.sources.lists import deal
+from fer_lib.datasets.sources.walking import entries, pictures_of, relative_to, stray
 from fer_lib.emotions import class_id
 from fer_lib.errors import DataError
 from fer_lib.params import SourceSpec
@@ -36,14 +37,10 @@ def class_folders(root: Path, draft: Draft) -> Iterator[tuple[Path, int]]:
     """(picture, class id) of ``root/<class>/*`` by name; other folders are excluded and counted under ``all``."""
     if not root.is_dir():
         raise DataError(f"{draft.name}: {root} is a file; this layout wants the folder that holds the class folders")
-    folders, loose = entries(root)
-    draft.ignored_files += len(loose)
+    folders, files = entries(root)
+    stray(files, "all", f"loose in {root.name}", draft)
     for folder in folders:
-        nested, files = entries(folder)
-        if nested:
-            draft.warnings.append(f"{draft.name}: folders inside {folder} are not read: {nested[0].name}")
-        pictures = [path for path in files if path.suffix.lower() in PICTURES]
-        draft.ignored_files += len(files) - len(pictures)
+        pictures = pictures_of(folder, "all", draft)
         label = class_id(folder.name)
         if label is None:
             draft.exclude("all", folder.name, len(pictures))

@@ -6,7 +6,8 @@ import difflib
 from pathlib import Path
 
 from fer_lib.datasets.sources import register
-from fer_lib.datasets.sources.base import Draft, relative_to, walk
+from fer_lib.datasets.sources.base import Draft
+from fer_lib.datasets.sources.walking import relative_to, walk
 from fer_lib.emotions import ALIASES, class_id
 from fer_lib.errors import DataError
 from fer_lib.params import SourceSpec
@@ -21,7 +22,7 @@ def read(spec: SourceSpec, root: Path, draft: Draft) -> None:
     draft.layout = "tree"
     if not root.is_dir():
         raise DataError(f"{draft.name}: {root} is a file; this layout wants the folder that holds train, val and test")
-    for top, folder, pictures in walk(root, draft):
+    for top, folder, pictures in walk(root, draft, lambda top: SPLIT_NAMES.get(top.lower(), "all")):
         split = SPLIT_NAMES.get(top.lower())
         if split is None:
             raise DataError(
@@ -32,7 +33,10 @@ def read(spec: SourceSpec, root: Path, draft: Draft) -> None:
             _leave_out(root / top / folder, split, len(pictures), draft)
             continue
         if not pictures:
-            raise DataError(f"{draft.name}: the class folder {root / top / folder} holds no picture: fill or remove it")
+            raise DataError(
+                f"{draft.name}: the class folder {root / top / folder} holds no picture that is read: fill or remove it"
+                + "".join(f"\n  {warning}" for warning in draft.warnings)
+            )
         for path in pictures:
             relative = relative_to(root, path)
             draft.add_file(path, relative, record=relative, split=split, label=label)
