@@ -78,19 +78,26 @@ def steps_table(report: dict) -> Table:
 
 
 def findings_table(findings: list, allowed: list[str]) -> Table:
-    """What is wrong with a manifest, with the first examples."""
-    from fer_lib.datasets.validate import PROBLEMS
+    """What was found in a manifest, with the first examples."""
+    from fer_lib.datasets.validate import NOTED, PROBLEMS
 
     table = _table("Found", ("problem", "for instance"), ("count",))
     for finding in findings:
-        name = f"{finding.kind}: {PROBLEMS[finding.kind]}" + (" (allowed)" if finding.kind in allowed else "")
+        so = " (not wrong)" if finding.kind in NOTED else " (allowed)" if finding.kind in allowed else ""
+        name = f"{finding.kind}: {PROBLEMS[finding.kind]}{so}"
         table.add_row(name, Text("\n".join(finding.examples[:3])), f"{finding.count:,}")
     return table
 
 
 def audit_tables(summary: dict) -> tuple[Table, Table]:
-    """Groups of equal pictures, and the evaluated rows that also stand in train."""
+    """Groups of equal pictures, with what there is to warn of, and the evaluated rows that also stand in train."""
     groups = _table("Groups of equal pictures", ("",), ("identical", "identical or nearly"))
+    if summary["largest_group"] is not None:
+        said = [
+            f"The largest is group {summary['largest_group']}.",
+            *(f"Warning: {text}." for text in summary["warnings"]),
+        ]
+        groups.caption, groups.caption_justify = Text("\n".join(said)), "left"
     for name, n in summary["exact"].items():
         groups.add_row(name.replace("_", " "), f"{n:,}", f"{summary['with_near'][name]:,}")
     leaks = _table("Leaks", ("split", "by source"), ("rows that stand in train too", "left"))

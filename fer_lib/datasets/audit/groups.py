@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from fer_lib.datasets.audit import chains
 from fer_lib.datasets.audit.alignment import align
 from fer_lib.datasets.audit.hashes import Hashes
 from fer_lib.datasets.audit.search import LEAST, candidates
@@ -33,12 +34,14 @@ class Duplicates:
 
     ``exact`` and ``group`` int64 [N]: rows with one number are one picture, identically, or also nearly; ``pairs``: the
     near pairs by row number, most alike first (similarity, mirrored, turned_degrees, scaled: how one lies over the
-    other).  ``blank`` counts the distinct pictures without structure, which only :attr:`exact` can compare.
+    other); ``large``: see ``chains.large_groups``, ``middle`` a row number.  ``blank`` counts the distinct pictures
+    without structure, which only :attr:`exact` can compare.
     """
 
     exact: np.ndarray
     group: np.ndarray
     pairs: pd.DataFrame
+    large: pd.DataFrame
     blank: int = 0
 
 
@@ -56,7 +59,8 @@ def find(frame: pd.DataFrame, hashes: Hashes, near: bool, similarity: float, see
         progress,
     )  # fmt: skip
     pairs = found.pairs.assign(**{end: order[found.pairs[end].to_numpy(int)] for end in ("first", "second")})
-    return Duplicates(found.exact[there], found.group[there], pairs, found.blank)
+    large = found.large.assign(middle=order[found.large["middle"].to_numpy(int)])
+    return Duplicates(found.exact[there], found.group[there], pairs, large, found.blank)
 
 
 def _found(content, pixels, thumbs, order, near: bool, similarity: float, seed: int, progress) -> Duplicates:
@@ -64,7 +68,7 @@ def _found(content, pixels, thumbs, order, near: bool, similarity: float, seed: 
     n = len(order)
     exact = _joined(n, [_links(np.unique(ids, axis=0, return_inverse=True)[1].ravel()) for ids in (content, pixels)])
     if not near or n < 2:
-        return Duplicates(exact, exact, pd.DataFrame(columns=_PAIR_COLUMNS))
+        return Duplicates(exact, exact, pd.DataFrame(columns=_PAIR_COLUMNS), pd.DataFrame(columns=chains.COLUMNS))
     _, first_row = np.unique(exact, return_index=True)  # one row stands for its group, whose number is its rank
     thumbs = thumbs[order[first_row]]
 
@@ -77,10 +81,12 @@ def _found(content, pixels, thumbs, order, near: bool, similarity: float, seed: 
     kept = kept[np.lexsort((found.second[kept], found.first[kept], -laid.similarity[kept]))]
     columns = (found.first, found.second, laid.similarity, laid.mirrored, laid.turned, laid.scaled)
     pairs = pd.DataFrame({name: values[kept] for name, values in zip(_PAIR_COLUMNS, columns, strict=True)})
-    group = _joined(len(first_row), [(pairs["first"].to_numpy(), pairs["second"].to_numpy())])[exact]
+    group = _joined(len(first_row), [(pairs["first"].to_numpy(), pairs["second"].to_numpy())])
+    large = chains.large_groups(thumbs, group, pairs)
+    large["middle"] = first_row[large["middle"].to_numpy(int)]
     pairs = pairs.assign(first=first_row[pairs["first"]], second=first_row[pairs["second"]])
     blank = int((thumbs[:, 0].reshape(len(thumbs), -1).std(axis=1) < 1.0).sum())
-    return Duplicates(exact, group, pairs, blank)
+    return Duplicates(exact, group[exact], pairs, large, blank)
 
 
 def _links(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fer_lib.datasets.audit import chains
 from fer_lib.datasets.audit.groups import RULES, WHICH_ONE, Duplicates, leaked
 from fer_lib.datasets.copies import earlier_copies, group_names, twins_of, united_twins
 from fer_lib.datasets.interchange import neutral
@@ -62,8 +63,9 @@ def assembled(
     manifest: Manifest, params: AuditParams, found: Duplicates, stays: np.ndarray, clean: Manifest, seconds: dict
 ) -> Audit:
     """The audit as tables and as JSON."""
-    frame = manifest.frame
+    frame, ids = manifest.frame, manifest.frame["sample_id"].to_numpy()
     rows = _rows(frame, found, stays)
+    large = found.large.assign(middle=ids[found.large["middle"].to_numpy(int)]).to_dict("records")
     summary = {
         "manifest_sha256": manifest.sha256,
         "rows": len(frame),
@@ -72,6 +74,9 @@ def assembled(
         "with_near": _counts(frame, found.group),
         "near_pairs": len(found.pairs),
         "pictures_without_structure": found.blank,
+        "largest_group": int(rows["group"].mode().iloc[0]) if len(rows) else None,
+        "large_groups": large,
+        "warnings": [said for line in large if (said := chains.warning(line))],
         "sources": _matrix(frame, found.group, "source", sorted(set(frame["source"]))),
         "splits": _matrix(frame, found.group, "split", [s for s in SPLITS if (frame["split"] == s).any()]),
         "leaks": {split: _leaks(frame, found, split) for split in EVALUATED},
@@ -93,7 +98,6 @@ def assembled(
         "canonical": list(EMOTIONS),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
-    ids = frame["sample_id"].to_numpy()
     pairs = found.pairs.assign(
         first=ids[found.pairs["first"].astype(int)], second=ids[found.pairs["second"].astype(int)]
     )
