@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import tempfile
 from pathlib import Path
@@ -11,8 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fer_lib.datasets.layouts import LAYOUTS
+from fer_lib.datasets.manifest import content_id
 from fer_lib.datasets.planting import Record
-from fer_lib.datasets.sources import import_source
+from fer_lib.datasets.sources import ImportResult, import_source
+from fer_lib.datasets.sources.votes import VOTED, judge
 from fer_lib.errors import DataError
 from fer_lib.params import SourceSpec
 
@@ -31,7 +34,6 @@ DAMAGED = [  # layout, source, file
     ("ferplus", "ferplus", "fer2013new.csv"),
     ("ferplus_native", "ferplus", "FER2013Train/label.csv"),
 ]
-COUNTED = ("label.lst", "EmoLabel/list_patition_label.txt")  # each line of theirs is exactly one row or one count
 _WORDS = st.one_of(
     st.sampled_from(["", "-1", "0", "7", "12", "99", "1e400", "nan", "inf", "-0.5", "1.5", "\u0663", "\0", "../a.jpg",
                      "/etc/x", "C:\\x.jpg", ".hidden", "a" * 300 + ".jpg", "train_00001.jpg", "test_0001.jpg",
@@ -52,12 +54,13 @@ def damage(draw, data: bytes) -> bytes:
     lines = data.decode().split("\n")
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(lines) - 1))
-        words = lines[at].split(" ")
+        mark = draw(st.sampled_from([" ", ","] if "," in lines[at] else [" "]))
+        words = lines[at].split(mark)
         word = draw(st.integers(0, min(len(words) - 1, 9)))
         kind = draw(st.sampled_from(["replace", "replace", "replace", "insert", "drop", "double", "cut"]))
         if kind in ("replace", "insert"):
             words[word : word + (kind == "replace")] = [draw(_WORDS)]
-            lines[at] = " ".join(words)
+            lines[at] = mark.join(words)
         elif kind == "cut":
             lines[at] = lines[at][: draw(st.integers(0, len(lines[at])))]
         else:
@@ -66,8 +69,8 @@ def damage(draw, data: bytes) -> bytes:
     return "\n".join(lines).encode("utf-8", "surrogatepass") + tail
 
 
-def write_damaged(root: Path, layout: str, file: str, draw) -> bytes:
-    """A tiny tree of ``layout`` with ``file`` damaged; returns what that file holds now."""
+def write_damaged(root: Path, layout: str, file: str, draw) -> None:
+    """A tiny tree of ``layout`` with ``file`` damaged."""
     kind = LAYOUTS[layout]
     split, rng = next(iter(kind.splits)), np.random.default_rng(0)
     size = kind.size if "fer" in layout else 8
@@ -78,9 +81,62 @@ def write_damaged(root: Path, layout: str, file: str, draw) -> bytes:
     ]
     root.mkdir()
     kind.write(root, faces, np.random.default_rng(1))
-    damaged = draw(damage((root / file).read_bytes()))
-    (root / file).write_bytes(damaged)
-    return damaged
+    (root / file).write_bytes(draw(damage((root / file).read_bytes())))
+
+
+def account(source: str, root: Path, result: ImportResult) -> None:
+    """Assert that every line of the lists under ``root`` is exactly one row or one count of the report."""
+    bad, rows = result.report["bad_records"], len(result.rows)
+    counted = sum(bad.values()) + sum(sum(names.values()) for names in result.report["excluded"].values())
+    if source == "affectnet_yolo_format":
+        lines = sum(len(text_lines(path)) for path in root.glob("*/labels/*.txt"))
+        kept, dropped = result.report["label_lines_kept"], result.report["label_lines_dropped"]
+        assert rows == kept and kept + dropped == lines
+        pictures = sum(names.get("no label line", 0) for names in result.report["excluded"].values())
+        assert rows + counted - pictures == lines, "these are pictures, all others lines"
+    elif source == "rafml_argmax":
+        shares, parts = (text_lines(root / "EmoLabel" / name) for name in ("distribution.txt", "partition_label.txt"))
+        of_parts = bad.get("wrong partition line", 0) + bad.get("partition without a distribution", 0)
+        assert rows + counted - of_parts == len(shares)
+        names, flags = {line.split()[0] for line in shares if len(line.split()) == 7}, {}
+        for line in parts:
+            if len(line.split()) == 2 and line.split()[1] in ("0", "1"):
+                flags.setdefault(line.split()[0], line.split()[1])
+        assert len(names & set(flags)) + of_parts == len(parts)
+        for row in result.rows.itertuples():
+            assert row.split == ("train", "test")[int(flags[row.record])]
+    elif source in ("fer2013", "ferplus"):
+        files = list(root.glob("**/label.csv")) or [root / ("fer2013.csv" if source == "fer2013" else "fer2013new.csv")]
+        headers = files[0].name != "label.csv"
+        assert rows + counted == sum(len(csv_lines(path)) - headers for path in files)
+        if headers:
+            numbered(source, csv_lines(files[0]), result)
+    else:
+        lists = [path for path in (root / "label.lst", root / "EmoLabel" / "list_patition_label.txt") if path.is_file()]
+        assert rows + counted == sum(len(text_lines(path)) for path in lists) > 0
+
+
+def numbered(source: str, lines: list[str], result: ImportResult) -> None:
+    """Assert that ``row0000007`` is what line 7 below the header says, whatever befell the lines before it."""
+    order = [name.strip() for name in next(csv.reader(lines[:1]))]
+    for row in result.rows.itertuples():
+        cells = next(csv.reader([lines[1 + int(row.record.removeprefix("row"))]]))
+        said = {name: cell.strip() for name, cell in zip(order, cells, strict=True)}
+        if source == "fer2013":
+            pixels = np.array(said["pixels"].split(), int).astype(np.uint8)
+            assert row.content_id == content_id(pixels.tobytes()) and row.label == int(said["emotion"])
+        else:
+            assert row.label == judge(np.array([[int(said[name]) for name in VOTED]])).label[0]
+
+
+def text_lines(path: Path) -> list[str]:
+    """Lines with a word in them, ended as Python's text files end them."""
+    return [line for line in io.TextIOWrapper(io.BytesIO(path.read_bytes()), "utf-8-sig") if line.split()]
+
+
+def csv_lines(path: Path) -> list[str]:
+    """Lines with a word in them, ended by a line feed alone."""
+    return [line for line in path.read_bytes().decode("utf-8-sig").split("\n") if line.strip()]
 
 
 def hold(layout: str, source: str, file: str, examples: int) -> tuple[int, int]:
@@ -95,7 +151,7 @@ def hold(layout: str, source: str, file: str, examples: int) -> tuple[int, int]:
     def holds(data):
         with tempfile.TemporaryDirectory() as folder:
             root, out = Path(folder) / "raw", Path(folder) / "out"
-            damaged = write_damaged(root, layout, file, data.draw)
+            write_damaged(root, layout, file, data.draw)
             spec = SourceSpec(source=source, root=str(root), tolerance=10**6)
             try:
                 result = import_source(spec, out)
@@ -106,10 +162,7 @@ def hold(layout: str, source: str, file: str, examples: int) -> tuple[int, int]:
                 return
             ended["import"] += 1
             assert result.rows["sample_id"].is_unique and result.rows["label"].between(0, 6).all()
-            if file in COUNTED:
-                left = sum(sum(counts.values()) for counts in result.report["excluded"].values())
-                lines = sum(bool(line.split()) for line in io.TextIOWrapper(io.BytesIO(damaged), "utf-8-sig"))
-                assert len(result.rows) + left + sum(result.report["bad_records"].values()) == lines
+            account(source, root, result)
 
     holds()
     return ended["import"], ended["error"]

@@ -2,6 +2,7 @@
 
 import tarfile
 
+import cv2
 import numpy as np
 import pytest
 
@@ -176,12 +177,58 @@ def test_the_mini_sets_of_every_layout(unpack, tmp_path):
     mini = unpack("mini")
     specs = [
         SourceSpec(source="fer2013", root=str(mini / "ferplus" / "fer2013.csv")),
+        SourceSpec(source="fer2013", name="jpegs", root=str(mini / "fer2013")),
         SourceSpec(source="affectnet_yolo_format", root=str(mini / "affectnet_yolo")),
         SourceSpec(source="expw_full", root=str(mini / "expw")),
+        SourceSpec(source="expw_hq", root=str(mini / "expw")),
     ]
     reports = {entry["dataset"]: entry for entry in import_all(specs, tmp_path / "out")["reports"]}
-    totals = {name: {s: sum(n.values()) for s, n in r["splits"].items()} for name, r in reports.items()}
-    assert totals["fer2013"] == {"train": 100, "val": 30, "test": 30}
-    assert totals["affectnet_yolo_format"] == {"train": 105, "val": 35, "test": 35}
+    counts = {name: {s: [n[e] for e in EMOTIONS] for s, n in r["splits"].items()} for name, r in reports.items()}
+    assert counts == {
+        "fer2013": {
+            "train": [15, 1, 14, 22, 15, 14, 19], "val": [5, 0, 5, 9, 3, 3, 5], "test": [5, 0, 5, 8, 3, 2, 7],
+        },
+        "jpegs": {"train": [20] * 7, "val": [5] * 7, "test": [5] * 7},
+        "affectnet_yolo_format": {"train": [15] * 7, "val": [5] * 7, "test": [5] * 7},
+        "expw_full": {"train": [5, 5, 4, 5, 4, 4, 9], "val": [1, 1, 1, 1, 1, 1, 2], "test": [1] * 7},
+        "expw_hq": {"train": [1, 2, 0, 3, 4, 2, 1], "val": [0, 0, 0, 0, 1, 1, 0], "test": [1, 0, 0, 1, 1, 1, 0]},
+    }  # fmt: skip
     assert reports["affectnet_yolo_format"]["label_lines_dropped"] == 25
-    assert sum(totals["expw_full"].values()) == 51 and reports["expw_full"]["images_dir"].endswith("Images")
+    left_out = {s: n["confidence below 60"] for s, n in reports["expw_hq"]["excluded"].items()}
+    assert left_out == {"train": 23, "val": 6, "test": 3} and reports["expw_full"]["images_dir"].endswith("Images")
+    assert all(entry["bad_records"] == {} and entry["missing_images"] == 0 for entry in reports.values())
+
+
+# by a count of the ten columns of each file, outside this package; EMOTIONS' order
+NATIVE = {
+    "majority": {"train": [2098, 116, 536, 7284, 3022, 3136, 8733], "val": [289, 25, 60, 862, 348, 411, 1180],
+                 "test": [269, 16, 86, 892, 382, 394, 1083]},
+    "plurality": {"train": [2395, 175, 651, 7408, 3418, 3368, 9360], "val": [314, 31, 70, 877, 396, 441, 1241],
+                  "test": [312, 20, 96, 908, 424, 424, 1160]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"), [("majority", (24_925, 3_175, 3_122)), ("plurality", (26_775, 3_370, 3_344))]
+)
+def test_ferplus_native_lists_over_pictures_that_stand_in_for_fer2013_s(shared_data, tmp_path, rule, kept):
+    """All 35,710 rows of the three label.csv, whose boxes and file names are FERPlus' own."""
+    raw = shared_data / "ferplus" / "data"
+    grey = cv2.imencode(".png", np.full((48, 48), 128, np.uint8))[1].tobytes()
+    sizes = {"train": 28_558, "val": 3_579, "test": 3_573}
+    for name, split in (("FER2013Train", "train"), ("FER2013Valid", "val"), ("FER2013Test", "test")):
+        (tmp_path / "raw" / name).mkdir(parents=True)
+        lines = (raw / name / "label.csv").read_text()
+        (tmp_path / "raw" / name / "label.csv").write_text(lines)
+        names = [line.split(",")[0] for line in lines.splitlines()]
+        assert len(names) == len(set(names)) == sizes[split]
+        for file in names:
+            (tmp_path / "raw" / name / file).write_bytes(grey)
+    result = import_source(SourceSpec(source="ferplus", root=str(tmp_path / "raw"), rule=rule), tmp_path / "out")
+    assert result.report["type"] == "ferplus_native" and result.report["bad_records"] == {}
+    counts = {split: np.bincount(rows["label"], minlength=7).tolist() for split, rows in result.rows.groupby("split")}
+    assert counts == NATIVE[rule] and tuple(sum(counts[split]) for split in sizes) == kept
+    left_out = {split: sum(names.values()) for split, names in result.report["excluded"].items()}
+    assert {split: sum(counts[split]) + left_out[split] for split in sizes} == sizes
+    soft, votes = np.array(result.rows["soft_label"].tolist()), np.array(result.rows["votes"].tolist())
+    assert np.allclose(soft.sum(1), 1, atol=1e-12) and (votes.sum(1) <= result.rows["votes_all"]).all()
