@@ -99,7 +99,7 @@ def test_a_folder_one_level_too_high_or_low_is_told_with_what_was_found(tree, tm
     with pytest.raises(DataError) as error:
         imported("tree", tree / "train", tmp_path / "out")
     said = str(error.value)
-    assert "no picture of the seven classes" in said and "7 excluded; 7 in no class folder" in said
+    assert "no picture of the seven classes" in said and "7 excluded, 0 other files; 7 in no class folder" in said
     assert "0.png" in said and "check that root is the folder that source tree reads" in said
     with pytest.raises(DataError) as error:
         imported("ckplus", tree, tmp_path / "out")

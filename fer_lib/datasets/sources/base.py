@@ -126,7 +126,9 @@ class Draft:
             names = Counter()
             for counts in self.excluded.values():
                 names.update(counts)
-            left_out = f"{names.total()} excluded" + "".join(f"; {n} {name}" for name, n in names.most_common(SHOWN))
+            left_out = f"{names.total()} excluded, {self.ignored_files} other files" + "".join(
+                f"; {n} {name}" for name, n in names.most_common(SHOWN)
+            )
             warned = "".join(f"\n  {warning}" for warning in self.warnings[:SHOWN])
             raise DataError(
                 f"{self.name}: no picture of the seven classes under {raw} ({left_out}){self._shown()}{warned}\n"
