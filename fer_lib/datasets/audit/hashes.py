@@ -150,15 +150,25 @@ def cached_hashes(
     """:func:`hash_manifest`, read back from ``cache_dir`` where these rows were hashed before."""
     if cache_dir is None:
         return hash_manifest(manifest, progress)
-    key = hashlib.sha256(f"{HASH_VERSION}|{manifest.sha256}|{'|'.join(manifest.sample_ids)}".encode()).hexdigest()[:16]
-    file = Path(cache_dir) / f"hashes-{key}.npz"
+    file = cache_file(manifest, cache_dir)
     if not file.is_file():
         found = hash_manifest(manifest, progress)
-        with fresh_file(file) as work, open(work, "wb") as stream:
-            np.savez(stream, thumbs=found.thumbs, pixels=found.pixels, area=found.area)
+        keep(found, file)
         return found
     try:
         with np.load(file, allow_pickle=False) as kept:
             return Hashes(kept["thumbs"], kept["pixels"], kept["area"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{file} is damaged ({error}): delete it, and the hashes are made again") from error
+
+
+def cache_file(manifest: Manifest, cache_dir: Path) -> Path:
+    """Where :func:`cached_hashes` keeps the hashes of these rows, in this order."""
+    key = hashlib.sha256(f"{HASH_VERSION}|{manifest.sha256}|{'|'.join(manifest.sample_ids)}".encode()).hexdigest()[:16]
+    return Path(cache_dir) / f"hashes-{key}.npz"
+
+
+def keep(hashes: Hashes, file: Path) -> None:
+    """Write hashes, whole or not at all."""
+    with fresh_file(file) as work, open(work, "wb") as stream:
+        np.savez(stream, thumbs=hashes.thumbs, pixels=hashes.pixels, area=hashes.area)
