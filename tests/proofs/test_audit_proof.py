@@ -116,6 +116,11 @@ def test_fer2013_has_the_groups_that_are_known(shared_data, tmp_path, record_pro
     assert (leaks["test"]["exact"], leaks["val"]["exact"]) == (288, 280)
     print(json.dumps({"with_near": near, "leaks": leaks}))
     record_property("fer2013", {"with_near": near, "leaks": leaks})
-    # about 3,600 groups; looked through by eye, nearly all are one photo cut, lit or printed anew
-    assert 3500 <= near["groups"] <= 3800 and near["largest"] <= 50
-    assert leaks["test"]["rows"] >= 900 and audit.summary["clean"]["leaks"] == {"test": 0, "val": 0}
+    # the figures that docs/audit.md states; looked through by eye, nearly all are one photo cut, lit or printed anew.
+    # Other processors round otherwise, which moves a pair or two over the threshold
+    found = [near[name] for name in ("groups", "across_splits", "conflicting_labels")]
+    assert found == pytest.approx([3640, 1550, 440], rel=0.02) and near["largest"] == pytest.approx(35, rel=0.1)
+    assert [leaks[split]["rows"] for split in ("test", "val")] == pytest.approx([919, 902], rel=0.02)
+    assert audit.summary["clean"]["leaks"] == {"test": 0, "val": 0}
+    large = audit.summary["large_groups"]
+    assert len(large) >= 20 and len(audit.summary["warnings"]) <= 3, "large groups are one photo each, hardly chains"
