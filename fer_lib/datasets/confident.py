@@ -13,7 +13,8 @@ import numpy as np
 
 from fer_lib.calibration import scores
 
-DOUBT = 1.0  # rows of each kind of mistake that are taken for granted
+DOUBT, TRUST = 1.0, 10.0  # rows of each kind of mistake, and right ones of each class, that are taken for granted
+DOUBTED = 0.5  # a label is flagged when it is at least as likely wrong as right
 
 
 def thresholds(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -52,30 +53,74 @@ def calibrated(joint: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return shares * counts[:, None]
 
 
-def given_for_true(noise: np.ndarray, doubt: float = 0.0) -> np.ndarray:
-    """P(given label i | true label j) from counts: columns sum to 1, a true class of no rows stays pure.
+@dataclass(frozen=True)
+class Explanation:
+    """How the given labels came about: ``probs`` float64 [N, K] of the true class, ``transition`` [K, K].
 
-    ``doubt`` rows are added to every cell off the diagonal.
+    ``temperature`` and ``biases`` [K] turn the models' logits z into those probabilities: softmax(z / t + b).
+    ``transition`` is P(given label i | true label j), its columns sum to 1.
     """
-    counts = noise + doubt * (1.0 - np.eye(len(noise)))
-    totals = noise.sum(axis=0) > 0
-    return np.divide(counts, counts.sum(axis=0), out=np.eye(len(noise)), where=totals)
+
+    probs: np.ndarray
+    transition: np.ndarray
+    temperature: float
+    biases: np.ndarray
 
 
-def refined(probs: np.ndarray, labels: np.ndarray, transition: np.ndarray, steps: int = 10) -> np.ndarray:
-    """Expected rows by given label i and true label j, from ``steps`` of expectation-maximisation: float64 [K, K].
+def explained_labels(probs: np.ndarray, labels: np.ndarray) -> Explanation:
+    """The temperature, biases and transition under which the given labels are likeliest.
 
-    The confident joint also counts what the models confuse by themselves, and so finds too much noise.  With p the
-    probability of the true class, the transition T of greatest likelihood is the fixed point of: share each row out
-    over the true classes by p_j T_ij, sum, and scale the columns to 1 (Dawid and Skene 1979, with p for the prior).
-    It starts from ``transition``; one row of doubt in each cell keeps every kind of mistake possible.
+    Models that learned from wrong labels, or that were held back from learning them, are not as sure as they should be,
+    and what they confuse by themselves looks like noise.  Both are told from wrong labels by their shape: a temperature
+    changes doubtful rows, a wrong label also stands on a clear one.  So all are found together, by the likelihood of
+    sum_j T_yj softmax(z / t + b)_j, z = log p (a noise layer on calibrated models: Sukhbaatar et al. 2014, Guo et al.
+    2017), with a few rows of prior: :data:`DOUBT` in each cell of T, :data:`TRUST` on its diagonal, b near 0.
     """
-    for _ in range(steps):
-        parts = _explanations(probs, labels, transition)
-        counts = np.zeros_like(transition)
-        np.add.at(counts, labels, parts)
-        transition = given_for_true(counts, DOUBT)
-    return counts
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax, logsumexp
+
+    n, k = probs.shape
+    logits = np.log(np.maximum(probs, 1e-12))
+    prior = np.where(np.eye(k, dtype=bool), TRUST, DOUBT)
+    given = np.eye(k)[labels].T
+
+    def parts(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        scaled = logits / np.exp(x[0])
+        return scaled, log_softmax(scaled + x[1 : 1 + k], axis=1), log_softmax(x[1 + k :].reshape(k, k), axis=0)
+
+    def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
+        scaled, true, transition = parts(x)
+        joint = true + transition[labels]
+        likelihood = logsumexp(joint, axis=1)
+        responsible = np.exp(joint - likelihood[:, None])
+        change, counts = responsible - np.exp(true), given @ responsible + prior
+        slope = [
+            [-(change * scaled).sum()],
+            change.sum(axis=0) - x[1 : 1 + k],
+            (counts - np.exp(transition) * counts.sum(axis=0)).ravel(),
+        ]
+        value = likelihood.sum() + (prior * transition).sum() - 0.5 * (x[1 : 1 + k] ** 2).sum()
+        return -value / n, -np.concatenate(slope) / n
+
+    start = np.where(np.eye(k, dtype=bool), 0.9, 0.1 / max(k - 1, 1))
+    x = np.concatenate([np.zeros(1 + k), np.log(start).ravel()])
+    bounds = [(np.log(0.1), np.log(10.0))] + [(None, None)] * (k + k * k)
+    x = minimize(loss, x, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 300}).x
+    _, true, transition = parts(x)
+    return Explanation(np.exp(true), np.exp(transition), float(np.exp(x[0])), x[1 : 1 + k] - x[1 : 1 + k].mean())
+
+
+def evened(transition: np.ndarray) -> np.ndarray:
+    """``transition`` with one share of wrong labels for all true classes; what they become of each stays as it was.
+
+    Faces that show little look like one class (Neutral), and so that class seems to be given other labels by mistake
+    more often than it is.  A common share ranks better than shares that this bends.
+    """
+    k = len(transition)
+    off = transition * (1.0 - np.eye(k))
+    totals = off.sum(axis=0)
+    ways = np.divide(off, totals, out=np.zeros_like(off), where=totals > 0)
+    return totals.mean() * ways + np.diag(1.0 - totals.mean() * ways.sum(axis=0))
 
 
 def _explanations(probs: np.ndarray, labels: np.ndarray, transition: np.ndarray) -> np.ndarray:
@@ -117,13 +162,15 @@ class Verdict:
     """What confident learning says of N rows.
 
     ``thresholds`` [K]; ``joint`` int64 [K, K]; ``noise`` float64 [K, K], its calibration, rows by given label and
-    columns by true label; ``refined`` [K, K], the same after :func:`refined`; ``wrongness`` float64 [N]; ``suggested``
-    int64 [N], the likeliest other label; ``flagged`` bool [N], the rows off the confident joint's diagonal.
+    columns by true label; ``explanation``, a :class:`Explanation`; ``refined`` [K, K], expected rows like ``noise``, by
+    that explanation; ``wrongness`` float64 [N], by its :func:`evened` transition; ``suggested`` int64 [N], the
+    likeliest other label; ``flagged`` bool [N], the rows that are at least as likely wrong as right.
     """
 
     thresholds: np.ndarray
     joint: np.ndarray
     noise: np.ndarray
+    explanation: Explanation
     refined: np.ndarray
     wrongness: np.ndarray
     suggested: np.ndarray
@@ -131,26 +178,42 @@ class Verdict:
 
     @property
     def noise_share(self) -> float:
-        """The share of wrong labels by the confident joint, an upper estimate where the models err by themselves."""
+        """The share of wrong labels by the confident joint: too high where the models err by themselves."""
         return float(1.0 - np.trace(self.noise) / self.noise.sum())
 
     @property
     def refined_share(self) -> float:
-        """The share of wrong labels by the refined matrix, a lower estimate where the models learned some of them."""
+        """The share of wrong labels by the explanation."""
         return float(1.0 - np.trace(self.refined) / self.refined.sum())
 
 
 def judge(probs, labels) -> Verdict:
     """Confident learning on ``probs`` [N, K] and ``labels`` [N].  DataError for arrays that are not such."""
     probs, labels = scores.checked_probs(probs, labels)
-    bars = thresholds(probs, labels)
-    found = confident_classes(probs, bars)
     joint = confident_joint(probs, labels)
-    noise = calibrated(joint, labels)
-    counts = refined(probs, labels, given_for_true(noise, DOUBT))
-    transition = given_for_true(counts, DOUBT)
-    others = _explanations(probs, labels, transition)
+    found = explained_labels(probs, labels)
+    refined = np.eye(probs.shape[1])[labels].T @ _explanations(found.probs, labels, found.transition)
+    ranking = evened(found.transition)
+    others = _explanations(found.probs, labels, ranking)
+    wrong = wrongness(found.probs, labels, ranking)
     others[np.arange(len(labels)), labels] = -1.0
-    flagged = (found >= 0) & (found != labels)
-    suggested = np.where(flagged, found, others.argmax(axis=1))
-    return Verdict(bars, joint, noise, counts, wrongness(probs, labels, transition), suggested, flagged)
+    return Verdict(
+        thresholds=thresholds(probs, labels),
+        joint=joint,
+        noise=calibrated(joint, labels),
+        explanation=found,
+        refined=refined,
+        wrongness=wrong,
+        suggested=others.argmax(axis=1),
+        flagged=wrong >= DOUBTED,
+    )
+
+
+def to_leave_out(verdict: Verdict, labels: np.ndarray) -> np.ndarray:
+    """bool [N]: the flagged rows, but of each label at most half, so that no class is lost: its most doubtful ones."""
+    out = verdict.flagged.copy()
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        kept = rows[np.argsort(-verdict.wrongness[rows], kind="stable")][len(rows) // 2 :]
+        out[kept] = False
+    return out

@@ -22,7 +22,6 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.params.noise import NoiseParams
 
-DOUBTED = 0.5  # a flagged row more likely wrong than right is not learned from in the next round
 LISTED = 100  # rows at the top of the list that the JSON repeats
 
 
@@ -51,9 +50,9 @@ def label_noise(
 ) -> NoiseReport:
     """Audit the labels of the rows in ``p.splits``; writes ``label_noise.csv`` and ``label_noise.json`` into ``out``.
 
-    Each round fits one net a fold; from the second on they learn without the rows that the round before flagged and
-    thought more likely wrong than right, so that they predict the true class rather than the given label; the logits
-    of all rounds are averaged.  ``progress(done, total)`` counts epochs over all rounds.  Raises DataError when the
+    Each round fits one net a fold; from the second on they learn without the rows that the round before flagged (at
+    most half of a class), so that they predict the true class rather than the given label; the logits of all rounds
+    are averaged.  ``progress(done, total)`` counts epochs over all rounds.  Raises DataError when the
     manifest has no rows there or too few for the folds.
     """
     from fer_lib.datasets.facepack import open_or_build
@@ -78,8 +77,8 @@ def label_noise(
         probs = scores.softmax(total / (number + 1))
         verdict = confident.judge(probs, labels)
         left_out = int((~learned).sum())
-        learned = ~verdict.flagged | (verdict.wrongness < DOUBTED)
-    report = _report(pack.manifest, probs, verdict, p, seed, left_out)
+        learned = ~confident.to_leave_out(verdict, labels)
+    report = _report(pack.manifest, verdict, p, seed, left_out)
     with fresh_file(out / "label_noise.csv") as work:
         _harmless(report.ranked).to_csv(work, index=False, float_format="%.6f")
     write_json(out / "label_noise.json", report.summary)
@@ -105,10 +104,10 @@ def _nets(p: NoiseParams, seed: int):
     )  # fmt: skip
 
 
-def _report(
-    rows: Manifest, probs: np.ndarray, verdict: Verdict, p: NoiseParams, seed: int, left_out: int
-) -> NoiseReport:
+def _report(rows: Manifest, verdict: Verdict, p: NoiseParams, seed: int, left_out: int) -> NoiseReport:
     labels, names, at = rows.labels, np.array(EMOTIONS), np.arange(len(rows))
+    found = verdict.explanation
+    probs = found.probs
     frame = rows.frame[["sample_id", "content_id", "source", "split", "record", "image_path"]].assign(
         given=names[labels],
         suggested=names[verdict.suggested],
@@ -135,8 +134,10 @@ def _report(
         "left_out_of_the_last_round": left_out,
         "agreement": float((probs.argmax(axis=1) == labels).mean()),
         "noise_share": {"confident_joint": verdict.noise_share, "refined": verdict.refined_share},
+        "calibration": {"temperature": found.temperature, "biases": found.biases.tolist()},
         "flagged": int(verdict.flagged.sum()),
-        "ranked_by": "wrongness: 1 - T_ii p_i / sum_j T_ij p_j, given label i, T = P(given | true) refined",
+        "ranked_by": "wrongness: 1 - T_ii p_i / sum_j T_ij p_j, for label i; p calibrated, T = P(given | true) evened",
+        "transition": found.transition.tolist(),
         "classes": list(EMOTIONS),
         "confident_joint": verdict.joint.tolist(),
         "noise_matrix": verdict.noise.tolist(),
@@ -177,7 +178,7 @@ def noise_matrix_figure(report: NoiseReport) -> Figure:
     axes.set(xlabel="true label, as estimated", ylabel="given label")
     joint, refined = 100 * report.verdict.noise_share, 100 * report.verdict.refined_share
     axes.set_title(
-        f"{len(report.ranked):,} labels: {joint:.1f} % wrong by the confident joint, {refined:.1f} % refined"
+        f"{len(report.ranked):,} labels: {joint:.1f} % wrong by the confident joint, {refined:.1f} % by likelihood"
     )
     figure.colorbar(image, ax=axes, shrink=0.75, label="share of the given label's rows that is wrong")
     return figure

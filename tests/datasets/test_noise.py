@@ -49,8 +49,11 @@ def test_the_summary_adds_up(audit):
     }
     for key in ("noise_matrix", "refined_matrix"):
         np.testing.assert_allclose(np.sum(summary[key], axis=1), counts, rtol=1e-9)
-    off = np.array(summary["confident_joint"])
-    assert summary["flagged"] == off.sum() - np.trace(off) == report.ranked["flagged"].sum()
+    assert 0 < summary["flagged"] == report.ranked["flagged"].sum() == (report.ranked["wrongness"] >= 0.5).sum()
+    np.testing.assert_allclose(np.sum(summary["transition"], axis=0), 1.0)
+    right = np.trace(summary["refined_matrix"]) / summary["rows"]
+    assert summary["noise_share"]["refined"] == pytest.approx(1 - right)
+    assert 0.1 <= summary["calibration"]["temperature"] <= 10 and len(summary["calibration"]["biases"]) == 7
     wrong = sum(c["wrong"] for c in summary["per_class"].values())
     assert summary["noise_share"]["confident_joint"] == pytest.approx(wrong / summary["rows"])
     assert [c["rows"] for c in summary["per_class"].values()] == counts.tolist()
