@@ -97,8 +97,9 @@ def check_pictures(
 ) -> pd.DataFrame:
     """Decode every picture once, threads sharing the work; without ``decoding`` only see that each file is there.
 
-    Returns one line a row of ``frame``: ``problem`` ("" or what is wrong), ``missing`` and ``outside`` (its box leaves
-    the photo; False where no picture was decoded) as bools.
+    Returns one line a row of ``frame``: ``problem`` ("" or what is wrong), and as bools ``missing``, ``outside`` (its
+    box leaves the photo on a side) and ``beyond`` (its box has no pixel of the photo), both False where nothing was
+    decoded.
     """
     places, paths = pd.factorize(frame["image_path"], sort=True)
     parts = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
@@ -109,11 +110,12 @@ def check_pictures(
             if progress is not None:
                 progress(len(looked), len(paths))
     problem, missing, height, width = (np.array(column)[places] for column in zip(*looked, strict=True))
-    outside = np.zeros(len(frame), bool)
+    outside, beyond = np.zeros(len(frame), bool), np.zeros(len(frame), bool)
     if decoding and all(side in frame for side in BOX):
         top, left, bottom, right = (frame[side].to_numpy(np.float64) for side in BOX)
         outside = ((top < 0) | (left < 0) | (bottom > height) | (right > width)) & (problem == "")
-    return pd.DataFrame({"problem": problem, "missing": missing, "outside": outside})
+        beyond = ((bottom <= 0) | (right <= 0) | (top >= height) | (left >= width)) & (problem == "")
+    return pd.DataFrame({"problem": problem, "missing": missing, "outside": outside, "beyond": beyond})
 
 
 def _look(path: str, decoding: bool) -> tuple[str, bool, int, int]:

@@ -12,11 +12,14 @@ from fer_lib.emotions import EMOTIONS
 PROBLEMS = {
     "missing": "pictures that are not on the disk",
     "undecodable": "pictures that can't be decoded",
-    "boxes_outside": "boxes that leave their photo",
+    "boxes_outside": "boxes that leave their photo on a side",
+    "boxes_beyond": "boxes without a pixel of their photo",
     "across_splits": "contents that stand in more than one split",
     "conflicting_labels": "contents with more than one label",
 }
-"""What can be wrong with a manifest, by the name under which it may be allowed."""
+"""What is looked for in a manifest, by the name under which it may be allowed."""
+NOTED = frozenset({"boxes_outside"})
+"""What is counted but not wrong: the face contract repeats the photo's edge there, and imports keep such boxes too."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ def validate(manifest: Manifest, progress: Callable[[int, int], None] | None = N
         _rows("missing", paths[missing]),
         _rows("undecodable", checked["problem"][undecodable]),
         _rows("boxes_outside", paths[checked["outside"]]),
+        _rows("boxes_beyond", paths[checked["beyond"]]),
         _contents("across_splits", frame, groups.index[groups["split"] > 1]),
         _contents("conflicting_labels", frame, groups.index[groups["label"] > 1]),
     ]

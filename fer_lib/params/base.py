@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -13,6 +13,19 @@ Count = Annotated[int, Field(ge=0)]
 Device = Literal["auto", "cpu", "cuda", "xpu", "mps"]
 # How faces are kept: at R (fast), at their own size where that is smaller (compact), or only decoded when seen.
 PackKind = Literal["faces", "native", "none"]
+
+
+def _usable_roles(roles: tuple[float, float, float]) -> tuple[float, float, float]:
+    if abs(sum(roles) - 1.0) > 1e-9:
+        raise ValueError(f"val_roles must sum to 1, got {roles}")
+    if min(roles[:2]) <= 0.0:
+        raise ValueError(
+            f"val_roles {roles}: select picks the epoch and temperature calibrates, so both must be above 0"
+        )
+    return roles
+
+
+ValRoles = Annotated[tuple[Fraction, Fraction, Fraction], AfterValidator(_usable_roles)]
 
 
 def usable_alias(alias: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fer_lib.params.base import Count, Fraction, Strict
+from fer_lib.params.base import Count, Fraction, Strict, ValRoles
 
 Split = Literal["train", "val", "test"]
 UNCLEANED = "uncleaned_"
@@ -84,14 +84,8 @@ class CsvParams(Strict):
     rebase: list[str] = []  # OLD=NEW: paths that begin with OLD begin with NEW instead
     tolerance: Count = 0  # bad rows forgiven (still counted)
     val_fraction: Fraction = 0.05  # of the train rows of a source that has no val rows of its own
-    val_roles: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)  # select, temperature, conformal
+    val_roles: ValRoles = (0.6, 0.2, 0.2)  # select, temperature, conformal
     seed: int = 1337
-
-    @model_validator(mode="after")
-    def _roles_sum_to_one(self):
-        if abs(sum(self.val_roles) - 1.0) > 1e-9:
-            raise ValueError(f"val_roles must sum to 1, got {self.val_roles}")
-        return self
 
     @field_validator("rebase")
     @classmethod

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import model_validator
-
-from fer_lib.params.base import Count, Fraction, PhaseParams
+from fer_lib.params.base import Count, Fraction, PhaseParams, ValRoles
 from fer_lib.params.curate import CurateParams
 
 
@@ -23,16 +21,7 @@ class ManifestParams(PhaseParams):
     exclude_sources: list[str] = []
     max_per_class: Count = 0  # rows kept of each class in each split of each source; 0: all (what --smoke shrinks)
     val_fraction: Fraction = 0.05
-    val_roles: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)  # select, temperature, conformal
+    val_roles: ValRoles = (0.6, 0.2, 0.2)  # select, temperature, conformal
     check: Literal["pictures", "paths"] = "pictures"  # each is decoded once, or only looked for on disk
     tolerance: Count = 0  # missing or undecodable pictures forgiven; part of the protocol id
     curate: CurateParams = CurateParams()  # selection, filters, caps; its defaults keep every row
-
-    @model_validator(mode="after")
-    def _roles_sum_to_one(self):
-        if abs(sum(self.val_roles) - 1.0) > 1e-9:
-            raise ValueError(f"val_roles must sum to 1, got {self.val_roles}")
-        if min(self.val_roles[:2]) <= 0.0:
-            raise ValueError(f"val_roles {self.val_roles}: select picks the epoch and temperature calibrates, so both "
-                             "must be above 0")  # fmt: skip
-        return self

@@ -61,7 +61,8 @@ def test_bars_and_contact_sheets_lie_beside_every_report(fer, built, tmp_path):
     fer("import-manifest", short, "--root", built / "imports", "-o", tmp_path / "csv")
     fer("curate", built / "manifest", "-o", tmp_path / "curated")
     pages = {built / "imports": {"imported_rows", "contact_tree"}, built / "manifest": {"rows", "contact_tree"},
-             tmp_path / "curated": {"rows", "contact_tree"}, tmp_path / "csv": {"rows", "contact__my_set_1"}}  # fmt: skip
+             tmp_path / "curated": {"rows", "contact_tree"},
+             tmp_path / "csv": {"rows", "contact__my_set_1"}}  # fmt: skip
     for folder, wanted in pages.items():
         assert {path.stem for path in folder.glob("*.png")} == wanted
         assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.glob("*.png"))
@@ -179,6 +180,19 @@ def test_validate_finds_what_is_wrong(fer, raw, tmp_path):
     wanted = {"manifest", "root", "rows_total", "rows_valid", "bad_labels", "missing_paths", "decode", "boxes_outside",
               "duplicates", "counts", "canonical"}  # fmt: skip
     assert wanted <= set(report) and {"exact", "near", "across_splits"} <= set(report["duplicates"])
+
+
+def test_a_box_that_leaves_its_photo_is_told_but_not_wrong(fer, tmp_path):
+    raw = write_raw(tmp_path / "raw", "expw", faces=84, seed=5, size=24)
+    lines = (raw / "label.lst").read_text().splitlines()
+    name, face, top, *rest = lines[0].split()
+    (raw / "label.lst").write_text("\n".join([" ".join((name, face, "-3", *rest)), *lines[1:]]))
+    assert fer("import", "--source", "expw_full", "--root", raw, "-o", tmp_path / "imports")[0] == 0
+    assert fer("build", tmp_path / "imports", "-o", tmp_path / "manifest")[0] == 0
+    code, out, err = fer("validate", tmp_path / "manifest")
+    assert code == 0 and err == "" and "boxes_outside" in out and "(not wrong)" in out and "valid" in out
+    code, out, _ = fer("validate", tmp_path / "manifest", "--json")
+    assert code == 0 and json.loads(out)["boxes_outside"] >= 1
 
 
 def test_a_sound_manifest_is_valid(fer, built):

@@ -14,7 +14,7 @@ from fer_lib.datasets.csv_import import import_csv
 from fer_lib.datasets.interchange import FULL, SHORT, neutral, read_rows, restored, write_csv
 from fer_lib.datasets.manifest import BOX, Manifest, content_id
 from fer_lib.errors import DataError
-from fer_lib.params.curate import CsvParams
+from fer_lib.params import CsvParams, ManifestParams
 
 HEAD = ",".join(SHORT)
 KEEP = CsvParams(val_fraction=0)
@@ -267,6 +267,15 @@ def test_only_ten_of_many_bad_rows_are_shown(tmp_path):
     with pytest.raises(DataError, match=r"(?s)13 bad rows of 13.*and 3 more") as error:
         import_csv(path, tmp_path, tmp_path / "out", KEEP)
     assert str(error.value).count("out of range") == 10
+
+
+@pytest.mark.parametrize("params", [CsvParams, ManifestParams])
+@pytest.mark.parametrize(
+    ("roles", "said"), [((0, 0.5, 0.5), "above 0"), ((1, 0, 0), "above 0"), ((0.5, 0.4, 0.2), "sum to 1")]
+)
+def test_val_roles_are_shares_with_select_and_temperature(params, roles, said):
+    with pytest.raises(ValueError, match=f"val_roles.*{said}"):
+        params(val_roles=roles)
 
 
 @pytest.mark.parametrize("rule", ["/old", "=new", ""])

@@ -13,24 +13,26 @@ def test_each_problem_is_found_once(tmp_path):
         (tmp_path / f"{name}.png").write_bytes(cv2.imencode(".png", np.zeros((20, 30, 3), np.uint8))[1].tobytes())
     (tmp_path / "text.png").write_text("no picture")
     rows = [("a", "train", 0, "x"), ("a", "test", 0, "x"), ("b", "train", 1, "y"), ("b", "train", 2, "y"),
-            ("c", "train", 3, "z"), ("gone", "train", 4, "u"), ("text", "train", 5, "v")]  # fmt: skip
+            ("c", "train", 3, "z"), ("c", "train", 3, "w"), ("gone", "train", 4, "u"),
+            ("text", "train", 5, "v")]  # fmt: skip
     frame = pd.DataFrame([{"sample_id": str(i), "content_id": content, "source": "s", "record": str(i), "label": label,
                            "image_path": f"{name}.png", "split": split, "val_role": ""}
                           for i, (name, split, label, content) in enumerate(rows)])  # fmt: skip
     boxes = np.full((len(rows), 4), np.nan)
-    boxes[4], boxes[0] = (0, 0, 21, 30), (0, 0, 20, 30)
+    boxes[4], boxes[5], boxes[0] = (0, 0, 21, 30), (0, 30, 10, 40), (0, 0, 20, 30)
     frame[list(BOX)] = boxes
     seen = []
     report, findings = validate(
         Manifest(frame, {"root": str(tmp_path)}), lambda done, total: seen.append((done, total))
     )
     found = {f.kind: (f.count, f.examples) for f in findings}
-    assert set(found) == set(PROBLEMS) and all(count == 1 for count, _ in found.values())
+    assert set(found) == set(PROBLEMS)
+    assert {kind for kind, (count, _) in found.items() if count != 1} == {"boxes_outside"}
     assert found["missing"][1] == ("gone.png",) and "text.png" in found["undecodable"][1][0]
-    assert found["boxes_outside"][1] == ("c.png",)
+    assert found["boxes_outside"] == (2, ("c.png", "c.png")) and found["boxes_beyond"][1] == ("c.png",)
     assert found["across_splits"][1] == ("a.png (train, Angry) = a.png (test, Angry)",)
     assert found["conflicting_labels"][1] == ("b.png (train, Disgust) = b.png (train, Fear)",)
-    assert (report["rows_total"], report["rows_valid"], report["boxes_outside"]) == (7, 5, 1)
+    assert (report["rows_total"], report["rows_valid"], report["boxes_outside"]) == (8, 6, 2)
     assert report["decode"] == {"attempted": 4, "ok": 3, "fail": 1} and seen[-1] == (5, 5)
     clean, none = validate(Manifest(frame[:1], {"root": str(tmp_path)}))
     assert none == [] and clean["rows_valid"] == 1
