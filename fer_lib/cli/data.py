@@ -261,7 +261,9 @@ def export_csv(
     form: Annotated[Literal["short", "full"], typer.Option(help="4 columns, or 11 with the boxes")] = "full",
 ) -> None:
     """Write a manifest as an interchange CSV."""
-    from fer_lib.datasets.interchange import write_csv
+    from fer_lib.datasets.interchange import left_behind, write_csv
 
     rows = read_rows(manifest)
     typer.echo(f"{len(rows):,} rows in {write_csv(rows, csv, form)}; their paths are relative to {rows.root}")
+    if lost := left_behind(rows, form):
+        typer.echo(f"not in a CSV, so still only in the manifest: {', '.join(lost)}")

@@ -53,6 +53,14 @@ def write_csv(manifest: Manifest, path: Path, form: Literal["short", "full"] = "
     return path
 
 
+def left_behind(manifest: Manifest, form: Literal["short", "full"] = "full") -> list[str]:
+    """The columns in which some row says something that the CSV has no place for."""
+    made_again = {"sample_id", "content_id", "record"}  # by whoever reads it
+    kept = made_again | set(SHORT if form == "short" else FULL)
+    said = manifest.frame.drop(columns=[c for c in manifest.frame if c in kept]).replace("", None).notna().any()
+    return sorted(said.index[said])
+
+
 def neutral(text: str) -> str:
     """``text`` with a ' before it where a spreadsheet would run it, or where it looks as if that had been done."""
     return f"'{text}" if _FORMULA.match(text) else text

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fer_lib.datasets.csv_import import import_csv
-from fer_lib.datasets.interchange import FULL, SHORT, neutral, read_rows, restored, write_csv
-from fer_lib.datasets.manifest import BOX, Manifest, content_id
+from fer_lib.datasets.interchange import FULL, SHORT, left_behind, neutral, read_rows, restored, write_csv
+from fer_lib.datasets.manifest import BOX, REQUIRED, Manifest, content_id
 from fer_lib.errors import DataError
 from fer_lib.params import CsvParams, ManifestParams
 
@@ -305,3 +305,12 @@ def test_whatever_stands_in_a_csv_no_row_is_lost(tmp_path_factory, grid, tail):
     excluded = sum(sum(names.values()) for names in found.excluded.values())
     assert found.total == len(found.rows) + len(found.bad) + excluded
     assert all(where.startswith("line ") for _, where in found.bad)
+
+
+def test_what_a_csv_has_no_place_for_is_named(drawn_manifest):
+    bare = drawn_manifest.frame.drop(columns=[c for c in drawn_manifest.frame if c not in REQUIRED])
+    bare["val_role"] = ""
+    assert left_behind(Manifest(bare, drawn_manifest.meta)) == []
+    told = bare.assign(subject=["", "s1"] + [""] * (len(bare) - 2), confidence=0.5, group="")
+    assert left_behind(Manifest(told, drawn_manifest.meta)) == ["subject"]
+    assert left_behind(Manifest(told, drawn_manifest.meta), "short") == ["confidence", "subject"]
