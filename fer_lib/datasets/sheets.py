@@ -39,11 +39,15 @@ def face_tile(manifest: Manifest, row: Any, size: int = 72, margin: float = 0.0)
         box = box_of(row)
         square = FaceContract(margin=margin).square(decode(manifest.resolve(row)), box)
     except DataError:
-        tile = np.full((size, size, 3), 225, np.uint8)
-        for y in (0, size - 1):
-            cv2.line(tile, (0, y), (size - 1, size - 1 - y), (200, 40, 40), 2)
-        return tile
+        return _cross(size)
     return _resized(square, size)
+
+
+def _cross(size: int) -> np.ndarray:
+    tile = np.full((size, size, 3), 225, np.uint8)
+    for y in (0, size - 1):
+        cv2.line(tile, (0, y), (size - 1, size - 1 - y), (200, 40, 40), 2)
+    return tile
 
 
 def face_grid(
@@ -107,13 +111,20 @@ def steps_page(
     """Every step of the face contract for each of ``rows``: raw, box, aligned, CLAHE, crop.
 
     ``detector`` finds the points that level the eyes (YuNet); where it is None or sees none, or the contract does not
-    align, the square stays as it is and the page says so.  A step that does not apply to a row is left blank.
+    align, the square stays as it is and the page says so.  A step that does not apply to a row is left blank; a picture
+    that can't be read is a red cross.
     """
     wide, high = size + 2 * GAP, size + 2 * GAP + CAPTION
     canvas = np.full((len(rows) * high, len(STEPS) * wide, 3), 255, np.uint8)
     texts = []
     for line, (_, row) in enumerate(rows.iterrows()):
-        image, box = decode(manifest.resolve(row)), box_of(row)
+        box = box_of(row)
+        try:
+            image = decode(manifest.resolve(row))
+        except DataError:
+            canvas[line * high : line * high + size, :size] = _cross(size)
+            texts.append((size / 2, line * high + size + 2, "can't be read"))
+            continue
         points = find_points(image, box, detector) if detector is not None and contract.align == "eyes" else None
         stages = contract.steps(image, box, points)
         if "aligned" in stages:

@@ -144,3 +144,12 @@ def test_counts_are_drawn_by_source_split_and_label(manifest):
     assert len(alone.axes) == 2, "one source needs no panel of all"
     with pytest.raises(DataError, match="no rows"):
         charts.count_charts(manifest.frame.head(0), "Rows")
+
+
+def test_a_broken_picture_is_a_cross_among_the_steps(manifest, tmp_path):
+    (tmp_path / "broken.png").write_text("no picture")
+    broken = Manifest(manifest.frame.assign(image_path="broken.png"), {**manifest.meta, "root": tmp_path.as_posix()})
+    rows = sheets.example_rows(broken, 2)
+    figure = sheets.steps_page(broken, FaceContract(image_size=32), rows, None, size=60)
+    assert written(figure).count("can't be read") == 2
+    assert (canvas(figure)[30, 30] == (200, 40, 40)).all()
