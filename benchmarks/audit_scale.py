@@ -1,6 +1,6 @@
 """What the audit costs: hashes a second on one core, and a whole audit of rows that are hashed already, as they grow.
 
-    python benchmarks/audit_scale.py [--rows 10000,100000,466284,2000000] [--folder DIR] [--write]
+    python benchmarks/audit_scale.py [--rows 10000,100000,466284,2000000] [--folder DIR] [--write] [--keep]
 
 Hashing is timed on drawn faces that are already decoded (decoding is stated beside it).  The audit is timed on a
 manifest of generated rows whose hashes lie in the cache (below ``--folder``, 2 KB a row; blank: the system's temporary
@@ -10,7 +10,7 @@ candidates a row stand beside FER2013's).  One row in a hundred is a planted cop
 ``tests/altered.py`` has (JPEG 50, resized to 48, grey, mirrored, CLAHE, cropped by up to 10 %, rotated by up to 10
 degrees), made of a colour face of 96 pixels and hashed like any other; recall is of the pair itself.  Every size runs
 in a process of its own, so that the peak of memory is its own.  ``--write`` puts ``docs/results/audit_scale.json`` and
-its page beside the other results.
+its page beside the other results; ``--keep`` leaves there the sizes that an earlier run measured.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from _common import goal, one_core, publish
+from _common import RESULTS, goal, one_core, publish
 
 from fer_lib.datasets.audit import audit_manifest, groups
 from fer_lib.datasets.audit.hashes import SIDE, Hashes, cache_file, hash_faces, keep, pixel_id, thumbnails
@@ -238,6 +238,9 @@ def main() -> None:
     parser.add_argument("--rows", default="10000,100000,466284,2000000")
     parser.add_argument("--folder", default=None, help="where hashes are put; blank: the system's temporary folder")
     parser.add_argument("--write", action="store_true", help="write docs/results/audit_scale.{json,md}")
+    parser.add_argument(
+        "--keep", action="store_true", help="with --write: sizes written before and not measured now stay"
+    )
     parser.add_argument("--measure", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -247,6 +250,12 @@ def main() -> None:
     for n in map(int, options.rows.split(",")):
         result["audits"].append(run(n, options.folder))
         print(json.dumps(result["audits"][-1]), flush=True)
+    if options.keep:
+        measured = {r["rows"] for r in result["audits"]}
+        earlier = json.loads((RESULTS / "audit_scale.json").read_text())["audits"]
+        result["audits"] = sorted(
+            [*result["audits"], *(r for r in earlier if r["rows"] not in measured)], key=lambda r: r["rows"]
+        )
     print(page(result))
     if options.write:
         publish("audit_scale", result, page(result))
