@@ -98,8 +98,8 @@ def check_pictures(
     """Decode every picture once, threads sharing the work; without ``decoding`` only see that each file is there.
 
     Returns one line a row of ``frame``: ``problem`` ("" or what is wrong), and as bools ``missing``, ``outside`` (its
-    box leaves the photo on a side) and ``beyond`` (its box has no pixel of the photo), both False where nothing was
-    decoded.
+    box leaves the photo on a side) and ``beyond`` (its box has no pixel of the photo); these two are False where
+    nothing was decoded.
     """
     places, paths = pd.factorize(frame["image_path"], sort=True)
     parts = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
