@@ -121,7 +121,7 @@ def _report(rows: Manifest, verdict: Verdict, p: NoiseParams, seed: int, left_ou
     ranked = frame.sort_values(["wrongness", "sample_id"], ascending=[False, True]).reset_index(drop=True)
     ranked.insert(0, "rank", at + 1)
     counts = np.bincount(labels, minlength=len(EMOTIONS))
-    wrong = counts - np.diag(verdict.noise)
+    wrong = counts - np.diag(verdict.refined)
     per_class = {
         name: {"rows": int(n), "wrong": float(w), "share": float(w / n) if n else 0.0, "threshold": _finite(t)}
         for name, n, w, t in zip(EMOTIONS, counts, wrong, verdict.thresholds, strict=True)
@@ -158,8 +158,8 @@ def _finite(value: float) -> float | None:
 
 
 def noise_matrix_figure(report: NoiseReport) -> Figure:
-    """Estimated rows by given label and true label, the diagonal left pale, so that what is wrong stands out."""
-    noise, k = report.verdict.noise, len(EMOTIONS)
+    """Rows by given label and true label, by likelihood, the diagonal left pale, so that what is wrong stands out."""
+    noise, k = report.verdict.refined, len(EMOTIONS)
     totals = noise.sum(axis=1, keepdims=True)
     share = np.divide(noise, totals, out=np.zeros_like(noise), where=totals > 0)
     off = np.where(np.eye(k, dtype=bool), 0.0, share)
@@ -178,7 +178,7 @@ def noise_matrix_figure(report: NoiseReport) -> Figure:
     axes.set(xlabel="true label, as estimated", ylabel="given label")
     joint, refined = 100 * report.verdict.noise_share, 100 * report.verdict.refined_share
     axes.set_title(
-        f"{len(report.ranked):,} labels: {joint:.1f} % wrong by the confident joint, {refined:.1f} % by likelihood"
+        f"{len(report.ranked):,} labels: {refined:.1f} % wrong by likelihood, {joint:.1f} % by the confident joint"
     )
     figure.colorbar(image, ax=axes, shrink=0.75, label="share of the given label's rows that is wrong")
     return figure

@@ -55,7 +55,7 @@ def test_the_summary_adds_up(audit):
     assert summary["noise_share"]["refined"] == pytest.approx(1 - right)
     assert 0.1 <= summary["calibration"]["temperature"] <= 10 and len(summary["calibration"]["biases"]) == 7
     wrong = sum(c["wrong"] for c in summary["per_class"].values())
-    assert summary["noise_share"]["confident_joint"] == pytest.approx(wrong / summary["rows"])
+    assert summary["noise_share"]["refined"] == pytest.approx(wrong / summary["rows"])
     assert [c["rows"] for c in summary["per_class"].values()] == counts.tolist()
     assert summary["params"]["folds"] == 2 and summary["params"]["seed"] == 1337
     top = [row["sample_id"] for row in summary["top"]]
@@ -113,8 +113,11 @@ def test_the_pictures_say_what_was_found(audit):
     report, *_ = audit
     matrix = noise_matrix_figure(report)
     texts = [t.get_text() for t in matrix.axes[0].texts]
-    assert len(texts) == 49 and texts[0].startswith(f"{report.verdict.noise[0, 0]:,.0f}\n")
-    assert f"{len(report.ranked)} labels: {100 * report.verdict.noise_share:.1f} % wrong" in matrix.axes[0].get_title()
+    assert len(texts) == 49 and texts[0].startswith(f"{report.verdict.refined[0, 0]:,.0f}\n")
+    assert (
+        f"{len(report.ranked)} labels: {100 * report.verdict.refined_share:.1f} % wrong by likelihood"
+        in matrix.axes[0].get_title()
+    )
     sheet = noise_sheet(report, shown=10, columns=4)
     said = [t.get_text() for t in sheet.axes[0].texts]
     first = report.ranked.iloc[0]
