@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,15 +24,27 @@ if TYPE_CHECKING:
     from fer_lib.datasets.manifest import Manifest
 
 
+EVERY = 10.0  # seconds between two lines of progress where there is no terminal
+
+
 @contextmanager
 def counting(what: str) -> Iterator[Callable[..., None]]:
-    """A bar; call what it gives with (done) or (done, total).  Where the output is no terminal nothing is drawn."""
+    """A bar; call what it gives with (done) or (done, total).  Where the output is no terminal, a line now and then."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
                TimeElapsedColumn())  # fmt: skip
+    told = time.monotonic()
+
+    def tell(done: int, total: int | None = None) -> None:
+        nonlocal told
+        progress.update(task, completed=done, total=total)
+        if not console.is_terminal and time.monotonic() - told >= EVERY:
+            told = time.monotonic()
+            console.print(f"{what}: {done:,}" + (f" of {total:,}" if total else ""), highlight=False)
+
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)
-        yield lambda done, total=None: progress.update(task, completed=done, total=total)
+        yield tell
 
 
 def show(*tables: Table) -> None:

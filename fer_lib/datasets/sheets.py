@@ -15,7 +15,7 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import Box, FaceContract
 from fer_lib.faces.decode import decode
-from fer_lib.faces.detectors import Detector
+from fer_lib.faces.detectors import Detector, Haar
 from fer_lib.faces.points import find_points
 
 GAP = 4  # pixels between the faces of a sheet
@@ -131,7 +131,7 @@ def steps_page(
             stages["square"] = stages.pop("aligned")
         for column, step in enumerate(STEPS):
             top, left = line * high, column * wide
-            text = _said(step, stages, points, contract)
+            text = _said(step, stages, points, contract, detector)
             if step in stages:
                 tile = _fitted(stages[step], size)
                 y, x = top + (size - tile.shape[0]) // 2, left + (size - tile.shape[1]) // 2
@@ -149,7 +149,13 @@ def steps_page(
     return figure
 
 
-def _said(step: str, stages: dict[str, np.ndarray], points: np.ndarray | None, contract: FaceContract) -> str:
+def _said(
+    step: str,
+    stages: dict[str, np.ndarray],
+    points: np.ndarray | None,
+    contract: FaceContract,
+    detector: Detector | None,
+) -> str:
     if step == "box" and step not in stages:
         return "no box: the picture is the face"
     if step not in stages:
@@ -158,7 +164,8 @@ def _said(step: str, stages: dict[str, np.ndarray], points: np.ndarray | None, c
     if step == "square" and contract.align == "none":
         return f"{width} x {height}, align is off"
     if step == "square" and points is None:
-        return f"{width} x {height}, no eyes found: as it is"
+        blind = detector is None or isinstance(detector, Haar)
+        return f"{width} x {height}, " + ("not aligned: YuNet is not here" if blind else "no eyes found: as it is")
     more = {"square": ", eyes level", "crop": ", what the model sees"}.get(step, "")
     return f"{width} x {height}{more}"
 

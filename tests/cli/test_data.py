@@ -68,6 +68,16 @@ def test_bars_and_contact_sheets_lie_beside_every_report(fer, built, tmp_path):
         assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.glob("*.png"))
 
 
+def test_progress_without_a_terminal_is_one_count_over_all_sources(fer, raw, tmp_path, monkeypatch):
+    monkeypatch.setattr("fer_lib.cli.data_views.EVERY", 0.0)
+    two = ", ".join(f"{{source: tree, root: '{raw}', name: {name}}}" for name in ("one", "two"))
+    (tmp_path / "in.yaml").write_text(f"sources: [{two}]")
+    code, _, err = fer("import", tmp_path / "in.yaml", "-o", tmp_path / "imports")
+    assert code == 0 and err.splitlines() == [f"importing: {n}" for n in range(1, 169)]
+    _, _, err = fer("build", tmp_path / "imports", "-o", tmp_path / "manifest")
+    assert "checking pictures: 168 of 168" in err
+
+
 def test_a_relative_root_is_the_callers(fer, raw, tmp_path, monkeypatch):
     monkeypatch.chdir(raw.parent)
     assert fer("import", "--source", "tree", "--root", raw.name, "-o", tmp_path / "a")[0] == 0

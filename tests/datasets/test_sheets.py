@@ -11,7 +11,7 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
-from fer_lib.faces.detectors import Face
+from fer_lib.faces.detectors import Face, Haar
 from fer_lib.faces.points import find_points
 
 
@@ -117,6 +117,9 @@ def test_every_step_of_the_contract_is_on_its_page(manifest, tmp_path):
     seen = contract.steps(photo, (5.0, 5.0, 35.0, 35.0), eyes)["crop"]
     crop = cv2.resize(seen, (60, 60), interpolation=cv2.INTER_NEAREST)
     assert np.array_equal(canvas(figure)[:60, 4 * wide : 4 * wide + 60], crop)
+    for blind in (None, Haar()):
+        texts = written(sheets.steps_page(mixed, contract, rows, blind, size=60))
+        assert texts.count("30 x 30, not aligned: YuNet is not here") == 3 and not any("no eyes" in t for t in texts)
     plain = written(sheets.steps_page(mixed, FaceContract(image_size=32), rows, None, size=60))
     assert plain.count("off in this contract") == 3 and "30 x 30, align is off" in plain
 

@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -127,10 +128,16 @@ def import_all(specs: Sequence[SourceSpec], out_dir: Path, progress: Progress | 
         raise DataError("no source to import: name at least one under sources")
     out_dir = Path(out_dir).absolute()
     names_in_use([check(spec, out_dir) for spec in specs])
+    before = 0
     for spec in specs:
-        import_source(spec, out_dir, progress)
+        onward = None if progress is None else partial(_onward, progress, before)  # one count over all of them
+        before += len(import_source(spec, out_dir, onward).rows)
         report = write_clean_report(out_dir)
     return report
+
+
+def _onward(progress: Progress, before: int, done: int) -> None:
+    progress(before + done)
 
 
 def check(spec: SourceSpec, out: Path) -> str:
