@@ -36,8 +36,8 @@ from fer_lib.datasets.synthetic import draw_faces
 from fer_lib.faces.decode import decode
 from fer_lib.params import AuditParams
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-from altered import ALTERED  # noqa: E402
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from tests.altered import ALTERED  # noqa: E402
 
 COPIES = 0.01
 SIZE = 96  # pixels of a planted face

@@ -192,7 +192,7 @@ def test_a_notebook_alone_in_an_empty_store_runs_what_it_needs_first(tmp_path, m
     assert done.returncode == 0, done.stderr[-2000:]
     [record] = phases.finished(("manifest",))
     [needed] = phases.finished(("import",))
-    assert record["inputs"] == {"imports": needed["folder"]} and record["params"]["seed"] == 3
+    assert record["inputs"] == {"imports": needed["folder"], "manifests": []} and record["params"]["seed"] == 3
     states = {run.info.run_name: run.info.status for run in all_runs()}
     assert states == {"manifest": "FINISHED", "import": "FINISHED", "toy": "FINISHED"}
     assert phases.finished(("teacher",)) == []
