@@ -25,3 +25,8 @@ def test_wrong_labels_are_ranked_first(benchmark, shape, seed, least, tmp_path, 
         record_property(f"{shape}_{name}", value)
     assert len(report.ranked) == 12_000 and line["planted"] == 1200
     assert line["auprc"] >= least
+    assert line["precision_half"] >= 0.95 and line["precision_all"] >= 0.75
+    assert line["suggested_right"] >= 0.80
+    assert line["flagged_precision"] >= 0.80 and line["flagged_recall"] >= 0.70
+    assert 0.08 <= line["share_refined"] <= 0.12  # a tenth was planted
+    assert line["share_refined"] < line["share_joint"] < 0.17  # which also counts what the nets confuse by themselves
