@@ -128,7 +128,7 @@ def goals(results: list[dict]) -> list[dict]:
     return out
 
 
-def render(results: list[dict]) -> str:
+def page(results: list[dict]) -> str:
     """The page, from what was measured."""
     head = (
         "rows", "import", "build, paths checked", "**import + build**", "build, pictures decoded", "reading",
@@ -190,10 +190,10 @@ def main() -> None:
     for rows in map(int, args.rows.split(",")):
         results.append(run(rows, args.folder))
         print(f"{rows:,} rows: " + ", ".join(f"{s} {results[-1][s]['seconds']:.2f} s" for s in STEPS), flush=True)
-    page = render(results)
-    print(page)
+    text = page(results)
+    print(text)
     if args.write:
-        publish("manifest_scale", results, page)
+        publish("manifest_scale", results, text)
 
 
 if __name__ == "__main__":
