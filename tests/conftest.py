@@ -1,5 +1,6 @@
 """Fixtures shared by every room."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -20,6 +21,21 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def repo() -> Path:
     return REPO
+
+
+@pytest.fixture(scope="session")
+def measurement():
+    """``measurement(name)``: the module of ``benchmarks/<name>.py``."""
+
+    def load(name: str):
+        spec = importlib.util.spec_from_file_location(name, REPO / "benchmarks" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(REPO / "benchmarks")  # they share _common.py
+        yield load
 
 
 @pytest.fixture(scope="session")

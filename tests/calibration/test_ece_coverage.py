@@ -1,16 +1,11 @@
 """The script that measures the ECE interval's coverage makes the populations that it says it makes."""
 
-import importlib.util
-
 import pytest
 
 
 @pytest.fixture(scope="module")
-def benchmark(repo):
-    spec = importlib.util.spec_from_file_location("ece_coverage", repo / "benchmarks" / "ece_coverage.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(measurement):
+    return measurement("ece_coverage")
 
 
 @pytest.mark.parametrize("shape", ["sharp", "shy", "spot", "zigzag"])

@@ -3,7 +3,6 @@
 Measure again with ``python benchmarks/label_noise.py --write``.
 """
 
-import importlib.util
 import json
 from types import SimpleNamespace
 
@@ -15,11 +14,8 @@ from fer_lib.emotions import EMOTIONS
 
 
 @pytest.fixture(scope="module")
-def benchmark(repo):
-    spec = importlib.util.spec_from_file_location("label_noise", repo / "benchmarks" / "label_noise.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(measurement):
+    return measurement("label_noise")
 
 
 @pytest.fixture(scope="module")

@@ -3,18 +3,14 @@
 Measure it again with ``python benchmarks/ece_coverage.py --write``.
 """
 
-import importlib.util
 import json
 
 import pytest
 
 
 @pytest.fixture(scope="module")
-def benchmark(repo):
-    spec = importlib.util.spec_from_file_location("ece_coverage", repo / "benchmarks" / "ece_coverage.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(measurement):
+    return measurement("ece_coverage")
 
 
 @pytest.fixture(scope="module")

@@ -3,17 +3,12 @@
 The seeds had no part in choosing the audit's settings; ``docs/results/label_noise.md`` has more of them, and sizes.
 """
 
-import importlib.util
-
 import pytest
 
 
 @pytest.fixture(scope="module")
-def benchmark(repo):
-    spec = importlib.util.spec_from_file_location("label_noise", repo / "benchmarks" / "label_noise.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(measurement):
+    return measurement("label_noise")
 
 
 @pytest.mark.parametrize("shape, seed, least", [("symmetric", 7, 0.90), ("confusions", 2024, 0.80)])
