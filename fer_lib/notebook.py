@@ -28,6 +28,7 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path,
 
     Raises:
         NotebookFailed: with the error of the cell that failed.
+        KeyboardInterrupt: this process or the kernel was interrupted; the kernel has ended.
     """
     import nbclient.exceptions
     import papermill
@@ -45,6 +46,8 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path,
                 progress_bar=False, log_output=False, extra_arguments=quiet,
             )  # fmt: skip
         except papermill.PapermillExecutionError as error:
+            if error.ename == "KeyboardInterrupt":  # somebody interrupted the kernel itself
+                raise KeyboardInterrupt from error
             raise NotebookFailed(error.ename, error.evalue, output) from error
         except nbclient.exceptions.DeadKernelError as error:
             message = "the kernel was killed (out of memory?): lower batch_size or image_size, then run the same again"

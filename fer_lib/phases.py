@@ -9,6 +9,7 @@ from fer_lib import params as params_module
 from fer_lib.errors import FerError
 from fer_lib.runfile import external, input_fields, is_uri
 from fer_lib.tracking import store
+from fer_lib.tracking.holding import Hold, refuse_if_held
 from fer_lib.tracking.records import read_json
 
 
@@ -33,16 +34,32 @@ def folder_for(phase: str, key: str, fresh: bool = False) -> Path:
     """The folder in which this phase runs next: the newest attempt, or with ``fresh`` a new one.
 
     Raises:
-        FerError: when the newest attempt is alive.
+        FerError: when the newest attempt is alive; it names who runs it.
     """
     found = attempts(phase, key)
     first = store.phases_dir() / f"{phase}-{key[:12]}"
     newest = found[-1] if found else first
-    if store.lock_is_held(newest / ".lock"):
-        raise FerError(f"phase {phase!r} is being run by another process in {newest}: wait for it, or end it first")
+    for lock in (newest / ".lock", _claim(newest)):
+        refuse_if_held(lock, f"phase {phase!r} in {newest}")
     if not fresh or not found:
         return newest
     return first.with_name(f"{first.name}-{len(found) + 1}")
+
+
+def claimed(folder: Path, phase: str) -> Hold:
+    """What a command holds while it runs ``phase`` in a kernel, whose own lock comes seconds later.
+
+    Raises:
+        FerError: another command holds it; it names which.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    return Hold(_claim(folder), f"phase {phase!r} in {folder}")
+
+
+def _claim(folder: Path) -> Path:
+    locks = store.mlruns() / "locks"
+    locks.mkdir(exist_ok=True)
+    return locks / f"{folder.name}.lock"
 
 
 def done(folder: Path) -> dict[str, Any] | None:

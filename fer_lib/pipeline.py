@@ -19,7 +19,7 @@ from fer_lib import params as params_module
 from fer_lib import phases, reuse
 from fer_lib.errors import FerError, ParamsError
 from fer_lib.runfile import Phase, RunPlan, external, input_fields, is_uri, load_run
-from fer_lib.tracking import store
+from fer_lib.tracking import endings, store
 from fer_lib.tracking.records import below, flatten, git_state, numbers, read_json, write_plan
 
 
@@ -100,6 +100,7 @@ class _Run:
         import mlflow
 
         self.client = mlflow.MlflowClient()
+        endings.reap()  # runs whose process died do not stay RUNNING
         self._take_earlier()
         with self._parent(), self._progress() as self.bar:
             status, code = "FAILED", 1
@@ -172,7 +173,8 @@ class _Run:
         self.bar.begin(outcome)
         try:
             if record is None:
-                self._execute(outcome, key, inputs)
+                with phases.claimed(folder, phase.name):
+                    self._execute(outcome, key, inputs)
         finally:
             self.bar.end(outcome)
         return outcome.status != "failed"
@@ -201,6 +203,7 @@ class _Run:
             self.console.print(f"phase {phase.name!r} failed: {error}", style="red", markup=False, highlight=False)
         except KeyboardInterrupt:
             status, outcome.status = "KILLED", "stopped"
+            endings.mark_interrupted(self.client, outcome.run_id, folder)
             raise
         finally:
             outcome.seconds = time.time() - began

@@ -54,7 +54,7 @@ def _row(run, base, indent: str) -> list[str]:
 @app.command()
 def reap() -> None:
     """End every RUNNING run whose process is dead."""
-    from fer_lib.tracking.runs import reap as reap_dead
+    from fer_lib.tracking.endings import reap as reap_dead
 
     ended = reap_dead()
     typer.echo(f"ended {len(ended)} dead run{'' if len(ended) == 1 else 's'}" + "".join(f"\n  {run}" for run in ended))

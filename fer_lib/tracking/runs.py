@@ -6,7 +6,8 @@
     run.finish()
 
 A phase owns a folder (``run.output_dir``) and holds an OS lock in it while it lives, so that two runs never write the
-same folder and :func:`reap` can tell a dead run from a slow one.
+same folder and :func:`endings.reap` can tell a dead run from a slow one.  An interrupt (Ctrl+C, the notebook's stop
+button) ends the run as KILLED, with how far it had come; the same command goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from fer_lib.atomic import write_json
 from fer_lib.errors import FerError
-from fer_lib.tracking import store
+from fer_lib.params import FitParams
+from fer_lib.tracking import endings, store
+from fer_lib.tracking.holding import Hold
 from fer_lib.tracking.records import (
     below,
     draw_figures,
@@ -39,9 +40,10 @@ from fer_lib.tracking.records import (
     write_plan,
 )
 
-__all__ = ["PhaseRun", "phase_run", "reap", "read_json", "read_outputs"]
+__all__ = ["PhaseRun", "phase_run", "read_json", "read_outputs"]
 
 NOTE_FIELDS = ("intent", "action", "result", "decision", "next")
+LIVE_SECONDS = 30.0  # between two figures of a running epoch in MLflow
 _current: PhaseRun | None = None  # the one this process has open
 
 
@@ -62,28 +64,29 @@ class PhaseRun:
             _current.close("KILLED")
         base = store.configure()
         given = os.environ.pop("MLFLOW_RUN_ID", None)
+        if given is None:
+            endings.reap()
         self.params, self.kind, self.started = params, kind, time.time()
         plan = pipeline.prepare_alone(params, kind, name) if given is None else pipeline.prepared(params)
         self.name, self.key, self.inputs = plan["phase"], plan["key"], plan["inputs"]
         self.output_dir = Path(plan["output_dir"])
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.output_dir / ".lock", timeout=2, thread_local=False)  # a look at it lasts less
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise FerError(
-                f"{self.output_dir} is being written by a run that is alive: wait for it, or end it and try again"
-            ) from error
+        self._hold = Hold(self.output_dir / ".lock", f"phase {self.name!r} in {self.output_dir}")
+        self.run_id = ""
         self._outputs: dict[str, Any] | None = None
         self._note: dict[str, str] = {}
+        self._told = time.monotonic()  # when figures of a running epoch last went to MLflow
         self._client = mlflow.MlflowClient()
         try:
             self._start(mlflow, base, plan, given)
-        except BaseException:
-            self._lock.release()
+        except BaseException as error:
+            if self.run_id:
+                mlflow.end_run("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            self._hold.release()
             raise
         _current = self
-        atexit.register(self.close, "FAILED")  # a kernel shut down half-way: MLflow's own exit hook says FINISHED
+        self._unwatch = endings.on_interrupted_cell(self.interrupt)
+        atexit.register(self._exit)  # a kernel shut down half-way: MLflow's own exit hook says FINISHED
 
     def _start(self, mlflow, base: Path, plan: dict[str, Any], given: str | None) -> None:
         for stale in ("done.json", "outputs.json", "progress.json"):
@@ -91,15 +94,17 @@ class PhaseRun:
         self._end_predecessor(given)
         tags = {"fer.kind": self.kind, "fer.phase": self.name, "fer.key": self.key, "fer.git": git_state()}
         tags["fer.folder"] = below(self.output_dir, base)
+        watched = isinstance(self.params, FitParams)  # processor, memory, disk and card while a model is fitted
         if given is None:
             tags["fer.lock"] = below(self.output_dir / ".lock", base)
             active = mlflow.start_run(
-                experiment_id=store.experiment_id(), run_name=self.name, tags=tags, log_system_metrics=False
+                experiment_id=store.experiment_id(), run_name=self.name, tags=tags, log_system_metrics=watched
             )
         else:
-            active = mlflow.start_run(run_id=given, log_system_metrics=False)
+            active = mlflow.start_run(run_id=given, log_system_metrics=watched)
             mlflow.set_tags(tags)
         self.run_id = active.info.run_id
+        self._hold.tell(run_id=self.run_id)
         write_plan(plan | {"run_id": self.run_id}, base)
         known = active.data.params  # a param can be written once: log only those that are new
         flat = flatten(self.params.model_dump(mode="json") | relative_inputs(self.inputs, base))
@@ -111,7 +116,7 @@ class PhaseRun:
         before = self.output_dir / "phase.json"
         earlier = json.loads(before.read_text(encoding="utf-8")).get("run_id") if before.is_file() else None
         if earlier and earlier != given:
-            _end_if_running(self._client, earlier)
+            endings.end_if_running(self._client, earlier)
 
     def __enter__(self) -> PhaseRun:
         return self
@@ -119,25 +124,32 @@ class PhaseRun:
     def __exit__(self, kind, error, trace) -> None:
         if error is None:
             self.finish()
+        elif issubclass(kind, KeyboardInterrupt):
+            self.interrupt()
         else:
-            self.close("KILLED" if kind is KeyboardInterrupt else "FAILED")
+            self.close("FAILED")
+
+    def _mlflow(self):
+        """MLflow, whose active run is this one; FerError when it has ended: MLflow would begin a nameless one."""
+        import mlflow
+
+        if _current is not self:
+            raise FerError(f"the run of phase {self.name} has ended: run the cell that opens it again, and those after")
+        return mlflow
 
     def metrics(self, values: dict[str, Any], step: int | None = None) -> None:
         """Write every numeric leaf of ``values`` in one call (a nested key becomes ``outer/inner``)."""
-        import mlflow
-
+        mlflow = self._mlflow()
         mlflow.log_metrics(numbers(values), step=step)
 
     def tags(self, **values: Any) -> None:
         """Set tags on the run."""
-        import mlflow
-
+        mlflow = self._mlflow()
         mlflow.set_tags({key: str(value) for key, value in values.items()})
 
     def figure(self, figure, name: str) -> None:
         """Attach a matplotlib figure (a PNG unless the name says otherwise) and keep a copy in the phase's folder."""
-        import mlflow
-
+        mlflow = self._mlflow()
         path = self.output_dir / "figures" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120, bbox_inches="tight")
@@ -153,8 +165,7 @@ class PhaseRun:
 
     def artifact(self, path: Path | str, folder: str | None = None) -> Path:
         """Attach a file or a whole folder; FerError when it does not exist."""
-        import mlflow
-
+        mlflow = self._mlflow()
         path = Path(path)
         if path.is_dir():
             mlflow.log_artifacts(str(path), f"{folder}/{path.name}" if folder else path.name)
@@ -169,8 +180,7 @@ class PhaseRun:
 
         May be called several times; later values replace earlier ones.
         """
-        import mlflow
-
+        mlflow = self._mlflow()
         if unknown := set(fields) - set(NOTE_FIELDS):
             raise FerError(f"a note has the fields {', '.join(NOTE_FIELDS)}, not {', '.join(sorted(unknown))}")
         self._note |= fields
@@ -181,7 +191,7 @@ class PhaseRun:
         """Consume training events, write them to MLflow (one call an epoch) and return the last one.
 
         ``start`` (``total_steps``, ``steps_per_epoch``, ``resumed_at_step``: when it is not 0, the epochs in the
-        folder's ``history.json`` are written first), ``epoch`` (``epoch`` and nested numbers), ``note`` (``message``;
+        folder's ``history.json`` are written first), ``step`` (how far an epoch is), ``epoch`` (``epoch`` and nested numbers), ``note`` (``message``;
         ``level="warning"`` also becomes a tag of the run), ``end`` (nested numbers, written without a step).
         """
         last: dict[str, Any] = {}
@@ -193,6 +203,8 @@ class PhaseRun:
                 if last.get("resumed_at_step"):  # this run is a new one: give it the epochs before the interruption
                     for row in read_json(self.output_dir / "history.json"):
                         self._epoch(row, epochs, echo=False)
+            elif what == "step":
+                self._live(last, epochs)
             elif what == "epoch":
                 self._epoch(last, epochs, echo)
             elif what == "note":
@@ -204,6 +216,15 @@ class PhaseRun:
             elif what == "end":
                 self.metrics({key: value for key, value in last.items() if key != "event"})
         return last
+
+    def _live(self, event: dict[str, Any], epochs: int | None) -> None:
+        """Where a running epoch stands: at once for ``fer run``, now and then for MLflow's curves."""
+        shown = {key: event[key] for key in ("loss", "images_per_sec") if key in event}
+        line = f"epoch {event['epoch']:.2f} of {epochs or '?'}  " + "  ".join(f"{k} {v:.4g}" for k, v in shown.items())
+        write_json(self.output_dir / "progress.json", {"epoch": event["epoch"], "epochs": epochs, "text": line})
+        if shown and time.monotonic() - self._told > LIVE_SECONDS:
+            self._told = time.monotonic()
+            self.metrics({"live": shown}, step=event["step"])
 
     def _epoch(self, row: dict[str, Any], epochs: int | None, echo: bool) -> None:
         values = numbers({key: value for key, value in row.items() if key not in ("event", "epoch")})
@@ -235,6 +256,7 @@ class PhaseRun:
 
     def finish(self) -> None:
         """Mark the phase finished (``done.json``) and its run FINISHED; FerError when ``outputs`` was never called."""
+        self._mlflow()
         if self._outputs is None:
             self.close("FAILED")
             raise FerError(f"phase {self.name} ended without run.outputs(...): later phases would have nothing to read")
@@ -242,6 +264,20 @@ class PhaseRun:
         done = plan | {"finished": now(), "seconds": round(time.time() - self.started, 1)}
         write_json(self.output_dir / "done.json", done)
         self.close("FINISHED")
+
+    def interrupt(self) -> None:
+        """End the run as KILLED and say in it how far it had come.  Does nothing once it has ended."""
+        if _current is self:
+            try:
+                endings.mark_interrupted(self._client, self.run_id, self.output_dir)
+            finally:
+                self.close("KILLED")
+
+    def _exit(self) -> None:
+        """The process ends while the run is open."""
+        if endings.died_of_interrupt():
+            self.interrupt()
+        self.close("FAILED")
 
     def close(self, status: str) -> None:
         """End the run with an MLflow status and let go of the folder.  Does nothing the second time."""
@@ -251,10 +287,11 @@ class PhaseRun:
         if _current is not self:
             return
         _current = None
+        self._unwatch()
         try:
             mlflow.end_run(status)
         finally:
-            self._lock.release()
+            self._hold.release()
 
 
 def phase_run(params, kind: str, name: str | None = None) -> PhaseRun:
@@ -265,33 +302,3 @@ def phase_run(params, kind: str, name: str | None = None) -> PhaseRun:
     """
     draw_figures()
     return PhaseRun(params, kind, name)
-
-
-def _end_if_running(client, run_id: str) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # deleted by hand: nothing left to end
-            return False
-        raise
-    if run.info.status not in ("RUNNING", "SCHEDULED"):
-        return False
-    client.set_tag(run_id, "fer.reaped", now())
-    client.set_terminated(run_id, "KILLED")
-    return True
-
-
-def reap() -> list[str]:
-    """End every RUNNING run of this project whose process is dead (its lock is free); their ids.
-
-    Runs that carry no ``fer.lock`` tag were started by something else and are left alone.
-    """
-    import mlflow
-
-    base, client = store.configure(), mlflow.MlflowClient()
-    experiments = [e.experiment_id for e in client.search_experiments()]
-    running = client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=1000) if experiments else []
-    dead = [r for r in running if "fer.lock" in r.data.tags and not store.lock_is_held(base / r.data.tags["fer.lock"])]
-    return [run.info.run_id for run in dead if _end_if_running(client, run.info.run_id)]
