@@ -40,7 +40,7 @@ def phase_key(kind: str, params: dict[str, Any], inputs: dict[str, str | list[st
     code = notebook_code(notebook)
     own = {key: value for key, value in params.items() if key != "output_dir" and key not in INPUTS}
     lists = {name: [value] if isinstance(value, str) else value for name, value in inputs.items()}
-    ids = {name: [input_id(value) for value in values if value] for name, values in lists.items()}
+    ids = {name: [input_id(value, name) for value in values if value] for name, values in lists.items()}
     parts = {"kind": kind, "params": own, "inputs": ids, "files": dict(_files(own))}
     parts |= {"notebook": _digest(_skeleton(ast.parse(code))), "sources": reachable(code)}
     return _digest(json.dumps(parts, sort_keys=True, ensure_ascii=False))
@@ -50,16 +50,18 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def input_id(value: str) -> str:
+def input_id(value: str, field: str = "") -> str:
     """What an input is, as opposed to where it lies.
 
-    A phase: the ``ids`` of its ``outputs.json``, else its own key.  A bundle: its ``bundle.json``.  A registry URI: the
-    version that it means now.  Any other folder or file: names, sizes and times of what is in it.
+    A phase: the ``ids`` of its ``outputs.json``, else its own key; among ``fits`` its key, for ids do not tell which
+    epochs were kept.  A bundle: its ``bundle.json``.  A registry URI: the version that it means now.  Any other folder
+    or file: names, sizes and times of what is in it.
     """
     if is_uri(value):
         return _registry_version(value)
     folder = external(value)
-    for name, pick in (("outputs.json", "ids"), ("done.json", "key")):
+    said = [("outputs.json", "ids"), ("done.json", "key")]
+    for name, pick in said[1:] if field == "fits" else said:
         if (folder / name).is_file():
             content = json.loads((folder / name).read_text(encoding="utf-8"))
             if content.get(pick):
@@ -74,7 +76,7 @@ def same_inputs(old: dict[str, Any], new: dict[str, Any]) -> bool:
     lists = [{k: [v] if isinstance(v, str) else v for k, v in inputs.items()} for inputs in (old, new)]
     if any(not is_uri(v) and not external(v).exists() for values in lists[0].values() for v in values if v):
         return False
-    ids = [{k: [input_id(v) for v in values if v] for k, values in inputs.items()} for inputs in lists]
+    ids = [{k: [input_id(v, k) for v in values if v] for k, values in inputs.items()} for inputs in lists]
     return ids[0] == ids[1]
 
 

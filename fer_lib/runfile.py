@@ -38,26 +38,28 @@ TOP_KEYS = ("name", "experiment", "seed", "smoke", "phases")
 class Input:
     """An input field: the kinds that a blank one is taken from, one or all of them, and whether it must be found.
 
-    Where ``taken`` is False a blank one stays so: then these are the kinds that may be named.
+    Where ``taken`` is False a blank one stays so.  These kinds may be named, and those in ``named``.
     """
 
     kinds: tuple[str, ...]
     many: bool = False
     required: bool = True
     taken: bool = True
+    named: tuple[str, ...] = ()
 
 
 INPUTS: dict[str, Input] = {
     "imports": Input(("import",)),
     "manifest": Input(("manifest", "audit")),
     "manifests": Input(("manifest", "audit"), many=True, required=False, taken=False),
-    "teachers": Input(("teacher",), many=True),
+    "fits": Input(("teacher",), many=True, named=("student",)),
+    "teachers": Input(("teacher",), many=True, named=("checkpoints",)),
     "softlabels": Input(("softlabels",)),
-    "models": Input(("teacher", "student"), many=True),
+    "models": Input(("teacher", "student"), many=True, named=("checkpoints",)),
     "ensembles": Input(("softlabels",), many=True, required=False),
     "evaluation": Input(("evaluate",), required=False),
-    "candidates": Input(("student",), many=True),
-    "init_from": Input((), required=False),
+    "candidates": Input(("student",), many=True, named=("checkpoints",)),
+    "init_from": Input((), required=False, named=("teacher", "student", "checkpoints")),
 }
 
 
@@ -230,7 +232,7 @@ def shrink(kind: str, values: dict[str, Any]) -> dict[str, Any]:
         return less
     if kind == "audit":
         return {"noise_nets": values["noise_nets"] | {"folds": 2, "rounds": 1, "epochs": 1}}
-    if kind == "evaluate":
+    if kind in ("checkpoints", "evaluate"):
         return {"resamples": min(values["resamples"], 100)}
     return {}
 
@@ -271,7 +273,7 @@ def _told_apart(phase: Phase) -> None:
 def _reference(phase: Phase, name: str, value: str, before: list[Phase], every: list[str]) -> Phase | str:
     for earlier in before:
         if earlier.name == value:
-            fitting = INPUTS[name].kinds or INPUTS["models"].kinds
+            fitting = INPUTS[name].kinds + INPUTS[name].named
             if earlier.kind not in fitting:
                 hint = closest(value, [p.name for p in before if p.kind in fitting])
                 raise ParamsError(f"phase {phase.name!r}: key {name!r}: {value!r} is a phase of kind {earlier.kind!r}, "

@@ -40,6 +40,7 @@ phases:
     arcface_s: 16.0
     arcface_m: 0.1
     ema_decay: 0.9
+    checkpoint_every: 1
     threads: 1
   teacher_b:
     <<: *fit
@@ -47,6 +48,7 @@ phases:
     image_size: 32
     epochs: 2
     seed: 8
+  checkpoints: {select_by: calibrated, calibration: vector, resamples: 100}
   softlabels: {}
   student_ce: &student
     kind: student
@@ -74,8 +76,8 @@ phases:
     noise: true
     noise_nets: {folds: 2, rounds: 1, epochs: 1, image_size: 32, embed_dim: 16, shown: 8}
 """
-PHASES = ("check", "import", "manifest", "teacher_a", "teacher_b", "softlabels", "student_ce", "student_kd",
-          "student_dkd", "evaluate", "export", "curated", "audit")  # fmt: skip
+PHASES = ("check", "import", "manifest", "teacher_a", "teacher_b", "checkpoints", "softlabels", "student_ce",
+          "student_kd", "student_dkd", "evaluate", "export", "curated", "audit")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -169,20 +169,21 @@ def derive_bundle(
     bundle: Bundle,
     path: Path | str,
     *,
+    name: str = "",
     temperature: Temperature | None = None,
     ids: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     extra_files: Mapping[str, Path] | None = None,
     weights: bool = True,
 ) -> Bundle:
-    """A copy of `bundle` at `path` with a new temperature (None keeps its own), and added ids, metrics and files.
+    """A copy of `bundle` at `path`: another name or temperature (blank, None: its own), added ids, metrics and files.
 
     ``weights=False`` leaves the safetensors out (a packaged bundle).  Raises what :func:`write_bundle` raises.
     """
     kept = {f: bundle.path / f for f in bundle.meta["files"] if f != WEIGHTS}
     return write_bundle(
         path,
-        name=bundle.name,
+        name=name or bundle.name,
         kind=bundle.meta["kind"],
         model_config=bundle.meta["model"],
         state_dict=bundle.state_dict() if weights and bundle.has(WEIGHTS) else None,

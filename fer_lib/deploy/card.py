@@ -13,6 +13,7 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, FerError
 from fer_lib.evaluation.leaks import sentences
 from fer_lib.markdown import DASH, decimal, percent, percent_in, table
+from fer_lib.tracking.findings import trainings
 
 CARD = "MODEL_CARD.md"
 MAX_BYTES = 5_000_000  # of the ONNX file that ships
@@ -35,7 +36,7 @@ def render_card(bundle: Bundle, results: dict[str, Any]) -> str:
     comes from the one or the other.  Raises FerError when that run did not evaluate these weights.
     """
     name, model = _evaluated(bundle, results)
-    fit = next(f for f in results["fits"].values() if f["ids"]["weights_sha256"] == bundle.weights_sha256)
+    fit = trainings(results)[bundle.weights_sha256]
     sections = (
         _title(bundle, results, model),
         _use(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from fer_lib.params.audit import AuditParams
 from fer_lib.params.base import CheckParams, PhaseParams, Strict, usable_alias
+from fer_lib.params.checkpoints import CheckpointParams
 from fer_lib.params.curate import CsvParams, CurateParams
 from fer_lib.params.fit import AugmentParams, FitParams, StudentParams, TeacherParams
 from fer_lib.params.manifest import ManifestParams
@@ -20,6 +21,7 @@ __all__ = [
     "AuditParams",
     "AugmentParams",
     "CheckParams",
+    "CheckpointParams",
     "CsvParams",
     "CurateParams",
     "EvaluateParams",
@@ -42,6 +44,7 @@ KINDS: dict[str, tuple[type[PhaseParams], str]] = {
     "manifest": (ManifestParams, "02_build_manifest"),
     "audit": (AuditParams, "03_audit_data"),
     "teacher": (TeacherParams, "04_train_teacher"),
+    "checkpoints": (CheckpointParams, "05_sweep_checkpoints"),
     "softlabels": (SoftLabelParams, "06_export_softlabels"),
     "student": (StudentParams, "07_train_student"),
     "evaluate": (EvaluateParams, "08_evaluate"),

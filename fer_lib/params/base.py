@@ -33,6 +33,23 @@ def usable_alias(alias: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z0-9_-]+", alias)) and not re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE)
 
 
+def _taken_as_alias(alias: str) -> str:
+    if alias and not usable_alias(alias):
+        raise ValueError("Input should be letters, digits, _ and -, not latest or v1")
+    return alias
+
+
+def _taken_as_name(name: str) -> str:
+    if not name.strip() or set(name) & set("/:@.%\"'"):
+        raise ValueError("Input should be a name without quotes and / : @ . %")
+    return name
+
+
+# What MLflow would refuse only when everything before is done.
+Alias = Annotated[str, AfterValidator(_taken_as_alias)]
+RegisteredName = Annotated[str, AfterValidator(_taken_as_name)]
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from fer_lib.params.base import Device, PackKind, PhaseParams, Positive, usable_alias
+from fer_lib.params.base import Alias, Device, PackKind, PhaseParams, Positive, RegisteredName
 
 
 class SoftLabelParams(PhaseParams):
@@ -55,18 +55,8 @@ class ExportParams(PhaseParams):
     candidates: list[
         str
     ] = []  # blank: every student phase before this one; the best macro-F1 on val/select is registered
-    registered_name: str = "fer-student"
-    alias: str = "champion"
+    registered_name: RegisteredName = "fer-student"
+    alias: Alias = "champion"
     opset: Annotated[int, Field(ge=17, le=23)] = 18
     parity_tolerance: Positive = 1e-4
     compact: bool = False  # also a file of its own with int8 weights and a scale a channel, measured by itself
-
-    @field_validator("registered_name", "alias")
-    @classmethod
-    def _the_registry_takes_it(cls, value, info):
-        """What MLflow would refuse only when everything before is done."""
-        if info.field_name == "registered_name" and (not value.strip() or set(value) & set("/:@.%\"'")):
-            raise ValueError("Input should be a name without quotes and / : @ . %")
-        if info.field_name == "alias" and value and not usable_alias(value):
-            raise ValueError("Input should be letters, digits, _ and -, not latest or v1")
-        return value

@@ -88,11 +88,11 @@ def verdict(reached: dict[str, bool]) -> str:
 
 def contracts(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """The face contract(s) that each evaluated model sees through, its members' for an ensemble."""
-    by_weights = {fit["ids"]["weights_sha256"]: fit["face_contract"] for fit in results["fits"].values()}
+    by_weights = trainings(results)
     found = {}
     for name, model in measured(results).items():
         hashes = [member["weights_sha256"] for member in model.get("members", [])] or [model["weights_sha256"]]
-        found[name] = [by_weights[h] for h in hashes if h in by_weights]
+        found[name] = [by_weights[h]["face_contract"] for h in hashes if h in by_weights]
     return found
 
 
@@ -111,10 +111,17 @@ def differences(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def trainings(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Hash of weights -> the training that they come from: kept as its best, or chosen among its checkpoints."""
+    fits = results["fits"]
+    swept = results.get("checkpoints", {}).values()  # files of an earlier form have none
+    chosen = {c["ids"]["weights_sha256"]: fits[c["of"]] for c in swept if c["of"] in fits}
+    return chosen | {fit["ids"]["weights_sha256"]: fit for fit in fits.values()}
+
+
 def fit_of(results: dict[str, Any], name: str) -> dict[str, Any] | None:
     """The training whose weights an evaluated model has; None for an ensemble."""
-    weights = measured(results)[name].get("weights_sha256")
-    return next((fit for fit in results["fits"].values() if fit["ids"]["weights_sha256"] == weights), None)
+    return trainings(results).get(measured(results)[name].get("weights_sha256"))
 
 
 def training_seconds(results: dict[str, Any], name: str) -> float | None:
@@ -122,4 +129,5 @@ def training_seconds(results: dict[str, Any], name: str) -> float | None:
     if (fit := fit_of(results, name)) is not None:
         return fit["train_seconds"]
     hashes = {member["weights_sha256"] for member in measured(results)[name].get("members", [])}
-    return sum(f["train_seconds"] for f in results["fits"].values() if f["ids"]["weights_sha256"] in hashes) or None
+    own = {id(fit): fit for weights, fit in trainings(results).items() if weights in hashes}  # each fit once
+    return sum(fit["train_seconds"] for fit in own.values()) or None

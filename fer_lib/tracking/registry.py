@@ -76,11 +76,32 @@ def register_bundle(
     return int(version.version)
 
 
+def alias_holder(registered_name: str, alias: str) -> dict[str, Any] | None:
+    """The version (as :func:`list_models` has it) that ``registered_name@alias`` means now; None where none does."""
+    return next((m for m in list_models() if m["name"] == registered_name and alias in m["aliases"]), None)
+
+
+def moved_alias(registered_name: str, alias: str, version: int, before: dict[str, Any] | None, bundle: Bundle) -> str:
+    """What to say of ``bundle``, now ``version``: which alias it took, and from which version (``before``)."""
+    if not alias:
+        return f"models:/{registered_name}/{version} is new; no alias was moved."
+    said = f"models:/{registered_name}@{alias} is now version {version}"
+    if before is None:
+        return f"{said}; no version held the alias before."
+    told = f"{said}, before it was version {before['version']}"
+    if before["macro_f1"] is None:
+        return f"{told}, of which no figure is known."
+    same = before["evalset_id"] == headline(bundle)["evalset_id"]
+    rows = "the same rows" if same else f"other rows ({before['evalset_id']}), so the two are not compared"
+    return f"{told} (macro-F1 {before['macro_f1']:.4f} on {rows})."
+
+
 def resolve(uri: str | Path) -> Path:
     """The bundle folder behind a URI.
 
     ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``runs:/ID/PATH``, ``packaged``, or a folder: a bundle, or a phase
-    folder that holds one as ``best`` (fit) or ``bundle`` (export).  Raises FerError that lists what there is instead.
+    folder that holds one as ``best`` (fit) or ``bundle`` (checkpoints, export).  Raises FerError that lists what there
+    is instead.
     """
     text = str(uri)
     if text == "packaged":
@@ -97,8 +118,8 @@ def resolve(uri: str | Path) -> Path:
         if (found / META).is_file() or (found.parent / f".{found.name}.previous" / META).is_file():
             return found
     raise FerError(
-        f"{folder} holds no bundle ({META}): give a bundle folder, a fit or export phase folder, models:/NAME@ALIAS, "
-        "models:/NAME/VERSION, runs:/ID/PATH or packaged"
+        f"{folder} holds no bundle ({META}): give a bundle folder, a fit, checkpoints or export phase folder, "
+        "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/PATH or packaged"
     )
 
 

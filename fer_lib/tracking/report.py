@@ -51,13 +51,15 @@ def collect(run: str) -> dict[str, Any]:
         "format": FORMAT, "name": parent.info.run_name, "created": now(), "run_id": parent.info.run_id,
         "run_file": tags.get("fer.run_file"), "git": tags.get("fer.git"),
         "phases": {r["phase"]: _phase(r, base) for r in records}, "environment": None, "data": None,
-        "fits": {}, "softlabels": {}, "evaluation": None, "export": None,
+        "fits": {}, "checkpoints": {}, "softlabels": {}, "evaluation": None, "export": None,
     }  # fmt: skip
     for record in records:
         folder, kind = Path(record["folder"]), record["kind"]
         if kind in FITS:
             report["fits"][record["phase"]] = _fit(folder)
             report["environment"] = report["environment"] or read_json(folder / "environment.json")
+        elif kind == "checkpoints":
+            report["checkpoints"][record["phase"]] = _chosen(folder, record["inputs"]["fits"])
         elif kind == "manifest":
             checked = read_json(folder / "manifest_validation.json")
             report["data"] = {k: checked[k] for k in _CHECKED}
@@ -181,6 +183,14 @@ def _fit(folder: Path) -> dict[str, Any]:
     }
 
 
+def _chosen(folder: Path, fits: list[str]) -> dict[str, Any]:
+    """A sweep over checkpoints: each one's scores, the chosen bundle, and ``of``, the phase that trained it."""
+    bundle, swept = read_json(folder / "bundle" / "bundle.json"), read_json(folder / "sweep.json")
+    trained = next(phases.done(Path(fit)) for fit in fits if Path(fit).name == swept["chosen"]["folder"])
+    said = {k: swept[k] for k in ("view", "select_by", "calibration", "differences", "checkpoints")}
+    return {k: bundle[k] for k in _OF_BUNDLE} | said | {"of": trained and trained["phase"]}
+
+
 def _export(folder: Path) -> dict[str, Any]:
     """The exported student: parity of its file, latency, and the small bundle for the package where there is one."""
     with open(folder / "latencybenchmarks.csv", newline="", encoding="utf-8") as stream:
@@ -205,7 +215,7 @@ def _number(text: str) -> Any:
 
 def _same_weights(report: dict[str, Any]) -> None:
     """What was evaluated and exported are the weights of the fits; FerError when one was trained again since."""
-    fits = {fit["ids"]["weights_sha256"]: phase for phase, fit in report["fits"].items()}
+    fits = {f["ids"]["weights_sha256"] for part in ("fits", "checkpoints") for f in report[part].values()}
     measured = [(n, m["weights_sha256"]) for n, m in report["evaluation"]["models"].items() if m.get("weights_sha256")]
     if report["export"] is not None:
         measured.append(("the exported bundle", report["export"]["bundle"]["ids"]["weights_sha256"]))

@@ -57,6 +57,12 @@ FILES = {
             "manifest_sha256, counts{by_source, by_source_split_label}",
     },
     **{name: FIT_FILES for name in FITS},
+    "checkpoints": {
+        "sweep.json":
+            "manifest_sha256, evalset_id, n_expected, n_used, view, select_by, leaks, differences, checkpoints[{fit, "
+            f"checkpoint, epochs, weights_sha256, temperature{{mode}}, raw{{{SCORES}}}, calibrated{{{SCORES}}}, "
+            f"{IDS}}}], chosen{{fit, checkpoint, epochs, interval}}",
+    },
     "softlabels": {
         "alignmentreport.json":
             "manifest_sha256, split, rows, image_size, use_clahe, teachers[{uri, model, epoch, weight}], "
@@ -79,6 +85,7 @@ FIGURES = {
     "import": {"imported_rows.png", "contact_fer2013.png"},
     **{n: {"rows.png", "contact_fer2013.png", "face_contract_steps.png"} for n in ("manifest", "curated")},
     **{name: {"training_curves.png", "confusion_val_select.png", "per_class_f1_val_select.png"} for name in FITS},
+    "checkpoints": {"checkpoints.png", "reliability_chosen.png"},
     "softlabels": set(),
     "evaluate": {"reliability_raw.png", "reliability_scaled.png", "confusion_matrix.png", "per_class_f1.png"}
     | {f"{name}_reliability_{kind}.png" for name in (*FITS, "ensemble") for kind in ("raw", "scaled")},
@@ -332,6 +339,30 @@ def test_numbers_that_are_ranked_together_were_measured_on_the_same_rows(walked,
                 for key in ("accuracy", "macro_f1", "nll", "ece"):
                     assert nested["evaluate"].data.metrics[f"{name}/{view}/{key}"] == report["scaled"][key]
     assert chosen_on["ensemble"] != models["ensemble"]["views"]["none"]["all"]["evalset_id"]
+
+
+def test_the_chosen_checkpoint_is_registered_under_the_alias(walked, nested):
+    import mlflow
+
+    run = nested["checkpoints"]
+    swept = walked.json(run, "sweep.json")
+    kept = {(e["fit"], e["checkpoint"]) for e in swept["checkpoints"]}
+    numbered = {(name, f"checkpoint_epoch{n:03d}") for name, last in (("teacher_a", 3), ("teacher_b", 2))
+                for n in range(1, last + 1)}  # fmt: skip
+    assert kept == numbered | {(name, file) for name in TEACHERS for file in ("checkpoint_last", "best")}
+    assert swept["evalset_id"] == walked.json(nested["teacher_a"], "reliabilitymetrics.json")["evalset_id"]
+    for name in TEACHERS:
+        [best] = [e for e in swept["checkpoints"] if (e["fit"], e["checkpoint"]) == (name, "best")]
+        assert best["raw"]["macro_f1"] == nested[name].data.metrics["best/macro_f1"], "the same rows, the same weights"
+    chosen = swept["chosen"]
+    assert chosen["calibrated"]["macro_f1"] == max(e["calibrated"]["macro_f1"] for e in swept["checkpoints"])
+    assert run.data.metrics["chosen/calibrated/macro_f1"] == chosen["calibrated"]["macro_f1"]
+    version = mlflow.MlflowClient().get_model_version_by_alias("fer-teacher", "champion")
+    assert version.run_id == run.info.run_id and version.tags["weights_sha256"] == chosen["weights_sha256"]
+    assert version.tags["evalset_id"] == swept["evalset_id"] == run.data.tags["fer.id.evalset_id"]
+    note = run.data.tags["mlflow.note.content"]
+    assert "test rows were not opened" in note and "no version held the alias before" in note
+    assert "other pixels of the same rows: image_size: 40 (teacher_a); 32 (teacher_b)" in note
 
 
 def test_the_soft_labels_cover_the_training_rows_in_the_ensembles_weights(walked, nested):

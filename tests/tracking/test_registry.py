@@ -176,6 +176,27 @@ def test_versions_aliases_and_the_list(champion, home, bundle, tmp_path):
     assert registry.default_uri() == "models:/fer-student@champion"
 
 
+def test_who_held_an_alias_and_what_is_said_when_it_moves(home, bundle, tmp_path):
+    name, alias = "fer-held", "candidate"
+    assert registry.alias_holder(name, alias) is None
+    registry.register_bundle(bundle, name, alias)
+    held = registry.alias_holder(name, alias)
+    assert (held["version"], held["macro_f1"]) == (1, 0.4) and registry.alias_holder(name, "other") is None
+    second = derive_bundle(bundle, tmp_path / "second", name="renamed", metrics={"val_select": {"macro_f1": 0.45}})
+    assert second.name == "renamed" and second.weights_sha256 == bundle.weights_sha256
+    registry.register_bundle(second, name, alias)
+    assert registry.alias_holder(name, alias)["version"] == 2
+    said = registry.moved_alias(name, alias, 2, held, second)
+    assert (
+        said == f"models:/{name}@{alias} is now version 2, before it was version 1 (macro-F1 0.4000 on the same rows)."
+    )
+    other = derive_bundle(bundle, tmp_path / "other", ids={"evalset_id": "f" * 12})
+    assert "other rows (0123456789ab), so the two are not compared" in registry.moved_alias(name, alias, 3, held, other)
+    assert "no version held the alias before" in registry.moved_alias(name, alias, 1, None, bundle)
+    assert "no alias was moved" in registry.moved_alias(name, "", 3, None, bundle)
+    assert "no figure is known" in registry.moved_alias(name, alias, 3, held | {"macro_f1": None}, bundle)
+
+
 def test_a_version_belongs_to_the_run_it_is_given(home, bundle):
     with mlflow.start_run(experiment_id=store.experiment_id()) as run:
         version = registry.register_bundle(bundle, "fer-of-run")

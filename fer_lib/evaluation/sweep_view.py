@@ -1,0 +1,96 @@
+"""A sweep over checkpoints to look at: its table, its curves, the reliability of the chosen one, and what to say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fer_lib.calibration import plots
+from fer_lib.emotions import EMOTIONS
+
+_PARTS = (("raw", "-", "o"), ("calibrated", "--", "x"))
+_PANELS = (("macro_f1", "macro-F1"), ("ece", "ECE"))
+
+
+def sweep_table(result: dict[str, Any]) -> pd.DataFrame:
+    """A line a checkpoint; lines of one ``evalset`` may be compared, ``protocol`` adds preprocessing and view."""
+    lines = []
+    for index, entry in enumerate(result["checkpoints"]):
+        raw, calibrated, temperature = entry["raw"], entry["calibrated"], entry["temperature"]
+        lines.append(
+            {
+                "fit": entry["fit"], "checkpoint": entry["checkpoint"], "epochs": entry["epochs"],
+                "chosen": "*" if index == result["chosen"]["index"] else "", "accuracy": raw["accuracy"],
+                "macro-F1": raw["macro_f1"], "macro-F1 cal.": calibrated["macro_f1"], "NLL": raw["nll"],
+                "NLL cal.": calibrated["nll"], "ECE": raw["ece"], "ECE cal.": calibrated["ece"],
+                "T": temperature["global_temperature"] or "by class",
+                **{emotion: raw["per_class_f1"][emotion] for emotion in EMOTIONS},
+                "n": entry["n_used"], "evalset": entry["evalset_id"], "protocol": entry["protocol_id"],
+            }
+        )  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def sweep_curves(result: dict[str, Any]) -> Figure:
+    """Macro-F1 and ECE on val/select by epochs: a colour a fit, raw solid, calibrated dashed, the chosen starred."""
+    chosen = result["chosen"]
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    panels = figure.subplots(1, len(_PANELS))
+    fits = list(dict.fromkeys(entry["fit"] for entry in result["checkpoints"]))
+    for axes, (key, name) in zip(panels, _PANELS, strict=True):
+        for number, fit in enumerate(fits):
+            own = sorted((e for e in result["checkpoints"] if e["fit"] == fit), key=lambda e: e["epochs"])
+            for part, line, marker in _PARTS:
+                points = [(entry["epochs"], entry[part][key]) for entry in own]
+                label = f"{fit}, {part}"
+                axes.plot(*zip(*points, strict=True), line, marker=marker, color=f"C{number}", label=label, alpha=0.85)
+        value = chosen[result["select_by"]][key]
+        axes.plot(
+            chosen["epochs"], value, "*", markersize=18, markerfacecolor="none", markeredgecolor="black",
+            label=f"chosen: {value:.4f}",
+        )  # fmt: skip
+        axes.set(xlabel="epochs trained", title=name)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].axhspan(*chosen["interval"], color="0.5", alpha=0.12, linewidth=0, label="95 % interval of the chosen")
+    for axes in panels:
+        axes.legend(frameon=False, fontsize=8)
+    view = {"none": "single view", "flip": "flip average"}[result["view"]]
+    figure.suptitle(f"val/select, {view}, n = {result['n_used']:,}, evalset {result['evalset_id']}", fontsize=11)
+    return figure
+
+
+def chosen_reliability(result: dict[str, Any]) -> Figure:
+    """The reliability diagrams of the chosen checkpoint before and after its temperature, under the sweep's view."""
+    chosen = result["chosen"]
+    report = chosen["views"][result["view"]]
+    panels = {
+        "raw": (report["reliability_raw"], report["ece_raw"]),
+        "calibrated": (report["reliability_scaled"], report["ece_scaled"]),
+    }
+    return plots.reliability_panels(panels, f"{chosen['fit']}, {chosen['checkpoint']}: val/select")
+
+
+def sentences(result: dict[str, Any]) -> list[str]:
+    """What was chosen and what is to be said of it, a sentence each."""
+    chosen, part = result["chosen"], result["select_by"]
+    low, high = chosen["interval"]
+    said = [
+        f"{chosen['fit']}, {chosen['checkpoint']} ({chosen['epochs']:g} epochs): {part} macro-F1 "
+        f"{chosen[part]['macro_f1']:.4f} [{low:.4f}, {high:.4f}], accuracy {chosen[part]['accuracy']:.4f}, ECE "
+        f"{chosen['raw']['ece']:.4f} raw and {chosen['calibrated']['ece']:.4f} calibrated, on {result['n_used']:,} of "
+        f"{result['n_expected']:,} rows ({result['evalset_id']})."
+    ]
+    if chosen["as_good"]:
+        said.append(f"{chosen['as_good']} of the others lie in its 95 % interval or above: the choice is within noise.")
+    if result["differences"]:
+        said.append(f"The fits see other pixels of the same rows: {'. '.join(result['differences'])}.")
+    if twins := result["leaks"]["twins_in_train"]:
+        said.append(f"{twins:,} of these rows are known to stand in train too.")
+    for fit, rows in result["leaks"]["learned_elsewhere"].items():
+        said.append(f"{fit} learned from {rows:,} of these rows elsewhere, as allowed.")
+    if unrecorded := result["leaks"]["unrecorded"]:
+        said.append(f"Not known is which pictures were seen in training by {', '.join(unrecorded)}.")
+    return said
