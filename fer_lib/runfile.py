@@ -3,6 +3,7 @@
     name: quickstart
     seed: 1337                 # optional: for every phase that sets none
     experiment: fer            # optional
+    include: [data.yaml]       # optional: other run files, whose phases come first (see fer_lib.includes)
     phases:                    # in the order in which they run
       import: {sources: [{source: fer2013}]}
       manifest: {}
@@ -28,10 +29,9 @@ from pydantic import BaseModel
 
 from fer_lib import params as params_module
 from fer_lib.errors import ParamsError
+from fer_lib.includes import read_run, targets
 from fer_lib.params import PhaseParams
-from fer_lib.strict import closest, parse, read_mapping, validate
-
-TOP_KEYS = ("name", "experiment", "seed", "smoke", "phases")
+from fer_lib.strict import closest, parse, validate
 
 
 @dataclass(frozen=True)
@@ -113,34 +113,27 @@ def load_run(path: Path | str, overrides: Sequence[str] = (), smoke: bool = Fals
             phase and the closest valid key).
     """
     path = Path(path)
-    raw = read_mapping(path)
-    if unknown := [key for key in raw if key not in TOP_KEYS]:
-        raise ParamsError(f"{path}: unknown key {unknown[0]!r}{closest(unknown[0], TOP_KEYS)}")
-    phases = raw.get("phases")
-    if not isinstance(phases, dict) or not phases:
-        raise ParamsError(f"{path}: 'phases' must be a mapping of at least one phase, as in phases: {{import: {{}}}}")
-    experiment = raw.get("experiment", "fer")
-    name = raw.get("name", path.stem)
+    text = read_run(path)
+    experiment = text.top.get("experiment", "fer")
+    name = text.top.get("name", path.stem)
     for key, value in (("name", name), ("experiment", experiment)):
         if not isinstance(value, str) or not value.strip():
             raise ParamsError(f"{path}: {key!r} must be a text, got {value!r}")
     kinds, values = {}, {}
-    for phase, given in phases.items():
+    for phase, given in text.phases.items():
         kinds[phase], values[phase] = _phase(path, phase, given)
         if "name" in params_module.KINDS[kinds[phase]][0].model_fields:
             values[phase].setdefault("name", phase)  # two students that both kept the default could not be told apart
-    if "seed" in raw:
-        for own in values.values():
-            own.setdefault("seed", raw["seed"])
     if smoke:
-        _apply_smoke(path, raw.get("smoke") or {}, kinds, values)
+        _apply_smoke(path, text.smoke, kinds, values)
     for override in overrides:
         _override(override, kinds, values)
     plan: list[Phase] = []
     for phase, kind in kinds.items():
         model, notebook = params_module.KINDS[kind]
         ready = Phase(phase, kind, notebook, validate(model, values[phase], phase))
-        plan.append(Phase(phase, kind, notebook, ready.params, links(ready, plan, list(kinds))))
+        before = [earlier for earlier in plan if earlier.name in text.sight[phase]]
+        plan.append(Phase(phase, kind, notebook, ready.params, links(ready, before, list(kinds))))
         _told_apart(plan[-1])
     return RunPlan(name, experiment, plan, path)
 
@@ -159,15 +152,6 @@ def _phase(path: Path, phase: Any, given: Any) -> tuple[str, dict[str, Any]]:
     return kind, own
 
 
-def _targets(name: str, kinds: dict[str, str], what: str) -> list[str]:
-    """The phase of that name, else all the phases of that kind."""
-    found = [name] if name in kinds else [phase for phase, kind in kinds.items() if kind == name]
-    if not found:
-        raise ParamsError(f"{what}: there is no phase or kind {name!r} in this run"
-                          f"{closest(name, [*kinds, *set(kinds.values())])}")  # fmt: skip
-    return found
-
-
 def _override(text: str, kinds: dict[str, str], values: dict[str, dict]) -> None:
     left, equals, right = text.partition("=")
     name, dot, key = left.strip().partition(".")
@@ -177,7 +161,7 @@ def _override(text: str, kinds: dict[str, str], values: dict[str, dict]) -> None
         value = parse(right)
     except yaml.YAMLError as error:
         raise ParamsError(f"-p {text}: the value is not valid YAML: {getattr(error, 'problem', error)}") from error
-    for phase in _targets(name, kinds, f"-p {text}"):
+    for phase in targets(name, kinds, f"-p {text}"):
         _set(params_module.KINDS[kinds[phase]][0], values[phase], key.split("."), value, f"-p {text}: phase {phase!r}")
 
 
@@ -199,18 +183,15 @@ def _set(model: type[BaseModel], values: dict, keys: list[str], value: Any, what
             at = at.setdefault(key, {}) if isinstance(at, dict) else at[key]
 
 
-def _apply_smoke(path: Path, own: Any, kinds: dict[str, str], values: dict[str, dict]) -> None:
-    if not isinstance(own, dict) or not all(isinstance(changes, dict) for changes in own.values()):
-        raise ParamsError(f"{path}: 'smoke' must map phases or kinds to parameters, got {own!r}")
+def _apply_smoke(path: Path, own: dict[str, dict], kinds: dict[str, str], values: dict[str, dict]) -> None:
     for phase, kind in kinds.items():
         model = params_module.KINDS[kind][0]
         written = validate(model, values[phase], phase)  # a wrong value is reported as written, not as shrunk
         values[phase] |= shrink(kind, written.model_dump(mode="json")) | {"smoke": True}
-    for name, changes in own.items():
-        for phase in _targets(str(name), kinds, f"{path}: smoke"):
-            for key, value in changes.items():
-                model = params_module.KINDS[kinds[phase]][0]
-                _set(model, values[phase], str(key).split("."), value, f"{path}: smoke: phase {phase!r}")
+    for phase, changes in own.items():
+        model = params_module.KINDS[kinds[phase]][0]
+        for key, value in changes.items():
+            _set(model, values[phase], str(key).split("."), value, f"{path}: smoke: phase {phase!r}")
 
 
 def shrink(kind: str, values: dict[str, Any]) -> dict[str, Any]:
