@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +53,43 @@ def tensors_sha256(state: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{key}|{tensor.dtype}|{list(tensor.shape)}|".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def resampled(
+    state: Mapping[str, torch.Tensor], model: FerClassifier, what: str = "these weights"
+) -> dict[str, torch.Tensor]:
+    """``state``, of the same classifier at another picture size, as ``model`` takes it at its own.
+
+    A transformer has one position embedding a patch, so it has another number of them at another size: these are
+    resampled as grids, the way that timm loads its own weights (bicubic with antialiasing; prefix tokens stay).  Where
+    every shape fits already, the tensors come back as they are.  Raises FerError naming ``what`` they are and the first
+    tensor that does not fit: they are another model's, or timm has no way to resize this architecture.
+    """
+    own, name = model.state_dict(), model.config["backbone"]
+    if unlike := _unlike(state, own):
+        inner = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+        fitted = {f"backbone.{k}": v for k, v in _as_timm_loads(inner, model).items()}
+        state = {k: fitted.get(k, v) for k, v in state.items()}
+        if unlike := _unlike(state, own):
+            raise FerError(f"{what} don't fit '{name}' at {model.config['image_size']} px: {unlike}")
+    return dict(state)
+
+
+def _unlike(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> str:
+    """The first tensor that is missing, too much, or of another shape, in words; blank when there is none."""
+    for key in (*own, *(k for k in state if k not in own)):
+        there, here = (list(s[key].shape) if key in s else "absent" for s in (state, own))
+        if there != here:
+            return f"tensor '{key}' is {there} there and {here} here"
+    return ""
+
+
+def _as_timm_loads(state: dict[str, torch.Tensor], model: FerClassifier) -> dict[str, torch.Tensor]:
+    """Backbone weights as timm makes them ready for this architecture; as they are, where it has no way to do so."""
+    for kind in type(model.backbone).__mro__:
+        if "timm." in kind.__module__ and (f := getattr(sys.modules[kind.__module__], "checkpoint_filter_fn", None)):
+            return f(state, model.backbone)
+    return state
 
 
 def _from_hub(model: FerClassifier) -> dict[str, torch.Tensor]:
@@ -105,6 +143,8 @@ def _from_file(path: Path) -> dict[str, torch.Tensor]:
 def _fit(state: dict[str, torch.Tensor], model: FerClassifier, what: str) -> dict[str, torch.Tensor]:
     """Exactly the backbone's tensors out of ``state``; anything missing or of another shape is an error."""
     own = model.backbone.state_dict()
+    if any(k in state and state[k].shape != t.shape for k, t in own.items()):  # of another picture size, perhaps
+        state = _as_timm_loads(state, model)
     out = {}
     for key, tensor in own.items():
         if key.endswith("num_batches_tracked"):
