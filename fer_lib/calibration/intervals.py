@@ -15,7 +15,8 @@ from fer_lib.errors import FerError
 _CHUNK = 2_000_000  # random numbers held at once: 16 MB
 
 
-def _checked(level: float, resamples: int) -> float:
+def checked_tail(level: float, resamples: int) -> float:
+    """The share of each tail outside an interval; FerError for a level or a number of resamples that is none."""
     if not 0 < level < 1:
         raise FerError(f"level is {level}: an interval needs one between 0 and 1, such as 0.95")
     if resamples < 100:
@@ -29,7 +30,7 @@ def ece_null(probs, resamples: int = 1000, seed: int = 0, bins: int = BINS) -> d
     Returns ``mean`` and ``q95`` (95 % quantile) over ``resamples`` redraws.  Only whether the top label is right
     matters, so each redraw is one Bernoulli(confidence) a row.
     """
-    _checked(0.95, resamples)
+    checked_tail(0.95, resamples)
     probs = np.asarray(probs)
     confidence, _ = top_label(probs, np.zeros(len(probs), dtype=np.int64))
     index = bin_index(confidence, bins)
@@ -138,7 +139,7 @@ def ece_interval(
 
     The lower end is 0 where calibration itself is plausible.
     """
-    tail = _checked(level, resamples)
+    tail = checked_tail(level, resamples)
     model = _BinnedModel(probs, y, bins, resamples, seed)
     high = max(model.observed, _upper(model, tail, 1), _upper(model, tail, -1))
     return _lower(model, tail), high
@@ -160,7 +161,7 @@ def bootstrap_interval(
     fn: Callable, logits, y, resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
     """Percentile bootstrap (Efron 1979) of ``fn(logits, y) -> float`` over rows: for F1 and the like, *not* the ECE."""
-    tail = _checked(level, resamples)
+    tail = checked_tail(level, resamples)
     logits, y = checked_logits(logits, y)
     rng = np.random.default_rng(seed)
     values = []

@@ -1,7 +1,8 @@
 """Every model of a run on one suite: the same rows, single view and flip average, with and without leaked pictures.
 
 The temperature is fitted on val/temperature under the same view, frozen, and applied to the test rows.  Each opening of
-the test rows is written down in ``<cache>/../test_openings.jsonl``.
+the test rows is written down in ``<cache>/../test_openings.jsonl``.  Where one model was trained on from another, what
+that changed is set beside what it cost (:mod:`fer_lib.evaluation.stages`).
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import numpy as np
 
 from fer_lib.calibration import scores
 from fer_lib.calibration.scaling import Temperature
-from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
+from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id, select_sources
 from fer_lib.datasets.seen import Seen, read_seen
 from fer_lib.deploy.bundle import Bundle, derive_bundle, read_bundle
 from fer_lib.errors import BundleError, DataError, FerError
 from fer_lib.evaluation.leaks import checked_leaks
 from fer_lib.evaluation.people import people_report
 from fer_lib.evaluation.report import model_report
+from fer_lib.evaluation.stages import Measured, write_stages
 from fer_lib.models.ensemble import combine
 from fer_lib.models.softlabels import cached_logits, read_record
 from fer_lib.params import EvaluateParams
@@ -111,13 +113,17 @@ def evaluate(
     A bundle there carries the temperature fitted under the single view, and as ``metrics["test"]`` the scores of
     exactly what it predicts (single view, scaled).  Where rows have votes, each report says under ``people`` how the
     model compares with the annotators (:func:`people.people_report`).  Returns the content of ``evaluation.json``.
-    Raises DataError when rows are known to stand in train too and their source is not in ``p.allow_leaks``.
+    ``stages.json`` is written where a model was trained on from another one of them.
+    Raises DataError when rows are known to stand in train too and their source is not in ``p.allow_leaks``, and when
+    the chosen sources leave no rows to measure, or none to fit a temperature on.
     """
     found = subjects(models, ensembles)
     if not found:
         raise FerError("nothing to evaluate: name finished teacher or student phases, or soft-label phases")
-    rows = manifest.rows(split="test") if p.split == "test" else manifest.rows(split="val", val_role="select")
-    held = _held(manifest, p.calibration)
+    chosen = dict(include_sources=p.include_sources, exclude_sources=p.exclude_sources)
+    role = {} if p.split == "test" else {"val_role": "select"}
+    rows = manifest.rows(split=p.split, **role, **chosen)
+    held = _held(manifest, p)
     known, leaks = checked_leaks(manifest, rows, p.split, p.allow_leaks, {s.name: s.seen() for s in found})
     leaked = known.learned if p.leak_free else frozenset()
     out.mkdir(parents=True, exist_ok=True)
@@ -125,8 +131,10 @@ def evaluate(
     _log_opening(cache_dir.parent / "test_openings.jsonl", p, manifest, found)
     result: dict[str, Any] = {
         "suite": p.suite or p.split, "split": p.split, "manifest_sha256": manifest.sha256,
-        "metric_version": scores.METRIC_VERSION, "leaks": leaks, "sets": {}, "models": {},
+        "metric_version": scores.METRIC_VERSION, "sources": sorted(set(rows.frame["source"])), "leaks": leaks,
+        "sets": {}, "models": {},
     }  # fmt: skip
+    single: dict[str, dict[str, Measured]] = {}  # model -> set of rows -> what the single view gave
     for subject in found:
         views = {}
         for view in p.views:
@@ -161,6 +169,10 @@ def evaluate(
                     report["people"] = people
                 protocol = subject.protocol(identity["evalset_id"], view)
                 views[view][name] = {"protocol_id": protocol, **identity, **report, **tables}
+                if view == "none":
+                    ids = [s for s, k in zip(used.sample_ids, keep, strict=True) if k]
+                    seen = Measured(subject.name, views[view][name], logits[keep], used.labels[keep], ids)
+                    single.setdefault(subject.name, {})[name] = seen
             np.savez_compressed(
                 out / "predictions" / f"{subject.name}-{view}.npz",
                 logits=logits,
@@ -171,19 +183,24 @@ def evaluate(
         if subject.kind != "ensemble":
             _write_bundle(out / "bundles" / subject.name, subject.bundles[0], views["none"]["all"], p.split)
     (out / "evaluation.json").write_text(json.dumps(result, indent=1))
+    write_stages(out, result, {s.name: s.bundles[0] for s in found if len(s.bundles) == 1}, single, p)
     return result
 
 
-def _held(manifest: Manifest, calibration: str) -> Manifest | None:
-    """The rows that a temperature is fitted on; None where none is fitted."""
-    if calibration not in ("global", "vector"):
+def _held(manifest: Manifest, p: EvaluateParams) -> Manifest | None:
+    """The rows that a temperature is fitted on, of the sources that are measured; None where none is fitted."""
+    if p.calibration not in ("global", "vector"):
         return None
-    if not (manifest.frame["val_role"] == "temperature").any():
+    held = manifest.frame[manifest.frame["val_role"] == "temperature"]
+    sources = select_sources(manifest.frame, p.include_sources, p.exclude_sources, manifest.path or "the manifest")
+    if not held["source"].isin(sources["source"]).any():
+        of = f" of {', '.join(sorted(set(sources['source'])))}" if len(held) else ""
         raise DataError(
-            f"{manifest.path or 'the manifest'} has no val rows of the role temperature, so none can be fitted: "
-            "evaluate with calibration: none or fixed, or on a manifest that has val rows"
+            f"{manifest.path or 'the manifest'} has no val rows of the role temperature{of}, so none can be fitted: "
+            "evaluate with calibration: none or fixed, with other sources, or on a manifest that has val rows"
         )
-    return manifest.rows(split="val", val_role="temperature")
+    chosen = dict(include_sources=p.include_sources, exclude_sources=p.exclude_sources)
+    return manifest.rows(split="val", val_role="temperature", **chosen)
 
 
 def _logits(
@@ -234,6 +251,8 @@ def _log_opening(file: Path, p: EvaluateParams, manifest: Manifest, found: list[
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "suite": p.suite or p.split,
         "manifest_sha256": manifest.sha256,
+        "include_sources": p.include_sources,
+        "exclude_sources": p.exclude_sources,
     }
     with open(file, "a") as log:
         log.write(json.dumps(line | {"weights": weights}) + "\n")

@@ -31,6 +31,8 @@ class EvaluateParams(PhaseParams):
     split: Literal["test", "val"] = "test"
     suite: str = ""  # the name under which the rows are reported; blank: the split
     views: list[Literal["none", "flip"]] = ["none", "flip"]
+    include_sources: list[str] = []  # sources whose rows are measured, and fit the temperature; blank: all
+    exclude_sources: list[str] = []  # sources left out of both, so that models of unlike training share one set
     leak_free: bool = True  # also without the pictures that are known to stand in train too
     allow_leaks: list[str] = []  # sources whose rows may be evaluated although they stand in train too
     calibration: Literal["none", "global", "vector", "fixed"] = "global"

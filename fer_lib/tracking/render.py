@@ -52,6 +52,7 @@ def render_page(results: dict[str, Any], pictures: dict[str, list[str]], source:
         *tables.scores(results),
         tables.calibration(results),
         tables.per_class(results),
+        tables.stages(results),
         "## Confusion matrices\n\nSingle view, all rows; a row is what annotators said, a column what was predicted.",
         _shown(pictures["confusion"], side_by_side=True),
         tables.times(results),

@@ -51,7 +51,8 @@ def collect(run: str) -> dict[str, Any]:
         "format": FORMAT, "name": parent.info.run_name, "created": now(), "run_id": parent.info.run_id,
         "run_file": tags.get("fer.run_file"), "git": tags.get("fer.git"),
         "phases": {r["phase"]: _phase(r, base) for r in records}, "environment": None, "data": None,
-        "fits": {}, "checkpoints": {}, "softlabels": {}, "evaluation": None, "export": None,
+        "fits": {}, "checkpoints": {}, "softlabels": {}, "evaluation": None, "stages": {},
+        "export": None,
     }  # fmt: skip
     for record in records:
         folder, kind = Path(record["folder"]), record["kind"]
@@ -68,6 +69,8 @@ def collect(run: str) -> dict[str, Any]:
             report["softlabels"][record["phase"]] = said | {"ensemble": read_json(folder / "ensemble_metrics.json")}
         elif kind == "evaluate":
             report["evaluation"] = read_json(folder / "evaluation.json")
+            if (folder / "stages.json").is_file():
+                report["stages"][record["phase"]] = read_json(folder / "stages.json")
         elif kind == "export":
             report["export"] = _export(folder)
     _same_weights(report)

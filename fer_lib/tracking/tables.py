@@ -95,6 +95,19 @@ def per_class(results: Results) -> str:
     return "## F1 by class\n\n" + "\n\n".join(parts)
 
 
+def stages(results: Results) -> str:
+    """Each model that was trained on from another one: what that changed and cost, and which settings differ."""
+    parts = []
+    for phase, report in (results.get("stages") or {}).items():  # files of an earlier form have none
+        rows = []
+        for stage in report["stages"]:
+            parts += [f"`{phase}`, {report['suite']}: {' '.join(stage['said'])}"]
+            pair = (f"`{stage['parent']}` → `{stage['child']}`",)
+            rows += [(*pair, f"`{key}`", *(str(v) for v in values)) for key, values in stage["changed"].items()]
+        parts.append(table(("from → to", "setting", "before", "after"), rows) if rows else "No setting differs.")
+    return "## Trained on from another\n\n" + "\n\n".join(parts) if parts else ""
+
+
 def times(results: Results) -> str:
     """Wall time of each phase, and of it what training took."""
     rows = []

@@ -1,0 +1,164 @@
+"""A child beside its parent as sentences, tables and a plot; what is shown of ``stages.json``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fer_lib.markdown import duration
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+_BETTER, _WORSE, _GREY = "#3b6fb6", "#c44e52", "#6b6b6b"
+
+
+def verdict(difference: dict[str, float]) -> str:
+    """``better``, ``worse``, or that chance explains the difference, by its interval; ``value`` larger is better."""
+    if difference["lo"] > 0:
+        return "better"
+    if difference["hi"] < 0:
+        return "worse"
+    if difference["value"] == 0:
+        return "no different"
+    return f"{'higher' if difference['value'] > 0 else 'lower'}, by no more than chance explains"
+
+
+def sentences(stage: dict[str, Any]) -> list[str]:
+    """What a person should read of one child and its parent: scores, single classes, price; a loss is called one."""
+    parent, child, scores = stage["parent"], stage["child"], stage["scores"]["all"]
+    gain, test = scores["difference"], scores["mcnemar"]
+    macro = gain["macro_f1"]
+    said = [
+        f"`{child}`, trained on from `{parent}`, is {verdict(macro)}: macro-F1 {scores['parent']['macro_f1']:.4f} → "
+        f"{scores['child']['macro_f1']:.4f} ({_signed(macro)}) on the same {scores['n_used']:,} rows; accuracy "
+        f"{scores['parent']['accuracy']:.4f} → {scores['child']['accuracy']:.4f} ({_signed(gain['accuracy'])}), "
+        f"{test['only_after']:,} rows gained and {test['only_before']:,} lost, McNemar p = {test['p']:.2g}."
+    ]
+    for word, sign in (("higher", 1), ("lower", -1)):
+        classes = [
+            f"{name[3:]} ({100 * d['value']:+.1f})"
+            for name, d in gain.items()
+            if name.startswith("f1/") and (d["lo"] > 0 if sign > 0 else d["hi"] < 0)
+        ]
+        if classes:
+            said.append(f"F1 in points is {word}, beyond chance, for {', '.join(classes)}.")
+    said.append(_price(stage["cost"]))
+    if not all(stage["settings_known"]):
+        said.append("What else their trainings differ in is not known: a model came without its alignmentreport.json.")
+    return said
+
+
+def _price(cost: dict[str, Any]) -> str:
+    parts = []
+    before, after = cost["parent"], cost["child"]
+    if after["train_seconds"] is not None:
+        first = f" after {duration(before['train_seconds'])}" if before["train_seconds"] is not None else ""
+        parts.append(
+            f"{duration(after['train_seconds'])} of training{first} ({after['epochs']} epochs at "
+            f"{after['images_per_sec']:,.0f} images/s)"
+        )
+    if before["latency_ms"] and after["latency_ms"]:
+        old, new = before["latency_ms"]["p50"], after["latency_ms"]["p50"]
+        parts.append(
+            f"{new / old:.2g} times the time for a face ({old:.1f} → {new:.1f} ms on one CPU thread, at "
+            f"{before['image_size']} → {after['image_size']} px)"
+        )
+    return f"It cost {' and '.join(parts)}." if parts else "What it cost is not known: no history lies beside it."
+
+
+def _signed(difference: dict[str, float]) -> str:
+    return f"{difference['value']:+.4f}, 95 % {difference['lo']:+.4f} to {difference['hi']:+.4f}"
+
+
+def stages_table(report: dict[str, Any] | None) -> pd.DataFrame:
+    """A line a child and score on all rows: parent's, child's, the difference and its interval; then what they cost."""
+    import pandas as pd
+
+    lines = []
+    for stage in report["stages"] if report else []:
+        scores, who = stage["scores"]["all"], {"parent": stage["parent"], "child": stage["child"]}
+        before, after, gain = scores["parent"], scores["child"], scores["difference"]
+        pairs = [("accuracy", before["accuracy"], after["accuracy"], gain["accuracy"])]
+        pairs += [("macro-F1", before["macro_f1"], after["macro_f1"], gain["macro_f1"])]
+        for name in before["per_class_f1"]:
+            pairs.append((f"F1 {name}", before["per_class_f1"][name], after["per_class_f1"][name], gain[f"f1/{name}"]))
+        pairs += [("NLL", before["nll"], after["nll"], gain["nll"]), ("ECE", before["ece"], after["ece"], {})]
+        scaled = before["scaled"], after["scaled"]
+        pairs += [(f"{n.upper()}, scaled", scaled[0][n], scaled[1][n], {}) for n in ("nll", "ece")]
+        for what, old, new, d in pairs:
+            ends = {"low": d.get("lo"), "high": d.get("hi")}
+            lines.append(who | {"what": what, "before": old, "after": new, "difference": new - old, **ends})
+        for what, (old, new) in _costs(stage["cost"]).items():
+            known = None not in (old, new)
+            lines.append(who | {"what": what, "before": old, "after": new, "difference": new - old if known else None})
+    return pd.DataFrame(lines)
+
+
+def changed_table(report: dict[str, Any] | None) -> pd.DataFrame:
+    """A line a child and setting that its training had otherwise than its parent's."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        [
+            {"parent": stage["parent"], "child": stage["child"], "setting": key, "before": str(old), "after": str(new)}
+            for stage in (report["stages"] if report else [])
+            for key, (old, new) in stage["changed"].items()
+        ]
+    )
+
+
+def _costs(cost: dict[str, Any]) -> dict[str, tuple[float | None, float | None]]:
+    """What is said of costs: name with its unit -> (parent's, child's), None for what is not known."""
+
+    def both(read) -> tuple[float | None, float | None]:
+        return read(cost["parent"]), read(cost["child"])
+
+    return {
+        "training, s": both(lambda c: c["train_seconds"]),
+        "training, ms an image": both(lambda c: 1e3 / c["images_per_sec"] if c["images_per_sec"] else None),
+        "parameters": both(lambda c: c["parameters"]),
+        "GFLOPs a face": both(lambda c: c["gflops"]),
+        "ms a face, one CPU thread": both(lambda c: c["latency_ms"] and c["latency_ms"]["p50"]),
+    }
+
+
+def draw_stages(report: dict[str, Any] | None) -> Figure | None:
+    """A row a child: left the differences with their 95 % intervals, right its costs as multiples of the parent's."""
+    from matplotlib.figure import Figure
+
+    if report is None:
+        return None
+    stages = report["stages"]
+    figure = Figure(figsize=(11, 3.6 * len(stages)), dpi=100, layout="constrained")
+    for stage, (left, right) in zip(stages, figure.subplots(len(stages), 2, squeeze=False), strict=True):
+        _draw_differences(left, stage)
+        _draw_costs(right, stage)
+        for axes in (left, right):
+            axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _draw_differences(axes, stage: dict[str, Any]) -> None:
+    gain = {n: d for n, d in stage["scores"]["all"]["difference"].items() if n != "nll"}
+    names = [n.replace("f1/", "F1 ").replace("macro_f1", "macro-F1") for n in gain]
+    for place, d in enumerate(gain.values()):
+        colour = _BETTER if d["lo"] > 0 else _WORSE if d["hi"] < 0 else _GREY
+        axes.plot([d["lo"], d["hi"]], [place, place], color=colour, linewidth=2)
+        axes.plot(d["value"], place, "o", color=colour)
+    axes.axvline(0, color=_GREY, linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    n = stage["scores"]["all"]["n_used"]
+    axes.set(xlabel=f"child minus parent, 95 % interval, n = {n:,}", title=f"{stage['parent']} → {stage['child']}")
+
+
+def _draw_costs(axes, stage: dict[str, Any]) -> None:
+    known = {name: new / old for name, (old, new) in _costs(stage["cost"]).items() if old and new}
+    bars = axes.barh(range(len(known)), list(known.values()), color=_BETTER)
+    axes.bar_label(bars, labels=[f"{ratio:.2f} x" for ratio in known.values()], padding=3, fontsize=9)
+    axes.axvline(1, color=_GREY, linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(known)), list(known))
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.set(xlabel="times the parent's", title="what it costs")
