@@ -1,0 +1,89 @@
+"""Every file of the plan and the two-stage file are really run, with ``--smoke``, on raw trees in their native layouts.
+
+No weights are fetched (``pretrained`` is none), all else is as shipped.  The last file of the plan includes
+the others, so these then find each of their phases finished.
+"""
+
+import json
+
+import pytest
+from rawtrees import draw_raw_trees
+from road import command, make_home
+
+from fer_lib.runfile import load_run
+
+BACKBONES = ("resnet18", "resnet50", "tf_efficientnet_b3", "convnext_tiny", "vit_base_patch16_384")
+OFFLINE = ("-p", "teacher.pretrained=none")
+
+
+def run(home, name, *more, offline=OFFLINE):
+    ended = command("fer_lib.cli.main", "run", f"params/{name}.yaml", "--smoke", *offline, *more, home=home, cwd=home)
+    assert ended.code == 0, ended.out[-4000:] + ended.err[-2000:]
+    return ended
+
+
+def done(home, phase):
+    """The finished folder of a phase (there is one)."""
+    [record] = home.glob(f"mlruns/phases/{phase}-*/done.json")
+    return record.parent
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory):
+    """A home in which the whole plan was run once."""
+    home = make_home(tmp_path_factory.mktemp("night") / "home")
+    draw_raw_trees(home)
+    run(home, "reconstruction/students", "-p", "student.pretrained=none")
+    return home
+
+
+def test_the_whole_plan_runs_to_a_registered_student(night):
+    plan = load_run(night / "params" / "reconstruction" / "students.yaml", smoke=True)
+    for phase in plan.phases:
+        assert done(night, phase.name).is_dir()
+    exported = json.loads((done(night, "export") / "onnxparity.json").read_text())
+    assert exported["max_abs_diff"] < 1e-4
+    said = json.loads((done(night, "five_42") / "alignmentreport.json").read_text())
+    assert [t["model"] for t in said["teachers"]] == [f"{backbone}_b_42" for backbone in BACKBONES]
+    test = json.loads((done(night, "students_test") / "stages.json").read_text())
+    assert {(s["parent"], s["child"]) for s in test["stages"]} == {
+        (f"{first}_{seed}", f"{second}_{seed}")
+        for first, second in (("ce", "kd"), ("kd", "dkd"))
+        for seed in (1337, 42, 2025)
+    }
+    legacy = json.loads((done(night, "legacy_rafdb") / "evaluation.json").read_text())
+    assert legacy["sources"] == ["rafdb_basic"]
+    assert legacy["models"]["ensemble_pair"]["views"]["none"]["all"]["temperature"]["global_temperature"] == 1.2
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_backbones_stages_are_set_beside_each_other(night, backbone):
+    report = json.loads((done(night, f"{backbone}_stages") / "stages.json").read_text())
+    assert [(s["parent"], s["child"]) for s in report["stages"]] == [
+        (f"{backbone}_a_{seed}", f"{backbone}_b_{seed}") for seed in (1337, 42, 2025)
+    ]
+    assert report["sources"] == ["affectnet_full_balanced", "expw_hq", "rafdb_basic"]
+    for stage in report["stages"]:
+        assert stage["changed"]["optim.lr"] == [3e-4, 1e-4]
+        assert stage["changed"]["data.source_counts_after_filter.ferplus"][1] is None
+        assert stage["scores"]["all"]["evalset_id"] == report["stages"][0]["scores"]["all"]["evalset_id"]
+
+
+@pytest.mark.parametrize("name", ["data", *BACKBONES, "ensemble"])
+def test_each_other_file_finds_its_phases_finished(night, name):
+    before = {f: f.stat().st_mtime_ns for f in night.glob("mlruns/phases/*/done.json")}
+    ended = run(night, f"reconstruction/{name}", offline=OFFLINE if name != "data" else ())
+    assert {f: f.stat().st_mtime_ns for f in night.glob("mlruns/phases/*/done.json")} == before
+    phases = len(load_run(night / "params" / "reconstruction" / f"{name}.yaml").phases)
+    assert ended.out.count("re-used") == phases
+
+
+def test_two_stages_run_and_say_what_the_second_changed(tmp_path):
+    home = make_home(tmp_path / "home")
+    draw_raw_trees(home, "ferplus", "rafdb_basic")
+    run(home, "two_stage")
+    for name in ("on_val", "on_test"):
+        report = json.loads((done(home, name) / "stages.json").read_text())
+        [stage] = report["stages"]
+        assert (stage["parent"], stage["child"], report["sources"]) == ("stage_a", "stage_b", ["rafdb_basic"])
+        assert (done(home, name) / "figures" / "stages.png").is_file()
