@@ -24,7 +24,7 @@ from fer_lib.deploy.bundle import Bundle, read_bundle
 from fer_lib.devices import resolve_device
 from fer_lib.errors import DataError, FerError
 from fer_lib.models.classifier import FerClassifier, build_classifier
-from fer_lib.models.weights import load_pretrained
+from fer_lib.models.weights import load_pretrained, resampled
 from fer_lib.params import FitParams
 from fer_lib.training.checkpoint import has_checkpoint
 from fer_lib.training.data import FitData, open_data
@@ -146,13 +146,7 @@ def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, out: P
         ours = {k: model.config[k] for k in theirs}
         if theirs != ours:
             raise FerError(f"init_from {init_from} is another model: it has {theirs}, these parameters ask for {ours}")
-        try:
-            model.load_state_dict(bundle.state_dict())
-        except RuntimeError as error:  # a transformer's position embedding, for one, is made for one image_size
-            raise FerError(
-                f"init_from {init_from} does not fit at image_size {p.image_size} (it was trained at "
-                f"{bundle.contract.image_size}): {error}"
-            ) from error
+        model.load_state_dict(resampled(bundle.state_dict(), model, f"the weights of init_from {init_from}"))
         weights = {"source": "init_from", "weights_sha256": bundle.weights_sha256}
     else:
         weights = load_pretrained(model, p.pretrained)
