@@ -22,6 +22,10 @@ class NotebookFailed(FerError):
         super().__init__(f"{name}: {message}\nthe notebook up to the failing cell: {output}")
         self.name, self.message, self.output = name, message, output
 
+    def __reduce__(self):
+        """What pickle, between two processes, makes it again from."""
+        return type(self), (self.name, self.message, self.output)
+
 
 def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path, environment: dict[str, str]) -> None:
     """Run ``notebook`` with ``parameters`` and write it, as far as it came, to ``output``.
@@ -35,7 +39,8 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path,
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters that a cell does not list
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.unlink(missing_ok=True)  # an old run's notebook must not pass for this one's
+    for old in (output, view_of(output)):  # an old run's notebook must not pass for this one's
+        old.unlink(missing_ok=True)
     quiet = ["--log-level=50"]  # ipykernel calls the interrupt that ends an idle kernel an error
     no_bars = "ignore:IProgress not found"  # tqdm, on its import, about widgets that no notebook here uses
     warnings = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), no_bars]))
@@ -52,6 +57,9 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path,
         except nbclient.exceptions.DeadKernelError as error:
             message = "the kernel was killed (out of memory?): lower batch_size or image_size, then run the same again"
             raise NotebookFailed("DeadKernel", message, output) from error
+        except RuntimeError as error:  # jupyter_client's: the kernel died, or said nothing for a minute, on its start
+            message = f"{error}: the machine may be out of memory or overloaded; run the same again"
+            raise NotebookFailed("NoKernel", message, output) from error
 
 
 def html_view(notebook: Path) -> Path:
@@ -59,9 +67,13 @@ def html_view(notebook: Path) -> Path:
     from nbconvert import HTMLExporter
 
     body, _ = HTMLExporter().from_filename(str(notebook))
-    view = notebook.with_suffix(".html")
-    view.write_text(body, encoding="utf-8")
-    return view
+    view_of(notebook).write_text(body, encoding="utf-8")
+    return view_of(notebook)
+
+
+def view_of(notebook: Path) -> Path:
+    """Where the HTML view of an executed notebook lies."""
+    return notebook.with_suffix(".html")
 
 
 @contextlib.contextmanager

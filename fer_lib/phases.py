@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from fer_lib import params as params_module
+from fer_lib.atomic import explained
 from fer_lib.errors import FerError
-from fer_lib.runfile import external, input_fields, is_uri
+from fer_lib.runfile import INPUTS, external, input_fields, is_uri
 from fer_lib.tracking import store
 from fer_lib.tracking.holding import Hold, refuse_if_held
-from fer_lib.tracking.records import read_json
+from fer_lib.tracking.records import flatten, read_json, read_outputs
 
 
 def notebook_path(kind: str) -> Path:
@@ -52,14 +53,26 @@ def claimed(folder: Path, phase: str) -> Hold:
     Raises:
         FerError: another command holds it; it names which.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return Hold(_claim(folder), f"phase {phase!r} in {folder}")
 
 
 def _claim(folder: Path) -> Path:
     locks = store.mlruns() / "locks"
-    locks.mkdir(exist_ok=True)
+    with explained(locks):
+        locks.mkdir(exist_ok=True)
     return locks / f"{folder.name}.lock"
+
+
+def own_params(params) -> dict[str, Any]:
+    """A phase's parameters without its folder and its inputs."""
+    return {k: v for k, v in params.model_dump(mode="json").items() if k != "output_dir" and k not in INPUTS}
+
+
+def headline(folder: Path) -> dict[str, Any]:
+    """What a finished phase says first, on one level: ``{"student/accuracy": 0.61}``."""
+    return flatten(read_outputs(folder).get("headline") or {}, "/")
 
 
 def done(folder: Path) -> dict[str, Any] | None:

@@ -112,9 +112,13 @@ class Road:
         return self._search("tags.`fer.kind` = 'run'")
 
     def nested(self, parent) -> dict[str, Any]:
-        """Phase -> nested run of a parent."""
-        found = self._search(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-        return {run.info.run_name: run for run in found}
+        """Phase -> run below a parent: directly, or below the phase whose weights it started from."""
+        every, found, parents = self._search(""), {}, {parent.info.run_id}
+        for run in reversed(every):  # oldest first: whatever a run lies below was there before it
+            if run.data.tags.get("mlflow.parentRunId") in parents:
+                parents.add(run.info.run_id)
+                found[run.info.run_name] = run
+        return found
 
     def of_folder(self, folder: Path) -> Any:
         """The run that wrote a phase folder (there is one)."""

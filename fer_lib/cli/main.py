@@ -10,6 +10,7 @@ from fer_lib.errors import FerError, ParamsError
 
 COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:function or module:typer app, what it does)
     "run": ("fer_lib.cli.run:run", "run the phases of a params file"),
+    "sweep": ("fer_lib.cli.sweep:sweep", "run a params file under every combination of some values, and compare"),
     "check": ("fer_lib.cli.check:check", "check device, store and disk"),
     "data": ("fer_lib.cli.data:data", "import, build, curate, validate and count datasets"),
     "predict": ("fer_lib.cli.predict:predict", "name the expressions in pictures"),

@@ -8,16 +8,24 @@ from typing import Annotated
 
 import typer
 
+RunFile = Annotated[Path, typer.Argument(help="the run file, for instance params/quickstart.yaml")]
+Only = Annotated[str | None, typer.Option(help="run this phase alone, on the finished ones before it")]
+From = Annotated[str | None, typer.Option("--from", help="run this phase and those after it")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="shrink every phase: a minute in all")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="run phases again although they are finished")]
+Parallel = Annotated[int, typer.Option(min=1, help="run so many phases at once, each with a device of its own")]
+
 
 def run(
-    path: Annotated[Path, typer.Argument(help="the run file, for instance params/quickstart.yaml")],
+    path: RunFile,
     param: Annotated[
         list[str] | None, typer.Option("-p", "--param", help="phase.key=value, or kind.key=value; may be repeated")
     ] = None,
-    only: Annotated[str | None, typer.Option(help="run this phase alone, on the finished ones before it")] = None,
-    from_: Annotated[str | None, typer.Option("--from", help="run this phase and those after it")] = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="shrink every phase: a minute in all")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="run phases again although they are finished")] = False,
+    only: Only = None,
+    from_: From = None,
+    smoke: Smoke = False,
+    fresh: Fresh = False,
+    parallel: Parallel = 1,
 ) -> None:
     """Run the phases of a params file.
 
@@ -28,4 +36,5 @@ def run(
 
     # A batch system that ends the job leaves KILLED runs, not RUNNING ones.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    raise typer.Exit(run_file(path, param or (), only=only, from_=from_, smoke=smoke, fresh=fresh))
+    code = run_file(path, param or (), only=only, from_=from_, smoke=smoke, fresh=fresh, parallel=parallel)
+    raise typer.Exit(code)

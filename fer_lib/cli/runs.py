@@ -15,7 +15,7 @@ def runs(
     context: typer.Context,
     last: Annotated[int, typer.Option("-n", "--last", min=1, help="how many runs, their phases not counted")] = 10,
 ) -> None:
-    """List the recent runs with their phases."""
+    """List the recent runs, what lies below each (a sweep's combinations, phases, fits that start from them)."""
     if context.invoked_subcommand:
         return
     import mlflow
@@ -31,10 +31,13 @@ def runs(
     for run in newest:
         children.setdefault(run.data.tags.get("mlflow.parentRunId", ""), []).append(run)
     table = Table("run", "kind", "status", "started", "minutes", "id")
-    for run in children.get("", [])[:last]:
-        table.add_row(*_row(run, base, ""))
-        for child in reversed(children.get(run.info.run_id, [])):
-            table.add_row(*_row(child, base, "  "))
+    known = {run.info.run_id for run in newest}
+    roots = [run for run in newest if run.data.tags.get("mlflow.parentRunId") not in known]
+    waiting = [(run, "") for run in reversed(roots[:last])]
+    while waiting:
+        run, indent = waiting.pop()
+        table.add_row(*_row(run, base, indent))
+        waiting += [(child, indent + "  ") for child in children.get(run.info.run_id, [])]
     Console().print(table if newest else "no runs yet: fer run params/quickstart.yaml makes some")
 
 

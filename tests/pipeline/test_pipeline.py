@@ -12,9 +12,10 @@ import pytest
 from filelock import FileLock
 from toy import make_home
 
-from fer_lib import phases, pipeline, reuse
+from fer_lib import phases, reuse
 from fer_lib.errors import FerError, ParamsError
 from fer_lib.pipeline import choose, run_file, upstream
+from fer_lib.pipeline.execution import Execution, session
 from fer_lib.runfile import load_run
 from fer_lib.tracking import runs, store
 
@@ -169,10 +170,13 @@ def test_only_and_from_choose(base, first, monkeypatch, capsys):
     assert [row["status"] for row in phases_of(newest_parent())] == ["re-used", "re-used"]
     monkeypatch.setattr(reuse, "reachable", lambda code: {"fer_lib.models": "edited"})  # every key is another now
     capsys.readouterr()
-    plan = pipeline._Run(load_run(path), choose(load_run(path), only="teacher_a"), fresh=False, taken=True)
-    plan._take_earlier()
-    assert {name: str(folder) for name, folder in plan.folders.items()} == {
-        "import": phases.finished(("import",))[0]["folder"], "manifest": phases.finished(("manifest",))[0]["folder"]}
+    plan = load_run(path)
+    with session(fresh=False) as shared:
+        taken = Execution(shared, plan, choose(plan, only="teacher_a"), taken=True)
+    assert {name: str(folder) for name, folder in taken.folders.items()} == {
+        "import": phases.finished(("import",))[0]["folder"],
+        "manifest": phases.finished(("manifest",))[0]["folder"],
+    }
     assert capsys.readouterr().out.count("made by other code") == 2
     with pytest.raises(FerError, match="needs 'manifest', which has never finished"):
         run_file(path, ["manifest.seed=5"], only="teacher_a")

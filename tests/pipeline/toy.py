@@ -13,6 +13,20 @@ from fer_lib.tracking import runs
 params = KINDS["{kind}"][0].collect(globals())
 run = runs.phase_run(params, "{kind}")
 """
+# When the phase ran and what it saw of the machine.  With workers: N it waits until N phases have begun.
+MOMENTS = """
+import json, os
+moments = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+def say(what):
+    moments[what] = time.time()
+    (run.output_dir / "moments.json").write_text(json.dumps(moments))
+say("begin")
+late = time.time() + 60
+while len(list(run.output_dir.parent.glob("*/moments.json"))) < getattr(params, "workers", 1):
+    if time.time() > late:
+        raise DataError("waited for a phase that did not begin")
+    time.sleep(0.02)
+"""
 BODIES = {
     "01_import_datasets": ("import", 'run.outputs(ids={"rows": params.sources[0].faces}, headline={"rows": 70})'),
     "02_build_manifest": (
@@ -25,14 +39,26 @@ BODIES = {
     ),
     "04_train_teacher": (
         "teacher",
-        "assert (Path(run.inputs['manifest']) / 'manifest.txt').is_file()\n"
+        "evalset = 'rows-' + (Path(run.inputs['manifest']) / 'manifest.txt').read_text()\n"
+        + MOMENTS
+        + "if params.epochs == 13 and Path('unlucky').exists():\n"
+        "    raise DataError('thirteen')\n"
         "state = run.output_dir / 'steps.txt'\n"
         "done = int(state.read_text()) if state.is_file() else 0\n"
         "for step in range(done, params.epochs):\n"
         "    state.write_text(str(step + 1))\n"
         "    time.sleep(params.checkpoint_minutes)\n"
         "run.metrics({'val': {'macro_f1': 0.5}}, step=0)\n"
-        "run.outputs(ids={'resumed_at': done}, headline={'macro-F1': 0.5, 'resumed at': done})",
+        "say('end')\n"
+        "run.outputs(ids={'resumed_at': done, 'evalset_id': evalset}, headline={'macro-F1': 0.5, 'resumed at': done, "
+        "'val macro-F1': 0.5 + params.epochs / 100})",
+    ),
+    "07_train_student": ("student", MOMENTS + "say('end')\nrun.outputs(ids={'rows': 1}, headline={'rows': 1})"),
+    "08_evaluate": (
+        "evaluate",
+        MOMENTS + "models = [Path(folder).name.rpartition('-')[0] for folder in run.inputs['models']]\n"
+        "scores = {model: {'accuracy': 0.25} for model in models}\n"
+        "run.outputs(ids={'evalset_id': 'test-rows'}, headline=scores | {'chance': 1 / 7})",
     ),
 }
 
@@ -52,6 +78,7 @@ def notebook(path: Path, kind: str, body: str) -> Path:
 
 
 def make_home(home: Path) -> Path:
+    """A home with toy notebooks; ``quickstart.yaml`` is a row of three phases, ``diamond.yaml`` branches."""
     (home / "params").mkdir(parents=True)
     (home / "notebooks").mkdir()
     for name, (kind, body) in BODIES.items():
@@ -59,5 +86,10 @@ def make_home(home: Path) -> Path:
     (home / "params" / "quickstart.yaml").write_text(
         "name: toy\nphases:\n  import: {sources: [{source: fer2013, faces: 70}]}\n  manifest: {}\n"
         "  teacher_a: {kind: teacher, epochs: 2, checkpoint_minutes: 0.01}\n"
+    )
+    (home / "params" / "diamond.yaml").write_text(
+        "name: diamond\nphases:\n  import: {sources: [{source: fer2013, faces: 70}]}\n  manifest: {}\n"
+        "  teacher_a: &fit {kind: teacher, epochs: 2, checkpoint_minutes: 0.01, workers: 2}\n"
+        "  teacher_b: {<<: *fit, threads: 3}\n  student: {init_from: teacher_a}\n  evaluate: {}\n"
     )
     return home

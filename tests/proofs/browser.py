@@ -139,7 +139,7 @@ class Browser:
 
 
 def students(home: Path) -> list:
-    """Two finished student runs of unlike modes below one parent, the newest there are."""
+    """Two finished student runs of unlike modes that one command ran, the newest there are."""
     import mlflow
 
     store.configure(home)
@@ -148,7 +148,7 @@ def students(home: Path) -> list:
     query = "tags.`fer.kind` = 'student' and attributes.status = 'FINISHED'"
     families: dict[str, dict[str, Any]] = {}
     for run in client.search_runs(experiments, query, order_by=["attributes.start_time DESC"]):
-        modes = families.setdefault(run.data.tags.get("mlflow.parentRunId", ""), {})
+        modes = families.setdefault(run.data.tags["fer.lock"], {})  # a command holds one lock of its own
         modes.setdefault(run.data.params["mode"], run)
         if len(modes) == 2:
             return list(modes.values())
@@ -156,9 +156,10 @@ def students(home: Path) -> list:
 
 
 def runs_list(browser: Browser, base: str, runs: list) -> str:
-    """The text of the experiment's list, opened at the parent of these runs, with a few columns that one compares."""
-    experiment, parent = runs[0].info.experiment_id, runs[0].data.tags["mlflow.parentRunId"]
-    shown = {"selectedColumns": list(COLUMNS), "runsExpanded": {parent: True}}
+    """The text of the experiment's list, opened at the parents of these runs, with a few columns that one compares."""
+    experiment = runs[0].info.experiment_id
+    opened = {run.data.tags["mlflow.parentRunId"]: True for run in runs}
+    shown = {"selectedColumns": list(COLUMNS), "runsExpanded": opened}
     key = f'MLflowLocalStorage-1.1-ExperimentPage-["{experiment}"]-ReactComponentState'
     url = f"{base}/#/experiments/{experiment}/runs"
     return browser.open(url, RUNS_SIZE, runs[0].info.run_name, PANEL_CLOSED | {key: json.dumps(shown)})

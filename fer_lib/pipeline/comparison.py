@@ -1,0 +1,176 @@
+"""What came out of a sweep's combinations, side by side: rows, groups that may be ranked, a table, CSV and JSON.
+
+A row is one combination and one of the last phases that its parameters reach.  Rows are ranked by ``val macro-F1``,
+never by what was measured on test rows, and only among those that were measured on the same faces (``evalset_id``).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from fer_lib.pipeline.execution import GOOD, Execution
+from fer_lib.tracking.records import read_outputs
+
+RANKED_BY = "val macro-F1"
+LEFT_OUT = ("chance",)  # the same in every row
+
+Row = dict[str, Any]
+
+
+def rows(executions: list[Execution], last: list[str]) -> list[Row]:
+    """A row for each combination and each of the phases ``last``, finished or not.
+
+    ``combination`` (its index), ``values``, ``phase``, ``status``, ``run_id``, ``scores`` (headline name -> value, and
+    what each evaluation says of this phase's model, as ``<evaluation> accuracy``), ``evalset_id`` of the phase's own
+    scores (None: unknown) and ``evaluated_on`` (evaluation -> evalset_id).
+    """
+    return [_row(index, execution, name) for index, execution in enumerate(executions) for name in last]
+
+
+def _row(index: int, execution: Execution, name: str) -> Row:
+    model = getattr(execution.plan.phase(name).params, "name", "")
+    row: Row = {"combination": index, "values": execution.values, "phase": name, "status": _status(execution, name),
+                "run_id": execution.run_id, "scores": {}, "evalset_id": None, "evaluated_on": {}}  # fmt: skip
+    for phase in execution.plan.phases:
+        outcome = execution.outcomes.get(phase.name)
+        if outcome is None or outcome.status not in GOOD:
+            continue
+        measured_on = read_outputs(outcome.folder).get("ids", {}).get("evalset_id")
+        told = {key: value for key, value in outcome.headline.items() if key not in LEFT_OUT}
+        if phase.name == name:
+            row["scores"] |= told
+            row["evalset_id"] = measured_on
+        elif phase.kind == "evaluate":
+            own = {k.removeprefix(f"{model}/"): v for k, v in told.items() if k.startswith(f"{model}/")}
+            row["scores"] |= {f"{phase.name} {key}": value for key, value in (own or told).items()}
+            row["evaluated_on"][phase.name] = measured_on
+    return row
+
+
+def _status(execution: Execution, name: str) -> str:
+    """``finished``, or why this phase has no result."""
+    outcome = execution.outcomes.get(name)
+    if outcome is not None and outcome.status in GOOD:
+        failed = [n for n, o in execution.outcomes.items() if o.status == "failed"]
+        return f"finished ({', '.join(failed)} failed)" if failed else "finished"
+    ended = [f"{n} {o.status}" for n, o in execution.outcomes.items() if o.status in ("failed", "stopped")]
+    return ", ".join(ended) or "not started"
+
+
+def grouped(found: list[Row]) -> list[list[Row]]:
+    """Rows measured on the same faces together, each group ranked (``rank`` from 1, None for a row without a score).
+
+    Rows without any score come last, as a group of their own.
+    """
+    groups: list[list[Row]] = []
+    for row in found:
+        if row["scores"]:
+            fitting = next((group for group in groups if all(_same_faces(row, other) for other in group)), None)
+            groups.append([row]) if fitting is None else fitting.append(row)
+    unmeasured = [row for row in found if not row["scores"]]
+    return [_ranked(group) for group in [*groups, unmeasured] if group]
+
+
+def _same_faces(row: Row, other: Row) -> bool:
+    """Whether all that both were measured on is the same."""
+    shared = row["evaluated_on"].keys() & other["evaluated_on"].keys()
+    evaluated = all(row["evaluated_on"][name] == other["evaluated_on"][name] for name in shared)
+    return evaluated and row["evalset_id"] == other["evalset_id"]
+
+
+def _ranked(group: list[Row]) -> list[Row]:
+    for row in group:
+        score = row["scores"].get(RANKED_BY) if row["evalset_id"] else None
+        row["score"] = score if isinstance(score, (int, float)) else None
+    known = sorted((row["score"] for row in group if row["score"] is not None), reverse=True)
+    for row in group:
+        row["rank"] = None if row["score"] is None else known.index(row["score"]) + 1
+        del row["score"]
+    return sorted(group, key=lambda row: (row["rank"] is None, row["rank"] or 0))
+
+
+def best(groups: list[list[Row]]) -> int | None:
+    """Index of the combination that is first, where all that was measured can be ranked together."""
+    measured = [group for group in groups if group[0]["rank"] is not None]
+    return measured[0][0]["combination"] if len(measured) == 1 else None
+
+
+def headings(groups: list[list[Row]]) -> list[str]:
+    """What each group was measured on, and why it is not ranked with the others."""
+    measured = sum(bool(group[0]["scores"]) for group in groups)
+    found = []
+    for group in groups:
+        if not group[0]["scores"]:
+            found.append("no result")
+            continue
+        faces = {f"{name} on {evalset}": None for row in group for name, evalset in row["evaluated_on"].items()}
+        own = [f"val on {group[0]['evalset_id']}"] if group[0]["rank"] is not None else []
+        said = ", ".join([*own, *faces])
+        found.append(f"{said}: other faces than in the other tables, so ranked apart" if measured > 1 else said)
+    return found
+
+
+def _columns(groups: list[list[Row]]) -> tuple[list[str], list[str]]:
+    """(varied parameters, names of scores), in the order in which they first appear."""
+    every = [row for group in groups for row in group]
+    varied = dict.fromkeys(name for row in every for name in row["values"])
+    return list(varied), list(dict.fromkeys(name for row in every for name in row["scores"]))
+
+
+def printed(title: str, groups: list[list[Row]]) -> Iterator[Any]:
+    """A table for each group."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from fer_lib.cli.progress import shown
+
+    varied, _ = _columns(groups)
+    for heading, group in zip(headings(groups), groups, strict=True):
+        scores = _columns([group])[1]
+        table = Table(title=Text(f"{title}: {heading}" if heading else title), title_justify="left")
+        for name in ("rank", *varied, "phase", *scores, *(["status"] if _unfinished(group) else [])):
+            table.add_column(Text(name), justify="left" if name in ("phase", "status") else "right", overflow="fold")
+        for row in group:
+            cells = ["" if row["rank"] is None else str(row["rank"]), *(row["values"].get(n, "") for n in varied)]
+            cells += [row["phase"], *(shown(row["scores"].get(name, "")) for name in scores)]
+            table.add_row(*(Text(cell) for cell in cells + [row["status"]] * _unfinished(group)))
+        yield table
+
+
+def _unfinished(group: list[Row]) -> bool:
+    return any(row["status"] != "finished" for row in group)
+
+
+def as_csv(groups: list[list[Row]]) -> str:
+    """All groups as one CSV; what a spreadsheet would run as a formula is neutralised."""
+    from fer_lib.datasets.interchange import neutral
+
+    varied, scores = _columns(groups)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    head = ["group", "rank", *varied, "phase", "status", *scores, "evalset_id", "evaluated_on", "run_id"]
+    writer.writerow([neutral(name) for name in head])
+    for number, group in enumerate(groups, 1):
+        for row in group:
+            cells = [number, row["rank"], *(row["values"].get(name) for name in varied), row["phase"], row["status"]]
+            cells += [row["scores"].get(name) for name in scores] + [row["evalset_id"]]
+            cells += [" ".join(f"{name}:{evalset}" for name, evalset in row["evaluated_on"].items()), row["run_id"]]
+            writer.writerow([neutral(cell) if isinstance(cell, str) else cell for cell in cells])
+    return text.getvalue()
+
+
+def as_json(title: str, executions: list[Execution], groups: list[list[Row]]) -> dict[str, Any]:
+    """Every combination with what became of its phases, and the groups of rows."""
+    combinations = []
+    for execution in executions:
+        phases = {
+            name: {"status": o.status, "run_id": o.run_id, "headline": o.headline}
+            for name, o in execution.outcomes.items()
+        }
+        told = {"values": execution.values, "run_id": execution.run_id, "status": execution.ended or "NOT STARTED"}
+        combinations.append(told | {"phases": phases, "not_started": execution.not_started})
+    tables = [{"measured": said, "rows": group} for said, group in zip(headings(groups), groups, strict=True)]
+    return {"name": title, "ranked_by": RANKED_BY, "combinations": combinations, "groups": tables}

@@ -1,0 +1,54 @@
+"""A home for a module's story, and what its store says."""
+
+import os
+
+import pytest
+from toy import make_home
+
+
+@pytest.fixture(scope="module")
+def toy_home(tmp_path_factory):
+    """One home for all the tests of a module, which run in order on it."""
+    home = make_home(tmp_path_factory.mktemp("home"))
+    before = {name: os.environ.get(name) for name in ("FER_HOME", "MLFLOW_TRACKING_URI")}
+    os.environ["FER_HOME"] = str(home)
+    yield home
+    for name, value in before.items():
+        os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+class Store:
+    """The runs of the home that $FER_HOME names."""
+
+    @property
+    def client(self):
+        import mlflow
+
+        from fer_lib.tracking import store
+
+        store.configure()
+        return mlflow.MlflowClient()
+
+    def runs(self) -> list:
+        """All of them, newest first."""
+        from fer_lib.tracking import store
+
+        return list(self.client.search_runs([store.experiment_id()], order_by=["attributes.start_time DESC"]))
+
+    def newest(self, kind: str):
+        return next(run for run in self.runs() if run.data.tags["fer.kind"] == kind)
+
+    def below(self, parent) -> dict:
+        """Name -> run directly below a run."""
+        nested = [run for run in self.runs() if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+        return {run.info.run_name: run for run in nested}
+
+    def json(self, run, name: str):
+        import mlflow
+
+        return mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/{name}")
+
+
+@pytest.fixture(scope="session")
+def stored():
+    return Store()

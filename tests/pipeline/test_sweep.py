@@ -1,0 +1,124 @@
+"""A sweep through real kernels: what is shared, what a failure costs, what is ranked with what."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from fer_lib.pipeline import comparison, curves
+from fer_lib.pipeline.sweep import sweep_file
+
+CHANGES = ["manifest.val_fraction=0.05,0.1", "teacher_a.epochs=3,13"]
+
+
+@pytest.fixture(scope="module")
+def base(toy_home):
+    return toy_home
+
+
+def artifact(run, name: str) -> Path:
+    import mlflow
+
+    return Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=name))
+
+
+@pytest.fixture(scope="module")
+def first(base, stored):
+    """Two of four combinations fail."""
+    (base / "unlucky").touch()
+    code = sweep_file(base / "params" / "quickstart.yaml", CHANGES, parallel=2)
+    (base / "unlucky").unlink()
+    return code, stored.newest("sweep")
+
+
+def test_a_failing_combination_stops_no_other_and_what_is_shared_runs_once(base, first, stored):
+    code, sweep = first
+    assert code == 1 and sweep.info.status == "FAILED"
+    nested = stored.below(sweep)
+    assert {name: run.info.status for name, run in nested.items()} == {
+        "manifest.val_fraction=0.05, teacher_a.epochs=3": "FINISHED",
+        "manifest.val_fraction=0.05, teacher_a.epochs=13": "FAILED",
+        "manifest.val_fraction=0.1, teacher_a.epochs=3": "FINISHED",
+        "manifest.val_fraction=0.1, teacher_a.epochs=13": "FAILED",
+    }
+    one = nested["manifest.val_fraction=0.1, teacher_a.epochs=3"]
+    assert one.data.params == {"manifest.val_fraction": "0.1", "teacher_a.epochs": "3"}
+    assert one.data.tags["fer.kind"] == "run" and one.data.metrics["teacher_a/val macro-F1"] == pytest.approx(0.53)
+    ran = [name for run in nested.values() for name in stored.below(run)]
+    assert sorted(ran) == ["import", "manifest", "manifest", *["teacher_a"] * 4]
+    assert len(list(base.glob("mlruns/phases/import-*"))) == 1 and len(list(base.glob("mlruns/phases/manifest-*"))) == 2
+    rows = [row for run in nested.values() for row in stored.json(run, "phases.json")["phases"]]
+    assert [row["status"] for row in rows if row["phase"] == "import"].count("re-used") == 3
+
+
+def test_rows_of_other_faces_are_not_ranked_together(first, stored):
+    told = stored.json(first[1], "sweep.json")
+    groups = told["groups"]
+    assert [[row["rank"] for row in group["rows"]] for group in groups] == [[1], [1], [None, None]]
+    assert "rows-0.05" in groups[0]["measured"] and "ranked apart" in groups[0]["measured"]
+    assert {row["status"] for row in groups[2]["rows"]} == {"teacher_a failed"}
+    assert [c["status"] for c in told["combinations"]] == ["FINISHED", "FAILED", "FINISHED", "FAILED"]
+    assert "fer.best" not in first[1].data.tags, "no best where not all can be compared"
+
+
+def test_the_same_command_goes_on_and_compares(base, first, stored, capsys):
+    assert sweep_file(base / "params" / "quickstart.yaml", CHANGES) == 0
+    sweep = stored.newest("sweep")
+    assert sweep.info.status == "FINISHED" and sweep.data.tags["fer.sweep.teacher_a.epochs"] == "3,13"
+    ran = [name for run in stored.below(sweep).values() for name in stored.below(run)]
+    assert ran == ["teacher_a", "teacher_a"], "only what had failed"
+    groups = stored.json(sweep, "sweep.json")["groups"]
+    assert [[row["rank"] for row in group["rows"]] for group in groups] == [[1, 2], [1, 2]]
+    assert [row["values"]["teacher_a.epochs"] for row in groups[0]["rows"]] == ["13", "3"]
+    rows = list(csv.DictReader(io.StringIO(artifact(sweep, "sweep.csv").read_text())))
+    found = [(row["group"], row["rank"], row["teacher_a.epochs"], row["val macro-F1"]) for row in rows]
+    assert found == [(group, *line) for group in "12" for line in (("1", "13", "0.63"), ("2", "3", "0.53"))]
+    assert artifact(sweep, "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert "ranked apart" in capsys.readouterr().out
+
+
+def test_the_best_is_named_with_the_command_that_runs_it(base, first, stored, capsys):
+    path = base / "params" / "quickstart.yaml"
+    assert sweep_file(path, ["teacher_a.epochs=3,13", "teacher_a.checkpoint_minutes=0.01"]) == 0
+    said = capsys.readouterr().out
+    assert f"fer run {path} -p teacher_a.epochs=13 -p teacher_a.checkpoint_minutes=0.01" in said
+    assert stored.newest("sweep").data.tags["fer.best"] == "teacher_a.epochs=13"
+    assert stored.below(stored.newest("sweep")).keys() == {"teacher_a.epochs=3", "teacher_a.epochs=13"}
+
+
+def row(values, score=None, evalset="e", evaluated=None, **scores):
+    scores = scores | ({"val macro-F1": score} if score is not None else {})
+    return {"combination": 0, "values": values, "phase": "kd", "status": "finished", "run_id": "r", "scores": scores,
+            "evalset_id": evalset, "evaluated_on": evaluated or {}}  # fmt: skip
+
+
+def test_groups_hold_what_was_measured_on_the_same_faces():
+    rows = [row({"t": "1"}, 0.5, evaluated={"evaluate": "x"}), row({"t": "2"}, 0.7), row({"t": "3"}, 0.6, evalset="f"),
+            row({"t": "4"}, 0.7, evaluated={"evaluate": "y"}), row({"t": "5"}, evalset=None)]  # fmt: skip
+    groups = comparison.grouped(rows)
+    ranks = [[(r["values"]["t"], r["rank"]) for r in group] for group in groups]
+    assert ranks == [[("2", 1), ("1", 2)], [("3", 1)], [("4", 1)], [("5", None)]]
+    assert comparison.best(groups) is None and comparison.best(groups[:1]) == 0
+    tied = comparison.grouped([row({"t": str(i)}, score) for i, score in enumerate((0.5, 0.7, 0.7, 0.1))])
+    assert [r["rank"] for r in tied[0]] == [1, 1, 3, 4]
+    unknown = comparison.grouped([row({"t": "1"}, 0.5, evalset=None), row({"t": "2"}, 0.7, evalset=None)])
+    assert [r["rank"] for r in unknown[0]] == [None, None], "on who knows which faces"
+
+
+def test_a_cell_that_a_spreadsheet_would_run_is_neutralised():
+    groups = comparison.grouped([row({"=1+1": "=cmd()", "n": "-3"}, 0.5, lowest=-0.5)])
+    [head, line] = csv.reader(io.StringIO(comparison.as_csv(groups)))
+    assert "'=1+1" in head and "'=cmd()" in line and "-0.5" in line
+
+
+def test_the_plot_has_a_line_for_each_setting_of_the_others():
+    rows = [
+        row({"s": s, "m": m}, 0.5 + float(s) / 100, **{"evaluate macro-F1": 0.4}) for s in ("8", "16") for m in "ab"
+    ]
+    figure = curves.figure("a sweep", comparison.grouped(rows))
+    [axes] = figure.axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert lines["kd, m=a"] == [[8.0, 0.58], [16.0, 0.66]] and len(lines) == 4
+    assert axes.get_xlabel() == "s" and "kd, m=b: evaluate macro-F1" in lines
+    assert curves.figure("none", comparison.grouped([row({"s": "1"})])) is None

@@ -1,0 +1,75 @@
+"""What a slot's kernel sees of the machine, and what gets from a worker to the command."""
+
+import os
+import pickle
+import signal
+from pathlib import Path
+
+import pytest
+
+from fer_lib.notebook import NotebookFailed
+from fer_lib.params import ImportParams, TeacherParams
+from fer_lib.pipeline import workers
+
+
+@pytest.fixture
+def eight_cores(monkeypatch):
+    monkeypatch.setattr(workers, "cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
+@pytest.mark.parametrize(("count", "threads"), [(2, "4"), (3, "2"), (16, "1")])
+def test_without_a_gpu_kernels_share_the_cores(eight_cores, count, threads):
+    seen = workers.slot_environment(count - 1, count, ImportParams(), [])
+    assert seen["OMP_NUM_THREADS"] == seen["MKL_NUM_THREADS"] == threads and "CUDA_VISIBLE_DEVICES" not in seen
+
+
+def test_a_phase_with_threads_of_its_own_keeps_them(eight_cores, monkeypatch):
+    assert workers.slot_environment(0, 2, TeacherParams(threads=7), [])["OMP_NUM_THREADS"] == "7"
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert workers.slot_environment(0, 2, TeacherParams(), []) == {}, "what the user set stays"
+    assert workers.slot_environment(0, 2, TeacherParams(threads=7), [])["OMP_NUM_THREADS"] == "7"
+
+
+def test_each_slot_has_a_gpu_of_its_own(eight_cores):
+    def seen(slot, **params):
+        return workers.slot_environment(slot, 4, TeacherParams(**params), ["2", "5", "7"])["CUDA_VISIBLE_DEVICES"]
+
+    assert [seen(slot) for slot in range(4)] == ["2", "5", "7", "2"]
+    assert seen(2, processes=2) == "7,2" and seen(0, processes=9) == "2,5,7"
+
+
+@pytest.mark.parametrize(
+    ("listed", "count", "gpus"),
+    [(None, 3, ["0", "1", "2"]), ("", 0, []), ("4,6", 2, ["4", "6"]), ("MIG-a, MIG-b", 1, ["MIG-a"]), ("1", 0, [])],
+)
+def test_a_list_of_visible_devices_is_respected(monkeypatch, listed, count, gpus):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if listed is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    assert workers.visible_gpus() == gpus
+
+
+def test_a_failure_comes_from_one_process_to_another_unchanged():
+    failed = NotebookFailed("DataError", "row 3 has 47 pixels", Path("a") / "b.ipynb")
+    again = pickle.loads(pickle.dumps(failed))
+    assert type(again) is NotebookFailed and str(again) == str(failed)
+    assert (again.name, again.message, again.output) == (failed.name, failed.message, failed.output)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_what_is_half_done_is_done_before_an_interrupt_takes_effect():
+    done = []
+    with pytest.raises(KeyboardInterrupt):
+        with workers.signals_deferred():
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append(1)
+        done.append(2)
+    assert done == [1]
+    with workers.signals_ignored(), workers.signals_deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
