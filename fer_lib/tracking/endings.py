@@ -31,20 +31,14 @@ def mark_interrupted(client, run_id: str, folder: Path) -> None:
 
 
 def how_far(folder: Path) -> str:
-    """``interrupted after epoch 3 of 8, at step 57; the same command goes on from step 54 (epoch 2.25)``."""
+    """``interrupted at epoch 3.25 of 8; the same command goes on from step 54 (epoch 2.25)``."""
     reached = _json(folder / "progress.json") or {}
-    parts = ["interrupted"]
-    if "epoch" in reached:
-        parts.append(f"after epoch {reached['epoch'] + 1} of {reached.get('epochs') or '?'}")
-    elif "text" in reached:
-        parts.append(f"at {reached['text']}")
+    at = f" at {reached['text'].split('  ')[0]}" if "text" in reached else ""  # two spaces: figures follow
     last = folder / "checkpoint_last"
     state = _json((last if last.is_dir() else previous(last)) / "state.json")
-    if state is not None:
-        parts.append(f"; the same command goes on from step {state['step']} (epoch {state['epoch']:.2f})")
-    else:
-        parts.append("; the same command begins this phase again")
-    return " ".join(parts).replace(" ;", ";")
+    if state is None:
+        return f"interrupted{at}; the same command begins this phase again"
+    return f"interrupted{at}; the same command goes on from step {state['step']} (epoch {state['epoch']:.2f})"
 
 
 def _json(file: Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from fer_lib.atomic import write_json
+from fer_lib.atomic import explained, write_json
 from fer_lib.errors import FerError
 from fer_lib.tracking import store
 from fer_lib.tracking.records import now
@@ -36,10 +36,11 @@ class Hold:
             DataError: the disk refuses.
         """
         self._lock = FileLock(lock, timeout=_LOOK, poll_interval=0.02, thread_local=False)
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise FerError(_refusal(lock, what)) from error
+        with explained(lock):
+            try:
+                self._lock.acquire()
+            except Timeout as error:  # an OSError too
+                raise FerError(_refusal(lock, what)) from error
         self._file, self._facts = _beside(lock), _myself()
         try:
             write_json(self._file, self._facts)

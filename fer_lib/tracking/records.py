@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fer_lib.atomic import write_json
+from fer_lib.atomic import explained, write_json
 from fer_lib.errors import FerError
 
 
@@ -116,6 +117,14 @@ def progress_line(folder: Path, what: str) -> Callable[..., None]:
         nonlocal shown_at
         if time.monotonic() - shown_at >= 1.0 or done == total:
             shown_at = time.monotonic()
-            write_json(folder / "progress.json", {"text": f"{done:,}{f' of {total:,}' if total else ''} {what}"})
+            write_progress(folder, text=f"{done:,}{f' of {total:,}' if total else ''} {what}")
 
     return show
+
+
+def write_progress(folder: Path, **glimpse: Any) -> None:
+    """``progress.json``: what ``fer run`` shows.  Whole, but not synced: it is written often and lost without harm."""
+    work = folder / f".progress.{os.getpid()}.partial"
+    with explained(folder / "progress.json"):
+        work.write_text(json.dumps(glimpse), encoding="utf-8")
+        os.replace(work, folder / "progress.json")

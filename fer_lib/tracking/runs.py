@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fer_lib.atomic import write_json
+from fer_lib.atomic import explained, write_json
 from fer_lib.errors import FerError
 from fer_lib.params import FitParams
 from fer_lib.tracking import endings, store
@@ -38,6 +38,7 @@ from fer_lib.tracking.records import (
     read_outputs,
     relative_inputs,
     write_plan,
+    write_progress,
 )
 
 __all__ = ["PhaseRun", "phase_run", "read_json", "read_outputs"]
@@ -70,7 +71,8 @@ class PhaseRun:
         plan = pipeline.prepare_alone(params, kind, name) if given is None else pipeline.prepared(params)
         self.name, self.key, self.inputs = plan["phase"], plan["key"], plan["inputs"]
         self.output_dir = Path(plan["output_dir"])
-        self.output_dir.mkdir(parents=True, exist_ok=True)
+        with explained(self.output_dir):
+            self.output_dir.mkdir(parents=True, exist_ok=True)
         self._hold = Hold(self.output_dir / ".lock", f"phase {self.name!r} in {self.output_dir}")
         self.run_id = ""
         self._outputs: dict[str, Any] | None = None
@@ -191,8 +193,9 @@ class PhaseRun:
         """Consume training events, write them to MLflow (one call an epoch) and return the last one.
 
         ``start`` (``total_steps``, ``steps_per_epoch``, ``resumed_at_step``: when it is not 0, the epochs in the
-        folder's ``history.json`` are written first), ``step`` (how far an epoch is), ``epoch`` (``epoch`` and nested numbers), ``note`` (``message``;
-        ``level="warning"`` also becomes a tag of the run), ``end`` (nested numbers, written without a step).
+        folder's ``history.json`` are written first), ``step`` (how far an epoch is), ``epoch`` (``epoch`` and nested
+        numbers), ``note`` (``message``; ``level="warning"`` also becomes a tag of the run), ``end`` (nested numbers,
+        written without a step).
         """
         last: dict[str, Any] = {}
         epochs, warnings = None, []
@@ -221,7 +224,7 @@ class PhaseRun:
         """Where a running epoch stands: at once for ``fer run``, now and then for MLflow's curves."""
         shown = {key: event[key] for key in ("loss", "images_per_sec") if key in event}
         line = f"epoch {event['epoch']:.2f} of {epochs or '?'}  " + "  ".join(f"{k} {v:.4g}" for k, v in shown.items())
-        write_json(self.output_dir / "progress.json", {"epoch": event["epoch"], "epochs": epochs, "text": line})
+        write_progress(self.output_dir, epoch=event["epoch"], epochs=epochs, text=line)
         if shown and time.monotonic() - self._told > LIVE_SECONDS:
             self._told = time.monotonic()
             self.metrics({"live": shown}, step=event["step"])
@@ -230,7 +233,7 @@ class PhaseRun:
         values = numbers({key: value for key, value in row.items() if key not in ("event", "epoch")})
         self.metrics(values, step=int(row["epoch"]))
         line = epoch_line(int(row["epoch"]), epochs, values)
-        write_json(self.output_dir / "progress.json", {"epoch": row["epoch"], "epochs": epochs, "text": line})
+        write_progress(self.output_dir, epoch=row["epoch"], epochs=epochs, text=line)
         if echo:
             print(line, flush=True)
 

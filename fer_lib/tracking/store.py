@@ -16,6 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from fer_lib.atomic import explained
 from fer_lib.errors import FerError
 
 EXPERIMENT = "fer"
@@ -58,7 +59,8 @@ def mlruns(root: Path | None = None) -> Path:
 def phases_dir() -> Path:
     """``<home>/mlruns/phases``: one folder a phase."""
     folder = mlruns() / "phases"
-    folder.mkdir(exist_ok=True)
+    with explained(folder):
+        folder.mkdir(exist_ok=True)
     return folder
 
 
@@ -74,6 +76,7 @@ def configure(root: Path | str | None = None) -> Path:
     """
     base = Path(root).expanduser().resolve() if root is not None else home()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "5")  # seconds
     os.environ.setdefault("MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK", "true")
     os.environ["MLFLOW_TRACKING_URI"] = uri = tracking_uri(base)
     import mlflow
@@ -90,7 +93,7 @@ def configure(root: Path | str | None = None) -> Path:
             raise FerError(
                 f"another process has been creating the store {mlruns(base)} for two minutes: end it and try again"
             ) from error
-        except PermissionError as error:
+        except OSError as error:
             raise FerError(f"cannot write the store {mlruns(base)}: {error}. Set FER_HOME to another folder") from error
         _configured.add(base)
     return base

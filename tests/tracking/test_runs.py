@@ -123,19 +123,6 @@ def test_follow_writes_each_epoch_and_warns(capsys):
     assert json.loads((run.output_dir / "progress.json").read_text())["epochs"] == 2
 
 
-def test_reap_ends_the_dead_and_spares_the_living():
-    import mlflow
-
-    alive = runs.phase_run(ImportParams(seed=6), "import")
-    client, experiment = mlflow.MlflowClient(), store.experiment_id()
-    dead = client.create_run(experiment, tags={"fer.lock": "mlruns/locks/nobody.lock"}).info.run_id
-    foreign = client.create_run(experiment).info.run_id
-    assert runs.reap() == [dead]
-    assert client.get_run(dead).info.status == "KILLED" and "fer.reaped" in client.get_run(dead).data.tags
-    assert client.get_run(foreign).info.status == "RUNNING" and fetch(alive).info.status == "RUNNING"
-    assert runs.reap() == []
-
-
 def test_the_dead_predecessor_in_a_folder_is_ended():
     import mlflow
 
