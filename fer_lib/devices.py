@@ -112,6 +112,24 @@ def describe_device(name: str = "auto") -> dict[str, Any]:
     return facts
 
 
+def peak_memory_gb(device) -> float:
+    """The most memory held at a time, GB: of a CUDA card since the last call, else of this process since its start."""
+    import torch
+
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return peak / 1e9
+    import psutil
+
+    if hasattr(memory := psutil.Process().memory_info(), "peak_wset"):  # Windows
+        return memory.peak_wset / 1e9
+    import resource
+
+    unit = 1 if platform.system() == "Darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
 def _processor() -> str:
     """The processor's own name; on Linux ``platform`` only knows its family."""
     try:

@@ -28,6 +28,13 @@ def predict(
     ] = None,
     whole: Annotated[bool, typer.Option("--whole", help="Each picture is one face already: look for none.")] = False,
     detector: Annotated[Literal["auto", "yunet", "haar"], typer.Option(help="What finds the faces.")] = "auto",
+    prior: Annotated[
+        str,
+        typer.Option(
+            help="How frequent the classes are where these pictures come from: uniform, or 7 shares with commas, "
+            "Angry first. Default: as in training."
+        ),
+    ] = "",
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")] = False,
 ) -> None:
     """Say what the faces in pictures express, with calibrated probabilities.  Exit 1 when a picture can't be read."""
@@ -38,7 +45,7 @@ def predict(
     from fer_lib.tracking.registry import default_uri
 
     uri = model or default_uri()
-    predictor = load(uri, detector=detector)
+    predictor = load(uri, detector=detector, target_prior=_prior(prior))
     if annotated is not None:
         with explained(annotated):
             annotated.mkdir(parents=True, exist_ok=True)
@@ -69,6 +76,18 @@ def predict(
         typer.echo(f"not read: {result['error']}", err=True)
     if failed:
         raise typer.Exit(1)
+
+
+def _prior(text: str) -> list[float] | None:
+    from fer_lib.calibration.prior import UNIFORM, checked_prior
+    from fer_lib.errors import DataError, ParamsError
+
+    if not text:
+        return None
+    try:
+        return list(UNIFORM) if text == "uniform" else checked_prior([float(x) for x in text.split(",")]).tolist()
+    except (ValueError, DataError) as error:
+        raise ParamsError(f"--prior {text}: {error}; write uniform, or 7 shares with commas that sum to 1") from error
 
 
 def list_pictures(paths: list[Path], recursive: bool) -> list[tuple[Path, str | None]]:

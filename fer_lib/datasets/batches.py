@@ -95,11 +95,16 @@ class Sampler:
         return base * steps + (extra * steps + NUM_CLASSES - 1 - c) // NUM_CLASSES
 
 
+def _empty(shape: tuple[int, ...]) -> np.ndarray:
+    return np.empty(shape, np.float32)
+
+
 @dataclass(frozen=True)
 class Batch:
     rows: np.ndarray  # int64 [B], positions in the pack
     images: np.ndarray  # float32 [B, 3, S, S], normalised, channels last in memory
     labels: np.ndarray  # int64 [B]
+    step_rows: np.ndarray  # int64, the rows of the whole step, of which these may be one process' share
 
 
 def train_batches(
@@ -109,22 +114,27 @@ def train_batches(
     first_step: int,
     last_step: int,
     workers: int = 1,
+    share: tuple[int, int] = (0, 1),
+    empty: Callable[[tuple[int, ...]], np.ndarray] = _empty,
 ) -> Iterator[Batch]:
     """Augmented batches of global steps ``first_step`` to ``last_step`` (exclusive), made ahead by ``workers`` threads.
 
     Threads, because nearly all of the work lies in OpenCV and NumPy, which let other threads run.  0 workers: each
     batch is made in the caller's thread when it is asked for.  The batches are the same for any number.
+    ``share`` (r, n): only every n-th row from the r-th on, for one of n processes.  ``empty(shape)``: float32 memory
+    for the pictures of a batch (pinned, where a GPU reads them).
     """
     keys = [int(s[:15], 16) for s in pack.manifest.sample_ids]
     contract, size = pack.contract, pack.contract.image_size
 
     def make(step: int) -> Batch:
-        rows, walks = sampler.rows(step)
-        images = np.empty((len(rows), size, size, 3), np.float32)
+        step_rows, walks = sampler.rows(step)
+        rows, walks = step_rows[share[0] :: share[1]], walks[share[0] :: share[1]]
+        images = empty((len(rows), size, size, 3))
         for image, row, walk in zip(images, rows.tolist(), walks.tolist(), strict=True):
             rng = keyed_rng(sampler.seed, "augment", walk, keys[row])
             contract.channels_last(augment(pack.faces.thin(row), rng, size, augmentation), image)
-        return Batch(rows, images.transpose(0, 3, 1, 2), sampler.labels[rows])
+        return Batch(rows, images.transpose(0, 3, 1, 2), sampler.labels[rows], step_rows)
 
     yield from _ahead(make, range(first_step, last_step), workers)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
+from fer_lib.calibration.prior import prior_correction
 from fer_lib.calibration.scores import softmax
 from fer_lib.deploy.bundle import ONNX, Bundle, read_bundle
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
@@ -42,7 +43,7 @@ class Predictor:
     """A bundle ready to predict.
 
     ``detector``: auto, yunet or haar, made when first needed.  ``runtime``: onnx, torch, or auto (ONNX where the bundle
-    holds it).
+    holds it).  ``target_prior``: how frequent the classes are where it is used, 7 shares; None leaves the training's.
     """
 
     def __init__(
@@ -50,12 +51,16 @@ class Predictor:
         bundle: Bundle,
         detector: Literal["auto", "yunet", "haar"] = "auto",
         runtime: Literal["auto", "onnx", "torch"] = "auto",
+        target_prior: Sequence[float] | None = None,
     ):
         if runtime not in ("auto", "onnx", "torch"):
             raise FerError(f"runtime {runtime!r} is unknown: use auto, onnx or torch")
         self.bundle = bundle
         self.runtime = ("onnx" if bundle.has(ONNX) else "torch") if runtime == "auto" else runtime
         self._detector_name = detector
+        self._correction = np.zeros(NUM_CLASSES)
+        if target_prior is not None:
+            self._correction = prior_correction(bundle.meta["training_prior"], target_prior)
         self._run = self._onnx() if self.runtime == "onnx" else self._torch()
 
     @cached_property
@@ -105,10 +110,11 @@ class Predictor:
         boxes: Sequence[Box | None] | None = None,
         points: Sequence[np.ndarray | None] | None = None,
     ) -> np.ndarray:
-        """Calibrated probabilities, float64 [N,7]: softmax of the logits after the bundle's temperature."""
+        """Calibrated probabilities, float64 [N,7]: softmax of the logits after temperature and prior correction."""
         logits = self.logits(images, boxes, points)
         temperature = self.bundle.temperature
-        return softmax(logits if temperature is None else temperature.apply(logits)) if len(logits) else logits
+        scaled = logits if temperature is None else temperature.apply(logits)
+        return softmax(scaled + self._correction) if len(logits) else logits
 
     def predict(self, image: Path | str | bytes | np.ndarray, whole: bool = False) -> list[FacePrediction]:
         """The faces found in a picture (path, encoded bytes or uint8 RGB [H,W,3]), largest first; [] without any.

@@ -48,12 +48,10 @@ class FerClassifier(nn.Module):
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         return self.embedding(self.backbone(images))
 
-    def scores(self, images: torch.Tensor) -> torch.Tensor:
-        """What the training loss starts from, float32 ``[B, 7]``: cos(theta), or the linear head's logits."""
-        return self.head(self.embed(images)).float()
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.scores(images) * self.scale
+    def forward(self, images: torch.Tensor, scaled: bool = True) -> torch.Tensor:
+        """Logits; with ``scaled`` False what a margin is put on: cos(theta), or the linear head's own logits."""
+        scores = self.head(self.embed(images)).float()
+        return scores * self.scale if scaled else scores
 
 
 class CosineHead(nn.Module):

@@ -7,6 +7,7 @@ Each returns one value a sample, ``[B]``, unless it says otherwise; the caller t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
@@ -41,9 +42,32 @@ def soft_targets(
     return targets * (1.0 - smoothing) + smoothing / NUM_CLASSES
 
 
-def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """-sum_k t_k log softmax(z)_k."""
-    return -(targets * F.log_softmax(logits, dim=1)).sum(1)
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor, focal_gamma: float = 0.0) -> torch.Tensor:
+    """-sum_k t_k (1 - p_k)^gamma log p_k with p = softmax(z): cross-entropy at gamma 0, else focal loss (Lin 2017)."""
+    log_p = F.log_softmax(logits, dim=1)
+    if focal_gamma:
+        return -(targets * (-torch.expm1(log_p)).clamp_min(torch.finfo(log_p.dtype).tiny) ** focal_gamma * log_p).sum(1)
+    return -(targets * log_p).sum(1)
+
+
+def logit_adjustment(prior: Sequence[float], tau: float) -> torch.Tensor:
+    """tau log pi, float32 [7], to be added to logits in the loss alone (Menon 2021, eq. 10), pi the training prior.
+
+    The model then learns scores for classes that are equally frequent (tau 1).  A class of no rows gets the least
+    number that a softmax takes for nothing.
+    """
+    return tau * torch.tensor(prior, dtype=torch.float32).clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+def mixup(images: torch.Tensor, alpha: float) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """(mixed pictures, the partner of each row int64 [B], the rows' own share): Zhang 2018, one share a micro-batch.
+
+    x' = l x + (1 - l) x[partner], l ~ Beta(alpha, alpha), turned to l >= 1/2 so that a row's own label stays the
+    heavier one.  Drawn on the CPU from torch's generator, which the step has seeded.
+    """
+    drawn = torch.distributions.Beta(alpha, alpha).sample().item()
+    own, partner = max(drawn, 1.0 - drawn), torch.randperm(len(images)).to(images.device)
+    return torch.lerp(images[partner], images, own), partner, own
 
 
 def distillation_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:

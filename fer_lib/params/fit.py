@@ -56,6 +56,8 @@ class FitParams(PhaseParams):
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # 0: off
     label_smoothing: Fraction = 0.0
     soft_label_weight: Fraction = 0.0  # share of the annotators' votes in the target, where a row has votes
+    focal_gamma: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0  # 0: cross-entropy
+    logit_adjustment: Annotated[float, Field(ge=0.0, le=4.0)] = 0.0  # tau; corrects the class prior in the loss
     imbalance: Literal["none", "balanced", "class_weights", "both"] = "balanced"
     min_per_class: Annotated[int, Field(ge=1)] = 2
     cb_beta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9999
@@ -72,7 +74,9 @@ class FitParams(PhaseParams):
     max_val_batches: Count = 0
     calibration: Literal["global", "vector"] = "global"
     device: Device = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    processes: Annotated[int, Field(ge=1, le=64)] = 1  # devices (or, on a CPU, processes) that share every batch
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a CUDA card that computes in it
+    compile: bool = False  # torch.compile, for the training steps
     threads: Count = 0  # 0: torch's own choice
     deterministic: bool = True
 
@@ -93,15 +97,37 @@ class FitParams(PhaseParams):
             )
         return self
 
+    @model_validator(mode="after")
+    def _micro_batches_feed_batch_norm(self):
+        parts = self.accum_steps * self.processes
+        if self.batch_size < 2 * parts:
+            raise ValueError(
+                f"batch_size {self.batch_size} in {parts} micro-batches (accum_steps x processes) leaves fewer than 2 "
+                f"rows to each, and batch norm needs 2: use batch_size >= {2 * parts}, or fewer of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _prior_is_corrected_once(self):
+        if self.logit_adjustment and self.imbalance != "none":
+            raise ValueError(
+                f"logit_adjustment {self.logit_adjustment} and imbalance: {self.imbalance} would correct the class "
+                "prior twice: set imbalance: none, or logit_adjustment: 0"
+            )
+        return self
+
 
 class TeacherParams(FitParams):
     """04_train_teacher (SPEC 5)."""
 
     name: str = "teacher"
+    head: Literal["cosine", "linear"] = "cosine"  # linear: plain softmax, which has no use for arcface_s and arcface_m
     arcface_s: Positive = 30.0
     arcface_m: Annotated[float, Field(ge=0.0, lt=1.5)] = 0.35
     plain_epochs: Annotated[float, Field(ge=0.0)] = 5  # epochs, or a fraction of the run when < 1
     ramp_end: Annotated[float, Field(ge=0.0)] = 15
+    mixup: Annotated[float, Field(ge=0.0, le=8.0)] = 0.0  # alpha of the Beta that shares are drawn from; 0: off
+    onnx: Literal["none", "best", "both"] = "both"  # files written at the end: best.onnx, last.onnx
 
     @model_validator(mode="after")
     def _ramp_ends_after_it_starts(self):

@@ -11,7 +11,10 @@ import torch
 from safetensors.torch import load, save
 
 from fer_lib.atomic import fresh_folder, previous, write_synced
+from fer_lib.calibration.scaling import Temperature
+from fer_lib.deploy.bundle import Bundle, write_bundle
 from fer_lib.errors import BundleError
+from fer_lib.faces.contract import FaceContract
 
 STATE, META = "state.safetensors", "state.json"
 
@@ -37,7 +40,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
         path = previous(path)
         if not path.is_dir():
             return None
-    advice = "delete that folder to start again, or put an older numbered checkpoint in its place"
+    advice = _advice(path)
     try:
         meta = json.loads((path / META).read_bytes())
         content = (path / STATE).read_bytes()
@@ -48,6 +51,47 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     if hashlib.sha256(content).hexdigest() != meta["sha256"]:
         raise BundleError(f"checkpoint {path / STATE} is damaged (its SHA-256 differs from {META}); {advice}")
     return load(content), meta
+
+
+def checkpoint_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The weights of a checkpoint that would be deployed (the moving average, where one is kept), and its meta.
+
+    ``meta["bundle"]`` tells what they are: name, kind, model_config, contract, training_prior, ids.
+    Raises BundleError when there is none, when it is damaged, or when it does not say what it is.
+    """
+    found = load_checkpoint(path)
+    if found is None:
+        raise BundleError(f"{path} is no checkpoint: give a folder checkpoint_last or checkpoint_epochNNN of a fit")
+    tensors, meta = found
+    if "bundle" not in meta:
+        raise BundleError(f"checkpoint {path} does not say which model it is of: take it further with the same fit")
+    prefix = "ema." if any(k.startswith("ema.") for k in tensors) else "model."
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}, meta
+
+
+def checkpoint_bundle(
+    path: Path, out: Path, temperature: Temperature | None = None, metrics: dict[str, Any] | None = None
+) -> Bundle:
+    """A bundle at ``out`` of a checkpoint alone; nothing of the fit's folder is needed.
+
+    ``metrics`` and ``temperature`` must be of these very weights; without them the bundle has none.
+    Raises what :func:`checkpoint_weights` and :func:`fer_lib.deploy.bundle.write_bundle` raise.
+    """
+    weights, meta = checkpoint_weights(path)
+    described = meta["bundle"]
+    return write_bundle(
+        out, **described | {
+            "contract": FaceContract.model_validate(described["contract"]),
+            "ids": {**described["ids"], "epoch": meta["epoch"]},
+        }, state_dict=weights, temperature=temperature, metrics=metrics or {},
+    )  # fmt: skip
+
+
+def _advice(path: Path) -> str:
+    """What to do about a checkpoint that is not whole; a numbered one holds all that it does."""
+    again = f"move {path} away and the same command starts again"
+    numbered = sorted(other for other in path.parent.glob("checkpoint_epoch*") if other.name != path.name)
+    return f"{again}, or goes on from {numbered[-1]} when you copy that to {path}" if numbered else again
 
 
 def _checksum(record: dict[str, Any]) -> str:

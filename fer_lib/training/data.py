@@ -82,6 +82,8 @@ def open_data(manifest: Manifest, p: FitParams, cache_dir: Path) -> FitData:
     weights = np.asarray(effective_number_weights(counts.tolist(), p.cb_beta), np.float32) if weighted else None
     drawn = np.full(NUM_CLASSES, 1.0) if balanced else counts.astype(float)
     effective = drawn * (weights if weighted else 1.0)
+    if p.logit_adjustment:  # of the prior pi, the adjusted loss leaves pi^(1 - tau) in the logits
+        effective = np.where(counts > 0, counts / counts.sum(), 0.0) ** (1.0 - p.logit_adjustment)
     roles = packs[1].manifest.frame["val_role"].to_numpy(dtype=str)
     prior = (effective / effective.sum()).tolist()
     return FitData(packs[0], packs[1], sampler, contract, prior, weights, roles, n_select)

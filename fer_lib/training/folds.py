@@ -28,6 +28,7 @@ from fer_lib.training.data import FitData
 from fer_lib.training.loop import fit
 from fer_lib.training.run import apply_settings
 from fer_lib.training.student import StudentObjective
+from fer_lib.training.team import Alone
 
 FOLDS_VERSION = 1  # of everything here that decides logits
 
@@ -142,7 +143,7 @@ def _fit_fold(train, held, p: StudentParams, work: Path, device, key: str, epoch
     config = dict(backbone=p.backbone, image_size=p.image_size, embed_dim=p.embed_dim, dropout=p.dropout, head=p.head)
     torch.manual_seed(p.seed)
     model = build_classifier(config)
-    options = dict(kind="student", name=p.name, ids={"fold": key}, device=device)
+    options = dict(kind="student", name=p.name, ids={"fold": key}, team=Alone(device))
     for event in fit(model, StudentObjective(p, data, device, None), data, p, work, **options):
         if event["event"] == "epoch":
             epochs(event["epoch"] + 1)

@@ -10,12 +10,13 @@ import hashlib
 import json
 import logging
 import math
+import statistics
 import time
 from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,33 +24,29 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 
 from fer_lib.atomic import write_json
-from fer_lib.calibration import scaling, scores
 from fer_lib.datasets.batches import Batch, train_batches
-from fer_lib.datasets.seen import SEEN
-from fer_lib.deploy.bundle import write_bundle
-from fer_lib.errors import FerError
+from fer_lib.devices import peak_memory_gb
+from fer_lib.errors import DataError, FerError
 from fer_lib.models.classifier import FerClassifier, trainable_parameters
-from fer_lib.models.inference import predict_logits
 from fer_lib.params import FitParams
 from fer_lib.training.checkpoint import load_checkpoint, pack_state, save_checkpoint, unpack_state
 from fer_lib.training.data import FitData
 from fer_lib.training.schedule import learning_rate
+from fer_lib.training.step import Objective, Stepper
+from fer_lib.training.team import Alone
+from fer_lib.training.validate import validate, write_best
 
 log = logging.getLogger(__name__)
 
-
-class Objective(Protocol):
-    """What a phase adds to the loop: its loss, and the figures it wants in the history."""
-
-    def loss(self, model: FerClassifier, images: torch.Tensor, batch: Batch, epoch: float) -> torch.Tensor:
-        """Loss of each sample, float32 [B]; ``epoch`` is fractional."""
-
-    def figures(self, epoch: float) -> dict[str, float]:
-        """Figures of the epoch's ``train`` section (margin, for one)."""
+TELL_EVERY = 2.0  # seconds between two ``step`` events
+COLLAPSE = 0.5  # of the usual images/s
+_NOT_IN_THE_WEIGHTS = {"output_dir", "name", "device", "threads", "checkpoint_minutes", "pack", "workers", "onnx"}
 
 
 @dataclass
 class Progress:
+    """Where a fit stands: what a checkpoint holds beside tensors."""
+
     step: int = 0
     best: float = -1.0
     best_epoch: int = -1
@@ -57,6 +54,7 @@ class Progress:
     loss_sum: float = 0.0  # over the samples of the running epoch
     loss_n: int = 0
     epoch_seconds: float = 0.0
+    wait_seconds: float = 0.0  # of these, waiting for batches
     total_seconds: float = 0.0
 
 
@@ -70,19 +68,21 @@ def fit(
     kind: str,
     name: str,
     ids: dict[str, Any],
-    device: torch.device,
+    team: Alone,
     tune: str = "all",
 ) -> Iterator[dict[str, Any]]:
-    """Train ``model``; yields ``start``, ``note``, ``epoch`` ... and ``end`` events.
+    """Train ``model``; yields ``start``, ``step`` (every few seconds), ``note``, ``epoch`` ... and ``end`` events.
 
     Leaves ``best/`` (a bundle: macro-F1 on val/select, temperature on val/temperature; with the record of what was
     seen, where ``out`` holds one), ``checkpoint_last``, the numbered checkpoints and ``history.json`` in ``out``.  A
-    ``checkpoint_last`` of the same parameters is resumed.
-    Raises FerError on a loss that is not finite and on a checkpoint of other parameters.
+    ``checkpoint_last`` of the same parameters is resumed.  In a team every process runs this, and the first one alone
+    evaluates and writes.
+    Raises FerError on a loss that is not finite, on a checkpoint of other parameters and on too few rows for a step.
     """
     steps = min(data.sampler.steps_per_epoch, p.max_train_batches or math.inf)
     total, warmup = steps * p.epochs, round(p.warmup_epochs * steps)
-    model.to(device, memory_format=torch.channels_last)
+    _check_rows(data, p)
+    model.to(team.device, memory_format=torch.channels_last)
     wanted = set(trainable_parameters(model, tune))
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter_name in wanted)
@@ -90,96 +90,127 @@ def fit(
     ema = ModelEmaV3(model, decay=p.ema_decay, use_warmup=True) if p.ema_decay else None
     fit_key = _fit_key(p, ids)
     state = _resume(out, fit_key, model, optimiser, ema)
-    write_json(out / "history.json", state.history)  # a writer that was killed may have left an epoch too many
+    stepper = Stepper(model, objective, optimiser, p, team)
+    stepper.loss_sum, stepper.loss_n = state.loss_sum, state.loss_n
+    main = team.rank == 0
+    if main:
+        write_json(out / "history.json", state.history)  # a writer that was killed may have left an epoch too many
     yield {
         "event": "start", "resumed_at_step": state.step, "total_steps": total, "steps_per_epoch": steps,
         "warmup_steps": warmup,
     }  # fmt: skip
     seen = data.seen_before(state.step, steps)
     deployed = ema.module if ema is not None else model
-    saved = time.monotonic()
+    described = dict(
+        name=name, kind=kind, model_config=model.config, contract=data.contract, training_prior=data.prior, ids=ids
+    )
+    saved = told = time.monotonic()
 
     def checkpoint(folder: str, metrics: dict[str, Any] | None = None) -> None:
-        meta = {"fit_key": fit_key, "epoch": state.step / steps, "metrics": metrics, **state.__dict__}
+        if not main:
+            return
+        whose = described | {"contract": data.contract.model_dump(mode="json")}
+        meta = {"fit_key": fit_key, "epoch": state.step / steps, "metrics": metrics, "bundle": whose, **state.__dict__}
         save_checkpoint(out / folder, pack_state(model, optimiser, ema and ema.module), meta)
 
     for epoch in range(state.step // steps, p.epochs):
         started = time.monotonic()
         model.train()
         _freeze_norms(model, tune)
-        span = _span(data, epoch, steps, state.step)
-        with closing(train_batches(data.train, data.sampler, p.augment, *span, p.workers)) as batches:
-            for batch in batches:
+        first = epoch * data.sampler.steps_per_epoch  # an epoch may be cut short by max_train_batches
+        span = first + state.step - epoch * steps, first + steps
+        sharing = dict(share=(team.rank, team.size), empty=_memory(team.device))
+        with closing(train_batches(data.train, data.sampler, p.augment, *span, p.workers, **sharing)) as batches:
+            for batch in _timed(batches, state):
                 lr = learning_rate(
                     state.step, total_steps=total, warmup_steps=warmup, peak=p.lr, floor=min(p.min_lr, p.lr)
                 )
                 for group in optimiser.param_groups:
                     group["lr"] = lr
-                torch.manual_seed(_step_seed(p.seed, state.step))
-                loss = _step(model, objective, batch, optimiser, p, state.step / steps, device)
-                state.loss_sum += loss * len(batch.rows)
-                state.loss_n += len(batch.rows)
+                stepper(batch, state.step, state.step / steps)
                 state.step += 1
                 if ema is not None:
                     ema.update(model, step=state.step)
-                seen[batch.rows] = True
-                if time.monotonic() - saved > 60 * p.checkpoint_minutes and state.step % steps:
-                    now = time.monotonic()
+                seen[batch.step_rows] = True
+                now = time.monotonic()
+                if now - saved > 60 * p.checkpoint_minutes and state.step % steps:
                     state.epoch_seconds += now - started
                     started = saved = now
+                    _take_losses(state, stepper)
                     checkpoint("checkpoint_last")
+                if now - told > TELL_EVERY:
+                    told = now
+                    yield _told(state, stepper, steps, total, state.epoch_seconds + now - started)
+        _take_losses(state, stepper)
         state.epoch_seconds += time.monotonic() - started
-        row = _row(epoch, state, lr, seen, objective, p)
+        row = _row(epoch, state, lr, seen, objective, p, team.device)
         numbered = (epoch + 1) % p.checkpoint_every == 0
-        if numbered or (epoch + 1) % p.eval_every == 0 or epoch + 1 == p.epochs:
-            row["val"], row["calibration"], best = _validate(deployed, data, p, device)
+        if main and (numbered or (epoch + 1) % p.eval_every == 0 or epoch + 1 == p.epochs):
+            row["val"], row["calibration"], best = validate(deployed, data, p, team.device)
             if best["metrics"]["val_select"]["macro_f1"] > state.best:
                 state.best, state.best_epoch = best["metrics"]["val_select"]["macro_f1"], epoch
-                _write_best(out, deployed, data, best, epoch, kind=kind, name=name, ids=ids)
+                write_best(out, deployed, described, best, epoch)
+        note = _collapse(state.history, row)
         state.history.append(row)
         state.total_seconds += state.epoch_seconds
-        state.loss_sum, state.loss_n, state.epoch_seconds = 0.0, 0, 0.0
-        write_json(out / "history.json", state.history)
+        state.loss_sum = stepper.loss_sum = state.epoch_seconds = state.wait_seconds = 0.0
+        state.loss_n = stepper.loss_n = 0
+        if main:
+            write_json(out / "history.json", state.history)
         if numbered:  # before checkpoint_last, so that a kill between the two repeats the epoch and writes both
             checkpoint(f"checkpoint_epoch{epoch + 1:03d}", row["val"])
         checkpoint("checkpoint_last", row["val"])
+        team.wait()
         saved = time.monotonic()
         yield {"event": "epoch", **row}
+        if note:
+            yield {"event": "note", "level": "warning", "message": note}
     yield {"event": "end", "best_epoch": state.best_epoch, "best_macro_f1": state.best, "seconds": state.total_seconds}
 
 
-def _span(data: FitData, epoch: int, steps: int, done: int) -> tuple[int, int]:
-    """The sampler's step numbers of what is left of an epoch (an epoch may be cut short by max_train_batches)."""
-    first = epoch * data.sampler.steps_per_epoch
-    return first + max(0, done - epoch * steps), first + steps
-
-
-def _step(model, objective, batch, optimiser, p: FitParams, epoch: float, device) -> float:
-    """One optimiser step over the batch, in ``accum_steps`` parts; the mean loss."""
-    optimiser.zero_grad(set_to_none=True)
-    mean = 0.0
-    for first in range(min(p.accum_steps, len(batch.rows))):
-        # every k-th row, for a balanced batch stands class by class and each part feeds BatchNorm by itself
-        part = slice(first, None, p.accum_steps)
-        piece = Batch(batch.rows[part], batch.images[part], batch.labels[part])
-        images = torch.from_numpy(piece.images).to(device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16) if p.precision == "bf16" else nullcontext():
-            loss = objective.loss(model, images, piece, epoch).sum() / len(batch.rows)
-        loss.backward()
-        mean += float(loss.detach())
-    if not math.isfinite(mean):
-        raise FerError(
-            f"the loss became {mean} in epoch {epoch:.2f}: lower lr (now {p.lr}), set clip_grad to 1, or use precision "
-            "fp32; nothing of this step was kept, and the same parameters would come to it again"
+def _check_rows(data: FitData, p: FitParams) -> None:
+    rows, parts = len(data.sampler.rows(0)[0]), p.accum_steps * p.processes
+    if rows < 2 * parts:
+        raise DataError(
+            f"a step has {rows} training rows for {parts} micro-batches (accum_steps x processes), and batch norm "
+            "needs 2 in each: add rows, or lower accum_steps or processes"
         )
-    if p.clip_grad:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), p.clip_grad)
-    optimiser.step()
-    return mean
+
+
+def _memory(device: torch.device):
+    """Where pictures wait for their device: pinned for CUDA, which then copies them while it computes."""
+
+    def empty(shape: tuple[int, ...]) -> np.ndarray:
+        return torch.empty(shape, pin_memory=device.type == "cuda").numpy()
+
+    return empty
+
+
+def _timed(batches: Iterator[Batch], state: Progress) -> Iterator[Batch]:
+    """The batches, with the time that they kept the loop waiting."""
+    while True:
+        asked = time.monotonic()
+        batch = next(batches, None)
+        state.wait_seconds += time.monotonic() - asked
+        if batch is None:
+            return
+        yield batch
+
+
+def _take_losses(state: Progress, stepper: Stepper) -> None:
+    stepper.look()
+    state.loss_sum, state.loss_n = stepper.loss_sum, stepper.loss_n
+
+
+def _told(state: Progress, stepper: Stepper, steps: int, total: int, seconds: float) -> dict[str, Any]:
+    """A ``step`` event: how far, the epoch's mean loss so far, and images/s of this epoch."""
+    n = stepper.loss_n
+    rates = {"loss": stepper.loss_sum / n, "images_per_sec": n / max(seconds, 1e-9)} if n else {}
+    return {"event": "step", "step": state.step, "total_steps": total, "epoch": state.step / steps, **rates}
 
 
 def _row(
-    epoch: int, state: Progress, lr: float, seen: np.ndarray, objective: Objective, p: FitParams
+    epoch: int, state: Progress, lr: float, seen: np.ndarray, objective: Objective, p: FitParams, device: torch.device
 ) -> dict[str, Any]:
     return {
         "epoch": epoch,
@@ -191,37 +222,26 @@ def _row(
             "epoch_sec": state.epoch_seconds,
             "total_sec": state.total_seconds + state.epoch_seconds,
             "images_per_sec": state.loss_n / max(state.epoch_seconds, 1e-9),
+            "data_wait_share": state.wait_seconds / max(state.epoch_seconds, 1e-9),
+            "peak_memory_gb": peak_memory_gb(device),
         },
     }
 
 
-def _validate(model, data: FitData, p: FitParams, device) -> tuple[dict, dict, dict]:
-    """Scores on val/select; a temperature from val/temperature; what the best bundle would carry."""
-    logits = predict_logits(model, data.val, p.batch_size, device, max_batches=p.max_val_batches)
-    roles, labels = data.val_roles[: len(logits)], data.val.manifest.labels[: len(logits)]
-    select, held = roles == "select", roles == "temperature"
-    raw = scores.summary(logits[select], labels[select])
-    if held.any():
-        temperature = scaling.fit(logits[held], labels[held], mode=p.calibration, allow_bound=True)
-    else:
-        temperature = scaling.Temperature(mode="none", note="no val/temperature rows were evaluated")
-    scaled = scores.summary(temperature.apply(logits[select]), labels[select])
-    val = {k: raw[k] for k in ("accuracy", "macro_f1", "per_class_f1", "nll", "ece")}
-    known = {"mode": temperature.mode, "temperature": temperature.global_temperature or temperature.temperature_vector}
-    metrics = {
-        "val_select": {**raw, "n_expected": data.n_select, "n_used": int(select.sum())},
-        "val_select_scaled": scaled,
-    }
-    return val, known, {"metrics": metrics, "temperature": temperature}
-
-
-def _write_best(out: Path, model, data: FitData, best: dict, epoch: int, *, kind: str, name: str, ids: dict) -> None:
-    write_bundle(
-        out / "best", name=name, kind=kind, model_config=model.config, state_dict=model.state_dict(),
-        contract=data.contract, temperature=best["temperature"], training_prior=data.prior,
-        ids={**ids, "epoch": epoch}, metrics=best["metrics"],
-        extra_files={SEEN: out / SEEN} if (out / SEEN).is_file() else None,
-    )  # fmt: skip
+def _collapse(history: list[dict[str, Any]], row: dict[str, Any]) -> str:
+    """What to say of an epoch that ran at less than half the usual pace; blank for any other."""
+    before = [earlier["timing"]["images_per_sec"] for earlier in history]
+    usual = statistics.median(before or [0.0])
+    rate, wait = row["timing"]["images_per_sec"], row["timing"]["data_wait_share"]
+    if rate >= COLLAPSE * usual:
+        return ""
+    cause = (
+        f"{wait:.0%} of the time went into waiting for batches: raise workers, or look at the disk"
+        if wait > 0.5
+        else f"device memory may be spilling into the host's (peak {row['timing']['peak_memory_gb']:.1f} GB: lower "
+        "batch_size and raise accum_steps), or something else is using this machine"
+    )
+    return f"epoch {row['epoch'] + 1} ran at {rate:.4g} images/s, earlier ones at {usual:.4g}: {cause}"
 
 
 def _freeze_norms(model: FerClassifier, tune: str) -> None:
@@ -236,16 +256,10 @@ def _freeze_norms(model: FerClassifier, tune: str) -> None:
 
 def _fit_key(p: FitParams, ids: dict[str, Any]) -> str:
     """What a checkpoint must agree on to be resumed: every parameter that changes the weights, and the inputs' ids."""
-    fields = p.model_dump(
-        mode="json", exclude={"output_dir", "name", "device", "threads", "checkpoint_minutes", "pack", "workers"}
-    )
+    fields = p.model_dump(mode="json", exclude=_NOT_IN_THE_WEIGHTS)
     fields |= {"manifest": "", "softlabels": "", "init_from": ""}  # folders: what they hold is in the ids
     fields["ids"] = {k: v for k, v in ids.items() if k != "run_id"}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _step_seed(seed: int, step: int) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{step}".encode(), digest_size=7).digest())
 
 
 def _resume(out: Path, fit_key: str, model, optimiser, ema) -> Progress:

@@ -11,17 +11,17 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from fer_lib.atomic import fresh_file, write_json
+from fer_lib.atomic import explained, fresh_file, write_json
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
 from fer_lib.datasets.seen import SEEN, Seen, read_seen
 from fer_lib.deploy.bundle import Bundle, read_bundle
-from fer_lib.devices import resolve_device
 from fer_lib.errors import DataError, FerError
 from fer_lib.models.classifier import FerClassifier, build_classifier
 from fer_lib.models.weights import load_pretrained, resampled
@@ -29,15 +29,33 @@ from fer_lib.params import FitParams
 from fer_lib.training.checkpoint import has_checkpoint
 from fer_lib.training.data import FitData, open_data
 from fer_lib.training.loop import fit
+from fer_lib.training.step import precision
+from fer_lib.training.team import Alone, together
 
 _NEVER_SAW_OURS = ("none", "hub", "package", "init_from")  # init_from brings a record of its own
 
 
 def run_fit(
+    p: FitParams, manifest: Manifest, out: Path, cache_dir: Path, *, kind: str, config: dict[str, Any],
+    objective: Callable, **how: Any,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """Everything between validated parameters and a folder with ``best/`` and its reports; yields the loop's events.
+
+    ``objective(p, data, device)`` makes the loss.  ``how``: ``tune``; ``init_from``, a bundle folder; ``run_id``;
+    ``inputs``, ids of what else decides the weights; ``ancestors``, what the teachers saw, None for one that left no
+    record.
+    Raises FerError for a device, backbone, starting weights or data that can't be had, before any step.
+    """
+    work = partial(_run_fit, p, manifest, out, cache_dir, kind=kind, config=config, objective=objective, **how)
+    yield from together(work, p)
+
+
+def _run_fit(
     p: FitParams,
     manifest: Manifest,
     out: Path,
     cache_dir: Path,
+    team: Alone,
     *,
     kind: str,
     config: dict[str, Any],
@@ -48,31 +66,33 @@ def run_fit(
     inputs: dict[str, str] | None = None,
     ancestors: Sequence[Seen | None] = (),
 ) -> Iterator[dict[str, Any]]:
-    """Everything between validated parameters and a folder with ``best/`` and its reports; yields the loop's events.
-
-    ``objective(p, data, device)`` makes the loss; ``init_from``: a bundle folder; ``inputs``: ids of what else decides
-    the weights; ``ancestors``: what the teachers saw, None for one that left no record.
-    Raises FerError for a device, backbone, starting weights or data that can't be had, before any step.
-    """
-    device = resolve_device(p.device)
+    """The part of one process of the team; the first one prepares, the others then find packs and weights made."""
     apply_settings(p)
-    out.mkdir(parents=True, exist_ok=True)
+    with explained(out):
+        out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(p.seed)
     model = build_classifier(config)
+    if team.rank > 0:
+        team.wait()
     weights = _starting_weights(model, p, init_from, out)
     data = open_data(manifest, p, cache_dir)
     _write_seen(p, data, weights, init_from, ancestors, out)
+    if team.rank == 0:
+        team.wait()
     ids = _ids(p, manifest, data, weights, run_id, inputs or {})
-    options = dict(kind=kind, name=p.name, ids=ids, device=device, tune=tune)
-    for event in fit(model, objective(p, data, device), data, p, out, **options):
-        if event["event"] == "start":
-            alignment = _alignment(p, manifest, data, weights, event, init_from, device, ids)
+    options = dict(kind=kind, name=p.name, ids=ids, team=team, tune=tune)
+    for event in fit(model, objective(p, data, team.device), data, p, out, **options):
+        if event["event"] == "start" and team.rank == 0:
+            alignment = _alignment(p, manifest, data, weights, event, init_from, team.device, ids)
             write_json(out / "alignmentreport.json", alignment)
-            write_json(out / "environment.json", environment(device))
+            write_json(out / "environment.json", environment(team.device))
+        if event["event"] == "end" and team.rank == 0:
+            describe_best(read_bundle(out / "best"), out)
             if p.smoke:
-                write_json(out / "smoke_results.json", {"smoke": True, "total_steps": event["total_steps"]})
+                write_json(
+                    out / "smoke_results.json", {"smoke": True, **{k: v for k, v in event.items() if k != "event"}}
+                )
         yield event
-    describe_best(read_bundle(out / "best"), out)
 
 
 def describe_best(bundle: Bundle, out: Path) -> None:
@@ -193,7 +213,10 @@ def _alignment(p, manifest, data: FitData, weights, start: dict, init_from: str,
     fields = p.model_dump()
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "device": {"backend": device.type, "detail": platform.processor() or platform.machine()},
+        "device": {
+            "backend": device.type, "detail": platform.processor() or platform.machine(), "processes": p.processes,
+            "precision": precision(p, device), "compile": p.compile, "deterministic": p.deterministic,
+        },
         "paths": {"manifest": str(manifest.path), "manifest_sha256": manifest.sha256},
         "seed": p.seed,
         "model": {
@@ -211,11 +234,14 @@ def _alignment(p, manifest, data: FitData, weights, start: dict, init_from: str,
         "protocol": {
             "plain_logits_warmup_epochs": fields.get("plain_epochs"), "margin_ramp_start": fields.get("plain_epochs"),
             "margin_ramp_end": fields.get("ramp_end"), "arcface_m_max": fields.get("arcface_m"),
-            "arcface_s": fields.get("arcface_s"), "mode": fields.get("mode", "arcface"),
+            "arcface_s": fields.get("arcface_s"), "mode": fields.get("mode", "arcface"), "head": fields["head"],
+            "label_smoothing": p.label_smoothing, "soft_label_weight": p.soft_label_weight,
+            "focal_gamma": p.focal_gamma, "logit_adjustment": p.logit_adjustment, "mixup": fields.get("mixup", 0.0),
         },
         "optim": {
             "name": "adamw", "lr": p.lr, "weight_decay": p.weight_decay, "lr_warmup_epochs": p.warmup_epochs,
-            "min_lr": p.min_lr, "total_steps": start["total_steps"], "warmup_steps": start["warmup_steps"],
+            "min_lr": p.min_lr, "clip_grad": p.clip_grad, "ema_decay": p.ema_decay, "epochs": p.epochs,
+            "total_steps": start["total_steps"], "warmup_steps": start["warmup_steps"],
         },
         "batching": {
             "batch_size": p.batch_size, "accum_steps": p.accum_steps, "min_per_class": p.min_per_class,
@@ -230,4 +256,3 @@ def _alignment(p, manifest, data: FitData, weights, start: dict, init_from: str,
         "ids": ids,
         "face_contract": data.contract.model_dump(),
     }  # fmt: skip
-

@@ -16,10 +16,11 @@ from fer_lib.deploy.bundle import read_bundle
 from fer_lib.errors import BundleError, FerError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.models.ensemble import combine
-from fer_lib.models.losses import cross_entropy, decoupled_kl, distillation_kl, soft_targets
+from fer_lib.models.losses import decoupled_kl, distillation_kl
 from fer_lib.models.softlabels import read_softlabels, softlabels_sha256
 from fer_lib.params import StudentParams
 from fer_lib.training.data import FitData
+from fer_lib.training.labels import LabelLoss
 from fer_lib.training.run import run_fit
 
 
@@ -31,8 +32,7 @@ class StudentObjective:
 
     def __init__(self, p: StudentParams, data: FitData, device: torch.device, softlabels: Path | None):
         self.p = p
-        self.votes = torch.from_numpy(data.train.manifest.soft_labels).float()
-        self.weights = None if data.class_weights is None else torch.from_numpy(data.class_weights).to(device)
+        self.labels = LabelLoss(p, data, device)
         self.teacher_logits = None
         if p.mode != "ce":
             if softlabels is None:
@@ -49,10 +49,7 @@ class StudentObjective:
         p = self.p
         logits = model(images)
         y = torch.from_numpy(batch.labels).to(logits.device)
-        votes = self.votes[torch.from_numpy(batch.rows)].to(logits.device)
-        ce = cross_entropy(logits, soft_targets(y, p.label_smoothing, votes, p.soft_label_weight))
-        if self.weights is not None:
-            ce = ce * self.weights[y]
+        ce = self.labels(logits, y, self.labels.targets(y, torch.from_numpy(batch.rows)))
         if p.mode == "ce":
             return ce
         if self.teacher_logits is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import torch
 
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.models.losses import arcface_logits, cross_entropy, soft_targets
+from fer_lib.models.losses import arcface_logits, mixup
 from fer_lib.params import TeacherParams
 from fer_lib.training.data import FitData
+from fer_lib.training.labels import LabelLoss
 from fer_lib.training.run import run_fit
 from fer_lib.training.schedule import as_epochs, margin
 
@@ -20,24 +22,35 @@ log = logging.getLogger(__name__)
 
 
 class TeacherObjective:
-    """Cross-entropy over ArcFace's logits at the epoch's margin, against labels mixed with votes where asked."""
+    """The label loss over ArcFace's logits at the epoch's margin (over the head's own, for a linear one).
+
+    With mixup, a row's loss is shared between its own label and its partner's, each with the margin on its own class.
+    """
 
     def __init__(self, p: TeacherParams, data: FitData, device: torch.device):
         self.p = p
+        self.labels = LabelLoss(p, data, device)
         self.start, self.end = as_epochs(p.plain_epochs, p.epochs), as_epochs(p.ramp_end, p.epochs)
-        self.weights = None if data.class_weights is None else torch.from_numpy(data.class_weights).to(device)
-        self.votes = torch.from_numpy(data.train.manifest.soft_labels).float()
 
     def margin(self, epoch: float) -> float:
+        if self.p.head == "linear":
+            return 0.0
         return margin(epoch, start=self.start, end=self.end, top=self.p.arcface_m)
 
     def loss(self, model, images, batch, epoch):
-        cosine = model.scores(images)
-        y = torch.from_numpy(batch.labels).to(cosine.device)
-        votes = self.votes[torch.from_numpy(batch.rows)].to(cosine.device)
-        targets = soft_targets(y, self.p.label_smoothing, votes, self.p.soft_label_weight)
-        loss = cross_entropy(arcface_logits(cosine, y, self.p.arcface_s, self.margin(epoch)), targets)
-        return loss if self.weights is None else loss * self.weights[y]
+        y = torch.from_numpy(batch.labels).to(images.device)
+        targets = self.labels.targets(y, torch.from_numpy(batch.rows))
+        if not self.p.mixup:
+            return self._against(model(images, scaled=False), y, targets, epoch)
+        mixed, partner, own = mixup(images, self.p.mixup)
+        scores = model(mixed, scaled=False)
+        theirs = self._against(scores, y[partner], targets[partner], epoch)
+        return own * self._against(scores, y, targets, epoch) + (1.0 - own) * theirs
+
+    def _against(self, scores: torch.Tensor, y: torch.Tensor, targets: torch.Tensor, epoch: float) -> torch.Tensor:
+        if self.p.head == "cosine":
+            scores = arcface_logits(scores, y, self.p.arcface_s, self.margin(epoch))
+        return self.labels(scores, y, targets)
 
     def figures(self, epoch):
         return {"arcface_margin": self.margin(epoch)}
@@ -47,10 +60,11 @@ def train_teacher(
     p: TeacherParams, manifest: Manifest, out: Path, cache_dir: Path, **record: Any
 ) -> Iterator[dict[str, Any]]:
     """Train a teacher into ``out``; yields the loop's events.  ``record``: init_from, run_id of the run that asks."""
-    if p.arcface_m and as_epochs(p.ramp_end, p.epochs) > p.epochs:
+    if p.head == "cosine" and p.arcface_m and as_epochs(p.ramp_end, p.epochs) > p.epochs:
         message = (
             f"the margin ramp ends at epoch {as_epochs(p.ramp_end, p.epochs):g}, the run at {p.epochs}: the margin "
-            f"stays below {p.arcface_m} (give plain_epochs and ramp_end as fractions of the run to fit it)"
+            f"stays below {p.arcface_m}; set epochs >= {math.ceil(as_epochs(p.ramp_end, p.epochs))}, or plain_epochs: "
+            "0.08 and ramp_end: 0.25 (fractions of the run), or arcface_m: 0 for no margin"
         )
         log.warning(message)
         yield {"event": "note", "level": "warning", "message": message}
@@ -59,7 +73,7 @@ def train_teacher(
         image_size=p.image_size,
         embed_dim=p.embed_dim,
         dropout=p.dropout,
-        head="cosine",
+        head=p.head,
         s=p.arcface_s,
     )
     yield from run_fit(p, manifest, out, cache_dir, kind="teacher", config=config, objective=TeacherObjective, **record)

@@ -43,6 +43,15 @@ def test_both_runtimes_agree_with_a_hand_made_forward(onnx_bundle, faces):
         np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-12)
 
 
+def test_a_target_prior_moves_the_probabilities_by_bayes_rule(onnx_bundle, faces):
+    target = [0.1, 0.1, 0.2, 0.1, 0.2, 0.2, 0.1]
+    plain, moved = (Predictor(onnx_bundle, target_prior=t).probs(faces) for t in (None, target))
+    joint = plain * (np.array(target) / onnx_bundle.meta["training_prior"])
+    np.testing.assert_allclose(moved, joint / joint.sum(1, keepdims=True), atol=1e-12)
+    same = Predictor(onnx_bundle, target_prior=onnx_bundle.meta["training_prior"]).probs(faces)
+    np.testing.assert_allclose(same, plain, atol=1e-12)
+
+
 def test_auto_takes_what_the_bundle_holds(onnx_bundle, torch_bundle):
     assert Predictor(onnx_bundle).runtime == "onnx" and Predictor(torch_bundle).runtime == "torch"
     with pytest.raises(FerError, match="runtime 'tflite'"):

@@ -3,6 +3,7 @@
 import math
 from decimal import Decimal, localcontext
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -13,6 +14,8 @@ from fer_lib.models.losses import (
     decoupled_kl,
     distillation_kl,
     effective_number_weights,
+    logit_adjustment,
+    mixup,
     soft_targets,
 )
 
@@ -213,3 +216,55 @@ def test_class_weights_at_the_edges():
     assert absent[0] == 0.0 and absent[1:] == pytest.approx([7 / 6] * 6)
     rising = effective_number_weights([100, 90, 80, 70, 60, 50, 40])
     assert rising == sorted(rising)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
+def test_focal_loss_is_what_the_paper_writes(gamma):
+    logits, other, y = random_logits(scale=6.0)
+    targets = F.softmax(other, 1)
+    found = cross_entropy(logits, targets, gamma)
+    for z, t, ours in zip(logits.tolist(), targets.tolist(), found.tolist(), strict=True):
+        with localcontext() as context:
+            context.prec = 50
+            exps = [Decimal(v).exp() for v in z]
+            p = [e / sum(exps) for e in exps]
+            expected = -sum(Decimal(w) * (1 - q) ** Decimal(gamma) * q.ln() for w, q in zip(t, p, strict=True))
+        assert ours == pytest.approx(float(expected), rel=1e-10)
+    assert torch.equal(cross_entropy(logits, targets, 0.0), cross_entropy(logits, targets))
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal_loss_of_a_certain_answer_is_nothing_and_has_a_gradient(gamma):
+    logits = torch.tensor([[200.0, 0, 0, 0, 0, 0, 0], [0.0, 200, 0, 0, 0, 0, 0]]).requires_grad_()
+    found = cross_entropy(logits, F.one_hot(torch.tensor([0, 0]), 7).float(), gamma)
+    assert found[0].item() == 0.0 and found[1].item() == pytest.approx(200.0)
+    found.sum().backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_logit_adjustment_turns_the_loss_to_equal_priors():
+    """With the scores of p(x | y), adjusted by log pi, softmax is Bayes' rule; by plain fractions."""
+    prior, likelihood = [0.5, 0.2, 0.1, 0.1, 0.05, 0.05, 0.0], [0.3, 0.1, 0.9, 0.2, 0.7, 0.4, 0.8]
+    adjusted = torch.tensor(likelihood).log() + logit_adjustment(prior, 1.0)
+    joint = [p * x for p, x in zip(prior, likelihood, strict=True)]
+    torch.testing.assert_close(F.softmax(adjusted, 0), torch.tensor([j / sum(joint) for j in joint]))
+    assert torch.equal(logit_adjustment(prior, 0.5), 0.5 * logit_adjustment(prior, 1.0))
+
+
+def test_mixup_shares_pictures_as_it_says():
+    images = torch.rand(9, 3, 4, 4, generator=torch.Generator().manual_seed(3))
+    shares = []
+    for seed in range(400):
+        torch.manual_seed(seed)
+        mixed, partner, own = mixup(images, 0.4)
+        assert sorted(partner.tolist()) == list(range(9)) and 0.5 <= own <= 1.0
+        for i in range(9 if seed < 5 else 0):
+            expected = own * images[i].double() + (1 - own) * images[partner[i]].double()
+            torch.testing.assert_close(mixed[i].double(), expected, atol=1e-6, rtol=0)
+        shares.append(own)
+    drawn = np.random.default_rng(0).beta(0.4, 0.4, 100_000)
+    assert np.mean(shares) == pytest.approx(np.maximum(drawn, 1 - drawn).mean(), abs=0.03)
+    torch.manual_seed(7)
+    again = mixup(images, 0.4)
+    torch.manual_seed(7)
+    assert torch.equal(mixup(images, 0.4)[0], again[0])

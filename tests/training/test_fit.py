@@ -21,6 +21,7 @@ from fer_lib.training import loop, run
 from fer_lib.training.checkpoint import load_checkpoint
 from fer_lib.training.data import make_contract, open_data
 from fer_lib.training.plots import training_curves
+from fer_lib.training.step import Stepper
 from fer_lib.training.teacher import TeacherObjective, train_teacher
 
 SMALL = dict(
@@ -108,7 +109,9 @@ def test_history_has_the_keys_of_the_appendix(whole):
         assert {"loss", "arcface_margin", "coverage"} <= set(row["train"])
         assert {"accuracy", "macro_f1", "per_class_f1", "nll", "ece"} <= set(row["val"])
         assert set(row["calibration"]) == {"mode", "temperature"}
-        assert set(row["timing"]) == {"epoch_sec", "total_sec", "images_per_sec"}
+        timing = {"epoch_sec", "total_sec", "images_per_sec", "data_wait_share", "peak_memory_gb"}
+        assert set(row["timing"]) == timing and 0 <= row["timing"]["data_wait_share"] < 1
+        assert 0.1 < row["timing"]["peak_memory_gb"] < 64
     assert rows[-1] == {k: v for k, v in whole[1][-2].items() if k != "event"}
 
 
@@ -166,8 +169,7 @@ def test_votes_and_class_weights_enter_the_loss(drawn_manifest, pack_cache):
     rows = np.append(rows, (rows[0] + 1) % len(data.train.manifest))
     y = data.train.manifest.labels[rows]
     cosine = torch.tensor(np.random.default_rng(0).uniform(-0.9, 0.9, (2, 7)), dtype=torch.float32)
-    model = type("Fixed", (), {"scores": staticmethod(lambda images: cosine)})
-    found = objective.loss(model, None, loop.Batch(rows, None, y), 5.0)
+    found = objective.loss(lambda images, scaled: cosine, torch.empty(2, 1), loop.Batch(rows, None, y, rows), 5.0)
     for i in range(2):
         z = 12.0 * cosine[i].double().numpy()
         z[y[i]] = 12.0 * np.cos(np.arccos(cosine[i, y[i]].double().item()) + 0.35)
@@ -225,7 +227,7 @@ class Killed(BaseException):
 
 def kill_at(monkeypatch, step):
     """The loop dies as step number ``step`` (of this process) is about to be taken."""
-    real, taken = loop._step, []
+    real, taken = Stepper.__call__, []
 
     def dies(*arguments):
         if len(taken) == step:
@@ -233,7 +235,7 @@ def kill_at(monkeypatch, step):
         taken.append(1)
         return real(*arguments)
 
-    monkeypatch.setattr(loop, "_step", dies)
+    monkeypatch.setattr(Stepper, "__call__", dies)
 
 
 def assert_same_end(out, whole):

@@ -79,14 +79,14 @@ class Fixed:
 @pytest.fixture
 def batch(data):
     rows = np.array([0, 5, 9, 31])
-    return Batch(rows, None, data.train.manifest.labels[rows])
+    return Batch(rows, None, data.train.manifest.labels[rows], rows)
 
 
 @pytest.mark.parametrize("mode", ["kd", "dkd", "dkd_mixed"])
 def test_the_terms_are_put_together_as_written(drawn_manifest, softlabels, data, batch, mode):
     p = params(mode=mode, alpha=0.3, temperature=2.0, teacher_temperature=1.5, dkd_alpha=0.7, dkd_beta=2.0, epochs=8)
     student = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
-    found = StudentObjective(p, data, CPU, softlabels).loss(Fixed(student), None, batch, epoch=1.0)
+    found = StudentObjective(p, data, CPU, softlabels).loss(Fixed(student), torch.empty(4, 1), batch, epoch=1.0)
     cached = read_softlabels(softlabels, drawn_manifest.rows(split="train")).logits
     teacher = torch.from_numpy(cached[batch.rows]).float() / 1.5
     y = torch.from_numpy(batch.labels)

@@ -1,0 +1,135 @@
+"""The processes that share one fit: one alone, or several through accelerate, each with a share of every batch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from fer_lib.devices import resolve_device
+from fer_lib.errors import FerError
+from fer_lib.params import FitParams
+
+
+class Alone:
+    """One process on one device: everything that a team of several agrees on is what this one has."""
+
+    size, rank = 1, 0
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model whose forward pass a step calls."""
+        return model
+
+    def no_sync(self, model: nn.Module) -> AbstractContextManager:
+        """Gradients of the passes within are kept to this process."""
+        return nullcontext()
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean over the team."""
+        return value
+
+    def wait(self) -> None:
+        """Until every process of the team is here."""
+
+
+class Team(Alone):
+    """Several processes in step: gradients are averaged by DistributedDataParallel, as accelerate sets it up."""
+
+    def __init__(self, on_cpu: bool):
+        from accelerate import Accelerator
+
+        self._accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")  # precision is the step's own matter
+        super().__init__(self._accelerator.device)
+        self.size, self.rank = self._accelerator.num_processes, self._accelerator.process_index
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        return self._accelerator.prepare_model(model)
+
+    def no_sync(self, model: nn.Module) -> AbstractContextManager:
+        return self._accelerator.no_sync(model)
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        return self._accelerator.reduce(value, "mean")
+
+    def wait(self) -> None:
+        self._accelerator.wait_for_everyone()
+
+
+def together(work: Callable[..., Iterator[dict[str, Any]]], p: FitParams) -> Iterator[dict[str, Any]]:
+    """The events of ``work(team)``: run here, or for ``p.processes`` > 1 in that many, as the first of them tells them.
+
+    ``work`` must be picklable then.  When one process fails, all are ended and its error is raised.
+    Raises FerError when there are fewer devices of the kind than processes.
+    """
+    device = resolve_device(p.device)
+    if p.processes == 1:
+        yield from work(Alone(device))
+        return
+    if device.type == "cuda" and torch.cuda.device_count() < p.processes:
+        raise FerError(
+            f"processes {p.processes}: there are {torch.cuda.device_count()} CUDA devices here; ask for at most that "
+            "many, or raise accum_steps to get the same batch on fewer"
+        )
+    yield from _spawned(work, p.processes, device.type)
+
+
+def _spawned(work: Callable[..., Iterator[dict[str, Any]]], processes: int, backend: str) -> Iterator[dict[str, Any]]:
+    from accelerate.utils import PrepareForLaunch, patch_environment
+    from torch.multiprocessing import get_context, start_processes
+
+    events = get_context("spawn").Queue()
+    kind = "MULTI_CPU" if backend == "cpu" else f"MULTI_{'GPU' if backend == 'cuda' else backend.upper()}"
+    own = {"nproc": processes, "world_size": processes, "master_addr": "127.0.0.1", "master_port": str(_free_port())}
+    if backend == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        own["omp_num_threads"] = str(max(1, (os.cpu_count() or 1) // processes))
+    with patch_environment(**own):
+        launcher = PrepareForLaunch(_member, distributed_type=kind)
+        running = start_processes(
+            launcher, (work, backend == "cpu", events), nprocs=processes, join=False, start_method="spawn"
+        )
+    try:
+        over = False
+        while not over:
+            over = running.join(timeout=0.1)  # raises when one of them failed otherwise than by a FerError
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    event = events.get(timeout=0.1)
+                    if isinstance(event, FerError):
+                        raise event
+                    yield event
+    finally:
+        for process in running.processes:
+            if process.is_alive():
+                process.kill()
+            process.join()
+
+
+def _member(work: Callable[..., Iterator[dict[str, Any]]], on_cpu: bool, events) -> None:
+    """One process of the team; only the first tells what happens, any of them tells what went wrong."""
+    team = Team(on_cpu)
+    try:
+        for event in work(team):
+            if team.rank == 0:
+                events.put(event)
+    except FerError as error:
+        events.put(error)
+    finally:
+        events.close()
+        events.join_thread()
+        torch.distributed.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

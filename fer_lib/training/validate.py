@@ -1,0 +1,45 @@
+"""What an epoch's weights are worth on val, and the bundle of the best of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fer_lib.calibration import scaling, scores
+from fer_lib.datasets.seen import SEEN
+from fer_lib.deploy.bundle import write_bundle
+from fer_lib.models.classifier import FerClassifier
+from fer_lib.models.inference import predict_logits
+from fer_lib.params import FitParams
+from fer_lib.training.data import FitData
+
+
+def validate(model: FerClassifier, data: FitData, p: FitParams, device: torch.device) -> tuple[dict, dict, dict]:
+    """Scores on val/select; a temperature from val/temperature; what the best bundle would carry."""
+    logits = predict_logits(model, data.val, p.batch_size, device, max_batches=p.max_val_batches)
+    roles, labels = data.val_roles[: len(logits)], data.val.manifest.labels[: len(logits)]
+    select, held = roles == "select", roles == "temperature"
+    raw = scores.summary(logits[select], labels[select])
+    if held.any():
+        temperature = scaling.fit(logits[held], labels[held], mode=p.calibration, allow_bound=True)
+    else:
+        temperature = scaling.Temperature(mode="none", note="no val/temperature rows were evaluated")
+    scaled = scores.summary(temperature.apply(logits[select]), labels[select])
+    val = {k: raw[k] for k in ("accuracy", "macro_f1", "per_class_f1", "nll", "ece")}
+    known = {"mode": temperature.mode, "temperature": temperature.global_temperature or temperature.temperature_vector}
+    metrics = {
+        "val_select": {**raw, "n_expected": data.n_select, "n_used": int(select.sum())},
+        "val_select_scaled": scaled,
+    }
+    return val, known, {"metrics": metrics, "temperature": temperature}
+
+
+def write_best(out: Path, model: FerClassifier, described: dict[str, Any], best: dict[str, Any], epoch: int) -> None:
+    """``best/``, with the record of what was seen where ``out`` holds one.  ``described``: as a checkpoint's bundle."""
+    write_bundle(
+        out / "best", **described | {"ids": {**described["ids"], "epoch": epoch}}, state_dict=model.state_dict(),
+        temperature=best["temperature"], metrics=best["metrics"],
+        extra_files={SEEN: out / SEEN} if (out / SEEN).is_file() else None,
+    )  # fmt: skip

@@ -1,0 +1,48 @@
+"""What a fit tells while it runs: live figures, the share of waiting, and a pace that broke down."""
+
+import time
+
+import pytest
+
+from fer_lib.params import TeacherParams
+from fer_lib.training import loop
+from fer_lib.training.step import Stepper
+from fer_lib.training.teacher import train_teacher
+
+P = TeacherParams(
+    backbone="test_resnet", image_size=32, embed_dim=16, epochs=4, batch_size=14, warmup_epochs=0.5, plain_epochs=1,
+    ramp_end=2, max_train_batches=3, threads=1, device="cpu", workers=0, onnx="none",
+)  # fmt: skip
+
+
+def test_a_running_epoch_tells_where_it_is(drawn_manifest, pack_cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "TELL_EVERY", 0.0)
+    events = list(train_teacher(P, drawn_manifest, tmp_path, pack_cache))
+    steps = [e for e in events if e["event"] == "step"]
+    assert [e["step"] for e in steps] == list(range(1, 13)) and {e["total_steps"] for e in steps} == {12}
+    assert [e["epoch"] for e in steps[:3]] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    epochs = [e for e in events if e["event"] == "epoch"]
+    assert steps[2]["loss"] == pytest.approx(epochs[0]["train"]["loss"]) and steps[2]["images_per_sec"] > 0
+    assert not [e for e in events if e["event"] == "note"], "a steady pace is nothing to tell"
+
+
+@pytest.mark.parametrize(
+    "slow, cause", [("step", "memory may be spilling"), ("data", "waiting for batches: raise workers")]
+)
+def test_a_pace_that_breaks_down_is_a_warning(drawn_manifest, pack_cache, tmp_path, monkeypatch, slow, cause):
+    step, batches = Stepper.__call__, loop.train_batches
+
+    def dragged(self, batch, number, epoch):
+        step(self, batch, number, epoch)
+        time.sleep(0.5 if epoch >= 2 and slow == "step" else 0.0)
+
+    def late(pack, sampler, augmentation, first, last, *more, **options):
+        for batch in batches(pack, sampler, augmentation, first, last, *more, **options):
+            time.sleep(0.5 if first >= 2 * sampler.steps_per_epoch and slow == "data" else 0.0)
+            yield batch
+
+    monkeypatch.setattr(Stepper, "__call__", dragged)
+    monkeypatch.setattr(loop, "train_batches", late)
+    notes = [e for e in train_teacher(P, drawn_manifest, tmp_path, pack_cache) if e["event"] == "note"]
+    assert notes and all(n["level"] == "warning" for n in notes)
+    assert notes[0]["message"].startswith("epoch 3 ran at ") and cause in notes[0]["message"]

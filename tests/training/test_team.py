@@ -1,0 +1,101 @@
+"""One fit over several processes takes the steps of one process with as many micro-batches; what fails is told."""
+
+import json
+import time
+
+import psutil
+import pytest
+import torch
+
+from fer_lib.deploy.bundle import read_bundle
+from fer_lib.errors import FerError
+from fer_lib.params import TeacherParams
+from fer_lib.training.checkpoint import load_checkpoint
+from fer_lib.training.teacher import train_teacher
+from fer_lib.training.team import together
+
+BASE = dict(
+    backbone="test_resnet", image_size=32, embed_dim=16, dropout=0.3, epochs=2, batch_size=28, lr=2e-3,
+    warmup_epochs=0.5, plain_epochs=1, ramp_end=2, arcface_s=12.0, ema_decay=0.9, clip_grad=1.0, mixup=0.4,
+    label_smoothing=0.1, max_train_batches=3, threads=1, device="cpu", onnx="none",
+)  # fmt: skip
+
+
+def history(folder):
+    return json.loads((folder / "history.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def pair(drawn_manifest, pack_cache, tmp_path_factory):
+    """The folders of two processes with one micro-batch each, and of one process with two."""
+    folders = {}
+    for how, changes in {"team": {"processes": 2}, "alone": {"accum_steps": 2}}.items():
+        folders[how] = tmp_path_factory.mktemp(how)
+        p = TeacherParams(**BASE | changes)
+        events = list(train_teacher(p, drawn_manifest, folders[how], pack_cache))
+        assert [e["event"] for e in events if e["event"] != "step"] == ["start", "epoch", "epoch", "end"]
+    return folders
+
+
+def test_two_processes_take_the_steps_of_two_micro_batches(pair):
+    team, alone = (load_checkpoint(pair[how] / "checkpoint_last")[0] for how in ("team", "alone"))
+    assert set(team) == set(alone)
+    # running statistics are each process' own: the first one's, over half as many micro-batches
+    of_weights = [k for k in alone if k.startswith("model.") and "running" not in k and "num_batches" not in k]
+    assert len(of_weights) > 20
+    for key in of_weights:
+        torch.testing.assert_close(team[key], alone[key], rtol=0, atol=1e-6, msg=key)
+    moved = read_bundle(pair["alone"] / "best").state_dict()
+    assert any((moved[k[6:]] - alone[k]).abs().max() > 1e-4 for k in of_weights), "weights do move at this scale"
+
+
+def test_the_history_of_a_team_is_of_the_whole_batch(pair):
+    for ours, theirs in zip(history(pair["team"]), history(pair["alone"]), strict=True):
+        assert ours["train"]["loss"] == pytest.approx(theirs["train"]["loss"], rel=1e-5)
+        assert ours["train"]["coverage"] == theirs["train"]["coverage"]
+    assert {f.name for f in pair["team"].iterdir()} == {f.name for f in pair["alone"].iterdir()}
+    device = json.loads((pair["team"] / "alignmentreport.json").read_text())["device"]
+    assert device["processes"] == 2
+
+
+def test_a_team_that_was_broken_off_ends_as_the_unbroken_one(pair, drawn_manifest, pack_cache, tmp_path):
+    p = TeacherParams(**BASE | {"processes": 2})
+    events = train_teacher(p, drawn_manifest, tmp_path, pack_cache)
+    while next(events)["event"] != "epoch":
+        pass
+    events.close()
+    resumed = list(train_teacher(p, drawn_manifest, tmp_path, pack_cache))
+    assert resumed[0]["resumed_at_step"] in (3, 6), "the workers may have been an epoch ahead of whoever listened"
+    ours, theirs = (load_checkpoint(folder / "checkpoint_last")[0] for folder in (tmp_path, pair["team"]))
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs) and set(ours) == set(theirs)
+
+
+def test_an_error_in_a_process_ends_the_team_with_its_words(drawn_manifest, pack_cache, tmp_path):
+    frame = drawn_manifest.frame.copy()
+    frame.loc[frame["val_role"] == "select", "val_role"] = "temperature"
+    broken = type(drawn_manifest)(frame, drawn_manifest.meta, drawn_manifest.path)
+    with pytest.raises(FerError, match="val rows has the role select"):
+        list(train_teacher(TeacherParams(**BASE | {"processes": 2}), broken, tmp_path, pack_cache))
+    deadline = time.monotonic() + 10
+    while (left := _spawned()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left, "no process is left behind"
+
+
+def _spawned():
+    children = psutil.Process().children(recursive=True)
+    return [c for c in children if "spawn_main" in " ".join(c.cmdline())]
+
+
+def test_more_processes_than_cards_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    p = TeacherParams(device="cuda", processes=2)
+    with pytest.raises(FerError, match="there are 1 CUDA devices here"):
+        next(together(lambda team: iter(()), p))
+
+
+@pytest.mark.parametrize("changes", [{"accum_steps": 15}, {"processes": 15}, {"accum_steps": 5, "processes": 3}])
+def test_micro_batches_of_one_row_are_refused_with_the_parameters(changes):
+    with pytest.raises(ValueError, match="15 micro-batches .* use batch_size >= 30"):
+        TeacherParams(**BASE | changes)
