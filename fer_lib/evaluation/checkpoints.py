@@ -63,9 +63,7 @@ def candidates(fits: Sequence[Path]) -> list[Candidate]:
         raise FerError("no fits to sweep: name finished teacher or student phases, or their folders")
     for folder in fits:
         if not has_checkpoint(folder / BEST):
-            raise FerError(
-                f"{folder} holds no fit (no {BEST}/ in it): name a finished teacher or student phase's folder"
-            )
+            raise FerError(f"{folder} is no fit (it holds no {BEST}/): name a finished teacher or student phase")
     if len({folder.resolve() for folder in fits}) < len(fits):
         raise FerError(f"a fit is named twice among {', '.join(folder.name for folder in fits)}: name each one once")
     names = [read_bundle(folder / BEST).name for folder in fits]
@@ -159,14 +157,15 @@ def sweep(
         about = {"fit": candidate.fit, "checkpoint": candidate.file, "epochs": epochs}
         entries.append(about | protocol.measure(bundle))
         contracts[candidate.fit] = bundle.contract.model_dump(mode="json")
+        chosen = pick(entries, p.select_by)  # at once where rows differ
         if progress is not None:
             progress(done, len(found))
-    chosen = pick(entries, p.select_by)
     bundle, epochs = found[chosen].open(work)
     reports = {view: protocol.report(bundle, view) for view in dict.fromkeys((p.view, "none"))}
     _write(p, bundle, epochs, found[chosen], reports["none"], protocol, out)
     shutil.rmtree(work, ignore_errors=True)
     low, high = reports[p.view]["chosen_by_interval"]
+    as_good = {e["weights_sha256"] for e in entries if e[p.select_by]["macro_f1"] >= low} - {bundle.weights_sha256}
     result = {
         "manifest_sha256": manifest.sha256, "metric_version": scores.METRIC_VERSION, "view": p.view,
         "select_by": p.select_by, "calibration": p.calibration,
@@ -174,7 +173,7 @@ def sweep(
         "leaks": leaks, "contracts": contracts, "differences": differences(contracts), "checkpoints": entries,
         "chosen": {
             **entries[chosen], "index": chosen, "folder": found[chosen].folder.name, "views": reports,
-            "interval": [low, high], "as_good": sum(e[p.select_by]["macro_f1"] >= low for e in entries) - 1,
+            "interval": [low, high], "as_good": len(as_good),
         },
     }  # fmt: skip
     write_json(out / "sweep.json", result)

@@ -84,7 +84,7 @@ def sentences(result: dict[str, Any]) -> list[str]:
         f"{result['n_expected']:,} rows ({result['evalset_id']})."
     ]
     if chosen["as_good"]:
-        said.append(f"{chosen['as_good']} of the others lie in its 95 % interval or above: the choice is within noise.")
+        said.append(f"{chosen['as_good']} others lie in its 95 % interval too: the choice among them is within noise.")
     if result["differences"]:
         said.append(f"The fits see other pixels of the same rows: {'. '.join(result['differences'])}.")
     if twins := result["leaks"]["twins_in_train"]:

@@ -61,21 +61,19 @@ def test_a_checkpoint_alone_becomes_a_file_that_answers_as_torch_does(fer, alone
     assert sorted(p.name for p in alone.parent.iterdir()) == ["epoch2"], "nothing was written beside the checkpoint"
 
 
-def test_a_fit_and_a_bundle_are_their_best(fer, drawn_teachers, tmp_path):
-    code, _, err = fer(drawn_teachers[1].parent)
-    assert code == 0, err
+def test_a_fit_is_its_best_and_a_file_that_is_there_stays_unless_forced(fer, drawn_teachers, tmp_path):
     bundle = read_bundle(drawn_teachers[1])
     file = tmp_path / "here" / f"{bundle.name}.onnx"
+    file.write_bytes(b"of another")
+    code, out, err = fer(drawn_teachers[1])
+    assert code == 1 and out == "" and f"{file.name} is there already" in err and "--force" in err
+    assert file.read_bytes() == b"of another"
+    code, said, err = fer(drawn_teachers[1].parent, "--force")
+    assert code == 0 and bundle.weights_sha256[:12] in said, err
     faces = np.random.default_rng(4).standard_normal((2, 3, 40, 40), dtype=np.float32)
     with torch.no_grad():
         expected = bundle.model()(torch.from_numpy(faces)).numpy()
     np.testing.assert_allclose(answers(file, faces), expected, atol=1e-4)
-    before = file.read_bytes()
-    code, _, err = fer(drawn_teachers[1], file)
-    assert code == 1 and "is there already" in err and "--force" in err and file.read_bytes() == before
-    code, said, err = fer(drawn_teachers[0], file, "--force")
-    assert code == 0 and read_bundle(drawn_teachers[0]).weights_sha256[:12] in said
-    assert answers(file, np.zeros((1, 3, 32, 32), np.float32)).shape == (1, 7)
 
 
 def damaged(path):
