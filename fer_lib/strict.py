@@ -99,9 +99,8 @@ def _explain(model: type[BaseModel], problem: dict[str, Any], phase: str) -> str
     key = ".".join(str(part) for part in where)
     if problem["type"] == "extra_forbidden":
         return f"phase {phase!r}: unknown key {key!r}{closest(str(where[-1]), _fields_at(model, where[:-1]))}"
-    if not key:
-        return f"phase {phase!r}: {problem['msg']}"
-    return f"phase {phase!r}: key {key!r}: {problem['msg']}, got {problem['input']!r}"
+    said = problem["msg"].removeprefix("Value error, ")
+    return f"phase {phase!r}: key {key!r}: {said}, got {problem['input']!r}" if key else f"phase {phase!r}: {said}"
 
 
 def _fields_at(annotation: Any, where: Sequence[str | int]) -> list[str]:

@@ -50,7 +50,7 @@ def test_damage_is_found(path, name, damage):
         (path / name).write_bytes(content)
     else:
         (path / name).unlink()
-    with pytest.raises(BundleError, match="delete that folder to start again"):
+    with pytest.raises(BundleError, match="move .*checkpoint_last away and the same command starts again$"):
         load_checkpoint(path)
 
 

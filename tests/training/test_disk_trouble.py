@@ -1,0 +1,206 @@
+"""A disk that is full or read-only, checkpoints that were damaged: said in plain words, and nothing whole is lost."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from fer_lib.deploy.bundle import read_bundle
+from fer_lib.errors import BundleError, DataError
+from fer_lib.params import TeacherParams
+from fer_lib.training.checkpoint import META, STATE, load_checkpoint
+from fer_lib.training.teacher import train_teacher
+
+SMALL = dict(
+    backbone="test_resnet", image_size=32, embed_dim=16, epochs=4, batch_size=14, lr=2e-3, warmup_epochs=0.5,
+    plain_epochs=1, ramp_end=2, arcface_s=12.0, ema_decay=0.9, max_train_batches=2, checkpoint_every=2, eval_every=4,
+    threads=1, device="cpu",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def train(drawn_manifest, pack_cache):
+    return lambda out, **changes: train_teacher(TeacherParams(**SMALL | changes), drawn_manifest, out, pack_cache)
+
+
+@pytest.fixture(scope="module")
+def unbroken(train, tmp_path_factory):
+    out = tmp_path_factory.mktemp("unbroken")
+    list(train(out))
+    return out
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 48 MB of its own; skipped where this user may not mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("no disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def sound(out, unbroken):
+    """The fit in ``out`` ended as the unbroken one."""
+    ours, theirs = (load_checkpoint(folder / "checkpoint_last") for folder in (out, unbroken))
+    assert [k for k, v in theirs[0].items() if not torch.equal(ours[0][k], v)] == []
+    assert read_bundle(out / "best").weights_sha256 == read_bundle(unbroken / "best").weights_sha256
+    assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in unbroken.iterdir())
+
+
+def epochs(events, n):
+    """Take events until ``n`` epochs are done."""
+    while n:
+        n -= next(events)["event"] == "epoch"
+
+
+def fill(disk, left):
+    """Leave about ``left`` bytes of the disk."""
+    file = disk / "filler"
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    file.write_bytes(bytes(max(0, free - left)))
+    return file
+
+
+@contextmanager
+def files_of_at_most(size):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("left", "file"),
+    [(200_000, r"checkpoint_last.*state\.safetensors"), (0, r"history\.json")],
+    ids=["half-way", "at once"],
+)
+def test_a_full_disk_is_said_and_the_last_checkpoint_goes_on(train, unbroken, disk, left, file):
+    events = train(disk / "fit")
+    epochs(events, 2)
+    filler = fill(disk, left)
+    with pytest.raises(DataError, match=f"cannot write /.*{file}: No space left on device .the disk.* free some space"):
+        list(events)
+    assert load_checkpoint(disk / "fit" / "checkpoint_last")[1]["step"] == 4, "the old one is whole"
+    assert [p.name for p in (disk / "fit").iterdir() if p.name.endswith((".partial", ".previous"))] == []
+    filler.unlink()
+    assert next(resumed := train(disk / "fit"))["resumed_at_step"] == 4
+    list(resumed)
+    sound(disk / "fit", unbroken)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file sizes are limited by the shell's ulimit")
+def test_a_file_size_limit_is_said_and_the_last_checkpoint_goes_on(train, unbroken, tmp_path):
+    events = train(tmp_path / "fit")
+    epochs(events, 2)
+    with files_of_at_most(100_000):
+        with pytest.raises(DataError, match=r"cannot write .*checkpoint_last.*state\.safetensors: File too large"):
+            list(events)
+    assert load_checkpoint(tmp_path / "fit" / "checkpoint_last")[1]["step"] == 4
+    list(train(tmp_path / "fit"))
+    sound(tmp_path / "fit", unbroken)
+
+
+def test_a_disk_that_turns_read_only(train, unbroken, disk):
+    events = train(disk / "fit")
+    epochs(events, 1)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    try:
+        with pytest.raises(DataError, match=r"cannot write .*Read-only file system .* choose another output folder"):
+            list(events)
+        with pytest.raises(DataError, match=f"cannot write {disk}.*read-only for this user: choose another"):
+            next(train(disk / "another"))
+        assert load_checkpoint(disk / "fit" / "checkpoint_last")[1]["step"] == 2
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    list(train(disk / "fit"))
+    sound(disk / "fit", unbroken)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_is_not_ours(train, tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    with pytest.raises(DataError, match="read-only for this user"):
+        next(train(closed / "fit"))
+
+
+def test_a_file_where_the_folder_should_be(train, tmp_path):
+    (tmp_path / "fit").write_text("mine")
+    with pytest.raises(DataError, match=f"cannot write {tmp_path / 'fit'}: .*a file stands where a folder should be"):
+        next(train(tmp_path / "fit"))
+    assert (tmp_path / "fit").read_text() == "mine"
+
+
+def truncate(last):
+    (last / STATE).write_bytes((last / STATE).read_bytes()[:-1000])
+
+
+def flip(last):
+    content = bytearray((last / STATE).read_bytes())
+    content[-1000] ^= 1
+    (last / STATE).write_bytes(content)
+
+
+def change_step(last):
+    meta = json.loads((last / META).read_text())
+    (last / META).write_text(json.dumps(meta | {"step": 0}))
+
+
+def empty(last):
+    (last / META).write_bytes(b"")
+
+
+def remove_weights(last):
+    (last / STATE).unlink()
+
+
+def remove_meta(last):
+    (last / META).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "named", "said"),
+    [
+        (truncate, STATE, "is damaged"),
+        (flip, STATE, "is damaged"),
+        (change_step, META, "was changed after it was written"),
+        (empty, "", "can't be read"),
+        (remove_weights, STATE, "can't be read"),
+        (remove_meta, META, "can't be read"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_with_what_to_do(train, unbroken, tmp_path, damage, named, said):
+    shutil.copytree(unbroken, tmp_path / "fit")
+    last = tmp_path / "fit" / "checkpoint_last"
+    damage(last)
+    with pytest.raises(BundleError) as refused:
+        next(train(tmp_path / "fit"))
+    message = str(refused.value)
+    assert str(last) in message and named in message and said in message
+    assert f"move {last} away" in message and "checkpoint_epoch004" in message
+
+
+def test_the_advice_is_true(train, unbroken, tmp_path):
+    """A numbered checkpoint in the damaged one's place goes on to the same weights, and so does a new start."""
+    for place in ("epoch002", None):
+        out = tmp_path / str(place)
+        shutil.copytree(unbroken, out)
+        flip(out / "checkpoint_last")
+        shutil.rmtree(out / "checkpoint_last")
+        if place:
+            shutil.copytree(out / f"checkpoint_{place}", out / "checkpoint_last")
+        assert next(events := train(out))["resumed_at_step"] == (4 if place else 0)
+        list(events)
+        sound(out, unbroken)
