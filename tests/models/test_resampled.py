@@ -54,26 +54,28 @@ def test_a_smooth_embedding_is_read_between_its_points(small):
     out = resampled(state, classifier(192))["backbone.pos_embed"][0, 1:, 0].reshape(12, 12)
     wanted = plane(12).reshape(12, 12)
     assert (out - wanted)[3:-3, 3:-3].abs().max() < 0.02
-    assert (out - wanted.flip(0)).abs().max() > 1, "rows and columns are not swapped"
+    assert (out - wanted.T).abs().max() > 1, "rows and columns are not swapped"
 
 
 def test_predictions_of_the_resized_model_stay_close(small):
-    """Position matters in this model, so one with embeddings of its own predicts something else."""
+    """Against the same model with another smooth embedding, as loud, at the new size."""
     torch.manual_seed(3)
-    with torch.no_grad():
-        rough = torch.randn(1, small.backbone.pos_embed.shape[2], 3, 3)
-        smooth = F.interpolate(rough, size=(6, 6), mode="bicubic").flatten(2).transpose(1, 2)
-        small.backbone.pos_embed[:, 1:] = smooth
+    width = small.backbone.pos_embed.shape[2]
+    mine, other = torch.randn(2, 1, width, 3, 3)
+
+    def grid(rough, n):
+        return F.interpolate(rough, size=(n, n), mode="bicubic").flatten(2).transpose(1, 2)
+
     large, stranger = classifier(192), classifier(192)
-    large.load_state_dict(resampled(small.state_dict(), large))
-    stranger.load_state_dict(large.state_dict())
     with torch.no_grad():
-        order = torch.randperm(144) + 1
-        stranger.backbone.pos_embed[:, 1:] = large.backbone.pos_embed[:, order]
+        small.backbone.pos_embed[:, 1:] = grid(mine, 6)
+        large.load_state_dict(resampled(small.state_dict(), large))
+        stranger.load_state_dict(large.state_dict())
+        stranger.backbone.pos_embed[:, 1:] = grid(other, 12)
         pictures = F.interpolate(torch.randn(16, 3, 4, 4), size=(96, 96), mode="bicubic")
         wide = F.interpolate(pictures, size=(192, 192), mode="bicubic")
         here, there, lost = small(pictures), large(wide), stranger(wide)
-    assert (there - here).abs().mean() < 0.5 * (lost - here).abs().mean()
+    assert (there - here).abs().mean() < 0.25 * (lost - here).abs().mean()
 
 
 def test_windows_of_another_size_are_resampled_too():
@@ -83,7 +85,10 @@ def test_windows_of_another_size_are_resampled_too():
 
 
 def test_what_is_another_model_is_refused(small):
-    with pytest.raises(FerError, match="don't fit 'test_vit' at 160 px: tensor 'embedding.0.weight' is .16, .* 32"):
+    with pytest.raises(
+        FerError,
+        match="at 160 px: tensor 'embedding.0.weight' is .16, 64. there and .32, 64. here",
+    ):
         resampled(small.state_dict(), classifier(160, embed_dim=32))
     short = {k: v for k, v in small.state_dict().items() if k != "head.weight"}
     with pytest.raises(FerError, match="'head.weight' is absent there"):
