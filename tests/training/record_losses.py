@@ -1,0 +1,72 @@
+"""``python tests/training/record_losses.py`` records the first fifty losses of a small teacher with everything on.
+
+They are kept in ``losses/``, a file for each torch version and CPU capability, and must come out to the bit wherever
+both are the same.  Record them again only after a change that is meant to change them, and say so in the change log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+LOSSES = Path(__file__).with_name("losses")
+STEPS, SEED = 50, 11
+FIT = dict(
+    backbone="test_resnet", image_size=32, embed_dim=16, dropout=0.3, batch_size=28, accum_steps=2, lr=3e-3,
+    warmup_epochs=4.0, clip_grad=1.0, ema_decay=0.9, label_smoothing=0.05, soft_label_weight=0.5, imbalance="both",
+    focal_gamma=1.0, mixup=0.2, clahe=True, plain_epochs=5, ramp_end=15, arcface_s=16.0, arcface_m=0.1,
+    augment={
+        "rotation": 10.0, "erasing": 0.3, "grey": 0.1, "motion_blur": 0.2, "gamma": 0.2, "noise": 0.2, "jpeg": 0.2
+    },
+    epochs=STEPS, max_train_batches=1, eval_every=STEPS, checkpoint_every=STEPS, onnx="none",
+    threads=1, device="cpu", seed=SEED,
+)  # fmt: skip
+
+
+def first_losses(folder: Path) -> dict:
+    """Draw faces, train on them in ``folder``, and what the file holds: the key, the faces' hash, the losses in hex.
+
+    An epoch is one step here, so that its mean loss is that step's.
+    """
+    import torch
+
+    from fer_lib.datasets.build import build_manifest
+    from fer_lib.datasets.sources import import_all
+    from fer_lib.datasets.synthetic import write_raw
+    from fer_lib.params import ManifestParams, SourceSpec, TeacherParams
+    from fer_lib.training.data import open_data
+    from fer_lib.training.teacher import train_teacher
+
+    raw = write_raw(folder / "raw", "tree", faces=168, seed=SEED, size=32)
+    import_all([SourceSpec(source="tree", root=str(raw))], folder / "imports")
+    manifest = build_manifest(ManifestParams(val_roles=(0.5, 0.3, 0.2)), folder / "imports", folder / "manifest")
+    p = TeacherParams(**FIT)
+    events = train_teacher(p, manifest, folder / "fit", folder / "cache")
+    losses = [event["train"]["loss"] for event in events if event["event"] == "epoch"]
+    faces = open_data(manifest, p, folder / "cache").train.faces
+    pixels = hashlib.sha256(b"".join(faces[i].tobytes() for i in range(len(faces)))).hexdigest()
+    return {
+        "torch": torch.__version__, "cpu_capability": torch.backends.cpu.get_cpu_capability(), "seed": SEED,
+        "faces_sha256": pixels, "losses": [loss.hex() for loss in losses],
+    }  # fmt: skip
+
+
+def recorded_at(torch_version: str, capability: str) -> Path:
+    return LOSSES / f"torch-{torch_version}_{capability.replace(' ', '-')}.json"
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="fer-losses-") as folder:
+        found = first_losses(Path(folder))
+    LOSSES.mkdir(exist_ok=True)
+    file = recorded_at(found["torch"], found["cpu_capability"])
+    file.write_text(json.dumps(found, indent=1) + "\n")
+    first, last = (float.fromhex(found["losses"][i]) for i in (0, -1))
+    print(f"{file}: {STEPS} losses, {first:.6f} to {last:.6f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
