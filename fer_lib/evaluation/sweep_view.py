@@ -36,7 +36,7 @@ def sweep_table(result: dict[str, Any]) -> pd.DataFrame:
 def sweep_curves(result: dict[str, Any]) -> Figure:
     """Macro-F1 and ECE on val/select by epochs: a colour a fit, raw solid, calibrated dashed, the chosen starred."""
     chosen = result["chosen"]
-    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    figure = Figure(figsize=(12, 5.2), layout="constrained")
     panels = figure.subplots(1, len(_PANELS))
     fits = list(dict.fromkeys(entry["fit"] for entry in result["checkpoints"]))
     for axes, (key, name) in zip(panels, _PANELS, strict=True):
@@ -56,7 +56,7 @@ def sweep_curves(result: dict[str, Any]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].axhspan(*chosen["interval"], color="0.5", alpha=0.12, linewidth=0, label="95 % interval of the chosen")
     for axes in panels:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3)
     view = {"none": "single view", "flip": "flip average"}[result["view"]]
     figure.suptitle(f"val/select, {view}, n = {result['n_used']:,}, evalset {result['evalset_id']}", fontsize=11)
     return figure
@@ -78,7 +78,7 @@ def sentences(result: dict[str, Any]) -> list[str]:
     chosen, part = result["chosen"], result["select_by"]
     low, high = chosen["interval"]
     said = [
-        f"{chosen['fit']}, {chosen['checkpoint']} ({chosen['epochs']:g} epochs): {part} macro-F1 "
+        f"{chosen['fit']}, {chosen['checkpoint']} (epochs: {chosen['epochs']:g}): {part} macro-F1 "
         f"{chosen[part]['macro_f1']:.4f} [{low:.4f}, {high:.4f}], accuracy {chosen[part]['accuracy']:.4f}, ECE "
         f"{chosen['raw']['ece']:.4f} raw and {chosen['calibrated']['ece']:.4f} calibrated, on {result['n_used']:,} of "
         f"{result['n_expected']:,} rows ({result['evalset_id']})."

@@ -327,6 +327,6 @@ def test_the_table_and_the_curves_show_what_was_measured(swept):
 def test_what_is_said(swept):
     said = " ".join(sentences(swept[1]))
     chosen = swept[1]["chosen"]
-    assert f"{chosen['fit']}, {chosen['checkpoint']} ({chosen['epochs']:g} epochs)" in said
+    assert f"{chosen['fit']}, {chosen['checkpoint']} (epochs: {chosen['epochs']:g})" in said
     assert f"raw macro-F1 {chosen['raw']['macro_f1']:.4f}" in said and swept[1]["evalset_id"] in said
     assert ("within noise" in said) == bool(chosen["as_good"])
