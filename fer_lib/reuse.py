@@ -23,8 +23,8 @@ PATH_FIELDS = ("root", "votes", "images", "image_map", "pretrained")  # paramete
 # These carry values to and fro and record them; the values themselves are in the key, so their code need not be.
 CARRIERS = frozenset(
     f"fer_lib.{name}"
-    for name in ("params", "runfile", "strict", "reuse", "pipeline", "notebook", "phases", "errors", "tracking.store",
-                 "tracking.runs", "tracking.records", "cli")
+    for name in ("params", "runfile", "strict", "reuse", "pipeline", "notebook", "phases", "errors", "cli",
+                 *(f"tracking.{part}" for part in ("store", "runs", "records", "following", "holding", "endings")))
 )  # fmt: skip
 
 

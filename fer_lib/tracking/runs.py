@@ -24,11 +24,11 @@ from fer_lib.atomic import explained, write_json
 from fer_lib.errors import FerError
 from fer_lib.params import FitParams
 from fer_lib.tracking import endings, store
+from fer_lib.tracking.following import Follower
 from fer_lib.tracking.holding import Hold
 from fer_lib.tracking.records import (
     below,
     draw_figures,
-    epoch_line,
     flatten,
     git_state,
     now,
@@ -38,13 +38,11 @@ from fer_lib.tracking.records import (
     read_outputs,
     relative_inputs,
     write_plan,
-    write_progress,
 )
 
 __all__ = ["PhaseRun", "phase_run", "read_json", "read_outputs"]
 
 NOTE_FIELDS = ("intent", "action", "result", "decision", "next")
-LIVE_SECONDS = 30.0  # between two figures of a running epoch in MLflow
 _current: PhaseRun | None = None  # the one this process has open
 
 
@@ -77,7 +75,6 @@ class PhaseRun:
         self.run_id = ""
         self._outputs: dict[str, Any] | None = None
         self._note: dict[str, str] = {}
-        self._told = time.monotonic()  # when figures of a running epoch last went to MLflow
         self._client = mlflow.MlflowClient()
         try:
             self._start(mlflow, base, plan, given)
@@ -190,52 +187,8 @@ class PhaseRun:
         mlflow.set_tag("mlflow.note.content", text)
 
     def follow(self, events: Iterable[dict[str, Any]], echo: bool = True) -> dict[str, Any]:
-        """Consume training events, write them to MLflow (one call an epoch) and return the last one.
-
-        ``start`` (``total_steps``, ``steps_per_epoch``, ``resumed_at_step``: when it is not 0, the epochs in the
-        folder's ``history.json`` are written first), ``step`` (how far an epoch is), ``epoch`` (``epoch`` and nested
-        numbers), ``note`` (``message``; ``level="warning"`` also becomes a tag of the run), ``end`` (nested numbers,
-        written without a step).
-        """
-        last: dict[str, Any] = {}
-        epochs, warnings = None, []
-        for last in events:
-            what = last.get("event")
-            if what == "start":
-                epochs = last.get("total_steps", 0) // max(1, last.get("steps_per_epoch", 1)) or None
-                if last.get("resumed_at_step"):  # this run is a new one: give it the epochs before the interruption
-                    for row in read_json(self.output_dir / "history.json"):
-                        self._epoch(row, epochs, echo=False)
-            elif what == "step":
-                self._live(last, epochs)
-            elif what == "epoch":
-                self._epoch(last, epochs, echo)
-            elif what == "note":
-                if last.get("level") == "warning":
-                    warnings.append(last["message"])
-                    self.tags(**{"fer.warning": "\n".join(warnings)[:4000]})
-                if echo:
-                    print(last["message"], flush=True)
-            elif what == "end":
-                self.metrics({key: value for key, value in last.items() if key != "event"})
-        return last
-
-    def _live(self, event: dict[str, Any], epochs: int | None) -> None:
-        """Where a running epoch stands: at once for ``fer run``, now and then for MLflow's curves."""
-        shown = {key: event[key] for key in ("loss", "images_per_sec") if key in event}
-        line = f"epoch {event['epoch']:.2f} of {epochs or '?'}  " + "  ".join(f"{k} {v:.4g}" for k, v in shown.items())
-        write_progress(self.output_dir, epoch=event["epoch"], epochs=epochs, text=line)
-        if shown and time.monotonic() - self._told > LIVE_SECONDS:
-            self._told = time.monotonic()
-            self.metrics({"live": shown}, step=event["step"])
-
-    def _epoch(self, row: dict[str, Any], epochs: int | None, echo: bool) -> None:
-        values = numbers({key: value for key, value in row.items() if key not in ("event", "epoch")})
-        self.metrics(values, step=int(row["epoch"]))
-        line = epoch_line(int(row["epoch"]), epochs, values)
-        write_progress(self.output_dir, epoch=row["epoch"], epochs=epochs, text=line)
-        if echo:
-            print(line, flush=True)
+        """Consume training events, write them to MLflow and return the last one (:class:`following.Follower`)."""
+        return Follower(self, echo).follow(events)
 
     def outputs(self, **values: Any) -> Path:
         """Write ``outputs.json``, what the next phase reads.

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,6 +122,31 @@ def test_follow_writes_each_epoch_and_warns(capsys):
     assert seen.data.tags["fer.warning"] == "the ramp never ends"
     assert "epoch 2/2  loss 1" in capsys.readouterr().out
     assert json.loads((run.output_dir / "progress.json").read_text())["epochs"] == 2
+
+
+def test_a_running_epoch_is_shown_at_once_and_drawn_now_and_then(monkeypatch):
+    import mlflow
+
+    from fer_lib.tracking import following
+
+    clock = iter([0.0, 10.0, 31.0, 31.0, 40.0])  # the follower's making, then a look at each event, one more where told
+    monkeypatch.setattr(following, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    steps = [{"event": "step", "step": 3 * i, "total_steps": 40, "epoch": 0.3 * i, "loss": 2.0 - i / 4,
+              "images_per_sec": 100.0 + i} for i in (1, 2, 3)]  # fmt: skip
+    shown = []
+    with runs.phase_run(ImportParams(seed=9), "import") as run:
+
+        def events():
+            yield {"event": "start", "total_steps": 40, "steps_per_epoch": 10}
+            for step in steps:
+                yield step
+                shown.append(json.loads((run.output_dir / "progress.json").read_text())["text"])
+
+        run.follow(events())
+        run.outputs()
+    assert shown[0] == "epoch 0.30 of 4  loss 1.75  images_per_sec 101" and len(set(shown)) == 3
+    drawn = mlflow.MlflowClient().get_metric_history(run.run_id, "live/loss")
+    assert [(m.step, m.value) for m in drawn] == [(6, 1.5)], "only the one that came after half a minute"
 
 
 def test_the_dead_predecessor_in_a_folder_is_ended():

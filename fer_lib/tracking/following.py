@@ -1,0 +1,70 @@
+"""Training events into a run: MLflow's curves, the line that ``fer run`` shows, warnings as a tag."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from fer_lib.tracking.records import epoch_line, numbers, read_json, write_progress
+
+LIVE_SECONDS = 30.0  # between two figures of a running epoch in MLflow
+
+
+class Follower:
+    """Writes the events of one fit into ``run`` (a :class:`fer_lib.tracking.runs.PhaseRun`); ``echo``: prints them."""
+
+    def __init__(self, run, echo: bool = True):
+        self.run, self.echo = run, echo
+        self.epochs: int | None = None
+        self.warnings: list[str] = []
+        self.told = time.monotonic()  # when figures of a running epoch last went to MLflow
+
+    def follow(self, events: Iterable[dict[str, Any]]) -> dict[str, Any]:
+        """Consume the events (one call to MLflow an epoch) and return the last one.
+
+        ``start`` (``total_steps``, ``steps_per_epoch``, ``resumed_at_step``: when it is not 0, the epochs in the
+        folder's ``history.json`` are written first), ``step`` (how far an epoch is), ``epoch`` (``epoch`` and nested
+        numbers), ``note`` (``message``; ``level="warning"`` also becomes a tag of the run), ``end`` (nested numbers,
+        written without a step).
+        """
+        take = {"start": self._start, "step": self._step, "epoch": self._epoch, "note": self._note, "end": self._end}
+        last: dict[str, Any] = {}
+        for last in events:
+            take[last["event"]](last)
+        return last
+
+    def _start(self, event: dict[str, Any]) -> None:
+        self.epochs = event.get("total_steps", 0) // max(1, event.get("steps_per_epoch", 1)) or None
+        if event.get("resumed_at_step"):  # this run is a new one: give it the epochs before the interruption
+            echo, self.echo = self.echo, False
+            for row in read_json(self.run.output_dir / "history.json"):
+                self._epoch(row)
+            self.echo = echo
+
+    def _step(self, event: dict[str, Any]) -> None:
+        shown = {key: event[key] for key in ("loss", "images_per_sec") if key in event}
+        figures = "  ".join(f"{key} {value:.4g}" for key, value in shown.items())
+        line = f"epoch {event['epoch']:.2f} of {self.epochs or '?'}  {figures}"
+        write_progress(self.run.output_dir, epoch=event["epoch"], epochs=self.epochs, text=line)
+        if shown and time.monotonic() - self.told > LIVE_SECONDS:
+            self.told = time.monotonic()
+            self.run.metrics({"live": shown}, step=event["step"])
+
+    def _epoch(self, row: dict[str, Any]) -> None:
+        values = numbers({key: value for key, value in row.items() if key not in ("event", "epoch")})
+        self.run.metrics(values, step=int(row["epoch"]))
+        line = epoch_line(int(row["epoch"]), self.epochs, values)
+        write_progress(self.run.output_dir, epoch=row["epoch"], epochs=self.epochs, text=line)
+        if self.echo:
+            print(line, flush=True)
+
+    def _note(self, event: dict[str, Any]) -> None:
+        if event.get("level") == "warning":
+            self.warnings.append(event["message"])
+            self.run.tags(**{"fer.warning": "\n".join(self.warnings)[:4000]})
+        if self.echo:
+            print(event["message"], flush=True)
+
+    def _end(self, event: dict[str, Any]) -> None:
+        self.run.metrics({key: value for key, value in event.items() if key != "event"})
