@@ -93,9 +93,10 @@ def _ranked(group: list[Row]) -> list[Row]:
 
 
 def best(groups: list[list[Row]]) -> int | None:
-    """Index of the combination that is first, where all that was measured can be ranked together."""
+    """Index of the combination that is first; None where two are, or not all that was measured can be ranked together."""
     measured = [group for group in groups if group[0]["rank"] is not None]
-    return measured[0][0]["combination"] if len(measured) == 1 else None
+    first = [row["combination"] for group in measured for row in group if row["rank"] == 1]
+    return first[0] if len(first) == 1 else None
 
 
 def headings(groups: list[list[Row]]) -> list[str]:
@@ -120,8 +121,8 @@ def _columns(groups: list[list[Row]]) -> tuple[list[str], list[str]]:
     return list(varied), list(dict.fromkeys(name for row in every for name in row["scores"]))
 
 
-def printed(title: str, groups: list[list[Row]]) -> Iterator[Any]:
-    """A table for each group."""
+def printed(groups: list[list[Row]]) -> Iterator[Any]:
+    """For each group a line that says what it was measured on, and its table."""
     from rich.table import Table
     from rich.text import Text
 
@@ -130,13 +131,16 @@ def printed(title: str, groups: list[list[Row]]) -> Iterator[Any]:
     varied, _ = _columns(groups)
     for heading, group in zip(headings(groups), groups, strict=True):
         scores = _columns([group])[1]
-        table = Table(title=Text(f"{title}: {heading}" if heading else title), title_justify="left")
+        table = Table()
         for name in ("rank", *varied, "phase", *scores, *(["status"] if _unfinished(group) else [])):
-            table.add_column(Text(name), justify="left" if name in ("phase", "status") else "right", overflow="fold")
+            words = name in ("phase", "status")
+            head = Text(name.replace(".", ".\n").replace(" ", "\n"))
+            table.add_column(head, justify="left" if words else "right", overflow="fold")
         for row in group:
             cells = ["" if row["rank"] is None else str(row["rank"]), *(row["values"].get(n, "") for n in varied)]
             cells += [row["phase"], *(shown(row["scores"].get(name, "")) for name in scores)]
             table.add_row(*(Text(cell) for cell in cells + [row["status"]] * _unfinished(group)))
+        yield Text(heading)
         yield table
 
 

@@ -38,7 +38,7 @@ def _panel(axes, group: list[Row], apart: bool) -> None:
         lines.setdefault(", ".join([row["phase"], *others]), []).append(row)
     for colour, (label, line) in enumerate(lines.items()):
         line.sort(key=lambda row: places[row["values"][name]])
-        _line(axes, line, places, name, RANKED_BY, label, color=f"C{colour % 10}", marker="o")
+        _line(axes, line, places, name, RANKED_BY, f"{label}: {RANKED_BY}", color=f"C{colour % 10}", marker="o")
         for measure in dict.fromkeys(key for row in line for key in row["scores"]):
             if measure.endswith("macro-F1") and measure != RANKED_BY:
                 of = f"{label}: {measure}"

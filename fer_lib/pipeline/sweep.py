@@ -110,5 +110,5 @@ class _Sweep:
         client.log_text(self.run_id, comparison.as_csv(groups), "sweep.csv")
         if (figure := curves.figure(self.title, groups)) is not None:
             client.log_figure(self.run_id, figure, "sweep.png", save_kwargs={"dpi": 120})
-        for text in comparison.printed(self.title, groups):
-            self.shared.console.print(text)
+        for part in comparison.printed(groups):
+            self.shared.console.print(part)

@@ -55,17 +55,12 @@ def test_each_kernel_sees_the_device_and_threads_of_its_slot(diamond):
     assert "CUDA_VISIBLE_DEVICES" not in os.environ or os.environ["CUDA_VISIBLE_DEVICES"] not in ("4", "7")
 
 
-def test_a_fit_lies_below_the_one_that_it_started_from(diamond, stored, home):
+def test_a_fit_lies_below_the_one_that_it_started_from(diamond, stored):
     nested = stored.below(diamond)
     assert set(nested) == {"import", "manifest", "teacher_a", "teacher_b", "evaluate"}
     [(name, student)] = stored.below(nested["teacher_a"]).items()
     assert name == "student" and student.data.tags["fer.started_from"] == nested["teacher_a"].info.run_id
     assert student.info.status == "FINISHED"
-    assert run_file(home / "params" / "diamond.yaml", ["student.epochs=3"]) == 0
-    parent = stored.newest("run")
-    again = stored.below(parent)
-    assert set(again) == {"student", "evaluate"}, "its origin ran in an earlier execution"
-    assert again["student"].data.tags["fer.started_from"] == nested["teacher_a"].info.run_id
 
 
 def test_runs_are_listed_as_the_tree_that_they_are(diamond, capsys, monkeypatch):
@@ -76,24 +71,24 @@ def test_runs_are_listed_as_the_tree_that_they_are(diamond, capsys, monkeypatch)
         cli.main(["runs"])
     lines = capsys.readouterr().out.splitlines()
     told = [line.split("│")[1].rstrip() for line in lines if line.startswith("│")]
-    at = told.index(" diamond", 1)  # the older of the two
-    assert sorted(told[at:]) == sorted([" diamond", "   import", "   manifest", "   teacher_a", "     student",
-                                        "   teacher_b", "   evaluate"])  # fmt: skip
-    assert told[told.index("   teacher_a", at) + 1] == "     student"
+    assert told[:3] == [" diamond", "   import", "   manifest"] and told[-1] == "   evaluate"
+    assert told[told.index("   teacher_a") + 1] == "     student" and len(told) == 7
 
 
 def test_a_failure_stops_only_what_needs_it(diamond, home, stored, capsys):
     (home / "unlucky").touch()
-    changes = ["teacher_b.epochs=13", "teacher_a.epochs=3"]
+    changes = ["teacher_b.epochs=13", "student.epochs=3"]
     assert run_file(home / "params" / "diamond.yaml", changes, parallel=2) == 1
     (home / "unlucky").unlink()
     said = capsys.readouterr().out
     assert "phase 'teacher_b' failed: DataError: thirteen" in said and "not started: evaluate\n" in said
-    told = stored.json(stored.newest("run"), "phases.json")
-    became = {row["phase"]: row["status"] for row in told["phases"]}
-    assert became.pop("import") == became.pop("manifest") == "re-used"
-    assert became == {"teacher_a": "ran", "teacher_b": "failed", "student": "ran"}
-    assert told["not_started"] == ["evaluate"] and stored.newest("run").info.status == "FAILED"
+    parent = stored.newest("run")
+    told = stored.json(parent, "phases.json")
+    assert [(row["phase"], row["status"]) for row in told["phases"][2:]] == [
+        ("teacher_a", "re-used"), ("teacher_b", "failed"), ("student", "ran")]  # fmt: skip
+    assert told["not_started"] == ["evaluate"] and parent.info.status == "FAILED"
+    student, origin = stored.below(parent)["student"], stored.below(diamond)["teacher_a"]
+    assert student.data.tags["fer.started_from"] == origin.info.run_id, "below the run: its origin ran in another one"
 
 
 def start(home, *changes: str) -> subprocess.Popen:
@@ -119,7 +114,7 @@ LONG = ("teacher.epochs=60", "teacher.checkpoint_minutes=0.1")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
-def test_an_interrupt_ends_all_kernels_and_runs_and_the_same_command_goes_on(diamond, home, stored):
+def test_an_interrupt_ends_all_kernels_and_runs(diamond, home, stored):
     before = set(home.glob("mlruns/phases/teacher_*/steps.txt"))
     process = start(home, *LONG)
     children = both_train(home, process, before)
@@ -134,13 +129,3 @@ def test_an_interrupt_ends_all_kernels_and_runs_and_the_same_command_goes_on(dia
     assert {run.info.status for run in [parent, nested["teacher_a"], nested["teacher_b"]]} == {"KILLED"}
     assert not [run for run in stored.runs() if run.info.status == "RUNNING"]
     assert "not started: student, evaluate" in said
-
-    steps = set(home.glob("mlruns/phases/teacher_*/steps.txt")) - before
-    reached = {file: int(file.read_text()) for file in steps}
-    process = start(home, *LONG)
-    children = both_train(home, process, before)
-    process.kill()
-    process.wait()
-    _, alive = psutil.wait_procs(children, timeout=20)
-    assert alive == [], "workers and kernels follow a command that was killed"
-    assert all(int(file.read_text()) >= reached[file] for file in steps), "they went on in their folders"

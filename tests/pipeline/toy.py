@@ -41,7 +41,7 @@ BODIES = {
         "teacher",
         "evalset = 'rows-' + (Path(run.inputs['manifest']) / 'manifest.txt').read_text()\n"
         + MOMENTS
-        + "if params.epochs == 13 and Path('unlucky').exists():\n"
+        + "if params.epochs == 13 and Path('unlucky').exists() and Path('unlucky').read_text() in evalset:\n"
         "    raise DataError('thirteen')\n"
         "state = run.output_dir / 'steps.txt'\n"
         "done = int(state.read_text()) if state.is_file() else 0\n"
@@ -50,8 +50,9 @@ BODIES = {
         "    time.sleep(params.checkpoint_minutes)\n"
         "run.metrics({'val': {'macro_f1': 0.5}}, step=0)\n"
         "say('end')\n"
-        "run.outputs(ids={'resumed_at': done, 'evalset_id': evalset}, headline={'macro-F1': 0.5, 'resumed at': done, "
-        "'val macro-F1': 0.5 + params.epochs / 100})",
+        "ids = {'resumed_at': done, 'evalset_id': evalset, 'epochs': params.epochs}\n"
+        "scores = {'macro-F1': 0.5, 'val macro-F1': 0.5 + params.epochs / 100}\n"
+        "run.outputs(ids=ids, headline=scores | {'resumed at': done})",
     ),
     "07_train_student": ("student", MOMENTS + "say('end')\nrun.outputs(ids={'rows': 1}, headline={'rows': 1})"),
     "08_evaluate": (
