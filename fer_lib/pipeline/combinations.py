@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_lib.errors import ParamsError
+from fer_lib.includes import read_run
 from fer_lib.runfile import Phase, RunPlan, load_run
 
 REPORTS = ("evaluate", "export")  # kinds that say something about other phases' models
@@ -39,6 +40,7 @@ def combinations(path: Path | str, overrides: Sequence[str], smoke: bool = False
     Raises:
         ParamsError: nothing is varied; two combinations are the same; or a parameter of one is wrong, which is named.
     """
+    read_run(Path(path))  # a file that is missing or broken is no combination's fault
     choices = []
     for text in overrides:
         name, equals, written = text.partition("=")

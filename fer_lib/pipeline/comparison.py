@@ -93,7 +93,7 @@ def _ranked(group: list[Row]) -> list[Row]:
 
 
 def best(groups: list[list[Row]]) -> int | None:
-    """Index of the combination that is first; None where two are, or not all that was measured can be ranked together."""
+    """Index of the combination that is first; None where two are, or where not all can be ranked together."""
     measured = [group for group in groups if group[0]["rank"] is not None]
     first = [row["combination"] for group in measured for row in group if row["rank"] == 1]
     return first[0] if len(first) == 1 else None

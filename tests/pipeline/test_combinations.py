@@ -93,6 +93,11 @@ def test_what_is_wrong_is_refused_with_its_combination(file, changes, said, caps
     assert not (file.parent.parent / "mlruns").exists(), "nothing was started"
 
 
+def test_a_missing_file_is_no_combinations_fault(file):
+    with pytest.raises(ParamsError, match="^cannot read .*closest: 'swept.yaml'"):
+        combinations(file.with_name("swpet.yaml"), ["kd.temperature=2,4"])
+
+
 @pytest.mark.parametrize(
     ("change", "touched", "last"),
     [
