@@ -54,15 +54,16 @@ def _price(cost: dict[str, Any]) -> str:
     before, after = cost["parent"], cost["child"]
     if after["train_seconds"] is not None:
         first = f" after {duration(before['train_seconds'])}" if before["train_seconds"] is not None else ""
+        epochs = f"{after['epochs']} epoch{'s' if after['epochs'] > 1 else ''}"
         parts.append(
-            f"{duration(after['train_seconds'])} of training{first} ({after['epochs']} epochs at "
-            f"{after['images_per_sec']:,.0f} images/s)"
+            f"{duration(after['train_seconds'])} of training{first} ({epochs} at {after['images_per_sec']:,.0f} images/s)"
         )
     if before["latency_ms"] and after["latency_ms"]:
         old, new = before["latency_ms"]["p50"], after["latency_ms"]["p50"]
+        sizes = dict.fromkeys(str(side["image_size"]) for side in (before, after))
         parts.append(
             f"{new / old:.2g} times the time for a face ({old:.1f} → {new:.1f} ms on one CPU thread, at "
-            f"{before['image_size']} → {after['image_size']} px)"
+            f"{' → '.join(sizes)} px)"
         )
     return f"It cost {' and '.join(parts)}." if parts else "What it cost is not known: no history lies beside it."
 

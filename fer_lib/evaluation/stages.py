@@ -25,7 +25,7 @@ NO_INTERVAL = "the difference in ECE has none: a bootstrap of the ECE does not c
 _SCORES = ("accuracy", "macro_f1", "per_class_f1", "nll", "ece")
 # what differs in any two fits, or says again what stands under another key
 _ALWAYS = ("time", "paths.manifest", "model.weights_sha256", "model.pretrained")
-_AGAIN = ("ids.", "init.", "face_contract.image_size", "face_contract.clahe")
+_AGAIN = ("ids.", "init.", "data.n_", "face_contract.image_size", "face_contract.clahe")
 
 
 @dataclass(frozen=True)
