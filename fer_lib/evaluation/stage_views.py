@@ -54,10 +54,8 @@ def _price(cost: dict[str, Any]) -> str:
     before, after = cost["parent"], cost["child"]
     if after["train_seconds"] is not None:
         first = f" after {duration(before['train_seconds'])}" if before["train_seconds"] is not None else ""
-        epochs = f"{after['epochs']} epoch{'s' if after['epochs'] > 1 else ''}"
-        parts.append(
-            f"{duration(after['train_seconds'])} of training{first} ({epochs} at {after['images_per_sec']:,.0f} images/s)"
-        )
+        pace = f"{after['epochs']} epoch{'s' * (after['epochs'] > 1)} at {after['images_per_sec']:,.0f} images/s"
+        parts.append(f"{duration(after['train_seconds'])} of training{first} ({pace})")
     if before["latency_ms"] and after["latency_ms"]:
         old, new = before["latency_ms"]["p50"], after["latency_ms"]["p50"]
         sizes = dict.fromkeys(str(side["image_size"]) for side in (before, after))
