@@ -103,7 +103,8 @@ def stages(results: Results) -> str:
         for stage in report["stages"]:
             parts += [f"`{phase}`, {report['suite']}: {' '.join(stage['said'])}"]
             pair = (f"`{stage['parent']}` → `{stage['child']}`",)
-            rows += [(*pair, f"`{key}`", *(str(v) for v in values)) for key, values in stage["changed"].items()]
+            changed = {k: [DASH if v is None else v for v in values] for k, values in stage["changed"].items()}
+            rows += [(*pair, f"`{key}`", *values) for key, values in changed.items()]
         parts.append(table(("from → to", "setting", "before", "after"), rows) if rows else "No setting differs.")
     return "## Trained on from another\n\n" + "\n\n".join(parts) if parts else ""
 

@@ -19,6 +19,7 @@ from fer_lib.evaluation.stage_views import changed_table, draw_stages, sentences
 from fer_lib.evaluation.stages import Measured, compare, cost, read_stages, related
 from fer_lib.models.classifier import build_classifier
 from fer_lib.params import EvaluateParams, ManifestParams, SourceSpec, TeacherParams
+from fer_lib.tracking.tables import stages as page_of
 from fer_lib.training.teacher import train_teacher
 
 OWN = ["rafdb_basic"]
@@ -237,6 +238,15 @@ def test_a_worse_child_is_called_worse():
     unclear = sentences(stage_with(-0.02, -0.05, 0.01))
     assert "is lower, by no more than chance explains" in unclear[0] and not any("Fear" in s for s in unclear)
     assert verdict({"value": 0.0, "lo": -0.1, "hi": 0.1}) == "no different"
+
+
+def test_a_results_page_has_them(staged):
+    base, _, _ = staged
+    report = read_stages(base / "out")
+    page = page_of({"stages": {"on_val": report}})
+    assert report["stages"][0]["said"][0] in page and "`on_val`, val" in page
+    assert "| `a` → `b` | `model.image_size` | 32 | 40 |" in page and "None" not in page
+    assert page_of({"stages": {}}) == "" == page_of({}), "files of an earlier form have none"
 
 
 def test_tables_and_figure_show_what_the_file_says(staged):

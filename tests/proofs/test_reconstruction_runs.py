@@ -87,3 +87,7 @@ def test_two_stages_run_and_say_what_the_second_changed(tmp_path):
         [stage] = report["stages"]
         assert (stage["parent"], stage["child"], report["sources"]) == ("stage_a", "stage_b", ["rafdb_basic"])
         assert (done(home, name) / "figures" / "stages.png").is_file()
+    ended = command("fer_lib.cli.main", "report", "export", "two_stage", home=home, cwd=home)
+    assert ended.code == 0, ended.out + ended.err
+    exported = json.loads((home / "docs" / "results" / "two_stage.json").read_text())
+    assert set(exported["stages"]) == {"on_val", "on_test"}
