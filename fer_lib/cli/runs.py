@@ -31,6 +31,8 @@ def runs(
     for run in newest:
         children.setdefault(run.data.tags.get("mlflow.parentRunId", ""), []).append(run)
     table = Table("run", "kind", "status", "started", "minutes", "id")
+    table.columns[0].overflow = "fold"
+    table.columns[3].no_wrap = True
     known = {run.info.run_id for run in newest}
     roots = [run for run in newest if run.data.tags.get("mlflow.parentRunId") not in known]
     waiting = [(run, "") for run in reversed(roots[:last])]
