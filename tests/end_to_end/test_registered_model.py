@@ -92,7 +92,7 @@ def test_loaded_with_the_library_it_gets_them_back_too(champion):
 def test_the_commands_show_and_use_the_champion(champion):
     listed = fer("models", "--json")
     assert listed.code == 0
-    [row] = [m for m in json.loads(listed.out) if "champion" in m["aliases"]]
+    [row] = [m for m in json.loads(listed.out) if m["name"] == "fer-student" and "champion" in m["aliases"]]
     assert row["version"] == int(champion.version.version) and row["measured_on"] == "test"
     assert row["macro_f1"] == pytest.approx(champion.logged["macro_f1"], abs=1e-9)
     assert row["evalset_id"] == champion.report["evalset_id"]

@@ -150,7 +150,18 @@ def test_each_number_carries_what_it_was_measured_on(swept, fits, drawn_manifest
     assert any("other pixels" in s and "image_size: 32 (small); 40 (wide)" in s for s in sentences(swept[1]))
 
 
-def test_sources_narrow_the_rows_and_none_left_is_an_error(fits, again):
+def test_sources_narrow_the_rows_and_none_left_is_an_error(fits, again, drawn_manifest, pack_cache):
+    frame = drawn_manifest.frame.copy()
+    frame.loc[frame.index[::2], "source"] = "second"
+    both = Manifest(frame, drawn_manifest.meta, drawn_manifest.path)
+    found = {}
+    for name, keep in (("of", {"include_sources": ["second"]}), ("without", {"exclude_sources": ["second"]})):
+        result = again(fits[:1], both, **keep)
+        rows = frame[(frame["val_role"] == "select") & ((frame["source"] == "second") == (name == "of"))]
+        assert result["n_used"] == result["n_expected"] == len(rows) > 0
+        assert result["evalset_id"] == evalset_id(rows["sample_id"].tolist(), rows["label"], "val/select", 0)
+        found[name] = result["checkpoints"][0]["raw"]["nll"]
+    assert found["of"] != found["without"]
     with pytest.raises(DataError, match="no source|unknown|closest"):
         again(fits[:1], include_sources=["elsewhere"])
 

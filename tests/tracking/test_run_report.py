@@ -293,6 +293,25 @@ def test_the_student_is_chosen_without_its_test_score(results):
     assert findings.chosen_student(unexported) == best
 
 
+def test_a_checkpoint_that_was_chosen_is_told_as_of_the_training_it_comes_from(results):
+    """Its contract and its training time are known, and an ensemble of two epochs of one fit was trained once."""
+    changed = copy.deepcopy(results)
+    fit, model = changed["fits"]["teacher_a"], copy.deepcopy(changed["evaluation"]["models"]["teacher_a"])
+    changed["evaluation"]["models"]["swept"] = model | {"weights_sha256": "5" * 64}
+    assert findings.fit_of(changed, "swept") is None and findings.contracts(changed)["swept"] == []
+    changed["checkpoints"] = {"swept": {"of": "teacher_a", "ids": {"weights_sha256": "5" * 64}},
+                              "foreign": {"of": None, "ids": {"weights_sha256": "6" * 64}}}  # fmt: skip
+    assert findings.fit_of(changed, "swept") is fit and findings.contracts(changed)["swept"] == [fit["face_contract"]]
+    assert findings.training_seconds(changed, "swept") == fit["train_seconds"]
+    members = [{"weights_sha256": w} for w in ("5" * 64, fit["ids"]["weights_sha256"])]
+    changed["evaluation"]["models"]["ensemble"]["members"] = members
+    assert findings.training_seconds(changed, "ensemble") == fit["train_seconds"]
+    report._same_weights(changed)
+    changed["checkpoints"] = {}
+    with pytest.raises(FerError, match="swept: the evaluated weights are of no training of this run"):
+        report._same_weights(changed)
+
+
 def with_accuracy(results, name, none, flip):
     changed = copy.deepcopy(results)
     for view, value in (("none", none), ("flip", flip)):
