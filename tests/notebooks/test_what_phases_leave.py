@@ -69,7 +69,14 @@ FILES = {
             "ensemble_space, logits_kind",
         "ensemble_metrics.json": f"{SCORES}, {IDS}",
     },
-    "evaluate": {"evaluation.json": "suite, split, manifest_sha256, sets{all, leak_free}, models"},
+    "evaluate": {
+        "evaluation.json": "suite, split, sources, manifest_sha256, sets{all, leak_free}, models",
+        "stages.json":
+            "suite, split, sources, manifest_sha256, view, interval{method, level, resamples, seed, ece}, "
+            "stages[{parent, child, changed, scores{all{evalset_id, protocol_id, n_expected, n_used, "
+            "difference{macro_f1{value, lo, hi}}, mcnemar{only_before, only_after, p}}, leak_free}, "
+            "cost{parent{train_seconds}, child{train_seconds}}, said}]",
+    },
     "export": {"onnxparity.json": "max_abs_diff, providers, opset, n"},
     "audit": {
         "audit.json":
@@ -88,6 +95,7 @@ FIGURES = {
     "checkpoints": {"checkpoints.png", "reliability_chosen.png"},
     "softlabels": set(),
     "evaluate": {"reliability_raw.png", "reliability_scaled.png", "confusion_matrix.png", "per_class_f1.png"}
+    | {"stages.png"}
     | {f"{name}_reliability_{kind}.png" for name in (*FITS, "ensemble") for kind in ("raw", "scaled")},
     "export": set(),
     "audit": {"matrices.png", "across_splits.png", "noise_matrix.png", "label_noise.png"},
