@@ -47,7 +47,7 @@ class Candidate:
             bundle = read_bundle(self.folder / BEST)
             return bundle, bundle.meta["ids"]["epoch"] + 1.0
         bundle = checkpoint_bundle(self.folder / self.file, work)
-        return bundle, float(bundle.meta["ids"]["epoch"])
+        return bundle, float(bundle.meta["ids"]["epochs"])
 
     def seen(self) -> Seen | None:
         return read_seen(self.folder) or read_seen(self.folder / BEST)

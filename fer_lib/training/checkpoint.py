@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ def checkpoint_bundle(
 ) -> Bundle:
     """A bundle at ``out`` of a checkpoint alone; nothing of the fit's folder is needed.
 
+    Its ids have ``epoch``, the number (from 0) of the last epoch begun, and ``epochs``, how many were trained.
+
     ``metrics`` and ``temperature`` must be of these very weights; without them the bundle has none.
     Raises what :func:`checkpoint_weights` and :func:`fer_lib.deploy.bundle.write_bundle` raise.
     """
@@ -82,7 +85,7 @@ def checkpoint_bundle(
     return write_bundle(
         out, **described | {
             "contract": FaceContract.model_validate(described["contract"]),
-            "ids": {**described["ids"], "epoch": meta["epoch"]},
+            "ids": {**described["ids"], "epoch": math.ceil(meta["epoch"]) - 1, "epochs": meta["epoch"]},
         }, state_dict=weights, temperature=temperature, metrics=metrics or {},
     )  # fmt: skip
 
