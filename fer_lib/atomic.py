@@ -37,6 +37,21 @@ def explained(target: Path) -> Iterator[None]:
         raise DataError(f"cannot write {target}: {error.strerror or error} ({hint})") from error
 
 
+def disk_trouble(error: BaseException | None) -> str | None:
+    """What to do about an error that a full or read-only disk caused somewhere below (MLflow's database too).
+
+    None when nothing of that kind stands in the chain of its causes.
+    """
+    while error is not None:
+        number, text = getattr(error, "errno", None), str(error)
+        if number in _FULL or "database or disk is full" in text:
+            return "the disk is full: free some space and give the same command again; what is finished is kept"
+        if number == errno.EROFS or "attempt to write a readonly database" in text:
+            return "the disk is read-only: set FER_HOME to a folder you can write, or make this one writable"
+        error = error.__cause__ or error.__context__
+    return None
+
+
 @contextmanager
 def readable(source: Path) -> Iterator[None]:
     """Turn an ``OSError`` met while reading ``source`` into a :class:`DataError` that names it."""

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from fer_lib import atomic
-from fer_lib.atomic import explained, fresh_file, fresh_folder, previous, settle, write_json, write_synced
+from fer_lib.atomic import disk_trouble, explained, fresh_file, fresh_folder, previous, settle, write_json, write_synced
 from fer_lib.errors import DataError
 
 DEAD = 999999999  # above any process id
@@ -130,6 +130,25 @@ def test_files_are_whole_or_the_old_ones(tmp_path):
     (target.parent / f".a.json.{DEAD}.partial").write_text("left by a writer that was killed")
     write_json(target, 5)
     assert target.read_text() == "5\n" and names(target.parent) == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "free some space and give the same command again"),
+        (OSError(30, "Read-only file system"), "read-only: set FER_HOME"),
+        (RuntimeError("(sqlite3.OperationalError) database or disk is full"), "free some space"),
+        (RuntimeError("(sqlite3.OperationalError) attempt to write a readonly database"), "read-only"),
+        (OSError(2, "No such file or directory"), None),
+        (RuntimeError("something else"), None),
+    ],
+)
+def test_trouble_with_the_disk_is_found_below_other_errors(error, said):
+    outer = ValueError("cannot log")
+    outer.__cause__ = KeyError("in between")
+    outer.__cause__.__context__ = error
+    for found in (disk_trouble(error), disk_trouble(outer)):
+        assert found is None if said is None else said in found
 
 
 @pytest.mark.parametrize(

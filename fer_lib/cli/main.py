@@ -31,7 +31,7 @@ def usage() -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run ``fer`` and exit: 0 fine, 1 a FerError (its message on stderr), 2 a wrong parameter or option."""
+    """Run ``fer`` and exit: 0 fine, 1 a FerError or a full disk (said on stderr), 2 a wrong parameter or option."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("--help", "-h"):
         print(usage())
@@ -53,6 +53,14 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except FerError as error:
         print(f"fer: {error}", file=sys.stderr)
+        sys.exit(1)
+    except Exception as error:
+        from fer_lib.atomic import disk_trouble
+
+        if (said := disk_trouble(error)) is None:
+            raise
+        first = f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"fer: {said} ({first})", file=sys.stderr)
         sys.exit(1)
 
 
