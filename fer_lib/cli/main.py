@@ -59,8 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         if (said := disk_trouble(error)) is None:
             raise
-        first = f"{type(error).__name__}: {error}".splitlines()[0]
-        print(f"fer: {said} ({first})", file=sys.stderr)
+        print(f"fer: {said}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -110,8 +110,9 @@ def _open(base: Path) -> None:
         _readable(database)
     if not cold and mark.is_file() and (old := mark.read_text(encoding="utf-8").strip()) != str(base):
         _rebase(database, Path(old), base)
-    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.store.tracking"):
+    for noisy in ("alembic", "mlflow.store.tracking"):
         logging.getLogger(noisy).setLevel(logging.WARNING)  # the migration prints forty lines about nothing
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it logs as an error it raises too
     client = MlflowClient()
     client.search_experiments(max_results=1)  # opens the database, so creates or migrates it
     if cold:  # MLflow's own experiment would put artifacts in whatever folder the process was started in

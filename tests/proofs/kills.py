@@ -7,6 +7,7 @@ library knows of this: a moment is seen from outside, by what a process has open
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -34,11 +35,11 @@ seed: 3
 phases:
   import: {{sources: [{{source: fer2013, root: embedded, faces: 600}}]}}
   manifest: {{val_roles: [0.5, 0.4, 0.1]}}
-  teacher: &fit {{backbone: test_resnet, image_size: 64, embed_dim: 32, epochs: 14, batch_size: 28, lr: 3.0e-3,
+  teacher: &fit {{backbone: test_resnet, image_size: 64, embed_dim: 32, epochs: 20, batch_size: 28, lr: 3.0e-3,
     warmup_epochs: 0.5, plain_epochs: 0.3, ramp_end: 0.7, ema_decay: 0.95, checkpoint_every: 3,
     checkpoint_minutes: {minutes}, threads: {threads}}}
   softlabels: {{}}
-  student: {{backbone: test_resnet, image_size: 64, embed_dim: 32, epochs: 12, batch_size: 28, lr: 3.0e-3, mode: kd,
+  student: {{backbone: test_resnet, image_size: 64, embed_dim: 32, epochs: 16, batch_size: 28, lr: 3.0e-3, mode: kd,
     warmup_epochs: 0.5, ema_decay: 0.95, checkpoint_every: 3, checkpoint_minutes: {minutes}, threads: {threads}}}
 """
 HOLDER = ".lock.holder.json"
@@ -52,7 +53,7 @@ PLAN = (
     ("teacher", ["step"] * 4 + ["checkpoint"] * 4 + ["log"] * 2),
     ("teacher", ["export"] * 3 + ["between"]),
     ("softlabels", ["between"]),
-    ("student", ["step"] * 2 + ["checkpoint"] * 3 + ["log"] * 2),
+    ("student", ["step"] * 3 + ["checkpoint"] * 3 + ["log"] * 2),
 )  # fmt: skip
 
 
@@ -153,14 +154,18 @@ class Victim:
         return moment
 
     def _checkpoint(self, phase: str, began: float) -> Callable:
-        """While the new checkpoint lies half-written beside the old one."""
-        delay = self.rng.uniform(0.0, 0.01)
+        """While a new checkpoint, the first to the third, lies half-written beside the old one."""
+        delay, number, written = self.rng.uniform(0.0, 0.01), self.rng.randint(1, 3), set()
 
         def moment(kernels) -> bool:
-            if _half(self.folder(phase), ".checkpoint_", kernels):
-                time.sleep(delay)
-                return True
-            return False
+            folder = self.folder(phase)
+            for half in _half(folder, ".checkpoint_", kernels):
+                with contextlib.suppress(FileNotFoundError):  # it is whole just now
+                    written.add((folder / half).stat().st_ino)
+            if len(written) < number:
+                return False
+            time.sleep(delay)
+            return True
 
         return moment
 
@@ -183,7 +188,9 @@ class Victim:
             if since is None and _touched(folder, "reliabilitymetrics.json", began):
                 since = time.time() if any(_has_open(k, "onnx_cpp2py") for k in kernels) else None
             over = folder is not None and _touched(folder, "onnxparity.json", began)
-            return since is not None and (time.time() - since > delay or _half(folder, ".best.onnx.", kernels) or over)
+            return since is not None and (
+                time.time() - since > delay or bool(_half(folder, ".best.onnx.", kernels)) or over
+            )
 
         return moment
 
@@ -254,10 +261,11 @@ def _touched(folder: Path | None, name: str, since: float) -> bool:
         return False
 
 
-def _half(folder: Path | None, prefix: str, kernels: list[psutil.Process]) -> bool:
-    """Whether one of these processes is writing such a file; what earlier ones left does not count."""
+def _half(folder: Path | None, prefix: str, kernels: list[psutil.Process]) -> list[str]:
+    """What these processes are writing under such a name; what earlier ones left does not count."""
     ends = tuple(f".{kernel.pid}.partial" for kernel in kernels)
-    return folder is not None and any(name.startswith(prefix) and name.endswith(ends) for name in os.listdir(folder))
+    names = os.listdir(folder) if folder is not None else []
+    return [name for name in names if name.startswith(prefix) and name.endswith(ends)]
 
 
 def _kind_of(name: str) -> str:

@@ -25,7 +25,7 @@ def test_every_kind_of_moment_was_hit(result):
     assert len(result["kills"]) == 50
     of = {kind: [k for k in result["kills"] if k["kind"] == kind] for kind in kills.KINDS}
     assert {kind: len(found) for kind, found in of.items()} == {
-        "step": 12, "checkpoint": 14, "export": 6, "log": 8, "between": 10
+        "step": 14, "checkpoint": 14, "export": 6, "log": 8, "between": 8
     }  # fmt: skip
     half = [k for k in of["checkpoint"] if "checkpoint" in k["seen"]]
     assert len(half) >= 7, "a checkpoint lay half-written when the process was gone"

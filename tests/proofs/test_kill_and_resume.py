@@ -120,3 +120,39 @@ def test_killed_runs_are_told_from_living_ones(started, tmp_path):
     assert shown.code == 0 and shown.out.count("dead") == 2, shown.out
     reaped = command("fer_lib.cli.main", "runs", "reap", home=home, cwd=home)
     assert reaped.code == 0 and "ended 2 dead runs" in reaped.out, reaped.out
+
+
+def test_a_fit_over_two_processes_leaves_nobody_behind_and_resumes_too(started, tmp_path):
+    """The members of a killed team end by themselves, and the next one ends with the weights of an unbroken team."""
+    ids = []
+    for how in ("unbroken", "killed"):
+        home = tmp_path / how
+        shutil.copytree(started, home)
+        text = RUN_FILE.replace("threads: 1}", "threads: 1, processes: 2}")
+        (home / "params" / "killed.yaml").write_text(text)
+        if how == "killed":
+            before = {p.pid for p in psutil.process_iter()}
+            kill_during_training(home, 20, 0.1, True)
+            late = time.monotonic() + 20
+            while (left := members(home, before)) and time.monotonic() < late:
+                time.sleep(0.1)
+            assert not left, "processes of the team outlived it"
+        ended = command(*WORDS, home=home, cwd=home)
+        assert ended.code == 0, ended.out + ended.err
+        found = teacher(home)
+        assert found["alignmentreport"]["init"]["resume"] is (how == "killed")
+        assert found["alignmentreport"]["device"]["processes"] == 2
+        ids.append(found["outputs"]["ids"])
+    assert ids[0] == ids[1]
+
+
+def members(home, before) -> list[psutil.Process]:
+    """New processes that have the home's folder as their own."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid not in before and process.cwd() == str(home) and process.status() != "zombie":
+                found.append(process)
+        except psutil.Error:  # it has just ended, or is another user's
+            pass
+    return found
