@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_lib.errors import FerError
+from fer_lib.params import KINDS
 from fer_lib.runfile import INPUTS, external, is_uri
 
 PACKAGE = Path(__file__).resolve().parent
@@ -33,12 +34,14 @@ def phase_key(kind: str, params: dict[str, Any], inputs: dict[str, str | list[st
 
     Args:
         kind: the phase's kind.
-        params: its validated parameters as plain values; ``output_dir`` and the input fields in it are ignored.
+        params: its validated parameters as plain values; ``output_dir``, the input fields and how a fit is computed
+            (``FitParams.HOW``) are ignored.
         inputs: input field -> folder(s) or URI(s), every one finished.
         notebook: the notebook that runs it.
     """
     code = notebook_code(notebook)
-    own = {key: value for key, value in params.items() if key != "output_dir" and key not in INPUTS}
+    apart = {"output_dir", *INPUTS, *getattr(KINDS[kind][0], "HOW", ())}
+    own = {key: value for key, value in params.items() if key not in apart}
     lists = {name: [value] if isinstance(value, str) else value for name, value in inputs.items()}
     ids = {name: [input_id(value, name) for value in values if value] for name, values in lists.items()}
     parts = {"kind": kind, "params": own, "inputs": ids, "files": dict(_files(own))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -35,6 +35,9 @@ class AugmentParams(Strict):
 
 class FitParams(PhaseParams):
     """What teacher and student training share."""
+
+    # How a fit is computed, as opposed to what: none of these is part of what a checkpoint or a phase is known by.
+    HOW: ClassVar[frozenset[str]] = frozenset(("device", "threads", "workers", "pack", "checkpoint_minutes"))
 
     manifest: str = ""
     backbone: str = "resnet18"
@@ -131,9 +134,12 @@ class TeacherParams(FitParams):
 
     @model_validator(mode="after")
     def _ramp_ends_after_it_starts(self):
-        same_unit = (self.plain_epochs < 1) == (self.ramp_end < 1)  # fractions of the run, or epochs
-        if same_unit and self.ramp_end < self.plain_epochs:
-            raise ValueError(f"ramp_end {self.ramp_end} must not lie before plain_epochs {self.plain_epochs}")
+        start, end = (v * self.epochs if v < 1 else v for v in (self.plain_epochs, self.ramp_end))
+        if end < start:
+            raise ValueError(
+                f"ramp_end {self.ramp_end:g} (epoch {end:g} of {self.epochs}) must not lie before plain_epochs "
+                f"{self.plain_epochs:g} (epoch {start:g}); below 1 they are fractions of the run"
+            )
         return self
 
 

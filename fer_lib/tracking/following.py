@@ -21,17 +21,21 @@ class Follower:
         self.told = time.monotonic()  # when figures of a running epoch last went to MLflow
 
     def follow(self, events: Iterable[dict[str, Any]]) -> dict[str, Any]:
-        """Consume the events (one call to MLflow an epoch) and return the last one.
+        """Consume the events (one call to MLflow an epoch) and return the last one; then their source is closed.
 
-        ``start`` (``total_steps``, ``steps_per_epoch``, ``resumed_at_step``: when it is not 0, the epochs in the
-        folder's ``history.json`` are written first), ``step`` (how far an epoch is), ``epoch`` (``epoch`` and nested
-        numbers), ``note`` (``message``; ``level="warning"`` also becomes a tag of the run), ``end`` (nested numbers,
-        written without a step).
+        ``start`` (``total_steps``, ``steps_per_epoch``, ``resumed_at_step``: when it is not 0, the first
+        ``epochs_done`` rows of the folder's ``history.json`` are written), ``step`` (how far an epoch is), ``epoch``
+        (``epoch`` and nested numbers; ``warning``: as a note), ``note`` (``message``; ``level="warning"`` also becomes
+        a tag of the run), ``end`` (nested numbers, written without a step).
         """
         take = {"start": self._start, "step": self._step, "epoch": self._epoch, "note": self._note, "end": self._end}
         last: dict[str, Any] = {}
-        for last in events:
-            take[last["event"]](last)
+        try:
+            for last in events:
+                take[last["event"]](last)
+        finally:
+            if hasattr(events, "close"):  # a fit whose log failed must not train on unseen
+                events.close()
         return last
 
     def _start(self, event: dict[str, Any]) -> None:
@@ -39,7 +43,8 @@ class Follower:
         if event.get("resumed_at_step"):  # this run is a new one: give it the epochs before the interruption
             echo, self.echo = self.echo, False
             for row in read_json(self.run.output_dir / "history.json"):
-                self._epoch(row)
+                if row["epoch"] < event["epochs_done"]:
+                    self._epoch(row)
             self.echo = echo
 
     def _step(self, event: dict[str, Any]) -> None:
@@ -58,6 +63,8 @@ class Follower:
         write_progress(self.run.output_dir, epoch=row["epoch"], epochs=self.epochs, text=line)
         if self.echo:
             print(line, flush=True)
+        if row.get("warning"):
+            self._note({"message": row["warning"], "level": "warning"})
 
     def _note(self, event: dict[str, Any]) -> None:
         if event.get("level") == "warning":

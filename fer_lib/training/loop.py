@@ -6,15 +6,10 @@ with the weights of an unbroken one.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import math
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,37 +20,19 @@ from timm.utils import ModelEmaV3
 
 from fer_lib.atomic import write_json
 from fer_lib.datasets.batches import Batch, train_batches
-from fer_lib.devices import peak_memory_gb
-from fer_lib.errors import DataError, FerError
+from fer_lib.errors import DataError
 from fer_lib.models.classifier import FerClassifier, trainable_parameters
 from fer_lib.params import FitParams
-from fer_lib.training.checkpoint import load_checkpoint, pack_state, save_checkpoint, unpack_state
+from fer_lib.training.checkpoint import pack_state, save_checkpoint
 from fer_lib.training.data import FitData
+from fer_lib.training.history import Progress, collapse, history_row, running
+from fer_lib.training.resume import fit_key, numerics, resume
 from fer_lib.training.schedule import learning_rate
 from fer_lib.training.step import Objective, Stepper
 from fer_lib.training.team import Alone
 from fer_lib.training.validate import validate, write_best
 
-log = logging.getLogger(__name__)
-
 TELL_EVERY = 2.0  # seconds between two ``step`` events
-COLLAPSE = 0.5  # of the usual images/s
-_NOT_IN_THE_WEIGHTS = {"output_dir", "name", "device", "threads", "checkpoint_minutes", "pack", "workers", "onnx"}
-
-
-@dataclass
-class Progress:
-    """Where a fit stands: what a checkpoint holds beside tensors."""
-
-    step: int = 0
-    best: float = -1.0
-    best_epoch: int = -1
-    history: list[dict[str, Any]] = field(default_factory=list)
-    loss_sum: float = 0.0  # over the samples of the running epoch
-    loss_n: int = 0
-    epoch_seconds: float = 0.0
-    wait_seconds: float = 0.0  # of these, waiting for batches
-    total_seconds: float = 0.0
 
 
 def fit(
@@ -88,32 +65,39 @@ def fit(
         parameter.requires_grad_(parameter_name in wanted)
     optimiser = create_optimizer_v2(model, opt="adamw", lr=p.lr, weight_decay=p.weight_decay, filter_bias_and_bn=True)
     ema = ModelEmaV3(model, decay=p.ema_decay, use_warmup=True) if p.ema_decay else None
-    fit_key = _fit_key(p, ids)
-    state = _resume(out, fit_key, model, optimiser, ema)
+    key, means = fit_key(p, ids), numerics(p, team)
+    state, other = resume(out, key, means, model, optimiser, ema)
     stepper = Stepper(model, objective, optimiser, p, team)
     stepper.loss_sum, stepper.loss_n = state.loss_sum, state.loss_n
     main = team.rank == 0
     if main:
         write_json(out / "history.json", state.history)  # a writer that was killed may have left an epoch too many
     yield {
-        "event": "start", "resumed_at_step": state.step, "total_steps": total, "steps_per_epoch": steps,
-        "warmup_steps": warmup,
+        "event": "start", "resumed_at_step": state.step, "epochs_done": len(state.history), "total_steps": total,
+        "steps_per_epoch": steps, "warmup_steps": warmup,
     }  # fmt: skip
+    for message in [*other, *_never_reached(p, warmup, total)]:
+        yield {"event": "note", "level": "warning", "message": message}
     seen = data.seen_before(state.step, steps)
     deployed = ema.module if ema is not None else model
     described = dict(
         name=name, kind=kind, model_config=model.config, contract=data.contract, training_prior=data.prior, ids=ids
     )
     saved = told = time.monotonic()
+    validation = math.inf  # seconds that the last one took
+
+    def rate(step: int) -> float:
+        return learning_rate(step, total_steps=total, warmup_steps=warmup, peak=p.lr, floor=min(p.min_lr, p.lr))
 
     def checkpoint(folder: str, metrics: dict[str, Any] | None = None) -> None:
         if not main:
             return
         whose = described | {"contract": data.contract.model_dump(mode="json")}
-        meta = {"fit_key": fit_key, "epoch": state.step / steps, "metrics": metrics, "bundle": whose, **state.__dict__}
+        meta = {"fit_key": key, "numerics": means, "epoch": state.step / steps, "metrics": metrics}
+        meta |= {"bundle": whose, **state.__dict__}
         save_checkpoint(out / folder, pack_state(model, optimiser, ema and ema.module), meta)
 
-    for epoch in range(state.step // steps, p.epochs):
+    for epoch in range(len(state.history), p.epochs):  # one may have been stepped through and not yet evaluated
         started = time.monotonic()
         model.train()
         _freeze_norms(model, tune)
@@ -122,11 +106,8 @@ def fit(
         sharing = dict(share=(team.rank, team.size), empty=_memory(team.device))
         with closing(train_batches(data.train, data.sampler, p.augment, *span, p.workers, **sharing)) as batches:
             for batch in _timed(batches, state):
-                lr = learning_rate(
-                    state.step, total_steps=total, warmup_steps=warmup, peak=p.lr, floor=min(p.min_lr, p.lr)
-                )
                 for group in optimiser.param_groups:
-                    group["lr"] = lr
+                    group["lr"] = rate(state.step)
                 stepper(batch, state.step, state.step / steps)
                 state.step += 1
                 if ema is not None:
@@ -140,17 +121,22 @@ def fit(
                     checkpoint("checkpoint_last")
                 if now - told > TELL_EVERY:
                     told = now
-                    yield _told(state, stepper, steps, total, state.epoch_seconds + now - started)
+                    yield running(state, stepper, steps, total, state.epoch_seconds + now - started)
         _take_losses(state, stepper)
         state.epoch_seconds += time.monotonic() - started
-        row = _row(epoch, state, lr, seen, objective, p, team.device)
+        row = history_row(epoch, state, rate(state.step - 1), seen, objective, p, team.device)
         numbered = (epoch + 1) % p.checkpoint_every == 0
         if main and (numbered or (epoch + 1) % p.eval_every == 0 or epoch + 1 == p.epochs):
-            row["val"], row["calibration"], best = validate(deployed, data, p, team.device)
+            began = time.monotonic()
+            if began - saved + validation > 60 * p.checkpoint_minutes:  # steps are not to be lost to a long validation
+                checkpoint("checkpoint_last")
+            row["val"], row["calibration"], best = validate(deployed, data, p, team.device, state.step / steps)
             if best["metrics"]["val_select"]["macro_f1"] > state.best:
                 state.best, state.best_epoch = best["metrics"]["val_select"]["macro_f1"], epoch
                 write_best(out, deployed, described, best, epoch)
-        note = _collapse(state.history, row)
+            validation = time.monotonic() - began
+        if warning := collapse(state.history, row):
+            row["warning"] = warning
         state.history.append(row)
         state.total_seconds += state.epoch_seconds
         state.loss_sum = stepper.loss_sum = state.epoch_seconds = state.wait_seconds = 0.0
@@ -163,8 +149,6 @@ def fit(
         team.wait()
         saved = time.monotonic()
         yield {"event": "epoch", **row}
-        if note:
-            yield {"event": "note", "level": "warning", "message": note}
     yield {"event": "end", "best_epoch": state.best_epoch, "best_macro_f1": state.best, "seconds": state.total_seconds}
 
 
@@ -202,48 +186,6 @@ def _take_losses(state: Progress, stepper: Stepper) -> None:
     state.loss_sum, state.loss_n = stepper.loss_sum, stepper.loss_n
 
 
-def _told(state: Progress, stepper: Stepper, steps: int, total: int, seconds: float) -> dict[str, Any]:
-    """A ``step`` event: how far, the epoch's mean loss so far, and images/s of this epoch."""
-    n = stepper.loss_n
-    rates = {"loss": stepper.loss_sum / n, "images_per_sec": n / max(seconds, 1e-9)} if n else {}
-    return {"event": "step", "step": state.step, "total_steps": total, "epoch": state.step / steps, **rates}
-
-
-def _row(
-    epoch: int, state: Progress, lr: float, seen: np.ndarray, objective: Objective, p: FitParams, device: torch.device
-) -> dict[str, Any]:
-    return {
-        "epoch": epoch,
-        "train": {"loss": state.loss_sum / state.loss_n, "coverage": float(seen.mean()), **objective.figures(epoch)},
-        "val": None,
-        "calibration": {"mode": p.calibration, "temperature": None},
-        "lr": lr,
-        "timing": {
-            "epoch_sec": state.epoch_seconds,
-            "total_sec": state.total_seconds + state.epoch_seconds,
-            "images_per_sec": state.loss_n / max(state.epoch_seconds, 1e-9),
-            "data_wait_share": state.wait_seconds / max(state.epoch_seconds, 1e-9),
-            "peak_memory_gb": peak_memory_gb(device),
-        },
-    }
-
-
-def _collapse(history: list[dict[str, Any]], row: dict[str, Any]) -> str:
-    """What to say of an epoch that ran at less than half the usual pace; blank for any other."""
-    before = [earlier["timing"]["images_per_sec"] for earlier in history]
-    usual = statistics.median(before or [0.0])
-    rate, wait = row["timing"]["images_per_sec"], row["timing"]["data_wait_share"]
-    if rate >= COLLAPSE * usual:
-        return ""
-    cause = (
-        f"{wait:.0%} of the time went into waiting for batches: raise workers, or look at the disk"
-        if wait > 0.5
-        else f"device memory may be spilling into the host's (peak {row['timing']['peak_memory_gb']:.1f} GB: lower "
-        "batch_size and raise accum_steps), or something else is using this machine"
-    )
-    return f"epoch {row['epoch'] + 1} ran at {rate:.4g} images/s, earlier ones at {usual:.4g}: {cause}"
-
-
 def _freeze_norms(model: FerClassifier, tune: str) -> None:
     """Frozen layers keep their running statistics: only norms whose weights are trained stay in training mode."""
     if tune == "all":
@@ -254,24 +196,7 @@ def _freeze_norms(model: FerClassifier, tune: str) -> None:
             module.eval()
 
 
-def _fit_key(p: FitParams, ids: dict[str, Any]) -> str:
-    """What a checkpoint must agree on to be resumed: every parameter that changes the weights, and the inputs' ids."""
-    fields = p.model_dump(mode="json", exclude=_NOT_IN_THE_WEIGHTS)
-    fields |= {"manifest": "", "softlabels": "", "init_from": ""}  # folders: what they hold is in the ids
-    fields["ids"] = {k: v for k, v in ids.items() if k != "run_id"}
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _resume(out: Path, fit_key: str, model, optimiser, ema) -> Progress:
-    found = load_checkpoint(out / "checkpoint_last")
-    if found is None:
-        return Progress()
-    tensors, meta = found
-    if meta.pop("fit_key") != fit_key:
-        raise FerError(
-            f"{out / 'checkpoint_last'} belongs to other parameters or data: give this run another output_dir, or "
-            "delete that folder"
-        )
-    unpack_state(tensors, model, optimiser, ema and ema.module)
-    log.info("resumed at step %d", meta["step"])
-    return Progress(**{k: meta[k] for k in Progress.__dataclass_fields__})
+def _never_reached(p: FitParams, warmup: int, total: int) -> list[str]:
+    if warmup < total:
+        return []
+    return [f"warmup_epochs {p.warmup_epochs:g} of {p.epochs} epochs: lr {p.lr:g} is never reached; set it lower"]

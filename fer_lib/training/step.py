@@ -46,7 +46,16 @@ class Stepper:
         self._unseen: list[tuple[torch.Tensor, int, float]] = []
 
     def __call__(self, batch: Batch, step: int, epoch: float) -> None:
-        """Raises FerError when the loss is not a finite number."""
+        """Raises FerError when the loss is not a finite number, or the card's memory does not hold the step."""
+        try:
+            self._take(batch, step, epoch)
+        except torch.OutOfMemoryError as error:
+            raise FerError(
+                f"a step of {len(batch.rows)} rows in {self.p.accum_steps} parts does not fit into the memory of "
+                f"{self.team.device}: raise accum_steps (the batch stays the same), or lower batch_size or image_size"
+            ) from error
+
+    def _take(self, batch: Batch, step: int, epoch: float) -> None:
         p, device, rows = self.p, self.team.device, len(batch.step_rows)
         self.optimiser.zero_grad(set_to_none=True)
         mean = torch.zeros((), device=device)
@@ -75,13 +84,17 @@ class Stepper:
         values = torch.stack([mean for mean, _, _ in unseen]).tolist() if unseen else []
         for value, (_, rows, epoch) in zip(values, unseen, strict=True):
             if not math.isfinite(value):
-                raise FerError(
-                    f"the loss became {value} in epoch {epoch:.2f}: lower lr (now {self.p.lr}), set clip_grad to 1, or "
-                    "use precision fp32; the last checkpoint is from before it, and the same parameters would come to "
-                    "it again"
-                )
+                raise diverged(f"the loss became {value}", epoch, self.p)
             self.loss_sum += value * rows
             self.loss_n += rows
+
+
+def diverged(what: str, epoch: float, p: FitParams) -> FerError:
+    """The error of a training that left the finite numbers."""
+    return FerError(
+        f"{what} in epoch {epoch:.2f}: lower lr (now {p.lr}), set clip_grad to 1, or use precision fp32; with these "
+        "parameters the same would happen again"
+    )
 
 
 def precision(p: FitParams, device: torch.device) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+import multiprocessing
 import os
 import queue
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from multiprocessing.connection import wait
 from typing import Any
 
 import torch
@@ -16,6 +19,8 @@ from torch import nn
 from fer_lib.devices import resolve_device
 from fer_lib.errors import FerError
 from fer_lib.params import FitParams
+
+WAIT = timedelta(days=7)
 
 
 class Alone:
@@ -46,9 +51,11 @@ class Team(Alone):
     """Several processes in step: gradients are averaged by DistributedDataParallel, as accelerate sets it up."""
 
     def __init__(self, on_cpu: bool):
-        from accelerate import Accelerator
+        from accelerate import Accelerator, InitProcessGroupKwargs
 
-        self._accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")  # precision is the step's own matter
+        patience = InitProcessGroupKwargs(timeout=WAIT)  # while the first one packs faces or evaluates
+        # precision is the step's own matter
+        self._accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience])
         super().__init__(self._accelerator.device)
         self.size, self.rank = self._accelerator.num_processes, self._accelerator.process_index
 
@@ -69,12 +76,14 @@ def together(work: Callable[..., Iterator[dict[str, Any]]], p: FitParams) -> Ite
     """The events of ``work(team)``: run here, or for ``p.processes`` > 1 in that many, as the first of them tells them.
 
     ``work`` must be picklable then.  When one process fails, all are ended and its error is raised.
-    Raises FerError when there are fewer devices of the kind than processes.
+    Raises FerError when there are fewer devices of the kind than processes, or none that a team can use.
     """
     device = resolve_device(p.device)
     if p.processes == 1:
         yield from work(Alone(device))
         return
+    if device.type not in ("cpu", "cuda"):
+        raise FerError(f"processes {p.processes}: several share a batch on CUDA cards or a CPU, not on {device.type}")
     if device.type == "cuda" and torch.cuda.device_count() < p.processes:
         raise FerError(
             f"processes {p.processes}: there are {torch.cuda.device_count()} CUDA devices here; ask for at most that "
@@ -85,28 +94,26 @@ def together(work: Callable[..., Iterator[dict[str, Any]]], p: FitParams) -> Ite
 
 def _spawned(work: Callable[..., Iterator[dict[str, Any]]], processes: int, backend: str) -> Iterator[dict[str, Any]]:
     from accelerate.utils import PrepareForLaunch, patch_environment
-    from torch.multiprocessing import get_context, start_processes
+    from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, get_context, start_processes
 
     events = get_context("spawn").Queue()
-    kind = "MULTI_CPU" if backend == "cpu" else f"MULTI_{'GPU' if backend == 'cuda' else backend.upper()}"
     own = {"nproc": processes, "world_size": processes, "master_addr": "127.0.0.1", "master_port": str(_free_port())}
     if backend == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         own["omp_num_threads"] = str(max(1, (os.cpu_count() or 1) // processes))
     with patch_environment(**own):
-        launcher = PrepareForLaunch(_member, distributed_type=kind)
+        launcher = PrepareForLaunch(_member, distributed_type="MULTI_CPU" if backend == "cpu" else "MULTI_GPU")
         running = start_processes(
             launcher, (work, backend == "cpu", events), nprocs=processes, join=False, start_method="spawn"
         )
     try:
         over = False
         while not over:
-            over = running.join(timeout=0.1)  # raises when one of them failed otherwise than by a FerError
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    event = events.get(timeout=0.1)
-                    if isinstance(event, FerError):
-                        raise event
-                    yield event
+            try:
+                over = running.join(timeout=0.1)
+            except (ProcessRaisedException, ProcessExitedException):
+                yield from _told(events)  # the cause, where one of them could still say it
+                raise
+            yield from _told(events)
     finally:
         for process in running.processes:
             if process.is_alive():
@@ -114,19 +121,43 @@ def _spawned(work: Callable[..., Iterator[dict[str, Any]]], processes: int, back
             process.join()
 
 
+def _told(events) -> Iterator[dict[str, Any]]:
+    """What waits in the queue; a FerError among it is raised."""
+    while True:
+        try:
+            event = events.get(timeout=0.1)
+        except queue.Empty:
+            return
+        if isinstance(event, FerError):
+            raise event
+        yield event
+
+
 def _member(work: Callable[..., Iterator[dict[str, Any]]], on_cpu: bool, events) -> None:
     """One process of the team; only the first tells what happens, any of them tells what went wrong."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     team = Team(on_cpu)
     try:
         for event in work(team):
             if team.rank == 0:
                 events.put(event)
-    except FerError as error:
+    except FerError as error:  # the parent ends the others, who wait for this one
         events.put(error)
-    finally:
-        events.close()
-        events.join_thread()
-        torch.distributed.destroy_process_group()
+        _flush(events)
+        os._exit(1)
+    _flush(events)
+    torch.distributed.destroy_process_group()
+
+
+def _flush(events) -> None:
+    events.close()
+    events.join_thread()
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed must not go on writing the folder, whose lock is free by then."""
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 def _free_port() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fer_lib.calibration import scaling, scores
@@ -14,11 +15,19 @@ from fer_lib.models.classifier import FerClassifier
 from fer_lib.models.inference import predict_logits
 from fer_lib.params import FitParams
 from fer_lib.training.data import FitData
+from fer_lib.training.step import diverged
 
 
-def validate(model: FerClassifier, data: FitData, p: FitParams, device: torch.device) -> tuple[dict, dict, dict]:
-    """Scores on val/select; a temperature from val/temperature; what the best bundle would carry."""
+def validate(
+    model: FerClassifier, data: FitData, p: FitParams, device: torch.device, epochs: float
+) -> tuple[dict, dict, dict]:
+    """Scores on val/select; a temperature from val/temperature; what the best bundle would carry.
+
+    Raises FerError when the weights, after ``epochs``, predict no finite number any more.
+    """
     logits = predict_logits(model, data.val, p.batch_size, device, max_batches=p.max_val_batches)
+    if not np.isfinite(logits).all():
+        raise diverged("the weights predict no finite number any more", epochs, p)
     roles, labels = data.val_roles[: len(logits)], data.val.manifest.labels[: len(logits)]
     select, held = roles == "select", roles == "temperature"
     raw = scores.summary(logits[select], labels[select])

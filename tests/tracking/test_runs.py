@@ -105,10 +105,13 @@ def test_follow_writes_each_epoch_and_warns(capsys):
     import mlflow
 
     with runs.phase_run(ImportParams(seed=5), "import") as run:
-        history = [{"epoch": 0, "train": {"loss": 2.0}, "val": {"macro_f1": 0.1, "confusion": [[1]]}}]
+        history = [
+            {"epoch": 0, "train": {"loss": 2.0}, "val": {"macro_f1": 0.1, "confusion": [[1]]}, "warning": "slow"}
+        ]
+        history.append({"epoch": 1, "train": {"loss": 9.0}})  # written while the event was on its way
         (run.output_dir / "history.json").write_text(json.dumps(history))
         events = [
-            {"event": "start", "total_steps": 20, "steps_per_epoch": 10, "resumed_at_step": 10},
+            {"event": "start", "total_steps": 20, "steps_per_epoch": 10, "resumed_at_step": 10, "epochs_done": 1},
             {"event": "note", "message": "the ramp never ends", "level": "warning"},
             {"event": "epoch", "epoch": 1, "train": {"loss": 1.0}, "val": None},
             {"event": "end", "best_epoch": 1, "best_macro_f1": 0.3},
@@ -119,9 +122,28 @@ def test_follow_writes_each_epoch_and_warns(capsys):
     assert [(m.step, m.value) for m in client.get_metric_history(run.run_id, "train/loss")] == [(0, 2.0), (1, 1.0)]
     seen = fetch(run)
     assert seen.data.metrics["best_macro_f1"] == 0.3 and "val/confusion" not in seen.data.metrics
-    assert seen.data.tags["fer.warning"] == "the ramp never ends"
+    assert seen.data.tags["fer.warning"] == "slow\nthe ramp never ends"
     assert "epoch 2/2  loss 1" in capsys.readouterr().out
     assert json.loads((run.output_dir / "progress.json").read_text())["epochs"] == 2
+
+
+def test_a_fit_whose_log_fails_is_closed(monkeypatch):
+    closed = []
+
+    def events():
+        try:
+            yield {"event": "start", "total_steps": 20, "steps_per_epoch": 10}
+            yield {"event": "epoch", "epoch": 0, "train": {"loss": 1.0}}
+        finally:
+            closed.append(True)
+
+    source = events()  # whoever called keeps a name on it
+    with runs.phase_run(ImportParams(seed=15), "import") as run:
+        monkeypatch.setattr(run, "metrics", lambda *a, **k: (_ for _ in ()).throw(OSError("no space")))
+        with pytest.raises(OSError, match="no space"):
+            run.follow(source)
+        run.outputs()
+    assert closed == [True]
 
 
 def test_a_running_epoch_is_shown_at_once_and_drawn_now_and_then(monkeypatch):

@@ -58,7 +58,10 @@ def test_events_tell_the_run(whole):
     _, events = whole
     assert [e["event"] for e in events] == ["start", "epoch", "epoch", "epoch", "end"]
     start, *epochs, end = events
-    assert start == {"event": "start", "resumed_at_step": 0, "total_steps": 9, "steps_per_epoch": 3, "warmup_steps": 2}
+    assert start == {
+        "event": "start", "resumed_at_step": 0, "epochs_done": 0, "total_steps": 9, "steps_per_epoch": 3,
+        "warmup_steps": 2,
+    }  # fmt: skip
     assert [e["train"]["arcface_margin"] for e in epochs] == [0.0, 0.0, 0.35]
     assert [e["epoch"] for e in epochs] == [0, 1, 2] and all(e["val"]["nll"] > 0 for e in epochs)
     assert (
@@ -286,6 +289,37 @@ def test_a_run_closed_between_epochs_and_killed_again_ends_as_the_unbroken_one(
     assert [row["epoch"] for row in read(tmp_path, "history")] == [0], "whoever reads it at the start finds it whole"
     list(resumed)
     assert_same_end(tmp_path, whole[0])
+
+
+def test_a_run_killed_while_it_validates_loses_no_step(drawn_manifest, pack_cache, whole, tmp_path, monkeypatch):
+    real, asked = loop.validate, []
+
+    def dies(*arguments):
+        asked.append(1)
+        if len(asked) == 2:
+            raise Killed
+        return real(*arguments)
+
+    p = params(checkpoint_minutes=1e-9)
+    with monkeypatch.context() as m:
+        m.setattr(loop, "validate", dies)
+        with pytest.raises(Killed):
+            train(drawn_manifest, tmp_path, pack_cache, p)
+    last = load_checkpoint(tmp_path / "checkpoint_last")[1]
+    assert last["step"] == 6 and last["metrics"] is None and len(last["history"]) == 1
+    events = train(drawn_manifest, tmp_path, pack_cache, p)
+    assert events[0]["resumed_at_step"] == 6 and events[0]["epochs_done"] == 1
+    assert [e["epoch"] for e in events if e["event"] == "epoch"] == [1, 2]
+    assert_same_end(tmp_path, whole[0])
+
+
+def test_a_resume_by_other_means_is_told(drawn_manifest, pack_cache, tmp_path):
+    events = train_teacher(params(), drawn_manifest, tmp_path, pack_cache)
+    next(events), next(events)
+    events.close()
+    resumed = train(drawn_manifest, tmp_path, pack_cache, params(threads=2))
+    [note] = [e for e in resumed if e["event"] == "note"]
+    assert note["level"] == "warning" and "resumed by other means (threads 1 -> 2)" in note["message"]
 
 
 def test_a_finished_run_only_reports_again(drawn_manifest, pack_cache, whole, tmp_path):

@@ -1,9 +1,11 @@
 """What a fit tells while it runs: live figures, the share of waiting, and a pace that broke down."""
 
+import json
 import time
 
 import pytest
 
+from fer_lib.errors import FerError
 from fer_lib.params import TeacherParams
 from fer_lib.training import loop
 from fer_lib.training.step import Stepper
@@ -23,7 +25,7 @@ def test_a_running_epoch_tells_where_it_is(drawn_manifest, pack_cache, tmp_path,
     assert [e["epoch"] for e in steps[:3]] == pytest.approx([1 / 3, 2 / 3, 1.0])
     epochs = [e for e in events if e["event"] == "epoch"]
     assert steps[2]["loss"] == pytest.approx(epochs[0]["train"]["loss"]) and steps[2]["images_per_sec"] > 0
-    assert not [e for e in events if e["event"] == "note"], "a steady pace is nothing to tell"
+    assert not any("warning" in e for e in epochs), "a steady pace is nothing to tell"
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,20 @@ def test_a_pace_that_breaks_down_is_a_warning(drawn_manifest, pack_cache, tmp_pa
 
     monkeypatch.setattr(Stepper, "__call__", dragged)
     monkeypatch.setattr(loop, "train_batches", late)
-    notes = [e for e in train_teacher(P, drawn_manifest, tmp_path, pack_cache) if e["event"] == "note"]
-    assert notes and all(n["level"] == "warning" for n in notes)
-    assert notes[0]["message"].startswith("epoch 3 ran at ") and cause in notes[0]["message"]
+    events = list(train_teacher(P, drawn_manifest, tmp_path, pack_cache))
+    told = {e["epoch"]: e["warning"] for e in events if "warning" in e}
+    assert set(told) == {2, 3} and told[2].startswith("epoch 3 ran at ") and cause in told[2]
+    assert json.loads((tmp_path / "history.json").read_text())[2]["warning"] == told[2], "a resume still knows it"
+
+
+def test_a_warm_up_as_long_as_the_run_is_a_warning(drawn_manifest, pack_cache, tmp_path):
+    p = P.model_copy(update={"epochs": 1, "warmup_epochs": 2.0})
+    notes = [e for e in train_teacher(p, drawn_manifest, tmp_path, pack_cache) if e["event"] == "note"]
+    assert any("warmup_epochs 2 of 1 epochs: lr 0.0003 is never reached" in n["message"] for n in notes)
+
+
+def test_weights_that_left_the_numbers_are_told_as_training_does(drawn_manifest, pack_cache, tmp_path):
+    """The loss of an epoch's last step may still be finite when the weights no longer are."""
+    p = P.model_copy(update={"epochs": 1, "max_train_batches": 1, "lr": 1e30, "warmup_epochs": 0.0, "min_lr": 1e30})
+    with pytest.raises(FerError, match=r"no finite number any more in epoch 1\.00: lower lr"):
+        list(train_teacher(p, drawn_manifest, tmp_path, pack_cache))

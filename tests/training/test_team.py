@@ -1,6 +1,8 @@
 """One fit over several processes takes the steps of one process with as many micro-batches; what fails is told."""
 
 import json
+import subprocess
+import sys
 import time
 
 import psutil
@@ -68,6 +70,59 @@ def test_a_team_that_was_broken_off_ends_as_the_unbroken_one(pair, drawn_manifes
     assert resumed[0]["resumed_at_step"] in (3, 6), "the workers may have been an epoch ahead of whoever listened"
     ours, theirs = (load_checkpoint(folder / "checkpoint_last")[0] for folder in (tmp_path, pair["team"]))
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs) and set(ours) == set(theirs)
+
+
+def test_micro_batches_within_a_team_are_those_of_one_process(drawn_manifest, pack_cache, tmp_path):
+    """Two processes with two parts each against four parts: gradients are kept back until the last part."""
+    found = {}
+    for how, changes in {"team": {"processes": 2, "accum_steps": 2}, "alone": {"accum_steps": 4}}.items():
+        p = TeacherParams(**BASE | changes | {"epochs": 1, "warmup_epochs": 0.0, "plain_epochs": 0.3, "ramp_end": 0.9})
+        list(train_teacher(p, drawn_manifest, tmp_path / how, pack_cache))
+        found[how] = load_checkpoint(tmp_path / how / "checkpoint_last")[0]
+    losses = [history(tmp_path / how)[0]["train"]["loss"] for how in ("team", "alone")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    keys = [k for k in found["alone"] if k.startswith("model.") and "running" not in k and "num_" not in k]
+    gaps = torch.cat([(found["team"][k] - found["alone"][k]).abs().flatten() for k in keys])
+    # four gradients are added in another order, and Adam's first steps turn the sign of nothing into a whole step
+    assert (gaps > 1e-5).double().mean() < 0.01 and gaps.max() < 4 * BASE["lr"]
+
+
+SCRIPT = """
+import os, sys, time
+from pathlib import Path
+import fer_lib
+from fer_lib.params import TeacherParams
+from fer_lib.training.team import together
+
+def work(team):
+    while True:
+        (Path(sys.argv[1]) / f"alive-{os.getpid()}").write_text("")
+        time.sleep(0.05)
+        yield {}
+
+if __name__ == "__main__":
+    print("begins", flush=True)
+    for _ in together(work, TeacherParams(device="cpu", processes=2)):
+        pass
+"""
+
+
+@pytest.mark.parametrize("wait", [0.3, None], ids=["before the team stands", "while it works"])
+def test_a_team_follows_its_killed_parent(tmp_path, wait):
+    script = tmp_path / "team.py"
+    script.write_text(SCRIPT)
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], stdout=subprocess.PIPE)
+    parent.stdout.readline()
+    deadline = time.monotonic() + 120
+    while wait is None and not list(tmp_path.glob("alive-*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(wait or 0.0)
+    while not (children := psutil.Process(parent.pid).children()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    parent.kill()
+    parent.wait()
+    gone, alive = psutil.wait_procs(children, timeout=60)
+    assert gone and not alive
 
 
 def test_an_error_in_a_process_ends_the_team_with_its_words(drawn_manifest, pack_cache, tmp_path):
