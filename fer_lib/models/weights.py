@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.metadata
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,21 +29,22 @@ PACKAGES = {
 def load_pretrained(model: FerClassifier, source: str) -> dict[str, str]:
     """Load ``source`` ("none", "hub", "package" or a file's path) into ``model.backbone``.
 
-    Returns ``{"source", "weights_sha256"}`` for the run's record.  Raises FerError when the source can't be had; going
-    on untrained happens only when asked for by "none".
+    Returns ``{"source", "origin", "weights_sha256"}`` for the run's record; ``origin`` is the hub's name and tag of the
+    weights, the package and its version, or the file's absolute path.  Raises FerError when the source can't be had;
+    going on untrained happens only when asked for by "none".
     """
     if source == "none":
-        return {"source": "none", "weights_sha256": ""}
+        return {"source": "none", "origin": "", "weights_sha256": ""}
     name = model.config["backbone"]
     if source == "hub":
-        state = _from_hub(model)
+        state, origin = _from_hub(model)
     elif source == "package":
-        state = _from_package(model)
+        state, origin = _from_package(model)
     else:
-        state = _from_file(external(source))
+        state, origin = _from_file(external(source)), str(external(source))
     state = _fit(state, model, f"{source} weights of {name}")
     model.backbone.load_state_dict(state)
-    return {"source": source, "weights_sha256": tensors_sha256(state)}
+    return {"source": source, "origin": origin, "weights_sha256": tensors_sha256(state)}
 
 
 def tensors_sha256(state: Mapping[str, torch.Tensor]) -> str:
@@ -92,20 +94,25 @@ def _as_timm_loads(state: dict[str, torch.Tensor], model: FerClassifier) -> dict
     return state
 
 
-def _from_hub(model: FerClassifier) -> dict[str, torch.Tensor]:
+def _from_hub(model: FerClassifier) -> tuple[dict[str, torch.Tensor], str]:
     from fer_lib.models.classifier import make_backbone
 
     name = model.config["backbone"]
     try:
-        return make_backbone(name, model.config["image_size"], pretrained=True).state_dict()
+        backbone = make_backbone(name, model.config["image_size"], pretrained=True)
     except Exception as error:  # any network, proxy or hub failure ends the same way for the user
         raise FerError(
             f"pretrained weights of '{name}' could not be fetched from the hub ({type(error).__name__}: {error}); set "
             "pretrained to 'package' (tf_efficientnet_lite0/1/2), to a local file, or to 'none' to train from nothing"
         ) from error
+    about = backbone.pretrained_cfg
+    return (
+        backbone.state_dict(),
+        f"{about.get('hf_hub_id') or about.get('url') or name} {about.get('tag') or ''}".strip(),
+    )
 
 
-def _from_package(model: FerClassifier) -> dict[str, torch.Tensor]:
+def _from_package(model: FerClassifier) -> tuple[dict[str, torch.Tensor], str]:
     name = model.config["backbone"]
     if name not in PACKAGES:
         raise FerError(f"no registry package carries weights for '{name}'; those that do: {', '.join(PACKAGES)}")
@@ -117,7 +124,8 @@ def _from_package(model: FerClassifier) -> dict[str, torch.Tensor]:
     # both sides list weights and statistics in the same order; the file's classifier comes last and has no taker
     wanted = [k for k in model.backbone.state_dict() if not k.endswith("num_batches_tracked")]
     tensors = [t for k, t in _from_file(Path(path)).items() if not k.endswith("num_batches_tracked")]
-    return dict(zip(wanted, tensors, strict=False))
+    distribution = package.replace("_", "-")
+    return dict(zip(wanted, tensors, strict=False)), f"{distribution} {importlib.metadata.version(distribution)}"
 
 
 def _from_file(path: Path) -> dict[str, torch.Tensor]:

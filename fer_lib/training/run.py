@@ -22,6 +22,7 @@ from fer_lib.atomic import explained, fresh_file, write_json
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
 from fer_lib.datasets.seen import SEEN, Seen, read_seen
 from fer_lib.deploy.bundle import Bundle, read_bundle
+from fer_lib.devices import describe_device
 from fer_lib.errors import DataError, FerError
 from fer_lib.models.classifier import FerClassifier, build_classifier
 from fer_lib.models.weights import load_pretrained, resampled
@@ -134,11 +135,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "git": {"commit": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)},
         "packages": {n: installed[n] for n in names if n in installed},
         "torch": torch.__version__,
-        "device": {
-            "backend": device.type,
-            "threads": torch.get_num_threads(),
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        },
+        "device": describe_device(device.type) | {"cpu_capability": torch.backends.cpu.get_cpu_capability()},
         "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
     }
 
@@ -167,7 +164,7 @@ def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, out: P
         if theirs != ours:
             raise FerError(f"init_from {init_from} is another model: it has {theirs}, these parameters ask for {ours}")
         model.load_state_dict(resampled(bundle.state_dict(), model, f"the weights of init_from {init_from}"))
-        weights = {"source": "init_from", "weights_sha256": bundle.weights_sha256}
+        weights = {"source": "init_from", "origin": str(bundle.path), "weights_sha256": bundle.weights_sha256}
     else:
         weights = load_pretrained(model, p.pretrained)
     write_json(record, weights)
@@ -214,13 +211,14 @@ def _alignment(p, manifest, data: FitData, weights, start: dict, init_from: str,
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "device": {
-            "backend": device.type, "detail": platform.processor() or platform.machine(), "processes": p.processes,
+            "backend": device.type, "detail": describe_device(device.type)["name"], "processes": p.processes,
             "precision": precision(p, device), "compile": p.compile, "deterministic": p.deterministic,
         },
         "paths": {"manifest": str(manifest.path), "manifest_sha256": manifest.sha256},
         "seed": p.seed,
         "model": {
             "name": p.backbone, "pretrained": weights["source"], "weights_sha256": weights["weights_sha256"],
+            "origin": weights["origin"],
             "image_size": p.image_size, "embed_dim": p.embed_dim,
         },
         "data": {

