@@ -73,10 +73,13 @@ def one(setting: dict, seed: int, a: argparse.Namespace) -> Path:
 
     work = Path(a.work)
     out = work / f"{label(setting)}-{seed}-{a.rows}x{a.epochs}-{a.size}px"
+    p = parameters(setting, seed, a)
     if (out / "result.json").is_file():
-        return out
+        if json.loads((out / "result.json").read_text())["params"] == p.model_dump(mode="json"):
+            return out
+        raise SystemExit(f"{out} was trained with other parameters: give another --work")
     manifest, began = prepared(a), time.perf_counter()
-    for event in train_teacher(parameters(setting, seed, a), manifest, out, work / "cache"):
+    for event in train_teacher(p, manifest, out, work / "cache"):
         if event["event"] == "epoch":
             print(f"{out.name}: epoch {event['epoch'] + 1} macro-F1 {event['val']['macro_f1']:.4f}", flush=True)
     best = read_bundle(out / "best")
@@ -88,7 +91,7 @@ def one(setting: dict, seed: int, a: argparse.Namespace) -> Path:
         np.savez_compressed(stream, logits=logits, y=pack.manifest.labels)
     keys = ("accuracy", "macro_f1", "nll", "ece")
     write_json(out / "result.json", {
-        "setting": setting, "seed": seed, "epoch": best.meta["ids"]["epoch"], "n": len(logits),
+        "setting": setting, "seed": seed, "params": p.model_dump(mode="json"), "epoch": best.meta["ids"]["epoch"], "n": len(logits),
         "evalset_id": best.meta["ids"]["evalset_id"], "temperature": best.temperature.global_temperature,
         "raw": {k: raw[k] for k in keys}, "scaled": {k: scaled[k] for k in keys},
         "val_macro_f1": best.meta["metrics"]["val_select"]["macro_f1"], "seconds": time.perf_counter() - began,

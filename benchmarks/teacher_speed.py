@@ -30,6 +30,7 @@ from fer_lib.datasets.synthetic import write_raw
 from fer_lib.models.classifier import build_classifier
 from fer_lib.params import ManifestParams, SourceSpec, TeacherParams
 from fer_lib.training.data import open_data
+from fer_lib.training.step import precision
 from fer_lib.training.teacher import TeacherObjective, train_teacher
 
 CASES = (("resnet18", 48, 64), ("resnet18", 112, 32), ("mobilenetv3_large_100", 96, 32))
@@ -55,10 +56,17 @@ def fitter(p: TeacherParams, data, device: torch.device):
 
     def step(images: torch.Tensor, batch: Batch) -> None:
         optimiser.zero_grad(set_to_none=True)
-        objective.loss(model, images, batch, float(p.epochs)).mean().backward()
+        with as_ours(p, device):
+            loss = objective.loss(model, images, batch, float(p.epochs)).mean()
+        loss.backward()
         optimiser.step()
 
     return step
+
+
+def as_ours(p: TeacherParams, device: torch.device):
+    """The precision that our loop computes in."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision(p, device) == "bf16")
 
 
 def bare(p: TeacherParams, data, device: torch.device, steps: int) -> Iterator[float]:
@@ -97,7 +105,9 @@ def by_timm(p: TeacherParams, raw: Path, device: torch.device, steps: int) -> It
             images, labels = next(stream)
             optimiser.zero_grad()
             images = images.to(device).contiguous(memory_format=torch.channels_last)
-            task(images, labels.to(device))["loss"].backward()
+            with as_ours(p, device):
+                loss = task(images, labels.to(device))["loss"]
+            loss.backward()
             optimiser.step()
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -142,7 +152,7 @@ def measure(backbone: str, size: int, batch: int, manifest: Manifest, raw: Path,
     middle = {k: statistics.median(r[k] for r in counted) for k in counted[0]}
     ratios = {k: statistics.median(r["ours"] / r[k] for r in counted) for k in others}
     row = {"backbone": backbone, "pixels": size, "batch": batch, **middle, "ratio_bare": ratios["bare"],
-           "ratio_timm": ratios["timm"], "rounds": counted, "threads": torch.get_num_threads()}  # fmt: skip
+           "ratio_timm": ratios["timm"], "rounds": counted, "threads": torch.get_num_threads(), "precision": precision(p, device)}  # fmt: skip
     print(line(row), flush=True)
     return row
 
@@ -202,7 +212,7 @@ def main() -> None:
 
     facts = describe_device(a.device)
     result = {
-        "device": f"{facts['name']}, {rows[0]['threads']} threads", "steps": a.steps, "rounds": a.rounds, "rows": rows,
+        "device": f"{facts['name']}, {rows[0]['threads']} threads, {rows[0]['precision']}", "steps": a.steps, "rounds": a.rounds, "rows": rows,
         "goals": [goal(f"ours / bare, {r['backbone']} at {r['pixels']}", r["ratio_bare"], WANTED, ".3f") for r in rows],
     }  # fmt: skip
     print(render(result))
