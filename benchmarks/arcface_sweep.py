@@ -91,7 +91,8 @@ def one(setting: dict, seed: int, a: argparse.Namespace) -> Path:
         np.savez_compressed(stream, logits=logits, y=pack.manifest.labels)
     keys = ("accuracy", "macro_f1", "nll", "ece")
     write_json(out / "result.json", {
-        "setting": setting, "seed": seed, "params": p.model_dump(mode="json"), "epoch": best.meta["ids"]["epoch"], "n": len(logits),
+        "setting": setting, "seed": seed, "params": p.model_dump(mode="json"), "n": len(logits),
+        "epoch": best.meta["ids"]["epoch"],
         "evalset_id": best.meta["ids"]["evalset_id"], "temperature": best.temperature.global_temperature,
         "raw": {k: raw[k] for k in keys}, "scaled": {k: scaled[k] for k in keys},
         "val_macro_f1": best.meta["metrics"]["val_select"]["macro_f1"], "seconds": time.perf_counter() - began,

@@ -152,7 +152,8 @@ def measure(backbone: str, size: int, batch: int, manifest: Manifest, raw: Path,
     middle = {k: statistics.median(r[k] for r in counted) for k in counted[0]}
     ratios = {k: statistics.median(r["ours"] / r[k] for r in counted) for k in others}
     row = {"backbone": backbone, "pixels": size, "batch": batch, **middle, "ratio_bare": ratios["bare"],
-           "ratio_timm": ratios["timm"], "rounds": counted, "threads": torch.get_num_threads(), "precision": precision(p, device)}  # fmt: skip
+           "ratio_timm": ratios["timm"], "rounds": counted, "threads": torch.get_num_threads(),
+           "precision": precision(p, device)}  # fmt: skip
     print(line(row), flush=True)
     return row
 
@@ -211,8 +212,9 @@ def main() -> None:
     from fer_lib.devices import describe_device
 
     facts = describe_device(a.device)
+    device = f"{facts['name']}, {rows[0]['threads']} threads, {rows[0]['precision']}"
     result = {
-        "device": f"{facts['name']}, {rows[0]['threads']} threads, {rows[0]['precision']}", "steps": a.steps, "rounds": a.rounds, "rows": rows,
+        "device": device, "steps": a.steps, "rounds": a.rounds, "rows": rows,
         "goals": [goal(f"ours / bare, {r['backbone']} at {r['pixels']}", r["ratio_bare"], WANTED, ".3f") for r in rows],
     }  # fmt: skip
     print(render(result))
