@@ -110,7 +110,8 @@ class Schedule:
 
     def _finish(self, future: Future, error: BaseException | None) -> None:
         with signals_deferred():
-            task, _ = self.running.pop(future)
+            task, slot = self.running.pop(future)
+            self.place.free(slot)
             self._end(task, error)
 
     def _end(self, task: Task, error: BaseException | None) -> None:

@@ -15,7 +15,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -47,6 +48,9 @@ class Here:
         """Nothing of its own: a lone kernel has the whole machine."""
         return {}
 
+    def free(self, slot: int) -> None:
+        """Nothing was handed out."""
+
     def submit(self, work: dict[str, Any]) -> Future:
         """Run it now; the future is done."""
         future: Future = Future()
@@ -68,12 +72,19 @@ class Workers:
 
     def __init__(self, count: int):
         self.count, self.gpus = count, visible_gpus()
+        self._held: dict[int, list[str]] = {}  # slot -> the GPUs of what runs in it
         self._pool: ProcessPoolExecutor | None = None
         self._futures: set[Future] = set()
 
     def environment(self, slot: int, params) -> dict[str, str]:
-        """What the kernel in this slot (from 0) sees of the machine."""
-        return slot_environment(slot, self.count, params, self.gpus)
+        """What the kernel in this slot (from 0) sees of the machine; its GPUs are its own until :meth:`free`."""
+        self.free(slot)
+        self._held[slot] = least_used(self.gpus, getattr(params, "processes", 1), self._held.values())
+        return share(self.count, params, self._held[slot])
+
+    def free(self, slot: int) -> None:
+        """What ran in this slot has ended."""
+        self._held.pop(slot, None)
 
     def submit(self, work: dict[str, Any]) -> Future:
         """Begin it in a worker; the future ends with what :func:`perform` ended with.
@@ -135,16 +146,18 @@ def visible_gpus() -> list[str]:
     return (named or [str(index) for index in range(count)])[:count]
 
 
-def slot_environment(slot: int, count: int, params, gpus: list[str]) -> dict[str, str]:
-    """Environment of the kernel in ``slot`` of ``count``.
+def least_used(gpus: list[str], wanted: int, held: Iterable[list[str]]) -> list[str]:
+    """The ``wanted`` GPUs (at most all) that the fewest others hold, in their own order."""
+    uses = Counter(gpu for cards in held for gpu in cards)
+    return sorted(sorted(gpus, key=lambda gpu: uses[gpu])[:wanted], key=gpus.index)
 
-    With GPUs it sees the slot's own one (modulo how many there are), or as many as the phase has ``processes``.  Its
-    threads are the phase's, else its share of the cores; a number that the user set in $OMP_NUM_THREADS stays.
+
+def share(count: int, params, gpus: list[str]) -> dict[str, str]:
+    """Environment of one of ``count`` kernels, which sees these GPUs.
+
+    Its threads are the phase's, else its share of the cores; a number that the user set in $OMP_NUM_THREADS stays.
     """
-    found: dict[str, str] = {}
-    if gpus:
-        wanted = min(max(1, getattr(params, "processes", 1)), len(gpus))
-        found["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[(slot + i) % len(gpus)] for i in range(wanted))
+    found = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
     threads = getattr(params, "threads", 0)
     if threads or "OMP_NUM_THREADS" not in os.environ:
         found |= dict.fromkeys(_THREADS, str(threads or max(1, cores() // count)))

@@ -20,23 +20,30 @@ def eight_cores(monkeypatch):
 
 @pytest.mark.parametrize(("count", "threads"), [(2, "4"), (3, "2"), (16, "1")])
 def test_without_a_gpu_kernels_share_the_cores(eight_cores, count, threads):
-    seen = workers.slot_environment(count - 1, count, ImportParams(), [])
+    seen = workers.share(count, ImportParams(), [])
     assert seen["OMP_NUM_THREADS"] == seen["MKL_NUM_THREADS"] == threads and "CUDA_VISIBLE_DEVICES" not in seen
 
 
 def test_a_phase_with_threads_of_its_own_keeps_them(eight_cores, monkeypatch):
-    assert workers.slot_environment(0, 2, TeacherParams(threads=7), [])["OMP_NUM_THREADS"] == "7"
+    assert workers.share(2, TeacherParams(threads=7), [])["OMP_NUM_THREADS"] == "7"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert workers.slot_environment(0, 2, TeacherParams(), []) == {}, "what the user set stays"
-    assert workers.slot_environment(0, 2, TeacherParams(threads=7), [])["OMP_NUM_THREADS"] == "7"
+    assert workers.share(2, TeacherParams(), []) == {}, "what the user set stays"
+    assert workers.share(2, TeacherParams(threads=7), [])["OMP_NUM_THREADS"] == "7"
 
 
-def test_each_slot_has_a_gpu_of_its_own(eight_cores):
+def test_each_slot_has_gpus_of_its_own(eight_cores, monkeypatch):
+    monkeypatch.setattr(workers, "visible_gpus", lambda: ["2", "5", "7"])
+    place = workers.Workers(4)
+
     def seen(slot, **params):
-        return workers.slot_environment(slot, 4, TeacherParams(**params), ["2", "5", "7"])["CUDA_VISIBLE_DEVICES"]
+        return place.environment(slot, TeacherParams(**params))["CUDA_VISIBLE_DEVICES"]
 
-    assert [seen(slot) for slot in range(4)] == ["2", "5", "7", "2"]
-    assert seen(2, processes=2) == "7,2" and seen(0, processes=9) == "2,5,7"
+    assert [seen(slot) for slot in range(4)] == ["2", "5", "7", "2"], "the fourth shares"
+    place.free(1)
+    assert seen(1) == "5" and seen(1) == "5", "a slot that is used again lets go of what it had"
+    for slot in range(4):
+        place.free(slot)
+    assert seen(0, processes=2) == "2,5" and seen(1) == "7" and seen(2, processes=9) == "2,5,7"
 
 
 @pytest.mark.parametrize(
