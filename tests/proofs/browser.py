@@ -156,9 +156,13 @@ def students(home: Path) -> list:
 
 
 def runs_list(browser: Browser, base: str, runs: list) -> str:
-    """The text of the experiment's list, opened at the parents of these runs, with a few columns that one compares."""
-    experiment = runs[0].info.experiment_id
-    opened = {run.data.tags["mlflow.parentRunId"]: True for run in runs}
+    """The text of the experiment's list, opened down to these runs, with a few columns that one compares."""
+    import mlflow
+
+    experiment, opened = runs[0].info.experiment_id, {}
+    for run in runs:
+        while above := run.data.tags.get("mlflow.parentRunId"):
+            opened[above], run = True, mlflow.MlflowClient().get_run(above)
     shown = {"selectedColumns": list(COLUMNS), "runsExpanded": opened}
     key = f'MLflowLocalStorage-1.1-ExperimentPage-["{experiment}"]-ReactComponentState'
     url = f"{base}/#/experiments/{experiment}/runs"
