@@ -30,7 +30,7 @@ SMALL = dict(
         ("max_train_batches=-1", "greater than or equal to 0"),
         ("lr=0", "greater than 0"),
         ("accum_steps=40", "fewer than 2 rows to each, and batch norm needs 2: use batch_size >= 80"),
-        ("ramp_end=2", "ramp_end 2.0 must not lie before plain_epochs 5"),
+        ("ramp_end=2", "must not lie before plain_epochs 5"),
     ],
 )
 def test_parameters_that_leave_nothing_to_train_are_refused_before_anything_runs(tmp_path, setting, said):
