@@ -25,7 +25,7 @@ class Follower:
 
         ``start`` (``total_steps``, ``steps_per_epoch``, ``resumed_at_step``: when it is not 0, the first
         ``epochs_done`` rows of the folder's ``history.json`` are written), ``step`` (how far an epoch is), ``epoch``
-        (``epoch`` and nested numbers; ``warning``: as a note), ``note`` (``message``; ``level="warning"`` also becomes
+        (``epoch`` and nested numbers; ``timing.warning``: a note), ``note`` (``message``; ``level="warning"`` also becomes
         a tag of the run), ``end`` (nested numbers, written without a step).
         """
         take = {"start": self._start, "step": self._step, "epoch": self._epoch, "note": self._note, "end": self._end}
@@ -63,8 +63,8 @@ class Follower:
         write_progress(self.run.output_dir, epoch=row["epoch"], epochs=self.epochs, text=line)
         if self.echo:
             print(line, flush=True)
-        if row.get("warning"):
-            self._note({"message": row["warning"], "level": "warning"})
+        if warning := row.get("timing", {}).get("warning"):
+            self._note({"message": warning, "level": "warning"})
 
     def _note(self, event: dict[str, Any]) -> None:
         if event.get("level") == "warning":

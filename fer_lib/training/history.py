@@ -14,6 +14,7 @@ from fer_lib.params import FitParams
 from fer_lib.training.step import Objective, Stepper
 
 COLLAPSE = 0.5  # of the usual images/s
+LOST = 1.0  # seconds that an epoch must have lost
 
 
 @dataclass
@@ -58,11 +59,12 @@ def history_row(
 
 
 def collapse(history: list[dict[str, Any]], row: dict[str, Any]) -> str:
-    """What to say of an epoch that ran at less than half the usual pace; blank for any other."""
+    """What to say of an epoch that ran at less than half the usual pace and lost ``LOST`` seconds by it; blank for any
+    other: what lasts less is the clock's noise."""
     before = [earlier["timing"]["images_per_sec"] for earlier in history]
     usual = statistics.median(before or [0.0])
     rate, wait = row["timing"]["images_per_sec"], row["timing"]["data_wait_share"]
-    if rate >= COLLAPSE * usual:
+    if rate >= COLLAPSE * usual or row["timing"]["epoch_sec"] * (1 - rate / usual) < LOST:
         return ""
     cause = (
         f"{wait:.0%} of the time went into waiting for batches: raise workers, or look at the disk"

@@ -136,7 +136,7 @@ def fit(
                 write_best(out, deployed, described, best, epoch)
             validation = time.monotonic() - began
         if warning := collapse(state.history, row):
-            row["warning"] = warning
+            row["timing"]["warning"] = warning
         state.history.append(row)
         state.total_seconds += state.epoch_seconds
         state.loss_sum = stepper.loss_sum = state.epoch_seconds = state.wait_seconds = 0.0

@@ -13,6 +13,14 @@ from fer_lib.pipeline import workers
 
 
 @pytest.fixture
+def heeds_interrupts():
+    """Also where the tests were begun in a shell's background, which ignores Ctrl+C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def eight_cores(monkeypatch):
     monkeypatch.setattr(workers, "cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -69,7 +77,7 @@ def test_a_failure_comes_from_one_process_to_another_unchanged():
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_what_is_half_done_is_done_before_an_interrupt_takes_effect():
+def test_what_is_half_done_is_done_before_an_interrupt_takes_effect(heeds_interrupts):
     done = []
     with pytest.raises(KeyboardInterrupt):
         with workers.signals_deferred():

@@ -106,7 +106,12 @@ def test_follow_writes_each_epoch_and_warns(capsys):
 
     with runs.phase_run(ImportParams(seed=5), "import") as run:
         history = [
-            {"epoch": 0, "train": {"loss": 2.0}, "val": {"macro_f1": 0.1, "confusion": [[1]]}, "warning": "slow"}
+            {
+                "epoch": 0,
+                "train": {"loss": 2.0},
+                "val": {"macro_f1": 0.1, "confusion": [[1]]},
+                "timing": {"warning": "slow"},
+            }
         ]
         history.append({"epoch": 1, "train": {"loss": 9.0}})  # written while the event was on its way
         (run.output_dir / "history.json").write_text(json.dumps(history))

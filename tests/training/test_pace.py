@@ -8,6 +8,7 @@ import pytest
 from fer_lib.errors import FerError
 from fer_lib.params import TeacherParams
 from fer_lib.training import loop
+from fer_lib.training.history import collapse
 from fer_lib.training.step import Stepper
 from fer_lib.training.teacher import train_teacher
 
@@ -25,7 +26,21 @@ def test_a_running_epoch_tells_where_it_is(drawn_manifest, pack_cache, tmp_path,
     assert [e["epoch"] for e in steps[:3]] == pytest.approx([1 / 3, 2 / 3, 1.0])
     epochs = [e for e in events if e["event"] == "epoch"]
     assert steps[2]["loss"] == pytest.approx(epochs[0]["train"]["loss"]) and steps[2]["images_per_sec"] > 0
-    assert not any("warning" in e for e in epochs), "a steady pace is nothing to tell"
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds", "told"),
+    [(100, 60, ""), (51, 120, ""), (49, 120, "49 images/s"), (49, 1.9, ""), (49, 2.1, "49")],
+)
+def test_a_steady_pace_and_a_moment_are_nothing_to_tell(rate, seconds, told):
+    def row(epoch, rate, seconds):
+        timing = {"images_per_sec": rate, "epoch_sec": seconds, "data_wait_share": 0.1, "peak_memory_gb": 1.0}
+        return {"epoch": epoch, "timing": timing}
+
+    history = [row(0, 20.0, 9.0), row(1, 100.0, 9.0), row(2, 101.0, 9.0)]
+    assert collapse(history, row(3, rate, seconds)).startswith(f"epoch 4 ran at {told}" if told else "")
+    assert bool(collapse(history, row(3, rate, seconds))) == bool(told)
+    assert collapse([], row(0, rate, seconds)) == "", "the first has none to be compared to"
 
 
 @pytest.mark.parametrize(
@@ -46,9 +61,11 @@ def test_a_pace_that_breaks_down_is_a_warning(drawn_manifest, pack_cache, tmp_pa
     monkeypatch.setattr(Stepper, "__call__", dragged)
     monkeypatch.setattr(loop, "train_batches", late)
     events = list(train_teacher(P, drawn_manifest, tmp_path, pack_cache))
-    told = {e["epoch"]: e["warning"] for e in events if "warning" in e}
+    told = {e["epoch"]: e["timing"]["warning"] for e in events if "warning" in e.get("timing", {})}
     assert set(told) == {2, 3} and told[2].startswith("epoch 3 ran at ") and cause in told[2]
-    assert json.loads((tmp_path / "history.json").read_text())[2]["warning"] == told[2], "a resume still knows it"
+    assert json.loads((tmp_path / "history.json").read_text())[2]["timing"]["warning"] == told[2], (
+        "a resume still knows it"
+    )
 
 
 def test_a_warm_up_as_long_as_the_run_is_a_warning(drawn_manifest, pack_cache, tmp_path):
