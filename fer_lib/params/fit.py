@@ -66,7 +66,7 @@ class FitParams(PhaseParams):
     cb_beta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9999
     augment: AugmentParams = AugmentParams()
     pack: PackKind = "faces"
-    workers: Annotated[int, Field(ge=0, le=64)] = 1  # threads that prepare batches; the batches are the same for any
+    workers: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = "auto"  # threads that prepare batches, same for any
     include_sources: list[str] = []
     exclude_sources: list[str] = []
     init_from: str = ""  # a phase, a bundle folder or a registry URI whose weights this one starts from

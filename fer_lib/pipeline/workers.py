@@ -22,6 +22,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from fer_lib.devices import cores
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 15.0  # seconds that an interrupted notebook has to end its kernel before it is interrupted again
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
@@ -162,11 +164,6 @@ def share(count: int, params, gpus: list[str]) -> dict[str, str]:
     if threads or "OMP_NUM_THREADS" not in os.environ:
         found |= dict.fromkeys(_THREADS, str(threads or max(1, cores() // count)))
     return found
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -25,8 +25,8 @@ class Follower:
 
         ``start`` (``total_steps``, ``steps_per_epoch``, ``resumed_at_step``: when it is not 0, the first
         ``epochs_done`` rows of the folder's ``history.json`` are written), ``step`` (how far an epoch is), ``epoch``
-        (``epoch`` and nested numbers; ``timing.warning``: a note), ``note`` (``message``; ``level="warning"`` also becomes
-        a tag of the run), ``end`` (nested numbers, written without a step).
+        (``epoch`` and nested numbers; ``timing.warning``: a note), ``note`` (``message``; ``level="warning"`` also
+        becomes a tag of the run), ``end`` (nested numbers, written without a step).
         """
         take = {"start": self._start, "step": self._step, "epoch": self._epoch, "note": self._note, "end": self._end}
         last: dict[str, Any] = {}

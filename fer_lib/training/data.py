@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from fer_lib.datasets.batches import Sampler
 from fer_lib.datasets.facepack import FacePack, check_room, open_or_build
 from fer_lib.datasets.manifest import Manifest
+from fer_lib.devices import cores
 from fer_lib.emotions import NUM_CLASSES
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import FaceContract
@@ -53,6 +55,19 @@ def make_contract(p: FitParams) -> FaceContract:
     known = timm.models.get_pretrained_cfg(p.backbone)  # None for an architecture that never had weights
     stats = {} if known is None else {"mean": known.mean, "std": known.std}
     return FaceContract(image_size=p.image_size, align=p.align, margin=p.margin, clahe=p.clahe, **stats)
+
+
+def loader_threads(p: FitParams, device: torch.device) -> int:
+    """``workers`` made out: ``auto`` takes cores that do not compute, up to 4 for a GPU and 1 for a CPU.
+
+    Where every core computes it is 0: each batch is then made between two steps, since a thread beside them would only
+    keep the others of a step waiting for the one that it displaced.
+    """
+    if p.workers != "auto":
+        return p.workers
+    if device.type == "cpu":
+        return int(cores() > p.processes * torch.get_num_threads())
+    return max(1, min(4, cores() // p.processes - 1))
 
 
 def open_data(manifest: Manifest, p: FitParams, cache_dir: Path) -> FitData:

@@ -24,7 +24,7 @@ from fer_lib.errors import DataError
 from fer_lib.models.classifier import FerClassifier, trainable_parameters
 from fer_lib.params import FitParams
 from fer_lib.training.checkpoint import pack_state, save_checkpoint
-from fer_lib.training.data import FitData
+from fer_lib.training.data import FitData, loader_threads
 from fer_lib.training.history import Progress, collapse, history_row, running
 from fer_lib.training.resume import fit_key, numerics, resume
 from fer_lib.training.schedule import learning_rate
@@ -78,6 +78,7 @@ def fit(
     }  # fmt: skip
     for message in [*other, *_never_reached(p, warmup, total)]:
         yield {"event": "note", "level": "warning", "message": message}
+    workers = loader_threads(p, team.device)
     seen = data.seen_before(state.step, steps)
     deployed = ema.module if ema is not None else model
     described = dict(
@@ -104,7 +105,7 @@ def fit(
         first = epoch * data.sampler.steps_per_epoch  # an epoch may be cut short by max_train_batches
         span = first + state.step - epoch * steps, first + steps
         sharing = dict(share=(team.rank, team.size), empty=_memory(team.device))
-        with closing(train_batches(data.train, data.sampler, p.augment, *span, p.workers, **sharing)) as batches:
+        with closing(train_batches(data.train, data.sampler, p.augment, *span, workers, **sharing)) as batches:
             for batch in _timed(batches, state):
                 for group in optimiser.param_groups:
                     group["lr"] = rate(state.step)

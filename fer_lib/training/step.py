@@ -59,11 +59,11 @@ class Stepper:
         p, device, rows = self.p, self.team.device, len(batch.step_rows)
         self.optimiser.zero_grad(set_to_none=True)
         mean = torch.zeros((), device=device)
+        whole = torch.from_numpy(batch.images).to(device, non_blocking=True)  # cut there: a cut is no pinned memory
         for k in range(p.accum_steps):
             part = slice(k, None, p.accum_steps)
             piece = Batch(batch.rows[part], batch.images[part], batch.labels[part], batch.step_rows)
-            images = torch.from_numpy(piece.images).to(device, non_blocking=True)
-            images = images.contiguous(memory_format=torch.channels_last)
+            images = whole[part].contiguous(memory_format=torch.channels_last)
             torch.manual_seed(_seed(p.seed, step, k * self.team.size + self.team.rank))
             last = k + 1 == p.accum_steps
             with nullcontext() if last else self.team.no_sync(self.model):

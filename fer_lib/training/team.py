@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fer_lib.devices import resolve_device
+from fer_lib.devices import cores, resolve_device
 from fer_lib.errors import FerError
 from fer_lib.params import FitParams
 
@@ -99,7 +99,7 @@ def _spawned(work: Callable[..., Iterator[dict[str, Any]]], processes: int, back
     events = get_context("spawn").Queue()
     own = {"nproc": processes, "world_size": processes, "master_addr": "127.0.0.1", "master_port": str(_free_port())}
     if backend == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        own["omp_num_threads"] = str(max(1, (os.cpu_count() or 1) // processes))
+        own["omp_num_threads"] = str(max(1, cores() // processes))
     with patch_environment(**own):
         launcher = PrepareForLaunch(_member, distributed_type="MULTI_CPU" if backend == "cpu" else "MULTI_GPU")
         running = start_processes(

@@ -39,6 +39,8 @@ def test_no_kill_cost_more_than_the_checkpoint_minutes(result):
     limit = 60 * result["checkpoint_minutes"] + result["slack_seconds"]
     assert [k for k in result["kills"] if k["lost"] > limit] == []
     assert max(k["lost"] for k in result["kills"]) > 0, "the losses were measured"
+    training = [k for k in result["kills"] if k["kind"] in ("step", "checkpoint", "log")]
+    assert sum(k["within"] for k in training) >= 12, "epochs are longer than the limit: checkpoints within them count"
 
 
 def test_the_runs_end_with_what_the_unbroken_ones_have(result):

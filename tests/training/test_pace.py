@@ -4,10 +4,11 @@ import json
 import time
 
 import pytest
+import torch
 
 from fer_lib.errors import FerError
 from fer_lib.params import TeacherParams
-from fer_lib.training import loop
+from fer_lib.training import data, loop
 from fer_lib.training.history import collapse
 from fer_lib.training.step import Stepper
 from fer_lib.training.teacher import train_teacher
@@ -66,6 +67,20 @@ def test_a_pace_that_breaks_down_is_a_warning(drawn_manifest, pack_cache, tmp_pa
     assert json.loads((tmp_path / "history.json").read_text())[2]["timing"]["warning"] == told[2], (
         "a resume still knows it"
     )
+
+
+@pytest.mark.parametrize(
+    ("device", "own", "threads", "expected"),
+    [
+        ("cpu", {}, 2, 1), ("cpu", {}, 3, 1), ("cpu", {}, 4, 0), ("cpu", {"processes": 2}, 2, 0),
+        ("cuda", {}, 4, 3), ("cuda", {"processes": 4}, 1, 1),
+        ("cpu", {"workers": 3}, 4, 3), ("cuda", {"workers": 0}, 1, 0),
+    ],
+)  # fmt: skip
+def test_batches_are_prepared_on_cores_that_do_not_compute(monkeypatch, device, own, threads, expected):
+    monkeypatch.setattr(data, "cores", lambda: 4)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert data.loader_threads(TeacherParams(**own), torch.device(device)) == expected
 
 
 def test_a_warm_up_as_long_as_the_run_is_a_warning(drawn_manifest, pack_cache, tmp_path):
