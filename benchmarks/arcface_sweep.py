@@ -154,7 +154,7 @@ def percent(value: dict, form: str = "+.2f") -> str:
     return f"{100 * value['gain']:{form}} ({low:{form}} to {high:{form}})"
 
 
-def render(result: dict) -> str:
+def page(result: dict) -> str:
     """The page."""
     lines = [
         "# What the ArcFace head is worth",
@@ -219,9 +219,9 @@ def main() -> None:
     n = json.loads((first / "result.json").read_text())["n"]
     table = summary(folders)
     result = {k: getattr(a, k) for k in ("rows", "epochs", "size", "seeds")} | {"n": n, "table": table}
-    print(render(result))
+    print(page(result))
     if a.write:
-        publish("arcface_sweep", result, render(result))
+        publish("arcface_sweep", result, page(result))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def one(backbone: str, size: int, a: argparse.Namespace) -> dict:
         }  # fmt: skip
 
 
-def render(rows: list[dict]) -> str:
+def page(rows: list[dict]) -> str:
     """The page."""
     first = rows[0]
     lines = [
@@ -118,9 +118,9 @@ def main() -> None:
                                   stdout=subprocess.PIPE, text=True, check=True)  # fmt: skip
             rows.append(json.loads(done.stdout.splitlines()[-1]))
             print(f"{name} at {size}: {rows[-1]['images_per_sec']:.1f} images/s", flush=True)
-    print(render(rows))
+    print(page(rows))
     if a.write:
-        publish("backbones", rows, render(rows))
+        publish("backbones", rows, page(rows))
 
 
 if __name__ == "__main__":

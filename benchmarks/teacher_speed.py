@@ -36,7 +36,10 @@ from fer_lib.training.data import open_data
 from fer_lib.training.step import precision
 from fer_lib.training.teacher import TeacherObjective, train_teacher
 
-CASES = (("resnet18", 48, 64), ("resnet18", 112, 32), ("mobilenetv3_large_100", 96, 32))
+CASES = (
+    ("resnet18", 48, 64), ("resnet18", 112, 32), ("resnet18", 224, 16), ("mobilenetv3_large_100", 96, 32),
+    ("mobilenetv3_large_100", 224, 16),
+)  # fmt: skip
 WANTED = 0.97
 
 
@@ -183,7 +186,7 @@ def line(r: dict) -> str:
     )
 
 
-def render(result: dict) -> str:
+def page(result: dict) -> str:
     """The page."""
     lines = [
         "# Speed of a teacher's training loop",
@@ -236,9 +239,9 @@ def main() -> None:
         "val_rows": len(manifest.rows(split="val")),
         "goals": [goal(f"ours / bare, {r['backbone']} at {r['pixels']}", r["ratio_bare"], WANTED, ".3f") for r in rows],
     }  # fmt: skip
-    print(render(result))
+    print(page(result))
     if a.write:
-        publish("teacher_speed", json.loads(json.dumps(result)), render(result))
+        publish("teacher_speed", json.loads(json.dumps(result)), page(result))
 
 
 if __name__ == "__main__":

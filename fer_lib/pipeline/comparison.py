@@ -25,7 +25,8 @@ def rows(executions: list[Execution], last: list[str]) -> list[Row]:
 
     ``combination`` (its index), ``values``, ``phase``, ``status``, ``run_id``, ``scores`` (headline name -> value, and
     what each evaluation says of this phase's model, as ``<evaluation> accuracy``), ``evalset_id`` of the phase's own
-    scores (None: unknown) and ``evaluated_on`` (evaluation -> evalset_id).
+    scores (None: unknown), ``protocol_id`` (which also tells how the faces were seen) and ``evaluated_on``
+    (evaluation -> evalset_id).
     """
     return [_row(index, execution, name) for index, execution in enumerate(executions) for name in last]
 
@@ -33,20 +34,21 @@ def rows(executions: list[Execution], last: list[str]) -> list[Row]:
 def _row(index: int, execution: Execution, name: str) -> Row:
     model = getattr(execution.plan.phase(name).params, "name", "")
     row: Row = {"combination": index, "values": execution.values, "phase": name, "status": _status(execution, name),
-                "run_id": execution.run_id, "scores": {}, "evalset_id": None, "evaluated_on": {}}  # fmt: skip
+                "run_id": execution.run_id, "scores": {}, "evalset_id": None, "protocol_id": None,
+                "evaluated_on": {}}  # fmt: skip
     for phase in execution.plan.phases:
         outcome = execution.outcomes.get(phase.name)
         if outcome is None or outcome.status not in GOOD:
             continue
-        measured_on = read_outputs(outcome.folder).get("ids", {}).get("evalset_id")
+        ids = read_outputs(outcome.folder).get("ids", {})
         told = {key: value for key, value in outcome.headline.items() if key not in LEFT_OUT}
         if phase.name == name:
             row["scores"] |= told
-            row["evalset_id"] = measured_on
+            row["evalset_id"], row["protocol_id"] = ids.get("evalset_id"), ids.get("protocol_id")
         elif phase.kind == "evaluate":
             own = {k.removeprefix(f"{model}/"): v for k, v in told.items() if k.startswith(f"{model}/")}
             row["scores"] |= {f"{phase.name} {key}": value for key, value in (own or told).items()}
-            row["evaluated_on"][phase.name] = measured_on
+            row["evaluated_on"][phase.name] = ids.get("evalset_id")
     return row
 
 
@@ -110,6 +112,9 @@ def headings(groups: list[list[Row]]) -> list[str]:
         faces = {f"{name} on {evalset}": None for row in group for name, evalset in row["evaluated_on"].items()}
         own = [f"val on {group[0]['evalset_id']}"] if group[0]["rank"] is not None else []
         said = ", ".join([*own, *faces])
+        protocols = {row["protocol_id"] for row in group if row["rank"] is not None}
+        if len(protocols) > 1:  # the same rows, so ranked, as one asks of a sweep over image_size; but said
+            said += f" (as {len(protocols)} protocols: not all see the same pixels of them)"
         found.append(f"{said}: other faces than in the other tables, so ranked apart" if measured > 1 else said)
     return found
 
@@ -155,12 +160,13 @@ def as_csv(groups: list[list[Row]]) -> str:
     varied, scores = _columns(groups)
     text = io.StringIO()
     writer = csv.writer(text)
-    head = ["group", "rank", *varied, "phase", "status", *scores, "evalset_id", "evaluated_on", "run_id"]
+    head = ["group", "rank", *varied, "phase", "status", *scores, "evalset_id", "protocol_id", "evaluated_on",
+            "run_id"]  # fmt: skip
     writer.writerow([neutral(name) for name in head])
     for number, group in enumerate(groups, 1):
         for row in group:
             cells = [number, row["rank"], *(row["values"].get(name) for name in varied), row["phase"], row["status"]]
-            cells += [row["scores"].get(name) for name in scores] + [row["evalset_id"]]
+            cells += [row["scores"].get(name) for name in scores] + [row["evalset_id"], row["protocol_id"]]
             cells += [" ".join(f"{name}:{evalset}" for name, evalset in row["evaluated_on"].items()), row["run_id"]]
             writer.writerow([neutral(cell) if isinstance(cell, str) else cell for cell in cells])
     return text.getvalue()

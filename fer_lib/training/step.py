@@ -64,7 +64,7 @@ class Stepper:
             part = slice(k, None, p.accum_steps)
             piece = Batch(batch.rows[part], batch.images[part], batch.labels[part], batch.step_rows)
             images = whole[part].contiguous(memory_format=torch.channels_last)
-            torch.manual_seed(_seed(p.seed, step, k * self.team.size + self.team.rank))
+            _seed_generators(device, _seed(p.seed, step, k * self.team.size + self.team.rank))
             last = k + 1 == p.accum_steps
             with nullcontext() if last else self.team.no_sync(self.model):
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
@@ -102,6 +102,13 @@ def precision(p: FitParams, device: torch.device) -> str:
     if p.precision != "auto":
         return p.precision
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
+def _seed_generators(device: torch.device, seed: int) -> None:
+    """What ``torch.manual_seed`` does for the generators in use; for all that could be it takes 0.4 ms."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
 
 
 def _seed(seed: int, step: int, part: int) -> int:

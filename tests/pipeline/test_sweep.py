@@ -87,10 +87,10 @@ def test_the_best_is_named_with_the_command_that_runs_it(base, first, stored, ca
     assert stored.below(stored.newest("sweep")).keys() == {"teacher_a.epochs=3", "teacher_a.epochs=13"}
 
 
-def row(values, score=None, evalset="e", evaluated=None, **scores):
+def row(values, score=None, evalset="e", evaluated=None, protocol="p", **scores):
     scores = scores | ({"val macro-F1": score} if score is not None else {})
     return {"combination": 0, "values": values, "phase": "kd", "status": "finished", "run_id": "r", "scores": scores,
-            "evalset_id": evalset, "evaluated_on": evaluated or {}}  # fmt: skip
+            "evalset_id": evalset, "protocol_id": protocol, "evaluated_on": evaluated or {}}  # fmt: skip
 
 
 def test_groups_hold_what_was_measured_on_the_same_faces():
@@ -104,6 +104,17 @@ def test_groups_hold_what_was_measured_on_the_same_faces():
     assert [r["rank"] for r in tied[0]] == [1, 1, 3, 4] and comparison.best(tied) is None
     unknown = comparison.grouped([row({"t": "1"}, 0.5, evalset=None), row({"t": "2"}, 0.7, evalset=None)])
     assert [r["rank"] for r in unknown[0]] == [None, None], "on who knows which faces"
+
+
+def test_faces_that_are_seen_otherwise_are_ranked_and_told():
+    """Another image size or CLAHE: the same rows, so that the sizes can be chosen among, but not the same protocol."""
+    alike = comparison.grouped([row({"size": "48"}, 0.5), row({"size": "64"}, 0.6)])
+    assert comparison.headings(alike) == ["val on e"]
+    other = comparison.grouped([row({"size": "48"}, 0.5), row({"size": "64"}, 0.6, protocol="q")])
+    [said] = comparison.headings(other)
+    assert said == "val on e (as 2 protocols: not all see the same pixels of them)" and comparison.best(other) == 0
+    [_, first, second] = csv.reader(io.StringIO(comparison.as_csv(other)))
+    assert "q" in first and "p" in second
 
 
 def test_a_cell_that_a_spreadsheet_would_run_is_neutralised():
