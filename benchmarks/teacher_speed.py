@@ -1,12 +1,12 @@
 """Images a second of a teacher's training loop beside a bare loop and timm's, and what an epoch costs beside its steps.
 
-    python benchmarks/teacher_speed.py [--steps 40] [--rounds 7] [--faces 4000] [--threads 0] [--write]
+    python benchmarks/teacher_speed.py [--steps 40] [--chunk 10] [--rounds 7] [--faces 4000] [--threads 0] [--write]
 
 *Bare*: forward, ArcFace loss, backward and AdamW on batches that lie in memory.  *Ours*: the phase as it runs in
-notebook 04 (packs, augmentation by one thread, live figures and epochs into MLflow); no epoch here lasts
+notebook 04 (packs, augmentation, live figures and epochs into MLflow); no epoch here lasts
 ``checkpoint_minutes``, so what one checkpoint takes is measured and charged at that rate.
 *timm*: its loader (one worker process, its standard augmentation of the same image files), its task and its optimiser.
-The three take turns, an epoch each, in one process; a ratio is of neighbours, the median of the rounds.  An epoch's
+The three take turns of some steps in one process; a ratio is of neighbours, the median of the turns.  An epoch's
 overhead is what happens between its last step and the next one's first: evaluation, bundle, checkpoints, logging.
 """
 
@@ -16,7 +16,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -41,6 +41,7 @@ CASES = (
     ("mobilenetv3_large_100", 224, 16),
 )  # fmt: skip
 WANTED = 0.97
+PAUSE = 0.5  # seconds in which timm's worker, which goes on for two batches after its turn, comes to rest
 
 
 def parameters(backbone: str, size: int, batch: int, a: argparse.Namespace) -> TeacherParams:
@@ -75,21 +76,20 @@ def as_ours(p: TeacherParams, device: torch.device):
     return torch.autocast(device.type, torch.bfloat16, enabled=precision(p, device) == "bf16")
 
 
-def bare(p: TeacherParams, data, device: torch.device, steps: int) -> Iterator[float]:
-    """Images a second of ``steps`` steps on tensors in memory; a value each time it is asked."""
+def bare(p: TeacherParams, data, device: torch.device) -> Callable[[int], None]:
+    """A function that takes so many steps on tensors in memory."""
     step = fitter(p, data, device)
     batches = list(train_batches(data.train, data.sampler, p.augment, 0, 4, 0))
     images = [torch.from_numpy(b.images).to(device).contiguous(memory_format=torch.channels_last) for b in batches]
-    while True:
-        began = time.perf_counter()
+
+    def run(steps: int) -> None:
         for i in range(steps):
             step(images[i % 4], batches[i % 4])
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        yield steps * p.batch_size / (time.perf_counter() - began)
+
+    return run
 
 
-def by_timm(p: TeacherParams, raw: Path, device: torch.device, steps: int) -> Iterator[float]:
+def by_timm(p: TeacherParams, raw: Path, device: torch.device) -> Callable[[int], None]:
     """The same with timm's loader, task and optimiser."""
     import timm.data
     from timm.optim import create_optimizer_v2
@@ -105,24 +105,28 @@ def by_timm(p: TeacherParams, raw: Path, device: torch.device, steps: int) -> It
     )  # fmt: skip
     optimiser = create_optimizer_v2(model, opt="adamw", lr=p.lr, weight_decay=p.weight_decay)
     stream = endless(loader)
-    while True:
-        began = time.perf_counter()
-        for _ in range(steps):
-            images, labels = next(stream)
+
+    def run(steps: int) -> None:
+        for _, (images, labels) in zip(range(steps), stream, strict=False):
             optimiser.zero_grad()
             images = images.to(device).contiguous(memory_format=torch.channels_last)
             with as_ours(p, device):
                 loss = task(images, labels.to(device))["loss"]
             loss.backward()
             optimiser.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        yield steps * p.batch_size / (time.perf_counter() - began)
+
+    return run
 
 
 def endless(loader):
     while True:
         yield from loader
+
+
+def now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def timed_checkpoints(written: list[float]):
@@ -136,21 +140,39 @@ def timed_checkpoints(written: list[float]):
     loop.save_checkpoint = save
 
 
-def taking_turns(events, others: dict[str, Iterator[float]], rounds: list[dict], written: list[float]):
-    """The events of our loop; after each epoch the others have theirs, and the round is written down."""
-    resumed = time.perf_counter()
+def taking_turns(events, others: dict[str, Callable], chunk: int, p: TeacherParams, device: torch.device, found: dict):
+    """The events of our loop, of its ``step`` events every ``chunk``-th; then the others take as many steps.
+
+    ``found["turns"]``: images a second of all, a dict a turn; ``found["epochs"]``: seconds beside the steps, and the
+    share of waiting for data.
+    """
+    began, first = now(device), 0
+    away = beside = 0.0  # of this epoch: seconds in which the others ran; seconds since its last turn
     for event in events:
-        arrived = time.perf_counter()
-        yield event  # whoever follows logs it now
-        if event["event"] != "epoch":
+        beside += now(device) - began
+        if event["event"] == "step" and event["step"] - first < chunk:
+            began = now(device)
             continue
-        timing, logged = event["timing"], time.perf_counter()
-        found = {"ours": timing["images_per_sec"], "data_wait_share": timing["data_wait_share"]}
-        found["overhead"] = arrived - resumed - timing["epoch_sec"] + logged - arrived
-        found["checkpoint"] = written.pop()
-        found["ours"] /= 1 + found["checkpoint"] / (60 * TeacherParams().checkpoint_minutes)
-        rounds.append(found | {name: next(stream) for name, stream in others.items()})
-        resumed = time.perf_counter()
+        logged = now(device)
+        yield event  # whoever follows logs it now
+        beside += now(device) - logged
+        if event["event"] == "step":
+            turn = {"ours": chunk * p.batch_size / beside}
+            for name, run in others.items():
+                started = now(device)
+                run(chunk)
+                turn[name] = chunk * p.batch_size / (now(device) - started)
+                away += now(device) - started
+            time.sleep(PAUSE)
+            away += PAUSE
+            found["turns"].append(turn)
+            first, beside = event["step"], 0.0
+        elif event["event"] == "epoch":
+            waited = event["timing"]["data_wait_share"] * event["timing"]["epoch_sec"]
+            share = waited / (event["timing"]["epoch_sec"] - away)
+            found["epochs"].append({"overhead": beside, "data_wait_share": share})
+            away = beside = 0.0
+        began = now(device)
 
 
 def measure(backbone: str, size: int, batch: int, manifest: Manifest, raw: Path, folder: Path, a) -> dict:
@@ -158,22 +180,27 @@ def measure(backbone: str, size: int, batch: int, manifest: Manifest, raw: Path,
     from fer_lib.tracking import runs
 
     p = parameters(backbone, size, batch, a).model_copy(update={"manifest": str(folder / "manifest")})
-    device, rounds, written = resolve_device(p.device), [], []
+    device, written, found = resolve_device(p.device), [], {"turns": [], "epochs": []}
     timed_checkpoints(written)
+    loop.TELL_EVERY = 0.0  # every step is told here, and those that end a turn are passed on
     if p.threads:
         torch.set_num_threads(p.threads)
     data = open_data(manifest, p, folder / "cache")
-    others = {"bare": bare(p, data, device, a.steps), "timm": by_timm(p, raw, device, a.steps)}
+    others = {"bare": bare(p, data, device), "timm": by_timm(p, raw, device)}
+    chunk = a.steps if device.type == "cuda" else a.chunk  # batches are prepared ahead there: a short turn has a start
     run = runs.phase_run(p, "teacher")
     events = train_teacher(p, manifest, run.output_dir, folder / "cache", run_id=run.run_id)
-    run.follow(taking_turns(events, others, rounds, written), echo=False)
+    run.follow(taking_turns(events, others, chunk, p, device, found), echo=False)
     run.close("FINISHED")
-    counted = rounds[1:]  # the first warms everything up
-    middle = {k: statistics.median(r[k] for r in counted) for k in counted[0]}
-    ratios = {k: statistics.median(r["ours"] / r[k] for r in counted) for k in others}
-    row = {"backbone": backbone, "pixels": size, "batch": batch, **middle, "ratio_bare": ratios["bare"],
-           "ratio_timm": ratios["timm"], "rounds": counted, "threads": torch.get_num_threads(),
-           "precision": precision(p, device)}  # fmt: skip
+    turns, epochs = found["turns"][a.steps // chunk :], found["epochs"][1:]  # the first epoch warms everything up
+    checkpoint = statistics.median(written)
+    for turn in turns:
+        turn["ours"] /= 1 + checkpoint / (60 * TeacherParams().checkpoint_minutes)
+    middle = {k: statistics.median(t[k] for t in some) for some in (turns, epochs) for k in some[0]}
+    ratios = {k: statistics.median(t["ours"] / t[k] for t in turns) for k in others}
+    row = {"backbone": backbone, "pixels": size, "batch": batch, **middle, "checkpoint": checkpoint,
+           "ratio_bare": ratios["bare"], "ratio_timm": ratios["timm"], "turns": turns,
+           "threads": torch.get_num_threads(), "precision": precision(p, device)}  # fmt: skip
     print(line(row), flush=True)
     return row
 
@@ -198,10 +225,10 @@ def page(result: dict) -> str:
         "",
         "Images a second of forward, backward and step: *bare* on tensors in memory; *ours* with faces read, augmented "
         "and logged, and the checkpoint that is due every 10 minutes charged at the seconds that one took; *timm* with "
-        f"its own loader and task on the same image files. The three take turns, {result['steps']} steps each, "
-        f"{result['rounds']} times; ratios are medians of neighbours. An epoch's overhead is evaluation on val (here "
-        f"{result['val_rows']} faces), the best bundle, the checkpoint and logging: it does not grow with the training "
-        "set.",
+        f"its own loader and task on the same image files. The three take turns, {result['chunk']} steps each, "
+        f"{len(result['rows'][0]['turns'])} times; ratios are medians over turns. An epoch's overhead "
+        f"is evaluation on val (here {result['val_rows']} faces), the best bundle, the checkpoint and logging: it does "
+        "not grow with the training set.",
         "",
         "| backbone | pixels | batch | bare | **ours** | timm | **ours / bare** | ours / timm | waiting for data | "
         "a checkpoint | overhead an epoch |",
@@ -214,8 +241,9 @@ def page(result: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=40, help="steps an epoch")
+    parser.add_argument("--chunk", type=int, default=10, help="steps a turn; on a CPU")
+    parser.add_argument("--rounds", type=int, default=7, help="epochs that count, after the first")
     parser.add_argument("--faces", type=int, default=4000)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="auto")
@@ -235,7 +263,7 @@ def main() -> None:
     facts = describe_device(a.device)
     device = f"{facts['name']}, {rows[0]['threads']} threads, {rows[0]['precision']}"
     result = {
-        "device": device, "steps": a.steps, "rounds": a.rounds, "rows": rows,
+        "device": device, "chunk": a.chunk, "rows": rows,
         "val_rows": len(manifest.rows(split="val")),
         "goals": [goal(f"ours / bare, {r['backbone']} at {r['pixels']}", r["ratio_bare"], WANTED, ".3f") for r in rows],
     }  # fmt: skip
