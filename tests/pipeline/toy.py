@@ -22,7 +22,8 @@ def say(what):
     (run.output_dir / "moments.json").write_text(json.dumps(moments))
 say("begin")
 late = time.time() + 60
-while len(list(run.output_dir.parent.glob("*/moments.json"))) < getattr(params, "workers", 1):
+together = getattr(params, "workers", "auto")
+while together != "auto" and len(list(run.output_dir.parent.glob("*/moments.json"))) < together:
     if time.time() > late:
         raise DataError("waited for a phase that did not begin")
     time.sleep(0.02)
