@@ -1,13 +1,14 @@
 """Images a second of a teacher's training loop beside a bare loop and timm's, and what an epoch costs beside its steps.
 
-    python benchmarks/teacher_speed.py [--steps 40] [--chunk 10] [--rounds 7] [--faces 4000] [--threads 0] [--write]
+    python benchmarks/teacher_speed.py [--chunk 10] [--rounds 5] [--faces 4000] [--threads 0] [--write]
 
 *Bare*: forward, ArcFace loss, backward and AdamW on batches that lie in memory.  *Ours*: the phase as it runs in
 notebook 04 (packs, augmentation, live figures and epochs into MLflow); no epoch here lasts
 ``checkpoint_minutes``, so what one checkpoint takes is measured and charged at that rate.
 *timm*: its loader (one worker process, its standard augmentation of the same image files), its task and its optimiser.
-The three take turns of some steps in one process; a ratio is of neighbours, the median of the turns.  An epoch's
-overhead is what happens between its last step and the next one's first: evaluation, bundle, checkpoints, logging.
+The three take turns of some steps in one process; a ratio is of neighbours, the median of the turns, with the 95 %
+interval of that median when turns are drawn again.  An epoch's overhead is what happens between its last step and the
+next one's first: evaluation, bundle, checkpoints, logging.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from _common import RESULTS, goal, publish
 
@@ -36,18 +38,18 @@ from fer_lib.training.data import open_data
 from fer_lib.training.step import precision
 from fer_lib.training.teacher import TeacherObjective, train_teacher
 
-CASES = (
-    ("resnet18", 48, 64), ("resnet18", 112, 32), ("resnet18", 224, 16), ("mobilenetv3_large_100", 96, 32),
-    ("mobilenetv3_large_100", 224, 16),
+CASES = (  # backbone, pixels, batch, steps an epoch: more of the short ones, about as long in all
+    ("resnet18", 48, 64, 80), ("resnet18", 112, 32, 60), ("resnet18", 224, 16, 40),
+    ("mobilenetv3_large_100", 96, 32, 80), ("mobilenetv3_large_100", 224, 16, 60),
 )  # fmt: skip
 WANTED = 0.97
 PAUSE = 0.5  # seconds in which timm's worker, which goes on for two batches after its turn, comes to rest
 
 
-def parameters(backbone: str, size: int, batch: int, a: argparse.Namespace) -> TeacherParams:
+def parameters(backbone: str, size: int, batch: int, steps: int, a: argparse.Namespace) -> TeacherParams:
     return TeacherParams(
         name=f"{backbone}_{size}", backbone=backbone, image_size=size, batch_size=batch, epochs=a.rounds + 1,
-        max_train_batches=a.steps, threads=a.threads, warmup_epochs=0.5, plain_epochs=0.3, ramp_end=0.6, onnx="none",
+        max_train_batches=steps, threads=a.threads, warmup_epochs=0.5, plain_epochs=0.3, ramp_end=0.6, onnx="none",
         device=a.device,
     )  # fmt: skip
 
@@ -175,11 +177,11 @@ def taking_turns(events, others: dict[str, Callable], chunk: int, p: TeacherPara
         began = now(device)
 
 
-def measure(backbone: str, size: int, batch: int, manifest: Manifest, raw: Path, folder: Path, a) -> dict:
+def measure(case: tuple, manifest: Manifest, raw: Path, folder: Path, a: argparse.Namespace) -> dict:
     from fer_lib.devices import resolve_device
     from fer_lib.tracking import runs
 
-    p = parameters(backbone, size, batch, a).model_copy(update={"manifest": str(folder / "manifest")})
+    p = parameters(*case, a).model_copy(update={"manifest": str(folder / "manifest")})
     device, written, found = resolve_device(p.device), [], {"turns": [], "epochs": []}
     timed_checkpoints(written)
     loop.TELL_EVERY = 0.0  # every step is told here, and those that end a turn are passed on
@@ -187,34 +189,45 @@ def measure(backbone: str, size: int, batch: int, manifest: Manifest, raw: Path,
         torch.set_num_threads(p.threads)
     data = open_data(manifest, p, folder / "cache")
     others = {"bare": bare(p, data, device), "timm": by_timm(p, raw, device)}
-    chunk = a.steps if device.type == "cuda" else a.chunk  # batches are prepared ahead there: a short turn has a start
+    # batches are prepared ahead for a GPU: a short turn would have a start
+    chunk = p.max_train_batches if device.type == "cuda" else a.chunk
     run = runs.phase_run(p, "teacher")
     events = train_teacher(p, manifest, run.output_dir, folder / "cache", run_id=run.run_id)
     run.follow(taking_turns(events, others, chunk, p, device, found), echo=False)
     run.close("FINISHED")
-    turns, epochs = found["turns"][a.steps // chunk :], found["epochs"][1:]  # the first epoch warms everything up
+    # the first epoch warms everything up
+    turns, epochs = found["turns"][p.max_train_batches // chunk :], found["epochs"][1:]
     checkpoint = statistics.median(written)
     for turn in turns:
         turn["ours"] /= 1 + checkpoint / (60 * TeacherParams().checkpoint_minutes)
     middle = {k: statistics.median(t[k] for t in some) for some in (turns, epochs) for k in some[0]}
-    ratios = {k: statistics.median(t["ours"] / t[k] for t in turns) for k in others}
-    row = {"backbone": backbone, "pixels": size, "batch": batch, **middle, "checkpoint": checkpoint,
-           "ratio_bare": ratios["bare"], "ratio_timm": ratios["timm"], "turns": turns,
+    ratios = {k: [t["ours"] / t[k] for t in turns] for k in others}
+    row = {"backbone": p.backbone, "pixels": p.image_size, "batch": p.batch_size, **middle, "checkpoint": checkpoint,
+           **{f"ratio_{k}": statistics.median(values) for k, values in ratios.items()},
+           "interval": interval(ratios["bare"]), "turns": turns,
            "threads": torch.get_num_threads(), "precision": precision(p, device)}  # fmt: skip
     print(line(row), flush=True)
     return row
 
 
+def interval(values: list[float]) -> list[float]:
+    """Of their median: the 2.5 and 97.5 % quantile over 2,000 bootstrap draws."""
+    drawn = np.random.default_rng(0).choice(values, (2000, len(values)))
+    return np.quantile(np.median(drawn, axis=1), [0.025, 0.975]).tolist()
+
+
 def line(r: dict) -> str:
+    low, high = r["interval"]
     return (
         f"| {r['backbone']} | {r['pixels']} | {r['batch']} | {r['bare']:,.1f} | **{r['ours']:,.1f}** | "
-        f"{r['timm']:,.1f} | **{r['ratio_bare']:.3f}** | {r['ratio_timm']:.2f} | {r['data_wait_share']:.1%} | "
-        f"{r['checkpoint']:.2f} s | {r['overhead']:.2f} s |"
+        f"{r['timm']:,.1f} | **{r['ratio_bare']:.3f}** ({low:.3f} to {high:.3f}) | {r['ratio_timm']:.2f} | "
+        f"{r['data_wait_share']:.1%} | {r['checkpoint']:.2f} s | {r['overhead']:.2f} s |"
     )
 
 
 def page(result: dict) -> str:
     """The page."""
+    turns = [len(r["turns"]) for r in result["rows"]]
     lines = [
         "# Speed of a teacher's training loop",
         "",
@@ -226,7 +239,8 @@ def page(result: dict) -> str:
         "Images a second of forward, backward and step: *bare* on tensors in memory; *ours* with faces read, augmented "
         "and logged, and the checkpoint that is due every 10 minutes charged at the seconds that one took; *timm* with "
         f"its own loader and task on the same image files. The three take turns, {result['chunk']} steps each, "
-        f"{len(result['rows'][0]['turns'])} times; ratios are medians over turns. An epoch's overhead "
+        f"{min(turns)} to {max(turns)} times; ratios are medians over turns, in brackets the 95 % interval of that "
+        "median when turns are drawn again. An epoch's overhead "
         f"is evaluation on val (here {result['val_rows']} faces), the best bundle, the checkpoint and logging: it does "
         "not grow with the training set.",
         "",
@@ -241,9 +255,8 @@ def page(result: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=40, help="steps an epoch")
     parser.add_argument("--chunk", type=int, default=10, help="steps a turn; on a CPU")
-    parser.add_argument("--rounds", type=int, default=7, help="epochs that count, after the first")
+    parser.add_argument("--rounds", type=int, default=5, help="epochs that count, after the first")
     parser.add_argument("--faces", type=int, default=4000)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="auto")
@@ -257,7 +270,7 @@ def main() -> None:
         raw = write_raw(folder / "raw", "tree", faces=a.faces, seed=3, size=112)
         import_all([SourceSpec(source="tree", root=str(raw))], folder / "imports")
         manifest = build_manifest(ManifestParams(), folder / "imports", folder / "manifest")
-        rows = [measure(*case, manifest, raw, folder, a) for case in CASES]
+        rows = [measure(case, manifest, raw, folder, a) for case in CASES]
     from fer_lib.devices import describe_device
 
     facts = describe_device(a.device)

@@ -16,6 +16,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 from fer_lib.datasets.facepack import FacePack
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
@@ -26,10 +27,20 @@ from fer_lib.params import AugmentParams
 _AHEAD = 3  # batches that wait ready or are being made, beside one for each worker
 
 
+class _Words(ISeedSequence):
+    """Philox's key as it is.  ``Philox(key=...)`` gives the same stream, but first asks the system for a seed: 4 us."""
+
+    def __init__(self, words: np.ndarray):
+        self.words = words
+
+    def generate_state(self, n_words: int, dtype: type = np.uint32) -> np.ndarray:
+        return self.words
+
+
 def keyed_rng(*key: int | str) -> np.random.Generator:
     """A counter-based generator (Philox) of its own for every key."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, np.uint64)))
+    return np.random.Generator(np.random.Philox(_Words(np.frombuffer(digest, np.uint64))))
 
 
 @lru_cache(maxsize=4 * NUM_CLASSES)

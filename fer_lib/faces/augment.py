@@ -134,7 +134,9 @@ def _jitter(view: np.ndarray, u: list[float], strength: tuple[float, float, floa
     matrix, offset = colour_matrix(*factors, strength[3] * (2.0 * u[3] - 1.0), mean_luma)
     if view.ndim == 2:  # grey has neither saturation nor hue
         return cv2.addWeighted(view, factors[0] * factors[1], view, 0.0, offset)
-    return cv2.transform(view, np.hstack([matrix, np.full((3, 1), offset)]))
+    both = np.empty((3, 4))
+    both[:, :3], both[:, 3] = matrix, offset
+    return cv2.transform(view, both)
 
 
 def _erase(view: np.ndarray, rng: np.random.Generator) -> None:

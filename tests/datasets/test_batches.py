@@ -1,5 +1,6 @@
 """Which rows a step sees is a function of its number; what prepares them ends when nobody asks."""
 
+import hashlib
 import math
 import threading
 import time
@@ -112,6 +113,10 @@ def test_keyed_randomness_differs_by_every_part_of_the_key():
     draws = [tuple(keyed_rng(*k).integers(0, 2**60, 4)) for k in keys]
     assert len(set(draws)) == len(keys)
     assert draws == [tuple(keyed_rng(*k).integers(0, 2**60, 4)) for k in keys]
+    for key, drawn in zip(keys, draws, strict=True):
+        words = np.frombuffer(hashlib.blake2b(repr(key).encode(), digest_size=16).digest(), np.uint64)
+        plain = np.random.Generator(np.random.Philox(key=words))
+        assert drawn == tuple(plain.integers(0, 2**60, 4))
 
 
 @pytest.mark.parametrize("balanced", [True, False])
