@@ -12,6 +12,7 @@ from fer_lib.params.base import CheckParams, PhaseParams, Strict, usable_alias
 from fer_lib.params.checkpoints import CheckpointParams
 from fer_lib.params.curate import CsvParams, CurateParams
 from fer_lib.params.fit import AugmentParams, FitParams, StudentParams, TeacherParams
+from fer_lib.params.live import LiveParams, SmoothingParams
 from fer_lib.params.manifest import ManifestParams
 from fer_lib.params.models import EvaluateParams, ExportParams, SoftLabelParams
 from fer_lib.params.sources import ImportParams, SourceSpec
@@ -28,8 +29,10 @@ __all__ = [
     "ExportParams",
     "FitParams",
     "ImportParams",
+    "LiveParams",
     "ManifestParams",
     "PhaseParams",
+    "SmoothingParams",
     "SoftLabelParams",
     "SourceSpec",
     "Strict",
