@@ -3,9 +3,9 @@
     python benchmarks/backbones.py [--root ROOT] [--steps 4] [--batch 14] [--only resnet18 ...] [--write]
 
 Each backbone goes through the whole phase on FER2013 (``--root``; drawn faces without it): packs, ArcFace with its
-margin, AdamW, two epochs of ``--steps`` steps, evaluation, checkpoints, resume of a finished run, both ONNX files with
-their parity.  It shows that the road is open and what a step costs; nothing is learned in so few steps.  A process of
-its own each, so that the peak of memory is its own.
+margin, AdamW, two epochs of ``--steps`` steps, evaluation, checkpoints, the finished run re-opened, both
+ONNX files with their parity.  It shows that the road is open and what a step costs; nothing is learned in so few
+steps.  A process of its own each, so that the peak of memory is its own.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def page(rows: list[dict]) -> str:
         f"[backbones.json](backbones.json). Measured on {first['device']}"
         + (f", {first['threads']} threads" if first["threads"] else "")
         + f", {first['data']}, batch {first['batch']} in two micro-batches: two epochs "
-        "of a few steps, evaluation, checkpoints, a resume, "
+        "of a few steps, evaluation, checkpoints, the finished run re-opened, "
         "both ONNX files. Nothing is learned in so few steps; the table says that the road is open and what it costs.",
         "",
         "| backbone | pixels | parameters | images/s | peak memory | checkpoint | phase | ONNX files | best.onnx | "

@@ -3,8 +3,9 @@
     python benchmarks/teacher_speed.py [--chunk 10] [--rounds 5] [--faces 4000] [--threads 0] [--write]
 
 *Bare*: forward, ArcFace loss, backward and AdamW on batches that lie in memory.  *Ours*: the phase as it runs in
-notebook 04 (packs, augmentation, live figures and epochs into MLflow); no epoch here lasts
-``checkpoint_minutes``, so what one checkpoint takes is measured and charged at that rate.
+notebook 04 (packs, augmentation, progress and figures into MLflow).  What comes seldom is measured and charged
+at its rate, for the turns here would not meet it or meet it too often: a checkpoint every ``checkpoint_minutes``, a
+call to MLflow with live figures every 30 s and one for each epoch of FER2013 (28,709 pictures).
 *timm*: its loader (one worker process, its standard augmentation of the same image files), its task and its optimiser.
 The three take turns of some steps in one process; a ratio is of neighbours, the median of the turns, with the 95 %
 interval of that median when turns are drawn again.  An epoch's overhead is what happens between its last step and the
@@ -32,6 +33,7 @@ from fer_lib.datasets.sources import import_all
 from fer_lib.datasets.synthetic import write_raw
 from fer_lib.models.classifier import build_classifier
 from fer_lib.params import ManifestParams, SourceSpec, TeacherParams
+from fer_lib.tracking.following import LIVE_SECONDS
 from fer_lib.training import loop
 from fer_lib.training.checkpoint import save_checkpoint
 from fer_lib.training.data import open_data
@@ -43,6 +45,7 @@ CASES = (  # backbone, pixels, batch, steps an epoch: more of the short ones, ab
     ("mobilenetv3_large_100", 96, 32, 80), ("mobilenetv3_large_100", 224, 16, 60),
 )  # fmt: skip
 WANTED = 0.97
+FER2013 = 28_709  # training pictures, an epoch of which ends in a call to MLflow
 PAUSE = 0.5  # seconds in which timm's worker, which goes on for two batches after its turn, comes to rest
 
 
@@ -50,7 +53,7 @@ def parameters(backbone: str, size: int, batch: int, steps: int, a: argparse.Nam
     return TeacherParams(
         name=f"{backbone}_{size}", backbone=backbone, image_size=size, batch_size=batch, epochs=a.rounds + 1,
         max_train_batches=steps, threads=a.threads, warmup_epochs=0.5, plain_epochs=0.3, ramp_end=0.6, onnx="none",
-        device=a.device,
+        device=a.device, workers="auto" if a.device == "cuda" else 0,  # no batch is made in the others' turns
     )  # fmt: skip
 
 
@@ -131,15 +134,15 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def timed_checkpoints(written: list[float]):
-    """From now on the seconds that each checkpoint of our loop takes are added to ``written``."""
+def timed(work: Callable, seconds: list[float]) -> Callable:
+    """``work``, which adds the seconds that each call takes to ``seconds``."""
 
-    def save(*args):
+    def measured(*args, **named):
         began = time.perf_counter()
-        save_checkpoint(*args)
-        written.append(time.perf_counter() - began)
+        work(*args, **named)
+        seconds.append(time.perf_counter() - began)
 
-    loop.save_checkpoint = save
+    return measured
 
 
 def taking_turns(events, others: dict[str, Callable], chunk: int, p: TeacherParams, device: torch.device, found: dict):
@@ -182,8 +185,8 @@ def measure(case: tuple, manifest: Manifest, raw: Path, folder: Path, a: argpars
     from fer_lib.tracking import runs
 
     p = parameters(*case, a).model_copy(update={"manifest": str(folder / "manifest")})
-    device, written, found = resolve_device(p.device), [], {"turns": [], "epochs": []}
-    timed_checkpoints(written)
+    device, written, logged, found = resolve_device(p.device), [], [], {"turns": [], "epochs": []}
+    loop.save_checkpoint = timed(save_checkpoint, written)
     loop.TELL_EVERY = 0.0  # every step is told here, and those that end a turn are passed on
     if p.threads:
         torch.set_num_threads(p.threads)
@@ -192,17 +195,20 @@ def measure(case: tuple, manifest: Manifest, raw: Path, folder: Path, a: argpars
     # batches are prepared ahead for a GPU: a short turn would have a start
     chunk = p.max_train_batches if device.type == "cuda" else a.chunk
     run = runs.phase_run(p, "teacher")
+    run.metrics = timed(run.metrics, logged)
     events = train_teacher(p, manifest, run.output_dir, folder / "cache", run_id=run.run_id)
     run.follow(taking_turns(events, others, chunk, p, device, found), echo=False)
     run.close("FINISHED")
     # the first epoch warms everything up
     turns, epochs = found["turns"][p.max_train_batches // chunk :], found["epochs"][1:]
-    checkpoint = statistics.median(written)
+    checkpoint, call = statistics.median(written), statistics.median(logged)
+    seldom = checkpoint / (60 * TeacherParams().checkpoint_minutes) + call / LIVE_SECONDS
     for turn in turns:
-        turn["ours"] /= 1 + checkpoint / (60 * TeacherParams().checkpoint_minutes)
+        turn["ours"] /= 1 + seldom + call * turn["ours"] / FER2013
     middle = {k: statistics.median(t[k] for t in some) for some in (turns, epochs) for k in some[0]}
     ratios = {k: [t["ours"] / t[k] for t in turns] for k in others}
-    row = {"backbone": p.backbone, "pixels": p.image_size, "batch": p.batch_size, **middle, "checkpoint": checkpoint,
+    row = {"backbone": p.backbone, "pixels": p.image_size, "batch": p.batch_size, **middle,
+           "checkpoint": checkpoint, "log_call": call,
            **{f"ratio_{k}": statistics.median(values) for k, values in ratios.items()},
            "interval": interval(ratios["bare"]), "turns": turns,
            "threads": torch.get_num_threads(), "precision": precision(p, device)}  # fmt: skip
@@ -237,7 +243,8 @@ def page(result: dict) -> str:
         *[f"- {g['text']}" for g in result["goals"]],
         "",
         "Images a second of forward, backward and step: *bare* on tensors in memory; *ours* with faces read, augmented "
-        "and logged, and the checkpoint that is due every 10 minutes charged at the seconds that one took; *timm* with "
+        "and logged, and with the seconds of a checkpoint every 10 minutes and of a call to MLflow every "
+        f"{LIVE_SECONDS:.0f} s and after each {FER2013:,} pictures charged; *timm* with "
         f"its own loader and task on the same image files. The three take turns, {result['chunk']} steps each, "
         f"{min(turns)} to {max(turns)} times; ratios are medians over turns, in brackets the 95 % interval of that "
         "median when turns are drawn again. An epoch's overhead "

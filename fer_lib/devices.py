@@ -34,7 +34,9 @@ def available() -> list[str]:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Cores that this process may use; its share of them, ``$FER_CORES``, where phases run side by side."""
+    if share := os.environ.get("FER_CORES"):
+        return int(share)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -187,21 +187,20 @@ def _apply_smoke(path: Path, own: dict[str, dict], kinds: dict[str, str], values
     for phase, kind in kinds.items():
         model = params_module.KINDS[kind][0]
         written = validate(model, values[phase], phase)  # a wrong value is reported as written, not as shrunk
-        values[phase] |= shrink(kind, written.model_dump(mode="json")) | {"smoke": True}
+        values[phase] |= shrink(kind, written.model_dump(mode="json"), kinds) | {"smoke": True}
     for phase, changes in own.items():
         model = params_module.KINDS[kinds[phase]][0]
         for key, value in changes.items():
             _set(model, values[phase], str(key).split("."), value, f"{path}: smoke: phase {phase!r}")
 
 
-def shrink(kind: str, values: dict[str, Any]) -> dict[str, Any]:
-    """The changes that make a phase of this kind a matter of seconds, whatever its own parameters say."""
+def shrink(kind: str, values: dict[str, Any], phases: Iterable[str] = ()) -> dict[str, Any]:
+    """The changes that make a phase of this kind a matter of seconds, whatever its own parameters say.
+
+    ``phases``: the run's own, which are shrunk as well.
+    """
     if kind in ("teacher", "student"):
-        cap = {"epochs": 1, "image_size": 48, "embed_dim": 64, "accum_steps": 1}
-        caps = {key: min(values[key], most) for key, most in cap.items()}
-        batches = {"max_train_batches": 4, "max_val_batches": 2}
-        caps |= {key: min(values[key] or most, most) for key, most in batches.items()}  # 0 means all of them
-        return caps | {"batch_size": max(min(values["batch_size"], 32), 7 * values["min_per_class"])}
+        return _shrink_fit(values, phases)
     if kind == "import":
         fewer = [{"faces": min(s["faces"], 400)} if s["root"] == "embedded" else {} for s in values["sources"]]
         return {"sources": [source | less for source, less in zip(values["sources"], fewer, strict=True)]}
@@ -216,6 +215,23 @@ def shrink(kind: str, values: dict[str, Any]) -> dict[str, Any]:
     if kind in ("checkpoints", "evaluate"):
         return {"resamples": min(values["resamples"], 100)}
     return {}
+
+
+def _shrink_fit(values: dict[str, Any], phases: Iterable[str]) -> dict[str, Any]:
+    from fer_lib.models.classifier import takes
+
+    cap = {"epochs": 1, "accum_steps": 1}
+    if not values["init_from"] or values["init_from"] in phases:  # else the weights' own width must be met
+        cap["embed_dim"] = 64
+    if values["image_size"] > 48 and takes(values["backbone"], 48):
+        cap["image_size"] = 48
+    caps = {key: min(values[key], most) for key, most in cap.items()}
+    batches = {"max_train_batches": 4, "max_val_batches": 2}
+    caps |= {key: min(values[key] or most, most) for key, most in batches.items()}  # 0 means all of them
+    least = max(7 * values["min_per_class"], 2 * values["processes"])
+    caps["batch_size"] = min(values["batch_size"], max(32, least))
+    times = {key: values[key] for key in ("warmup_epochs", "plain_epochs", "ramp_end") if values.get(key, 0) >= 1}
+    return caps | {key: value / values["epochs"] for key, value in times.items()}  # the same shares of one epoch
 
 
 def links(phase: Phase, before: list[Phase], every: list[str]) -> dict[str, list[Phase | str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from functools import lru_cache
 from typing import Any
 
 import timm
@@ -70,6 +71,35 @@ class CosineHead(nn.Module):
 def build_classifier(config: dict[str, Any]) -> FerClassifier:
     """The classifier that a bundle's ``model`` section describes, with untrained weights."""
     return FerClassifier(**config)
+
+
+def check_size(model: FerClassifier) -> None:
+    """FerError when the backbone does not take pictures of its configured size, which some only say in a forward."""
+    size, name = model.config["image_size"], model.config["backbone"]
+    training = model.training
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, size, size))
+    except Exception as error:  # whatever a net raises for a size that it can't take
+        own = timm.models.get_pretrained_cfg(name)
+        usual = "another size" if own is None else f"{own.input_size[-1]}, for which it was made"
+        raise FerError(
+            f"backbone {name} does not take pictures of {size} x {size} ({str(error) or type(error).__name__}): set "
+            f"image_size to {usual}"
+        ) from error
+    finally:
+        model.train(training)
+
+
+@lru_cache(maxsize=64)
+def takes(backbone: str, size: int) -> bool:
+    """Whether :func:`check_size` would pass, found out without weights."""
+    with torch.device("meta"):
+        try:
+            make_backbone(backbone, size).eval()(torch.zeros(1, 3, size, size))
+        except Exception:  # as above; a net that can't even be tried so counts as one that can't
+            return False
+    return True
 
 
 def make_backbone(name: str, image_size: int, pretrained: bool = False) -> nn.Module:

@@ -157,12 +157,15 @@ def least_used(gpus: list[str], wanted: int, held: Iterable[list[str]]) -> list[
 def share(count: int, params, gpus: list[str]) -> dict[str, str]:
     """Environment of one of ``count`` kernels, which sees these GPUs.
 
-    Its threads are the phase's, else its share of the cores; a number that the user set in $OMP_NUM_THREADS stays.
+    Its threads are the phase's, else its share of the cores, over as many processes as the phase has; a number that
+    the user set in $OMP_NUM_THREADS stays.
     """
+    own = max(1, cores() // count)
     found = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+    found["FER_CORES"] = str(own)
     threads = getattr(params, "threads", 0)
     if threads or "OMP_NUM_THREADS" not in os.environ:
-        found |= dict.fromkeys(_THREADS, str(threads or max(1, cores() // count)))
+        found |= dict.fromkeys(_THREADS, str(threads or max(1, own // getattr(params, "processes", 1))))
     return found
 
 

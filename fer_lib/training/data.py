@@ -39,6 +39,10 @@ class FitData:
     def class_counts(self) -> list[int]:
         return np.bincount(self.sampler.labels, minlength=NUM_CLASSES).tolist()
 
+    @property
+    def rows_with_votes(self) -> int:
+        return int((~np.isnan(self.train.manifest.soft_labels).any(1)).sum())
+
     def seen_before(self, step: int, steps_per_epoch: int) -> np.ndarray:
         """bool [N_train]: the rows that the first ``step`` steps drew, computed again rather than stored."""
         seen = np.zeros(len(self.sampler.labels), bool)
@@ -98,7 +102,8 @@ def open_data(manifest: Manifest, p: FitParams, cache_dir: Path) -> FitData:
     drawn = np.full(NUM_CLASSES, 1.0) if balanced else counts.astype(float)
     effective = drawn * (weights if weighted else 1.0)
     if p.logit_adjustment:  # of the prior pi, the adjusted loss leaves pi^(1 - tau) in the logits
-        effective = np.where(counts > 0, counts / counts.sum(), 0.0) ** (1.0 - p.logit_adjustment)
+        seen = counts > 0  # 0 to a power below 0 is no share
+        effective = np.power(counts / counts.sum(), 1.0 - p.logit_adjustment, where=seen, out=np.zeros(NUM_CLASSES))
     roles = packs[1].manifest.frame["val_role"].to_numpy(dtype=str)
     prior = (effective / effective.sum()).tolist()
     return FitData(packs[0], packs[1], sampler, contract, prior, weights, roles, n_select)

@@ -76,7 +76,7 @@ def fit(
         "event": "start", "resumed_at_step": state.step, "epochs_done": len(state.history), "total_steps": total,
         "steps_per_epoch": steps, "warmup_steps": warmup,
     }  # fmt: skip
-    for message in [*other, *_never_reached(p, warmup, total)]:
+    for message in [*other, *_of_no_effect(p, data, warmup, total)]:
         yield {"event": "note", "level": "warning", "message": message}
     workers = loader_threads(p, team.device)
     seen = data.seen_before(state.step, steps)
@@ -132,6 +132,7 @@ def fit(
             if began - saved + validation > 60 * p.checkpoint_minutes:  # steps are not to be lost to a long validation
                 checkpoint("checkpoint_last")
             row["val"], row["calibration"], best = validate(deployed, data, p, team.device, state.step / steps)
+            row["val"] |= {k: ids[k] for k in ("evalset_id", "protocol_id")}
             if best["metrics"]["val_select"]["macro_f1"] > state.best:
                 state.best, state.best_epoch = best["metrics"]["val_select"]["macro_f1"], epoch
                 write_best(out, deployed, described, best, epoch)
@@ -197,7 +198,16 @@ def _freeze_norms(model: FerClassifier, tune: str) -> None:
             module.eval()
 
 
-def _never_reached(p: FitParams, warmup: int, total: int) -> list[str]:
-    if warmup < total:
-        return []
-    return [f"warmup_epochs {p.warmup_epochs:g} of {p.epochs} epochs: lr {p.lr:g} is never reached; set it lower"]
+def _of_no_effect(p: FitParams, data: FitData, warmup: int, total: int) -> list[str]:
+    """What was asked for and can't come about."""
+    found = []
+    if warmup >= total:
+        found.append(
+            f"warmup_epochs {p.warmup_epochs:g} of {p.epochs} epochs: lr {p.lr:g} is never reached; set it lower"
+        )
+    if p.soft_label_weight and not data.rows_with_votes:
+        found.append(
+            f"soft_label_weight {p.soft_label_weight:g}: no training row has annotators' votes, so labels alone are "
+            "learned from; import a set that has votes (FERPlus), or set it to 0"
+        )
+    return found

@@ -24,7 +24,7 @@ from fer_lib.datasets.seen import SEEN, Seen, read_seen
 from fer_lib.deploy.bundle import Bundle, read_bundle
 from fer_lib.devices import describe_device
 from fer_lib.errors import DataError, FerError
-from fer_lib.models.classifier import FerClassifier, build_classifier
+from fer_lib.models.classifier import FerClassifier, build_classifier, check_size
 from fer_lib.models.weights import load_pretrained, resampled
 from fer_lib.params import FitParams
 from fer_lib.training.checkpoint import has_checkpoint
@@ -73,6 +73,7 @@ def _run_fit(
         out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(p.seed)
     model = build_classifier(config)
+    check_size(model)
     if team.rank > 0:
         team.wait()
     weights = _starting_weights(model, p, init_from, out)
@@ -90,9 +91,7 @@ def _run_fit(
         if event["event"] == "end" and team.rank == 0:
             describe_best(read_bundle(out / "best"), out)
             if p.smoke:
-                write_json(
-                    out / "smoke_results.json", {"smoke": True, **{k: v for k, v in event.items() if k != "event"}}
-                )
+                write_json(out / "smoke_results.json", _smoke_results(read_bundle(out / "best"), event))
         yield event
 
 
@@ -110,6 +109,12 @@ def describe_best(bundle: Bundle, out: Path) -> None:
     calibration = {"epoch": epoch, **shared, **{k: temperature[k] for k in ("fitted_on", "n", "note")}}
     write_json(out / "reliabilitymetrics.json", reliability)
     write_json(out / "calibration.json", calibration)
+
+
+def _smoke_results(best: Bundle, end: dict[str, Any]) -> dict[str, Any]:
+    counts = {k: best.meta["metrics"]["val_select"][k] for k in ("n_expected", "n_used")}
+    identity = {k: best.meta["ids"][k] for k in ("evalset_id", "protocol_id")}
+    return {"smoke": True, **identity, **counts, **{k: v for k, v in end.items() if k != "event"}}
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -225,7 +230,8 @@ def _alignment(p, manifest, data: FitData, weights, start: dict, init_from: str,
             "rows_total_before_filter": len(manifest), "rows_total_after_filter": len(kept),
             "source_counts_after_filter": dict(zip(sources.tolist(), counts.tolist(), strict=True)),
             "train_rows": len(data.train.manifest), "val_rows": len(data.val.manifest),
-            "class_counts": data.class_counts, "faces_without_points": data.train.without_points,
+            "class_counts": data.class_counts, "rows_with_votes": data.rows_with_votes,
+            "faces_without_points": data.train.without_points,
             "source_filter": {"include_sources": p.include_sources, "exclude_sources": p.exclude_sources},
             "n_expected": data.train.n_expected, "n_used": len(data.train.manifest),
         },

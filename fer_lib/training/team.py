@@ -7,6 +7,7 @@ import os
 import queue
 import socket
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -51,11 +52,15 @@ class Team(Alone):
     """Several processes in step: gradients are averaged by DistributedDataParallel, as accelerate sets it up."""
 
     def __init__(self, on_cpu: bool):
-        from accelerate import Accelerator, InitProcessGroupKwargs
+        from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
         patience = InitProcessGroupKwargs(timeout=WAIT)  # while the first one packs faces or evaluates
+        # Else gradients are put into other buckets after the first step, which a resume would take a second time; and
+        # among three or more the order in which a sum is taken, so its last bit, hangs on a gradient's place in them.
+        fixed = DistributedDataParallelKwargs(find_unused_parameters=True)
+        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
         # precision is the step's own matter
-        self._accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience])
+        self._accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience, fixed])
         super().__init__(self._accelerator.device)
         self.size, self.rank = self._accelerator.num_processes, self._accelerator.process_index
 

@@ -36,10 +36,11 @@ def validate(
     else:
         temperature = scaling.Temperature(mode="none", note="no val/temperature rows were evaluated")
     scaled = scores.summary(temperature.apply(logits[select]), labels[select])
-    val = {k: raw[k] for k in ("accuracy", "macro_f1", "per_class_f1", "nll", "ece")}
+    counts = {"n_expected": data.n_select, "n_used": int(select.sum())}
+    val = {k: raw[k] for k in ("accuracy", "macro_f1", "per_class_f1", "nll", "ece")} | counts
     known = {"mode": temperature.mode, "temperature": temperature.global_temperature or temperature.temperature_vector}
     metrics = {
-        "val_select": {**raw, "n_expected": data.n_select, "n_used": int(select.sum())},
+        "val_select": {**raw, **counts},
         "val_select_scaled": scaled,
     }
     return val, known, {"metrics": metrics, "temperature": temperature}

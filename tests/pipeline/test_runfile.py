@@ -169,6 +169,23 @@ def test_smoke_shrinks_every_phase_and_yields_to_overrides(write):
     assert plan.phase("evaluate").params.resamples == 100
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("plain_epochs: 5, ramp_end: 0.5", {"plain_epochs": 5 / 60, "ramp_end": 0.5, "image_size": 48}),
+        ("plain_epochs: 6, ramp_end: 30", {"plain_epochs": 0.1, "ramp_end": 0.5, "embed_dim": 64}),
+        ("processes: 24, batch_size: 96", {"batch_size": 48, "processes": 24}),
+        ("init_from: 'models:/fer-teacher@champion', embed_dim: 512", {"embed_dim": 512, "image_size": 48}),
+        ("backbone: hrnet_w18_small", {"image_size": 224}),  # it takes multiples of 32 only
+        ("backbone: vit_base_patch16_384, image_size: 384", {"image_size": 48}),
+    ],
+)
+def test_smoke_leaves_what_must_fit_together(write, given, expected):
+    text = f"phases:\n  import: {{}}\n  manifest: {{}}\n  t: {{kind: teacher, {given}}}\n"
+    p = load_run(write(text), smoke=True).phase("t").params
+    assert {key: getattr(p, key) for key in expected} == pytest.approx(expected)
+
+
 def test_smoke_leaves_what_is_small_already(write):
     text = GOOD.replace("epochs: 3", "epochs: 1, max_train_batches: 2").replace("faces: 700", "faces: 70")
     plan = load_run(write(text), smoke=True)

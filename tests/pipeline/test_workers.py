@@ -35,8 +35,18 @@ def test_without_a_gpu_kernels_share_the_cores(eight_cores, count, threads):
 def test_a_phase_with_threads_of_its_own_keeps_them(eight_cores, monkeypatch):
     assert workers.share(2, TeacherParams(threads=7), [])["OMP_NUM_THREADS"] == "7"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert workers.share(2, TeacherParams(), []) == {}, "what the user set stays"
+    assert workers.share(2, TeacherParams(), []) == {"FER_CORES": "4"}, "what the user set stays"
     assert workers.share(2, TeacherParams(threads=7), [])["OMP_NUM_THREADS"] == "7"
+
+
+def test_a_phase_of_several_processes_divides_its_share(eight_cores, monkeypatch):
+    """And what runs in the kernel counts on that share, so that batches are not made on a core that computes."""
+    from fer_lib import devices
+
+    seen = workers.share(2, TeacherParams(processes=2), [])
+    assert seen["OMP_NUM_THREADS"] == "2" and seen["FER_CORES"] == "4"
+    monkeypatch.setenv("FER_CORES", seen["FER_CORES"])
+    assert devices.cores() == 4
 
 
 def test_each_slot_has_gpus_of_its_own(eight_cores, monkeypatch):

@@ -103,8 +103,9 @@ class Victim:
                 found[f"{phase} history"] = [{k: v for k, v in row.items() if k != "timing"} for row in rows]
                 state = (folder / "checkpoint_last" / "state.safetensors").read_bytes()  # optimiser and EMA too
                 found[f"{phase} checkpoint_last"] = hashlib.sha256(state).hexdigest()
-            for file in folder.glob("*.onnx"):
-                found[f"{phase} {file.name}"] = file.stat().st_size
+            if phase == "teacher":
+                exported = json.loads((folder / "onnxparity.json").read_text())
+                found["exported weights"] = {name: said["weights_sha256"] for name, said in exported.items()}
         return found
 
     def _kill(self, phase: str, kind: str) -> Kill:

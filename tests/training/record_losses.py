@@ -19,7 +19,7 @@ FIT = dict(
     warmup_epochs=4.0, clip_grad=1.0, ema_decay=0.9, label_smoothing=0.05, soft_label_weight=0.5, imbalance="both",
     focal_gamma=1.0, mixup=0.2, clahe=True, plain_epochs=5, ramp_end=15, arcface_s=16.0, arcface_m=0.1,
     augment={
-        "rotation": 10.0, "erasing": 0.3, "grey": 0.1, "motion_blur": 0.2, "gamma": 0.2, "noise": 0.2, "jpeg": 0.2
+        "rotation": 10.0, "erasing": 0.3, "grey": 0.1, "motion_blur": 0.2, "gamma": 0.2, "noise": 8.0, "jpeg": 0.2
     },
     epochs=STEPS, max_train_batches=1, eval_every=STEPS, checkpoint_every=STEPS, onnx="none",
     threads=1, device="cpu", seed=SEED,
@@ -27,15 +27,17 @@ FIT = dict(
 
 
 def first_losses(folder: Path) -> dict:
-    """Draw faces, train on them in ``folder``, and what the file holds: the key, the faces' hash, the losses in hex.
+    """Draw faces, train on them in ``folder``, and what the file holds: the key, two hashes, the losses in hex.
 
     An epoch is one step here, so that its mean loss is that step's.
     """
     import torch
 
     from fer_lib.datasets.build import build_manifest
+    from fer_lib.datasets.manifest import Manifest
     from fer_lib.datasets.sources import import_all
     from fer_lib.datasets.synthetic import write_raw
+    from fer_lib.deploy.bundle import read_bundle
     from fer_lib.params import ManifestParams, SourceSpec, TeacherParams
     from fer_lib.training.data import open_data
     from fer_lib.training.teacher import train_teacher
@@ -43,6 +45,10 @@ def first_losses(folder: Path) -> dict:
     raw = write_raw(folder / "raw", "tree", faces=168, seed=SEED, size=32)
     import_all([SourceSpec(source="tree", root=str(raw))], folder / "imports")
     manifest = build_manifest(ManifestParams(val_roles=(0.5, 0.3, 0.2)), folder / "imports", folder / "manifest")
+    frame = manifest.frame.copy()  # every third face has votes: six for its label, two each for two others
+    votes = [[0.6 * (k == y) + 0.2 * ((k - y) % 7 in (1, 3)) for k in range(7)] for y in frame["label"]]
+    frame["soft_label"] = [own if i % 3 == 0 else None for i, own in enumerate(votes)]
+    manifest = Manifest(frame, manifest.meta, manifest.path)
     p = TeacherParams(**FIT)
     events = train_teacher(p, manifest, folder / "fit", folder / "cache")
     losses = [event["train"]["loss"] for event in events if event["event"] == "epoch"]
@@ -50,7 +56,9 @@ def first_losses(folder: Path) -> dict:
     pixels = hashlib.sha256(b"".join(faces[i].tobytes() for i in range(len(faces)))).hexdigest()
     return {
         "torch": torch.__version__, "cpu_capability": torch.backends.cpu.get_cpu_capability(), "seed": SEED,
-        "faces_sha256": pixels, "losses": [loss.hex() for loss in losses],
+        "faces_sha256": pixels,
+        "weights_sha256": read_bundle(folder / "fit" / "best").weights_sha256,  # the moving average after the last step
+        "losses": [loss.hex() for loss in losses],
     }  # fmt: skip
 
 

@@ -27,7 +27,6 @@ from fer_lib.training.teacher import TeacherObjective, train_teacher
 SMALL = dict(
     backbone="test_resnet", image_size=32, embed_dim=16, dropout=0.3, epochs=3, batch_size=14, lr=2e-3,
     warmup_epochs=0.5, plain_epochs=1, ramp_end=2, arcface_s=12.0, ema_decay=0.9, clip_grad=1.0, accum_steps=2,
-    soft_label_weight=0.5,
     augment={"rotation": 10.0, "erasing": 0.3}, max_train_batches=3, checkpoint_every=2, threads=1, device="cpu",
 )  # fmt: skip
 
@@ -111,6 +110,8 @@ def test_history_has_the_keys_of_the_appendix(whole):
         assert {"epoch", "train", "val", "calibration", "lr", "timing"} <= set(row)
         assert {"loss", "arcface_margin", "coverage"} <= set(row["train"])
         assert {"accuracy", "macro_f1", "per_class_f1", "nll", "ece"} <= set(row["val"])
+        identity = ("evalset_id", "protocol_id", "n_expected", "n_used")
+        assert all(row["val"][key] == read(whole[0], "reliabilitymetrics")[key] for key in identity)
         assert set(row["calibration"]) == {"mode", "temperature"}
         timing = {"epoch_sec", "total_sec", "images_per_sec", "data_wait_share", "peak_memory_gb"}
         assert set(row["timing"]) == timing and 0 <= row["timing"]["data_wait_share"] < 1
@@ -164,7 +165,7 @@ def test_votes_and_class_weights_enter_the_loss(drawn_manifest, pack_cache):
     voted = int(np.flatnonzero(frame["split"] == "train")[0])
     frame.at[voted, "soft_label"] = [0.0, 0.0, 0.0, 0.5, 0.5, 0.0, 0.0]
     manifest = Manifest(frame, drawn_manifest.meta, drawn_manifest.path)
-    p = params(imbalance="class_weights", plain_epochs=0, ramp_end=0)
+    p = params(imbalance="class_weights", plain_epochs=0, ramp_end=0, soft_label_weight=0.5)
     data = open_data(manifest, p, pack_cache)
     objective = TeacherObjective(p, data, torch.device("cpu"))
     rows = np.flatnonzero(np.isin(data.train.manifest.sample_ids, frame.loc[voted, "sample_id"]))

@@ -1,12 +1,14 @@
 """What cannot be trained is refused with words that say what to set, before any work where that can be known."""
 
+import json
 import re
 
 import pytest
 
 from fer_lib.datasets.manifest import Manifest
+from fer_lib.deploy.bundle import read_bundle
 from fer_lib.emotions import EMOTIONS
-from fer_lib.errors import DataError, ParamsError
+from fer_lib.errors import DataError, FerError, ParamsError
 from fer_lib.params import TeacherParams
 from fer_lib.runfile import load_run
 from fer_lib.training.teacher import train_teacher
@@ -61,10 +63,13 @@ def test_a_class_without_rows_is_named(drawn_manifest, pack_cache, tmp_path):
 
 
 @pytest.mark.parametrize("changes", [{"imbalance": "none"}, {"imbalance": "class_weights"},
-                                     {"imbalance": "none", "logit_adjustment": 1.0}])  # fmt: skip
+                                     {"imbalance": "none", "logit_adjustment": 1.0},
+                                     {"imbalance": "none", "logit_adjustment": 2.0}])  # fmt: skip
 def test_the_advice_for_a_class_without_rows_is_true(drawn_manifest, pack_cache, tmp_path, changes):
     events = train(without("Fear"), drawn_manifest, tmp_path, pack_cache, **changes)
     assert events[-1]["event"] == "end" and 0 <= events[-1]["best_macro_f1"] <= 1
+    if "logit_adjustment" in changes:
+        assert read_bundle(tmp_path / "fit" / "best").meta["training_prior"][EMOTIONS.index("Fear")] == 0
 
 
 def test_no_training_rows_at_all_are_said(drawn_manifest, pack_cache, tmp_path):
@@ -83,6 +88,26 @@ def test_fewer_rows_than_a_batch_are_a_step_of_what_there_is(drawn_manifest, pac
 def test_fewer_rows_than_micro_batches_need_are_refused(drawn_manifest, pack_cache, tmp_path):
     with pytest.raises(DataError, match="a step has 3 training rows for 2 micro-batches .* add rows, or lower"):
         train(few(3), drawn_manifest, tmp_path, pack_cache, imbalance="none", batch_size=64, accum_steps=2)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "said"), [("test_vit", "divisible by patch size"), ("efficientformer_l1", "set image_size to 224")]
+)
+def test_a_size_that_the_backbone_does_not_take_is_told_before_anything_is_packed(
+    drawn_manifest, tmp_path, backbone, said
+):
+    p = TeacherParams(**SMALL | {"backbone": backbone, "image_size": 50})
+    with pytest.raises(FerError, match=f"backbone {backbone} does not take pictures of 50 x 50 .*{said}"):
+        next(train_teacher(p, drawn_manifest, tmp_path / "fit", tmp_path / "cache"))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_votes_that_no_row_has_are_told(drawn_manifest, pack_cache, tmp_path):
+    p = TeacherParams(**SMALL | {"soft_label_weight": 0.7})
+    notes = [e["message"] for e in train_teacher(p, drawn_manifest, tmp_path, pack_cache) if e["event"] == "note"]
+    assert notes == ["soft_label_weight 0.7: no training row has annotators' votes, so labels alone are learned from; "
+                     "import a set that has votes (FERPlus), or set it to 0"]  # fmt: skip
+    assert json.loads((tmp_path / "alignmentreport.json").read_text())["data"]["rows_with_votes"] == 0
 
 
 def test_a_ramp_longer_than_the_run_says_what_to_set(drawn_manifest, pack_cache, tmp_path):

@@ -72,6 +72,20 @@ def test_a_team_that_was_broken_off_ends_as_the_unbroken_one(pair, drawn_manifes
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs) and set(ours) == set(theirs)
 
 
+def test_three_that_were_broken_off_end_as_the_unbroken_three(drawn_manifest, pack_cache, tmp_path):
+    """From three on the order of a sum depends on where a gradient lies, which must not hang on when a run began."""
+    p = TeacherParams(**BASE | {"processes": 3, "max_train_batches": 2})
+    list(train_teacher(p, drawn_manifest, tmp_path / "unbroken", pack_cache))
+    events = train_teacher(p, drawn_manifest, tmp_path / "broken", pack_cache)
+    while next(events)["event"] != "epoch":
+        pass
+    events.close()
+    resumed = list(train_teacher(p, drawn_manifest, tmp_path / "broken", pack_cache))
+    assert resumed[0]["resumed_at_step"] in (2, 4)
+    ours, theirs = (load_checkpoint(tmp_path / how / "checkpoint_last")[0] for how in ("broken", "unbroken"))
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs) and set(ours) == set(theirs)
+
+
 def test_micro_batches_within_a_team_are_those_of_one_process(drawn_manifest, pack_cache, tmp_path):
     """Two processes with two parts each against four parts: gradients are kept back until the last part."""
     found = {}
