@@ -15,6 +15,7 @@ from fer_lib.params.fit import AugmentParams, FitParams, StudentParams, TeacherP
 from fer_lib.params.live import LiveParams, SmoothingParams
 from fer_lib.params.manifest import ManifestParams
 from fer_lib.params.models import EvaluateParams, ExportParams, SoftLabelParams
+from fer_lib.params.score import StudyParams
 from fer_lib.params.sources import ImportParams, SourceSpec
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "SourceSpec",
     "Strict",
     "StudentParams",
+    "StudyParams",
     "TeacherParams",
     "usable_alias",
 ]

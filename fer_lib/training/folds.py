@@ -16,7 +16,7 @@ from filelock import FileLock
 from fer_lib.atomic import explained
 from fer_lib.datasets.batches import Sampler
 from fer_lib.datasets.facepack import FacePack, Faces, rows_key
-from fer_lib.datasets.manifest import Manifest
+from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
 from fer_lib.deploy.bundle import read_bundle
 from fer_lib.emotions import NUM_CLASSES
 from fer_lib.errors import DataError
@@ -143,7 +143,9 @@ def _fit_fold(train, held, p: StudentParams, work: Path, device, key: str, epoch
     config = dict(backbone=p.backbone, image_size=p.image_size, embed_dim=p.embed_dim, dropout=p.dropout, head=p.head)
     torch.manual_seed(p.seed)
     model = build_classifier(config)
-    options = dict(kind="student", name=p.name, ids={"fold": key}, team=Alone(device))
+    evalset = evalset_id(held.manifest.frame["sample_id"].tolist(), held.manifest.labels, "fold", 0)
+    ids = {"fold": key, "evalset_id": evalset, "protocol_id": protocol_id(evalset, train.contract, "none")}
+    options = dict(kind="student", name=p.name, ids=ids, team=Alone(device))
     for event in fit(model, StudentObjective(p, data, device, None), data, p, work, **options):
         if event["event"] == "epoch":
             epochs(event["epoch"] + 1)

@@ -1,0 +1,114 @@
+"""What a person can do to a running session, whether by key, by click or from a page: labels, smoothing, overlay, end.
+
+A window and a page run in threads of their own and only ever call :class:`Controls`; the session reads from it what
+holds for the frame that it works on.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+
+from fer_lib.emotions import EMOTIONS, NUM_CLASSES
+from fer_lib.errors import ParamsError
+from fer_lib.live.records import NO_LABEL
+from fer_lib.params import SmoothingParams
+
+# key -> (setting, step), SPEC 10
+STEPS = {
+    "[": ("ema_alpha", -0.05), "]": ("ema_alpha", 0.05),
+    "-": ("hysteresis_delta", -0.02), "=": ("hysteresis_delta", 0.02),
+    "v": ("vote_window", -2), "b": ("vote_window", 2),
+    "n": ("vote_min_count", -1), "m": ("vote_min_count", 1),
+}  # fmt: skip
+LIMITS = {
+    "ema_alpha": (0.0, 0.99), "hysteresis_delta": (0.0, 0.5), "vote_window": (1, 101), "vote_min_count": (1, 101),
+}  # fmt: skip
+HELP = (
+    ("1 to 7", "label " + " ".join(EMOTIONS)), ("c", "clear the label"), ("o", "overlay"), ("[ ]", "average -/+ 0.05"),
+    ("- =", "margin -/+ 0.02"), ("v b", "vote window -/+ 2"), ("n m", "votes needed -/+ 1"), ("q", "quit"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What holds at a moment: the manual ``label`` (0..6, -1 none) and who gave it (key, click, page)."""
+
+    label: int
+    label_source: str
+    smoothing: SmoothingParams
+    overlay: bool
+
+
+class Controls:
+    """The state that people change; every method may be called from any thread."""
+
+    def __init__(self, smoothing: SmoothingParams, overlay: bool = True):
+        self._lock = threading.Lock()
+        self._now = Setting(NO_LABEL, "", smoothing, overlay)
+        self._ending = threading.Event()
+
+    @property
+    def now(self) -> Setting:
+        with self._lock:
+            return self._now
+
+    @property
+    def ended(self) -> bool:
+        """Whether somebody asked the session to end."""
+        return self._ending.is_set()
+
+    def end(self) -> None:
+        self._ending.set()
+
+    def label(self, label: int, source: str) -> None:
+        """Set the manual label, 0..6, or -1 for none.  ParamsError for another number."""
+        if not NO_LABEL <= label < NUM_CLASSES:
+            raise ParamsError(f"label {label}: a manual label is 0 to {NUM_CLASSES - 1}, or -1 for none")
+        self._set(label=label, label_source=source)
+
+    def smooth(self, **values: float) -> SmoothingParams:
+        """Set smoothing parameters, each held within its range (:data:`LIMITS`); what holds now.
+
+        ParamsError for a name that there is not or a value that is no number.
+        """
+        with self._lock:
+            found = self._now.smoothing.model_dump()
+            for name, value in values.items():
+                found[name] = _within(name, value)
+            self._now = replace(self._now, smoothing=SmoothingParams(**found))
+            return self._now.smoothing
+
+    def overlay(self, shown: bool) -> None:
+        self._set(overlay=bool(shown))
+
+    def key(self, key: str) -> bool:
+        """What a key does (SPEC 10); False for one that does nothing."""
+        if key in STEPS:
+            name, step = STEPS[key]
+            self.smooth(**{name: getattr(self.now.smoothing, name) + step})
+        elif len(key) == 1 and key in "1234567":
+            self.label(int(key) - 1, "key")
+        elif key == "c":
+            self.label(NO_LABEL, "key")
+        elif key == "o":
+            self.overlay(not self.now.overlay)
+        elif key == "q":
+            self.end()
+        else:
+            return False
+        return True
+
+    def _set(self, **values) -> None:
+        with self._lock:
+            self._now = replace(self._now, **values)
+
+
+def _within(name: str, value: float) -> float | int:
+    if name not in LIMITS:
+        raise ParamsError(f"there is no smoothing parameter {name!r}: use {', '.join(LIMITS)}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+        raise ParamsError(f"{name} {value!r} is no number")
+    low, high = LIMITS[name]
+    kept = min(max(value, low), high)
+    return int(round(kept)) if isinstance(low, int) else round(float(kept), 6)

@@ -1,0 +1,97 @@
+"""Pictures of a scored session: truth, raw and shown labels over time; F1 by class; the study's trade."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from fer_lib.emotions import EMOTIONS
+from fer_lib.live.records import Frames
+from fer_lib.live.score import Segment, raw_labels
+
+DPI = 100
+COLOURS = ("#c44e52", "#8c6d31", "#8172b2", "#e1a32a", "#4c72b0", "#dd8452", "#7f8c8d")  # of the seven, in order
+_BARE = "#f2f2f2"
+
+
+def timeline(frames: Frames, truth: np.ndarray, shown: np.ndarray, found: list[Segment], title: str) -> Figure:
+    """Three bands over time (truth, raw, smoothed; grey: no label) and the largest probability of each frame.
+
+    ``truth``, ``shown`` int8 [T]; the segments that count are underlined in the truth's band.
+    """
+    figure = Figure(figsize=(11.0, 4.6), dpi=DPI, layout="constrained")
+    figure.suptitle(title, fontsize=13)
+    bands, under = figure.subplots(2, 1, sharex=True, height_ratios=(1.7, 1))
+    time = frames.time_sec
+    edges = np.append(time, 2 * time[-1] - time[-2] if len(time) > 1 else time[-1] + 1 / 30)
+    colours = ListedColormap([_BARE, *COLOURS])
+    for row, labels in enumerate((truth, raw_labels(frames), shown)):
+        cells = np.maximum(labels, -1)[None].astype(int) + 1
+        bands.pcolormesh(edges, [2.1 - row, 2.9 - row], cells, cmap=colours, vmin=0, vmax=len(COLOURS), rasterized=True)
+    for segment in found:
+        if len(segment.scored):
+            span = time[[segment.scored[0], segment.scored[-1]]]
+            bands.plot(span, [2.04, 2.04], color="black", linewidth=2.5, solid_capstyle="butt")
+    bands.set_yticks([2.5, 1.5, 0.5], ["truth\n(underlined: counts)", "raw", "smoothed"])
+    bands.set_ylim(0, 3)
+    bands.tick_params(left=False)
+    seen = sorted({int(k) for labels in (truth, raw_labels(frames), shown) for k in np.unique(labels) if k >= 0})
+    handles = [Patch(color=COLOURS[k], label=EMOTIONS[k]) for k in seen] + [Patch(color=_BARE, label="none")]
+    bands.legend(handles=handles, ncols=len(handles), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    under.plot(time, frames.probs.max(axis=1), color="#3b6fb6", linewidth=0.9)
+    under.set_ylim(0, 1.02)
+    under.set_ylabel("largest probability\nof the frame")
+    under.set_xlabel("seconds")
+    for axes in (bands, under):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlim(edges[0], edges[-1])
+    return figure
+
+
+def per_class(result: dict[str, Any], title: str) -> Figure:
+    """F1 of each class that was scored or shown, raw beside smoothed, and its frames.  ``result``: a score."""
+    names = [n for n in EMOTIONS if result["raw"]["support"][n] or result["smoothed"]["per_class_f1"][n]]
+    figure = Figure(figsize=(8.0, 4.2), dpi=DPI, layout="constrained")
+    figure.suptitle(title, fontsize=13)
+    axes, places = figure.subplots(), np.arange(len(names))
+    for offset, (kind, colour) in zip((-0.2, 0.2), (("raw", "#9bb8dc"), ("smoothed", "#3b6fb6")), strict=True):
+        values = [result[kind]["per_class_f1"][n] for n in names]
+        bars = axes.bar(places + offset, values, 0.38, color=colour, label=kind)
+        axes.bar_label(bars, fmt="%.2f", fontsize=9, padding=2)
+    axes.set_xticks(places, [f"{n}\n{result['raw']['support'][n]:,} frames" for n in names])
+    axes.set_ylim(0, 1.12)
+    axes.set_ylabel("F1")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower center", ncols=2, bbox_to_anchor=(0.5, 1.0))
+    return figure
+
+
+def trade(table: pd.DataFrame, current: pd.Series | None, better: pd.Series | None, title: str) -> Figure:
+    """Accuracy against flips a minute of every setting of a study, its front, and where ``current`` lies."""
+    figure = Figure(figsize=(8.6, 5.4), dpi=DPI, layout="constrained")
+    figure.suptitle(title, fontsize=13)
+    axes = figure.subplots()
+    dots = axes.scatter(
+        table["flips_per_min"], table["accuracy"], c=table["coverage"], cmap="viridis", s=9, alpha=0.55, linewidths=0,
+        rasterized=True,
+    )  # fmt: skip
+    figure.colorbar(dots, ax=axes, label="coverage: share of frames with a label")
+    best = table[table["on_front"]].sort_values("flips_per_min")
+    axes.step(best["flips_per_min"], best["accuracy"], where="post", color="#c44e52", linewidth=1.4, label="front")
+    for row, marker, name in ((current, "o", "these settings"), (better, "*", "as calm, more accurate")):
+        if row is not None:
+            values = "a {ema_alpha:g}, margin {hysteresis_delta:g}, vote {vote_min_count:g} of {vote_window:g}"
+            label = f"{name}: {values.format(**row.to_dict())}"
+            axes.plot(row["flips_per_min"], row["accuracy"], marker, color="black", markersize=9, mfc="white",
+                      mew=1.6, linestyle="none", label=label)  # fmt: skip
+    axes.set_xlabel("flips a minute of labelled time (fewer is calmer)")
+    axes.set_ylabel("accuracy, unlabelled frames wrong")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, loc="lower right")
+    return figure

@@ -1,0 +1,26 @@
+"""Parameters of scoring a live session: which one, and the grid of the smoothing study."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from fer_lib.params.base import Strict
+from fer_lib.params.live import SmoothingParams
+
+
+class StudyParams(Strict):
+    """The settings that are tried, each value of one with each of the others; ranges as in :class:`SmoothingParams`."""
+
+    ema_alpha: Annotated[list[float], Field(min_length=1)] = [0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95]
+    hysteresis_delta: Annotated[list[float], Field(min_length=1)] = [0.0, 0.02, 0.05, 0.08, 0.12, 0.2]
+    vote_window: Annotated[list[int], Field(min_length=1)] = [1, 5, 9, 15, 21, 31]
+    vote_min_count: Annotated[list[int], Field(min_length=1)] = [1, 3, 5, 8, 11, 16]
+
+    @field_validator("*")
+    @classmethod
+    def _each_is_a_setting(cls, values, info):
+        for value in values:
+            SmoothingParams(**{info.field_name: value})
+        return values

@@ -1,0 +1,170 @@
+"""Protocol-Lite: its figures against a count by hand, and what it says of sessions that can't be scored."""
+
+import json
+import shutil
+
+import drawn_session
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from fer_lib.cli import main as cli
+from fer_lib.emotions import EMOTIONS
+from fer_lib.errors import DataError
+from fer_lib.live.records import read_frames
+from fer_lib.live.score import CORRECTIONS, correct, flips, read_truth, score, segments
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    about = {"smoothing": {"ema_alpha": 0.7, "hysteresis_delta": 0.08, "vote_window": 15, "vote_min_count": 8},
+             "fps": 61.5, "latency_ms": {"p50": 9.0, "p95": 14.0}, "dropped": 3}  # fmt: skip
+    return drawn_session.write(tmp_path_factory.mktemp("s") / "acted", *drawn_session.acted(), about=about)
+
+
+def counted(time, truth):
+    """The scored frames in plain Python, from the words of the protocol."""
+    found, i = [], 0
+    while i < len(truth):
+        j = i
+        while j + 1 < len(truth) and truth[j + 1] == truth[i]:
+            j += 1
+        if truth[i] >= 0 and time[j] - time[i] >= 0.6 - 1e-6:
+            found += [k for k in range(i, j + 1) if time[i] + 0.25 - 1e-6 <= time[k] <= time[j] - 0.25 + 1e-6]
+        i = j + 1
+    return found
+
+
+def test_figures_are_those_of_a_count_by_hand(folder):
+    frames, result = read_frames(folder), score(folder)
+    time, truth = frames.time_sec.tolist(), frames.manual.tolist()
+    used = counted(time, truth)
+    assert 500 < result["n_used"] == len(used) < result["n_expected"] == sum(y >= 0 for y in truth)
+    raw = [-1 if np.isnan(p).any() else max(range(7), key=p.tolist().__getitem__) for p in frames.probs]
+    for name, labels in (("raw", raw), ("smoothed", frames.pred.tolist())):
+        own, y = [labels[k] for k in used], [truth[k] for k in used]
+        found = result[name]
+        assert found["accuracy"] == pytest.approx(sum(a == b for a, b in zip(own, y, strict=True)) / len(y))
+        assert found["coverage"] == pytest.approx(sum(a >= 0 for a in own) / len(y)) and found["coverage"] < 1
+        f1 = f1_score(y, own, labels=range(7), average=None, zero_division=0)
+        assert list(found["per_class_f1"].values()) == pytest.approx(f1.tolist())
+        present = sorted(set(y))
+        assert found["macro_f1"] == pytest.approx(f1.mean())
+        assert found["macro_f1_present"] == pytest.approx(f1[present].mean())
+        assert [found["support"][e] for e in EMOTIONS] == [y.count(k) for k in range(7)]
+        confusion = [[sum((a if a >= 0 else 7) == c and b == r for a, b in zip(own, y, strict=True)) for c in range(8)]
+                     for r in range(7)]  # fmt: skip
+        assert found["confusion"] == confusion
+        changes, last, lit = 0, None, 0.0
+        for k, label in enumerate(labels):
+            if label >= 0:
+                changes += last is not None and last != label
+                last = label
+                lit += time[k + 1] - time[k] if k + 1 < len(time) else time[k] - time[k - 1]
+        assert found["flips"] == changes and found["flips_per_min"] == pytest.approx(changes / (lit / 60))
+    assert result["smoothed"]["flips_per_min"] < result["raw"]["flips_per_min"] / 10
+    assert result["smoothed"]["accuracy"] > result["raw"]["accuracy"], "at the default settings, on faces that last"
+    assert (result["fps"], result["dropped"], result["latency_ms"]["p95"]) == (61.5, 3, 14.0)
+    json.dumps(result, allow_nan=False)
+
+
+def runs(*parts):
+    """Labels and times of ``(label, frames)`` at 25 frames a second."""
+    truth = np.concatenate([np.full(n, label, np.int8) for label, n in parts])
+    return truth, np.arange(len(truth)) / 25.0
+
+
+@pytest.mark.parametrize(
+    ("frames", "scored"),
+    [
+        (15, 0),  # 0.56 s
+        (16, 2),  # 0.60 s, of which 0.25 to 0.35 s: frames 7 and 8
+        (17, 3), (51, 37), (1, 0),
+    ],
+)  # fmt: skip
+def test_a_segment_counts_from_600_ms_on_without_250_at_either_end(frames, scored):
+    truth, time = runs((-1, 5), (3, frames), (-1, 4))
+    [found] = segments(truth, time)
+    assert (found.first, found.last, found.label) == (5, 4 + frames, 3) and len(found.scored) == scored
+    assert counted(time.tolist(), truth.tolist()) == found.scored.tolist()
+
+
+def test_a_segment_may_be_long_enough_and_hold_no_frame_that_counts():
+    truth, time = np.array([2, 2, 2, 2], np.int8), np.array([0.0, 0.1, 0.9, 1.0])
+    [found] = segments(truth, time)
+    assert found.seconds == 1.0 and len(found.scored) == 0
+
+
+def test_neighbouring_labels_are_segments_of_their_own_and_a_gap_parts_one():
+    found = segments(*runs((3, 30), (4, 30), (-1, 1), (4, 30)))
+    assert [(s.label, s.first, s.last) for s in found] == [(3, 0, 29), (4, 30, 59), (4, 61, 90)]
+
+
+def test_flips_are_counted_over_what_was_shown():
+    time = np.arange(6) * 10.0
+    assert flips(np.array([3, -1, 3, 4, -1, 3]), time) == {
+        "flips": 2, "labelled_minutes": pytest.approx(40 / 60), "flips_per_min": pytest.approx(3.0)
+    }  # fmt: skip
+    assert flips(np.full(6, -1), time)["flips_per_min"] == 0 and flips(np.array([3]), np.zeros(1))["flips"] == 0
+
+
+def test_corrections_change_the_truth_and_survive_nonsense(folder, tmp_path):
+    own = shutil.copytree(folder, tmp_path / "own")
+    frames, before = read_frames(own), score(own)
+    first, last = next((s.first, s.last) for s in segments(frames.manual, frames.time_sec))
+    label = EMOTIONS[(frames.manual[first] + 1) % 7]
+    correct(own, [(first, last, label)])
+    after, truth = score(own), read_truth(own, frames)
+    assert (
+        set(truth[first : last + 1]) == {EMOTIONS.index(label)}
+        and (truth[last + 1 :] == frames.manual[last + 1 :]).all()
+    )
+    assert after["evalset_id"] != before["evalset_id"] and after["corrected"] and not before["corrected"]
+    kept = (own / CORRECTIONS).read_text()
+    for wrong, said in (((0, 9, "Joy"), "line 3.*Joy"), ((90_000, 90_001, "Sad"), "frames 90000 to 90001 are not in")):
+        with pytest.raises(DataError, match=said):
+            correct(own, [wrong])
+    assert (own / CORRECTIONS).read_text() == kept
+    correct(own, [(first, last, "")])
+    assert (read_truth(own, frames)[first : last + 1] == -1).all(), "a later line wins, an empty label takes it away"
+    (own / CORRECTIONS).write_text("frame,label\n1,Sad\n")
+    with pytest.raises(DataError, match="the first line must be start_frame,end_frame,label"):
+        score(own)
+
+
+def test_sessions_that_cannot_be_scored_say_why(tmp_path):
+    probs = np.full((40, 7), 1 / 7)
+    none = drawn_session.write(tmp_path / "none", np.full(40, -1), probs)
+    with pytest.raises(DataError, match="no manual label.*keys 1 to 7"):
+        score(none)
+    short = drawn_session.write(tmp_path / "short", np.repeat([1, -1, 2, -1], 10), probs)
+    with pytest.raises(DataError, match="none of its 2 manual segments counts, the longest lasts 0.36 s"):
+        score(short)
+    with pytest.raises(DataError, match="holds no live session|per_frame.csv"):
+        score(tmp_path)
+
+
+def test_no_face_at_all_is_wrong_everywhere_and_no_crash(tmp_path):
+    empty = drawn_session.write(tmp_path / "empty", np.full(40, 3), np.full((40, 7), np.nan))
+    result = score(empty)
+    assert result["raw"]["accuracy"] == result["smoothed"]["accuracy"] == result["face_share"] == 0.0
+    assert result["raw"]["coverage"] == 0 and result["raw"]["macro_f1_present"] == 0
+
+
+def test_the_command_prints_a_table_and_leaves_json_and_plots(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["score", str(folder), "--out", str(tmp_path / "out"), "--study"])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0 and "61.5 frames/s; latency p50 9.0 ms, p95 14.0 ms" in said
+    assert "3 frames were dropped" in said and "study: " in said and "macro-F1, present" in said
+    assert {f.name for f in (tmp_path / "out").iterdir()} == {
+        "score.json", "timeline.png", "per_class.png", "study.csv", "study.png"
+    }  # fmt: skip
+    assert json.loads((tmp_path / "out" / "score.json").read_text()) == json.loads(json.dumps(score(folder)))
+
+
+def test_the_command_names_a_folder_that_is_none(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["score", str(tmp_path / "nowhere")])
+    assert ended.value.code == 1 and "nowhere" in capsys.readouterr().err
