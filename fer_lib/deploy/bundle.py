@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from fer_lib.atomic import fresh_folder, previous, write_synced
+from fer_lib.calibration.bias import checked_abstention, checked_bias
 from fer_lib.calibration.scaling import Temperature
+from fer_lib.deploy.plain import plain
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import BundleError
 from fer_lib.faces.contract import FaceContract
@@ -45,6 +47,18 @@ class Bundle:
     @property
     def name(self) -> str:
         return self.meta["name"]
+
+    @property
+    def logit_bias(self) -> np.ndarray | None:
+        """float64 [7], added to the logits after the temperature; None where the bundle has none."""
+        bias = self.meta.get("logit_bias")
+        return None if bias is None else np.asarray(bias, dtype=np.float64)
+
+    @property
+    def abstention(self) -> np.ndarray | None:
+        """float64 [7]: a label below its class's value is "Unknown"; None where the bundle never abstains."""
+        least = self.meta.get("abstention")
+        return None if least is None else np.asarray(least, dtype=np.float64)
 
     @property
     def weights_sha256(self) -> str:
@@ -109,12 +123,16 @@ def write_bundle(
     ids: Mapping[str, Any],
     metrics: Mapping[str, Any],
     extra_files: Mapping[str, Path] | None = None,
+    logit_bias: Sequence[float] | None = None,
+    abstention: Sequence[float] | None = None,
 ) -> Bundle:
     """Write a bundle folder at `path`, replacing one that is there, and return it as read back.
 
     `state_dict` maps parameter names to tensors; None needs a ``model.onnx`` among `extra_files` and
     ``ids["weights_sha256"]``.  `training_prior` is the class distribution trained on (7 numbers that sum to 1).
     `extra_files` maps plain file names to files that are copied in.  Non-finite metrics are stored as null.
+    `logit_bias` (7 numbers, added before the softmax) and `abstention` (7 shares, below which a class's label is
+    "Unknown") hold for whoever predicts with the bundle.
     Raises BundleError when the pieces make no bundle, DataError when the disk refuses.
     """
     path, extra = Path(path), dict(extra_files or {})
@@ -123,6 +141,8 @@ def write_bundle(
         raise BundleError(f"bundle {path}: training_prior must be {NUM_CLASSES} shares that sum to 1, got {prior}")
     if bad := [n for n in extra if not _plain_name(n) or n in (META, WEIGHTS)]:
         raise BundleError(f"bundle {path}: {bad} can't be the name of an extra file; use a plain file name of its own")
+    bias = None if logit_bias is None else checked_bias(list(logit_bias)).tolist()
+    least = None if abstention is None else checked_abstention(list(abstention)).tolist()
     ids = dict(ids)
     if state_dict is not None:
         from fer_lib.models.weights import tensors_sha256
@@ -141,7 +161,7 @@ def write_bundle(
                 )
             for file, source in extra.items():
                 write_synced(partial / file, Path(source).read_bytes())
-            meta = _plain(
+            meta = plain(
                 {
                     "format_version": FORMAT_VERSION,
                     "name": name,
@@ -151,7 +171,8 @@ def write_bundle(
                     "classes": list(EMOTIONS),
                     "face_contract": contract.model_dump(),
                     "temperature": None if temperature is None else temperature.model_dump(),
-                    "logit_bias": None,
+                    "logit_bias": bias,
+                    "abstention": least,
                     "training_prior": prior,
                     "ids": ids,
                     "metrics": dict(metrics),
@@ -175,8 +196,11 @@ def derive_bundle(
     metrics: Mapping[str, Any] | None = None,
     extra_files: Mapping[str, Path] | None = None,
     weights: bool = True,
+    logit_bias: Sequence[float] | None = None,
+    abstention: Sequence[float] | None = None,
 ) -> Bundle:
-    """A copy of `bundle` at `path`: another name or temperature (blank, None: its own), added ids, metrics and files.
+    """A copy of `bundle` at `path` with added ids, metrics and files; its name, temperature, bias and abstention stay
+    unless others are given.
 
     ``weights=False`` leaves the safetensors out (a packaged bundle).  Raises what :func:`write_bundle` raises.
     """
@@ -193,6 +217,8 @@ def derive_bundle(
         ids={**bundle.meta["ids"], **(ids or {})},
         metrics={**bundle.meta["metrics"], **(metrics or {})},
         extra_files={**kept, **(extra_files or {})},
+        logit_bias=bundle.meta.get("logit_bias") if logit_bias is None else logit_bias,
+        abstention=bundle.meta.get("abstention") if abstention is None else abstention,
     )
 
 
@@ -255,21 +281,6 @@ def _is_ours(path: Path) -> bool:
 
 def _plain_name(name: str) -> bool:
     return bool(name) and name not in (".", "..") and not name.startswith(".") and not any(c in name for c in "/\\:\0")
-
-
-def _plain(value: Any) -> Any:
-    """JSON types out of numpy scalars, arrays, tuples and paths; a non-finite number becomes null."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return str(value) if isinstance(value, Path) else value
 
 
 def _checksum(meta: Mapping[str, Any]) -> str:

@@ -58,9 +58,9 @@ class Predictor:
         self.bundle = bundle
         self.runtime = ("onnx" if bundle.has(ONNX) else "torch") if runtime == "auto" else runtime
         self._detector_name = detector
-        self._correction = np.zeros(NUM_CLASSES)
+        self._correction = np.zeros(NUM_CLASSES) if bundle.logit_bias is None else bundle.logit_bias.copy()
         if target_prior is not None:
-            self._correction = prior_correction(bundle.meta["training_prior"], target_prior)
+            self._correction += prior_correction(bundle.meta["training_prior"], target_prior)
         self._run = self._onnx() if self.runtime == "onnx" else self._torch()
 
     @cached_property
@@ -110,7 +110,7 @@ class Predictor:
         boxes: Sequence[Box | None] | None = None,
         points: Sequence[np.ndarray | None] | None = None,
     ) -> np.ndarray:
-        """Calibrated probabilities, float64 [N,7]: softmax of the logits after temperature and prior correction."""
+        """Calibrated probabilities, float64 [N,7]: softmax of scaled logits with bias and prior correction."""
         logits = self.logits(images, boxes, points)
         temperature = self.bundle.temperature
         scaled = logits if temperature is None else temperature.apply(logits)

@@ -44,7 +44,8 @@ class Capture:
         self.name = f"camera {source}" if self.is_camera else Path(source).name
         self._video = _open(source, self.is_camera)
         self.fps = self._video.get(cv2.CAP_PROP_FPS) or 0.0
-        self._paced, self._began, self._last = paced and not self.is_camera, time.perf_counter(), -1.0
+        self.paced = paced and not self.is_camera
+        self._began, self._last = time.perf_counter(), -1.0
         self.dropped, self.trouble = 0, ""
         first = self._read(0)
         if first is None:
@@ -99,7 +100,7 @@ class Capture:
             self._began = self._began if index else taken
         else:
             at = self._media_time(index)
-            if self._paced and (ahead := at - (taken - self._began)) > 0:
+            if self.paced and (ahead := at - (taken - self._began)) > 0:
                 self._ending_wait(ahead)
                 taken = time.perf_counter()
         self._last = at
@@ -117,14 +118,17 @@ class Capture:
             ending.wait(seconds)
 
     def _put(self, picture: Picture | None) -> None:
-        """Wait for room (a file), or push out what nobody took (a camera; the end of either)."""
+        """Wait for room (a file; the end of either), or push out what nobody took (a camera)."""
+        pushes = self.is_camera and picture is not None
         while True:
             try:
-                self._waiting.put(picture, timeout=0.1 if not self.is_camera else 0.0001)
+                self._waiting.put(picture, block=not pushes, timeout=0.1)
                 return
             except queue.Full:
-                if self._ending.is_set() or (self.is_camera and picture is not None):
-                    self.dropped += self._empty() if not self._ending.is_set() else self._empty() * 0
+                ending = self._ending.is_set()
+                if pushes or ending:
+                    lost = self._empty()
+                    self.dropped += 0 if ending else lost
 
     def _empty(self) -> int:
         count = 0

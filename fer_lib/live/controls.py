@@ -61,6 +61,10 @@ class Controls:
     def end(self) -> None:
         self._ending.set()
 
+    def wait(self) -> None:
+        """Until somebody asks the session to end."""
+        self._ending.wait()
+
     def label(self, label: int, source: str) -> None:
         """Set the manual label, 0..6, or -1 for none.  ParamsError for another number."""
         if not NO_LABEL <= label < NUM_CLASSES:

@@ -25,6 +25,7 @@ PER_FRAME, EVENTS, SUMMARY = "per_frame.csv", "events.csv", "demoresultssummary.
 THRESHOLDS, CORRECTNESS = "thresholds.json", "per_class_correctness.csv"
 FACES, RECORDED, SESSION = "faces.csv", "recorded.csv", "session.json"
 RAW_VIDEO, ANNOTATED_VIDEO = "raw.mkv", "annotated.avi"
+ANNOTATED_LIST = "annotated.csv"  # its frames, as RECORDED names those of the raw video
 
 PROBS = tuple(f"prob_{name}" for name in EMOTIONS)
 PER_FRAME_COLUMNS = (
@@ -222,6 +223,11 @@ def read_faces(folder: Path | str) -> dict[int, Face]:
             raise DataError(f"{file}: line {number} is not what a session writes ({error})") from error
         faces[index] = Face(tuple(values[:4]), values[4], points.reshape(5, 2) if points.size else None)
     return faces
+
+
+def listing(video: str) -> str:
+    """The file that names a video's frames."""
+    return RECORDED if video == RAW_VIDEO else ANNOTATED_LIST
 
 
 def read_recorded(folder: Path | str) -> list[int]:

@@ -29,7 +29,7 @@ class LiveParams(Strict):
     output: str = ""  # folder of the logs; blank: a new one below mlruns/live
     detect_scale: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5  # YuNet looks at pictures reduced by this
     detect_every: Annotated[int, Field(ge=1, le=60)] = 3  # frames; between two detections faces are tracked
-    record: Literal["none", "annotated", "raw"] = "none"
+    record: Literal["none", "annotated", "raw", "both"] = "none"
     smoothing: SmoothingParams = SmoothingParams()
     temperature: Positive | None = None  # None: the bundle's
     logit_bias: str = ""  # a logit_bias.json; blank: the bundle's

@@ -1,0 +1,182 @@
+"""``fer live``: a camera or a file, live; ``fer live replay`` and ``fer live buffer`` for sessions that were kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from fer_lib.cli.live_buffer import buffer
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.command()(buffer)
+
+
+@app.callback(invoke_without_command=True)
+def live(
+    context: typer.Context,
+    source: Annotated[
+        str, typer.Option(help="A camera's number or a video file; with --web also browser.", show_default="0")
+    ] = "",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/PATH, a bundle folder, or packaged. "
+            "Default: the registry's fer-student@champion where there is one, else packaged."
+        ),
+    ] = "",
+    detector: Annotated[
+        Literal["auto", "yunet", "dnn", "haar"], typer.Option(help="What finds faces; auto: yunet, else haar.")
+    ] = "auto",
+    detector_model: Annotated[
+        Path | None, typer.Option(help="YuNet's file, or the SSD's caffemodel with its prototxt beside it.")
+    ] = None,
+    detect_scale: Annotated[float, typer.Option(help="YuNet looks at pictures reduced by this.")] = 0.5,
+    detect_every: Annotated[
+        int, typer.Option(help="Frames from one search to the next; between, faces are followed.")
+    ] = 3,
+    output: Annotated[Path | None, typer.Option(help="Folder of the logs. Default: a new one in mlruns/live.")] = None,
+    record: Annotated[
+        Literal["none", "annotated", "raw", "both"], typer.Option(help="Keep a video; raw is what a replay needs.")
+    ] = "none",
+    temperature: Annotated[float | None, typer.Option(help="Instead of the bundle's.")] = None,
+    logit_bias: Annotated[Path | None, typer.Option(help="A logit_bias.json, instead of the bundle's.")] = None,
+    abstain: Annotated[
+        str,
+        typer.Option(help="Below this probability a label is Unknown: one share, or 7 with commas, Angry first."),
+    ] = "",
+    smoothing: Annotated[
+        str, typer.Option(help="Average, margin, vote window, votes needed, with commas.", show_default="0.7,0.08,15,8")
+    ] = "",
+    threads: Annotated[int, typer.Option(help="Threads of the model; 0: the runtime's choice.")] = 1,
+    paced: Annotated[bool, typer.Option("--paced", help="Play a file at its own speed.")] = False,
+    headless: Annotated[bool, typer.Option("--headless", help="No window: the same logs.")] = False,
+    web: Annotated[bool, typer.Option("--web", help="A page in the browser, on this machine only.")] = False,
+    port: Annotated[int, typer.Option(help="Of the page; 0: any free one.")] = 0,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
+) -> None:
+    """Recognise expressions live, with a calm label, and log each frame.
+
+    In the window: keys 1 to 7 (or the bar) say what is really shown, c clears that, q ends.  fer score DIR measures it.
+    """
+    if context.invoked_subcommand:
+        return
+    from fer_lib.errors import ParamsError
+
+    if headless and web:
+        raise ParamsError("--headless and --web: give one of them")
+    given = dict(
+        source=source or ("browser" if web else "0"), model=model, detector=detector, detector_model=detector_model,
+        output=output, detect_scale=detect_scale, detect_every=detect_every, record=record, temperature=temperature,
+        logit_bias=logit_bias, abstention=_shares(abstain), smoothing=_smoothing(smoothing), threads=threads,
+        paced=paced or web,
+    )  # fmt: skip
+    p, folder = parameters(**given)
+    if web:
+        from fer_lib.live.web.server import serve
+
+        _say(serve(p, folder, port, open_browser), folder)
+        return
+    if p.source == "browser":
+        raise ParamsError("--source browser is the camera of the page: add --web")
+    if not headless:
+        from fer_lib.live.window import check_window
+
+        check_window()
+    _say(_session(p, folder, headless), folder)
+
+
+def parameters(**given: Any):
+    """LiveParams and the session's folder; ParamsError for a value that is out of range."""
+    from fer_lib.params import LiveParams
+    from fer_lib.strict import validate
+    from fer_lib.tracking.registry import default_uri
+
+    values = {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if v is not None}
+    values["model"] = values.get("model") or default_uri()
+    p = validate(LiveParams, values, "live")
+    return p, Path(p.output) if p.output else _new_folder()
+
+
+def _new_folder() -> Path:
+    from datetime import datetime
+
+    from fer_lib.tracking import store
+
+    name = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder, number = store.mlruns() / "live" / name, 1
+    while folder.exists():  # two that begin in one second
+        number += 1
+        folder = folder.with_name(f"{name}-{number}")
+    return folder
+
+
+def _session(p, folder: Path, headless: bool) -> dict[str, Any]:
+    import signal
+
+    from fer_lib.live.session import until_end
+    from fer_lib.tracking.live import open_session
+
+    session = open_session(p, folder)
+    if session.detector.note:
+        typer.echo(session.detector.note, err=True)
+    signal.signal(signal.SIGTERM, lambda *_: session.controls.end())
+    session.start()
+    if not headless:
+        from fer_lib.live.window import show
+
+        show(session, f"fer live: {p.source}")
+    else:
+        typer.echo(f"{p.source}: logging to {folder}; Ctrl+C ends it", err=True)
+    return until_end(session)
+
+
+def _say(summary: dict[str, Any], folder: Path) -> None:
+    latency = summary["latency_ms"] or {}
+    pace = f"{summary['fps']:.1f} frames/s" if summary["fps"] else "no pace"
+    parts = [f"{summary['frames']:,} frames", pace, *(f"{k} {v:.1f} ms" for k, v in latency.items())]
+    if summary["dropped"]:
+        parts.append(f"{summary['dropped']:,} dropped")
+    typer.echo(f"{', '.join(parts)}\nwritten: {folder}")
+
+
+def _shares(text: str) -> list[float] | None:
+    from fer_lib.emotions import NUM_CLASSES
+
+    values = _numbers("--abstain", text)
+    return values * NUM_CLASSES if values is not None and len(values) == 1 else values
+
+
+def _smoothing(text: str) -> dict[str, float] | None:
+    from fer_lib.errors import ParamsError
+    from fer_lib.params import SmoothingParams
+
+    values, names = _numbers("--smoothing", text), list(SmoothingParams.model_fields)
+    if values is None:
+        return None
+    if len(values) != len(names):
+        raise ParamsError(f"--smoothing {text}: it takes {', '.join(names)}, with commas")
+    return {n: int(v) if n.startswith("vote") and v == int(v) else v for n, v in zip(names, values, strict=True)}
+
+
+def _numbers(option: str, text: str) -> list[float] | None:
+    from fer_lib.errors import ParamsError
+
+    try:
+        return [float(x) for x in text.split(",")] if text else None
+    except ValueError as error:
+        raise ParamsError(f"{option} {text}: write numbers with commas between them") from error
+
+
+@app.command()
+def replay(
+    session: Annotated[Path, typer.Argument(help="Folder that fer live wrote.", show_default=False)],
+    model: Annotated[str, typer.Option(help="The model that is asked instead, written as for fer live.")] = "packaged",
+    out: Annotated[Path | None, typer.Option(help="New session's folder. Default: SESSION-MODEL beside it.")] = None,
+) -> None:
+    """Ask another model about a kept session: same pictures, faces, labels and smoothing."""
+    from fer_lib.live.replay import replay as ask
+
+    folder = ask(session, model, out)
+    typer.echo(f"written: {folder}\nmeasure it: fer score {folder}")

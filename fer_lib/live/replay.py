@@ -1,0 +1,134 @@
+"""Another model asked about a kept session: the same pictures, faces, labels and smoothing, so that the model alone
+differs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fer_lib.atomic import fresh_folder
+from fer_lib.deploy.bundle import read_bundle
+from fer_lib.errors import DataError
+from fer_lib.faces.detectors import Face, get_detector
+from fer_lib.faces.points import find_points
+from fer_lib.live import records
+from fer_lib.live.judge import Judge
+from fer_lib.live.keeping import SESSION_FORMAT, fingerprint
+from fer_lib.live.log import SessionLog
+from fer_lib.live.recording import recorded_pictures
+from fer_lib.live.records import FrameRecord, Frames, read_faces, read_frames, read_session, write_session
+from fer_lib.live.score import CORRECTIONS
+from fer_lib.live.smoothing import Smoother
+from fer_lib.params import LiveParams, SmoothingParams
+
+
+def replay(
+    folder: Path | str, model: str, out: Path | str | None = None, smoothing: SmoothingParams | None = None
+) -> Path:
+    """Write the session in ``folder`` as ``model`` would have judged it to ``out``; that folder.
+
+    ``out``: by default beside the session, named after both.  ``smoothing``: by default what held when the session
+    ended.  A frame whose picture was not kept is left out and counted in ``session.json`` (``frames_without_picture``).
+    DataError when there are no pictures or ``out`` exists, FerError when the model cannot be had.
+    """
+    from fer_lib.tracking.registry import resolve
+
+    folder = Path(folder)
+    frames, faces, about = read_frames(folder), read_faces(folder), read_session(folder)
+    p = LiveParams(model=model, smoothing=smoothing or SmoothingParams(**about["smoothing"]))
+    out = Path(out) if out is not None else folder.with_name(f"{folder.name}-{_slug(model)}")
+    if out.exists():
+        raise DataError(f"{out} exists already: give another --out, or move it away")
+    judge = Judge(read_bundle(resolve(model)), p)
+    with _pictures(folder, about) as pictures, fresh_folder(out) as work:
+        write_session(work, _replayed(work, pictures, frames, faces, about, judge, p, folder))
+        if (folder / CORRECTIONS).is_file():
+            shutil.copyfile(folder / CORRECTIONS, work / CORRECTIONS)
+    return out
+
+
+def _replayed(
+    work: Path, pictures: Iterator, frames: Frames, faces: dict[int, Face], about: dict, judge: Judge, p: LiveParams,
+    folder: Path,
+) -> dict[str, Any]:  # fmt: skip
+    place = {int(index): i for i, index in enumerate(frames.frame_index)}
+    head = {"input": about["input"], "detector": frames.detector, "ckpt": judge.bundle.weights_sha256[:12],
+            "model": p.model}  # fmt: skip
+    started = datetime.now().astimezone().isoformat(timespec="seconds")
+    log, smoother = SessionLog(work, head, started, p.smoothing, p.show_emo_ratio), Smoother(p.smoothing)
+    aligner = _aligner(judge, about)
+    try:
+        for index, image in pictures:
+            if index not in place:
+                continue  # the session ended before it was judged
+            i, face = place[index], faces.get(index)
+            probs = None
+            if face is not None:
+                points = face.points if aligner is None else find_points(image, face.box, aligner)
+                probs = judge.probs(judge.contract.batch([(image, face.box, points)]))[0]
+            label = judge.label(smoother.step(probs))
+            manual = int(frames.manual[i])
+            log.add(FrameRecord(index, float(frames.time_sec[i]), manual, "replay", label, probs, face))
+    finally:
+        log.close()
+    if not log.frames:
+        raise DataError(f"{folder}: no frame of it has a picture: record with --record raw")
+    return {
+        "format": SESSION_FORMAT, "started": started, **head, "replay_of": about.get("replay_of", folder.name),
+        "source": about.get("source"), "size": about.get("size"), "model_facts": judge.about(),
+        "params": p.model_dump(mode="json"), "smoothing": p.smoothing.model_dump(), "frames": log.frames,
+        "frames_without_picture": len(place) - log.frames, "end": "it was over",
+    }  # fmt: skip
+
+
+def _aligner(judge: Judge, about: dict[str, Any]):
+    """Who finds the points anew: nobody where the model turns no faces, or where the session's own did."""
+    if judge.contract.align != "eyes" or about.get("points_refined"):
+        return None
+    return get_detector("yunet")
+
+
+@contextmanager
+def _pictures(folder: Path, about: dict[str, Any]) -> Iterator[Iterator[tuple[int, np.ndarray]]]:
+    """The recording, else the file that the session was made from, if it still is that file."""
+    if (folder / records.RAW_VIDEO).is_file():
+        with recorded_pictures(folder) as pictures:
+            yield pictures
+        return
+    source = about.get("source") or {}
+    file = Path(source.get("path", ""))
+    if not source.get("fingerprint"):
+        raise DataError(f"{folder} has no pictures to look at again: record sessions with --record raw")
+    if not file.is_file() or fingerprint(file) != source["fingerprint"]:
+        raise DataError(
+            f"{folder} was made from {file}, which is gone or another file now: put it back"
+        )
+    video = cv2.VideoCapture(str(file))
+    try:
+        yield _of_file(video)
+    finally:
+        video.release()
+
+
+def _of_file(video: cv2.VideoCapture) -> Iterator[tuple[int, np.ndarray]]:
+    index = 0
+    while True:
+        done, image = video.read()
+        if not done:
+            return
+        yield index, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        index += 1
+
+
+def _slug(model: str) -> str:
+    name = model.removeprefix("models:/").rstrip("/\\")
+    if "/" in name or "\\" in name:
+        name = name if model.startswith("models:/") else Path(name).name
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)

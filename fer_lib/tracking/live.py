@@ -1,0 +1,77 @@
+"""One live session as one MLflow run: its parameters when it begins, its figures and logs when it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fer_lib.live import records
+from fer_lib.live.session import Session
+from fer_lib.params import LiveParams
+from fer_lib.tracking import endings, store
+from fer_lib.tracking.records import below, flatten, git_state, numbers
+
+LOGS = (
+    records.PER_FRAME, records.EVENTS, records.SUMMARY, records.THRESHOLDS, records.CORRECTNESS, records.FACES,
+    records.RECORDED, records.SESSION,
+)  # fmt: skip
+
+
+def open_session(p: LiveParams, folder: Path, source=None) -> Session:
+    """A session whose run is open in MLflow from now on and ends with it.  Raises what :class:`Session` raises."""
+    session = Session(p, folder, source)
+    try:
+        run = LiveRun(p, folder)
+    except BaseException:
+        session.discard()
+        raise
+    session.at_end.append(run.end)
+    return session
+
+
+class LiveRun:
+    """The run of one session; ``run_id`` is its id.  A killed session's run is ended by the next command that looks."""
+
+    def __init__(self, p: LiveParams, folder: Path):
+        import mlflow
+
+        base = store.configure()
+        endings.reap()
+        self.folder, self._client = folder, mlflow.MlflowClient()
+        place = below(folder.resolve(), base)
+        tags = {"fer.kind": "live", "fer.folder": place, "fer.lock": f"{place}/.lock", "fer.git": git_state()}
+        run = self._client.create_run(store.experiment_id(), tags=tags, run_name=f"live {folder.name}")
+        self.run_id = run.info.run_id
+        for name, value in flatten(p.model_dump(mode="json")).items():
+            self._client.log_param(self.run_id, name, value if isinstance(value, str) else json.dumps(value))
+
+    def end(self, summary: dict[str, Any], error: BaseException | None) -> None:
+        """Figures, logs and how it ended; videos stay where they are, for they show people."""
+        from mlflow.entities import Metric
+        from mlflow.utils.time import get_current_time_millis
+
+        keys = ("frames", "fps", "latency_ms", "dropped", "first_frame_sec", "seconds", "views_skipped",
+                "pictures_not_recorded")  # fmt: skip
+        values = numbers({"live": {k: summary.get(k) for k in keys}}) | self._scored()
+        now = get_current_time_millis()
+        self._client.log_batch(self.run_id, metrics=[Metric(k, v, now, 0) for k, v in values.items()])
+        for name in LOGS:
+            if (self.folder / name).is_file():
+                self._client.log_artifact(self.run_id, str(self.folder / name), "session")
+        self._client.set_tag(self.run_id, "fer.end", str(summary.get("end", "")))
+        self._client.set_terminated(self.run_id, "FINISHED" if error is None else "FAILED")
+
+    def _scored(self) -> dict[str, float]:
+        """Protocol-Lite of a session that was labelled; nothing for one that was not."""
+        from fer_lib.errors import DataError
+        from fer_lib.live.score import score
+
+        try:
+            found = score(self.folder)
+        except DataError:  # no labels, or none for long enough: fer score says which
+            return {}
+        self._client.set_tag(self.run_id, "evalset_id", found["evalset_id"])
+        self._client.set_tag(self.run_id, "protocol_id", found["protocol_id"])
+        kept = ("raw", "smoothed", "n_expected", "n_used", "face_share")
+        return numbers({"score": {k: found[k] for k in kept}})
