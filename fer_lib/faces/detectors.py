@@ -1,19 +1,23 @@
-"""Finding faces in a photo: YuNet, with five points, where its file is at hand, OpenCV's Haar cascade otherwise."""
+"""Finding faces in a photo: YuNet, with five points, where its file is at hand, OpenCV's Haar cascade otherwise; by
+name also the SSD of :mod:`fer_lib.faces.ssd`."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import cv2
 import numpy as np
 
-from fer_lib.errors import DataError, FerError
+from fer_lib.errors import FerError
 from fer_lib.faces.align import eyes_level, transform_points
+from fer_lib.faces.found import Detector, Face, fitted, largest_first, mistaken
+from fer_lib.faces.ssd import SSD_FILE, SSD_URL, Ssd
+
+__all__ = ["Detector", "Face", "Haar", "Ssd", "YuNet", "get_detector"]
 
 log = logging.getLogger(__name__)
 
@@ -27,35 +31,6 @@ YUNET_URLS = (
 DOWNLOAD_SECONDS = 10  # a place is given up after so long without an answer
 
 
-@dataclass(frozen=True)
-class Face:
-    """One found face.
-
-    ``box`` = (top, left, bottom, right) in pixels of the picture, which it may leave; ``score`` 0..1; ``points``
-    float32 [5, 2] (x, y): the person's right eye, left eye, nose, right and left mouth corner.
-    """
-
-    box: tuple[float, float, float, float]
-    score: float
-    points: np.ndarray | None = None
-
-    @property
-    def area(self) -> float:
-        top, left, bottom, right = self.box
-        return (bottom - top) * (right - left)
-
-
-class Detector(Protocol):
-    name: str
-
-    def detect(self, image: np.ndarray, refine: bool = True) -> list[Face]:
-        """Faces of a uint8 RGB picture [H, W, 3], the largest first; an empty list when there is none.
-
-        ``refine`` looks closer for the points, which alignment needs; boxes and scores are the same without it.
-        """
-        ...
-
-
 class YuNet:
     """YuNet (Wu, Peng and Yu 2023).  An object keeps the size of its last picture: use one a thread.
 
@@ -64,7 +39,7 @@ class YuNet:
     leaves errors of 1 to 3 degrees and costs about 10 ms a look.
     """
 
-    name = "yunet"
+    name, note = "yunet", ""
     # Pixels of the longer side; pictures are resized into this range, for YuNet was trained on faces of 10 to 300.
     # Of 190 FER2013 crops it finds 148 at their own 48 pixels and 186 at 160; of 189 ExpW boxes 187 at 1024.
     SIDES = (160, 1024)
@@ -78,17 +53,17 @@ class YuNet:
         self._net = cv2.FaceDetectorYN.create("onnx", buffer, np.empty(0, np.uint8), (320, 320), min_score, nms)
 
     def detect(self, image: np.ndarray, refine: bool = True) -> list[Face]:
-        fitted, scale = _fitted(image, *self.SIDES)
+        small, scale = fitted(image, *self.SIDES)
         faces = []
-        for row in self._run(fitted):
+        for row in self._run(small):
             points = row[4:14].reshape(5, 2)
             if refine:
                 # A face that is large enough in the resized picture needs no more pixels than that one has.
-                source, up = (fitted, 1.0) if max(row[2:4]) >= self.VIEW / 2 else (image, scale)
+                source, up = (small, 1.0) if max(row[2:4]) >= self.VIEW / 2 else (image, scale)
                 points = self._look_closer(source, points * up, max(row[2:4]) * up) / up
             x, y, width, height = (float(v) for v in row[:4] * scale)
             faces.append(Face((y, x, y + height, x + width), float(row[14]), (points * scale).astype(np.float32)))
-        return _largest_first(faces, image)
+        return largest_first(faces, image)
 
     def _run(self, image: np.ndarray) -> np.ndarray:
         """float32 [n, 15]: x, y, width, height, five (x, y), score."""
@@ -120,41 +95,54 @@ class Haar:
     name = "haar"
     SIDES = (0, 1280)
 
-    def __init__(self):
+    def __init__(self, note: str = ""):
+        """``note``: why it stands in for another detector."""
+        self.note = note
         path = Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml"
         self._cascade = cv2.CascadeClassifier(str(path))
         if self._cascade.empty():
             raise FerError(f"OpenCV's Haar cascade does not load from {path}: install opencv-python 4.11 or later 4.x")
 
     def detect(self, image: np.ndarray, refine: bool = True) -> list[Face]:  # no points, so nothing to refine
-        fitted, scale = _fitted(image, *self.SIDES)
-        grey = cv2.cvtColor(fitted, cv2.COLOR_RGB2GRAY)
+        small, scale = fitted(image, *self.SIDES)
+        grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
         boxes = self._cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(60, 60))
         scaled = (tuple(float(v) * scale for v in box) for box in boxes)
-        return _largest_first([Face((y, x, y + h, x + w), 1.0) for x, y, w, h in scaled], image)
+        return largest_first([Face((y, x, y + h, x + w), 1.0) for x, y, w, h in scaled], image)
 
 
-def get_detector(name: Literal["auto", "yunet", "haar"] = "auto", model_path: Path | str | None = None) -> YuNet | Haar:
+def get_detector(
+    name: Literal["auto", "yunet", "dnn", "haar"] = "auto", model_path: Path | str | None = None
+) -> YuNet | Ssd | Haar:
     """A detector by name.
 
     YuNet's file is ``model_path``, else what $FER_YUNET names, else a download kept in the user's cache folder.  "auto"
-    is YuNet and, only when no file was named and none can be had, Haar with a logged warning.  Raises FerError, saying
-    what the file is, for a named file that is missing or not the pinned one, and for "yunet" without network.
+    is YuNet and, only when no file was named and none can be had, Haar; a logged warning and its ``note`` say why.
+    "dnn" is the SSD, whose caffemodel ``model_path`` names.  Raises FerError, saying what the file is, for a named file
+    that is missing or not the right one, for "yunet" without network and for "dnn" without a path.
     """
     if name == "haar":
         return Haar()
+    if name == "dnn":
+        if not model_path:
+            raise FerError(f"the detector dnn needs the path of its file {SSD_FILE}, with the prototxt beside it; the "
+                           f"file comes from {SSD_URL}")  # fmt: skip
+        return Ssd(model_path)
     if name not in ("auto", "yunet"):
-        raise FerError(f"unknown face detector {name!r}: choose auto, yunet or haar")
+        raise FerError(f"unknown face detector {name!r}: choose auto, yunet, dnn or haar")
     named = model_path or os.environ.get("FER_YUNET")
     if named:
+        if Path(named).suffix == ".caffemodel":
+            raise FerError(f"{named} is a Caffe model, which the detector {name} does not read: choose dnn for it")
         return YuNet(_read_model(Path(named)))
     try:
         return YuNet(_download())
     except FerError as error:
         if name == "yunet":
             raise
-        log.warning("faces are searched with OpenCV's Haar cascade, which is weaker and finds no eyes: %s", error)
-        return Haar()
+        note = f"faces are searched with OpenCV's Haar cascade, which is weaker and finds no eyes: {error}"
+        log.warning("%s", note)
+        return Haar(note.splitlines()[0])  # without the list of what each address answered
 
 
 def _read_model(path: Path) -> bytes:
@@ -171,13 +159,8 @@ def _verify(model: bytes, name: str) -> None:
     digest = hashlib.sha256(model).hexdigest()
     if digest == YUNET_SHA256:
         return
-    head = model[:200].lstrip().lower()
-    if head.startswith(b"version https://git-lfs"):
-        found = "a Git LFS pointer, not the model: run git lfs pull, or fetch the file itself"
-    elif head.startswith((b"<!doctype", b"<html")):
-        found = "an HTML page, not the model: a download went to a web page"
-    else:
-        found = f"another file ({len(model):,} bytes, SHA-256 {digest[:12]}...): {YUNET_SHA256[:12]}... is expected"
+    other = f"another file ({len(model):,} bytes, SHA-256 {digest[:12]}...): {YUNET_SHA256[:12]}... is expected"
+    found = mistaken(model) or other
     raise FerError(f"{name} is {found}; {YUNET_FILE} comes from {YUNET_URLS[0]}")
 
 
@@ -202,27 +185,3 @@ def _download() -> bytes:
         f"the face detector's file {YUNET_FILE} could not be downloaded; fetch it by hand, set FER_YUNET to its path, "
         "or use the detector haar.\n" + "\n".join(failures)
     )
-
-
-def _fitted(image: np.ndarray, smallest: int, largest: int) -> tuple[np.ndarray, float]:
-    """The picture with its longer side within the two limits, and the factor that takes its pixels back."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise DataError(f"a detector wants a uint8 RGB picture [height, width, 3], got {image.dtype} {image.shape}")
-    longer = max(image.shape[:2])
-    target = min(max(longer, smallest), largest)
-    if target == longer:
-        return image, 1.0
-    scale = longer / target
-    size = (max(1, round(image.shape[1] / scale)), max(1, round(image.shape[0] / scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale > 1 else cv2.INTER_CUBIC), scale
-
-
-def _largest_first(faces: list[Face], image: np.ndarray) -> list[Face]:
-    """By area; boxes of no extent and boxes wholly off the picture, which a net can regress, are no faces."""
-    height, width = image.shape[:2]
-
-    def is_on(face: Face) -> bool:
-        top, left, bottom, right = face.box
-        return max(top, 0) < min(bottom, height) and max(left, 0) < min(right, width)
-
-    return sorted(filter(is_on, faces), key=lambda face: face.area, reverse=True)

@@ -164,7 +164,7 @@ def test_one_changed_byte_is_noticed(tmp_path, yunet_file):
 def test_a_missing_named_file_and_an_unknown_name(tmp_path):
     with pytest.raises(FerError, match="gone.onnx.*check the path"):
         get_detector("auto", tmp_path / "gone.onnx")
-    with pytest.raises(FerError, match="choose auto, yunet or haar"):
+    with pytest.raises(FerError, match="choose auto, yunet, dnn or haar"):
         get_detector("mtcnn")
 
 
@@ -207,6 +207,19 @@ def test_download_goes_on_to_the_address_that_gives_the_model(web, yunet_file, c
     assert asked == ["/a", "/b", "/c"]
 
 
+def test_without_a_network_the_reason_is_told(web, monkeypatch):
+    """Addresses at which nobody answers, as on a machine that is cut off."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setattr(detectors, "YUNET_URLS", (f"http://127.0.0.1:{port}/a",))
+    with pytest.raises(FerError, match="could not be downloaded; fetch it by hand, set FER_YUNET") as error:
+        get_detector("yunet")
+    assert f"127.0.0.1:{port}/a" in str(error.value) and len(str(error.value).splitlines()) == 2
+
+
 def test_no_good_address_is_an_error_that_says_why(web):
     pages, _ = web
     pages.update({"/a": WRONG["lfs"][0], "/b": WRONG["html"][0]})
@@ -221,4 +234,6 @@ def test_auto_falls_back_to_haar_and_says_so(web, caplog):
     with caplog.at_level(logging.WARNING):
         detector = get_detector("auto")
     assert detector.name == "haar"
+    assert "Haar" in detector.note and "FER_YUNET" in detector.note and "\n" not in detector.note, "for a page to show"
+    assert get_detector("haar").note == "", "asked for, not a makeshift"
     assert any("Haar" in r.message and "FER_YUNET" in r.message for r in caplog.records)

@@ -1,0 +1,82 @@
+"""What a detector gives and takes: faces of a picture, the picture in the sizes that it was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from fer_lib.errors import DataError
+
+
+@dataclass(frozen=True)
+class Face:
+    """One found face.
+
+    ``box`` = (top, left, bottom, right) in pixels of the picture, which it may leave; ``score`` 0..1; ``points``
+    float32 [5, 2] (x, y): the person's right eye, left eye, nose, right and left mouth corner.
+    """
+
+    box: tuple[float, float, float, float]
+    score: float
+    points: np.ndarray | None = None
+
+    @property
+    def area(self) -> float:
+        top, left, bottom, right = self.box
+        return (bottom - top) * (right - left)
+
+
+class Detector(Protocol):
+    """``name``: yunet, dnn or haar.  ``note``: why it is not the one that was asked for, in words; else blank."""
+
+    name: str
+    note: str
+
+    def detect(self, image: np.ndarray, refine: bool = True) -> list[Face]:
+        """Faces of a uint8 RGB picture [H, W, 3], the largest first; an empty list when there is none.
+
+        ``refine`` looks closer for the points, which alignment needs; boxes and scores are the same without it.
+        """
+        ...
+
+
+def checked(image: np.ndarray) -> np.ndarray:
+    """The picture; DataError unless it is uint8 RGB [H, W, 3] with at least one pixel."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise DataError(f"a detector wants a uint8 RGB picture [height, width, 3], got {image.dtype} {image.shape}")
+    return image
+
+
+def fitted(image: np.ndarray, smallest: int, largest: int) -> tuple[np.ndarray, float]:
+    """The picture with its longer side within the two limits, and the factor that takes its pixels back."""
+    longer = max(checked(image).shape[:2])
+    target = min(max(longer, smallest), largest)
+    if target == longer:
+        return image, 1.0
+    scale = longer / target
+    size = (max(1, round(image.shape[1] / scale)), max(1, round(image.shape[0] / scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale > 1 else cv2.INTER_CUBIC), scale
+
+
+def largest_first(faces: list[Face], image: np.ndarray) -> list[Face]:
+    """By area; boxes of no extent and boxes wholly off the picture, which a net can regress, are no faces."""
+    height, width = image.shape[:2]
+
+    def is_on(face: Face) -> bool:
+        top, left, bottom, right = face.box
+        return max(top, 0) < min(bottom, height) and max(left, 0) < min(right, width)
+
+    return sorted(filter(is_on, faces), key=lambda face: face.area, reverse=True)
+
+
+def mistaken(data: bytes) -> str:
+    """What came in place of a model's file, where it is one of the usual mistakes; blank otherwise."""
+    head = data[:200].lstrip().lower()
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the model: run git lfs pull, or fetch the file itself"
+    if head.startswith((b"<!doctype", b"<html")):
+        return "an HTML page, not the model: a download went to a web page"
+    return ""

@@ -1,0 +1,110 @@
+"""The SSD face detector of OpenCV's samples (Liu et al. 2016 on a ResNet-10), in Caffe's format.
+
+Two files that belong together: the weights (``res10_300x300_ssd_iter_140000_fp16.caffemodel``) and the net that they
+fill (``deploy.prototxt``).  It finds boxes alone, also of faces turned away; no points.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fer_lib.errors import FerError
+from fer_lib.faces.found import Face, checked, largest_first, mistaken
+
+SSD_FILE = "res10_300x300_ssd_iter_140000_fp16.caffemodel"
+SSD_URL = f"https://github.com/opencv/opencv_3rdparty/raw/dnn_samples_face_detector_20180205_fp16/{SSD_FILE}"
+PROTOTXT_URL = "https://github.com/opencv/opencv/raw/4.x/samples/dnn/face_detector/deploy.prototxt"
+SIDE = 300  # pixels: pictures are squeezed into this square, as in its training
+MEAN_BGR = (104.0, 177.0, 123.0)
+MIN_SCORE = 0.5
+FACE = 1  # class 0 is the background
+
+
+class Ssd:
+    """The net as OpenCV runs it.  An object keeps its last picture: use one a thread."""
+
+    name, note = "dnn", ""
+
+    def __init__(self, caffemodel: Path | str, min_score: float = MIN_SCORE):
+        """``caffemodel``: the weights' file, with its prototxt in the same folder.
+
+        FerError, saying what is there instead, when a file is missing, cannot be read, is something else, or when the
+        two make no face detector together.
+        """
+        weights = Path(caffemodel).expanduser()
+        model = _read(weights, SSD_URL)
+        layout = prototxt_of(weights)
+        self.min_score, self._what = min_score, f"{weights} with {layout.name}"
+        text = _read(layout, PROTOTXT_URL)
+        try:
+            # not by path: OpenCV cannot open every Windows one
+            self._net = cv2.dnn.readNetFromCaffe(np.frombuffer(text, np.uint8), np.frombuffer(model, np.uint8))
+            output = self._run(np.zeros((SIDE, SIDE, 3), np.uint8))  # weights that do not fit are noticed only here
+        except cv2.error as error:
+            raise FerError(
+                f"{self._what} is no net that OpenCV can run ({_reason(error)}): fetch both again, from {SSD_URL} and "
+                f"{PROTOTXT_URL}"
+            ) from error
+        if output.ndim != 4 or output.shape[:2] != (1, 1) or output.shape[3] != 7:
+            raise FerError(
+                f"{self._what} is a net, but no SSD face detector: it gives {list(output.shape)}, not [1, 1, N, 7]; "
+                f"the right ones come from {SSD_URL} and {PROTOTXT_URL}"
+            )
+
+    def detect(self, image: np.ndarray, refine: bool = True) -> list[Face]:  # no points, so nothing to refine
+        """As :meth:`found.Detector.detect`; boxes end at the picture's edges."""
+        return faces_of(self._run(checked(image)), image, self.min_score)
+
+    def _run(self, image: np.ndarray) -> np.ndarray:
+        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        self._net.setInput(cv2.dnn.blobFromImage(bgr, 1.0, (SIDE, SIDE), MEAN_BGR))
+        return self._net.forward()
+
+
+def faces_of(output: np.ndarray, image: np.ndarray, min_score: float = MIN_SCORE) -> list[Face]:
+    """The faces in an SSD's ``output`` float [1, 1, N, 7] for ``image`` [H, W, 3], the largest first.
+
+    A row is picture, class, score, left, top, right, bottom, the last four as shares of the picture.  Rows of another
+    class, below ``min_score`` or not finite are no faces; boxes are cut at the picture's edges.
+    """
+    rows = np.asarray(output, np.float64).reshape(-1, 7)
+    rows = rows[np.isfinite(rows).all(axis=1) & (rows[:, 1] == FACE) & (rows[:, 2] >= min_score)]
+    height, width = image.shape[:2]
+    edges = rows[:, 3:].clip(0.0, 1.0) * (width, height, width, height)
+    boxes, scores = edges[:, [1, 0, 3, 2]].tolist(), rows[:, 2].tolist()
+    return largest_first([Face(tuple(box), score) for box, score in zip(boxes, scores, strict=True)], image)
+
+
+def prototxt_of(weights: Path) -> Path:
+    """The net's file beside its weights: the one of the same name, else the only one in the folder; FerError else."""
+    if (same := weights.with_suffix(".prototxt")).is_file():
+        return same
+    found = sorted(weights.parent.glob("*.prototxt"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(file.name for file in found)
+        raise FerError(f"beside {weights} lie {names}: name the one that belongs to it {same.name}")
+    raise FerError(f"beside {weights} there is no *.prototxt, the net that its weights fill: put {PROTOTXT_URL} there")
+
+
+def _read(file: Path, url: str) -> bytes:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise FerError(
+            f"the SSD detector's file {file} cannot be read ({error.strerror or error}): check the path; it comes from "
+            f"{url}"
+        ) from error
+    found = mistaken(data) or ("" if data else "an empty file")
+    if found:
+        raise FerError(f"{file} is {found}; it comes from {url}")
+    return data
+
+
+def _reason(error: cv2.error) -> str:
+    """The part of OpenCV's message that says why, on one line."""
+    return " ".join(str(error.err or error).split())[:160]
