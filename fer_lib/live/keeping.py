@@ -50,7 +50,7 @@ class Keeper:
         self._rows: queue.Queue[tuple[FrameRecord, Setting] | None] = queue.Queue(ROWS_AHEAD)
         self._pictures: queue.Queue[View | None] = queue.Queue(PICTURES_AHEAD)
         self._videos: list[VideoFile] = []
-        self._threads: list[threading.Thread] = []
+        self._threads: list[tuple[threading.Thread, queue.Queue]] = []
         self._may_drop, self._unrecorded, self._closed = False, 0, False
 
     def begin(self, source, judge, detector) -> None:
@@ -75,10 +75,12 @@ class Keeper:
         for name in kinds:
             lossless = name == records.RAW_VIDEO
             self._videos.append(VideoFile(self.folder, name, source.size, source.fps, lossless))
-        work = [("log", self._write_rows)] + ([("record", self._write_pictures)] if self._videos else [])
-        for name, task in work:
-            self._threads.append(threading.Thread(target=self._guarded, args=(task,), name=f"fer-{name}", daemon=True))
-            self._threads[-1].start()
+        work = [("log", self._write_rows, self._rows)]
+        work += [("record", self._write_pictures, self._pictures)] if self._videos else []
+        for name, task, waiting in work:
+            thread = threading.Thread(target=self._guarded, args=(task,), name=f"fer-{name}", daemon=True)
+            self._threads.append((thread, waiting))
+            thread.start()
 
     def add(self, record: FrameRecord, setting: Setting, view: View) -> None:
         """Hand a frame over; waits only while the disk is thousands of frames behind.  Raises what the disk refused."""
@@ -106,17 +108,13 @@ class Keeper:
     def end(self, facts: dict[str, Any], error: BaseException | None, trouble: str) -> None:
         """Write what waits, close everything, complete ``session.json``.  Raises what the disk refused."""
         try:
-            for waiting in (self._rows, self._pictures):
-                if self._error is None:
-                    self._put(waiting, None)
-            for thread in self._threads:
-                thread.join()
+            for thread, waiting in self._threads:
+                _finish(thread, waiting)
         finally:
             self._close()
-        if self._error is not None:
-            raise self._error
+        error = error or self._error
         if self._log is None:
-            return
+            raise error
         reason = f"it failed: {error}" if error is not None else trouble or "it was over or ended by hand"
         self.summary |= facts | {
             "ended": datetime.now().astimezone().isoformat(timespec="seconds"), "end": reason,
@@ -126,6 +124,8 @@ class Keeper:
             "pictures_not_recorded": self._unrecorded,
         }  # fmt: skip
         write_session(self.folder, self.summary)
+        if self._error is not None:
+            raise self._error
 
     def _close(self) -> None:
         """Every file, whatever befell the others; the first error is kept."""
@@ -168,6 +168,17 @@ class Keeper:
             for video in self._videos:
                 raw = video.path.name == records.RAW_VIDEO
                 video.add(view.index, view.image if raw else _annotated(view))
+
+
+def _finish(thread: threading.Thread, waiting: queue.Queue) -> None:
+    """Tell a thread that nothing more comes, and wait; one that failed takes nothing any more."""
+    while thread.is_alive():
+        try:
+            waiting.put(None, timeout=0.2)
+            break
+        except queue.Full:
+            continue
+    thread.join()
 
 
 def _annotated(view: View):

@@ -1,0 +1,84 @@
+"""``fer live`` as a person runs it: logs, what is said, one run in MLflow, and the bundle's own bias and abstention."""
+
+import json
+
+import numpy as np
+import pytest
+from road import fer
+
+from fer_lib.live.records import read_frames, read_session
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("live") / "home"
+    for name in ("params", "notebooks"):
+        (home / name).mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FER_HOME", str(home))
+        yield home
+
+
+@pytest.fixture(scope="module")
+def ended(home, clip):
+    return fer("live", "--headless", "--source", str(clip), "--detector", "haar", "--detect-every", "2")
+
+
+def test_it_says_where_the_logs_are_and_how_fast_it_was(home, ended):
+    [folder] = (home / "mlruns" / "live").iterdir()
+    assert ended.code == 0 and f"written: {folder}" in ended.out
+    assert "60 frames" in ended.out and "frames/s" in ended.out and "p95" in ended.out
+    assert len(read_frames(folder).frame_index) == 60 and read_session(folder)["params"]["detect_every"] == 2
+    assert not (folder / ".lock.holder.json").exists()
+
+
+def test_one_run_a_session(home, ended):
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    [run] = client.search_runs(experiments, "tags.`fer.kind` = 'live'")
+    [folder] = (home / "mlruns" / "live").iterdir()
+    assert run.info.status == "FINISHED" and run.data.tags["fer.folder"] == f"mlruns/live/{folder.name}"
+    assert run.data.params["detector"] == "haar" and run.data.params["smoothing.ema_alpha"] == "0.7"
+    assert run.data.metrics["live/frames"] == 60 and run.data.metrics["live/latency_ms/p95"] > 0
+    assert {a.path for a in client.list_artifacts(run.info.run_id, "session")} == {
+        f"session/{n}" for n in ("per_frame.csv", "events.csv", "demoresultssummary.csv", "thresholds.json",
+                                 "per_class_correctness.csv", "faces.csv", "session.json")}  # fmt: skip
+    assert "score/raw/accuracy" not in run.data.metrics, "nobody labelled it"
+
+
+def test_auto_without_yunet_goes_to_haar_and_says_so(home, clip, tmp_path, monkeypatch):
+    monkeypatch.delenv("FER_YUNET", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("fer_lib.faces.detectors.YUNET_URLS", ("http://127.0.0.1:9/none.onnx",))
+    ended = fer("live", "--headless", "--source", str(clip), "--output", str(tmp_path / "s"))
+    assert ended.code == 0 and "Haar" in ended.err and "127.0.0.1:9" in ended.err
+    about = read_session(tmp_path / "s")
+    assert about["detector"] == "haar" and "Haar" in about["detector_note"]
+    assert read_frames(tmp_path / "s").detector == "haar"
+
+
+def test_a_bundles_own_bias_and_abstention_hold(home, clip, tmp_path):
+    from fer_lib.deploy.bundle import ONNX, derive_bundle
+    from fer_lib.deploy.packaged import packaged_bundle
+
+    bias, least = [0, 0, 0, 30.0, 0, 0, 0], [0, 0, 0, 1.0, 0, 0, 0]
+    bundle = derive_bundle(packaged_bundle(), tmp_path / "biased", logit_bias=bias, abstention=least, weights=False)
+    assert bundle.has(ONNX) and bundle.logit_bias.tolist() == bias
+    plain = ("live", "--headless", "--source", str(clip), "--detector", "haar", "--model", str(tmp_path / "biased"))
+    assert fer(*plain, "--output", str(tmp_path / "s")).code == 0
+    frames = read_frames(tmp_path / "s")
+    faces = ~np.isnan(frames.probs).any(axis=1)
+    assert (frames.probs[faces].argmax(axis=1) == 3).all() and set(frames.pred.tolist()) == {-1, -2}
+    assert fer(*plain, "--output", str(tmp_path / "t"), "--abstain", "0").code == 0
+    assert set(read_frames(tmp_path / "t").pred.tolist()) == {-1, 3}, "a flag goes before the bundle"
+    assert json.loads((tmp_path / "t" / "session.json").read_text())["model_facts"]["logit_bias"] == bias
+
+
+def test_without_a_screen_it_says_what_to_do(home, clip, tmp_path, monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    ended = fer("live", "--source", str(clip), "--output", str(tmp_path / "s"))
+    assert ended.code == 1 and "--headless" in ended.err and "--web" in ended.err
+    assert not (tmp_path / "s").exists()

@@ -1,0 +1,127 @@
+"""A kept session asked again: the same model gives the same bits, another one the same faces and labels."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+from living import PLAIN, handed, lived
+from road import fer
+
+from fer_lib.deploy.bundle import META
+from fer_lib.deploy.packaged import FOLDER
+from fer_lib.errors import DataError
+from fer_lib.live.records import RAW_VIDEO, read_faces, read_frames, read_session
+from fer_lib.live.replay import replay
+from fer_lib.live.score import correct, read_truth
+from fer_lib.params import SmoothingParams
+
+
+def label(session, index):
+    if index in (2, 30):
+        session.controls.key("7" if index == 2 else "c")
+
+
+@pytest.fixture(scope="module")
+def recorded(at_rest, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recorded") / "s"
+    handed(folder, at_rest, label, record="raw")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """The packaged model under another temperature, so that its probabilities differ."""
+    bundle = shutil.copytree(FOLDER, tmp_path_factory.mktemp("other") / "cool")
+    meta = json.loads((bundle / META).read_text())
+    meta["temperature"] |= {"global_temperature": 0.5}
+    body = {k: v for k, v in meta.items() if k != "checksum"}
+    text = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    (bundle / META).write_text(json.dumps(body | {"checksum": hashlib.sha256(text).hexdigest()}))
+    return bundle
+
+
+def same(ours, theirs):
+    for name in ("frame_index", "manual", "pred"):
+        assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
+    assert np.array_equal(ours.probs, theirs.probs, equal_nan=True) and np.allclose(ours.time_sec, theirs.time_sec)
+
+
+def test_the_same_model_gives_the_same_bits(recorded, tmp_path):
+    out = replay(recorded, "packaged", tmp_path / "again")
+    same(read_frames(out), read_frames(recorded))
+    ours, theirs = read_faces(out), read_faces(recorded)
+    assert {k: f.box for k, f in ours.items()} == {k: f.box for k, f in theirs.items()}
+    about = read_session(out)
+    assert about["replay_of"] == "s" and about["frames_without_picture"] == 0
+    assert read_frames(out).manual.tolist().count(6) == 28
+
+
+def test_a_session_of_a_file_needs_no_recording(clip, tmp_path):
+    lived(tmp_path / "s", clip)
+    out = replay(tmp_path / "s", "packaged")
+    assert out == tmp_path / "s-packaged"
+    same(read_frames(out), read_frames(tmp_path / "s"))
+
+
+def test_another_model_sees_the_same_faces(recorded, other, tmp_path):
+    correct(recorded, [(5, 9, "Sad")])
+    out = replay(recorded, str(other), tmp_path / "cool")
+    ours, theirs = read_frames(out), read_frames(recorded)
+    assert not np.array_equal(ours.probs, theirs.probs, equal_nan=True)
+    faces = ~np.isnan(theirs.probs).any(axis=1)
+    assert np.array_equal(faces, ~np.isnan(ours.probs).any(axis=1))
+    assert (ours.probs[faces].max(axis=1) >= theirs.probs[faces].max(axis=1) - 1e-12).all(), "it is surer"
+    assert np.array_equal(read_truth(out, ours), read_truth(recorded, theirs)), "labels with their corrections"
+    (recorded / "corrections.csv").unlink()
+
+
+def test_other_smoothing_alone(recorded, tmp_path):
+    out = replay(recorded, "packaged", tmp_path / "raw", SmoothingParams(
+        ema_alpha=0.0, hysteresis_delta=0.0, vote_window=1, vote_min_count=1))  # fmt: skip
+    frames = read_frames(out)
+    faces = ~np.isnan(frames.probs).any(axis=1)
+    assert (frames.pred[faces] == frames.probs[faces].argmax(axis=1)).all()
+
+
+def test_without_pictures_there_is_nothing_to_ask(recorded, clip, at_rest, tmp_path):
+    bare = shutil.copytree(recorded, tmp_path / "bare")
+    (bare / RAW_VIDEO).unlink()
+    with pytest.raises(DataError, match="--record raw"):
+        replay(bare, "packaged", tmp_path / "x")
+    moved = shutil.copy(clip, tmp_path / "moved.mkv")
+    lived(tmp_path / "s", moved)
+    with open(moved, "ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(DataError, match="gone or another file"):
+        replay(tmp_path / "s", "packaged", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+    with pytest.raises(DataError, match="exists already"):
+        replay(recorded, "packaged", tmp_path / "s")
+
+
+def test_a_cut_recording_leaves_frames_out_and_counts_them(recorded, tmp_path):
+    cut = shutil.copytree(recorded, tmp_path / "cut")
+    video = (cut / RAW_VIDEO).read_bytes()
+    (cut / RAW_VIDEO).write_bytes(video[: int(len(video) * 0.7)])
+    out = replay(cut, "packaged", tmp_path / "out")
+    about, frames = read_session(out), read_frames(out)
+    assert about["frames_without_picture"] == 40 - len(frames.frame_index) and 10 < len(frames.frame_index) < 40
+
+
+def test_the_command(recorded, tmp_path):
+    ended = fer("live", "replay", str(recorded), "--out", str(tmp_path / "out"))
+    assert ended.code == 0 and f"written: {tmp_path / 'out'}" in ended.out
+    same(read_frames(tmp_path / "out"), read_frames(recorded))
+    ended = fer("live", "replay", str(tmp_path / "nothing"))
+    assert ended.code == 1 and "per_frame.csv" in ended.err
+
+
+def test_both_videos_are_kept_when_asked(at_rest, tmp_path):
+    import cv2
+
+    summary = handed(tmp_path / "s", at_rest[:8], record="both", **{k: v for k, v in PLAIN.items() if k == "detector"})
+    assert summary["recorded"]["raw.mkv"]["frames"] == summary["recorded"]["annotated.avi"]["frames"] == 8
+    done, image = cv2.VideoCapture(str(tmp_path / "s" / "annotated.avi")).read()
+    assert done and image.shape == (160, 208, 3)

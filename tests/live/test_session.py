@@ -1,0 +1,200 @@
+"""A session against the same chain written plainly, what people do while it runs, and what is left when it ends."""
+
+import json
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+from living import PLAIN, QUICK, handed, lived
+
+from fer_lib.calibration.scores import softmax
+from fer_lib.deploy.packaged import packaged_bundle
+from fer_lib.faces.detectors import get_detector
+from fer_lib.live import capture as capturing
+from fer_lib.live import keeping
+from fer_lib.live.records import UNKNOWN, read_faces, read_frames, read_session
+from fer_lib.live.session import Session
+from fer_lib.live.smoothing import UNSTABLE, Smoother
+from fer_lib.params import LiveParams
+
+
+def decoded(clip):
+    video, images = cv2.VideoCapture(str(clip)), []
+    while (read := video.read())[0]:
+        images.append(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))
+    return images
+
+
+def test_a_session_is_the_plain_chain_to_the_bit(clip, tmp_path):
+    summary = lived(tmp_path / "s", clip)
+    found, faces = read_frames(tmp_path / "s"), read_faces(tmp_path / "s")
+    bundle, detector, smoother = packaged_bundle(), get_detector("haar"), Smoother(QUICK)
+    run = bundle.session()
+    images = decoded(clip)
+    assert found.frame_index.tolist() == list(range(len(images))) and summary["frames"] == len(images) == 60
+    assert np.allclose(found.time_sec, np.arange(60) / 25, atol=1e-3)
+    with_face = 0
+    for i, image in enumerate(images):
+        boxes = detector.detect(image)
+        probs = None
+        if boxes:
+            assert faces[i].box == boxes[0].box
+            tensor = bundle.contract.batch([(image, boxes[0].box, None)])
+            logits = run.run(["logits"], {"faces": tensor})[0].astype(np.float64)
+            probs = softmax(bundle.temperature.apply(logits))[0]
+            assert np.array_equal(found.probs[i], probs)
+            with_face += 1
+        else:
+            assert np.isnan(found.probs[i]).all() and i not in faces
+        assert found.pred[i] == smoother.step(probs).label
+    assert 30 <= with_face <= 50 and (found.pred[25:35] == UNSTABLE).all(), "no face: unstable"
+    assert (found.pred >= 0).any(), "and a label where there was one for long enough"
+
+
+def test_what_is_written_beside_the_rows(clip, tmp_path):
+    summary = lived(tmp_path / "s", clip)
+    about = read_session(tmp_path / "s")
+    assert about == json.loads(json.dumps(summary))
+    assert about["end"] == "it was over or ended by hand" and about["ended"] >= about["started"]
+    assert about["dropped"] == 0 and about["fps"] > 0 and set(about["latency_ms"]) == {"p50", "p95", "p99"}
+    assert about["size"] == [208, 160] and about["source"]["fingerprint"] == keeping.fingerprint(clip)
+    assert about["model_facts"]["weights_sha256"] == packaged_bundle().weights_sha256
+    assert about["params"]["detector"] == "haar" and 0 < about["first_frame_sec"] < 60
+    names = {f.name for f in (tmp_path / "s").iterdir()}
+    assert {"per_frame.csv", "events.csv", "demoresultssummary.csv", "thresholds.json", "per_class_correctness.csv",
+            "faces.csv", "session.json"} <= names  # fmt: skip
+    assert not any(n.startswith("raw") or n.startswith("annotated") for n in names), "no picture unless asked"
+
+
+def test_labels_and_settings_hold_from_the_frame_on(at_rest, tmp_path):
+    def act(session, index):
+        keys = {3: "4", 8: "c", 10: "1", 12: "[", 14: "o", 15: "n", 16: "v", 17: "="}
+        if index in keys:
+            assert session.controls.key(keys[index])
+
+    handed(tmp_path / "s", at_rest[:20], act)
+    found = read_frames(tmp_path / "s")
+    assert found.manual.tolist() == [-1] * 3 + [3] * 5 + [-1] * 2 + [0] * 10
+    events = (tmp_path / "s" / "events.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[:3] + row.split(",")[-1:] for row in events] == [["Happy", "3", "7", "key"],
+                                                                          ["Angry", "10", "19", "key"]]  # fmt: skip
+    assert json.loads((tmp_path / "s" / "thresholds.json").read_text()) == {
+        "ema_alpha": 0.45, "hysteresis_delta": 0.04, "vote_window": 3, "vote_min_count": 2, "show_emo_ratio": False}
+    about = read_session(tmp_path / "s")
+    assert about["smoothing"]["ema_alpha"] == 0.45 and about["params"]["smoothing"]["ema_alpha"] == 0.5
+
+
+def test_q_ends_it_with_everything_written(at_rest, tmp_path):
+    summary = handed(tmp_path / "s", at_rest, lambda session, i: i == 9 and session.controls.key("q"))
+    frames = read_frames(tmp_path / "s")
+    assert summary["frames"] == len(frames.frame_index) == 9 and summary["ended"]
+
+
+def test_a_viewer_that_never_looks_and_a_slow_disk_hold_nothing_up(at_rest, tmp_path, monkeypatch):
+    add, slow = keeping.SessionLog.add, threading.Event()
+
+    def late(self, frame):
+        slow.wait(2)  # the disk stands still until every frame was judged
+        add(self, frame)
+
+    monkeypatch.setattr(keeping.SessionLog, "add", late)
+    judged = []
+
+    def look(session, index):
+        judged.append(index)
+        if index == len(at_rest) - 1:
+            slow.set()
+
+    summary = handed(tmp_path / "s", at_rest, look)
+    assert judged == list(range(len(at_rest))) and summary["frames"] == len(at_rest)
+    assert len(read_frames(tmp_path / "s").frame_index) == len(at_rest), "nothing was dropped from the logs"
+    assert summary["views_skipped"] >= len(at_rest) - 2
+
+
+class Camera:
+    """What cv2.VideoCapture is to the engine: this many pictures, one every ``every`` seconds, then none."""
+
+    def __init__(self, images, every, count):
+        self.images, self.every, self.count, self.given, self.began = images, every, count, 0, time.monotonic()
+
+    def read(self):
+        if self.given >= self.count:
+            return False, None
+        time.sleep(max(0.0, self.began + self.given * self.every - time.monotonic()))
+        self.given += 1
+        return True, cv2.cvtColor(self.images[self.given % len(self.images)], cv2.COLOR_RGB2BGR)
+
+    def get(self, _):
+        return 1 / self.every
+
+    def release(self):
+        pass
+
+
+def test_an_unplugged_camera_is_named_and_what_came_is_kept(at_rest, tmp_path, monkeypatch):
+    monkeypatch.setattr(capturing, "_open", lambda source, is_camera: Camera(at_rest, 0.03, 20))
+    monkeypatch.setattr(capturing, "LOST", 0.3)
+    with pytest.raises(Exception, match="camera 0 gives no pictures any more.*What came before is in") as error:
+        lived(tmp_path / "s")
+    assert type(error.value).__name__ == "FerError"
+    frames, about = read_frames(tmp_path / "s"), read_session(tmp_path / "s")
+    assert 3 < len(frames.frame_index) <= 20 and about["end"].startswith("camera 0 gives no pictures")
+    assert len(frames.frame_index) + about["dropped"] <= 20 and about["frames"] == len(frames.frame_index)
+
+
+def test_a_camera_that_is_too_fast_loses_pictures_that_are_counted(at_rest, tmp_path, monkeypatch):
+    monkeypatch.setattr(capturing, "_open", lambda source, is_camera: Camera(at_rest, 0.001, 200))
+    monkeypatch.setattr(capturing, "LOST", 0.2)
+    judge = Session._judge
+
+    def slowly(self):
+        probs = self.judge.probs
+        self.judge.probs = lambda faces: (time.sleep(0.03), probs(faces))[1]
+        judge(self)
+
+    monkeypatch.setattr(Session, "_judge", slowly)
+    with pytest.raises(Exception, match="gives no pictures any more"):
+        lived(tmp_path / "s")
+    frames, about = read_frames(tmp_path / "s"), read_session(tmp_path / "s")
+    assert about["dropped"] > 50 and (np.diff(frames.frame_index) >= 1).all()
+    assert frames.frame_index[-1] >= 150, "it sees the newest picture, not those that waited"
+
+
+def test_below_its_classs_value_a_label_is_unknown(at_rest, tmp_path):
+    handed(tmp_path / "all", at_rest[:20], abstention=[1.0] * 7)
+    frames = read_frames(tmp_path / "all")
+    handed(tmp_path / "none", at_rest[:20], abstention=[0.0] * 7)
+    plain = read_frames(tmp_path / "none")
+    assert (plain.pred >= 0).any() and (frames.pred == np.where(plain.pred >= 0, UNKNOWN, plain.pred)).all()
+    assert "Unknown" in (tmp_path / "all" / "per_frame.csv").read_text()
+
+
+def test_temperature_and_bias_from_flags(at_rest, tmp_path):
+    file = tmp_path / "logit_bias.json"
+    file.write_text(json.dumps([0, 0, 0, 50.0, 0, 0, 0]))
+    handed(tmp_path / "bias", at_rest[:5], logit_bias=str(file))
+    assert (read_frames(tmp_path / "bias").probs[0].argmax() == 3) and read_frames(tmp_path / "bias").probs[0][3] > 0.99
+    handed(tmp_path / "own", at_rest[:5])
+    handed(tmp_path / "flat", at_rest[:5], temperature=1e4)
+    own, flat = (read_frames(tmp_path / name).probs[0] for name in ("own", "flat"))
+    assert np.allclose(flat, 1 / 7, atol=1e-3) and own.max() > 0.2
+
+
+def test_a_folder_is_one_sessions(at_rest, clip, tmp_path):
+    refused = []
+
+    def second(session, index):
+        if index == 2:
+            try:
+                Session(LiveParams(**PLAIN, source=str(clip)), tmp_path / "s")
+            except Exception as error:
+                refused.append(error)
+
+    handed(tmp_path / "s", at_rest[:5], second)
+    [error] = refused
+    assert "is being run by another process" in str(error) or "holds a session already" in str(error)
+    with pytest.raises(Exception, match="holds a session already.*another --output"):
+        Session(LiveParams(**PLAIN, source=str(clip)), tmp_path / "s")
+    assert len(read_frames(tmp_path / "s").frame_index) == 5, "it was not touched"

@@ -1,0 +1,76 @@
+"""``kill -9`` of a running session loses its last second at most, and its run is ended by the next command."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+from road import command, environment, make_home
+
+from fer_lib.live.drawn import Moment, pictures
+from fer_lib.live.recording import recorded_pictures
+from fer_lib.live.records import read_faces, read_frames, read_session
+
+FPS = 50.0
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return make_home(tmp_path_factory.mktemp("live") / "home")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """Ten minutes of 50 frames a second, of a few pictures over and over."""
+    import cv2
+
+    images = pictures(1337, [Moment(6, 0.0, -1)] * 20)[0]
+    file = tmp_path_factory.mktemp("clip") / "long.avi"
+    video = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"MJPG"), FPS, (208, 160))
+    for i in range(30_000):
+        video.write(images[i % 20][..., ::-1])
+    video.release()
+    return file
+
+
+@pytest.mark.parametrize(("seconds", "record"), [(2.0, "none"), (3.3, "none"), (4.1, "raw"), (5.7, "raw")])
+def test_a_kill_loses_a_second_at_most(home, clip, tmp_path, seconds, record):
+    out = tmp_path / "s"
+    words = ("live", "--headless", "--source", str(clip), "--paced", "--model", "packaged", "--detector", "haar",
+             "--record", record, "--output", str(out))  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fer_lib.cli.main", *words], cwd=home, env=environment(home),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    until = time.monotonic() + 120
+    while not (out / "per_frame.csv").is_file() or len((out / "per_frame.csv").read_bytes().splitlines()) < 2:
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.005)
+    time.sleep(seconds)
+    before = len(read_frames(out).frame_index)  # what is on disk now cannot be lost
+    at = time.monotonic()
+    psutil.Process(process.pid).kill()
+    process.wait()
+    frames = read_frames(out)
+    count = len(frames.frame_index)
+    assert count >= before and frames.frame_index.tolist() == list(range(count)) and frames.truncated <= 1
+    lasted = seconds + (time.monotonic() - at)
+    assert count / FPS >= lasted - 1.0 - 0.3, "paced: a second of media is a second of time"
+    assert len(read_faces(out)) <= count and read_session(out)["end"] == "it was killed, or still runs"
+    events = (out / "events.csv").read_text()
+    assert events.startswith("label,") and json.loads((out / "thresholds.json").read_text())["vote_window"] == 15
+    if record == "raw":
+        with recorded_pictures(out) as kept:
+            found = [index for index, image in kept if image.shape == (160, 208, 3)]
+        assert found == list(range(len(found))) and len(found) / FPS >= lasted - 2.0
+        assert np.diff(found).min() == 1
+
+
+def test_the_run_of_a_killed_session_is_ended(home, tmp_path):
+    ended = command("fer_lib.cli.main", "runs", "reap", home=home, cwd=home)
+    assert ended.code == 0
+    listed = command("fer_lib.cli.main", "runs", home=home, cwd=home)
+    assert "live" in listed.out and "RUNNING" not in listed.out and "dead" not in listed.out
