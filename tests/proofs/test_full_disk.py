@@ -1,15 +1,16 @@
 """A home on a disk that fills up while a teacher trains: the command says so, and the same command goes on later."""
 
+import json
 import os
 import subprocess
 import sys
 import time
 
-import kills
 import pytest
-from road import command, environment
+from road import command, environment, make_home
+from victim import RUN_FILE, WORDS
 
-TEACHER_ONLY = kills.RUN_FILE.split("  softlabels")[0]
+TEACHER_ONLY = RUN_FILE.split("  softlabels")[0]
 
 
 @pytest.fixture
@@ -24,10 +25,10 @@ def disk(tmp_path):
 
 
 def test_a_full_disk_ends_the_command_in_plain_words_and_the_same_command_goes_on(disk):
-    home = kills.make_home(disk / "home")
+    home = make_home(disk / "home")
     (home / "params" / "killed.yaml").write_text(TEACHER_ONLY.format(minutes=0.02, threads=1))
     process = subprocess.Popen(
-        [sys.executable, "-m", *kills.WORDS], cwd=home, env=environment(home), stdout=subprocess.DEVNULL,
+        [sys.executable, "-m", *WORDS], cwd=home, env=environment(home), stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     while not list(home.glob("mlruns/phases/teacher-*/checkpoint_last/state.json")):
@@ -47,10 +48,10 @@ def test_a_full_disk_ends_the_command_in_plain_words_and_the_same_command_goes_o
     [state] = home.glob("mlruns/phases/teacher-*/checkpoint_last/state.json")
     reached = state.stat().st_mtime
     os.unlink(filler)
-    ended = command(*kills.WORDS, home=home, cwd=home)
+    ended = command(*WORDS, home=home, cwd=home)
     assert ended.code == 0, ended.out + ended.err
     [folder] = home.glob("mlruns/phases/teacher-*")
-    report = kills.json.loads((folder / "alignmentreport.json").read_text())
+    report = json.loads((folder / "alignmentreport.json").read_text())
     assert report["init"]["resume"] is True and (folder / "done.json").stat().st_mtime > reached
     shown = command("fer_lib.cli.main", "runs", home=home, cwd=home)
     assert "RUNNING" not in shown.out and "dead" not in shown.out
