@@ -2,13 +2,15 @@
 
 import json
 import math
+import shutil
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from fer_lib.errors import FerError
-from fer_lib.params import ImportParams
+from fer_lib.params import ImportParams, TeacherParams
 from fer_lib.tracking import records, runs, store
 
 
@@ -174,6 +176,26 @@ def test_a_running_epoch_is_shown_at_once_and_drawn_now_and_then(monkeypatch):
     assert shown[0] == "epoch 0.30 of 4  loss 1.75  images_per_sec 101" and len(set(shown)) == 3
     drawn = mlflow.MlflowClient().get_metric_history(run.run_id, "live/loss")
     assert [(m.step, m.value) for m in drawn] == [(6, 1.5)], "only the one that came after half a minute"
+
+
+def test_the_machine_is_watched_while_a_model_is_fitted(lab, monkeypatch):
+    """Processor, memory and card are in the run of a fit, and in no other."""
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    shutil.copyfile(lab / "notebooks" / "01_import_datasets.ipynb", lab / "notebooks" / "04_train_teacher.ipynb")
+    watched = {}
+    for kind, params in (("teacher", TeacherParams(manifest=str(lab))), ("import", ImportParams(seed=16))):
+        with runs.phase_run(params, kind) as run:
+            until = time.monotonic() + (20 if kind == "teacher" else 1)
+            while not _watched(run) and time.monotonic() < until:
+                time.sleep(0.05)
+            run.outputs()
+        watched[kind] = _watched(run)
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_percentage"} <= watched["teacher"]
+    assert watched["import"] == set()
+
+
+def _watched(run) -> set[str]:
+    return {key for key in fetch(run).data.metrics if key.startswith("system/")}
 
 
 def test_the_dead_predecessor_in_a_folder_is_ended():

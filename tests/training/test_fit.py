@@ -153,6 +153,15 @@ def test_numbered_checkpoints_are_evaluated(whole):
     assert last["step"] == 9 and last["metrics"] == events[3]["val"]
 
 
+def test_a_rehearsal_says_that_it_was_one(whole, drawn_manifest, pack_cache, tmp_path):
+    p = params(epochs=1, max_train_batches=1, smoke=True)
+    end = train(drawn_manifest, tmp_path, pack_cache, p)[-1]
+    said, metrics = read(tmp_path, "smoke_results"), read(tmp_path, "reliabilitymetrics")
+    assert said["smoke"] is True and said["best_macro_f1"] == end["best_macro_f1"] == metrics["raw"]["macro_f1"]
+    assert all(said[key] == metrics[key] for key in ("evalset_id", "protocol_id", "n_expected", "n_used"))
+    assert not (whole[0] / "smoke_results.json").exists(), "of a rehearsal alone"
+
+
 def test_epochs_between_evaluations_have_no_figures(drawn_manifest, pack_cache, tmp_path):
     p = params(epochs=4, eval_every=3, checkpoint_every=2, max_train_batches=1)
     events = train(drawn_manifest, tmp_path, pack_cache, p)
@@ -184,6 +193,21 @@ def test_votes_and_class_weights_enter_the_loss(drawn_manifest, pack_cache):
         assert found[i].item() == pytest.approx(-(target * log_p).sum() * data.class_weights[y[i]], rel=1e-4)
     counts = np.bincount(data.train.manifest.labels, minlength=7)
     assert data.prior == pytest.approx(counts * data.class_weights / (counts * data.class_weights).sum())
+
+
+def test_norms_and_biases_do_not_decay(drawn_manifest, pack_cache, tmp_path, monkeypatch):
+    made, real = [], loop.create_optimizer_v2
+    monkeypatch.setattr(loop, "create_optimizer_v2", lambda net, **k: made.append((net, real(net, **k))) or made[-1][1])
+    next(train_teacher(params(weight_decay=0.3), drawn_manifest, tmp_path, pack_cache))
+    [(net, optimiser)] = made
+    decays = {id(q): group["weight_decay"] for group in optimiser.param_groups for q in group["params"]}
+    norms = torch.nn.BatchNorm1d, torch.nn.BatchNorm2d
+    found = {
+        (isinstance(module, norms) or name == "bias", decays.pop(id(q)))
+        for module in net.modules()
+        for name, q in module.named_parameters(recurse=False)
+    }
+    assert found == {(True, 0.0), (False, 0.3)} and not decays and isinstance(optimiser, torch.optim.AdamW)
 
 
 def test_room_is_reckoned_for_evaluation_too(drawn_manifest, tmp_path, monkeypatch):
