@@ -171,6 +171,20 @@ class Manifest:
         return votes, self.frame["votes_all"].to_numpy(np.float64) if "votes_all" in self.frame else alone
 
     @property
+    def weights(self) -> np.ndarray:
+        """float64 [N]: how much each row's label counts; 1 where nothing is said, 0 where it is not to be learned."""
+        if "weight" not in self.frame:
+            return np.ones(len(self))
+        return self.frame["weight"].fillna(1.0).to_numpy(np.float64)
+
+    @property
+    def negatives(self) -> np.ndarray:
+        """int64 [N]: a class that each row is not, -1 where none is known."""
+        if "neg_label" not in self.frame:
+            return np.full(len(self), -1)
+        return self.frame["neg_label"].fillna(-1.0).to_numpy(np.int64)
+
+    @property
     def sample_ids(self) -> list[str]:
         return self.frame["sample_id"].tolist()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from fer_lib.params.audit import AuditParams
 from fer_lib.params.base import CheckParams, PhaseParams, Strict, usable_alias
+from fer_lib.params.buffer import BufferParams
 from fer_lib.params.checkpoints import CheckpointParams
 from fer_lib.params.curate import CsvParams, CurateParams
 from fer_lib.params.fit import AugmentParams, FitParams, StudentParams, TeacherParams
@@ -22,6 +23,7 @@ __all__ = [
     "KINDS",
     "AuditParams",
     "AugmentParams",
+    "BufferParams",
     "CheckParams",
     "CheckpointParams",
     "CsvParams",
