@@ -59,6 +59,7 @@ INPUTS: dict[str, Input] = {
     "ensembles": Input(("softlabels",), many=True, required=False),
     "evaluation": Input(("evaluate",), required=False),
     "candidates": Input(("student",), many=True, named=("checkpoints",)),
+    "session": Input((), required=False),
     "init_from": Input((), required=False, named=("teacher", "student", "checkpoints")),
 }
 

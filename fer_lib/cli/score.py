@@ -42,6 +42,7 @@ def _say(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     from fer_lib.emotions import EMOTIONS
+    from fer_lib.live.score_view import pace
 
     console = Console()
     table = Table(title=f"Protocol-Lite, {result['n_used']:,} of {result['n_expected']:,} labelled frames")
@@ -57,25 +58,14 @@ def _say(result: dict[str, Any]) -> None:
             values = (f"{result[kind]['per_class_f1'][name]:.3f}" for kind in ("raw", "smoothed"))
             table.add_row(f"F1 {name} ({n:,})", *values)
     console.print(table)
-    pace = [f"{result['fps']:.1f} frames/s" if result["fps"] else "", _latency(result["latency_ms"])]
-    left = result["segments"] - result["segments_scored"]
-    notes = [
-        f"{left} of {result['segments']} segments are too short to count" if left else "",
-        f"{result['dropped']} frames were dropped" if result["dropped"] else "",
-        "corrections.csv was applied" if result["corrected"] else "",
-        "the last line was cut off and left out" if result["truncated_lines"] else "",
-    ]
-    print("; ".join(x for x in [*pace, *notes] if x) or "no pace was recorded")
-
-
-def _latency(found: dict[str, float] | None) -> str:
-    return "latency " + ", ".join(f"{k} {v:.1f} ms" for k, v in found.items()) if found else ""
+    print(pace(result))
 
 
 def _study(session: Path, result: dict[str, Any], folder: Path) -> None:
     from fer_lib.atomic import explained
     from fer_lib.live import plots
     from fer_lib.live import study as grid
+    from fer_lib.live.score_view import study_in_words
     from fer_lib.params import SmoothingParams, StudyParams
 
     table = grid.study(session, StudyParams())
@@ -85,14 +75,4 @@ def _study(session: Path, result: dict[str, Any], folder: Path) -> None:
         table.to_csv(folder / "study.csv", index=False)
         title = f"{session.name}: {len(table):,} smoothing settings"
         plots.trade(table, here, better, title).savefig(folder / "study.png")
-    if here is None:
-        print(f"study: {len(table):,} settings; the session's own is not among them")
-    elif better is None:
-        print(f"study: of {len(table):,} settings none is as calm and more accurate")
-    else:
-        options = " ".join(f"{name} {better[name]:g}" for name in SmoothingParams.model_fields)
-        print(
-            f"study: {options} would be right in {better['accuracy']:.1%} of the frames instead of "
-            f"{here['accuracy']:.1%}, with {better['flips_per_min']:.1f} flips a minute instead of "
-            f"{here['flips_per_min']:.1f} (found on these very frames: look at another session before you trust it)"
-        )
+    print(f"study: {study_in_words(table, here, better)}")

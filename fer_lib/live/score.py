@@ -56,13 +56,16 @@ def read_truth(folder: Path | str, frames: Frames) -> np.ndarray:
 def correct(folder: Path | str, spans: list[tuple[int, int, str]]) -> Path:
     """Add corrections (start_frame, end_frame, label) to the session's file; its path.
 
-    DataError, and nothing is written, for one that could not be read again.
+    Where they change no label, nothing is written: a notebook that is run again adds them once.  DataError, and
+    nothing is written, for one that could not be read again.
     """
     folder = Path(folder)
     file = folder / CORRECTIONS
     before = file.read_text(encoding="utf-8-sig") if file.is_file() else ",".join(CORRECTIONS_COLUMNS) + "\n"
     text = before + "".join(f"{start},{end},{label}\n" for start, end, label in spans)
-    _corrected(text, read_frames(folder), file)
+    frames = read_frames(folder)
+    if (_corrected(text, frames, file) == _corrected(before, frames, file)).all():
+        return file
     with explained(folder), fresh_file(file) as work:
         work.write_text(text, encoding="utf-8")
     return file

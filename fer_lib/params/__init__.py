@@ -16,7 +16,7 @@ from fer_lib.params.fit import AugmentParams, FitParams, StudentParams, TeacherP
 from fer_lib.params.live import LiveParams, SmoothingParams
 from fer_lib.params.manifest import ManifestParams
 from fer_lib.params.models import EvaluateParams, ExportParams, SoftLabelParams
-from fer_lib.params.score import StudyParams
+from fer_lib.params.score import ScoreParams, StudyParams
 from fer_lib.params.sources import ImportParams, SourceSpec
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "LiveParams",
     "ManifestParams",
     "PhaseParams",
+    "ScoreParams",
     "SmoothingParams",
     "SoftLabelParams",
     "SourceSpec",
@@ -56,4 +57,5 @@ KINDS: dict[str, tuple[type[PhaseParams], str]] = {
     "student": (StudentParams, "07_train_student"),
     "evaluate": (EvaluateParams, "08_evaluate"),
     "export": (ExportParams, "09_export_onnx"),
+    "score": (ScoreParams, "10_score_session"),
 }

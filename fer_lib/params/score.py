@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from fer_lib.params.base import Strict
+from fer_lib.params.base import PhaseParams, Strict
 from fer_lib.params.live import SmoothingParams
 
 
@@ -24,3 +24,13 @@ class StudyParams(Strict):
         for value in values:
             SmoothingParams(**{info.field_name: value})
         return values
+
+
+class ScoreParams(PhaseParams):
+    """10_score_session."""
+
+    session: str = ""  # its folder; blank: the newest labelled one below mlruns/live, else a drawn one
+    # [first frame, last frame, label] each: what its manual label should have been; a blank label takes it away.
+    corrections: list[tuple[int, int, str]] = []
+    faces_per_segment: Annotated[int, Field(ge=1, le=24)] = 8  # on the pages that show them
+    study: StudyParams = StudyParams()
