@@ -37,7 +37,8 @@ class Smoother:
     """Frame by frame, for a running session.  ``p`` may be set to other parameters at any time: they hold at once."""
 
     def __init__(self, p: SmoothingParams):
-        self._kept: deque[int] = deque(maxlen=p.vote_window)
+        self._kept: deque[int] = deque()  # the last labels, at most the window
+        self._counts = [0] * NUM_CLASSES  # of them
         self._average: np.ndarray | None = None
         self._label = UNSTABLE  # after the margin, before the vote
         self.p = p
@@ -49,8 +50,8 @@ class Smoother:
     @p.setter
     def p(self, p: SmoothingParams) -> None:
         self._p = p
-        if self._kept.maxlen != p.vote_window:
-            self._kept = deque(self._kept, maxlen=p.vote_window)  # the newest stay
+        while len(self._kept) > p.vote_window:  # the newest stay
+            self._counts[self._kept.popleft()] -= 1
 
     def step(self, probs: np.ndarray | None) -> Smoothed:
         """Take in ``probs`` float64 [7] of a frame, None where no face was found."""
@@ -62,16 +63,14 @@ class Smoother:
         if self._label == UNSTABLE or e[top] >= e[self._label] + p.hysteresis_delta:
             self._label = top
         self._average = e
+        if len(self._kept) == p.vote_window:
+            self._counts[self._kept.popleft()] -= 1
         self._kept.append(self._label)
-        counts = np.bincount(self._kept, minlength=NUM_CLASSES)
-        winner = _winner(counts, self._label)
-        votes = int(counts[winner])
+        self._counts[self._label] += 1
+        votes = max(self._counts)
+        winner = self._label if self._counts[self._label] == votes else self._counts.index(votes)
         stable = votes >= p.vote_min_count
         return Smoothed(e, winner if stable else UNSTABLE, stable, votes)
-
-
-def _winner(counts: np.ndarray, current: int) -> int:
-    return current if counts[current] == counts.max() else int(counts.argmax())
 
 
 def smooth(probs: np.ndarray, p: SmoothingParams) -> np.ndarray:
