@@ -31,7 +31,7 @@ from fer_lib.live.tracker import Tracked, Tracker
 from fer_lib.live.view import Newest, View
 from fer_lib.params import LiveParams
 
-AHEAD = 2  # frames with found faces that wait to be judged
+AHEAD = 1  # frames with found faces that wait to be judged: each more adds to the latency
 
 
 @dataclass(frozen=True)
