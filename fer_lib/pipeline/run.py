@@ -43,7 +43,7 @@ def run_file(
 
     from fer_lib.cli.progress import PhaseBar, outcome_table
     from fer_lib.pipeline.execution import Execution, session
-    from fer_lib.pipeline.schedule import Schedule, not_started
+    from fer_lib.pipeline.schedule import Schedule, goes_on, not_started
     from fer_lib.pipeline.workers import workers
 
     with session(fresh) as shared, workers(parallel) as place:
@@ -57,7 +57,7 @@ def run_file(
         if code == 0:
             shared.console.print("open the results with: fer ui")
         else:
-            shared.console.print("finished phases are kept: the same command goes on from here")
+            shared.console.print(goes_on(fresh))
     return code
 
 

@@ -148,3 +148,8 @@ def not_started(executions: list[Execution]) -> list[str]:
         if names := execution.not_started:
             lines.append(f"{execution.label}: {', '.join(names)}" if execution.label else ", ".join(names))
     return lines
+
+
+def goes_on(fresh: bool) -> str:
+    """What to give next after a run that did not finish; with ``--fresh`` again all of it would begin anew."""
+    return f"finished phases are kept: the same command{' without --fresh' * fresh} goes on from here"

@@ -42,7 +42,7 @@ def sweep_file(
 
     from fer_lib.cli.progress import PhaseBar
     from fer_lib.pipeline.execution import Execution, session
-    from fer_lib.pipeline.schedule import Schedule, not_started
+    from fer_lib.pipeline.schedule import Schedule, goes_on, not_started
     from fer_lib.pipeline.workers import workers
 
     with session(fresh) as shared, workers(parallel) as place:
@@ -65,7 +65,7 @@ def sweep_file(
         for line in not_started(executions):
             shared.console.print(f"not started: {line}", markup=False, highlight=False)
         if code:
-            shared.console.print("finished phases are kept: the same command goes on from here")
+            shared.console.print(goes_on(fresh))
         elif sweep.best is not None:
             command = command_of(path, found[sweep.best], smoke)
             shared.console.print(f"best on validation rows: {command}", markup=False, highlight=False, soft_wrap=True)

@@ -93,13 +93,13 @@ def test_a_second_command_is_refused_at_once_and_told_who_is_at_work(home, runni
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent")
-@pytest.mark.parametrize("to", ["command", "kernel"])
-def test_an_interrupt_is_said_in_the_run(home, running, to):
+@pytest.mark.parametrize(("to", "number"), [("command", "INT"), ("command", "TERM"), ("kernel", "INT")])
+def test_an_interrupt_is_said_in_the_run(home, running, to, number):
     process, folder = running
     (folder / "checkpoint_last").mkdir(exist_ok=True)
     (folder / "checkpoint_last" / "state.json").write_text('{"step": 12, "epoch": 1.5}')
     holder = json.loads((folder / ".lock.holder.json").read_text())
-    os.kill(process.pid if to == "command" else holder["pid"], signal.SIGINT)
+    os.kill(process.pid if to == "command" else holder["pid"], getattr(signal, f"SIG{number}"))
     assert process.wait(timeout=60) == 130
     found = states()
     assert found["teacher_a"].info.status == "KILLED" and found["toy"].info.status == "KILLED"

@@ -143,7 +143,7 @@ def test_interrupted_runs_are_killed_and_go_on_where_they_were(base, first):
     assert runs.read_outputs(steps.parent)["ids"]["resumed_at"] == reached
 
 
-def test_fresh_is_a_new_attempt_and_refuses_a_living_run(base, first):
+def test_fresh_is_a_new_attempt_and_refuses_a_living_run(base, first, capsys):
     path = base / "params" / "quickstart.yaml"
     folder = Path(phases.finished(("import",))[0]["folder"])
     with FileLock(folder / ".lock"):
@@ -154,6 +154,9 @@ def test_fresh_is_a_new_attempt_and_refuses_a_living_run(base, first):
     assert phases.done(folder) is not None, "the old attempt stays"
     assert phases.finished(("import",))[0]["folder"] == f"{folder}-2"
     assert phases_of(newest_parent())[0]["status"] == "ran" and len(phases_of(newest_parent())) == 1
+    capsys.readouterr()
+    assert run_file(path, ["manifest.val_fraction=0.9"], fresh=True) == 1
+    assert "the same command without --fresh goes on from here" in " ".join(capsys.readouterr().out.split())
 
 
 def test_only_and_from_choose(base, first, monkeypatch, capsys):
