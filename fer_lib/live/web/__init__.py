@@ -1,0 +1,1 @@
+"""The live session as a page on this machine: one session, controlled from a browser."""

@@ -1,0 +1,250 @@
+"""The page's server: FastAPI on loopback, one WebSocket a page, and the logs to download once the session is over.
+
+The page and what it needs are four files beside this one; nothing is fetched from anywhere else.  Pictures of a
+browser's camera go through the socket into the session and nowhere else, unless the session records them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import logging
+import secrets
+import signal
+import socket
+import sys
+import threading
+import webbrowser
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from fastapi.responses import FileResponse, PlainTextResponse, Response
+from starlette.concurrency import run_in_threadpool
+
+from fer_lib.errors import FerError, ParamsError
+from fer_lib.live.fed import MAX_BYTES, Fed
+from fer_lib.live.web import messages
+from fer_lib.live.web.guard import Guard, Key
+from fer_lib.live.web.outbox import Outbox
+from fer_lib.live.web.running import STAMP, Running
+
+if TYPE_CHECKING:
+    from fer_lib.live.session import Session
+    from fer_lib.params import LiveParams
+
+HOST = "127.0.0.1"
+BROWSER = "browser"  # as LiveParams.source: the camera of whoever opens the page
+ARCHIVE = "logs.zip"
+NO_KEY = 4401  # a socket's closing code: the address lacks its key
+PAGE = {
+    "": ("index.html", "text/html; charset=utf-8"), "live.js": ("live.js", "text/javascript; charset=utf-8"),
+    "camera.js": ("camera.js", "text/javascript; charset=utf-8"),
+    "drawing.js": ("drawing.js", "text/javascript; charset=utf-8"),
+    "live.css": ("live.css", "text/css; charset=utf-8"), "icon.svg": ("icon.svg", "image/svg+xml"),
+}  # fmt: skip
+
+
+def create_app(
+    open_session: Callable[[Fed | None], Session],
+    source_is_browser: bool,
+    token: str,
+    about: dict[str, Any] | None = None,
+) -> FastAPI:
+    """The application of one session, which ``open_session`` makes and the first page begins.
+
+    ``about``: ``name`` of the source, ``folder``, ``record`` and ``model``, for the page to say.  The session is
+    reached as ``app.state.running``.
+    """
+    running, key = Running(open_session, source_is_browser, about or {}), Key(token)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app):
+        yield
+        await run_in_threadpool(running.finish)
+
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
+    app.state.running = running
+    app.add_middleware(Guard)
+    _add_page(app)
+
+    @app.get("/files/{name}")
+    def file(name: str, token: str = "") -> Response:
+        """One log, or all of them as one archive."""
+        if not key.fits(token):
+            return _refused(403, "This address lacks its key: use the links of the page.")
+        if running.phase != "over" or running.session is None:
+            return _refused(409, "The logs are still written: end the session first.")
+        folder = running.session.folder
+        if name == ARCHIVE:
+            return _attached(_archive(folder), f"{folder.name}.zip")
+        if name not in (found["name"] for found in messages.files(folder)):  # names, so nothing outside is reached
+            return _refused(404, f"The session left no file {name[:80]!r}.")
+        return FileResponse(folder / name, media_type="application/octet-stream", filename=name)
+
+    @app.websocket("/ws")
+    async def page(ws: WebSocket, token: str = "") -> None:
+        await ws.accept()
+        if not key.fits(token):
+            await ws.close(NO_KEY, "this address lacks its key: open the one that fer live printed")
+            return
+        box = Outbox()
+        running.join(box)
+        sending = asyncio.create_task(_send(ws, box))
+        try:
+            await _receive(ws, box, running)
+        finally:
+            running.leave(box)
+            sending.cancel()
+
+    return app
+
+
+def _add_page(app: FastAPI) -> None:
+    here = Path(__file__).parent
+
+    def answer(name: str, kind: str) -> Callable[[], Response]:
+        content = (here / name).read_bytes()
+        return lambda: Response(content, media_type=kind)
+
+    for path, (name, kind) in PAGE.items():
+        app.get(f"/{path}")(answer(name, kind))
+
+
+async def _send(ws: WebSocket, box: Outbox) -> None:
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the page went away
+        while True:
+            for message in await box.take():
+                if isinstance(message, bytes):
+                    await ws.send_bytes(message)
+                else:
+                    await ws.send_text(json.dumps(message, separators=(",", ":")))
+
+
+async def _receive(ws: WebSocket, box: Outbox, running: Running) -> None:
+    """Until the page goes.  Each picture is answered once it was taken in, each command that fails with its error."""
+    while (message := await ws.receive())["type"] == "websocket.receive":
+        if (data := message.get("bytes")) is not None:
+            box.put(await run_in_threadpool(running.picture, box, data))
+            continue
+        try:
+            running.command(_parsed(message.get("text") or ""))
+        except FerError as error:
+            box.put({"error": str(error)})
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ParamsError(f"a command is a JSON object, not {text[:60]!r}: load the page again") from error
+
+
+def _refused(status: int, why: str) -> Response:
+    return PlainTextResponse(why + "\n", status)
+
+
+def _attached(content: bytes, name: str) -> Response:
+    return Response(content, headers={"content-disposition": f'attachment; filename="{name}"'},
+                    media_type="application/zip")  # fmt: skip
+
+
+def _archive(folder: Path) -> bytes:
+    """All logs in one ZIP; videos, which may be large, are files of their own."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for found in messages.files(folder, messages.LOGS):
+            archive.write(folder / found["name"], f"{folder.name}/{found['name']}")
+    return stream.getvalue()
+
+
+def serve(p: LiveParams, folder: Path, port: int, open_browser: bool) -> dict[str, Any]:
+    """Serve one session's page on loopback until Ctrl+C or the page's button; the summary.
+
+    ``p.source`` "browser": the camera of whoever opens the page; else the server plays a camera or file.  ``port`` 0:
+    a free one.  The session is opened at once and begins when the page is there.  FerError when the port is taken,
+    when the session cannot be opened or failed, or when nobody opened the page.
+    """
+    from fer_lib.live.session import Session
+    from fer_lib.tracking.live import LiveRun
+
+    is_browser = p.source == BROWSER
+    listening = listen(port)
+    try:
+        token = secrets.token_urlsafe(24)
+        name = "the camera of the page" if is_browser else p.source
+        about = {"name": name, "folder": str(folder), "record": p.record, "model": p.model}
+        app = create_app(lambda fed: Session(p, folder, fed), is_browser, token, about)
+        running: Running = app.state.running
+        running.open()
+        if note := running.session.detector.note:
+            print(note, file=sys.stderr)
+            about["note"] = note
+        running.when_begun = lambda session: session.at_end.append(LiveRun(p, folder).end)
+        url = f"http://{HOST}:{listening.getsockname()[1]}/#{token}"
+        print(f"Live page: {url}", flush=True)
+        print("(this machine only; the session begins when it is opened; Ctrl+C ends it)", flush=True)
+        running.when_over = lambda error: _tell_end(error, folder)
+        server = uvicorn.Server(config(app))
+        running.close_server = lambda: setattr(server, "should_exit", True)
+        if open_browser:  # it waits in the queue of the socket until the server takes it
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+        with _ended_by_ctrl_c():
+            server.run(sockets=[listening])
+    finally:
+        listening.close()
+    running.finish()
+    return running.result()
+
+
+@contextlib.contextmanager
+def _ended_by_ctrl_c():
+    """Ctrl+C and SIGTERM close the server, which ends the session, and nothing more."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it is down
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def config(app: FastAPI) -> uvicorn.Config:
+    """Of uvicorn: as much as this page needs, and nothing said of single requests."""
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    return uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, proxy_headers=False, ws="websockets-sansio",
+        ws_max_size=MAX_BYTES + STAMP.size, ws_per_message_deflate=False, timeout_graceful_shutdown=3,
+    )  # fmt: skip
+
+
+def listen(port: int) -> socket.socket:
+    """A listening socket on loopback.  FerError when the port is taken."""
+    listening = socket.socket()
+    try:
+        with socket.socket() as probe:
+            if port and probe.connect_ex((HOST, port)) == 0:
+                raise FerError(f"port {port} is in use: end what runs there, or give another --port (0: a free one)")
+        if hasattr(signal, "SIGHUP"):  # not on Windows, where it would let two servers share a port
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((HOST, port))
+        listening.listen(64)
+    except OSError as error:
+        listening.close()
+        raise FerError(f"port {port} cannot be listened on ({error.strerror}): give another --port") from error
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def _tell_end(error: BaseException | None, folder: Path) -> None:
+    how = "The session has ended" if error is None else "The session failed (the reason comes when the page is closed)"
+    print(f"{how}. Logs: {folder}\nThe page stays for downloads until Ctrl+C or its button.", flush=True)

@@ -1,0 +1,89 @@
+"""A live page's server in a thread, and a client that speaks to it as the page does."""
+
+import contextlib
+import json
+import struct
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import uvicorn
+import websocket
+
+from fer_lib.live.web import server
+
+TOKEN = "the-key"
+
+
+@contextlib.contextmanager
+def served(open_session, from_browser, about=None):
+    """(address, running) of an application on a free port while the block runs."""
+    app = server.create_app(open_session, from_browser, TOKEN, about)
+    listening = server.listen(0)
+    uv = uvicorn.Server(server.config(app))
+    thread = threading.Thread(target=uv.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    app.state.running.close_server = lambda: setattr(uv, "should_exit", True)
+    try:
+        yield f"127.0.0.1:{listening.getsockname()[1]}", app.state.running
+    finally:
+        uv.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def get(address, path, headers=None):
+    """(status, headers, body) of a GET."""
+    request = urllib.request.Request(f"http://{address}{path}", headers=headers or {})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read()
+
+
+class Page:
+    """One page's socket."""
+
+    def __init__(self, address, token=TOKEN, **options):
+        options = {"origin": f"http://{address}", "timeout": 60} | options
+        self.socket = websocket.create_connection(f"ws://{address}/ws?token={token}", **options)
+        self.pictures, self.index = [], -1  # of the newest state
+        self._backlog = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.socket.close()
+
+    def ask(self, command):
+        self.socket.send(command if isinstance(command, str) else json.dumps(command))
+
+    def feed(self, jpeg, at):
+        self.socket.send_binary(struct.pack("<d", at) + jpeg)
+
+    def wait(self, kind, fits=lambda value: True, seconds=60):
+        """The first message of a ``kind`` not given yet for which ``fits`` holds; those of its kind before are lost."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for message in [m for m in self._backlog if kind in m]:
+                self._backlog.remove(message)
+                if fits(message[kind]):
+                    return message[kind] if kind != "ack" else message
+            self._receive(max(0.01, end - time.monotonic()))
+        raise AssertionError(f"no {kind} within {seconds} s")
+
+    def _receive(self, seconds):
+        self.socket.settimeout(seconds)
+        try:
+            data = self.socket.recv()
+        except websocket.WebSocketTimeoutException:
+            return
+        if isinstance(data, bytes):
+            self.pictures.append(data)
+            return
+        message = json.loads(data)
+        self.index = max(self.index, message.get("state", {}).get("index", -1))
+        self._backlog.append(message)

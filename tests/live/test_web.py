@@ -1,0 +1,389 @@
+"""The live page's server: who may talk to it, what it does with what it is sent, and what it leaves."""
+
+import csv
+import io
+import json
+import time
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+import websocket
+from page_client import TOKEN, Page, get, served
+
+from fer_lib.emotions import EMOTIONS
+from fer_lib.errors import DataError, FerError
+from fer_lib.live import records
+from fer_lib.live.records import read_frames, read_session
+from fer_lib.live.session import Session
+from fer_lib.live.web import messages, server
+from fer_lib.params import LiveParams
+
+PLAIN = dict(detector="haar", detect_every=1)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "session"
+
+
+@pytest.fixture
+def camera(folder):
+    """(address, running) of a session over the page's own camera."""
+    p = LiveParams(source="browser", **PLAIN)
+    with served(lambda fed: Session(p, folder, fed), True, {"folder": str(folder), "record": "none"}) as found:
+        yield found
+
+
+@pytest.fixture
+def file(folder, clip):
+    """(address, running) of a session over a file that the server plays at its own speed."""
+    p = LiveParams(source=str(clip), paced=True, **PLAIN)
+    with served(lambda fed: Session(p, folder, fed), False) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def jpegs(at_rest):
+    return [cv2.imencode(".jpg", image[..., ::-1])[1].tobytes() for image in at_rest]
+
+
+def fed(page, jpegs, start=0.0):
+    """Send pictures as the page does, the next one when the last was answered and judged."""
+    for k, jpeg in enumerate(jpegs):
+        before = page.index
+        page.feed(jpeg, start + k / 25)
+        assert page.wait("ack") == {"ack": True}
+        page.wait("state", lambda state, before=before: state["index"] > before)
+
+
+# ---- who may talk to it
+
+
+def test_without_the_key_a_socket_is_told_so_and_nothing_begins(camera):
+    address, running = camera
+    for token in ("", "x", TOKEN + "x", TOKEN.upper()):
+        with Page(address, token=token) as page:
+            opcode, data = page.socket.recv_data()
+        assert opcode == websocket.ABNF.OPCODE_CLOSE and int.from_bytes(data[:2], "big") == server.NO_KEY
+    assert running.phase == "waiting" and running.session is None
+
+
+def test_a_socket_of_another_page_is_refused_even_with_the_key(camera):
+    address, running = camera
+    for origin in ("http://evil.example", "http://127.0.0.1:1", "http://localhost", "null", "file://", ""):
+        options = {"suppress_origin": True} if not origin else {"origin": origin}
+        with pytest.raises(websocket.WebSocketBadStatusException) as refused:
+            Page(address, **options)
+        assert refused.value.status_code == 403 and running.phase == "waiting", origin
+
+
+def test_a_foreign_name_for_this_machine_is_refused(camera):
+    address, _ = camera
+    port = address.rpartition(":")[2]
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", f"10.0.0.1:{port}", "localhost:x"):
+        status, _, body = get(address, "/", {"Host": host})
+        assert status == 403 and b"localhost only" in body, host
+        with pytest.raises(websocket.WebSocketBadStatusException):
+            Page(address, host=host, origin=f"http://{host}")
+
+
+def test_a_tunnel_on_another_port_is_let_through(camera):
+    address, _ = camera
+    with Page(address, host="localhost:9999", origin="http://localhost:9999") as page:
+        assert page.wait("hello")["classes"] == list(EMOTIONS)
+
+
+def test_every_answer_is_kept_nowhere_and_may_load_nothing_from_elsewhere(camera):
+    address, _ = camera
+    for path in ["/", *(f"/{name}" for name in server.PAGE if name), "/nothing", "/files/x", "/docs", "/openapi.json"]:
+        status, headers, body = get(address, path)
+        wanted = 200 if path.lstrip("/") in server.PAGE else 403 if path.startswith("/files") else 404
+        assert status == wanted, path
+        assert headers["cache-control"] == "no-store" and headers["x-content-type-options"] == "nosniff"
+        assert headers["content-security-policy"].startswith("default-src 'self'")
+        foreign = [word for word in (b"http:", b"https:", b"//cdn") if word in body.replace(b"http://www.w3.org", b"")]
+        assert wanted != 200 or path.endswith("camera.js") or not foreign, (path, foreign)
+
+
+# ---- pictures of the browser
+
+
+def test_pictures_from_the_page_are_judged_and_only_logs_are_left(camera, folder, jpegs):
+    address, running = camera
+    with Page(address) as page:
+        hello = page.wait("hello")
+        assert hello["from_browser"] and hello["phase"] == "running" and hello["size"] is None
+        assert len(hello["colours"]) == 7 and set(hello["ranges"]) == set(server.messages.LIMITS)
+        fed(page, jpegs[:20])
+        page.feed(jpegs[20], 20 / 25)
+        state = page.wait("state", lambda s: s["index"] == 20)
+        assert state["time"] == pytest.approx(0.8) and state["manual"] == -1 and state["latency_ms"] > 0
+        assert len(state["probs"]) == 7 and sum(state["smoothed"]) == pytest.approx(1, abs=1e-3)
+        (face,) = state["boxes"]
+        assert all(-0.2 < v < 1.2 for v in face["box"]) and face["box"][0] < face["box"][2]
+        page.ask({"end": True})
+        over = page.wait("over")
+    assert not over["error"] and ["Frames logged", "21"] in over["facts"]
+    assert {file["name"] for file in over["files"]} == {p.name for p in folder.iterdir() if p.name != ".lock"}
+    assert {p.suffix for p in folder.iterdir() if p.name != ".lock"} == {".csv", ".json"}
+    frames = read_frames(folder)
+    assert frames.frame_index.tolist() == list(range(21)) and frames.time_sec[-1] == pytest.approx(0.8)
+    assert read_session(folder)["size"] == [208, 160] and running.result()["frames"] == 21
+
+
+def test_a_bad_picture_is_answered_and_the_session_goes_on(camera, jpegs):
+    address, _ = camera
+    broken = bytes(8) + b"\xff\xd8\xff" + bytes(500)
+    not_a_time = b"\xff" * 8 + jpegs[0]
+    with Page(address) as page:
+        fed(page, jpegs[:1])
+        bad = {b"": "header", bytes(8): "header", bytes(9): "no JPEG", broken: "picture", not_a_time: "number"}
+        for k, (data, why) in enumerate(bad.items()):
+            page.socket.send_binary(data)
+            answer = page.wait("ack")
+            assert answer["ack"] and why in answer["error"]
+            fed(page, jpegs[k : k + 1], start=k + 1.0)
+
+
+def test_too_large_a_message_costs_the_page_its_socket_and_not_the_session(camera, jpegs):
+    address, running = camera
+    with Page(address) as page:
+        fed(page, jpegs[:1])
+        with pytest.raises((websocket.WebSocketException, OSError, AssertionError)):
+            page.socket.send_binary(bytes(5_000_000))
+            page.wait("ack", seconds=5)
+    with Page(address) as page:
+        assert page.wait("hello")["size"] == [208, 160]
+        fed(page, jpegs[1:3], start=2.0)
+    assert running.phase == "running"
+
+
+def test_one_page_is_the_camera_and_another_may_watch_and_steer(camera, jpegs):
+    address, _ = camera
+    with Page(address) as first, Page(address) as second:
+        fed(first, jpegs[:2])
+        second.feed(jpegs[2], 0.1)
+        assert "another page is this session's camera" in second.wait("ack")["error"]
+        second.ask({"label": 3})
+        assert first.wait("setting", lambda s: s["label"] == 3)
+        first.feed(jpegs[3], 0.2)
+        assert second.wait("state", lambda s: s["manual"] == 3)
+        first.socket.close()
+        for _ in range(100):  # until the server has noticed
+            second.feed(jpegs[4], 0.3)
+            if "error" not in second.wait("ack"):
+                break
+            time.sleep(0.05)
+        else:
+            raise AssertionError("the camera stays taken")
+
+
+def test_a_page_that_reloads_finds_the_session_as_it_is(camera, jpegs):
+    address, _ = camera
+    with Page(address) as page:
+        fed(page, jpegs[:3])
+        page.ask({"smoothing": {"vote_window": 33}})
+        page.wait("setting", lambda s: s["smoothing"]["vote_window"] == 33)
+    with Page(address) as page:
+        assert page.wait("hello")["size"] == [208, 160]
+        assert page.wait("setting")["smoothing"]["vote_window"] == 33
+        assert page.wait("state")["index"] == 2
+
+
+# ---- what a person does
+
+
+def test_commands_change_what_holds_and_what_is_logged(camera, folder, jpegs):
+    address, _ = camera
+    with Page(address) as page:
+        fed(page, jpegs[:2])
+        commands = [
+            ({"label": 3}, lambda s: s["label"] == 3),
+            ({"smoothing": {"ema_alpha": 0.25, "vote_min_count": 2}}, lambda s: s["smoothing"]["ema_alpha"] == 0.25),
+            ({"smoothing": {"vote_window": 1e9}}, lambda s: s["smoothing"]["vote_window"] == 101),
+            ({"overlay": False}, lambda s: s["overlay"] is False),
+            ({"key": "]"}, lambda s: s["smoothing"]["ema_alpha"] == 0.3),
+        ]
+        for command, holds in commands:
+            page.ask(command)
+            page.wait("setting", holds)
+        fed(page, jpegs[2:5], start=1.0)
+        page.ask({"key": "5"})
+        page.wait("setting", lambda s: s["label"] == 4)
+        fed(page, jpegs[5:7], start=2.0)
+        page.ask({"key": "c"})
+        page.wait("setting", lambda s: s["label"] == -1)
+        fed(page, jpegs[7:9], start=3.0)
+        page.ask({"key": "q"})
+        page.wait("over")
+    assert read_frames(folder).manual.tolist() == [-1, -1, 3, 3, 3, 4, 4, -1, -1]
+    rows = list(csv.DictReader((folder / records.EVENTS).open()))
+    assert [(r["label"], r["start_frame"], r["end_frame"], r["source"]) for r in rows] == [
+        ("Happy", "2", "4", "page"), ("Sad", "5", "6", "key")]  # fmt: skip
+    found = json.loads((folder / records.THRESHOLDS).read_text())
+    assert found == {"ema_alpha": 0.3, "hysteresis_delta": 0.08, "vote_window": 101, "vote_min_count": 2,
+                     "show_emo_ratio": False}  # fmt: skip
+
+
+def test_what_cannot_be_asked_for_is_answered_and_changes_nothing(camera, jpegs):
+    address, running = camera
+    commands = (
+        "", "no json", "[]", "3", "{}", '{"label": 1, "end": true}', '{"label": 7}', '{"label": -2}', '{"label": true}',
+        '{"label": "1"}', '{"label": 1e400}', '{"smoothing": {"self": 1}}', '{"smoothing": {"alpha": 1}}',
+        '{"smoothing": {"ema_alpha": "x"}}', '{"smoothing": {"ema_alpha": NaN}}', '{"smoothing": 3}', '{"overlay": 1}',
+        '{"close": false}', '{"key": ""}', '{"key": "z"}', '{"key": "12"}', '{"end": false}', '{"nothing": 1}',
+        "[" * 100_000,
+    )  # fmt: skip
+    with Page(address) as page:
+        page.wait("setting")
+        before = running.session.controls.now
+        for command in commands:
+            page.ask(command)
+            assert page.wait("error"), command[:50]
+            assert running.session.controls.now == before and not running.session.controls.ended, command[:50]
+        fed(page, jpegs[:1])
+
+
+def test_ending_before_the_camera_started_says_so(camera):
+    address, running = camera
+    with Page(address) as page:
+        page.wait("setting")
+        page.ask({"end": True})
+        over = page.wait("over")
+    assert "no picture came" in over["error"]
+    with pytest.raises(DataError, match="no picture came"):
+        running.result()
+
+
+# ---- a file that the server plays
+
+
+def test_a_file_is_played_with_previews_and_ends_by_itself(file, folder):
+    address, running = file
+    with Page(address) as page:
+        hello = page.wait("hello")
+        assert not hello["from_browser"]
+        states = [page.wait("state", lambda s: s["index"] >= 5)]
+        page.feed(b"\xff\xd8\xff", 0.0)
+        assert "come from the server" in page.wait("ack")["error"]
+        over = page.wait("over")
+    assert states[0]["skipped"] >= 0 and not over["error"] and ["Frames logged", "60"] in over["facts"]
+    assert len(page.pictures) >= 5
+    picture = cv2.imdecode(np.frombuffer(page.pictures[0], np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == (160, 208, 3)
+    assert running.result()["frames"] == 60 and len(read_frames(folder).frame_index) == 60
+
+
+def test_a_wide_preview_is_made_narrower(at_rest):
+    wide = cv2.resize(at_rest[0], (1600, 900))
+    picture = cv2.imdecode(np.frombuffer(messages.preview(wide), np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == (360, 640, 3)
+
+
+def test_downloads_are_all_of_the_logs_and_nothing_else(file, folder):
+    address, _ = file
+    with Page(address) as page:
+        page.wait("state")
+        status, _, body = get(address, f"/files/{records.PER_FRAME}?token={TOKEN}")
+        assert status == 409 and b"end the session first" in body
+        over = page.wait("over")
+    names = {found["name"] for found in over["files"]}
+    assert names == set(messages.LOGS) - {records.RECORDED, records.ANNOTATED_LIST}
+    for name in names:
+        status, headers, body = get(address, f"/files/{name}?token={TOKEN}")
+        assert status == 200 and body == (folder / name).read_bytes()
+        assert headers["content-disposition"] == f'attachment; filename="{name}"'
+    status, headers, body = get(address, f"/files/{server.ARCHIVE}?token={TOKEN}")
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        assert status == 200 and archive.testzip() is None
+        assert {name.partition("/")[2] for name in archive.namelist()} == names
+        assert archive.read(f"session/{records.PER_FRAME}") == (folder / records.PER_FRAME).read_bytes()
+
+
+def test_nothing_outside_the_logs_can_be_fetched_nor_anything_without_the_key(file, folder):
+    address, _ = file
+    (folder.parent / "beside.txt").write_text("not for you")
+    names = ("../beside.txt", "..%2Fbeside.txt", "%2e%2e%2fbeside.txt", "....//beside.txt", "%2Fetc%2Fpasswd", ".lock",
+             "..%5Cbeside.txt", "per_frame.csv%00", "per_frame.csv/", "..")  # fmt: skip
+    with Page(address) as page:
+        page.wait("state")
+        page.ask({"end": True})
+        page.wait("over")
+    for name in names:
+        status, _, body = get(address, f"/files/{name}?token={TOKEN}")
+        assert status == 404 and b"not for you" not in body and b"root:" not in body, name
+    for token in ("", "?token=", "?token=x", f"?token={TOKEN}x"):
+        for name in (records.PER_FRAME, server.ARCHIVE, "nothing"):
+            status, _, body = get(address, f"/files/{name}{token}")
+            assert status == 403 and b"key" in body
+
+
+# ---- trouble and the end
+
+
+def test_what_ends_a_session_is_said_on_the_page_and_raised(folder, clip):
+    def broken(fed):
+        raise FerError("the model is gone: fetch it again")
+
+    with served(broken, True) as (address, running):
+        with Page(address) as page:
+            assert page.wait("over")["error"] == "the model is gone: fetch it again"
+            page.ask({"label": 1})
+            assert "is over" in page.wait("error")
+        with Page(address) as page:  # whoever comes later learns it too
+            assert page.wait("hello")["phase"] == "over" and page.wait("over")["error"]
+    with pytest.raises(FerError, match="the model is gone"):
+        running.result()
+
+
+def test_a_page_can_close_the_program(camera, folder, jpegs):
+    address, running = camera
+    with Page(address) as page:
+        fed(page, jpegs[:3])
+        page.ask({"close": True})
+        opcode = None
+        while opcode != websocket.ABNF.OPCODE_CLOSE:
+            opcode, data = page.socket.recv_data()
+    assert int.from_bytes(data[:2], "big") == 1012  # as the page expects of a program that ended
+    running.finish()
+    assert len(read_frames(folder).frame_index) == 3
+
+
+def test_closing_the_server_ends_the_session_whole(folder, jpegs):
+    p = LiveParams(source="browser", **PLAIN)
+    with served(lambda fed: Session(p, folder, fed), True) as (address, running):
+        with Page(address) as page:
+            fed(page, jpegs[:3])
+    assert running.phase == "over" and running.result()["frames"] == 3
+    assert read_session(folder)["end"] == "it was over or ended by hand"
+
+
+def test_a_page_that_nobody_opened_leaves_a_message(folder):
+    p = LiveParams(source="browser", **PLAIN)
+    with served(lambda fed: Session(p, folder, fed), True) as (_, running):
+        running.open()
+    with pytest.raises(FerError, match="nobody opened the page"):
+        running.result()
+
+
+def test_a_port_in_use_is_said_before_anything_is_opened(folder):
+    taken = server.listen(0)
+    port = taken.getsockname()[1]
+    assert taken.getsockname()[0] == "127.0.0.1"
+    with taken, pytest.raises(FerError, match=f"port {port} is in use"):
+        server.serve(LiveParams(source="browser", **PLAIN), folder, port, False)
+    assert not folder.exists()
+
+
+def test_recordings_are_offered_and_kept_out_of_the_archive(folder, jpegs):
+    p = LiveParams(source="browser", record="raw", **PLAIN)
+    with served(lambda fed: Session(p, folder, fed), True) as (address, _):
+        with Page(address) as page:
+            fed(page, jpegs[:3])
+            page.ask({"end": True})
+            names = {found["name"] for found in page.wait("over")["files"]}
+        assert {records.RAW_VIDEO, records.RECORDED} <= names
+        status, _, body = get(address, f"/files/{server.ARCHIVE}?token={TOKEN}")
+        assert status == 200 and b"raw.mkv" not in body and b"recorded.csv" in body
