@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from fer_lib.emotions import EMOTIONS
+from fer_lib.live.colours import COLOURS
 from fer_lib.live.records import Frames
 from fer_lib.live.score import Segment, raw_labels
 
 DPI = 100
-COLOURS = ("#c44e52", "#8c6d31", "#8172b2", "#e1a32a", "#4c72b0", "#dd8452", "#7f8c8d")  # of the seven, in order
 _BARE = "#f2f2f2"
 
 
