@@ -54,7 +54,7 @@ def check_window() -> None:
     if linux and (trouble := _probe()):
         display, hint = os.environ.get("DISPLAY"), "Log in on that screen, or with ssh -X"
         if not display:
-            display, hint = os.environ["WAYLAND_DISPLAY"], "This OpenCV wants an X11 screen: start XWayland, set $DISPLAY"
+            display, hint = os.environ["WAYLAND_DISPLAY"], "This OpenCV wants X11: start XWayland, set $DISPLAY"
         raise FerError(f"no window can be opened on display {display}: {trouble}. {hint}; or do without: {WITHOUT}")
 
 
