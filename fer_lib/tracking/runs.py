@@ -139,12 +139,12 @@ class PhaseRun:
     def metrics(self, values: dict[str, Any], step: int | None = None) -> None:
         """Write every numeric leaf of ``values`` in one call (a nested key becomes ``outer/inner``)."""
         mlflow = self._mlflow()
-        mlflow.log_metrics(numbers(values), step=step)
+        store.patiently(lambda: mlflow.log_metrics(numbers(values), step=step))
 
     def tags(self, **values: Any) -> None:
         """Set tags on the run."""
         mlflow = self._mlflow()
-        mlflow.set_tags({key: str(value) for key, value in values.items()})
+        store.patiently(lambda: mlflow.set_tags({key: str(value) for key, value in values.items()}))
 
     def figure(self, figure, name: str) -> None:
         """Attach a matplotlib figure (a PNG unless the name says otherwise) and keep a copy in the phase's folder."""

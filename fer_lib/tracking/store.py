@@ -11,8 +11,11 @@ import contextlib
 import logging
 import os
 import sqlite3
+import time
 import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -20,6 +23,7 @@ from fer_lib.atomic import explained
 from fer_lib.errors import FerError
 
 EXPERIMENT = "fer"
+PATIENCE = 600.0  # seconds that a fit waits for a database that another program keeps locked
 _ABSOLUTE = (  # every column in which MLflow writes down an absolute artifact path
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -175,6 +179,28 @@ def experiment_id(name: str = EXPERIMENT) -> str:
             return client.create_experiment(name, artifact_location=artifact_root(base))
         except MlflowException as error:
             raise FerError(f"cannot create the experiment {name!r}: {error}") from error
+
+
+def patiently(call: Callable[[], Any]) -> Any:
+    """``call()``, again and again while another program keeps the database locked: no fit ends of a backup.
+
+    MLflow by itself waits 20 seconds.  Raises FerError after ``PATIENCE`` seconds.
+    """
+    from mlflow.exceptions import MlflowException
+
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return call()
+        except MlflowException as error:
+            if "database is locked" not in str(error):
+                raise
+            if time.monotonic() > until:
+                raise FerError(
+                    f"another program has kept {mlruns() / 'mlflow.db'} locked for {PATIENCE / 60:.0f} minutes: end it "
+                    "and give the same command again"
+                ) from error
+        time.sleep(1.0)
 
 
 def lock_is_held(path: Path) -> bool:

@@ -153,6 +153,35 @@ def test_a_fit_whose_log_fails_is_closed(monkeypatch):
     assert closed == [True]
 
 
+def test_a_fit_waits_for_a_database_that_is_locked_and_says_so_in_the_end(monkeypatch):
+    """As a backup or a page that reads long may lock it; MLflow gives up after 20 seconds."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    tries, real = [], mlflow.log_metrics
+
+    def locked(*words, **named):
+        tries.append(1)
+        if len(tries) < 3:
+            raise MlflowException("(sqlite3.OperationalError) database is locked")
+        return real(*words, **named)
+
+    monkeypatch.setattr(store.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(mlflow, "log_metrics", locked)
+    with runs.phase_run(ImportParams(seed=17), "import") as run:
+        run.metrics({"a": 1.0})
+        tries.clear()
+        monkeypatch.setattr(store, "PATIENCE", -1.0)
+        with pytest.raises(FerError, match=r"another program has kept .*mlflow\.db locked .* the same command again"):
+            run.metrics({"a": 2.0})
+        tries.clear()
+        monkeypatch.setattr(mlflow, "log_metrics", lambda *w, **n: (_ for _ in ()).throw(MlflowException("another")))
+        with pytest.raises(MlflowException, match="another"):
+            run.metrics({"a": 3.0})
+        run.outputs()
+    assert fetch(run).data.metrics == {"a": 1.0}
+
+
 def test_a_running_epoch_is_shown_at_once_and_drawn_now_and_then(monkeypatch):
     import mlflow
 
