@@ -75,9 +75,10 @@ phases:
     manifest: manifest
     noise: true
     noise_nets: {folds: 2, rounds: 1, epochs: 1, image_size: 32, embed_dim: 16, shown: 8}
+  score: {}
 """
 PHASES = ("check", "import", "manifest", "teacher_a", "teacher_b", "checkpoints", "softlabels", "student_ce",
-          "student_kd", "student_dkd", "evaluate", "export", "curated", "audit")  # fmt: skip
+          "student_kd", "student_dkd", "evaluate", "export", "curated", "audit", "score")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ TEACHERS = ("teacher_a", "teacher_b")
 STUDENTS = ("student_ce", "student_kd", "student_dkd")
 FITS = TEACHERS + STUDENTS
 IDS = "evalset_id, protocol_id, n_expected, n_used"
+LIVE = "accuracy, macro_f1, macro_f1_present, coverage, per_class_f1, support, confusion, flips_per_min"
 SCORES = "accuracy, macro_f1, per_class_f1, nll, ece, brier"
 # the keys that a reader of these files may rely on; a{b, c}: a mapping, a[{b}]: a list of mappings, |null: or nothing
 FIT_FILES = {
@@ -85,6 +86,11 @@ FILES = {
             "conflicts, rule, removed{rows, by_split, by_source, by_label}, clean{manifest, sha256, rows, leaks}",
         "label_noise.json": "manifest_sha256, rows, noise_matrix, per_class, top",
     },
+    "score": {
+        "score.json":
+            f"protocol, model, ckpt, detector, segments, segments_scored, smoothing, {IDS}, raw{{{LIVE}}}, "
+            f"smoothed{{{LIVE}}}",
+    },
 }  # fmt: skip
 COLUMNS = "model precision runtime threads batch size p50_ms p95_ms p99_ms images_per_sec".split()
 FIGURES = {
@@ -99,6 +105,7 @@ FIGURES = {
     | {f"{name}_reliability_{kind}.png" for name in (*FITS, "ensemble") for kind in ("raw", "scaled")},
     "export": set(),
     "audit": {"matrices.png", "across_splits.png", "noise_matrix.png", "label_noise.png"},
+    "score": {"faces_1.png", "timeline.png", "per_class.png", "study.png"},
 }
 
 
