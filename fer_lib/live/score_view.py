@@ -53,11 +53,15 @@ def pace(result: dict[str, Any]) -> str:
 
 def in_words(result: dict[str, Any]) -> str:
     """The score in one sentence."""
-    raw, calm = result["raw"], result["smoothed"]
+
+    def rest(kind: str) -> str:
+        own = result[kind]
+        return f"(macro-F1 of those present {own['macro_f1_present']:.3f}, {own['flips_per_min']:.1f} flips a minute)"
+
+    right = [f"{result[kind]['accuracy']:.1%}" for kind in ("smoothed", "raw")]
     return (
-        f"Smoothed labels are right in {calm['accuracy']:.1%} of {result['n_used']:,} frames, raw ones in "
-        f"{raw['accuracy']:.1%}; macro-F1 of those present {calm['macro_f1_present']:.3f} and "
-        f"{raw['macro_f1_present']:.3f}; {calm['flips_per_min']:.1f} and {raw['flips_per_min']:.1f} flips a minute."
+        f"Smoothed labels are right in {right[0]} of {result['n_used']:,} frames {rest('smoothed')}, "
+        f"raw ones in {right[1]} {rest('raw')}."
     )
 
 
