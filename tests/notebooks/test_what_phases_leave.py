@@ -307,8 +307,10 @@ def test_a_fit_tells_its_epochs_and_describes_the_weights_it_keeps(walked, neste
     params = load_run(walked.file).phase(phase).params
     history = walked.json(run, "history.json")
     assert [row["epoch"] for row in history] == list(range(params.epochs))
-    for key, path in (("val/macro_f1", ("val", "macro_f1")), ("train/loss", ("train", "loss")), ("lr", ("lr",)),
-                      ("val/per_class_f1/Fear", ("val", "per_class_f1", "Fear"))):  # fmt: skip
+    keys = ["train/loss", "lr", "train/coverage", "val/macro_f1", "val/per_class_f1/Fear", "timing/images_per_sec",
+            "timing/peak_memory_gb", "timing/data_wait_share"]  # fmt: skip
+    for key in keys + ["train/arcface_margin"] * (phase in TEACHERS):
+        path = key.split("/")
         logged = {m.step: m.value for m in client.get_metric_history(run.info.run_id, key)}
         for row in history:
             value = row
@@ -333,6 +335,17 @@ def test_a_fit_tells_its_epochs_and_describes_the_weights_it_keeps(walked, neste
     assert left_over == 0 and steps in (rows // 28, math.ceil(rows / 28))
     assert alignment["paths"]["manifest_sha256"] == nested["manifest"].data.tags["fer.id.manifest_sha256"]
     assert alignment["init"]["resume"] is False and alignment["seed"] == params.seed
+
+
+@pytest.mark.parametrize("phase", TEACHERS)
+def test_a_teacher_ends_with_files_of_its_best_and_its_last_weights(walked, nested, phase):
+    run = nested[phase]
+    report, best = walked.json(run, "onnxparity.json"), walked.json(run, "best/bundle.json")["ids"]
+    assert set(report) == {"best.onnx", "last.onnx"} <= names(walked, run, "")
+    last = len(walked.json(run, "history.json")) - 1
+    for file, epoch in (("best.onnx", best["epoch"]), ("last.onnx", last)):
+        assert report[file]["epoch"] == epoch and report[file]["max_abs_diff"] < 1e-4
+    assert report["best.onnx"]["weights_sha256"] == best["weights_sha256"]
 
 
 def test_numbers_that_are_ranked_together_were_measured_on_the_same_rows(walked, nested):
