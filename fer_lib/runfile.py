@@ -55,12 +55,15 @@ INPUTS: dict[str, Input] = {
     "fits": Input(("teacher",), many=True, named=("student",)),
     "teachers": Input(("teacher",), many=True, named=("checkpoints",)),
     "softlabels": Input(("softlabels",)),
-    "models": Input(("teacher", "student"), many=True, named=("checkpoints",)),
+    "models": Input(("teacher", "student"), many=True, named=("checkpoints", "adapt")),
     "ensembles": Input(("softlabels",), many=True, required=False),
     "evaluation": Input(("evaluate",), required=False),
-    "candidates": Input(("student",), many=True, named=("checkpoints",)),
+    "candidates": Input(("student",), many=True, named=("checkpoints", "adapt")),
     "session": Input((), required=False),
-    "init_from": Input((), required=False, named=("teacher", "student", "checkpoints")),
+    "init_from": Input((), required=False, named=("teacher", "student", "checkpoints", "adapt")),
+    "base": Input(("student",), named=("teacher", "checkpoints", "adapt")),
+    "buffers": Input((), many=True, required=False),
+    "gate_session": Input((), required=False),
 }
 
 
@@ -215,7 +218,7 @@ def shrink(kind: str, values: dict[str, Any], phases: Iterable[str] = ()) -> dic
         return {"noise_nets": values["noise_nets"] | {"folds": 2, "rounds": 1, "epochs": 1}}
     if kind in ("checkpoints", "evaluate"):
         return {"resamples": min(values["resamples"], 100)}
-    return {}
+    return {"epochs": 1} if kind == "adapt" else {}
 
 
 def _shrink_fit(values: dict[str, Any], phases: Iterable[str]) -> dict[str, Any]:

@@ -76,9 +76,22 @@ phases:
     noise: true
     noise_nets: {folds: 2, rounds: 1, epochs: 1, image_size: 32, embed_dim: 16, shown: 8}
   score: {}
+  adapt:
+    base: student_ce
+    epochs: 1
+    batch_size: 28
+    tune: both
+    bn_policy: update
+    threads: 1
+    allow_leaks: [fer2013]
+    gates: {offline: [{suite: val, macro_f1_drop: 1.0, minority_f1_drop: 1.0}], resamples: 100}
+    offline_only: true
+    registered_name: adapted
+    alias: candidate
 """
 PHASES = ("check", "import", "manifest", "teacher_a", "teacher_b", "checkpoints", "softlabels", "student_ce",
-          "student_kd", "student_dkd", "evaluate", "export", "curated", "audit", "score")  # fmt: skip
+          "student_kd", "student_dkd", "evaluate", "export", "curated", "audit", "score",
+          "adapt")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,16 @@ from fer_lib.errors import DataError
 METHOD = "plain percentile bootstrap over rows (Efron 1979), the same resampled rows for both models; not stratified"
 
 
-def paired_differences(before, after, y, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> dict[str, dict]:
+def paired_differences(
+    before, after, y, resamples: int = 1000, seed: int = 0, level: float = 0.95, minority: bool = False
+) -> dict[str, dict]:
     """``after`` minus ``before``, with an interval that keeps the pairing of the rows.
 
     Both are logits [N, K] of the rows whose labels are ``y`` int [N].  Keys: ``accuracy``, ``macro_f1`` (over all K
-    classes), ``f1/<class>`` for each and ``nll`` (nats); each {value, lo, hi}.  Rows are resampled with replacement,
-    every resample scored for both models (:data:`METHOD`).  The ECE is not among them: a bootstrap interval of it does
-    not cover (see :mod:`fer_lib.calibration.intervals`).  Raises DataError when the shapes differ.
+    classes), ``f1/<class>`` for each and ``nll`` (nats), with ``minority`` also ``minority_f1`` (the mean of each
+    model's own three lowest F1 among the classes that the rows hold); each {value, lo, hi}.  Rows are resampled with
+    replacement, every resample scored for both models (:data:`METHOD`).  The ECE is not among them: a bootstrap
+    interval of it does not cover (see :mod:`fer_lib.calibration.intervals`).  Raises DataError when the shapes differ.
     """
     tail = checked_tail(level, resamples)
     before, after, y = _pair(before, after, y)
@@ -30,8 +33,11 @@ def paired_differences(before, after, y, resamples: int = 1000, seed: int = 0, l
     for i in range(resamples):
         rows = rng.integers(0, len(y), len(y))
         counts[i], losses[i] = np.bincount(cells[rows], minlength=k**3), lost[rows].mean()
-    values = _of_cells(np.bincount(cells, minlength=k**3)[None], k) | {"nll": lost.mean(keepdims=True)}
+    whole = np.bincount(cells, minlength=k**3)[None]
+    values = _of_cells(whole, k) | {"nll": lost.mean(keepdims=True)}
     drawn = _of_cells(counts, k) | {"nll": losses}
+    if minority:
+        values["minority_f1"], drawn["minority_f1"] = _minority_gain(whole, k), _minority_gain(counts, k)
     ends = {name: np.quantile(drawn[name], [tail, 1.0 - tail]) for name in values}
     return {
         name: {"value": float(value[0]), "lo": float(ends[name][0]), "hi": float(ends[name][1])}
@@ -73,3 +79,16 @@ def _of_cells(counts: np.ndarray, k: int) -> dict[str, np.ndarray]:
     hits = [np.trace(cm, axis1=1, axis2=2) for cm in (first, second)]
     each: Sequence[tuple[str, np.ndarray]] = [(f"f1/{n}", gain[:, i]) for i, n in enumerate(class_names(k))]
     return {"accuracy": (hits[1] - hits[0]) / joint[0].sum(), "macro_f1": gain.mean(axis=1), **dict(each)}
+
+
+def _minority_gain(counts: np.ndarray, k: int) -> np.ndarray:
+    """Differences [R] of minority-F1, of counts [R, k^3] as in :func:`_of_cells`."""
+    joint = counts.reshape(-1, k, k, k)
+
+    def minority(cm: np.ndarray) -> np.ndarray:
+        present = cm.sum(axis=2) > 0
+        lowest = np.sort(np.where(present, f1_from_confusion(cm), np.inf), axis=1)[:, :3]
+        there = np.isfinite(lowest)
+        return np.where(there, lowest, 0.0).sum(axis=1) / there.sum(axis=1)
+
+    return minority(joint.sum(axis=2)) - minority(joint.sum(axis=3))

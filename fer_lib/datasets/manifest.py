@@ -175,14 +175,14 @@ class Manifest:
         """float64 [N]: how much each row's label counts; 1 where nothing is said, 0 where it is not to be learned."""
         if "weight" not in self.frame:
             return np.ones(len(self))
-        return self.frame["weight"].fillna(1.0).to_numpy(np.float64)
+        return np.array(self.frame["weight"].fillna(1.0), np.float64)
 
     @property
     def negatives(self) -> np.ndarray:
         """int64 [N]: a class that each row is not, -1 where none is known."""
         if "neg_label" not in self.frame:
             return np.full(len(self), -1)
-        return self.frame["neg_label"].fillna(-1.0).to_numpy(np.int64)
+        return np.array(self.frame["neg_label"].fillna(-1.0), np.int64)
 
     @property
     def sample_ids(self) -> list[str]:

@@ -123,6 +123,6 @@ def write_drawn_session(folder: Path, seed: int = 42, rounds: int = 1, record: b
             log.close()
             if video is not None:
                 video.close()
-        about = {"drawn": True, "seed": seed, "size": list(SIZE), "dropped": 0, "smoothing": p.model_dump()}
+        about = {**head, "drawn": True, "seed": seed, "size": list(SIZE), "dropped": 0, "smoothing": p.model_dump()}
         write_session(work, about)
     return folder

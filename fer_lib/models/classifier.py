@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from fer_lib.emotions import NUM_CLASSES
 from fer_lib.errors import FerError
 
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+
 
 class FerClassifier(nn.Module):
     """backbone -> Linear(embed_dim) -> BatchNorm -> SiLU -> Dropout -> head.
@@ -116,22 +118,21 @@ def make_backbone(name: str, image_size: int, pretrained: bool = False) -> nn.Mo
 
 
 def trainable_parameters(model: FerClassifier, tune: str) -> list[str]:
-    """Names of the parameters that ``tune`` leaves trainable: all, head, bn (norm layers and head) or last_block.
+    """Names of the parameters that ``tune`` leaves trainable: all, head, bn (norm layers and head), last_block, norms.
 
-    The embedding and the head are trained under every setting, since they are new to the classes.  ``last_block`` is
-    the backbone's last numbered block and what follows it (a convolution or norm before the pooling).
+    The embedding and the head are trained under every setting but ``norms`` (norm layers alone, the embedding's too),
+    since they are new to the classes.  ``last_block`` is the backbone's last numbered block and what follows it (a
+    convolution or norm before the pooling).
     """
     own = [n for n, _ in model.named_parameters() if not n.startswith("backbone.")]
     names = [n for n, _ in model.backbone.named_parameters()]
+    norms = {n for n, m in model.named_modules() if isinstance(m, NORMS)}
+    if tune == "norms":
+        return [n for n, _ in model.named_parameters() if n.rpartition(".")[0] in norms]
     if tune == "head":
         chosen: list[str] = []
     elif tune == "bn":
-        norms = tuple(
-            n
-            for n, m in model.backbone.named_modules()
-            if isinstance(m, nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm)
-        )
-        chosen = [n for n in names if n.rsplit(".", 1)[0] in norms]
+        chosen = [n for n in names if f"backbone.{n}".rpartition(".")[0] in norms]
     elif tune == "last_block":
         from timm.models import group_parameters
 

@@ -7,12 +7,14 @@ the newest finished phase before it in the same run; inputs may name a phase of 
 
 from __future__ import annotations
 
+from fer_lib.params.adapt import AdaptFit, AdaptParams
 from fer_lib.params.audit import AuditParams
 from fer_lib.params.base import CheckParams, PhaseParams, Strict, usable_alias
 from fer_lib.params.buffer import BufferParams
 from fer_lib.params.checkpoints import CheckpointParams
 from fer_lib.params.curate import CsvParams, CurateParams
 from fer_lib.params.fit import AugmentParams, FitParams, StudentParams, TeacherParams
+from fer_lib.params.gates import GateParams, OfflineGate, SessionGate, read_gates
 from fer_lib.params.live import LiveParams, SmoothingParams
 from fer_lib.params.manifest import ManifestParams
 from fer_lib.params.models import EvaluateParams, ExportParams, SoftLabelParams
@@ -21,6 +23,8 @@ from fer_lib.params.sources import ImportParams, SourceSpec
 
 __all__ = [
     "KINDS",
+    "AdaptFit",
+    "AdaptParams",
     "AuditParams",
     "AugmentParams",
     "BufferParams",
@@ -31,11 +35,14 @@ __all__ = [
     "EvaluateParams",
     "ExportParams",
     "FitParams",
+    "GateParams",
     "ImportParams",
     "LiveParams",
     "ManifestParams",
+    "OfflineGate",
     "PhaseParams",
     "ScoreParams",
+    "SessionGate",
     "SmoothingParams",
     "SoftLabelParams",
     "SourceSpec",
@@ -43,6 +50,7 @@ __all__ = [
     "StudentParams",
     "StudyParams",
     "TeacherParams",
+    "read_gates",
     "usable_alias",
 ]
 
@@ -58,4 +66,5 @@ KINDS: dict[str, tuple[type[PhaseParams], str]] = {
     "evaluate": (EvaluateParams, "08_evaluate"),
     "export": (ExportParams, "09_export_onnx"),
     "score": (ScoreParams, "10_score_session"),
+    "adapt": (AdaptParams, "11_adapt"),
 }

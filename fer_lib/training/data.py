@@ -97,9 +97,12 @@ def open_data(manifest: Manifest, p: FitParams, cache_dir: Path) -> FitData:
     balanced = p.imbalance in ("balanced", "both")
     sampler = Sampler(labels, p.batch_size, balanced, p.seed)
     counts = np.bincount(labels, minlength=NUM_CLASSES)
+    shares = np.bincount(labels, weights=packs[0].manifest.weights, minlength=NUM_CLASSES)
+    if not shares.any():  # no label counts, so none says that a class is more frequent
+        shares = np.ones(NUM_CLASSES)
     weighted = p.imbalance in ("class_weights", "both")
     weights = np.asarray(effective_number_weights(counts.tolist(), p.cb_beta), np.float32) if weighted else None
-    drawn = np.full(NUM_CLASSES, 1.0) if balanced else counts.astype(float)
+    drawn = np.full(NUM_CLASSES, 1.0) if balanced else shares
     effective = drawn * (weights if weighted else 1.0)
     if p.logit_adjustment:  # of the prior pi, the adjusted loss leaves pi^(1 - tau) in the logits
         seen = counts > 0  # 0 to a power below 0 is no share

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from fer_lib.errors import DataError
 from fer_lib.models.losses import cross_entropy, logit_adjustment, soft_targets
 from fer_lib.params import FitParams
 from fer_lib.training.data import FitData
@@ -17,6 +18,11 @@ class LabelLoss:
 
     def __init__(self, p: FitParams, data: FitData, device: torch.device):
         self.p = p
+        if unsure := int((data.train.manifest.weights != 1.0).sum()):
+            raise DataError(
+                f"{unsure:,} of {len(data.sampler.labels):,} training rows carry a weight (a live buffer's, whose "
+                "labels are guesses): train on them with notebook 11_adapt, or leave their source out (exclude_sources)"
+            )
         self.votes = torch.from_numpy(data.train.manifest.soft_labels).float()
         self.weights = None if data.class_weights is None else torch.from_numpy(data.class_weights).to(device)
         shares = [n / len(data.sampler.labels) for n in data.class_counts]

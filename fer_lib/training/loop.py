@@ -21,7 +21,7 @@ from timm.utils import ModelEmaV3
 from fer_lib.atomic import write_json
 from fer_lib.datasets.batches import Batch, train_batches
 from fer_lib.errors import DataError
-from fer_lib.models.classifier import FerClassifier, trainable_parameters
+from fer_lib.models.classifier import NORMS, FerClassifier, trainable_parameters
 from fer_lib.params import FitParams
 from fer_lib.training.checkpoint import pack_state, save_checkpoint
 from fer_lib.training.data import FitData, loader_threads
@@ -47,13 +47,14 @@ def fit(
     ids: dict[str, Any],
     team: Alone,
     tune: str = "all",
+    norms: str = "trained",
 ) -> Iterator[dict[str, Any]]:
     """Train ``model``; yields ``start``, ``step`` (every few seconds), ``note``, ``epoch`` ... and ``end`` events.
 
     Leaves ``best/`` (a bundle: macro-F1 on val/select, temperature on val/temperature; with the record of what was
     seen, where ``out`` holds one), ``checkpoint_last``, the numbered checkpoints and ``history.json`` in ``out``.  A
-    ``checkpoint_last`` of the same parameters is resumed.  In a team every process runs this, and the first one alone
-    evaluates and writes.
+    ``checkpoint_last`` of the same parameters is resumed.  ``norms``: whose running statistics move.  In a team every
+    process runs this, and the first one alone evaluates and writes.
     Raises FerError on a loss that is not finite, on a checkpoint of other parameters and on too few rows for a step.
     """
     steps = min(data.sampler.steps_per_epoch, p.max_train_batches or math.inf)
@@ -101,7 +102,7 @@ def fit(
     for epoch in range(len(state.history), p.epochs):  # one may have been stepped through and not yet evaluated
         started = time.monotonic()
         model.train()
-        _freeze_norms(model, tune)
+        _freeze_norms(model, tune, norms)
         first = epoch * data.sampler.steps_per_epoch  # an epoch may be cut short by max_train_batches
         span = first + state.step - epoch * steps, first + steps
         sharing = dict(share=(team.rank, team.size), empty=_memory(team.device))
@@ -188,9 +189,14 @@ def _take_losses(state: Progress, stepper: Stepper) -> None:
     state.loss_sum, state.loss_n = stepper.loss_sum, stepper.loss_n
 
 
-def _freeze_norms(model: FerClassifier, tune: str) -> None:
-    """Frozen layers keep their running statistics: only norms whose weights are trained stay in training mode."""
-    if tune == "all":
+def _freeze_norms(model: FerClassifier, tune: str, norms: str) -> None:
+    """Whose running statistics move: all norms' (``update``), none's (``frozen``), or only those of norms whose weights
+    are trained (``trained``), so that frozen layers keep theirs."""
+    if norms == "frozen":
+        for module in model.modules():
+            if isinstance(module, NORMS):
+                module.eval()
+    if tune == "all" or norms != "trained":
         return
     for module in model.backbone.modules():
         own = list(module.parameters(recurse=False))

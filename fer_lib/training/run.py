@@ -42,9 +42,9 @@ def run_fit(
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Everything between validated parameters and a folder with ``best/`` and its reports; yields the loop's events.
 
-    ``objective(p, data, device)`` makes the loss.  ``how``: ``tune``; ``init_from``, a bundle folder; ``run_id``;
-    ``inputs``, ids of what else decides the weights; ``ancestors``, what the teachers saw, None for one that left no
-    record.
+    ``objective(p, data, device)`` makes the loss.  ``how``: ``tune`` and ``norms``; ``init_from``, a bundle folder;
+    ``run_id``; ``inputs``, ids of what else decides the weights; ``ancestors``, what the teachers saw, None for one
+    that left no record.
     Raises FerError for a device, backbone, starting weights or data that can't be had, before any step.
     """
     work = partial(_run_fit, p, manifest, out, cache_dir, kind=kind, config=config, objective=objective, **how)
@@ -62,6 +62,7 @@ def _run_fit(
     config: dict[str, Any],
     objective: Callable,
     tune: str = "all",
+    norms: str = "trained",
     init_from: str = "",
     run_id: str = "",
     inputs: dict[str, str] | None = None,
@@ -82,7 +83,7 @@ def _run_fit(
     if team.rank == 0:
         team.wait()
     ids = _ids(p, manifest, data, weights, run_id, inputs or {})
-    options = dict(kind=kind, name=p.name, ids=ids, team=team, tune=tune)
+    options = dict(kind=kind, name=p.name, ids=ids, team=team, tune=tune, norms=norms)
     for event in fit(model, objective(p, data, team.device), data, p, out, **options):
         if event["event"] == "start" and team.rank == 0:
             alignment = _alignment(p, manifest, data, weights, event, init_from, team.device, ids)

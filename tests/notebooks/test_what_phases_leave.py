@@ -86,6 +86,13 @@ FILES = {
             "conflicts, rule, removed{rows, by_split, by_source, by_label}, clean{manifest, sha256, rows, leaks}",
         "label_noise.json": "manifest_sha256, rows, noise_matrix, per_class, top",
     },
+    "adapt": FIT_FILES | {
+        "gates.json":
+            "passed, mark, learned_from_gate_session, said, manifest_sha256, base{name, weights_sha256}, "
+            "candidate{name, weights_sha256}, gates[{gate, evalset_id, protocol_id{base, candidate}, n_expected, "
+            "n_used, decide_by, scores, passed}]",
+        "buffers/0/buffer.json": "session, session_sha256, frames, rows, manifest_sha256, counts, left_out, params",
+    },
     "score": {
         "score.json":
             f"protocol, model, ckpt, detector, segments, segments_scored, smoothing, {IDS}, raw{{{LIVE}}}, "
@@ -105,6 +112,7 @@ FIGURES = {
     | {f"{name}_reliability_{kind}.png" for name in (*FITS, "ensemble") for kind in ("raw", "scaled")},
     "export": set(),
     "audit": {"matrices.png", "across_splits.png", "noise_matrix.png", "label_noise.png"},
+    "adapt": {"contact_live.png", "training_curves.png"},
     "score": {"faces_1.png", "timeline.png", "per_class.png", "study.png"},
 }
 
@@ -438,3 +446,23 @@ def test_the_export_is_checked_timed_and_registered(walked, nested):
     version = mlflow.MlflowClient().get_model_version("fer-student", "1")
     assert version.run_id == run.info.run_id
     assert version.tags["weights_sha256"] == run.data.tags["fer.id.weights_sha256"]
+
+
+def test_an_adapted_model_that_passed_takes_the_alias_and_says_that_no_session_gated(walked, nested):
+    import mlflow
+
+    run = nested["adapt"]
+    gates, bundle = walked.json(run, "gates.json"), walked.json(run, "bundle/bundle.json")
+    assert gates["passed"] and gates["mark"] == "offline-only" == bundle["metrics"]["gates"]["mark"]
+    assert gates["base"]["weights_sha256"] == nested["student_ce"].data.tags["fer.id.weights_sha256"]
+    assert bundle["ids"]["starting_weights_sha256"] == gates["base"]["weights_sha256"]
+    [val] = gates["gates"]
+    assert val["suite"] == "val" and val["n_used"] == val["n_expected"] > 0
+    assert {"model.onnx", "model.safetensors", "seen.npz"} <= set(bundle["files"])
+    version = mlflow.MlflowClient().get_model_version_by_alias("adapted", "candidate")
+    assert version.run_id == run.info.run_id and version.description.startswith("offline-only: Offline, suite val")
+    assert version.tags["weights_sha256"] == gates["candidate"]["weights_sha256"] == bundle["ids"]["weights_sha256"]
+    history = walked.json(run, "history.json")
+    assert 0 < history[0]["train"]["negl_applied_frac"] < 1
+    assert run.data.metrics["train/negl_applied_frac"] == history[0]["train"]["negl_applied_frac"]
+    assert run.data.tags["fer.gates"] == "passed"

@@ -1,0 +1,65 @@
+"""Parameters of adapting a model to what a live session left (11)."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from fer_lib.params.base import Alias, Count, Device, Fraction, PackKind, PhaseParams, Positive, RegisteredName
+from fer_lib.params.fit import AugmentParams, FitParams
+from fer_lib.params.gates import GateParams, OfflineGate
+
+Tune = Literal["head", "bn", "both"]
+NormPolicy = Literal["frozen", "update"]
+
+
+class AdaptParams(PhaseParams):
+    """11_adapt (SPEC 8, 10, 11)."""
+
+    HOW: ClassVar[frozenset[str]] = FitParams.HOW
+
+    manifest: str = ""  # its val rows choose the epoch, fit the temperature and gate; its train rows are replayed
+    base: str = ""  # the model that is adapted, with torch weights; blank: the newest student phase before
+    name: str = "adapted"
+    buffers: list[str] = []  # folders that fer live buffer wrote; blank: that of a drawn session
+    gate_session: str = ""  # recorded, with manual labels, replayed by both models; blank: the first buffer's own
+    offline_only: bool = False  # no session gates, and the version says so
+    tune: Tune = "head"  # head: embedding and head; bn: scale and shift of norm layers; both
+    bn_policy: NormPolicy = "frozen"  # running statistics of batch norm: kept as they are, or following the new rows
+    negl_weight: Annotated[float, Field(ge=0.0)] = 0.05
+    replay: Annotated[float, Field(ge=0.0, le=100.0)] = 1.0  # train rows of the manifest for each row of the buffers
+    epochs: Annotated[int, Field(ge=1)] = 3
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    lr: Positive = 1e-4
+    min_lr: Annotated[float, Field(ge=0.0)] = 1e-5
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
+    clip_grad: Annotated[float, Field(ge=0.0)] = 1.0
+    label_smoothing: Fraction = 0.0
+    augment: AugmentParams = AugmentParams()
+    max_train_batches: Count = 0  # 0: all
+    max_val_batches: Count = 0
+    calibration: Literal["global", "vector"] = "global"
+    gates: GateParams = GateParams(offline=[OfflineGate(suite="val")])
+    allow_leaks: list[str] = []  # sources whose rows may gate although they stand in train too
+    registered_name: RegisteredName = "fer-student"
+    alias: Alias = ""  # what a candidate that passes is called in the registry; blank: nothing is registered
+    pack: PackKind = "faces"
+    workers: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = "auto"
+    device: Device = "auto"
+    threads: Count = 0
+    deterministic: bool = True
+
+
+class AdaptFit(FitParams):
+    """The fit that :class:`AdaptParams` ask for on one base: its architecture and contract, and what is new here."""
+
+    name: str = "adapted"
+    mode: Literal["adapt"] = "adapt"
+    head: Literal["linear", "cosine"] = "linear"
+    arcface_s: Positive = 30.0
+    imbalance: Literal["none"] = "none"
+    tune: Tune = "head"
+    bn_policy: NormPolicy = "frozen"
+    negl_weight: float = 0.05
