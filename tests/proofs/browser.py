@@ -66,13 +66,19 @@ def _wait_for(url: str, server: subprocess.Popen, log, seconds: float = 300) -> 
 
 
 class Browser:
-    """One tab of a headless Chromium, driven over its debugging socket; use as ``with Browser() as browser:``."""
+    """One tab of a headless Chromium, driven over its debugging socket; use as ``with Browser() as browser:``.
+
+    ``flags`` are added to its command; ``events`` are what the page told meanwhile, as (method, parameters).
+    """
+
+    def __init__(self, *flags: str):
+        self.flags, self.events = flags, []
 
     def __enter__(self) -> Browser:
         import websocket
 
         self.profile = tempfile.TemporaryDirectory()
-        command = [chromium(), *FLAGS, f"--user-data-dir={self.profile.name}", "about:blank"]
+        command = [chromium(), *FLAGS, *self.flags, f"--user-data-dir={self.profile.name}", "about:blank"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         port = self._read_port(Path(self.profile.name) / "DevToolsActivePort")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=60) as answer:
@@ -101,7 +107,7 @@ class Browser:
         self.calls += 1
         self.socket.send(json.dumps({"id": self.calls, "method": method, "params": parameters}))
         while (answer := json.loads(self.socket.recv())).get("id") != self.calls:
-            pass  # an event of the page
+            self.events.append((answer["method"], answer["params"]))
         if "error" in answer:
             raise RuntimeError(f"{method}: {answer['error']}")
         return answer["result"]
@@ -116,7 +122,7 @@ class Browser:
     def open(self, url: str, size: tuple[int, int], shown: str, remember: dict[str, str]) -> str:
         """Go to ``url`` with these entries in the page's storage; the text that is read there once it has ``shown``."""
         width, height = size
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.resize(width, height)
         self.call("Page.navigate", url=url.partition("#")[0] + "health")  # the same origin, without the application
         self.wait("location.pathname == '/health' && document.readyState == 'complete'")
         self.evaluate(f"Object.entries({json.dumps(remember)}).forEach(([k, v]) => localStorage.setItem(k, v))")
@@ -125,9 +131,21 @@ class Browser:
         time.sleep(3)  # plots are drawn after the text
         return self.evaluate("document.body.innerText")
 
+    def press(self, key: str, text: str = "", modifiers: int = 0) -> None:
+        """A key as a person presses it: ``text`` for one that writes something; modifiers 1 Alt, 2 Ctrl, 8 Shift."""
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowLeft": 37, "ArrowRight": 39}
+        code = codes.get(key, ord(key.upper()) if len(key) == 1 else 0)
+        parameters = {"key": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
+        down = parameters | ({"type": "keyDown", "text": text} if text else {"type": "rawKeyDown"})
+        self.call("Input.dispatchKeyEvent", **down)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **parameters)
+
+    def resize(self, width: int, height: int) -> None:
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
     def wait(self, condition: str, seconds: float = 300) -> None:
         end = time.monotonic() + seconds
-        while not self.evaluate(condition):
+        while not self.evaluate(f"!!({condition})"):
             if time.monotonic() > end:
                 raise RuntimeError(f"after {seconds:.0f} s not yet: {condition}")
             time.sleep(0.5)

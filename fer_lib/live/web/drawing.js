@@ -83,12 +83,13 @@ export class Timeline {
     context.fillStyle = soft;
     for (const [name, y] of names) context.fillText(name, GUTTER - 6, y);
     context.textAlign = "center";
-    for (let ago = 0; ago <= SPAN; ago += 10) {
+    const apart = wide < 420 ? 20 : 10;
+    for (let ago = 0; ago <= SPAN; ago += apart) {
       const x = GUTTER + wide * (1 - ago / SPAN);
       context.fillStyle = line;
       context.fillRect(x, graph, 1, low - graph);
       context.fillStyle = soft;
-      const shift = ago === SPAN ? 16 : ago === 0 ? -10 : 0;
+      const shift = ago === SPAN ? 24 : ago === 0 ? -12 : 0;
       context.fillText(ago ? `${ago} s ago` : "now", x + shift, height - 9);
     }
     context.fillStyle = track;

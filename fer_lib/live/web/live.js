@@ -48,18 +48,19 @@ function connect() {
 
 function disconnected(code) {
   socket = null;
+  showCamera();
   $("link").textContent = "Not connected";
   $("link").className = "pill bad";
   $("end").disabled = true;
   if (code === NO_KEY) {
     say("link", "This address lacks its key. Open the whole address that fer live printed, with what stands after #.");
-    $("empty-text").textContent = "No key";
+    document.body.classList.add("keyless");
   } else if (code === PROGRAM_ENDED || over) {
     camera.stop();
     const where = about && about.folder ? ` The logs are in ${about.folder}.` : "";
     say("link", `The program has ended.${where} For another session start fer live --web again and open the address `
       + "that it prints.", 0, true);
-    for (const link of document.querySelectorAll("#over-files a, #close")) link.hidden = true;
+    document.body.classList.add("closed");
   } else {
     say("link", "The connection was lost. Trying again; if this stays, look whether fer live --web still runs in its "
       + "terminal, and whether the tunnel stands.");
@@ -108,7 +109,7 @@ function greet(hello) {
 // ---- the camera
 
 function showCamera() {
-  const own = about !== null && about.from_browser && !over;
+  const own = about !== null && about.from_browser && !over && socket !== null;
   $("video").hidden = !camera.running;
   $("preview").hidden = about === null || about.from_browser;
   $("start").hidden = !own || camera.running;
@@ -121,7 +122,7 @@ function showCamera() {
       : "The picture goes to the program on its machine only" + ($("privacy").classList.contains("bad")
         ? ", which records it." : " and is not stored.");
   } else if (about !== null) {
-    $("empty-text").textContent = over ? "" : "Waiting for the first picture";
+    $("empty-text").textContent = socket === null ? "Not connected" : "Waiting for the first picture";
   }
 }
 
@@ -180,7 +181,7 @@ function paint() {
   $("shown").textContent = smoothed ? state.text : "No face";
   $("shown").style.setProperty("--class", smoothed ? colourOf(state.label) : "var(--line)");
   const { vote_window: window, vote_min_count: needed } = state.setting.smoothing;
-  $("votes").textContent = smoothed ? `${state.votes} of the last ${window} frames vote so; ${needed} are needed` : "\u00a0";
+  $("votes").textContent = smoothed ? `${state.votes} of ${window} frames agree, ${needed} needed` : "\u00a0";
   const top = smoothed ? smoothed.indexOf(Math.max(...smoothed)) : -1;
   rows.forEach((row, k) => {
     row.item.className = k === top ? "top" : "";
@@ -190,7 +191,7 @@ function paint() {
     row.number.textContent = smoothed ? `${Math.round(100 * smoothed[k])} %` : "–";
   });
   const facts = { "Frames/s": state.fps.toFixed(1), Latency: `${state.latency_ms.toFixed(0)} ms`, Frame: state.index,
-    Time: `${state.time.toFixed(1)} s`, Dropped: state.dropped, "Not shown": state.skipped };
+    Time: `${state.time.toFixed(1)} s`, Dropped: state.dropped, "Not drawn": state.skipped };
   $("stats").replaceChildren(...Object.entries(facts).flatMap(
     ([name, value]) => [element("dt", { textContent: name }), element("dd", { textContent: value })]));
   paintBoxes();
@@ -295,12 +296,12 @@ function pressed(event) {
 
 function showOver({ facts, files, error }) {
   over = true;
+  document.body.classList.add("ended");
   camera.stop();
   if ($("ask").open) $("ask").close();
   $("end").disabled = true;
   showCamera();
   paintBoxes();
-  for (const input of document.querySelectorAll("#labels button, #sliders input, #overlay-on")) input.disabled = true;
   $("over-title").textContent = error ? "The session failed" : "The session has ended";
   $("over-error").hidden = !error;
   $("over-error").textContent = error;
@@ -311,6 +312,7 @@ function showOver({ facts, files, error }) {
   $("over-files").replaceChildren(...links.map((a, i) => element("li", { className: i ? "" : "first" }, a)));
   $("over").hidden = false;
   $("over").focus();
+  timeline.draw();
 }
 
 function link(name, text) {
@@ -325,7 +327,7 @@ function size(bytes) {
 document.querySelector(".skip").onclick = (event) => { event.preventDefault(); (labels[0] || $("start")).focus(); };
 $("start").onclick = () => startCamera(chosen);
 $("devices").onchange = () => startCamera($("devices").value);
-$("video").onresize = () => shape($("video").videoWidth, $("video").videoHeight);
+$("video").onresize = () => shape(...(camera.size || [$("video").videoWidth, $("video").videoHeight]));
 $("mirror").onchange = () => { showCamera(); paintBoxes(); };
 $("overlay-on").onchange = () => ask({ overlay: $("overlay-on").checked });
 $("end").onclick = () => $("ask").showModal();
