@@ -18,6 +18,7 @@ from fer_lib.faces.detectors import Detector, Face
 OVERLAP = 0.3  # of a face with its former box
 PATIENCE = 2  # detections in a row that may miss a face
 GRID = 5  # points followed in a face, a side
+LARGER = 1.2  # times the area of the first face that another must have to be first: sizes jitter, people do not
 FLOW_SIDE = 320  # pixels of the longer side of the picture on which they are followed
 
 
@@ -31,14 +32,15 @@ class Tracked:
 
 
 class Tracker:
-    """Pictures of one stream in order -> its faces, the largest first.  One thread's."""
+    """Pictures of one stream in order -> its faces, the largest first, which stays that until another is larger by
+    LARGER; the rest by size.  One thread's."""
 
     def __init__(self, detector: Detector, every: int = 1, scale: float = 1.0, refine: bool = False):
         """``every`` so many frames are searched, reduced by ``scale``; ``refine``: with points that alignment needs."""
         self.detector, self.every, self.scale, self.refine = detector, every, scale, refine
         self._faces: list[Tracked] = []
         self._grey: np.ndarray | None = None
-        self._seen = self._numbers = 0
+        self._seen = self._numbers = self._first = 0
 
     def step(self, image: np.ndarray) -> list[Tracked]:
         """The faces of the next picture, uint8 RGB [H, W, 3]; of another size than the last one it is searched anew."""
@@ -49,7 +51,15 @@ class Tracker:
         elif self._faces:
             self._faces = [t for t in map(lambda t: _moved(t, self._grey, grey, factor), self._faces) if t is not None]
         self._grey, self._seen = grey, self._seen + 1
-        return sorted((t for t in self._faces if not t.missed), key=lambda t: t.face.area, reverse=True)
+        return self._ordered([t for t in self._faces if not t.missed])
+
+    def _ordered(self, faces: list[Tracked]) -> list[Tracked]:
+        faces = sorted(faces, key=lambda t: t.face.area, reverse=True)
+        for i, tracked in enumerate(faces):
+            if tracked.number == self._first and tracked.face.area * LARGER >= faces[0].face.area:
+                return [tracked, *faces[:i], *faces[i + 1 :]]
+        self._first = faces[0].number if faces else self._first
+        return faces
 
     def _detect(self, image: np.ndarray) -> list[Face]:
         if self.scale == 1.0:

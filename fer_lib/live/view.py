@@ -17,10 +17,11 @@ from fer_lib.live.tracker import Tracked
 class View:
     """One frame as it was judged.
 
-    ``image`` uint8 RGB [H, W, 3], not to be written to; ``faces`` the largest first, of which the first is scored;
-    ``probs`` float64 [7] before and ``smoothed`` after the moving average, None without a face; ``label`` 0..6, -1
-    unstable or no face, -2 Unknown; ``votes`` of the leading label in the window; ``setting`` what held for it; ``fps``
-    frames a second of late; ``latency_ms`` from the picture to the label; ``dropped`` frames of the camera so far.
+    ``image`` uint8 RGB [H, W, 3], not to be written to; ``faces`` as :class:`tracker.Tracker` orders them, of which
+    the first, the largest, is scored; ``probs`` float64 [7] before and ``smoothed`` after the moving average, None
+    without a face; ``label`` 0..6, -1 unstable or no face, -2 Unknown; ``votes`` of the leading label in the window;
+    ``setting`` what held for it; ``fps`` frames a second of late; ``latency_ms`` from the picture to the label;
+    ``dropped`` frames of the camera so far.
     """
 
     index: int

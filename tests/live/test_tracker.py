@@ -1,0 +1,85 @@
+"""Faces keep their numbers while they move, are found again, and the first one is not given up for a jitter."""
+
+import cv2
+import numpy as np
+
+from fer_lib.faces.found import Face
+from fer_lib.live.tracker import PATIENCE, Tracker, iou
+
+
+class Script:
+    """A detector whose faces are written down, picture by picture; it sees the picture's size alone."""
+
+    name, note = "script", ""
+
+    def __init__(self, *steps):
+        self.steps, self.sizes = list(steps), []
+
+    def detect(self, image, refine=True):
+        self.sizes.append(image.shape[:2])
+        return [Face(tuple(float(v) for v in box), 1.0) for box in self.steps.pop(0)]
+
+
+A, B = (10, 10, 60, 60), (10, 100, 62, 152)  # B is a little larger
+BARE = np.zeros((120, 200, 3), np.uint8)
+
+
+def numbers(tracker, count):
+    return [[t.number for t in tracker.step(BARE)] for _ in range(count)]
+
+
+def test_numbers_stay_with_faces_whatever_order_they_come_in():
+    tracker = Tracker(Script([A, B], [B, A], [A], [A, B]))
+    found = [{t.number: t.face.box for t in tracker.step(BARE)} for _ in range(4)]
+    assert found[0] == found[1] == found[3] and len(found[0]) == 2 and list(found[2].values()) == [A]
+
+
+def test_a_face_that_is_gone_for_long_comes_back_as_another():
+    for missing, same in ((PATIENCE, True), (PATIENCE + 1, False)):
+        found = numbers(Tracker(Script([A], *[[]] * missing, [A])), missing + 2)
+        assert found[1 : 1 + missing] == [[]] * missing and (found[0] == found[-1]) is same
+
+
+def test_the_first_one_stays_first_until_another_is_larger_by_a_fifth():
+    jitter = (10, 100, 64, 154)  # 54 x 54 against 50 x 50: 1.17 times
+    large = (10, 100, 66, 156)  # 1.25 times
+    tracker = Tracker(Script([A], [A, jitter], [A, large], [A, jitter]))
+    found = numbers(tracker, 4)
+    assert found == [[1], [1, 2], [2, 1], [2, 1]]
+
+
+def test_between_two_detections_a_box_goes_with_the_picture():
+    rng = np.random.default_rng(0)
+    texture = cv2.resize(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8), (320, 240), interpolation=cv2.INTER_CUBIC)
+    tracker = Tracker(Script([(80, 100, 160, 180)]), every=10)
+    for step in range(6):
+        moved = cv2.warpAffine(texture, np.float32([[1, 0, 4 * step], [0, 1, 2 * step]]), (320, 240))
+        [face] = tracker.step(moved)
+        assert face.number == 1
+        expected = (80 + 2 * step, 100 + 4 * step, 160 + 2 * step, 180 + 4 * step)
+        assert iou(face.face.box, expected) > 0.9
+
+
+def test_a_reduced_picture_gives_boxes_of_the_whole_one():
+    script = Script([(5, 10, 30, 40)])
+    [face] = Tracker(script, scale=0.5).step(BARE)
+    assert script.sizes == [(60, 100)] and face.face.box == (10.0, 20.0, 60.0, 80.0)
+
+
+def test_another_size_is_searched_at_once():
+    script = Script([A], [B])
+    tracker = Tracker(script, every=100)
+    tracker.step(BARE)
+    [face] = tracker.step(np.zeros((130, 210, 3), np.uint8))
+    assert len(script.sizes) == 2 and face.face.box == B
+
+
+def test_a_face_that_leaves_the_picture_is_gone():
+    tracker = Tracker(Script([(10, 150, 60, 198)]), every=50)
+    rng = np.random.default_rng(1)
+    texture = cv2.resize(rng.integers(0, 256, (15, 25, 3), dtype=np.uint8), (200, 120), interpolation=cv2.INTER_CUBIC)
+    found = []
+    for step in range(40):
+        moved = cv2.warpAffine(texture, np.float32([[1, 0, 3 * step], [0, 1, 0]]), (200, 120))
+        found.append(len(tracker.step(moved)))
+    assert found[0] == 1 and all(t.face.box[1] < 200 for t in tracker.step(texture))
