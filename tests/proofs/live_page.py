@@ -1,4 +1,4 @@
-"""The page of ``fer live --web`` in headless Chromium, with a fake camera that plays a clip.
+"""The page of ``fer live --web`` in headless Chromium, before a fake camera or a film that the server plays.
 
 ``python tests/proofs/live_page.py [OUT]`` writes ``live_page.png``, of drawn faces, into OUT (docs/pictures).
 """
@@ -38,12 +38,16 @@ def write_camera(file: Path, images: list[np.ndarray], fps: float) -> Path:
     return file
 
 
-def drawn_camera(file: Path, seed: int = 1337) -> Path:
-    """A drawn person who shows one expression after another."""
+def drawn_film(file: Path, script: list[drawn.Moment], seed: int) -> Path:
+    """A drawn person, seen from near, as a video file."""
     with mock.patch.multiple(drawn, SIZE=FRAME, SIDE=FACE):
-        images, _ = drawn.pictures(seed, drawn.acted(seed))
+        images, _ = drawn.pictures(seed, script)
     rows, columns = (slice(round(n * (1 - NEAR) / 2), round(n * (1 + NEAR) / 2)) for n in FRAME[::-1])
-    return write_camera(file, [cv2.resize(image[rows, columns], FRAME) for image in images], drawn.FPS)
+    video = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"MJPG"), drawn.FPS, FRAME)
+    for image in images:
+        video.write(cv2.resize(image[rows, columns], FRAME)[..., ::-1])
+    video.release()
+    return file
 
 
 def fake_camera(file: Path) -> tuple[str, ...]:
@@ -107,19 +111,24 @@ def shown(tab: browser.Browser) -> str:
     return tab.evaluate("document.getElementById('shown').textContent")
 
 
-def main(out: Path) -> None:
-    """One minute of a drawn person; the labels are what is meant, given as somebody would give them."""
+def main(out: Path, seed: int = 20, seconds: float = 61.0) -> None:
+    """A drawn person for a minute; the labels are what that one means to show, given as somebody would give them."""
+    script, given, now = drawn.acted(seed, rounds=4), -1, 0.0
     with tempfile.TemporaryDirectory() as folder:
-        film = drawn_camera(Path(folder) / "camera.mjpeg")
-        with live(Path(folder), Path(folder) / "session") as page, browser.Browser(*fake_camera(film)) as tab:
+        film = drawn_film(Path(folder) / "drawn_person.avi", script, seed)
+        with live(Path(folder), Path(folder) / "session", "--source", str(film)) as page, browser.Browser() as tab:
             open_page(tab, page.address)
-            start_camera(tab)
-            began = time.monotonic()
-            while time.monotonic() - began < 45 or shown(tab) not in EMOTIONS:
-                time.sleep(0.25)
-                word = shown(tab)
-                if word in EMOTIONS:
-                    tab.press(str(EMOTIONS.index(word) + 1), text=str(EMOTIONS.index(word) + 1))
+            while now < seconds or given < 0 or shown(tab) != EMOTIONS[given]:
+                said = tab.evaluate("(document.querySelectorAll('#stats dd')[3] || {}).textContent || '0 s'")
+                now = float(said.split()[0])
+                meant = script[min(int(now * drawn.FPS), len(script) - 1)].manual
+                if meant != given:
+                    key, given = str(meant + 1) if meant >= 0 else "c", meant
+                    tab.press(key, text=key)
+                time.sleep(0.05)
+                if tab.evaluate("!document.getElementById('over').hidden"):
+                    raise RuntimeError("the film is over, and the model never said what is shown: choose another seed")
+            time.sleep(0.6)
             tab.picture(out / "live_page.png")
     print(f"wrote live_page.png in {out}")
 

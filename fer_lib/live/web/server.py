@@ -177,7 +177,7 @@ def serve(p: LiveParams, folder: Path, port: int, open_browser: bool) -> dict[st
     listening = listen(port)
     try:
         token = secrets.token_urlsafe(24)
-        name = "browser camera" if is_browser else p.source
+        name = "browser camera" if is_browser else f"camera {p.source}" if p.source.isdigit() else Path(p.source).name
         about = {"name": name, "folder": str(folder), "record": p.record, "model": p.model}
         app = create_app(lambda fed: Session(p, folder, fed), is_browser, token, about)
         running: Running = app.state.running
