@@ -8,7 +8,7 @@ import yaml
 from sklearn.metrics import f1_score
 
 from fer_lib.errors import DataError, ParamsError
-from fer_lib.evaluation.candidates import gates_table, suite_rows
+from fer_lib.evaluation.candidates import gates_table, registered, suite_rows
 from fer_lib.evaluation.gates import OFFLINE_ONLY, decide, offline_gate, session_gate
 from fer_lib.evaluation.stages import Measured
 from fer_lib.params import AdaptParams, GateParams, OfflineGate, SessionGate, read_gates
@@ -217,3 +217,12 @@ def test_a_run_file_wires_an_adaptation(tmp_path, monkeypatch):
     assert names == {"manifest": ["manifest"], "base": ["ce"], "buffers": ["buffer"], "gate_session": []}
     assert phase.params.name == "adapt" and phase.params.epochs == 1 and phase.notebook == "11_adapt"
     assert [v.name for v in plan.phase("evaluate").links["models"]] == ["ce", "adapt"]
+
+
+@pytest.mark.parametrize(
+    ("alias", "passed", "said"),
+    [("", True, "no alias was asked for"), ("champion", False, "a gate did not pass, so fer-student@champion stays")],
+)
+def test_nothing_is_registered_unasked_or_unproved(alias, passed, said):
+    """There is no bundle to register here, so whoever tried would fail."""
+    assert said in registered(AdaptParams(alias=alias), None, {"passed": passed, "mark": "", "said": []}, "run")
