@@ -14,7 +14,6 @@ import logging
 import secrets
 import signal
 import socket
-import sys
 import threading
 import webbrowser
 import zipfile
@@ -182,9 +181,7 @@ def serve(p: LiveParams, folder: Path, port: int, open_browser: bool) -> dict[st
         app = create_app(lambda fed: Session(p, folder, fed), is_browser, token, about)
         running: Running = app.state.running
         running.open()
-        if note := running.session.detector.note:
-            print(note, file=sys.stderr)
-            about["note"] = note
+        about["note"] = running.session.detector.note  # the terminal was told already
         running.when_begun = lambda session: session.at_end.append(LiveRun(p, folder).end)
         url = f"http://{HOST}:{listening.getsockname()[1]}/#{token}"
         print(f"Live page: {url}", flush=True)
