@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,12 +181,14 @@ class Execution:
         tags["fer.run_file"] = below(source, self.shared.base)
         if self.below:
             tags |= {"mlflow.parentRunId": self.below, "fer.combination": self.label}
-        self.run_id = client.create_run(self.experiment, run_name=self.label or self.plan.name, tags=tags).info.run_id
+        name = self.label or self.plan.name
+        made = store.patiently(lambda: client.create_run(self.experiment, run_name=name, tags=tags))
+        self.run_id = made.info.run_id
         for name, value in self.values.items():
-            client.log_param(self.run_id, name, value)
-        client.log_artifact(self.run_id, str(source))
+            store.patiently(partial(client.log_param, self.run_id, name, value))
+        store.patiently(lambda: client.log_artifact(self.run_id, str(source)))
         resolved = {p.name: {"kind": p.kind} | p.params.model_dump(mode="json") for p in self.plan.phases}
-        client.log_dict(self.run_id, resolved, "plan.json")
+        store.patiently(lambda: client.log_dict(self.run_id, resolved, "plan.json"))
 
     def close(self, status: str) -> None:
         """End its MLflow run with what became of each phase; nothing happens the second time."""
@@ -199,10 +202,12 @@ class Execution:
         rows = [{"phase": o.phase.name, "kind": o.phase.kind, "status": o.status, "seconds": round(o.seconds, 1),
                  "run_id": o.run_id, "folder": below(o.folder, base), "headline": o.headline}
                 for o in outcomes]  # fmt: skip
-        client.log_dict(self.run_id, {"phases": rows, "not_started": self.not_started}, "phases.json")
+        told = {"phases": rows, "not_started": self.not_started}
+        store.patiently(lambda: client.log_dict(self.run_id, told, "phases.json"))
         now = int(time.time() * 1000)
         shown = numbers({o.phase.name: o.headline for o in outcomes})
         tags = [RunTag(f"fer.reused.{o.phase.name}", o.run_id) for o in outcomes if o.status == "re-used"]
-        client.log_batch(self.run_id, [Metric(k, v, now, 0) for k, v in shown.items()], tags=tags)
-        client.set_terminated(self.run_id, status)
+        metrics = [Metric(k, v, now, 0) for k, v in shown.items()]
+        store.patiently(lambda: client.log_batch(self.run_id, metrics, tags=tags))
+        store.patiently(lambda: client.set_terminated(self.run_id, status))
         self.ended = status

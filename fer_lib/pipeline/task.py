@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from fer_lib import phases
 from fer_lib.notebook import NotebookFailed, view_of
 from fer_lib.pipeline.execution import GOOD, Execution, Outcome
 from fer_lib.runfile import Phase
-from fer_lib.tracking import endings
+from fer_lib.tracking import endings, store
 from fer_lib.tracking.records import read_json, write_plan
 
 
@@ -85,7 +86,7 @@ class Task:
     def _open_run(self) -> str:
         """Its MLflow run: below the run that it starts from when that ran just now, else below the execution's."""
         tags = {"mlflow.parentRunId": self.execution.run_id, "fer.lock": self.shared.lock, "fer.kind": self.phase.kind}
-        for source in self.phase.links.get("init_from", []):
+        for source in [s for name in ("init_from", "base") for s in self.phase.links.get(name, [])]:
             if isinstance(source, Phase):
                 earlier = self.execution.outcomes.get(source.name)
                 record = phases.done(self.execution.folders[source.name])
@@ -93,7 +94,8 @@ class Task:
                 if earlier is not None and earlier.status == "ran":
                     tags["mlflow.parentRunId"] = earlier.run_id
         client, experiment = self.shared.client, self.execution.experiment
-        return client.create_run(experiment, run_name=self.phase.name, tags=tags).info.run_id
+        made = store.patiently(lambda: client.create_run(experiment, run_name=self.phase.name, tags=tags))
+        return made.info.run_id
 
     def end(self, error: BaseException | None) -> None:
         """Close its MLflow run, with the executed notebook and its view, also those of a phase that failed.
@@ -123,9 +125,10 @@ class Task:
                 (self.folder / "done.json").unlink(missing_ok=True)
             self.hold.release()
             self._attach()
-            self.shared.client.set_terminated(outcome.run_id, status)
+            store.patiently(lambda: self.shared.client.set_terminated(outcome.run_id, status))
 
     def _attach(self) -> None:
         for path in (self.output, view_of(self.output)):
             if path.is_file() and path.stat().st_size:
-                self.shared.client.log_artifact(self.outcome.run_id, str(path), "notebook")
+                log = partial(self.shared.client.log_artifact, self.outcome.run_id, str(path), "notebook")
+                store.patiently(log)

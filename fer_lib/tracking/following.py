@@ -17,7 +17,6 @@ class Follower:
     def __init__(self, run, echo: bool = True):
         self.run, self.echo = run, echo
         self.epochs: int | None = None
-        self.warnings: list[str] = []
         self.told = time.monotonic()  # when figures of a running epoch last went to MLflow
 
     def follow(self, events: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -68,9 +67,8 @@ class Follower:
 
     def _note(self, event: dict[str, Any]) -> None:
         if event.get("level") == "warning":
-            self.warnings.append(event["message"])
-            self.run.tags(**{"fer.warning": "\n".join(self.warnings)[:4000]})
-        if self.echo:
+            self.run.warn(event["message"], self.echo)
+        elif self.echo:
             print(event["message"], flush=True)
 
     def _end(self, event: dict[str, Any]) -> None:

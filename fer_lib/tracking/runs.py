@@ -75,6 +75,7 @@ class PhaseRun:
         self.run_id = ""
         self._outputs: dict[str, Any] | None = None
         self._note: dict[str, str] = {}
+        self._warnings: list[str] = []
         self._client = mlflow.MlflowClient()
         try:
             self._start(mlflow, base, plan, given)
@@ -96,19 +97,20 @@ class PhaseRun:
         watched = isinstance(self.params, FitParams)  # processor, memory, disk and card while a model is fitted
         if given is None:
             tags["fer.lock"] = below(self.output_dir / ".lock", base)
-            active = mlflow.start_run(
-                experiment_id=store.experiment_id(), run_name=self.name, tags=tags, log_system_metrics=watched
-            )
+            where = store.experiment_id()
+            active = store.patiently(lambda: mlflow.start_run(
+                experiment_id=where, run_name=self.name, tags=tags, log_system_metrics=watched
+            ))  # fmt: skip
         else:
-            active = mlflow.start_run(run_id=given, log_system_metrics=watched)
-            mlflow.set_tags(tags)
+            active = store.patiently(lambda: mlflow.start_run(run_id=given, log_system_metrics=watched))
+            store.patiently(lambda: mlflow.set_tags(tags))
         self.run_id = active.info.run_id
         self._hold.tell(run_id=self.run_id)
         write_plan(plan | {"run_id": self.run_id}, base)
         known = active.data.params  # a param can be written once: log only those that are new
         flat = flatten(self.params.model_dump(mode="json") | relative_inputs(self.inputs, base))
         flat = {k: v if isinstance(v, str) else json.dumps(v) for k, v in flat.items() if k != "output_dir"}
-        mlflow.log_params({k: v for k, v in flat.items() if k not in known})
+        store.patiently(lambda: mlflow.log_params({k: v for k, v in flat.items() if k not in known}))
 
     def _end_predecessor(self, given: str | None) -> None:
         """The run that wrote this folder before is dead (we hold its lock): end it, or it stays RUNNING for ever."""
@@ -146,13 +148,21 @@ class PhaseRun:
         mlflow = self._mlflow()
         store.patiently(lambda: mlflow.set_tags({key: str(value) for key, value in values.items()}))
 
+    def warn(self, message: str, echo: bool = True) -> None:
+        """Something that the run ends well in spite of: printed, and a line of the tag ``fer.warning``."""
+        self._warnings.append(message)
+        self.tags(**{"fer.warning": "\n".join(self._warnings)[:4000]})
+        if echo:
+            print(message, flush=True)
+
     def figure(self, figure, name: str) -> None:
         """Attach a matplotlib figure (a PNG unless the name says otherwise) and keep a copy in the phase's folder."""
         mlflow = self._mlflow()
         path = self.output_dir / "figures" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120, bbox_inches="tight")
-        mlflow.log_figure(figure, f"figures/{name}", save_kwargs={"dpi": 120, "bbox_inches": "tight"})
+        keep = {"dpi": 120, "bbox_inches": "tight"}
+        store.patiently(lambda: mlflow.log_figure(figure, f"figures/{name}", save_kwargs=keep))
 
     def progress(self, what: str):
         """What to hand on as ``progress``: ``fer run`` shows ``1,200 of 3,000 <what>`` while the phase runs."""
@@ -167,9 +177,10 @@ class PhaseRun:
         mlflow = self._mlflow()
         path = Path(path)
         if path.is_dir():
-            mlflow.log_artifacts(str(path), f"{folder}/{path.name}" if folder else path.name)
+            below_run = f"{folder}/{path.name}" if folder else path.name
+            store.patiently(lambda: mlflow.log_artifacts(str(path), below_run))
         elif path.is_file():
-            mlflow.log_artifact(str(path), folder)
+            store.patiently(lambda: mlflow.log_artifact(str(path), folder))
         else:
             raise FerError(f"phase {self.name}: there is no file {path} to attach to the run")
         return path
@@ -184,7 +195,7 @@ class PhaseRun:
             raise FerError(f"a note has the fields {', '.join(NOTE_FIELDS)}, not {', '.join(sorted(unknown))}")
         self._note |= fields
         text = "\n\n".join(f"**{f.capitalize()}.** {self._note[f]}" for f in NOTE_FIELDS if f in self._note)
-        mlflow.set_tag("mlflow.note.content", text)
+        store.patiently(lambda: mlflow.set_tag("mlflow.note.content", text))
 
     def follow(self, events: Iterable[dict[str, Any]], echo: bool = True) -> dict[str, Any]:
         """Consume training events, write them to MLflow and return the last one (:class:`following.Follower`)."""
@@ -245,7 +256,10 @@ class PhaseRun:
         _current = None
         self._unwatch()
         try:
-            mlflow.end_run(status)
+            try:  # end_run forgets the run before it writes, so it can't be asked twice
+                store.patiently(lambda: self._client.set_terminated(self.run_id, status))
+            finally:
+                mlflow.end_run(status)
         finally:
             self._hold.release()
 

@@ -182,6 +182,54 @@ def test_a_fit_waits_for_a_database_that_is_locked_and_says_so_in_the_end(monkey
     assert fetch(run).data.metrics == {"a": 1.0}
 
 
+@pytest.mark.parametrize("what", ["log_artifact", "log_artifacts", "set_tag", "set_tags", "start_run", "log_params"])
+def test_whatever_a_run_writes_waits_for_the_database(monkeypatch, tmp_path, what):
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    tries, real = [], getattr(mlflow, what)
+
+    def locked(*words, **named):
+        tries.append(1)
+        if len(tries) < 3:
+            raise MlflowException("(sqlite3.OperationalError) database is locked")
+        return real(*words, **named)
+
+    monkeypatch.setattr(store.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(mlflow, what, locked)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a.txt").write_text("a")
+    with runs.phase_run(ImportParams(seed=18), "import") as run:
+        run.note(intent="To wait.")
+        run.artifact(tmp_path / "files")
+        run.outputs(ids={"rows": "7"})
+    monkeypatch.undo()
+    seen = fetch(run)
+    assert len(tries) >= 3 and seen.info.status == "FINISHED"
+    assert {"fer.id.rows", "mlflow.note.content"} <= set(seen.data.tags) and seen.data.params["seed"] == "18"
+    found = {file.path for file in mlflow.MlflowClient().list_artifacts(run.run_id)}
+    assert {"files", "outputs.json"} <= found
+
+
+def test_a_run_ends_once_the_database_is_free(monkeypatch):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    tries, real = [], MlflowClient.set_terminated
+
+    def locked(*words, **named):
+        tries.append(1)
+        if len(tries) < 3:
+            raise MlflowException("(sqlite3.OperationalError) database is locked")
+        return real(*words, **named)
+
+    monkeypatch.setattr(store.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(MlflowClient, "set_terminated", locked)
+    with runs.phase_run(ImportParams(seed=19), "import") as run:
+        run.outputs()
+    assert fetch(run).info.status == "FINISHED"
+
+
 def test_a_running_epoch_is_shown_at_once_and_drawn_now_and_then(monkeypatch):
     import mlflow
 
