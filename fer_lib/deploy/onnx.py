@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fer_lib.atomic import disk_trouble
 from fer_lib.deploy.bundle import Bundle
 from fer_lib.errors import FerError
 from fer_lib.faces.contract import Box
@@ -19,12 +20,16 @@ INPUT, OUTPUT = "faces", "logits"
 SMALLEST = 1024  # weights with fewer values stay float32: their bytes don't matter, their error might
 
 
+class ExportError(FerError):
+    """A model does not become an ONNX file that answers as it does; neither its weights nor the disk is to blame."""
+
+
 def export_onnx(bundle: Bundle, out_path: Path | str, opset: int = 18) -> Path:
     """Write the bundle's torch model as one ONNX file and return its path.
 
     Input ``faces`` float32 [N,3,S,S] with any N >= 1, output ``logits`` float32 [N,7] before temperature.  Stack traces
     that the exporter attaches (they name this machine's folders) are removed.  Raises BundleError without torch
-    weights, FerError when the exporter refuses the model.
+    weights, ExportError when the exporter, or the checker of what it made, refuses the model, OSError for the disk.
     """
     import onnx
     import torch
@@ -48,16 +53,26 @@ def export_onnx(bundle: Bundle, out_path: Path | str, opset: int = 18) -> Path:
                 external_data=False,
                 verbose=False,
             )
-    except torch.onnx.errors.OnnxExporterError as error:
-        raise FerError(
-            f"{bundle.name} ({bundle.meta['model']['backbone']}) does not export to ONNX opset {opset}: {error}; try "
-            "another opset or backbone"
+        proto = _stripped(program.model_proto)
+        onnx.checker.check_model(proto)
+    except Exception as error:  # an exporter ends in its own errors and in those of everything it traces through
+        if disk_trouble(error):
+            raise
+        raise ExportError(
+            f"{bundle.name} ({bundle.meta['model']['backbone']}) does not export to ONNX opset {opset}: {said(error)}"
+            "; try another opset or backbone"
         ) from error
     finally:
         quiet.setLevel(level)
-    proto = _stripped(program.model_proto)
-    onnx.checker.check_model(proto)
     return _save(proto, out_path)
+
+
+def said(error: BaseException) -> str:
+    """The cause at the end of the chain: an exporter wraps it in a page of its own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
 def open_session(path: Path | str, threads: int = 0):

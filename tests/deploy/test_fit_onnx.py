@@ -1,16 +1,18 @@
 """The ONNX files that a fit ends with hold the best and the last weights, or there are none."""
 
+import errno
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from fer_lib.deploy import fit_onnx
-from fer_lib.deploy.bundle import read_bundle
+from fer_lib.deploy import fit_onnx, onnx
+from fer_lib.deploy.bundle import Bundle, read_bundle
 from fer_lib.deploy.onnx import open_session
-from fer_lib.errors import FerError
+from fer_lib.errors import BundleError, DataError
 from fer_lib.models.classifier import build_classifier
 from fer_lib.params import TeacherParams
 from fer_lib.training.checkpoint import checkpoint_weights
@@ -83,9 +85,87 @@ def test_only_what_was_asked_for_is_written(folder, which, files):
     assert {f.name for f in folder.iterdir() if f.name in FILES} == files
 
 
-def test_a_file_that_answers_otherwise_is_an_error(folder, monkeypatch):
-    real = fit_onnx.parity
-    monkeypatch.setattr(fit_onnx, "parity", lambda *a, **k: real(*a, **k) | {"max_abs_diff": float("nan")})
-    with pytest.raises(FerError, match=r"best\.onnx: logits differ from torch by nan, .*set onnx: none"):
+@torch.library.custom_op("fer_test::double_back", mutates_args=())
+def double_back(x: torch.Tensor) -> torch.Tensor:
+    """Something that torch computes and traces, and that no ONNX operator is known for."""
+    return x.clone()
+
+
+@double_back.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+
+class Unexportable(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(torch.ops.fer_test.double_back(x))
+
+
+class Otherwise(torch.nn.Module):
+    """Answers in one way while it is exported, in another when it runs."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x) + (1.0 if torch.compiler.is_exporting() else 0.0)
+
+
+def wrapped(monkeypatch, wrapper):
+    real = Bundle.model
+    monkeypatch.setattr(Bundle, "model", lambda bundle: wrapper(real(bundle)).eval())
+
+
+CAUSES = {Unexportable: "does not export to ONNX opset 18: .*double_back", Otherwise: "logits differ from torch by 1, "}
+
+
+@pytest.mark.parametrize(("wrapper", "cause"), CAUSES.items(), ids=["no such operator", "another answer"])
+def test_a_model_that_does_not_export_is_told_and_its_weights_stay(folder, monkeypatch, wrapper, cause):
+    (folder / "best.onnx").write_bytes(b"of an earlier attempt")
+    with monkeypatch.context() as patch:
+        wrapped(patch, wrapper)
+        report = fit_onnx.export_fit(folder, "both")
+    assert {f.name for f in folder.iterdir() if f.name in FILES} == {"onnxparity.json"}, "no bad file stays"
+    assert json.loads((folder / "onnxparity.json").read_text()) == report
+    told = fit_onnx.not_written(report)
+    for file, source in (("best.onnx", "best"), ("last.onnx", "checkpoint_last")):
+        assert set(report[file]) == {"error", "weights_sha256", "epoch"}
+        assert re.search(f"{file} was not written: .*{cause}", told[file]), told[file]
+        assert f"fer onnx {folder / source} {folder / file} --opset 20" in told[file]
+    bundle = read_bundle(folder / "best")
+    assert report["best.onnx"]["weights_sha256"] == bundle.weights_sha256
+    later = fit_onnx.export_proved(bundle, folder / "best.onnx", 20)  # what that command does
+    assert later["max_abs_diff"] < 1e-4 and fit_onnx.not_written({"best.onnx": later}) == {}
+
+
+def test_a_file_that_does_not_load_is_told(folder, monkeypatch):
+    """A file that onnxruntime refuses: its errors have no base of their own."""
+
+    def broken(bundle, out, opset):
+        out.write_bytes(b"no model")
+
+    monkeypatch.setattr(fit_onnx, "export_onnx", broken)
+    report = fit_onnx.export_fit(folder, "best")
+    assert "onnxruntime does not run it (" in report["best.onnx"]["error"]
+
+
+@pytest.mark.parametrize("at", ["export", "save"])
+def test_a_full_disk_is_an_error(folder, monkeypatch, at):
+    def full(*words, **named):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch.onnx, "export", full) if at == "export" else monkeypatch.setattr(onnx, "_save", full)
+    with pytest.raises(DataError, match=r"cannot write .*best\.onnx: No space left .* free some space"):
         fit_onnx.export_fit(folder, "both")
-    assert not FILES & {f.name for f in folder.iterdir()}, "none is left to be taken for a good one"
+    assert not FILES & {f.name for f in folder.iterdir()}
+
+
+def test_damaged_weights_are_an_error(folder):
+    next((folder / "best").glob("*.safetensors")).write_bytes(b"nothing")
+    with pytest.raises(BundleError):
+        fit_onnx.export_fit(folder, "both")
