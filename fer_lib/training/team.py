@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import signal
 import socket
 import threading
 import warnings
@@ -113,17 +114,41 @@ def _spawned(work: Callable[..., Iterator[dict[str, Any]]], processes: int, back
     try:
         over = False
         while not over:
+            lost = _ended_from_outside(running.processes)  # before those who miss it end with errors of their own
             try:
-                over = running.join(timeout=0.1)
-            except (ProcessRaisedException, ProcessExitedException):
+                over = not lost and running.join(timeout=0.1)
+            except ProcessExitedException as error:
                 yield from _told(events)  # the cause, where one of them could still say it
+                raise FerError(_how_lost(error.error_index, processes, error.error_pid, error.exit_code)) from error
+            except ProcessRaisedException:
+                yield from _told(events)
                 raise
             yield from _told(events)
+            if lost:
+                raise FerError(_how_lost(lost[0], processes, *lost[1:]))
     finally:
         for process in running.processes:
             if process.is_alive():
                 process.kill()
             process.join()
+
+
+def _ended_from_outside(team) -> tuple[int, int, int] | None:
+    """Rank, process id and exit code of one that a signal ended."""
+    ended = [(rank, p.pid, p.exitcode) for rank, p in enumerate(team) if p.exitcode is not None and p.exitcode < 0]
+    return ended[0] if ended else None
+
+
+def _how_lost(rank: int, processes: int, pid: int, code: int) -> str:
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    hint = "look for a crash of the driver or of a compiled package in what it printed"
+    if code == -9:  # SIGKILL, which Windows lacks
+        hint = ("the system does that when memory runs out (see its log): lower batch_size, raise accum_steps, or take "
+                "fewer processes or workers")  # fmt: skip
+    elif code < 0 and -code in (signal.SIGTERM, signal.SIGINT):
+        hint = "somebody, or the machine's scheduler, ended it"
+    return (f"process {rank + 1} of the {processes} that share the fit (id {pid}) {how}, so all were ended: {hint}. "
+            "The same command goes on from the last checkpoint")  # fmt: skip
 
 
 def _told(events) -> Iterator[dict[str, Any]]:

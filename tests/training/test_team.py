@@ -1,6 +1,8 @@
 """One fit over several processes takes the steps of one process with as many micro-batches; what fails is told."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -149,6 +151,33 @@ def test_an_error_in_a_process_ends_the_team_with_its_words(drawn_manifest, pack
     while (left := _spawned()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left, "no process is left behind"
+
+
+class Lost:
+    """What one process does to itself; the others wait for it."""
+
+    def __init__(self, how):
+        self.how = how
+
+    def __call__(self, team):
+        yield {"event": "start"}
+        if team.rank == 1:
+            os.kill(os.getpid(), self.how) if self.how else os._exit(3)
+        team.wait()
+        yield {"event": "end"}
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (signal.SIGKILL, r"was ended by SIGKILL, .*memory runs out .*lower batch_size"),
+        (signal.SIGTERM, r"was ended by SIGTERM, .*scheduler, ended it"),
+        (0, r"ended with exit code 3, .*crash"),
+    ],
+)
+def test_a_process_that_is_killed_is_named(how, said):
+    with pytest.raises(FerError, match=rf"process 2 of the 2 .*id \d+\) {said}.*The same command goes on"):
+        list(together(Lost(how), TeacherParams(device="cpu", processes=2)))
 
 
 def _spawned():
