@@ -170,32 +170,33 @@ def serve(p: LiveParams, folder: Path, port: int, open_browser: bool) -> dict[st
     when the session cannot be opened or failed, or when nobody opened the page.
     """
     from fer_lib.live.session import Session
+    from fer_lib.tracking import store
     from fer_lib.tracking.live import LiveRun
 
     is_browser = p.source == BROWSER
-    listening = listen(port)
-    try:
+    with contextlib.ExitStack() as closing:
+        listening = closing.enter_context(listen(port))
         token = secrets.token_urlsafe(24)
         name = "browser camera" if is_browser else f"camera {p.source}" if p.source.isdigit() else Path(p.source).name
         about = {"name": name, "folder": str(folder), "record": p.record, "model": p.model}
         app = create_app(lambda fed: Session(p, folder, fed), is_browser, token, about)
         running: Running = app.state.running
+        closing.callback(running.finish)
         running.open()
         about["note"] = running.session.detector.note  # the terminal was told already
+        store.configure()
+        store.experiment_id()  # a new store takes seconds: better now than before the first picture
+        server = uvicorn.Server(config(app))
         running.when_begun = lambda session: session.at_end.append(LiveRun(p, folder).end)
+        running.when_over = lambda error: _tell_end(error, folder, server.should_exit)
+        running.close_server = lambda: setattr(server, "should_exit", True)
         url = f"http://{HOST}:{listening.getsockname()[1]}/#{token}"
         print(f"Live page: {url}", flush=True)
         print("(this machine only; the session begins when it is opened; Ctrl+C ends it)", flush=True)
-        running.when_over = lambda error: _tell_end(error, folder)
-        server = uvicorn.Server(config(app))
-        running.close_server = lambda: setattr(server, "should_exit", True)
         if open_browser:  # it waits in the queue of the socket until the server takes it
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         with _ended_by_ctrl_c():
             server.run(sockets=[listening])
-    finally:
-        listening.close()
-    running.finish()
     return running.result()
 
 
@@ -242,6 +243,8 @@ def listen(port: int) -> socket.socket:
     return listening
 
 
-def _tell_end(error: BaseException | None, folder: Path) -> None:
+def _tell_end(error: BaseException | None, folder: Path, closing: bool) -> None:
     how = "The session has ended" if error is None else "The session failed (the reason comes when the page is closed)"
-    print(f"{how}. Logs: {folder}\nThe page stays for downloads until Ctrl+C or its button.", flush=True)
+    print(f"{how}. Logs: {folder}", flush=True)
+    if not closing:
+        print("The page stays for downloads until Ctrl+C or its button.", flush=True)
