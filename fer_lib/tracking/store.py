@@ -108,7 +108,9 @@ def _open(base: Path) -> None:
     from mlflow import MlflowClient
 
     folder = mlruns(base)
-    database, mark = folder / "mlflow.db", folder / "root.txt"
+    database, mark, making = folder / "mlflow.db", folder / "root.txt", folder / ".store.making"
+    if making.is_file():  # whoever made it was killed, and MLflow cannot go on with half a database; no run is in it
+        database.unlink(missing_ok=True)
     cold = not database.is_file()
     if not cold:
         _readable(database)
@@ -117,11 +119,14 @@ def _open(base: Path) -> None:
     for noisy in ("alembic", "mlflow.store.tracking"):
         logging.getLogger(noisy).setLevel(logging.WARNING)  # the migration prints forty lines about nothing
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it logs as an error it raises too
+    if cold:
+        making.touch()
     client = MlflowClient()
     client.search_experiments(max_results=1)  # opens the database, so creates or migrates it
     if cold:  # MLflow's own experiment would put artifacts in whatever folder the process was started in
         with contextlib.closing(sqlite3.connect(database, timeout=30)) as db, db:
             db.execute("UPDATE experiments SET artifact_location = ?", (artifact_root(base),))
+        making.unlink()
     if not mark.is_file() or mark.read_text(encoding="utf-8").strip() != str(base):
         mark.write_text(str(base) + "\n", encoding="utf-8")
     if client.get_experiment_by_name(EXPERIMENT) is None:

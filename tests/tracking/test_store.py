@@ -1,5 +1,6 @@
 """The store opens: cold and four at a time, after a move, from any folder, and says so when it cannot."""
 
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -116,3 +117,24 @@ def test_a_lock_is_held_exactly_while_its_process_lives(tmp_path):
     process.kill()
     process.wait()
     assert not store.lock_is_held(path) and Path(path).parent.is_dir()
+
+
+@pytest.mark.parametrize("tables", [1, 20])
+def test_a_store_whose_maker_was_killed_is_made_anew(tmp_path, tables):
+    code = "from fer_lib.tracking import store; store.configure(); print(store.experiment_id())"
+    environment = os.environ | {"FER_HOME": str(tmp_path)}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    command, database = [sys.executable, "-c", code], tmp_path / "mlruns" / "mlflow.db"
+    maker = subprocess.Popen(command, env=environment, cwd=tmp_path)
+    found = 0
+    while found < tables:
+        assert maker.poll() is None, "killed in time"
+        if database.is_file():
+            with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(database)) as db:
+                found = db.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0]
+    maker.kill()
+    maker.wait()
+    assert (tmp_path / "mlruns" / ".store.making").is_file()
+    again = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 0 and again.stdout.strip() == "1", again.stderr
+    assert not (tmp_path / "mlruns" / ".store.making").exists()
