@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fer_lib.atomic import readable, write_json
 from fer_lib.errors import FerError
 from fer_lib.params import KINDS
 from fer_lib.runfile import INPUTS, external, is_uri
 
 PACKAGE = Path(__file__).resolve().parent
-PATH_FIELDS = ("root", "votes", "images", "image_map", "pretrained")  # parameters that may name files outside the run
+PATH_FIELDS = ("root", "votes", "images", "image_map")  # parameters that may name files outside the run
 # These carry values to and fro and record them; the values themselves are in the key, so their code need not be.
 CARRIERS = frozenset(
     f"fer_lib.{name}"
@@ -34,14 +35,17 @@ def phase_key(kind: str, params: dict[str, Any], inputs: dict[str, str | list[st
 
     Args:
         kind: the phase's kind.
-        params: its validated parameters as plain values; ``output_dir``, the input fields and how a fit is computed
-            (``FitParams.HOW``) are ignored.
+        params: its validated parameters as plain values; ``output_dir``, the input fields, how a fit is computed
+            (``FitParams.HOW``) and what has no effect (``PhaseParams.idle``) are ignored.
         inputs: input field -> folder(s) or URI(s), every one finished.
         notebook: the notebook that runs it.
     """
     code = notebook_code(notebook)
-    apart = {"output_dir", *INPUTS, *getattr(KINDS[kind][0], "HOW", ())}
+    model = KINDS[kind][0]
+    apart = {"output_dir", *INPUTS, *getattr(model, "HOW", ()), *model.idle(params)}
     own = {key: value for key, value in params.items() if key not in apart}
+    if weights := weights_id(own.get("pretrained", "")):
+        own["pretrained"] = weights
     lists = {name: [value] if isinstance(value, str) else value for name, value in inputs.items()}
     ids = {name: [input_id(value, name) for value in values if value] for name, values in lists.items()}
     parts = {"kind": kind, "params": own, "inputs": ids, "files": dict(_files(own))}
@@ -106,6 +110,30 @@ def _files(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _files(value, key)
     elif key in PATH_FIELDS and isinstance(values, str) and values and external(values).exists():
         yield values, fingerprint(external(values))
+
+
+def weights_id(value: str) -> str:
+    """The SHA-256 of a file of weights that ``pretrained`` names; "" where it names none, or one never seen here.
+
+    What a path held is remembered in the store.  So a file that was touched, moved, or has gone since the start leaves
+    the key as it was: the phase goes on from its checkpoint, which needs no weights from elsewhere.
+    """
+    if value in ("", "none", "hub", "package"):
+        return ""
+    from fer_lib.tracking.store import mlruns
+
+    path = external(value).absolute()
+    memory = mlruns() / "weights" / f"{_digest(str(path))[:24]}.json"
+    known = json.loads(memory.read_text(encoding="utf-8")) if memory.is_file() else {"sha256": ""}
+    if not path.is_file():
+        return known["sha256"]
+    stat = path.stat()
+    seen = {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    if {key: known.get(key) for key in seen} != seen:
+        with readable(path), open(path, "rb") as file:
+            known = seen | {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        write_json(memory, known)
+    return known["sha256"]
 
 
 def fingerprint(path: Path) -> str:

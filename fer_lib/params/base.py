@@ -69,6 +69,11 @@ class PhaseParams(Strict):
     smoke: bool = False
 
     @classmethod
+    def idle(cls, values: dict[str, Any]) -> frozenset[str]:
+        """Names of the fields that have no effect beside these values, whatever they are set to."""
+        return frozenset()
+
+    @classmethod
     def collect(cls, namespace: dict[str, Any]):
         """The phase's parameters out of a notebook's globals, validated."""
         return cls(**{k: namespace[k] for k in cls.model_fields if k in namespace})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -146,6 +146,15 @@ class TeacherParams(FitParams):
 class StudentParams(FitParams):
     """07_train_student (SPEC 7)."""
 
+    _EACH: ClassVar[frozenset[str]] = frozenset(("temperature", "teacher_temperature", "teacher_view", "softlabels"))
+    # The fields of distillation that each mode reads; in the others they are what they are in vain.
+    READS: ClassVar[dict[str, frozenset[str]]] = {
+        "ce": frozenset(),
+        "kd": _EACH | {"alpha"},
+        "dkd": _EACH | {"dkd_alpha", "dkd_beta", "dkd_warmup_epochs"},
+        "dkd_mixed": _EACH | {"alpha"},
+    }
+
     name: str = "student"
     backbone: str = "mobilenetv3_large_100"
     epochs: Annotated[int, Field(ge=1)] = 10
@@ -164,3 +173,8 @@ class StudentParams(FitParams):
     teacher_temperature: Positive = 1.0  # z_t is divided by it before anything else
     teacher_view: Literal["cached", "online"] = "cached"
     tune: Literal["all", "head", "bn", "last_block"] = "all"
+
+    @classmethod
+    def idle(cls, values: dict[str, Any]) -> frozenset[str]:
+        every = frozenset().union(*cls.READS.values())
+        return every - cls.READS[values.get("mode", cls.model_fields["mode"].default)]

@@ -67,11 +67,12 @@ def combinations(path: Path | str, overrides: Sequence[str], smoke: bool = False
 def _all_differ(found: list[Combination]) -> None:
     seen: dict[str, Combination] = {}
     for combination in found:
-        same = "\n".join(f"{p.name} {p.params.model_dump_json()}" for p in combination.plan.phases)
+        same = "\n".join(f"{phase.name} {_effective(phase)}" for phase in combination.plan.phases)
         first = seen.setdefault(same, combination)
         if first is not combination:
             raise ParamsError(f"combinations {first.label} and {combination.label} are the same run: "
-                              f"leave one of the values out")  # fmt: skip
+                              f"leave one of the values out (a field that "
+                              f"the mode does not read makes no difference)")  # fmt: skip
 
 
 def split_values(text: str) -> list[str]:
@@ -143,7 +144,12 @@ def without_registering(found: list[Combination], chosen: list[Phase]) -> list[P
 def _varied(found: list[Combination]) -> set[str]:
     """Names of the phases whose own parameters differ between the combinations."""
     alike = zip(*(combination.plan.phases for combination in found), strict=True)
-    return {phases[0].name for phases in alike if len({phase.params.model_dump_json() for phase in phases}) > 1}
+    return {phases[0].name for phases in alike if len({_effective(phase) for phase in phases}) > 1}
+
+
+def _effective(phase: Phase) -> str:
+    """Its parameters without those that have no effect beside the others."""
+    return phase.params.model_dump_json(exclude=set(phase.params.idle(phase.params.model_dump())))
 
 
 def _takes_from(phase: Phase) -> set[str]:

@@ -25,8 +25,8 @@ def fit_key(p: FitParams, ids: dict[str, Any]) -> str:
 
     Not among them is how it is computed (``FitParams.HOW``): that changes no more than the rounding, and is told.
     """
-    fields = p.model_dump(mode="json", exclude={"output_dir", "name", "onnx", *p.HOW})
-    fields |= {"manifest": "", "softlabels": "", "init_from": ""}  # folders: what they hold is in the ids
+    fields = p.model_dump(mode="json", exclude={"output_dir", "name", "onnx", *p.HOW, *p.idle(p.model_dump())})
+    fields |= {"manifest": "", "softlabels": "", "init_from": "", "pretrained": ""}  # what they hold is in the ids
     fields["ids"] = {k: v for k, v in ids.items() if k != "run_id"}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -102,6 +102,8 @@ def test_a_missing_file_is_no_combinations_fault(file):
     ("change", "touched", "last"),
     [
         ("kd.temperature=2,4", ["kd", "evaluate", "export"], ["kd"]),
+        ("student.temperature=2,4", ["kd", "dkd", "evaluate", "export"], ["kd", "dkd"]),
+        ("student.alpha=0.2,0.4", ["kd", "evaluate", "export"], ["kd"]),
         ("student.lr=0.1,0.2", ["ce", "kd", "dkd", "evaluate", "export"], ["kd", "dkd"]),
         ("teacher.lr=0.1,0.2", ["teacher", "softlabels", "kd", "dkd", "evaluate", "export"], ["kd", "dkd"]),
         ("evaluate.resamples=100,200", ["evaluate", "export"], ["evaluate"]),
@@ -111,6 +113,11 @@ def test_a_missing_file_is_no_combinations_fault(file):
 def test_compared_are_the_last_phases_that_the_parameters_reach(file, change, touched, last):
     found = combinations(file, [change])
     assert reached(found) == touched and last_reached(found, touched) == last
+
+
+def test_values_that_no_phase_reads_are_no_combinations(file):
+    with pytest.raises(ParamsError, match=r"ce.temperature=2 and ce.temperature=4 are the same run: .* does not read"):
+        combinations(file, ["ce.temperature=2,4"])
 
 
 def test_exports_are_left_out_unless_they_are_what_is_varied(file):

@@ -1,6 +1,7 @@
 """The re-use key changes with whatever a result depends on, and with nothing else."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,35 @@ def test_key_follows_the_data_that_parameters_name(tmp_path, monkeypatch, writte
     assert reuse.phase_key("import", values, {}, book) == first
     (tmp_path / "raw" / "b.csv").write_text("2")
     assert reuse.phase_key("import", values, {}, book) != first
+
+
+def test_key_follows_what_a_file_of_weights_holds(tmp_path, monkeypatch):
+    """Not where it lies or when it was written; and one that has gone is known by what it held."""
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    book = write_notebook(tmp_path / "n.ipynb", cell("y = 2"))
+
+    def key(name="a.pt"):
+        return reuse.phase_key("teacher", {"pretrained": name, "epochs": 3}, {}, book)
+
+    unknown = key()
+    (tmp_path / "a.pt").write_bytes(b"weights")
+    first = key()
+    os.utime(tmp_path / "a.pt", (1, 1))
+    assert key() == first != unknown
+    (tmp_path / "a.pt").rename(tmp_path / "b.pt")
+    assert key("b.pt") == first, "it was moved, and the run file with it"
+    assert key() == first and key("never.pt") != first, "it was moved, and the run file knows nothing of it"
+    (tmp_path / "a.pt").write_bytes(b"Weights")
+    assert key() != first, "another file in its place"
+    assert len({first, key("none"), key("hub"), key("package")}) == 4
+
+
+@pytest.mark.parametrize(("mode", "same"), [("ce", True), ("kd", False)])
+def test_fields_without_an_effect_are_not_in_the_key(tmp_path, monkeypatch, mode, same):
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    book = write_notebook(tmp_path / "n.ipynb", cell("y = 2"))
+    keys = {reuse.phase_key("student", {"mode": mode, "temperature": t}, {}, book) for t in (2.0, 4.0)}
+    assert (len(keys) == 1) is same
 
 
 def test_every_real_phase_excludes_the_carriers_and_reaches_its_room():

@@ -133,3 +133,17 @@ def test_the_plot_has_a_line_for_each_setting_of_the_others():
     assert lines["kd, m=a: val macro-F1"] == [[8.0, 0.58], [16.0, 0.66]] and len(lines) == 4
     assert axes.get_xlabel() == "s" and "kd, m=b: evaluate macro-F1" in lines
     assert curves.figure("none", comparison.grouped([row({"s": "1"})])) is None
+
+
+def test_a_student_that_is_not_distilled_is_shared_by_all_temperatures(base, first, stored):
+    (base / "soft").mkdir()
+    file = base / "params" / "students.yaml"
+    file.write_text(
+        "name: students\nphases:\n  import: {sources: [{source: fer2013, faces: 70}]}\n  manifest: {}\n"
+        "  student_ce: {kind: student}\n  student_kd: {kind: student, mode: kd, softlabels: soft}\n"
+    )
+    assert sweep_file(file, ["student.temperature=4,5"]) == 0
+    nested = stored.below(stored.newest("sweep"))
+    ran = [name for run in nested.values() for name in stored.below(run) if name.startswith("student")]
+    assert sorted(ran) == ["student_ce", "student_kd", "student_kd"]
+    assert len(list(base.glob("mlruns/phases/student_ce-*"))) == 1

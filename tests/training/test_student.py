@@ -16,6 +16,7 @@ from fer_lib.models.losses import cross_entropy, decoupled_kl, distillation_kl, 
 from fer_lib.models.softlabels import export_softlabels, read_record, read_softlabels
 from fer_lib.params import SoftLabelParams, StudentParams
 from fer_lib.training.data import open_data
+from fer_lib.training.resume import fit_key
 from fer_lib.training.student import LiveTeachers, StudentObjective, train_student
 
 SMALL = dict(
@@ -205,3 +206,15 @@ def test_a_bundle_says_which_pictures_it_and_its_ancestors_saw(drawn_manifest, p
         list(train_student(p, few, tmp_path / name, pack_cache, **options))
         found = read_seen(tmp_path / name / "best")
         assert found.whole and found.learned.tolist() == expected.tolist(), name
+
+
+def test_a_checkpoint_is_known_by_what_decides_its_weights():
+    """Not by what the mode does not read, nor by where the file of starting weights lies."""
+
+    def key(starting="abc", **changes):
+        return fit_key(StudentParams(**changes), {"starting_weights_sha256": starting, "run_id": "r"})
+
+    assert key(temperature=2.0) == key(temperature=4.0, alpha=0.1)
+    assert key(mode="kd", temperature=2.0) != key(mode="kd", temperature=4.0)
+    assert key(mode="dkd", alpha=0.2) == key(mode="dkd", alpha=0.4) != key(mode="kd", alpha=0.4)
+    assert key(pretrained="here/a.pt") == key(pretrained="there/a.pt") != key("abd", pretrained="here/a.pt")
