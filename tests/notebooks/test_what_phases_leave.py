@@ -342,6 +342,9 @@ def test_a_fit_tells_its_epochs_and_describes_the_weights_it_keeps(walked, neste
     rows = alignment["data"]["train_rows"]
     assert left_over == 0 and steps in (rows // 28, math.ceil(rows / 28))
     assert alignment["paths"]["manifest_sha256"] == nested["manifest"].data.tags["fer.id.manifest_sha256"]
+    began = walked.json(run, "starting_weights.json")
+    tagged = {key: run.data.tags[f"fer.weights.{key}"] for key in ("source", "origin", "sha256")}
+    assert tagged == {"source": began["source"], "origin": began["origin"], "sha256": began["weights_sha256"]}
     assert alignment["init"]["resume"] is False and alignment["seed"] == params.seed
 
 
