@@ -1,16 +1,18 @@
 """Pictures out of a camera or a video file, read in a thread of their own.
 
-A file gives every frame, with its media time, as fast as they are asked for (or, paced, at its own speed).  A camera
-gives the newest frame there is; those that came while nobody asked are dropped and counted.
+A file gives every frame, with its media time, as fast as they are asked for (or, paced, at its own speed from the moment
+on when the first one is asked for).  A camera gives the newest frame there is; those that came while nobody asked are
+dropped and counted.
 """
 
 from __future__ import annotations
 
 import queue
+import re
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -40,12 +42,13 @@ class Capture:
 
     def __init__(self, source: str, paced: bool = False):
         """``source``: a camera's number or a video file.  DataError when it gives no picture, saying what it is."""
-        self.is_camera = source.strip().isdigit()
+        self.is_camera = re.fullmatch(r"[0-9]{1,9}", source.strip()) is not None
         self.name = f"camera {source}" if self.is_camera else Path(source).name
         self._video = _open(source, self.is_camera)
         self.fps = self._video.get(cv2.CAP_PROP_FPS) or 0.0
         self.paced = paced and not self.is_camera
         self._began, self._last = time.perf_counter(), -1.0
+        self._asked, self._ending = threading.Event(), threading.Event()
         self.dropped, self.trouble = 0, ""
         first = self._read(0)
         if first is None:
@@ -53,25 +56,29 @@ class Capture:
             raise DataError(_nothing(source, self.is_camera))
         self.size = first.image.shape[1], first.image.shape[0]
         self._waiting: queue.Queue[Picture | None] = queue.Queue(1 if self.is_camera else AHEAD)
-        self._waiting.put(first)
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="fer-capture", daemon=True)
+        if not self.paced:
+            self._waiting.put(first)
+        self._thread = threading.Thread(target=self._work, args=(first,), name="fer-capture", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[Picture]:
+        self._asked.set()
         while (picture := self._waiting.get()) is not None:
             yield picture
 
     def close(self) -> None:
         """End the thread and let go of the device.  It may be called twice."""
         self._ending.set()
+        self._asked.set()
         self._empty()
         self._thread.join(timeout=2 * LOST)
         self._put(None)
 
-    def _work(self) -> None:
+    def _work(self, first: Picture) -> None:
         index, last = 1, time.perf_counter()
         try:
+            if self.paced:
+                self._start_clock(first)
             while not self._ending.is_set():
                 picture = self._read(index)
                 if picture is not None:
@@ -90,6 +97,13 @@ class Capture:
             self._video.release()
             self._put(None)
 
+    def _start_clock(self, first: Picture) -> None:
+        """A file is played from here on: what is still to be loaded or opened may take as long as it likes."""
+        self._asked.wait()
+        if not self._ending.is_set():
+            self._began = time.perf_counter() - first.time
+            self._put(replace(first, taken=time.perf_counter()))
+
     def _read(self, index: int) -> Picture | None:
         done, image = self._video.read()
         if not done or image is None or not image.size:
@@ -100,8 +114,8 @@ class Capture:
             self._began = self._began if index else taken
         else:
             at = self._media_time(index)
-            if self.paced and (ahead := at - (taken - self._began)) > 0:
-                self._ending_wait(ahead)
+            if self.paced and index and (ahead := at - (taken - self._began)) > 0:
+                self._ending.wait(ahead)
                 taken = time.perf_counter()
         self._last = at
         return Picture(index, at, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), taken)
@@ -112,10 +126,6 @@ class Capture:
         if index == 0:
             return max(said, 0.0)
         return said if said > self._last else self._last + 1.0 / (self.fps or 30.0)
-
-    def _ending_wait(self, seconds: float) -> None:
-        if (ending := getattr(self, "_ending", None)) is not None:
-            ending.wait(seconds)
 
     def _put(self, picture: Picture | None) -> None:
         """Wait for room (a file; the end of either), or push out what nobody took (a camera)."""

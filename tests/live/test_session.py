@@ -15,7 +15,7 @@ from fer_lib.faces.detectors import get_detector
 from fer_lib.live import capture as capturing
 from fer_lib.live import keeping
 from fer_lib.live.records import UNKNOWN, read_faces, read_frames, read_session
-from fer_lib.live.session import Session
+from fer_lib.live.session import Session, until_end
 from fer_lib.live.smoothing import UNSTABLE, Smoother
 from fer_lib.params import LiveParams
 
@@ -160,6 +160,24 @@ def test_a_camera_that_is_too_fast_loses_pictures_that_are_counted(at_rest, tmp_
     frames, about = read_frames(tmp_path / "s"), read_session(tmp_path / "s")
     assert about["dropped"] > 50 and (np.diff(frames.frame_index) >= 1).all()
     assert frames.frame_index[-1] >= 150, "it sees the newest picture, not those that waited"
+
+
+def test_a_paced_file_is_played_at_its_own_speed_however_late_it_begins(clip, tmp_path):
+    capture = capturing.Capture(str(clip), paced=True)
+    time.sleep(0.6)  # a page that nobody has opened yet, a store that is being made
+    began = time.perf_counter()
+    seen = [(p.time, p.taken, time.perf_counter()) for p, _ in zip(capture, range(15), strict=False)]
+    capture.close()
+    for at, taken, given in seen:
+        assert given - began >= at - 0.01 and began <= taken <= given, "no frame before its time, none that has waited"
+    session = Session(LiveParams(**PLAIN, source=str(clip), paced=True), tmp_path / "s")
+    time.sleep(1.0)
+    session.start()
+    summary = until_end(session)
+    assert summary["fps"] < 30 and summary["seconds"] >= 59 / 25, "25 frames a second"
+    unasked = capturing.Capture(str(clip), paced=True)
+    unasked.close()
+    assert list(unasked) == []
 
 
 def test_below_its_classs_value_a_label_is_unknown(at_rest, tmp_path):
