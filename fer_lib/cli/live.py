@@ -123,13 +123,26 @@ def _session(p, folder: Path, headless: bool) -> dict[str, Any]:
         typer.echo(session.detector.note, err=True)
     signal.signal(signal.SIGTERM, lambda *_: session.controls.end())
     session.start()
-    if not headless:
-        from fer_lib.live.window import show
-
-        show(session, f"fer live: {p.source}")
-    else:
+    if headless:
         typer.echo(f"{p.source}: logging to {folder}; Ctrl+C ends it", err=True)
+    else:
+        _show(session, f"fer live: {p.source}")
     return until_end(session)
+
+
+def _show(session, title: str) -> None:
+    """The window; Ctrl+C ends the session as q does, and what breaks the window is told once the logs are closed."""
+    from fer_lib.live.session import until_end
+    from fer_lib.live.window import show
+
+    try:
+        show(session, title)
+    except KeyboardInterrupt:
+        session.controls.end()
+    except BaseException:
+        session.controls.end()
+        until_end(session)
+        raise
 
 
 def _say(summary: dict[str, Any], folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Pictures out of a camera or a video file, read in a thread of their own.
 
-A file gives every frame, with its media time, as fast as they are asked for (or, paced, at its own speed from the moment
-on when the first one is asked for).  A camera gives the newest frame there is; those that came while nobody asked are
-dropped and counted.
+A file gives every frame, with its media time, as fast as they are asked for (or, paced, at its own speed from when the
+first one is asked for).  A camera gives the newest frame there is; those that came while nobody asked are dropped and
+counted.
 """
 
 from __future__ import annotations

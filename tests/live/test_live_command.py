@@ -82,3 +82,26 @@ def test_without_a_screen_it_says_what_to_do(home, clip, tmp_path, monkeypatch):
     ended = fer("live", "--source", str(clip), "--output", str(tmp_path / "s"))
     assert ended.code == 1 and "--headless" in ended.err and "--web" in ended.err
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    "trouble", [KeyboardInterrupt(), RuntimeError("the display has gone")], ids=["Ctrl+C", "broken"]
+)
+def test_a_window_that_is_left_closes_the_logs(home, clip, tmp_path, monkeypatch, trouble):
+    def left(session, title):
+        while session.newest.take(5).index < 5:
+            pass
+        raise trouble
+
+    monkeypatch.setattr("fer_lib.live.window.check_window", lambda: None)
+    monkeypatch.setattr("fer_lib.live.window.show", left)
+    words = ("live", "--source", str(clip), "--paced", "--detector", "haar", "--output", str(tmp_path / "s"))
+    if isinstance(trouble, KeyboardInterrupt):
+        ended = fer(*words)
+        assert ended.code == 0 and "written:" in ended.out
+    else:
+        with pytest.raises(RuntimeError, match="the display has gone"):
+            fer(*words)
+    about = read_session(tmp_path / "s")
+    assert about["end"] == "it was over or ended by hand" and about["ended"]
+    assert 5 < about["frames"] == len(read_frames(tmp_path / "s").frame_index) < 60

@@ -81,7 +81,12 @@ def test_labels_and_settings_hold_from_the_frame_on(at_rest, tmp_path):
     assert [row.split(",")[:3] + row.split(",")[-1:] for row in events] == [["Happy", "3", "7", "key"],
                                                                           ["Angry", "10", "19", "key"]]  # fmt: skip
     assert json.loads((tmp_path / "s" / "thresholds.json").read_text()) == {
-        "ema_alpha": 0.45, "hysteresis_delta": 0.04, "vote_window": 3, "vote_min_count": 2, "show_emo_ratio": False}
+        "ema_alpha": 0.45,
+        "hysteresis_delta": 0.04,
+        "vote_window": 3,
+        "vote_min_count": 2,
+        "show_emo_ratio": False,
+    }
     about = read_session(tmp_path / "s")
     assert about["smoothing"]["ema_alpha"] == 0.45 and about["params"]["smoothing"]["ema_alpha"] == 0.5
 
