@@ -12,7 +12,6 @@ val from an annotated manifest.
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import math
 import os
@@ -32,8 +31,9 @@ from fer_lib.errors import DataError
 from fer_lib.faces.contract import Box
 from fer_lib.live import records
 from fer_lib.live.choosing import NONE, Chosen, choose
-from fer_lib.live.recording import recorded_pictures
+from fer_lib.live.recording import recorded_folder, recorded_pictures, replayed_from
 from fer_lib.live.score import read_truth
+from fer_lib.live.sessions import session_id
 from fer_lib.params import BufferParams
 
 SOURCE = "live"
@@ -94,26 +94,16 @@ def read_report(folder: Path | str) -> dict[str, Any]:
 
 
 def pictures_of(session: Path, about: dict[str, Any]) -> Path:
-    """The folder that holds the session's video: its own, else, of a replay, that of the session that was replayed.
-
-    DataError when there is none, saying what to do.
-    """
-    original = session.parent / str(about.get("replay_of") or session.name)
-    for folder in (session, original):
-        if (folder / records.RAW_VIDEO).is_file():
-            return folder
+    """The folder that holds the session's video (:func:`recorded_folder`); DataError when there is none, and what to
+    do."""
+    if (folder := recorded_folder(session, about)) is not None:
+        return folder
+    original = replayed_from(session, about)
     where = f" and {original} has none either" if original != session else ""
     raise DataError(
         f"{session} holds no pictures to learn from ({records.RAW_VIDEO} is missing{where}): record it with "
         "fer live --record raw"
     )
-
-
-def session_sha256(session: Path | str) -> str:
-    """64 hex over the session's log of frames."""
-    file = Path(session) / records.PER_FRAME
-    with readable(file):
-        return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def surroundings(shape: tuple[int, ...], box: Box, context: float) -> tuple[int, int, int, int]:
@@ -174,7 +164,7 @@ def _manifest(session, frames, faces, chosen: Chosen, cut: dict, p: BufferParams
             "weight": float(kind == "positive"), "neg_label": np.nan if negative == NONE else float(negative),
             "group": f"{name}/{math.floor(frames.time_sec[at] / p.block_sec)}",
         })  # fmt: skip
-    created = p.model_dump(mode="json") | {"session": name, "session_sha256": session_sha256(session)}
+    created = p.model_dump(mode="json") | {"session": name, "session_sha256": session_id(session)}
     meta = {"root": work.as_posix(), "tolerance": 0, "bad_labels": 0, "created": created}
     return Manifest(pd.DataFrame(rows), meta).write(work / "manifest.parquet")
 

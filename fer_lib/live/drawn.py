@@ -123,6 +123,8 @@ def write_drawn_session(folder: Path, seed: int = 42, rounds: int = 1, record: b
             log.close()
             if video is not None:
                 video.close()
-        about = {**head, "drawn": True, "seed": seed, "size": list(SIZE), "dropped": 0, "smoothing": p.model_dump()}
+        source = {"name": head["input"], "is_camera": False, "fps": FPS, "fingerprint": f"drawn-{seed}-{rounds}"}
+        about = {**head, "drawn": True, "seed": seed, "source": source, "size": list(SIZE), "dropped": 0,
+                 "smoothing": p.model_dump()}  # fmt: skip
         write_session(work, about)
     return folder

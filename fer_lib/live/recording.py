@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -53,6 +54,22 @@ class VideoFile:
         self._video.release()
         with explained(self.path):
             self._list.close()
+
+
+def recorded_folder(session: Path, about: dict[str, Any]) -> Path | None:
+    """The folder that holds a session's raw video: its own, else, of a replay, that of the session that was replayed.
+
+    ``about``: the session's ``session.json``.  None where neither holds one.
+    """
+    for folder in (session, replayed_from(session, about)):
+        if (folder / records.RAW_VIDEO).is_file():
+            return folder
+    return None
+
+
+def replayed_from(session: Path, about: dict[str, Any]) -> Path:
+    """The folder of the session that this one is a replay of, which lies beside it; its own where it is none."""
+    return session.parent / str(about["replay_of"]) if about.get("replay_of") else session
 
 
 @contextmanager

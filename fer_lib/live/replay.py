@@ -18,11 +18,10 @@ from fer_lib.deploy.bundle import read_bundle
 from fer_lib.errors import DataError
 from fer_lib.faces.detectors import Face, get_detector
 from fer_lib.faces.points import find_points
-from fer_lib.live import records
 from fer_lib.live.judge import Judge
 from fer_lib.live.keeping import SESSION_FORMAT, fingerprint
 from fer_lib.live.log import SessionLog
-from fer_lib.live.recording import recorded_pictures
+from fer_lib.live.recording import recorded_folder, recorded_pictures
 from fer_lib.live.records import FrameRecord, Frames, read_faces, read_frames, read_session, write_session
 from fer_lib.live.score import CORRECTIONS
 from fer_lib.live.smoothing import Smoother
@@ -98,18 +97,16 @@ def _aligner(judge: Judge, about: dict[str, Any]):
 @contextmanager
 def _pictures(folder: Path, about: dict[str, Any]) -> Iterator[Iterator[tuple[int, np.ndarray]]]:
     """The recording, else the file that the session was made from, if it still is that file."""
-    if (folder / records.RAW_VIDEO).is_file():
-        with recorded_pictures(folder) as pictures:
+    if (place := recorded_folder(folder, about)) is not None:
+        with recorded_pictures(place) as pictures:
             yield pictures
         return
     source = about.get("source") or {}
-    file = Path(source.get("path", ""))
-    if not source.get("fingerprint"):
+    if not source.get("path"):
         raise DataError(f"{folder} has no pictures to look at again: record sessions with --record raw")
-    if not file.is_file() or fingerprint(file) != source["fingerprint"]:
-        raise DataError(
-            f"{folder} was made from {file}, which is gone or another file now: put it back"
-        )
+    file = Path(source["path"])
+    if not file.is_file() or fingerprint(file) != source.get("fingerprint"):
+        raise DataError(f"{folder} was made from {file}, which is gone or another file now: put it back")
     video = cv2.VideoCapture(str(file))
     try:
         yield _of_file(video)

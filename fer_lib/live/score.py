@@ -166,7 +166,7 @@ def score(folder: Path | str, smoothed: np.ndarray | None = None) -> dict[str, A
     if not len(scored):
         raise DataError(_nothing(folder, found))
     shown = frames.pred if smoothed is None else smoothed
-    evalset = evalset_id([f"{frames.frame_index[i]:09d}" for i in scored], truth[scored], "protocol-lite", 0)
+    evalset = _evalset(about, frames, truth, scored)
     rules = json.dumps([evalset, MIN_SEGMENT, TRIM])
     seconds = float(frames.time_sec[-1] - frames.time_sec[0])
     faces = ~np.isnan(frames.probs).any(axis=1)
@@ -185,6 +185,16 @@ def score(folder: Path | str, smoothed: np.ndarray | None = None) -> dict[str, A
     for name, labels in (("raw", raw_labels(frames)), ("smoothed", shown)):
         result[name] = measure(labels, truth, scored) | flips(labels, frames.time_sec)
     return result
+
+
+def _evalset(about: dict[str, Any], frames: Frames, truth: np.ndarray, scored: np.ndarray) -> str:
+    """Of these very frames and labels: a replay, which keeps times and source, has the same, another session has not.
+
+    A camera's times tell its sessions apart, files that run at one rate are told by their fingerprint.
+    """
+    ids = [f"{frames.frame_index[i]:09d} {frames.time_sec[i]:.6f}" for i in scored.tolist()]
+    source = (about.get("source") or {}).get("fingerprint", "")
+    return evalset_id(ids, truth[scored], f"protocol-lite {source}", 0)
 
 
 def _nothing(folder: Path | str, found: list[Segment]) -> str:

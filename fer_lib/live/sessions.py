@@ -1,4 +1,5 @@
-"""Which session is scored: the one that was named, else the newest labelled one of the store, else a drawn one."""
+"""Which session is scored: the one that was named, else the newest labelled one of the store, else a drawn one; and
+which sessions are one."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from pathlib import Path
 
 from fer_lib.atomic import readable
 from fer_lib.errors import FerError
-from fer_lib.live.records import NO_LABEL, PER_FRAME, SESSION, read_frames
+from fer_lib.live.recording import replayed_from
+from fer_lib.live.records import NO_LABEL, PER_FRAME, SESSION, read_frames, read_session
 from fer_lib.live.score import read_truth
 
 
@@ -41,7 +43,22 @@ def newest_labelled(root: Path) -> Path | None:
     return None
 
 
-def session_id(folder: Path) -> str:
+def session_id(folder: Path | str) -> str:
     """SHA-256 of what was logged frame by frame, which corrections leave as it is: 64 hex digits."""
-    with readable(folder / PER_FRAME):
-        return hashlib.sha256((folder / PER_FRAME).read_bytes()).hexdigest()
+    file = Path(folder) / PER_FRAME
+    with readable(file):
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def same_pictures(one: Path | str, other: Path | str) -> bool:
+    """Whether two sessions were made from the same pictures: one and its copies, what other models made of it
+    (replays), and two sessions of one file."""
+    if Path(one).resolve() == Path(other).resolve() or session_id(one) == session_id(other):
+        return True
+    kept = [read_session(folder) for folder in (one, other)]
+    files = [(about.get("source") or {}).get("fingerprint") for about in kept]
+    origins = [
+        replayed_from(Path(folder).resolve(), about).name for folder, about in zip((one, other), kept, strict=True)
+    ]
+    replays = any(about.get("replay_of") for about in kept)
+    return (None not in files and files[0] == files[1]) or (replays and origins[0] == origins[1])

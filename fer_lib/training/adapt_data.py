@@ -18,8 +18,9 @@ from fer_lib.datasets.manifest import Manifest
 from fer_lib.deploy.bundle import Bundle
 from fer_lib.emotions import NUM_CLASSES
 from fer_lib.errors import DataError
-from fer_lib.live.buffer import buffer, read_report, session_sha256
-from fer_lib.live.records import read_frames, read_session
+from fer_lib.live.buffer import buffer, read_report
+from fer_lib.live.records import read_frames
+from fer_lib.live.sessions import same_pictures, session_id
 from fer_lib.params import AdaptParams, BufferParams
 
 DRAWN_ROUNDS = 2  # of the seven expressions, in each drawn session
@@ -57,15 +58,9 @@ def material(p: AdaptParams, buffers: Sequence[str], gate_session: str, base: Bu
         raise DataError(
             f"the session {session}, that is to gate, is not there: name one by gate_session, or set offline_only: true"
         )
-    learned = session_sha256(session) in {report["session_sha256"] for report in reports}
-    return Material(folders, session, learned or any(_same(session, r["session"]) for r in reports), not buffers)
-
-
-def _same(session: Path, other: str) -> bool:
-    """Whether the other one is this session, or what another model made of it (a replay lies beside it)."""
-    if session.resolve() == Path(other).resolve():
-        return True
-    return Path(other).is_dir() and read_session(other).get("replay_of") == session.resolve().name
+    learned = session_id(session) in {report["session_sha256"] for report in reports}
+    there = [report["session"] for report in reports if Path(report["session"]).is_dir()]
+    return Material(folders, session, learned or any(same_pictures(session, s) for s in there), not buffers)
 
 
 def _drawn_session(folder: Path, seed: int) -> Path:

@@ -16,11 +16,12 @@ from fer_lib.errors import DataError, ParamsError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.detectors import Face
 from fer_lib.live import records
-from fer_lib.live.buffer import REPORT, TABLE, buffer, pictures_of, read_report, session_sha256, surroundings
+from fer_lib.live.buffer import REPORT, TABLE, buffer, pictures_of, read_report, surroundings
 from fer_lib.live.choosing import KINDS, REASONS, choose
 from fer_lib.live.log import SessionLog
 from fer_lib.live.recording import VideoFile
 from fer_lib.live.records import FrameRecord, Frames, write_session
+from fer_lib.live.sessions import session_id
 from fer_lib.params import BufferParams, SmoothingParams
 
 SIZE = (161, 121)  # width and height, both odd: the recorder pads them
@@ -216,7 +217,7 @@ def test_what_is_written_is_a_manifest_that_the_project_reads(tmp_path):
     assert report["counts"]["positive"] == {
         e: int(((frame["label"] == i) & positive).sum()) for i, e in enumerate(EMOTIONS)
     }
-    assert report["session_sha256"] == session_sha256(tmp_path / "one") and report["notes"] == []
+    assert report["session_sha256"] == session_id(tmp_path / "one") and report["notes"] == []
     lines = (tmp_path / "out" / TABLE).read_text().splitlines()
     assert len(lines) == len(frame) + 1 and lines[0].startswith("frame_index,time_sec,kind")
     again = buffer(tmp_path / "one", tmp_path / "again", BufferParams())

@@ -15,6 +15,7 @@ from fer_lib.errors import DataError
 from fer_lib.live.records import RAW_VIDEO, read_faces, read_frames, read_session
 from fer_lib.live.replay import replay
 from fer_lib.live.score import correct, read_truth
+from fer_lib.live.sessions import same_pictures
 from fer_lib.params import SmoothingParams
 
 
@@ -56,6 +57,28 @@ def test_the_same_model_gives_the_same_bits(recorded, tmp_path):
     about = read_session(out)
     assert about["replay_of"] == "s" and about["frames_without_picture"] == 0
     assert read_frames(out).manual.tolist().count(6) == 28
+
+
+def test_a_replay_can_be_replayed_with_the_pictures_of_the_original(recorded, tmp_path):
+    shutil.copytree(recorded, tmp_path / "s")
+    first = replay(tmp_path / "s", "packaged")
+    second = replay(first, "packaged")
+    same(read_frames(second), read_frames(recorded))
+    assert read_session(second)["replay_of"] == "s" and not (first / RAW_VIDEO).exists()
+
+
+def test_a_session_its_copies_and_its_replays_show_the_same_pictures(recorded, other, at_rest, clip, tmp_path):
+    original = shutil.copytree(recorded, tmp_path / "s")
+    copied = shutil.copytree(recorded, tmp_path / "copied")
+    cool, again = replay(original, str(other)), replay(original, "packaged")
+    for one, another in ((original, copied), (original, cool), (cool, original), (cool, again), (again, cool)):
+        assert same_pictures(one, another), (one.name, another.name)
+    handed(tmp_path / "t", at_rest[:9])
+    lived(tmp_path / "file", clip)
+    lived(tmp_path / "once more", clip, smoothing=SmoothingParams(ema_alpha=0.1))
+    assert same_pictures(tmp_path / "file", tmp_path / "once more")
+    for stranger in ("t", "file"):
+        assert not same_pictures(original, tmp_path / stranger) and not same_pictures(tmp_path / stranger, cool)
 
 
 def test_a_session_of_a_file_needs_no_recording(clip, tmp_path):

@@ -132,6 +132,21 @@ def test_corrections_change_the_truth_and_survive_nonsense(folder, tmp_path):
         score(own)
 
 
+def test_an_evalset_is_one_sessions_and_its_replays(tmp_path):
+    manual, probs = np.full(40, 3), np.full((40, 7), 1 / 7)
+    smoothing = {"smoothing": {}}
+
+    def evalset(name, source=None, **changes):
+        about = smoothing | {"source": source}
+        return score(drawn_session.write(tmp_path / name, manual, probs, about=about, **changes))["evalset_id"]
+
+    ours = evalset("ours", {"path": "/a/clip.avi", "fingerprint": "1-ab"})
+    assert evalset("replayed", {"path": "/a/clip.avi", "fingerprint": "1-ab"}) == ours
+    assert evalset("another file", {"path": "/a/clip.avi", "fingerprint": "1-cd"}) != ours
+    camera = evalset("camera", {"is_camera": True}, time=np.arange(40) / 25 + 1e-5)
+    assert len({ours, camera, evalset("later", {"is_camera": True}, time=np.arange(40) / 25 + 2e-5)}) == 3
+
+
 def test_sessions_that_cannot_be_scored_say_why(tmp_path):
     probs = np.full((40, 7), 1 / 7)
     none = drawn_session.write(tmp_path / "none", np.full(40, -1), probs)

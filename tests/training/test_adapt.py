@@ -18,6 +18,7 @@ from fer_lib.deploy.bundle import derive_bundle, read_bundle
 from fer_lib.deploy.packaged import packaged_bundle
 from fer_lib.errors import BundleError, DataError
 from fer_lib.evaluation import candidates
+from fer_lib.live.replay import replay
 from fer_lib.models.classifier import trainable_parameters
 from fer_lib.models.inference import predict_logits
 from fer_lib.params import AdaptParams, StudentParams
@@ -76,6 +77,8 @@ def test_a_session_that_was_learned_from_is_known(drawn, base, tmp_path):
     assert original.learned, "the session whose replay was learned from"
     copy = shutil.copytree(own.session, tmp_path / "elsewhere")
     assert material(params(), [folder], str(copy), base, tmp_path).learned, "a copy of it"
+    other = replay(out / "session", "packaged", tmp_path / "other")
+    assert material(params(), [folder], str(other), base, tmp_path).learned, "what another model made of it"
     assert not material(params(), [folder], str(out / "gate_session"), base, tmp_path).learned
     alone = material(params(offline_only=True), [folder], "", base, tmp_path)
     assert alone.session is None and not alone.learned
