@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fer_lib.errors import DataError
-from fer_lib.live.records import read_frames
+from fer_lib.live.records import read_frames, read_session
 from fer_lib.live.score import read_truth, segments
 from fer_lib.live.smoothing import average, held, vote
 from fer_lib.params import SmoothingParams, StudyParams
@@ -26,7 +26,8 @@ COLUMNS = (
 def study(folder: Path | str, p: StudyParams) -> pd.DataFrame:
     """A row a setting of the grid: its four values, accuracy and coverage of Protocol-Lite, flips a minute, the front.
 
-    ``on_front``: no other setting is as accurate with fewer flips a minute, or more accurate with as many.
+    Where the session abstained, each setting does, below the same values.  ``on_front``: no other setting is as
+    accurate with fewer flips a minute, or more accurate with as many.
     DataError where the session has no segment that counts, or no face.
     """
     frames = read_frames(folder)
@@ -40,7 +41,7 @@ def study(folder: Path | str, p: StudyParams) -> pd.DataFrame:
     mine = scored[faces[scored]]
     where, y = place[mine], truth[mine]
     lasts = np.diff(time, append=2 * time[-1] - time[-2])[faces] if len(time) > 1 else np.zeros(1)
-    probs, rows = frames.probs[faces], []
+    probs, rows, least_probs = frames.probs[faces], [], _abstention(folder)
     for alpha in p.ema_alpha:
         smoothed = average(probs, alpha)
         for delta in p.hysteresis_delta:
@@ -48,8 +49,9 @@ def study(folder: Path | str, p: StudyParams) -> pd.DataFrame:
             for window in p.vote_window:
                 winner, votes = vote(kept, window)
                 right = winner[where] == y
+                known = True if least_probs is None else smoothed[np.arange(len(winner)), winner] >= least_probs[winner]
                 for least in p.vote_min_count:
-                    shown = votes >= least
+                    shown = (votes >= least) & known
                     labels, minutes = winner[shown], lasts[shown].sum() / 60
                     changes = int((labels[1:] != labels[:-1]).sum())
                     there = shown[where]
@@ -60,6 +62,12 @@ def study(folder: Path | str, p: StudyParams) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=COLUMNS[:-1])
     table["on_front"] = front(table["accuracy"].to_numpy(), table["flips_per_min"].to_numpy())
     return table
+
+
+def _abstention(folder: Path | str) -> np.ndarray | None:
+    """The probability of each class, float64 [7], below which the session showed Unknown; None where it never did."""
+    found = (read_session(folder).get("model_facts") or {}).get("abstention")
+    return None if found is None else np.asarray(found, np.float64)
 
 
 def front(gain: np.ndarray, cost: np.ndarray) -> np.ndarray:

@@ -7,9 +7,9 @@ import pytest
 from fer_lib.errors import DataError
 from fer_lib.live import study
 from fer_lib.live.plots import trade
-from fer_lib.live.records import read_frames
+from fer_lib.live.records import UNKNOWN, read_frames
 from fer_lib.live.score import score
-from fer_lib.live.smoothing import smooth
+from fer_lib.live.smoothing import Smoother, smooth
 from fer_lib.params import SmoothingParams, StudyParams
 
 GRID = StudyParams(ema_alpha=[0.0, 0.7, 0.95], hysteresis_delta=[0.0, 0.08], vote_window=[1, 15], vote_min_count=[1, 8])
@@ -33,6 +33,23 @@ def test_each_row_is_what_the_score_says_under_that_setting(folder, table):
         alone = score(folder, smooth(probs, p))["smoothed"]
         for key in ("accuracy", "coverage", "flips", "flips_per_min"):
             assert row[key] == pytest.approx(alone[key]), (p, key)
+
+
+def test_a_session_that_abstained_does_so_under_every_setting(tmp_path):
+    least = [0.45, 0.5, 0.55, 0.6, 0.5, 0.4, 0.65]
+    p = SmoothingParams(ema_alpha=0.7, hysteresis_delta=0.08, vote_window=15, vote_min_count=8)
+    about = {"smoothing": p.model_dump(), "model_facts": {"abstention": least}}
+    acted = drawn_session.acted(seed=5, seconds=40)
+    folder = drawn_session.write(tmp_path / "s", *acted, about=about)
+    smoother, shown = Smoother(p), []
+    for row in acted[1]:
+        found = smoother.step(None if np.isnan(row).any() else row)
+        unsure = found.stable and found.probs[found.label] < least[found.label]
+        shown.append(UNKNOWN if unsure else found.label)
+    assert 0.1 < np.mean(np.array(shown) == UNKNOWN) < 0.9
+    row, alone = study.row_of(study.study(folder, GRID), p), score(folder, np.array(shown))["smoothed"]
+    for key in ("accuracy", "coverage", "flips", "flips_per_min"):
+        assert row[key] == pytest.approx(alone[key]), key
 
 
 def test_the_front_holds_who_is_beaten_by_nobody(table):
