@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fer_lib.atomic import disk_trouble
+from fer_lib.errors import DataError, FerError
 from fer_lib.live import records
 from fer_lib.live.session import Session
 from fer_lib.params import LiveParams
@@ -41,20 +43,36 @@ class LiveRun:
         self.folder, self._client = folder, mlflow.MlflowClient()
         place = below(folder.resolve(), base)
         tags = {"fer.kind": "live", "fer.folder": place, "fer.lock": f"{place}/.lock", "fer.git": git_state()}
-        run = self._client.create_run(store.experiment_id(), tags=tags, run_name=f"live {folder.name}")
+        experiment = store.experiment_id()
+        run = store.patiently(lambda: self._client.create_run(experiment, tags=tags, run_name=f"live {folder.name}"))
         self.run_id = run.info.run_id
-        for name, value in flatten(p.model_dump(mode="json")).items():
-            self._client.log_param(self.run_id, name, value if isinstance(value, str) else json.dumps(value))
+        values = flatten(p.model_dump(mode="json")).items()
+        params = [mlflow.entities.Param(k, v if isinstance(v, str) else json.dumps(v)) for k, v in values]
+        store.patiently(lambda: self._client.log_batch(self.run_id, params=params))
 
     def end(self, summary: dict[str, Any], error: BaseException | None) -> None:
-        """Figures, logs and how it ended; videos stay where they are, for they show people."""
-        from mlflow.entities import Metric
+        """Figures, logs and how it ended; videos stay where they are, for they show people.
+
+        FerError when the store refuses, saying that the session's files are whole.
+        """
         from mlflow.utils.time import get_current_time_millis
+
+        now = get_current_time_millis()
+        try:
+            store.patiently(lambda: self._end(summary, error, now))
+        except Exception as trouble:
+            raise FerError(
+                f"the session's files in {self.folder} are whole, but its MLflow run {self.run_id} could not be ended: "
+                f"{disk_trouble(trouble) or trouble}; fer runs reap ends it"
+            ) from trouble
+
+    def _end(self, summary: dict[str, Any], error: BaseException | None, now: int) -> None:
+        """It may be done again: everything is written under the same names and at the same time."""
+        from mlflow.entities import Metric
 
         keys = ("frames", "fps", "latency_ms", "dropped", "first_frame_sec", "seconds", "views_skipped",
                 "pictures_not_recorded")  # fmt: skip
         values = numbers({"live": {k: summary.get(k) for k in keys}}) | self._scored()
-        now = get_current_time_millis()
         self._client.log_batch(self.run_id, metrics=[Metric(k, v, now, 0) for k, v in values.items()])
         for name in LOGS:
             if (self.folder / name).is_file():
@@ -64,7 +82,6 @@ class LiveRun:
 
     def _scored(self) -> dict[str, float]:
         """Protocol-Lite of a session that was labelled; nothing for one that was not."""
-        from fer_lib.errors import DataError
         from fer_lib.live.score import score
 
         try:

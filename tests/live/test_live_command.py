@@ -105,3 +105,47 @@ def test_a_window_that_is_left_closes_the_logs(home, clip, tmp_path, monkeypatch
     about = read_session(tmp_path / "s")
     assert about["end"] == "it was over or ended by hand" and about["ended"]
     assert 5 < about["frames"] == len(read_frames(tmp_path / "s").frame_index) < 60
+
+
+def ended_run(folder):
+    """The MLflow run of the session in ``folder``."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    [run] = client.search_runs(experiments, f"attributes.run_name = 'live {folder.name}'")
+    return run
+
+
+def test_a_store_that_is_locked_at_the_end_is_waited_for(home, clip, tmp_path, monkeypatch):
+    import mlflow
+
+    tries, set_tag = [], mlflow.MlflowClient.set_tag
+
+    def locked(self, run_id, key, value, *more):
+        if key == "fer.end" and len(tries) < 2:
+            tries.append(key)
+            raise mlflow.exceptions.MlflowException("(sqlite3.OperationalError) database is locked")
+        return set_tag(self, run_id, key, value, *more)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_tag", locked)
+    folder = tmp_path / "locked"
+    assert fer("live", "--headless", "--source", str(clip), "--detector", "haar", "--output", str(folder)).code == 0
+    run = ended_run(folder)
+    assert len(tries) == 2 and run.info.status == "FINISHED" and run.data.metrics["live/frames"] == 60
+
+
+def test_a_store_that_refuses_at_the_end_costs_the_run_and_not_the_session(home, clip, tmp_path, monkeypatch):
+    import mlflow
+
+    def refuse(*_):
+        raise mlflow.exceptions.MlflowException("no such table: runs")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_terminated", refuse)
+    folder = tmp_path / "refused"
+    ended = fer("live", "--headless", "--source", str(clip), "--detector", "haar", "--output", str(folder))
+    assert ended.code == 1 and f"files in {folder} are whole" in ended.err and "no such table" in ended.err
+    assert "fer runs reap" in ended.err and read_session(folder)["frames"] == 60
+    monkeypatch.undo()
+    monkeypatch.setenv("FER_HOME", str(home))
+    assert fer("runs", "reap").code == 0 and ended_run(folder).info.status == "KILLED"

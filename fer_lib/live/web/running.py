@@ -139,7 +139,10 @@ class Running:
         if self.error is not None:
             raise self.error
         if self.phase == "running":
-            raise FerError(f"the session has not closed its files within {ENDING_SECONDS} s: look what holds the disk")
+            raise FerError(
+                f"the session has not ended within {ENDING_SECONDS} s: look what holds the disk, or keeps MLflow's "
+                f"database locked; what was written is in {self.about.get('folder', 'its folder')}"
+            )
         if self.summary is None:
             raise FerError("no session was begun, for nobody opened the page: open the address that fer live prints")
         return self.summary
