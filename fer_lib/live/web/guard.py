@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 
-from starlette.responses import PlainTextResponse
+from fastapi.responses import PlainTextResponse
 
 _LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 HEADERS = {

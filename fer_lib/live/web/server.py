@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, PlainTextResponse, Response
-from starlette.concurrency import run_in_threadpool
 
 from fer_lib.errors import FerError, ParamsError
 from fer_lib.live.fed import MAX_BYTES, Fed
