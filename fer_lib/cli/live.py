@@ -119,8 +119,6 @@ def _session(p, folder: Path, headless: bool) -> dict[str, Any]:
     from fer_lib.tracking.live import open_session
 
     session = open_session(p, folder)
-    if session.detector.note:
-        typer.echo(session.detector.note, err=True)
     signal.signal(signal.SIGTERM, lambda *_: session.controls.end())
     session.start()
     if headless:

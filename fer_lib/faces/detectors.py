@@ -119,9 +119,11 @@ def get_detector(
     YuNet's file is ``model_path``, else what $FER_YUNET names, else a download kept in the user's cache folder.  "auto"
     is YuNet and, only when no file was named and none can be had, Haar; a logged warning and its ``note`` say why.
     "dnn" is the SSD, whose caffemodel ``model_path`` names.  Raises FerError, saying what the file is, for a named file
-    that is missing or not the right one, for "yunet" without network and for "dnn" without a path.
+    that is missing or not the right one, for "yunet" without network, for "dnn" without a path and for "haar" with one.
     """
     if name == "haar":
+        if model_path:
+            raise FerError(f"the detector haar reads no file, so {model_path} would change nothing: leave it out")
         return Haar()
     if name == "dnn":
         if not model_path:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import queue
 import threading
@@ -25,6 +26,7 @@ ROWS_AHEAD = 8192  # frames whose rows wait for the disk: over a minute at 100 a
 PICTURES_AHEAD = 16  # pictures that wait for a video
 QUIET = 0.3  # seconds without a frame after which the log looks whether something is to be flushed
 SESSION_FORMAT = 1
+LOCK = ".lock"
 
 
 class Keeper:
@@ -37,9 +39,10 @@ class Keeper:
         self.folder, self.p = folder, p
         self.first_frame: float | None = None  # seconds from the start, with everything loaded, to the first label
         self.summary: dict[str, Any] = {}
+        self._made = not folder.exists()
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        self._hold = Hold(folder / ".lock", f"the session in {folder}")
+        self._hold = Hold(folder / LOCK, f"the session in {folder}")
         try:
             refuse_used(folder)
         except BaseException:
@@ -140,6 +143,14 @@ class Keeper:
     def release(self) -> None:
         """Let go of the folder."""
         self._hold.release()
+
+    def discard(self) -> None:
+        """Let go of the folder of a session that is not to begin; one that was made for it and holds nothing goes."""
+        self.release()
+        if self._made and all(file.name == LOCK for file in self.folder.iterdir()):
+            with contextlib.suppress(OSError):  # another session was quick to take it
+                (self.folder / LOCK).unlink(missing_ok=True)
+                self.folder.rmdir()
 
     def _guarded(self, task) -> None:
         try:

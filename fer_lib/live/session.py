@@ -72,7 +72,7 @@ class Session:
             if source is None:
                 self._source = Capture(p.source, p.paced)
         except BaseException:
-            self._keeper.release()
+            self._keeper.discard()
             raise
         self._found: queue.Queue[Found | None] = queue.Queue(AHEAD)
         self._threads: list[threading.Thread] = []
@@ -92,7 +92,7 @@ class Session:
     def discard(self) -> None:
         """Close what was opened, of a session that is not to begin."""
         self._source.close()
-        self._keeper.release()
+        self._keeper.discard()
 
     def wait(self, timeout: float | None = None) -> dict[str, Any] | None:
         """The summary (content of ``session.json``) once it has ended; None when it has not within ``timeout``.

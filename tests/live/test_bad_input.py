@@ -37,13 +37,30 @@ def refused(tmp_path, *options):
     """What the command says; it must leave no session behind."""
     out = tmp_path / "refused"
     ended = fer("live", "--headless", "--model", "packaged", "--detector", "haar", "--output", str(out), *options)
-    assert not any((out / name).exists() for name in ("session.json", "per_frame.csv")), "nothing was begun"
+    assert not out.exists(), "nothing was begun, so nothing is left"
     return ended
 
 
 def test_no_camera(home, tmp_path):
     ended = refused(tmp_path, "--source", "63")
     assert ended.code == 1 and "camera 63 cannot be opened" in ended.err and "--source" in ended.err
+
+
+def test_a_number_that_no_camera_has(home, tmp_path):
+    ended = refused(tmp_path, "--source", "99999999999999")
+    assert ended.code == 1 and "there is no such file" in ended.err and "camera's number" in ended.err
+
+
+def test_a_file_for_a_detector_that_reads_none(home, clip, tmp_path):
+    ended = refused(tmp_path, "--source", str(clip), "--detector-model", str(tmp_path / "some.onnx"))
+    assert ended.code == 1 and "haar reads no file" in ended.err and "some.onnx" in ended.err
+
+
+def test_a_folder_that_was_there_stays(home, tmp_path):
+    (tmp_path / "refused").mkdir()
+    with pytest.raises(DataError, match="there is no such file"):
+        Session(LiveParams(**PLAIN, source=str(tmp_path / "none.mp4")), tmp_path / "refused")
+    assert (tmp_path / "refused").is_dir()
 
 
 def test_no_such_file(home, tmp_path):
