@@ -68,10 +68,11 @@ class Capture:
 
     def close(self) -> None:
         """End the thread and let go of the device.  It may be called twice."""
+        patience = 0.0 if self._ending.is_set() else 2 * LOST  # a camera that hangs is waited for once
         self._ending.set()
         self._asked.set()
         self._empty()
-        self._thread.join(timeout=2 * LOST)
+        self._thread.join(timeout=patience)
         self._put(None)
 
     def _work(self, first: Picture) -> None:
@@ -91,8 +92,9 @@ class Capture:
                     break
                 else:
                     time.sleep(0.02)
-        except cv2.error as error:
-            self.trouble = f"{self.name} cannot be read further after frame {index - 1}: {error.err or error}"
+        except Exception as error:  # whatever it is, it must not pass for the end of the file
+            said = getattr(error, "err", "") or str(error) or type(error).__name__
+            self.trouble = f"{self.name} cannot be read further after frame {index - 1}: {said}."
         finally:
             self._video.release()
             self._put(None)

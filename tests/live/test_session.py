@@ -149,6 +149,45 @@ def test_an_unplugged_camera_is_named_and_what_came_is_kept(at_rest, tmp_path, m
     assert len(frames.frame_index) + about["dropped"] <= 20 and about["frames"] == len(frames.frame_index)
 
 
+def test_a_camera_that_hangs_can_be_left(at_rest, tmp_path, monkeypatch):
+    class Hanging(Camera):
+        def read(self):
+            if self.given == 10:
+                unplugged.wait(60)
+            return super().read()
+
+    unplugged = threading.Event()
+    monkeypatch.setattr(capturing, "_open", lambda source, is_camera: Hanging(at_rest, 0.01, 1000))
+    monkeypatch.setattr(capturing, "LOST", 0.5)
+    session = Session(LiveParams(**PLAIN, source="0"), tmp_path / "s")
+    session.start()
+    while session.newest.take(5).index < 9:
+        pass
+    session.controls.key("q")
+    began = time.monotonic()
+    summary = until_end(session)
+    unplugged.set()
+    assert time.monotonic() - began < 2.5 and summary["end"] == "it was over or ended by hand"
+    assert len(read_frames(tmp_path / "s").frame_index) == summary["frames"] > 1
+
+
+@pytest.mark.parametrize("error", [cv2.error("a bad packet"), MemoryError(), OSError("a bad cable")], ids=str)
+def test_a_source_that_breaks_is_no_source_that_is_over(at_rest, clip, tmp_path, monkeypatch, error):
+    class Broken(Camera):
+        def read(self):
+            if self.given == 10:
+                raise error
+            return super().read()
+
+    monkeypatch.setattr(capturing, "_open", lambda source, is_camera: Broken(at_rest, 0.001, 1000))
+    said = str(error) or "MemoryError"
+    with pytest.raises(
+        Exception, match=f"clip.mkv cannot be read further after frame 9: {said}. What came before is in"
+    ):
+        lived(tmp_path / "s", clip)
+    assert len(read_frames(tmp_path / "s").frame_index) == 10
+
+
 def test_a_camera_that_is_too_fast_loses_pictures_that_are_counted(at_rest, tmp_path, monkeypatch):
     monkeypatch.setattr(capturing, "_open", lambda source, is_camera: Camera(at_rest, 0.001, 200))
     monkeypatch.setattr(capturing, "LOST", 0.2)
