@@ -91,7 +91,7 @@ def test_a_person_labels_moves_a_slider_and_finds_it_all_in_the_logs(live, tab, 
         tab.press(key, key)
     tab.wait(f"{SETTINGS} == '[0.75,0.1,17,7]'", 10)
     tab.evaluate("(i => { i.value = 0.4; i.dispatchEvent(new Event('input')); })(document.getElementById('ema_alpha'))")
-    tab.press("o", "o")
+    tab.press("O", "O")  # Caps Lock is on
     tab.wait("!document.getElementById('overlay-on').checked", 10)
     time.sleep(1.0)
     tab.picture(tmp_path / "page.png")

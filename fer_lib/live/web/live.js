@@ -282,10 +282,11 @@ function showSetting(now) {
 function pressed(event) {
   const modified = (event.ctrlKey || event.altKey || event.metaKey) && !event.getModifierState("AltGraph");
   if (modified || over || !setting || $("ask").open || !$("shortcuts").checked || event.target.tagName === "SELECT") return;
-  if (event.key === "q") {
+  const pressedKey = event.key.length === 1 ? event.key.toLowerCase() : ""; // whatever Caps Lock is
+  if (pressedKey === "q") {
     $("ask").showModal();
-  } else if ("1234567co[]-=vbnm".includes(event.key)) {
-    ask({ key: event.key });
+  } else if (pressedKey && "1234567co[]-=vbnm".includes(pressedKey)) {
+    ask({ key: pressedKey });
   } else {
     return;
   }
