@@ -7,14 +7,14 @@ import time
 import cv2
 import numpy as np
 import pytest
-from living import PLAIN, QUICK, handed, lived
+from living import PLAIN, QUICK, Handed, handed, lived
 
 from fer_lib.calibration.scores import softmax
 from fer_lib.deploy.packaged import packaged_bundle
 from fer_lib.faces.detectors import get_detector
 from fer_lib.live import capture as capturing
 from fer_lib.live import keeping
-from fer_lib.live.records import UNKNOWN, read_faces, read_frames, read_session
+from fer_lib.live.records import UNKNOWN, read_faces, read_frames, read_recorded, read_session
 from fer_lib.live.session import Session, until_end
 from fer_lib.live.smoothing import UNSTABLE, Smoother
 from fer_lib.params import LiveParams
@@ -116,6 +116,25 @@ def test_a_viewer_that_never_looks_and_a_slow_disk_hold_nothing_up(at_rest, tmp_
     assert judged == list(range(len(at_rest))) and summary["frames"] == len(at_rest)
     assert len(read_frames(tmp_path / "s").frame_index) == len(at_rest), "nothing was dropped from the logs"
     assert summary["views_skipped"] >= len(at_rest) - 2
+
+
+def test_a_disk_too_slow_for_pictures_costs_a_cameras_video_some_and_its_rows_none(at_rest, tmp_path, monkeypatch):
+    add, slow = keeping.VideoFile.add, threading.Event()
+
+    def late(self, index, image):
+        slow.wait(20)
+        add(self, index, image)
+
+    monkeypatch.setattr(keeping.VideoFile, "add", late)
+    source = Handed(at_rest, lambda index: index == len(at_rest) - 1 and slow.set())
+    source.is_camera = True
+    session = source.session = Session(LiveParams(**PLAIN, record="raw"), tmp_path / "s", source)
+    session.start()
+    summary = until_end(session)
+    kept, lost = read_recorded(tmp_path / "s"), summary["pictures_not_recorded"]
+    assert lost >= len(at_rest) - keeping.PICTURES_AHEAD - 3 and len(kept) + lost == len(at_rest)
+    assert summary["recorded"]["raw.mkv"]["frames"] == len(kept) and kept == sorted(kept)
+    assert len(read_frames(tmp_path / "s").frame_index) == len(at_rest), "every row"
 
 
 class Camera:
