@@ -51,9 +51,35 @@ class VideoFile:
         self.frames += 1
 
     def close(self) -> None:
+        """DataError, and ``frames`` is what it holds, when that is less than was given.
+
+        FFmpeg goes on in silence where a disk or a limit of file sizes (4 GB on FAT) refuses.
+        """
         self._video.release()
         with explained(self.path):
             self._list.close()
+        given, self.frames = self.frames, _held(self.path, self.frames)
+        if self.frames < given:
+            raise DataError(
+                f"{self.path} holds {self.frames:,} of {given:,} pictures, the others could not be written: is the "
+                "disk full, or the file as large as it may be there? What was logged of the frames is whole"
+            )
+
+
+def _held(file: Path, given: int) -> int:
+    """How many of the ``given`` pictures a closed video holds; counted only where its head says something else."""
+    if not given:
+        return 0
+    video = cv2.VideoCapture(str(file))
+    try:
+        if abs(video.get(cv2.CAP_PROP_FRAME_COUNT) - given) <= 1:
+            return given
+        count = 0
+        while count < given and video.grab():
+            count += 1
+        return count
+    finally:
+        video.release()
 
 
 def recorded_folder(session: Path, about: dict[str, Any]) -> Path | None:

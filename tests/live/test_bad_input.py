@@ -16,6 +16,7 @@ from fer_lib.deploy.bundle import META
 from fer_lib.deploy.packaged import FOLDER
 from fer_lib.errors import BundleError, DataError
 from fer_lib.live import log as logging
+from fer_lib.live import recording, records
 from fer_lib.live.capture import Capture
 from fer_lib.live.drawn import Moment, pictures
 from fer_lib.live.recording import recorded_pictures
@@ -204,6 +205,36 @@ def test_a_disk_that_fills_up_ends_it_with_what_came_before(at_rest, tmp_path, m
         handed(tmp_path / "s", at_rest)
     assert len(read_frames(tmp_path / "s").frame_index) == 10
     assert "cannot write" in read_session(tmp_path / "s")["end"]
+
+
+@pytest.mark.parametrize("name", [records.RAW_VIDEO, records.ANNOTATED_VIDEO])
+def test_a_video_that_the_disk_refuses_is_told_and_counted(at_rest, tmp_path, monkeypatch, name):
+    class Full:
+        """As FFmpeg on a full disk: it writes no further and says nothing."""
+
+        def __init__(self, video):
+            self.video, self.left = video, 11
+
+        def write(self, image):
+            self.left -= 1
+            if self.left >= 0:
+                self.video.write(image)
+
+        def release(self):
+            self.video.release()
+
+    begin = recording.VideoFile.__init__
+
+    def full(self, *args):
+        begin(self, *args)
+        self._video = Full(self._video)
+
+    monkeypatch.setattr(recording.VideoFile, "__init__", full)
+    with pytest.raises(DataError, match=rf"{name} holds 11 of 40 pictures.*is the disk full"):
+        handed(tmp_path / "s", at_rest, record="raw" if name == records.RAW_VIDEO else "annotated")
+    about = read_session(tmp_path / "s")
+    assert about["recorded"][name]["frames"] == 11 and "holds 11 of 40 pictures" in about["end"]
+    assert len(read_frames(tmp_path / "s").frame_index) == 40
 
 
 def test_a_video_whose_end_is_cut_off_is_read_as_far_as_it_goes(at_rest, tmp_path):
