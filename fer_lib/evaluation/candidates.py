@@ -123,6 +123,18 @@ def gates_table(result: dict[str, Any]):
     return pd.DataFrame(lines)
 
 
+def inheriting(candidate: Bundle, base: Bundle, out: Path) -> Bundle:
+    """``candidate`` with the base's logit bias and abstention, which no fit makes, so that one policy judges both.
+
+    As it is where the base has neither, else a copy in ``out/candidate``.
+    """
+    from fer_lib.deploy.bundle import derive_bundle
+
+    kept = {"logit_bias": base.logit_bias, "abstention": base.abstention}
+    kept = {name: values.tolist() for name, values in kept.items() if values is not None}
+    return derive_bundle(candidate, out / "candidate", **kept) if kept else candidate
+
+
 def sealed(candidate: Bundle, result: dict[str, Any], out: Path) -> Bundle:
     """``out/bundle``: the candidate with its ONNX file, proved against torch, and what the gates said of it.
 

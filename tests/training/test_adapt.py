@@ -88,6 +88,17 @@ def test_a_session_that_was_learned_from_is_known(drawn, base, tmp_path):
         material(params(), [folder], str(tmp_path / "gone"), base, tmp_path)
 
 
+def test_a_candidate_keeps_the_bias_and_the_abstention_of_its_base(base, tmp_path):
+    bias, least = [0.5, 0, 0, -0.25, 0, 0, 0], [0.3, 0.3, 0.4, 0.5, 0.3, 0.3, 0.6]
+    wary = derive_bundle(base, tmp_path / "wary", logit_bias=bias, abstention=least)
+    assert candidates.inheriting(base, base, tmp_path) is base and not (tmp_path / "candidate").exists()
+    found = candidates.inheriting(base, wary, tmp_path)
+    assert found.logit_bias.tolist() == bias and found.abstention.tolist() == least
+    assert found.weights_sha256 == base.weights_sha256 and found.temperature == base.temperature
+    only = candidates.inheriting(base, derive_bundle(base, tmp_path / "biased", logit_bias=bias), tmp_path)
+    assert only.logit_bias.tolist() == bias and only.abstention is None
+
+
 def test_the_training_set_is_buffer_replay_and_val(training, drawn, drawn_manifest):
     frame, buffered = training.frame, Manifest.read(drawn[0].buffers[0] / "manifest.parquet")
     live = frame[frame["source"] == "live"]
