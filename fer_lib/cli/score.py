@@ -42,20 +42,18 @@ def _say(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     from fer_lib.emotions import EMOTIONS
-    from fer_lib.live.score_view import pace
+    from fer_lib.live.score_view import KINDS, MEASURES, pace
 
     console = Console()
     table = Table(title=f"Protocol-Lite, {result['n_used']:,} of {result['n_expected']:,} labelled frames")
-    for name in ("", "raw", "smoothed"):
+    for name in ("", *KINDS):
         table.add_column(name, justify="left" if not name else "right")
-    rows = (("accuracy", "accuracy"), ("macro-F1, seven", "macro_f1"), ("macro-F1, present", "macro_f1_present"),
-            ("coverage", "coverage"), ("flips a minute", "flips_per_min"))  # fmt: skip
-    for said, key in rows:
-        table.add_row(said, *(f"{result[kind][key]:.{1 if 'flips' in key else 3}f}" for kind in ("raw", "smoothed")))
+    for said, key in MEASURES.items():
+        table.add_row(said, *(f"{result[kind][key]:.{1 if 'flips' in key else 3}f}" for kind in KINDS))
     table.add_section()
     for name in EMOTIONS:
         if n := result["raw"]["support"][name]:
-            values = (f"{result[kind]['per_class_f1'][name]:.3f}" for kind in ("raw", "smoothed"))
+            values = (f"{result[kind]['per_class_f1'][name]:.3f}" for kind in KINDS)
             table.add_row(f"F1 {name} ({n:,})", *values)
     console.print(table)
     print(pace(result))

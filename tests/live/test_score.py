@@ -172,7 +172,7 @@ def test_the_command_prints_a_table_and_leaves_json_and_plots(folder, tmp_path, 
         cli.main(["score", str(folder), "--out", str(tmp_path / "out"), "--study"])
     said = capsys.readouterr().out
     assert ended.value.code == 0 and "61.5 frames/s; latency p50 9.0 ms, p95 14.0 ms" in said
-    assert "3 frames were dropped" in said and "study: " in said and "macro-F1, present" in said
+    assert "3 frames were dropped" in said and "study: " in said and "macro-F1 over those present" in said
     assert {f.name for f in (tmp_path / "out").iterdir()} == {
         "score.json", "timeline.png", "per_class.png", "study.csv", "study.png"
     }  # fmt: skip
