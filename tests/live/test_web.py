@@ -338,6 +338,24 @@ def test_what_ends_a_session_is_said_on_the_page_and_raised(folder, clip):
         running.result()
 
 
+def test_what_breaks_the_page_closes_the_logs(file, folder, monkeypatch):
+    address, running = file
+    tell = messages.state
+
+    def broken(view, skipped):
+        if view.index > 5:
+            raise RuntimeError("it cannot be told")
+        return tell(view, skipped)
+
+    monkeypatch.setattr(messages, "state", broken)
+    with Page(address) as page:
+        assert "RuntimeError: it cannot be told" in page.wait("over")["error"]
+    assert running.session.ended and read_session(folder)["ended"]
+    assert 5 < len(read_frames(folder).frame_index) == read_session(folder)["frames"] < 60
+    with pytest.raises(RuntimeError, match="it cannot be told"):
+        running.result()
+
+
 def test_a_page_can_close_the_program(camera, folder, jpegs):
     address, running = camera
     with Page(address) as page:

@@ -154,7 +154,12 @@ class Running:
                 self.session.controls.end()
             self._begin(self.session)
             self._tell("setting", {"setting": messages.setting(self.session.controls.now)})
-            self._show(self.session)
+            try:
+                self._show(self.session)
+            except BaseException:  # nobody sees the rest, so its files are closed
+                self.session.controls.end()
+                self.session.wait(ENDING_SECONDS)
+                raise
             self.summary = self.session.wait()
         except BaseException as error:
             self.error = error
