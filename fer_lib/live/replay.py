@@ -18,6 +18,7 @@ from fer_lib.deploy.bundle import read_bundle
 from fer_lib.errors import DataError
 from fer_lib.faces.detectors import Face, get_detector
 from fer_lib.faces.points import find_points
+from fer_lib.live import records
 from fer_lib.live.judge import Judge
 from fer_lib.live.keeping import SESSION_FORMAT, fingerprint
 from fer_lib.live.log import SessionLog
@@ -34,14 +35,15 @@ def replay(
     """Write the session in ``folder`` as ``model`` would have judged it to ``out``; that folder.
 
     ``out``: by default beside the session, named after both.  ``smoothing``: by default what held when the session
-    ended.  A frame whose picture was not kept is left out and counted in ``session.json`` (``frames_without_picture``).
+    ended.  A frame whose picture was not kept, or whose face a kill cost, is left out and counted in ``session.json``
+    (``frames_without_picture``).
     DataError when there are no pictures or ``out`` exists, FerError when the model cannot be had.
     """
     from fer_lib.tracking.registry import resolve
 
     folder = Path(folder)
     frames, faces, about = read_frames(folder), read_faces(folder), read_session(folder)
-    p = LiveParams(model=model, smoothing=smoothing or SmoothingParams(**about["smoothing"]))
+    p = LiveParams(model=model, smoothing=smoothing or _smoothing(about, folder))
     out = Path(out) if out is not None else folder.with_name(f"{folder.name}-{_slug(model)}")
     if out.exists():
         raise DataError(f"{out} exists already: give another --out, or move it away")
@@ -58,7 +60,7 @@ def _replayed(
     folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
     place = {int(index): i for i, index in enumerate(frames.frame_index)}
-    head = {"input": about["input"], "detector": frames.detector, "ckpt": judge.bundle.weights_sha256[:12],
+    head = {"input": str(about.get("input", "")), "detector": frames.detector, "ckpt": judge.bundle.weights_sha256[:12],
             "model": p.model}  # fmt: skip
     started = datetime.now().astimezone().isoformat(timespec="seconds")
     log, smoother = SessionLog(work, head, started, p.smoothing, p.show_emo_ratio), Smoother(p.smoothing)
@@ -68,6 +70,8 @@ def _replayed(
             if index not in place:
                 continue  # the session ended before it was judged
             i, face = place[index], faces.get(index)
+            if face is None and not np.isnan(frames.probs[i]).any():
+                continue  # it had one, whose row a kill cost: without it no model is asked the same
             probs = None
             if face is not None:
                 points = face.points if aligner is None else find_points(image, face.box, aligner)
@@ -85,6 +89,17 @@ def _replayed(
         "params": p.model_dump(mode="json"), "smoothing": p.smoothing.model_dump(), "frames": log.frames,
         "frames_without_picture": len(place) - log.frames, "end": "it was over",
     }  # fmt: skip
+
+
+def _smoothing(about: dict[str, Any], folder: Path) -> SmoothingParams:
+    """What held when the session ended."""
+    try:
+        return SmoothingParams(**about["smoothing"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{folder / records.SESSION} does not say under which smoothing it ran, as fer live writes it: record the "
+            "session again"
+        ) from error
 
 
 def _aligner(judge: Judge, about: dict[str, Any]):

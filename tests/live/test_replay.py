@@ -133,6 +133,25 @@ def test_a_cut_recording_leaves_frames_out_and_counts_them(recorded, tmp_path):
     assert about["frames_without_picture"] == 40 - len(frames.frame_index) and 10 < len(frames.frame_index) < 40
 
 
+def test_a_face_whose_row_a_kill_cost_is_left_out_and_not_taken_for_none(recorded, tmp_path):
+    cut = shutil.copytree(recorded, tmp_path / "cut")
+    lines = (cut / "faces.csv").read_text().splitlines(keepends=True)
+    (cut / "faces.csv").write_text("".join(lines[:-3]))
+    frames = read_frames(replay(cut, "packaged", tmp_path / "out"))
+    lost = {int(line.split(",")[0]) for line in lines[-3:]}
+    assert set(read_frames(recorded).frame_index) - set(frames.frame_index) == lost
+    assert read_session(tmp_path / "out")["frames_without_picture"] == 3
+
+
+def test_a_session_that_does_not_say_how_it_ran_is_told(recorded, tmp_path):
+    for smoothing in ({}, {"smoothing": None}, {"smoothing": {"ema_alpha": 7}}):
+        broken = shutil.copytree(recorded, tmp_path / "broken", dirs_exist_ok=True)
+        about = {k: v for k, v in read_session(recorded).items() if k != "smoothing"} | smoothing
+        (broken / "session.json").write_text(json.dumps(about))
+        with pytest.raises(DataError, match="session.json does not say under which smoothing it ran"):
+            replay(broken, "packaged", tmp_path / "out")
+
+
 def test_the_command(recorded, tmp_path):
     ended = fer("live", "replay", str(recorded), "--out", str(tmp_path / "out"))
     assert ended.code == 0 and f"written: {tmp_path / 'out'}" in ended.out
