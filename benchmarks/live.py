@@ -45,6 +45,7 @@ from fer_lib.params import LiveParams, SmoothingParams
 SIZE, FPS = (640, 360), 25.0
 MOBILENET = dict(backbone="mobilenetv3_large_100", image_size=224, embed_dim=512, dropout=0.2, head="cosine", s=30.0)
 WAYS = {"full size, every frame": (1.0, 1), "half size, every third": (0.5, 3)}  # detect_scale, detect_every
+DEFAULT = "half size, every third"
 WANTED = {"full size, every frame": 60, "half size, every third": 100}  # frames a second
 P95, RATIO, FIRST, DRIFT = 20.0, 3.0, 1.0, 0.01  # ms, times, seconds, share
 WARM = 0.2  # of the long session, before memory is looked at
@@ -181,7 +182,8 @@ def goals(rows: list[dict], long: dict) -> list[dict]:
     for r in rows:
         found.append(goal(f"{r['model']}, {r['way']}, frames/s", r["fps"], WANTED[r["way"]], ".1f"))
         found.append(goal(f"{r['model']}, {r['way']}, p95 in ms", r["p95"], P95, ".1f", at_most=True))
-        found.append(goal(f"{r['model']}, {r['way']}, times the plain chain", r["ratio"], RATIO, ".2f"))
+        if r["way"] == DEFAULT:  # the session as it comes, beside the chain as it comes
+            found.append(goal(f"{r['model']}, {r['way']}, times the plain chain", r["ratio"], RATIO, ".2f"))
     found.append(goal("first frame in s", max(r["first_frame"] for r in rows), FIRST, ".2f", at_most=True))
     found.append(goal(f"memory's drift over {long['minutes']:g} minutes of video", long["drift"], DRIFT, ".2%", True))
     found.append(goal("rows logged of each frame", long["logged"] / long["expected"], 1.0, ".4f"))

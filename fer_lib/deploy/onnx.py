@@ -75,8 +75,9 @@ def said(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
-def open_session(path: Path | str, threads: int = 0):
-    """onnxruntime session on the CPU.  ``threads`` 0: the runtime's own choice.
+def open_session(path: Path | str, threads: int = 0, spin: bool = True):
+    """onnxruntime session on the CPU.  ``threads`` 0: the runtime's own choice.  ``spin``: they wait for the next call
+    at work, which is fastest where nothing else wants the cores.
 
     Int8 weights are turned into float32 once, on loading, instead of at each call.
     """
@@ -85,6 +86,7 @@ def open_session(path: Path | str, threads: int = 0):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
 

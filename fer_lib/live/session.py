@@ -1,21 +1,17 @@
 """The one engine under window, page and headless session: capture, find and follow, judge, smooth, log.
 
-Each stage is a thread with a bounded queue before it, so two frames are worked on at once and a slow disk or page does
-not stall the camera: what a camera gives meanwhile is dropped before it is worked on, and counted.  What was worked on
-is always logged.  Pictures of a file wait instead.
+Capture, work, logs, videos and whoever looks on are threads of their own with bounded queues between them, so a slow
+disk or page does not stall the camera: what a camera gives meanwhile is dropped before it is worked on, and counted.
+What was worked on is always logged.  Pictures of a file wait instead.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from fer_lib.deploy.bundle import read_bundle
 from fer_lib.errors import FerError
@@ -27,21 +23,9 @@ from fer_lib.live.keeping import Keeper
 from fer_lib.live.pace import Pace
 from fer_lib.live.records import FrameRecord
 from fer_lib.live.smoothing import Smoother
-from fer_lib.live.tracker import Tracked, Tracker
+from fer_lib.live.tracker import Tracker
 from fer_lib.live.view import Newest, View
 from fer_lib.params import LiveParams
-
-AHEAD = 1  # frames with found faces that wait to be judged: each more adds to the latency
-
-
-@dataclass(frozen=True)
-class Found:
-    """A picture with its faces, the largest first, and that one as the model wants it, float32 [1, 3, S, S]."""
-
-    picture: Picture
-    began: float
-    faces: list[Tracked]
-    tensor: np.ndarray | None
 
 
 class Session:
@@ -74,7 +58,6 @@ class Session:
         except BaseException:
             self._keeper.discard()
             raise
-        self._found: queue.Queue[Found | None] = queue.Queue(AHEAD)
         self._threads: list[threading.Thread] = []
         self._ended = threading.Event()
 
@@ -108,7 +91,7 @@ class Session:
     def _live(self) -> None:
         try:
             self._keeper.begin(self._source, self.judge, self.detector)
-            work: list[tuple[str, Callable]] = [("look", self._look), ("judge", self._judge), ("end", self._await_end)]
+            work: list[tuple[str, Callable]] = [("work", self._work), ("end", self._await_end)]
             self._threads = [
                 threading.Thread(target=self._guarded, args=(task,), name=f"fer-{name}", daemon=True)
                 for name, task in work
@@ -162,58 +145,43 @@ class Session:
         self.controls.wait()
         self._source.close()
 
-    def _look(self) -> None:
-        """Pictures to faces.  A file's picture counts from here on: until now it waited by choice."""
-        live = self._source.is_camera or self._source.paced
+    def _work(self) -> None:
+        """Pictures to labels, one after another: two at once would share the same cores and each be older when done.
+
+        A file's picture counts from here on: until now it waited by choice.
+        """
+        live, smoother = self._source.is_camera or self._source.paced, Smoother(self.p.smoothing)
         try:
             for picture in self._source:
                 if self.controls.ended:
                     break
-                began = picture.taken if live else time.perf_counter()
-                faces = self._tracker.step(picture.image)
-                tensor = None
-                if faces:
-                    face = faces[0].face
-                    tensor = self.judge.contract.batch([(picture.image, face.box, face.points)])
-                self._hand_on(Found(picture, began, faces, tensor))
-        finally:
-            self._hand_on(None)
-
-    def _hand_on(self, found: Found | None) -> None:
-        while True:
-            try:
-                self._found.put(found, timeout=0.2)
-                return
-            except queue.Full:
-                if self._error is not None:  # nobody will take it
-                    return
-
-    def _judge(self) -> None:
-        """Faces to labels, and these to whoever wants them."""
-        smoother = Smoother(self.p.smoothing)
-        try:
-            while (found := self._found.get()) is not None:
-                setting = self.controls.now
-                smoother.p = setting.smoothing
-                probs = None if found.tensor is None else self.judge.probs(found.tensor)[0]
-                smoothed = smoother.step(probs)
-                label = self.judge.label(smoothed)
-                latency = time.perf_counter() - found.began
-                self.pace.add(latency)
-                if self.pace.frames == 1:
-                    self._keeper.first_frame = time.perf_counter() - self._started
-                picture, face = found.picture, found.faces[0].face if found.faces else None
-                record = FrameRecord(
-                    picture.index, picture.time, setting.label, setting.label_source, label, probs, face
-                )
-                view = View(
-                    picture.index, picture.time, picture.image, tuple(found.faces), probs, smoothed.probs, label,
-                    smoothed.votes, setting, self.pace.lately, latency * 1000, self._dropped,
-                )  # fmt: skip
-                self._keeper.add(record, setting, view)
-                self.newest.put(view)
+                self._judge(picture, picture.taken if live else time.perf_counter(), smoother)
         finally:
             self.controls.end()  # the source is over, or it failed: either way nobody waits any longer
+
+    def _judge(self, picture: Picture, began: float, smoother: Smoother) -> None:
+        """One picture to its label, and that to whoever wants it."""
+        faces = self._tracker.step(picture.image)
+        face = faces[0].face if faces else None
+        probs = None
+        if face is not None:
+            tensor = self.judge.contract.batch([(picture.image, face.box, face.points)])
+            probs = self.judge.probs(tensor)[0]
+        setting = self.controls.now
+        smoother.p = setting.smoothing
+        smoothed = smoother.step(probs)
+        label = self.judge.label(smoothed)
+        latency = time.perf_counter() - began
+        self.pace.add(latency)
+        if self.pace.frames == 1:
+            self._keeper.first_frame = time.perf_counter() - self._started
+        record = FrameRecord(picture.index, picture.time, setting.label, setting.label_source, label, probs, face)
+        view = View(
+            picture.index, picture.time, picture.image, tuple(faces), probs, smoothed.probs, label, smoothed.votes,
+            setting, self.pace.lately, latency * 1000, self._dropped,
+        )  # fmt: skip
+        self._keeper.add(record, setting, view)
+        self.newest.put(view)
 
 
 def until_end(session: Session) -> dict[str, Any]:
