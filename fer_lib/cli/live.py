@@ -50,7 +50,9 @@ def live(
         str, typer.Option(help="Average, margin, vote window, votes needed, with commas.", show_default="0.7,0.08,15,8")
     ] = "",
     threads: Annotated[int, typer.Option(help="Threads of the model; 0: the runtime's choice.")] = 1,
-    paced: Annotated[bool, typer.Option("--paced", help="Play a file at its own speed.")] = False,
+    paced: Annotated[
+        bool, typer.Option("--paced", help="With --headless: play a file at its own speed, as windows and pages do.")
+    ] = False,
     headless: Annotated[bool, typer.Option("--headless", help="No window: the same logs.")] = False,
     web: Annotated[bool, typer.Option("--web", help="A page in the browser, on this machine only.")] = False,
     port: Annotated[int, typer.Option(help="Of the page; 0: any free one.")] = 0,
@@ -70,7 +72,7 @@ def live(
         source=source or ("browser" if web else "0"), model=model, detector=detector, detector_model=detector_model,
         output=output, detect_scale=detect_scale, detect_every=detect_every, record=record, temperature=temperature,
         logit_bias=logit_bias, abstention=_shares(abstain), smoothing=_smoothing(smoothing), threads=threads,
-        paced=paced or web,
+        paced=paced or not headless,
     )  # fmt: skip
     p, folder = parameters(**given)
     if web:
@@ -144,12 +146,16 @@ def _show(session, title: str) -> None:
 
 
 def _say(summary: dict[str, Any], folder: Path) -> None:
+    from fer_lib.live.keeping import ENDED
+
     latency = summary["latency_ms"] or {}
     pace = f"{summary['fps']:.1f} frames/s" if summary["fps"] else "no pace"
     parts = [f"{summary['frames']:,} frames", pace, *(f"{k} {v:.1f} ms" for k, v in latency.items())]
     if summary["dropped"]:
         parts.append(f"{summary['dropped']:,} dropped")
     typer.echo(f"{', '.join(parts)}\nwritten: {folder}")
+    if summary["end"] != ENDED:
+        typer.echo(summary["end"], err=True)
 
 
 def _shares(text: str) -> list[float] | None:
@@ -188,6 +194,8 @@ def replay(
 ) -> None:
     """Ask another model about a kept session: same pictures, faces, labels and smoothing."""
     from fer_lib.live.replay import replay as ask
+    from fer_lib.tracking.live import log_replay
 
     folder = ask(session, model, out)
+    log_replay(folder)
     typer.echo(f"written: {folder}\nmeasure it: fer score {folder}")

@@ -49,6 +49,8 @@ class Capture:
         self.paced = paced and not self.is_camera
         self._began, self._last = time.perf_counter(), -1.0
         self._asked, self._ending = threading.Event(), threading.Event()
+        # what the container says it holds, for some kinds an estimate; 0 where it does not say
+        self.promised = 0 if self.is_camera else max(0, int(self._video.get(cv2.CAP_PROP_FRAME_COUNT)))
         self.dropped, self.trouble = 0, ""
         first = self._read(0)
         if first is None:

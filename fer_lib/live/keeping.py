@@ -26,6 +26,7 @@ ROWS_AHEAD = 8192  # frames whose rows wait for the disk: over a minute at 100 a
 PICTURES_AHEAD = 16  # pictures that wait for a video
 QUIET = 0.3  # seconds without a frame after which the log looks whether something is to be flushed
 SESSION_FORMAT = 1
+ENDED = "it was over or ended by hand"
 LOCK = ".lock"
 
 
@@ -118,7 +119,7 @@ class Keeper:
         error = error or self._error
         if self._log is None:
             raise error
-        reason = f"it failed: {error}" if error is not None else trouble or "it was over or ended by hand"
+        reason = f"it failed: {error}" if error is not None else trouble or ENDED
         self.summary |= facts | {
             "ended": datetime.now().astimezone().isoformat(timespec="seconds"), "end": reason,
             "frames": self._log.frames, "first_frame_sec": self.first_frame,
@@ -201,6 +202,7 @@ def _annotated(view: View):
 def _source_facts(asked: str, source) -> dict[str, Any]:
     """What a session was made from; a file with its fingerprint, so that a replay knows whether it is the same."""
     facts = {"name": source.name, "is_camera": source.is_camera, "fps": source.fps}
+    facts |= {"frames_promised": promised} if (promised := getattr(source, "promised", 0)) else {}
     file = Path(asked).expanduser()
     if not source.is_camera and file.is_file():
         facts |= {"path": str(file.resolve()), "fingerprint": fingerprint(file)}

@@ -1,17 +1,21 @@
 """The one engine under window, page and headless session: capture, find and follow, judge, smooth, log.
 
-Capture, work, logs, videos and whoever looks on are threads of their own with bounded queues between them, so a slow
-disk or page does not stall the camera: what a camera gives meanwhile is dropped before it is worked on, and counted.
-What was worked on is always logged.  Pictures of a file wait instead.
+Capture, looking for faces, judging, logs, videos and whoever looks on are threads of their own with bounded queues
+between them, so a slow disk or page does not stall the camera: what a camera gives meanwhile is dropped before it is
+worked on, and counted.  What was worked on is always logged.  Pictures of a file wait instead.
 """
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fer_lib.deploy.bundle import read_bundle
 from fer_lib.errors import FerError
@@ -23,9 +27,21 @@ from fer_lib.live.keeping import Keeper
 from fer_lib.live.pace import Pace
 from fer_lib.live.records import FrameRecord
 from fer_lib.live.smoothing import Smoother
-from fer_lib.live.tracker import Tracker
+from fer_lib.live.tracker import Tracked, Tracker
 from fer_lib.live.view import Newest, View
 from fer_lib.params import LiveParams
+
+SHORT = 0.98  # of the frames that a file promises
+
+
+@dataclass(frozen=True)
+class Found:
+    """A picture with its faces, the largest first, and that one as the model wants it, float32 [1, 3, S, S]."""
+
+    picture: Picture
+    began: float
+    faces: list[Tracked]
+    tensor: np.ndarray | None
 
 
 class Session:
@@ -44,6 +60,7 @@ class Session:
         self.p, self.folder = p, Path(folder)
         self.controls, self.newest, self.pace = Controls(p.smoothing, p.show_emo_ratio), Newest(), Pace()
         self._error: BaseException | None = None
+        self._ran_out = False  # the source was over before anybody ended the session
         self._keeper = Keeper(self.folder, p)
         self._source = source
         self.at_end: list[Callable[[dict[str, Any], BaseException | None], None]] = []  # told before it counts as ended
@@ -58,6 +75,9 @@ class Session:
         except BaseException:
             self._keeper.discard()
             raise
+        self._found: queue.SimpleQueue[Found | None] = queue.SimpleQueue()  # holds one: _wanted waits before another
+        self._handed = self._taken = self._judged = 0  # pictures: handed on to be judged, taken up, done
+        self._change = threading.Condition()  # of the last two
         self._threads: list[threading.Thread] = []
         self._ended = threading.Event()
 
@@ -91,7 +111,7 @@ class Session:
     def _live(self) -> None:
         try:
             self._keeper.begin(self._source, self.judge, self.detector)
-            work: list[tuple[str, Callable]] = [("work", self._work), ("end", self._await_end)]
+            work: list[tuple[str, Callable]] = [("look", self._look), ("judge", self._judge), ("end", self._await_end)]
             self._threads = [
                 threading.Thread(target=self._guarded, args=(task,), name=f"fer-{name}", daemon=True)
                 for name, task in work
@@ -106,14 +126,14 @@ class Session:
             self._finish()
 
     def _finish(self) -> None:
-        trouble = self._source.trouble
+        trouble, short = self._source.trouble, self._ran_out and _short(self._source, self.pace.frames)
         try:
             self._source.close()
             facts = {
                 "fps": self.pace.fps, "latency_ms": self.pace.latency_ms(), "dropped": self._dropped,
                 "seconds": time.perf_counter() - self._started, "views_skipped": self.newest.skipped,
             }  # fmt: skip
-            self._keeper.end(facts, self._error, trouble)
+            self._keeper.end(facts, self._error, trouble or short)
         except BaseException as error:
             self._fail(error)
         finally:
@@ -145,43 +165,88 @@ class Session:
         self.controls.wait()
         self._source.close()
 
-    def _work(self) -> None:
-        """Pictures to labels, one after another: two at once would share the same cores and each be older when done.
-
-        A file's picture counts from here on: until now it waited by choice.
-        """
-        live, smoother = self._source.is_camera or self._source.paced, Smoother(self.p.smoothing)
+    def _look(self) -> None:
+        """Pictures to faces.  A file's picture counts from here on: until now it waited by choice."""
+        live, first, pictures = self._source.is_camera or self._source.paced, None, iter(self._source)
         try:
-            for picture in self._source:
+            while self._wanted():
+                if (picture := next(pictures, None)) is None:
+                    self._ran_out = not self.controls.ended
+                    break
                 if self.controls.ended:
                     break
-                self._judge(picture, picture.taken if live else time.perf_counter(), smoother)
+                if self._source.is_camera:  # it may have run for a while before anybody looked
+                    first = first or picture
+                    picture = replace(picture, index=picture.index - first.index, time=picture.time - first.time)
+                began = picture.taken if live else time.perf_counter()
+                faces = self._tracker.step(picture.image)
+                tensor = None
+                if faces:
+                    face = faces[0].face
+                    tensor = self.judge.contract.batch([(picture.image, face.box, face.points)])
+                self._handed += 1
+                self._found.put(Found(picture, began, faces, tensor))
+        finally:
+            self._found.put(None)
+
+    def _wanted(self) -> bool:
+        """Wait until the next picture is worth taking.
+
+        One that is searched wants every core, so it is taken once the one before was judged; faces are followed into
+        any other while that goes on.  Taken earlier it would only be older when its turn comes.
+        """
+
+        def is_time() -> bool:
+            return (self._judged if self._tracker.searches_next else self._taken) == self._handed
+
+        while not self.controls.ended:
+            with self._change:
+                if self._change.wait_for(is_time, 0.2):
+                    return True
+        return False
+
+    def _count(self, taken: int = 0, judged: int = 0) -> None:
+        with self._change:
+            self._taken, self._judged = self._taken + taken, self._judged + judged
+            self._change.notify_all()
+
+    def _judge(self) -> None:
+        """Faces to labels, and these to whoever wants them."""
+        smoother = Smoother(self.p.smoothing)
+        try:
+            while (found := self._found.get()) is not None:
+                self._count(taken=1)
+                self._label(found, smoother)
+                self._count(judged=1)
         finally:
             self.controls.end()  # the source is over, or it failed: either way nobody waits any longer
 
-    def _judge(self, picture: Picture, began: float, smoother: Smoother) -> None:
-        """One picture to its label, and that to whoever wants it."""
-        faces = self._tracker.step(picture.image)
-        face = faces[0].face if faces else None
-        probs = None
-        if face is not None:
-            tensor = self.judge.contract.batch([(picture.image, face.box, face.points)])
-            probs = self.judge.probs(tensor)[0]
+    def _label(self, found: Found, smoother: Smoother) -> None:
+        picture, face = found.picture, found.faces[0].face if found.faces else None
+        probs = None if found.tensor is None else self.judge.probs(found.tensor)[0]
         setting = self.controls.now
         smoother.p = setting.smoothing
         smoothed = smoother.step(probs)
         label = self.judge.label(smoothed)
-        latency = time.perf_counter() - began
+        latency = time.perf_counter() - found.began
         self.pace.add(latency)
         if self.pace.frames == 1:
             self._keeper.first_frame = time.perf_counter() - self._started
         record = FrameRecord(picture.index, picture.time, setting.label, setting.label_source, label, probs, face)
         view = View(
-            picture.index, picture.time, picture.image, tuple(faces), probs, smoothed.probs, label, smoothed.votes,
-            setting, self.pace.lately, latency * 1000, self._dropped,
+            picture.index, picture.time, picture.image, tuple(found.faces), probs, smoothed.probs, label,
+            smoothed.votes, setting, self.pace.lately, latency * 1000, self._dropped,
         )  # fmt: skip
         self._keeper.add(record, setting, view)
         self.newest.put(view)
+
+
+def _short(source, frames: int) -> str:
+    """What to say of a file that gave clearly fewer frames than its header promises, which may be an estimate."""
+    promised = getattr(source, "promised", 0)
+    if frames >= SHORT * promised - 1:
+        return ""
+    return f"{source.name} was over after {frames:,} of the {promised:,} frames that it promises: it may be cut short"
 
 
 def until_end(session: Session) -> dict[str, Any]:

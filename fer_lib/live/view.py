@@ -53,12 +53,12 @@ class Newest:
 
     def __init__(self):
         self._change = threading.Condition()
-        self._thing, self._fresh, self._over = None, False, False
-        self.skipped = 0
+        self._thing, self._fresh, self._over, self._looked = None, False, False, False
+        self.skipped = 0  # since somebody first took one: nobody misses anything where nobody looks
 
     def put(self, thing) -> None:
         with self._change:
-            self.skipped += self._fresh
+            self.skipped += self._fresh and self._looked
             self._thing, self._fresh = thing, True
             self._change.notify_all()
 
@@ -77,6 +77,7 @@ class Newest:
     def take(self, timeout: float | None = None):
         """The newest thing that was not taken yet; None when none came in time or it has ended."""
         with self._change:
+            self._looked = True
             self._change.wait_for(lambda: self._fresh or self._over, timeout)
             if not self._fresh:
                 return None

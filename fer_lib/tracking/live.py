@@ -9,6 +9,7 @@ from typing import Any
 from fer_lib.atomic import disk_trouble
 from fer_lib.errors import DataError, FerError
 from fer_lib.live import records
+from fer_lib.live.records import read_session
 from fer_lib.live.session import Session
 from fer_lib.params import LiveParams
 from fer_lib.tracking import endings, store
@@ -32,10 +33,16 @@ def open_session(p: LiveParams, folder: Path, source=None) -> Session:
     return session
 
 
+def log_replay(folder: Path) -> None:
+    """A finished replay as a run of its own, beside that of the session it came from."""
+    about = read_session(folder)
+    LiveRun(LiveParams(**about["params"]), folder, f"replay {folder.name}").end(about, None)
+
+
 class LiveRun:
     """The run of one session; ``run_id`` is its id.  A killed session's run is ended by the next command that looks."""
 
-    def __init__(self, p: LiveParams, folder: Path):
+    def __init__(self, p: LiveParams, folder: Path, name: str = ""):
         import mlflow
 
         base = store.configure()
@@ -44,7 +51,8 @@ class LiveRun:
         place = below(folder.resolve(), base)
         tags = {"fer.kind": "live", "fer.folder": place, "fer.lock": f"{place}/.lock", "fer.git": git_state()}
         experiment = store.experiment_id()
-        run = store.patiently(lambda: self._client.create_run(experiment, tags=tags, run_name=f"live {folder.name}"))
+        name = name or f"live {folder.name}"
+        run = store.patiently(lambda: self._client.create_run(experiment, tags=tags, run_name=name))
         self.run_id = run.info.run_id
         values = flatten(p.model_dump(mode="json")).items()
         params = [mlflow.entities.Param(k, v if isinstance(v, str) else json.dumps(v)) for k, v in values]

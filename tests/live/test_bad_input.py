@@ -244,6 +244,8 @@ def test_a_video_whose_end_is_cut_off_is_read_as_far_as_it_goes(at_rest, tmp_pat
     session.start()
     summary = until_end(session)
     assert 10 < summary["frames"] < 40 == len(at_rest)
+    said = f"cut.mkv was over after {summary['frames']} of the 40 frames that it promises: it may be cut short"
+    assert summary["end"] == said
 
 
 def test_a_capture_can_be_closed_at_any_time(clip):
