@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-WITH_GOALS = ["loader", "manifest_scale", "audit_scale", "teacher_speed", "live_scoring"]
+WITH_GOALS = ["loader", "manifest_scale", "audit_scale", "teacher_speed", "live_scoring", "live"]
 
 
 @pytest.mark.parametrize("name", [*WITH_GOALS, "backbones", "arcface_sweep"])

@@ -78,6 +78,8 @@ class Session:
         self._found: queue.SimpleQueue[Found | None] = queue.SimpleQueue()  # holds one: _wanted waits before another
         self._handed = self._taken = self._judged = 0  # pictures: handed on to be judged, taken up, done
         self._change = threading.Condition()  # of the last two
+        self._in_turn = p.detect_every == 1  # every picture is searched, so nothing is done at once: no handing over
+        self._smoother = Smoother(p.smoothing)
         self._threads: list[threading.Thread] = []
         self._ended = threading.Event()
 
@@ -184,13 +186,17 @@ class Session:
                 if faces:
                     face = faces[0].face
                     tensor = self.judge.contract.batch([(picture.image, face.box, face.points)])
-                self._handed += 1
-                self._found.put(Found(picture, began, faces, tensor))
+                found = Found(picture, began, faces, tensor)
+                if self._in_turn:
+                    self._label(found)
+                else:
+                    self._handed += 1
+                    self._found.put(found)
         finally:
             self._found.put(None)
 
     def _wanted(self) -> bool:
-        """Wait until the next picture is worth taking.
+        """Wait until the next picture is worth taking; False when the session ends.
 
         One that is searched wants every core, so it is taken once the one before was judged; faces are followed into
         any other while that goes on.  Taken earlier it would only be older when its turn comes.
@@ -212,21 +218,20 @@ class Session:
 
     def _judge(self) -> None:
         """Faces to labels, and these to whoever wants them."""
-        smoother = Smoother(self.p.smoothing)
         try:
             while (found := self._found.get()) is not None:
                 self._count(taken=1)
-                self._label(found, smoother)
+                self._label(found)
                 self._count(judged=1)
         finally:
             self.controls.end()  # the source is over, or it failed: either way nobody waits any longer
 
-    def _label(self, found: Found, smoother: Smoother) -> None:
+    def _label(self, found: Found) -> None:
         picture, face = found.picture, found.faces[0].face if found.faces else None
         probs = None if found.tensor is None else self.judge.probs(found.tensor)[0]
         setting = self.controls.now
-        smoother.p = setting.smoothing
-        smoothed = smoother.step(probs)
+        self._smoother.p = setting.smoothing
+        smoothed = self._smoother.step(probs)
         label = self.judge.label(smoothed)
         latency = time.perf_counter() - found.began
         self.pace.add(latency)
