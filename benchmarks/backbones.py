@@ -81,7 +81,8 @@ def page(rows: list[dict]) -> str:
         + (f", {first['threads']} threads" if first["threads"] else "")
         + f", {first['data']}, batch {first['batch']} in two micro-batches: two epochs "
         "of a few steps, evaluation, checkpoints, the finished run re-opened, "
-        "both ONNX files. Nothing is learned in so few steps; the table says that the road is open and what it costs.",
+        "both ONNX files. Nothing is learned in so few steps; the table says that the road is open and what it costs."
+        + (f" {first['note']}" if first.get("note") else ""),
         "",
         "| backbone | pixels | parameters | images/s | peak memory | checkpoint | phase | ONNX files | best.onnx | "
         "largest difference of logits |",
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=14)
     parser.add_argument("--only", nargs="+", default=[name for name, _, _ in PLAN])
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--note", default="", help="a sentence for the page, such as what else the machine did")
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}/backbones.json and its page")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     a = parser.parse_args()
@@ -118,6 +120,7 @@ def main() -> None:
                                   stdout=subprocess.PIPE, text=True, check=True)  # fmt: skip
             rows.append(json.loads(done.stdout.splitlines()[-1]))
             print(f"{name} at {size}: {rows[-1]['images_per_sec']:.1f} images/s", flush=True)
+    rows[0]["note"] = a.note
     print(page(rows))
     if a.write:
         publish("backbones", rows, page(rows))

@@ -1,6 +1,6 @@
 """Images a second of a teacher's training loop beside a bare loop and timm's, and what an epoch costs beside its steps.
 
-    python benchmarks/teacher_speed.py [--chunk 10] [--rounds 5] [--faces 4000] [--threads 0] [--write]
+    python benchmarks/teacher_speed.py [--chunk 10] [--rounds 5] [--share 1] [--faces 4000] [--threads 0] [--write]
 
 *Bare*: forward, ArcFace loss, backward and AdamW on batches that lie in memory.  *Ours*: the phase as it runs in
 notebook 04 (packs, augmentation, progress and figures into MLflow).  What comes seldom is measured and charged
@@ -264,6 +264,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chunk", type=int, default=10, help="steps a turn; on a CPU")
     parser.add_argument("--rounds", type=int, default=5, help="epochs that count, after the first")
+    parser.add_argument("--share", type=float, default=1.0, help="of each case's steps an epoch: less takes less time")
     parser.add_argument("--faces", type=int, default=4000)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="auto")
@@ -277,7 +278,8 @@ def main() -> None:
         raw = write_raw(folder / "raw", "tree", faces=a.faces, seed=3, size=112)
         import_all([SourceSpec(source="tree", root=str(raw))], folder / "imports")
         manifest = build_manifest(ManifestParams(), folder / "imports", folder / "manifest")
-        rows = [measure(case, manifest, raw, folder, a) for case in CASES]
+        cases = [(*case, max(a.chunk, round(steps * a.share))) for *case, steps in CASES]
+        rows = [measure(case, manifest, raw, folder, a) for case in cases]
     from fer_lib.devices import describe_device
 
     facts = describe_device(a.device)
