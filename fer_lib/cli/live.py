@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fer_lib.cli.live_buffer import buffer
+from fer_lib.cli.options import ModelOption
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command()(buffer)
@@ -19,13 +20,7 @@ def live(
     source: Annotated[
         str, typer.Option(help="A camera's number or a video file; with --web also browser.", show_default="0")
     ] = "",
-    model: Annotated[
-        str,
-        typer.Option(
-            help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/PATH, a bundle folder, or packaged. "
-            "Default: the registry's fer-student@champion where there is one, else packaged."
-        ),
-    ] = "",
+    model: ModelOption = "",
     detector: Annotated[
         Literal["auto", "yunet", "dnn", "haar"], typer.Option(help="What finds faces; auto: yunet, else haar.")
     ] = "auto",

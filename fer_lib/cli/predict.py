@@ -9,18 +9,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from fer_lib.cli.options import ModelOption
+
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 
 
 def predict(
     paths: Annotated[list[Path], typer.Argument(help="Pictures, and folders of pictures.", show_default=False)],
-    model: Annotated[
-        str,
-        typer.Option(
-            help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/PATH, a bundle folder, or packaged. "
-            "Default: the registry's fer-student@champion where there is one, else packaged."
-        ),
-    ] = "",
+    model: ModelOption = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write one row a face to this file.")] = None,
     annotated: Annotated[

@@ -81,7 +81,14 @@ def test_predictions_of_the_resized_model_stay_close(small):
 def test_windows_of_another_size_are_resampled_too():
     state = classifier(64, "swin_tiny_patch4_window7_224", seed=2).state_dict()
     large = classifier(128, "swin_tiny_patch4_window7_224")
-    large.load_state_dict(resampled(state, large))
+    out = resampled(state, large)
+    large.load_state_dict(out)
+    grids = {k for k in state if state[k].shape != out[k].shape}
+    assert grids and all("relative_position" in k or "attn_mask" in k for k in grids)
+    weights = [k for k in state if k.endswith((".weight", ".bias")) and k not in grids]
+    assert weights and all(torch.equal(out[k], state[k]) for k in weights)
+    with torch.no_grad():
+        assert torch.isfinite(large(torch.zeros(2, 3, 128, 128))).all()
 
 
 def test_what_is_another_model_is_refused(small):
