@@ -220,7 +220,7 @@ def test_a_camera_that_is_too_fast_loses_pictures_that_are_counted(at_rest, tmp_
         lived(tmp_path / "s")
     frames, about = read_frames(tmp_path / "s"), read_session(tmp_path / "s")
     assert about["dropped"] > 50 and (np.diff(frames.frame_index) >= 1).all()
-    assert frames.frame_index[-1] >= 150, "it sees the newest picture, not those that waited"
+    assert frames.frame_index[-1] >= 100, "it sees the newest picture, not those that waited"
 
 
 def test_a_paced_file_is_played_at_its_own_speed_however_late_it_begins(clip, tmp_path):
