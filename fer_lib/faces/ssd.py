@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from fer_lib.errors import FerError
+from fer_lib.faces.cv_errors import reason
 from fer_lib.faces.found import Face, checked, largest_first, mistaken
 
 SSD_FILE = "res10_300x300_ssd_iter_140000_fp16.caffemodel"
@@ -45,7 +46,7 @@ class Ssd:
             output = self._run(np.zeros((SIDE, SIDE, 3), np.uint8))  # weights that do not fit are noticed only here
         except cv2.error as error:
             raise FerError(
-                f"{self._what} is no net that OpenCV can run ({_reason(error)}): fetch both again, from {SSD_URL} and "
+                f"{self._what} is no net that OpenCV can run ({reason(error)}): fetch both again, from {SSD_URL} and "
                 f"{PROTOTXT_URL}"
             ) from error
         if output.ndim != 4 or output.shape[:2] != (1, 1) or output.shape[3] != 7:
@@ -103,8 +104,3 @@ def _read(file: Path, url: str) -> bytes:
     if found:
         raise FerError(f"{file} is {found}; it comes from {url}")
     return data
-
-
-def _reason(error: cv2.error) -> str:
-    """The part of OpenCV's message that says why, on one line."""
-    return " ".join(str(error.err or error).split())[:160]

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from fer_lib.errors import DataError
+from fer_lib.faces.cv_errors import reason
 
 AHEAD = 4  # frames of a file that wait
 LOST = 2.0  # seconds without a picture after which a camera counts as unplugged
@@ -95,8 +96,7 @@ class Capture:
                 else:
                     time.sleep(0.02)
         except Exception as error:  # whatever it is, it must not pass for the end of the file
-            said = getattr(error, "err", "") or str(error) or type(error).__name__
-            self.trouble = f"{self.name} cannot be read further after frame {index - 1}: {said}."
+            self.trouble = f"{self.name} cannot be read further after frame {index - 1}: {reason(error)}."
         finally:
             self._video.release()
             self._put(None)

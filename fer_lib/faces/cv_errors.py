@@ -1,0 +1,17 @@
+"""What an OpenCV error says, in one line."""
+
+import re
+
+_REASON = re.compile(r"error: \(-?\d+:[^)]*\) (?P<reason>.*?)(?: in function '[^']*')?\s*$", re.DOTALL)
+LONGEST = 160  # characters
+
+
+def reason(error: BaseException) -> str:
+    """Why ``error`` was raised, on one line of at most 160 characters: without OpenCV's own file, line and function.
+
+    It is read from the error's text alone.  OpenCV keeps ``err`` and ``msg`` at the class, so there they are those of
+    whichever thread's error was raised last.  Errors that are not OpenCV's give their text, else their class's name.
+    """
+    text = str(error)
+    found = _REASON.search(text)
+    return " ".join((found["reason"] if found else text).split())[:LONGEST] or type(error).__name__
