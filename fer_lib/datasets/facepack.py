@@ -44,7 +44,7 @@ from fer_lib.datasets.packfile import (
 )
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import CONTRACT_VERSION, FaceContract, expand, thin
-from fer_lib.faces.detectors import YUNET_SHA256
+from fer_lib.faces.yunet import YUNET_SHA256
 from fer_lib.params.base import PackKind
 
 log = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ def _size_of_a_face(manifest: Manifest, contract: FaceContract, kind: PackKind) 
 def _pack_folder(manifest: Manifest, contract: FaceContract, cache_dir: Path, tolerance: int, kind: PackKind) -> Path:
     pixels = {"version": CONTRACT_VERSION, **contract.model_dump(mode="json", exclude={"mean", "std"}), **LIBRARIES}
     if contract.align == "eyes":
-        pixels["points"] = YUNET_SHA256
+        pixels["points"] = f"{YUNET_SHA256} by ONNX Runtime"
     parts = [FORMAT, kind, rows_key(manifest), pixels, tolerance]
     return cache_dir / f"pack-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]}"
 

@@ -104,7 +104,7 @@ class Bundle:
                     f"bundle {self.path} holds no {ONNX}: export it first (phase 09_export_onnx), or predict with "
                     "runtime 'torch'"
                 )
-            from fer_lib.deploy.onnx import open_session
+            from fer_lib.onnx_session import open_session
 
             self._made["session"] = open_session(self.path / ONNX)
         return self._made["session"]

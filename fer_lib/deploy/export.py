@@ -16,10 +16,11 @@ from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
 from fer_lib.deploy import latency
 from fer_lib.deploy.bundle import META, ONNX, Bundle, derive_bundle, read_bundle
-from fer_lib.deploy.onnx import compact, export_onnx, open_session, parity
+from fer_lib.deploy.onnx import compact, export_onnx, parity
 from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import BundleError, FerError
 from fer_lib.faces.decode import decode
+from fer_lib.onnx_session import open_session
 from fer_lib.params import ExportParams
 
 REAL_FACES = 256  # of val/select, that the exported file is checked on

@@ -15,6 +15,7 @@ from fer_lib.atomic import disk_trouble
 from fer_lib.deploy.bundle import Bundle
 from fer_lib.errors import FerError
 from fer_lib.faces.contract import Box
+from fer_lib.onnx_session import open_session
 
 INPUT, OUTPUT = "faces", "logits"
 SMALLEST = 1024  # weights with fewer values stay float32: their bytes don't matter, their error might
@@ -73,22 +74,6 @@ def said(error: BaseException) -> str:
         error = error.__cause__
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
-
-
-def open_session(path: Path | str, threads: int = 0, spin: bool = True):
-    """onnxruntime session on the CPU.  ``threads`` 0: the runtime's own choice.  ``spin``: they wait for the next call
-    at work, which is fastest where nothing else wants the cores.
-
-    Int8 weights are turned into float32 once, on loading, instead of at each call.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
 
 
 def parity(

@@ -59,7 +59,7 @@ class Judge:
 
 
 def _onnx(bundle: Bundle, threads: int):
-    from fer_lib.deploy.onnx import open_session
+    from fer_lib.onnx_session import open_session
 
     session = open_session(bundle.path / ONNX, threads, spin=False)
     return lambda faces: session.run(["logits"], {"faces": faces})[0]

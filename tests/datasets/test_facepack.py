@@ -22,8 +22,9 @@ from fer_lib.errors import DataError, FerError
 from fer_lib.faces.align import eye_angle
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
-from fer_lib.faces.detectors import YUNET_FILE, get_detector
+from fer_lib.faces.detectors import get_detector
 from fer_lib.faces.points import find_points
+from fer_lib.faces.yunet import YUNET_FILE
 from fer_lib.models.classifier import build_classifier
 
 CONTRACT = FaceContract(image_size=32)

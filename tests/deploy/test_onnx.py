@@ -7,8 +7,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fer_lib.deploy import latency
 from fer_lib.deploy.bundle import ONNX
-from fer_lib.deploy.onnx import compact, open_session, parity
+from fer_lib.deploy.onnx import compact, parity
 from fer_lib.errors import FerError
+from fer_lib.onnx_session import open_session
 
 
 def test_parity_on_random_and_real_faces(onnx_bundle, faces):

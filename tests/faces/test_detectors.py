@@ -10,10 +10,11 @@ import pytest
 from PIL import Image, ImageSequence
 
 from fer_lib.errors import DataError, FerError
-from fer_lib.faces import detectors
+from fer_lib.faces import yunet
 from fer_lib.faces.align import eye_angle, eyes_level, transform_points
 from fer_lib.faces.contract import FaceContract
-from fer_lib.faces.detectors import YUNET_FILE, Haar, YuNet, get_detector
+from fer_lib.faces.detectors import Haar, YuNet, get_detector
+from fer_lib.faces.yunet import YUNET_FILE
 
 CLIPS = {
     "head-pose-face-detection-male.gif": (62, 1),
@@ -116,7 +117,7 @@ def test_nothing_is_found_on_nothing(yunet_file):
 
 
 def test_haar_needs_no_file(shared_data, monkeypatch):
-    monkeypatch.setattr(detectors, "YUNET_URLS", ())
+    monkeypatch.setattr(yunet, "YUNET_URLS", ())
     detector = get_detector("haar")
     clip = frames(shared_data / "media" / "head-pose-face-detection-male.gif")
     found = [detector.detect(frame) for frame in clip[::6]]
@@ -192,7 +193,7 @@ def web(monkeypatch, tmp_path):
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     urls = tuple(f"http://127.0.0.1:{server.server_port}/{name}" for name in "abc")
-    monkeypatch.setattr(detectors, "YUNET_URLS", urls)
+    monkeypatch.setattr(yunet, "YUNET_URLS", urls)
     yield pages, asked
     server.shutdown()
     server.server_close()
@@ -214,7 +215,7 @@ def test_without_a_network_the_reason_is_told(web, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    monkeypatch.setattr(detectors, "YUNET_URLS", (f"http://127.0.0.1:{port}/a",))
+    monkeypatch.setattr(yunet, "YUNET_URLS", (f"http://127.0.0.1:{port}/a",))
     with pytest.raises(FerError, match="could not be downloaded; fetch it by hand, set FER_YUNET") as error:
         get_detector("yunet")
     assert f"127.0.0.1:{port}/a" in str(error.value) and len(str(error.value).splitlines()) == 2

@@ -51,7 +51,7 @@ def test_one_run_a_session(home, ended):
 def test_auto_without_yunet_goes_to_haar_and_says_so(home, clip, tmp_path, monkeypatch, caplog):
     monkeypatch.delenv("FER_YUNET", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("fer_lib.faces.detectors.YUNET_URLS", ("http://127.0.0.1:9/none.onnx",))
+    monkeypatch.setattr("fer_lib.faces.yunet.YUNET_URLS", ("http://127.0.0.1:9/none.onnx",))
     ended = fer("live", "--headless", "--source", str(clip), "--output", str(tmp_path / "s"))
     (said,) = [message for message in caplog.messages if "Haar" in message]  # which a terminal shows: once
     assert ended.code == 0 and "127.0.0.1:9" in said and "Haar" not in ended.err
