@@ -4,9 +4,10 @@
 
 A drawn person on a video of 640 x 360 pixels is worked through as fast as it goes by the same engine as ``fer live
 --headless``: detection in every frame at full size, and detection at half size in every third frame with tracking
-between, which are the defaults.  *Plain*: YuNet at full size, PIL and torchvision's transforms, PyTorch with a batch of
-one, the same smoothing, rows written with ``csv``, one after another.  They take turns; a ratio is of neighbours, the
-median of the turns.  The long session looks at memory: its resident size after a warm-up against that at the end.
+between, which are the defaults.  *Plain*: YuNet at full size as OpenCV runs it, PIL and torchvision's transforms,
+PyTorch with a batch of one, the same smoothing, rows written with ``csv``, one after another.  They take turns; a ratio
+is of neighbours, the median of the turns.  The long session looks at memory: its resident size after a warm-up against
+that at the end.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from fer_lib.deploy.packaged import FOLDER
 from fer_lib.devices import describe_device
 from fer_lib.emotions import NUM_CLASSES
 from fer_lib.faces.contract import FaceContract
-from fer_lib.faces.detectors import get_detector
+from fer_lib.faces.yunet import download, read_model
 from fer_lib.live.drawn import FPS as DRAWN_FPS
 from fer_lib.live.drawn import acted, pictures
 from fer_lib.live.records import read_frames
@@ -110,17 +111,19 @@ def plain(video: Path, model, folder: Path, yunet: str) -> float:
         transforms.Resize((side, side)), transforms.ToTensor(),
         transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     ])  # fmt: skip
-    detector, smoother = get_detector("yunet", yunet), Smoother(SmoothingParams())
+    file = np.frombuffer(read_model(Path(yunet)) if yunet else download(), np.uint8)
+    detector = cv2.FaceDetectorYN.create("onnx", file, np.empty(0, np.uint8), SIZE, 0.6)
+    smoother = Smoother(SmoothingParams())
     capture = cv2.VideoCapture(str(video))
     began, frames = time.perf_counter(), 0
     with open(folder / "plain.csv", "w", newline="") as stream, torch.inference_mode():
         writer = csv.writer(stream)
         while (read := capture.read())[0]:
             image = cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)
-            probs = None
-            if faces := detector.detect(image, refine=False):
-                top, left, bottom, right = faces[0].box
-                face = chain(Image.fromarray(image).crop((left, top, right, bottom)))
+            found, probs = detector.detect(read[1])[1], None
+            if found is not None:
+                left, top, width, height = max(found[:, :4].tolist(), key=lambda box: box[2] * box[3])
+                face = chain(Image.fromarray(image).crop((left, top, left + width, top + height)))
                 probs = softmax(model.net(face[None]).numpy().astype(np.float64))[0]
             label = smoother.step(probs).label
             writer.writerow([frames, label, *(probs if probs is not None else [])])
@@ -202,8 +205,9 @@ def page(result: dict) -> str:
         *[f"- {g['text']}" for g in result["goals"]],
         "",
         f"A drawn person on {SIZE[0]} x {SIZE[1]} pixels, {result['seconds']:g} s at {FPS:g} frames/s, worked through "
-        "as fast as it goes: decode, YuNet, crop, ONNX Runtime on one thread, smoothing, rows on the disk. Latency is "
-        "from the decoded picture to its label. *Plain*: YuNet at full size in every frame, PIL and torchvision's "
+        "as fast as it goes: decode, YuNet and the model by ONNX Runtime on one thread each, crop, smoothing, rows on "
+        "the disk. Latency is from the decoded picture to its label. *Plain*: YuNet at full size in every frame, as "
+        "OpenCV runs it with a thread a core, PIL and torchvision's "
         f"transforms, PyTorch with a batch of one, one step after another. They take turns, {result['turns']} of each "
         "that count; frames/s, quantiles and ratios are medians over turns, the first frame is the slowest.",
         "",
@@ -230,7 +234,8 @@ def page(result: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--yunet", default="", help="YuNet's file; by default downloaded, or $FER_YUNET")
+    named = os.environ.get("FER_YUNET", "")
+    parser.add_argument("--yunet", default=named, help="YuNet's file; by default $FER_YUNET, or downloaded")
     parser.add_argument("--seconds", type=float, default=20.0, help="of the video that the turns look at")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=30.0, help="of the video of the long session")

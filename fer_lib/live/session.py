@@ -76,9 +76,8 @@ class Session:
             self._keeper.discard()
             raise
         self._found: queue.SimpleQueue[Found | None] = queue.SimpleQueue()  # holds one: _wanted waits before another
-        self._handed = self._taken = self._judged = 0  # pictures: handed on to be judged, taken up, done
-        self._change = threading.Condition()  # of the last two
-        self._in_turn = p.detect_every == 1  # every picture is searched, so nothing is done at once: no handing over
+        self._handed = self._taken = 0  # pictures: handed on to be judged, and taken up there
+        self._change = threading.Condition()  # of the latter
         self._smoother = Smoother(p.smoothing)
         self._threads: list[threading.Thread] = []
         self._ended = threading.Event()
@@ -187,42 +186,30 @@ class Session:
                     face = faces[0].face
                     tensor = self.judge.contract.batch([(picture.image, face.box, face.points)])
                 found = Found(picture, began, faces, tensor)
-                if self._in_turn:
-                    self._label(found)
-                else:
-                    self._handed += 1
-                    self._found.put(found)
+                self._handed += 1
+                self._found.put(found)
         finally:
             self._found.put(None)
 
     def _wanted(self) -> bool:
         """Wait until the next picture is worth taking; False when the session ends.
 
-        One that is searched wants every core, so it is taken once the one before was judged; faces are followed into
-        any other while that goes on.  Taken earlier it would only be older when its turn comes.
+        That is when the one before is being judged: taken earlier it would only be older when its turn comes.
         """
-
-        def is_time() -> bool:
-            return (self._judged if self._tracker.searches_next else self._taken) == self._handed
-
         while not self.controls.ended:
             with self._change:
-                if self._change.wait_for(is_time, 0.2):
+                if self._change.wait_for(lambda: self._taken == self._handed, 0.2):
                     return True
         return False
-
-    def _count(self, taken: int = 0, judged: int = 0) -> None:
-        with self._change:
-            self._taken, self._judged = self._taken + taken, self._judged + judged
-            self._change.notify_all()
 
     def _judge(self) -> None:
         """Faces to labels, and these to whoever wants them."""
         try:
             while (found := self._found.get()) is not None:
-                self._count(taken=1)
+                with self._change:
+                    self._taken += 1
+                    self._change.notify_all()
                 self._label(found)
-                self._count(judged=1)
         finally:
             self.controls.end()  # the source is over, or it failed: either way nobody waits any longer
 

@@ -42,16 +42,11 @@ class Tracker:
         self._grey: np.ndarray | None = None
         self._seen = self._numbers = self._first = 0
 
-    @property
-    def searches_next(self) -> bool:
-        """Whether the next picture will be searched, which costs far more than to follow faces into it."""
-        return self._seen % self.every == 0
-
     def step(self, image: np.ndarray) -> list[Tracked]:
         """The faces of the next picture, uint8 RGB [H, W, 3]; of another size than the last one it is searched anew."""
         grey, factor = _small_grey(image) if self.every > 1 else (None, 1.0)
         changed = self._grey is not None and grey is not None and grey.shape != self._grey.shape
-        if self.searches_next or changed:
+        if self._seen % self.every == 0 or changed:
             self._faces = self._matched(self._detect(image))
         elif self._faces:
             self._faces = [t for t in map(lambda t: _moved(t, self._grey, grey, factor), self._faces) if t is not None]
