@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import signal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -70,6 +72,8 @@ def live(
         paced=paced or not headless,
     )  # fmt: skip
     p, folder = parameters(**given)
+    # By then all is written and told: a late second Ctrl+C must not turn a session that ended well into a killed one.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     if web:
         from fer_lib.live.web.server import serve
 
@@ -110,8 +114,6 @@ def _new_folder() -> Path:
 
 
 def _session(p, folder: Path, headless: bool) -> dict[str, Any]:
-    import signal
-
     from fer_lib.live.session import until_end
     from fer_lib.tracking.live import open_session
 

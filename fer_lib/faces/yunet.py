@@ -51,7 +51,7 @@ class YuNet:
         ``min_score`` of a face, and ``nms``: the overlap (intersection over union) from which two are the same one.
         """
         verify(model, "YuNet model")
-        # One thread: nothing waits for the pool of another library, and what is done beside it has the other core.
+        # One thread: the other cores are for judging the picture before, or for other pictures.
         self._net, self.min_score, self.nms = open_session(_of_any_size(model), threads=1), min_score, nms
         self._outputs = [f"{kind}_{stride}" for stride in STRIDES for kind in KINDS]
 
@@ -125,8 +125,9 @@ def _padded(image: np.ndarray) -> np.ndarray:
 def _decoded(cls, obj, bbox, kps, stride: int, columns: int, min_score: float) -> np.ndarray:
     """The rows [n, 15] of one grid's cells that score at least ``min_score``, in the grid's order.
 
-    Each output is float32 [cells, 1, 1, 4 or 10].  A score is the geometric mean of class and object; a box is its
-    middle's offset from the cell and its size's logarithm, a point its offset, all in cells.
+    ``cls`` and ``obj`` are float32 [cells, 1], ``bbox`` [cells, 4], ``kps`` [cells, 10].  A score is the geometric mean
+    of class and object; a box is its middle's offset from the cell and its size's logarithm, a point its offset, all in
+    cells.
     """
     scores = np.sqrt(cls.clip(0, 1) * obj.clip(0, 1))[:, 0]
     cells = np.flatnonzero(scores >= min_score)
@@ -139,6 +140,7 @@ def _decoded(cls, obj, bbox, kps, stride: int, columns: int, min_score: float) -
 
 
 def read_model(path: Path) -> bytes:
+    """The model's bytes from a file; FerError, saying what is wrong, unless they are the pinned ones."""
     try:
         model = path.read_bytes()
     except OSError as error:
@@ -158,10 +160,13 @@ def verify(model: bytes, name: str) -> None:
 
 
 def download() -> bytes:
-    """The model from the user's cache, filled from the first address that gives the pinned file."""
+    """The model's bytes from the user's cache, filled from the first address that gives the pinned file.
+
+    Raises FerError with what each address answered when none does.
+    """
     import pooch
 
-    def fetch_andverify(url, output_file, manager):
+    def fetch_and_verify(url, output_file, manager):
         pooch.HTTPDownloader(timeout=DOWNLOAD_SECONDS)(url, output_file, manager)
         verify(Path(str(output_file)).read_bytes(), url)
 
@@ -169,7 +174,7 @@ def download() -> bytes:
     for url in YUNET_URLS:
         try:
             path = pooch.retrieve(
-                url, f"sha256:{YUNET_SHA256}", YUNET_FILE, pooch.os_cache("fer-lab"), downloader=fetch_andverify
+                url, f"sha256:{YUNET_SHA256}", YUNET_FILE, pooch.os_cache("fer-lab"), downloader=fetch_and_verify
             )
             return Path(path).read_bytes()
         except (OSError, ValueError, FerError) as error:  # requests' errors are OSErrors; ValueError: hash or address

@@ -185,9 +185,8 @@ class Session:
                 if faces:
                     face = faces[0].face
                     tensor = self.judge.contract.batch([(picture.image, face.box, face.points)])
-                found = Found(picture, began, faces, tensor)
                 self._handed += 1
-                self._found.put(found)
+                self._found.put(Found(picture, began, faces, tensor))
         finally:
             self._found.put(None)
 
