@@ -1,13 +1,16 @@
 """Images a second of a teacher's training loop beside a bare loop and timm's, and what an epoch costs beside its steps.
 
-    python benchmarks/teacher_speed.py [--steps 40] [--rounds 7] [--faces 4000] [--threads 0] [--write]
+    python benchmarks/teacher_speed.py [--chunk 10] [--rounds 5] [--share 1] [--faces 4000] [--threads 0] [--write]
 
-*Bare*: forward, ArcFace loss, backward and AdamW on batches that lie in memory.  *Ours*: the phase as it runs in
-notebook 04 (packs, augmentation by one thread, live figures and epochs into MLflow); no epoch here lasts
-``checkpoint_minutes``, so what one checkpoint takes is measured and charged at that rate.
+*Bare*: forward, ArcFace loss, backward and AdamW, as torch gives it, on batches that lie in memory; *bare, fused*: the
+same with the fused AdamW that our loop takes.  *Ours*: the phase as it runs in notebook 04 (packs, augmentation,
+progress and figures into MLflow).  What comes seldom is measured and charged
+at its rate, for the turns here would not meet it or meet it too often: a checkpoint every ``checkpoint_minutes``, a
+call to MLflow with live figures every 30 s and one for each epoch of FER2013 (28,709 pictures).
 *timm*: its loader (one worker process, its standard augmentation of the same image files), its task and its optimiser.
-The three take turns, an epoch each, in one process; a ratio is of neighbours, the median of the rounds.  An epoch's
-overhead is what happens between its last step and the next one's first: evaluation, bundle, checkpoints, logging.
+The four take turns of some steps in one process; a ratio is of neighbours, the median of the turns, with the 95 %
+interval of that median when turns are drawn again.  An epoch's overhead is what happens between its last step and the
+next one's first: evaluation, bundle, checkpoints, logging.
 """
 
 import argparse
@@ -16,9 +19,10 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from _common import RESULTS, goal, publish
 
@@ -30,35 +34,38 @@ from fer_lib.datasets.sources import import_all
 from fer_lib.datasets.synthetic import write_raw
 from fer_lib.models.classifier import build_classifier
 from fer_lib.params import ManifestParams, SourceSpec, TeacherParams
+from fer_lib.tracking.following import LIVE_SECONDS
 from fer_lib.training import loop
 from fer_lib.training.checkpoint import save_checkpoint
 from fer_lib.training.data import open_data
 from fer_lib.training.step import precision
 from fer_lib.training.teacher import TeacherObjective, train_teacher
 
-CASES = (
-    ("resnet18", 48, 64), ("resnet18", 112, 32), ("resnet18", 224, 16), ("mobilenetv3_large_100", 96, 32),
-    ("mobilenetv3_large_100", 224, 16),
+CASES = (  # backbone, pixels, batch, steps an epoch: more of the short ones, about as long in all
+    ("resnet18", 48, 64, 80), ("resnet18", 112, 32, 60), ("resnet18", 224, 16, 40),
+    ("mobilenetv3_large_100", 96, 32, 80), ("mobilenetv3_large_100", 224, 16, 60),
 )  # fmt: skip
 WANTED = 0.97
+FER2013 = 28_709  # training pictures, an epoch of which ends in a call to MLflow
+PAUSE = 0.5  # seconds in which timm's worker, which goes on for two batches after its turn, comes to rest
 
 
-def parameters(backbone: str, size: int, batch: int, a: argparse.Namespace) -> TeacherParams:
+def parameters(backbone: str, size: int, batch: int, steps: int, a: argparse.Namespace) -> TeacherParams:
     return TeacherParams(
         name=f"{backbone}_{size}", backbone=backbone, image_size=size, batch_size=batch, epochs=a.rounds + 1,
-        max_train_batches=a.steps, threads=a.threads, warmup_epochs=0.5, plain_epochs=0.3, ramp_end=0.6, onnx="none",
-        device=a.device,
+        max_train_batches=steps, threads=a.threads, warmup_epochs=0.5, plain_epochs=0.3, ramp_end=0.6, onnx="none",
+        device=a.device, workers="auto" if a.device == "cuda" else 0,  # no batch is made in the others' turns
     )  # fmt: skip
 
 
-def fitter(p: TeacherParams, data, device: torch.device):
+def fitter(p: TeacherParams, data, device: torch.device, fused: bool):
     """A function that takes one step on a batch, as a loop without anything else would."""
     torch.manual_seed(0)
     config = dict(backbone=p.backbone, image_size=p.image_size, embed_dim=p.embed_dim, dropout=p.dropout,
                   head="cosine", s=p.arcface_s)  # fmt: skip
     model = build_classifier(config).to(device, memory_format=torch.channels_last).train()
     objective = TeacherObjective(p, data, device)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=p.lr, weight_decay=p.weight_decay)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=p.lr, weight_decay=p.weight_decay, fused=fused or None)
 
     def step(images: torch.Tensor, batch: Batch) -> None:
         optimiser.zero_grad(set_to_none=True)
@@ -75,21 +82,20 @@ def as_ours(p: TeacherParams, device: torch.device):
     return torch.autocast(device.type, torch.bfloat16, enabled=precision(p, device) == "bf16")
 
 
-def bare(p: TeacherParams, data, device: torch.device, steps: int) -> Iterator[float]:
-    """Images a second of ``steps`` steps on tensors in memory; a value each time it is asked."""
-    step = fitter(p, data, device)
+def bare(p: TeacherParams, data, device: torch.device, fused: bool = False) -> Callable[[int], None]:
+    """A function that takes so many steps on tensors in memory."""
+    step = fitter(p, data, device, fused)
     batches = list(train_batches(data.train, data.sampler, p.augment, 0, 4, 0))
     images = [torch.from_numpy(b.images).to(device).contiguous(memory_format=torch.channels_last) for b in batches]
-    while True:
-        began = time.perf_counter()
+
+    def run(steps: int) -> None:
         for i in range(steps):
             step(images[i % 4], batches[i % 4])
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        yield steps * p.batch_size / (time.perf_counter() - began)
+
+    return run
 
 
-def by_timm(p: TeacherParams, raw: Path, device: torch.device, steps: int) -> Iterator[float]:
+def by_timm(p: TeacherParams, raw: Path, device: torch.device) -> Callable[[int], None]:
     """The same with timm's loader, task and optimiser."""
     import timm.data
     from timm.optim import create_optimizer_v2
@@ -105,19 +111,17 @@ def by_timm(p: TeacherParams, raw: Path, device: torch.device, steps: int) -> It
     )  # fmt: skip
     optimiser = create_optimizer_v2(model, opt="adamw", lr=p.lr, weight_decay=p.weight_decay)
     stream = endless(loader)
-    while True:
-        began = time.perf_counter()
-        for _ in range(steps):
-            images, labels = next(stream)
+
+    def run(steps: int) -> None:
+        for _, (images, labels) in zip(range(steps), stream, strict=False):
             optimiser.zero_grad()
             images = images.to(device).contiguous(memory_format=torch.channels_last)
             with as_ours(p, device):
                 loss = task(images, labels.to(device))["loss"]
             loss.backward()
             optimiser.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        yield steps * p.batch_size / (time.perf_counter() - began)
+
+    return run
 
 
 def endless(loader):
@@ -125,69 +129,116 @@ def endless(loader):
         yield from loader
 
 
-def timed_checkpoints(written: list[float]):
-    """From now on the seconds that each checkpoint of our loop takes are added to ``written``."""
+def now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
-    def save(*args):
+
+def timed(work: Callable, seconds: list[float]) -> Callable:
+    """``work``, which adds the seconds that each call takes to ``seconds``."""
+
+    def measured(*args, **named):
         began = time.perf_counter()
-        save_checkpoint(*args)
-        written.append(time.perf_counter() - began)
+        work(*args, **named)
+        seconds.append(time.perf_counter() - began)
 
-    loop.save_checkpoint = save
+    return measured
 
 
-def taking_turns(events, others: dict[str, Iterator[float]], rounds: list[dict], written: list[float]):
-    """The events of our loop; after each epoch the others have theirs, and the round is written down."""
-    resumed = time.perf_counter()
+def taking_turns(events, others: dict[str, Callable], chunk: int, p: TeacherParams, device: torch.device, found: dict):
+    """The events of our loop, of its ``step`` events every ``chunk``-th; then the others take as many steps.
+
+    ``found["turns"]``: images a second of all, a dict a turn; ``found["epochs"]``: seconds beside the steps, and the
+    share of waiting for data.
+    """
+    began, first = now(device), 0
+    away = beside = 0.0  # of this epoch: seconds in which the others ran; seconds since its last turn
     for event in events:
-        arrived = time.perf_counter()
-        yield event  # whoever follows logs it now
-        if event["event"] != "epoch":
+        beside += now(device) - began
+        if event["event"] == "step" and event["step"] - first < chunk:
+            began = now(device)
             continue
-        timing, logged = event["timing"], time.perf_counter()
-        found = {"ours": timing["images_per_sec"], "data_wait_share": timing["data_wait_share"]}
-        found["overhead"] = arrived - resumed - timing["epoch_sec"] + logged - arrived
-        found["checkpoint"] = written.pop()
-        found["ours"] /= 1 + found["checkpoint"] / (60 * TeacherParams().checkpoint_minutes)
-        rounds.append(found | {name: next(stream) for name, stream in others.items()})
-        resumed = time.perf_counter()
+        logged = now(device)
+        yield event  # whoever follows logs it now
+        beside += now(device) - logged
+        if event["event"] == "step":
+            turn = {"ours": chunk * p.batch_size / beside}
+            for name, run in others.items():
+                started = now(device)
+                run(chunk)
+                turn[name] = chunk * p.batch_size / (now(device) - started)
+                away += now(device) - started
+            time.sleep(PAUSE)
+            away += PAUSE
+            found["turns"].append(turn)
+            first, beside = event["step"], 0.0
+        elif event["event"] == "epoch":
+            waited = event["timing"]["data_wait_share"] * event["timing"]["epoch_sec"]
+            share = waited / (event["timing"]["epoch_sec"] - away)
+            found["epochs"].append({"overhead": beside, "data_wait_share": share})
+            away = beside = 0.0
+        began = now(device)
 
 
-def measure(backbone: str, size: int, batch: int, manifest: Manifest, raw: Path, folder: Path, a) -> dict:
+def measure(case: tuple, manifest: Manifest, raw: Path, folder: Path, a: argparse.Namespace) -> dict:
     from fer_lib.devices import resolve_device
     from fer_lib.tracking import runs
 
-    p = parameters(backbone, size, batch, a).model_copy(update={"manifest": str(folder / "manifest")})
-    device, rounds, written = resolve_device(p.device), [], []
-    timed_checkpoints(written)
+    p = parameters(*case, a).model_copy(update={"manifest": str(folder / "manifest")})
+    device, written, logged, found = resolve_device(p.device), [], [], {"turns": [], "epochs": []}
+    loop.save_checkpoint = timed(save_checkpoint, written)
+    loop.TELL_EVERY = 0.0  # every step is told here, and those that end a turn are passed on
     if p.threads:
         torch.set_num_threads(p.threads)
     data = open_data(manifest, p, folder / "cache")
-    others = {"bare": bare(p, data, device, a.steps), "timm": by_timm(p, raw, device, a.steps)}
+    others = {
+        "bare": bare(p, data, device), "bare_fused": bare(p, data, device, fused=True),
+        "timm": by_timm(p, raw, device),
+    }  # fmt: skip
+    # batches are prepared ahead for a GPU: a short turn would have a start
+    chunk = p.max_train_batches if device.type == "cuda" else a.chunk
     run = runs.phase_run(p, "teacher")
+    run.metrics = timed(run.metrics, logged)
     events = train_teacher(p, manifest, run.output_dir, folder / "cache", run_id=run.run_id)
-    run.follow(taking_turns(events, others, rounds, written), echo=False)
+    run.follow(taking_turns(events, others, chunk, p, device, found), echo=False)
     run.close("FINISHED")
-    counted = rounds[1:]  # the first warms everything up
-    middle = {k: statistics.median(r[k] for r in counted) for k in counted[0]}
-    ratios = {k: statistics.median(r["ours"] / r[k] for r in counted) for k in others}
-    row = {"backbone": backbone, "pixels": size, "batch": batch, **middle, "ratio_bare": ratios["bare"],
-           "ratio_timm": ratios["timm"], "rounds": counted, "threads": torch.get_num_threads(),
-           "precision": precision(p, device)}  # fmt: skip
+    # the first epoch warms everything up
+    turns, epochs = found["turns"][p.max_train_batches // chunk :], found["epochs"][1:]
+    checkpoint, call = statistics.median(written), statistics.median(logged)
+    seldom = checkpoint / (60 * TeacherParams().checkpoint_minutes) + call / LIVE_SECONDS
+    for turn in turns:
+        turn["ours"] /= 1 + seldom + call * turn["ours"] / FER2013
+    middle = {k: statistics.median(t[k] for t in some) for some in (turns, epochs) for k in some[0]}
+    ratios = {k: [t["ours"] / t[k] for t in turns] for k in others}
+    row = {"backbone": p.backbone, "pixels": p.image_size, "batch": p.batch_size, **middle,
+           "checkpoint": checkpoint, "log_call": call,
+           **{f"ratio_{k}": statistics.median(values) for k, values in ratios.items()},
+           **{f"interval_{k}": interval(values) for k, values in ratios.items()}, "turns": turns,
+           "threads": torch.get_num_threads(), "precision": precision(p, device)}  # fmt: skip
     print(line(row), flush=True)
     return row
 
 
+def interval(values: list[float]) -> list[float]:
+    """Of their median: the 2.5 and 97.5 % quantile over 2,000 bootstrap draws."""
+    drawn = np.random.default_rng(0).choice(values, (2000, len(values)))
+    return np.quantile(np.median(drawn, axis=1), [0.025, 0.975]).tolist()
+
+
 def line(r: dict) -> str:
+    beside = {k: f"{r[f'ratio_{k}']:.3f} ({low:.3f} to {high:.3f})" for k in ("bare", "bare_fused")
+              for low, high in [r[f"interval_{k}"]]}  # fmt: skip
     return (
-        f"| {r['backbone']} | {r['pixels']} | {r['batch']} | {r['bare']:,.1f} | **{r['ours']:,.1f}** | "
-        f"{r['timm']:,.1f} | **{r['ratio_bare']:.3f}** | {r['ratio_timm']:.2f} | {r['data_wait_share']:.1%} | "
-        f"{r['checkpoint']:.2f} s | {r['overhead']:.2f} s |"
+        f"| {r['backbone']} | {r['pixels']} | {r['batch']} | {r['bare']:,.1f} | {r['bare_fused']:,.1f} | "
+        f"**{r['ours']:,.1f}** | {r['timm']:,.1f} | **{beside['bare']}** | {beside['bare_fused']} | "
+        f"{r['ratio_timm']:.2f} | {r['data_wait_share']:.1%} | {r['checkpoint']:.2f} s | {r['overhead']:.2f} s |"
     )
 
 
 def page(result: dict) -> str:
     """The page."""
+    turns = [len(r["turns"]) for r in result["rows"]]
     lines = [
         "# Speed of a teacher's training loop",
         "",
@@ -196,16 +247,19 @@ def page(result: dict) -> str:
         "",
         *[f"- {g['text']}" for g in result["goals"]],
         "",
-        "Images a second of forward, backward and step: *bare* on tensors in memory; *ours* with faces read, augmented "
-        "and logged, and the checkpoint that is due every 10 minutes charged at the seconds that one took; *timm* with "
-        f"its own loader and task on the same image files. The three take turns, {result['steps']} steps each, "
-        f"{result['rounds']} times; ratios are medians of neighbours. An epoch's overhead is evaluation on val (here "
-        f"{result['val_rows']} faces), the best bundle, the checkpoint and logging: it does not grow with the training "
-        "set.",
+        "Images a second of forward, backward and step: *bare* on tensors in memory, with AdamW as torch gives it by "
+        "default; *bare, fused* the same with the fused AdamW that our loop takes; *ours* with faces read, augmented "
+        "and logged, and with the seconds of a checkpoint every 10 minutes and of a call to MLflow every "
+        f"{LIVE_SECONDS:.0f} s and after each {FER2013:,} pictures charged; *timm* with "
+        f"its own loader and task on the same image files. The four take turns, {result['chunk']} steps each, "
+        f"{min(turns)} to {max(turns)} times; ratios are medians over turns, in brackets the 95 % interval of that "
+        "median when turns are drawn again. An epoch's overhead "
+        f"is evaluation on val (here {result['val_rows']} faces), the best bundle, the checkpoint and logging: it does "
+        "not grow with the training set.",
         "",
-        "| backbone | pixels | batch | bare | **ours** | timm | **ours / bare** | ours / timm | waiting for data | "
-        "a checkpoint | overhead an epoch |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| backbone | pixels | batch | bare | bare, fused | **ours** | timm | **ours / bare** | ours / bare, fused | "
+        "ours / timm | waiting for data | a checkpoint | overhead an epoch |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
         *[line(r) for r in result["rows"]],
         "",
     ]
@@ -214,8 +268,9 @@ def page(result: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--chunk", type=int, default=10, help="steps a turn; on a CPU")
+    parser.add_argument("--rounds", type=int, default=5, help="epochs that count, after the first")
+    parser.add_argument("--share", type=float, default=1.0, help="of each case's steps an epoch: less takes less time")
     parser.add_argument("--faces", type=int, default=4000)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="auto")
@@ -229,13 +284,14 @@ def main() -> None:
         raw = write_raw(folder / "raw", "tree", faces=a.faces, seed=3, size=112)
         import_all([SourceSpec(source="tree", root=str(raw))], folder / "imports")
         manifest = build_manifest(ManifestParams(), folder / "imports", folder / "manifest")
-        rows = [measure(*case, manifest, raw, folder, a) for case in CASES]
+        cases = [(*case, max(a.chunk, round(steps * a.share))) for *case, steps in CASES]
+        rows = [measure(case, manifest, raw, folder, a) for case in cases]
     from fer_lib.devices import describe_device
 
     facts = describe_device(a.device)
     device = f"{facts['name']}, {rows[0]['threads']} threads, {rows[0]['precision']}"
     result = {
-        "device": device, "steps": a.steps, "rounds": a.rounds, "rows": rows,
+        "device": device, "chunk": a.chunk, "rows": rows,
         "val_rows": len(manifest.rows(split="val")),
         "goals": [goal(f"ours / bare, {r['backbone']} at {r['pixels']}", r["ratio_bare"], WANTED, ".3f") for r in rows],
     }  # fmt: skip

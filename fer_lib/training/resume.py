@@ -40,6 +40,7 @@ def numerics(p: FitParams, team: Alone) -> dict[str, Any]:
         "torch": torch.__version__,
         "threads": torch.get_num_threads() if team.device.type == "cpu" else None,
         "precision": precision(p, team.device),
+        "optimiser": "fused AdamW",
     }
 
 
@@ -56,6 +57,7 @@ def resume(out: Path, key: str, means: dict[str, Any], model, optimiser, ema) ->
         )
     unpack_state(tensors, model, optimiser, ema and ema.module)
     log.info("resumed at step %d", meta["step"])
-    differing = [f"{k} {meta['numerics'][k]} -> {v}" for k, v in means.items() if meta["numerics"][k] != v]
+    before = {"optimiser": "AdamW, operation by operation"} | meta["numerics"]  # the first checkpoints did not name it
+    differing = [f"{k} {before[k]} -> {v}" for k, v in means.items() if before[k] != v]
     said = f"resumed by other means ({', '.join(differing)}): the last bits will not be those of an unbroken run"
     return Progress(**{k: meta[k] for k in Progress.__dataclass_fields__}), [said] if differing else []

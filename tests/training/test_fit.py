@@ -18,7 +18,7 @@ from fer_lib.models.inference import predict_logits
 from fer_lib.models.weights import tensors_sha256
 from fer_lib.params import TeacherParams
 from fer_lib.training import loop, run
-from fer_lib.training.checkpoint import load_checkpoint
+from fer_lib.training.checkpoint import load_checkpoint, save_checkpoint
 from fer_lib.training.data import make_contract, open_data
 from fer_lib.training.plots import training_curves
 from fer_lib.training.step import Stepper
@@ -345,6 +345,18 @@ def test_a_resume_by_other_means_is_told(drawn_manifest, pack_cache, tmp_path):
     resumed = train(drawn_manifest, tmp_path, pack_cache, params(threads=2))
     [note] = [e for e in resumed if e["event"] == "note"]
     assert note["level"] == "warning" and "resumed by other means (threads 1 -> 2)" in note["message"]
+
+
+def test_a_checkpoint_from_before_the_fused_optimiser_says_so(drawn_manifest, pack_cache, tmp_path):
+    events = train_teacher(params(), drawn_manifest, tmp_path, pack_cache)
+    while next(events)["event"] != "epoch":
+        pass
+    events.close()
+    tensors, meta = load_checkpoint(tmp_path / "checkpoint_last")
+    assert meta["numerics"].pop("optimiser") == "fused AdamW"
+    save_checkpoint(tmp_path / "checkpoint_last", tensors, meta)
+    [note] = [e for e in train(drawn_manifest, tmp_path, pack_cache, params()) if e["event"] == "note"]
+    assert "(optimiser AdamW, operation by operation -> fused AdamW)" in note["message"]
 
 
 def test_a_finished_run_only_reports_again(drawn_manifest, pack_cache, whole, tmp_path):
