@@ -48,6 +48,11 @@ class FerClassifier(nn.Module):
         self.head = CosineHead(embed_dim) if head == "cosine" else nn.Linear(embed_dim, NUM_CLASSES)
         self.scale = s if head == "cosine" else 1.0
 
+    def no_weight_decay(self) -> set[str]:
+        """What the backbone's own training spares from weight decay (position embeddings, bias tables), for timm."""
+        spared = getattr(self.backbone, "no_weight_decay", set)
+        return {f"backbone.{name}" for name in spared()}
+
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         return self.embedding(self.backbone(images))
 

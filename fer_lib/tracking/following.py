@@ -22,8 +22,9 @@ class Follower:
     def follow(self, events: Iterable[dict[str, Any]]) -> dict[str, Any]:
         """Consume the events (one call to MLflow an epoch) and return the last one; then their source is closed.
 
-        ``start`` (``total_steps``, ``steps_per_epoch``, ``resumed_at_step``: when it is not 0, the first
-        ``epochs_done`` rows of the folder's ``history.json`` are written), ``step`` (how far an epoch is), ``epoch``
+        ``start`` (``total_steps``, ``steps_per_epoch``; the folder's ``starting_weights.json`` becomes tags
+        ``fer.weights.*``; ``resumed_at_step``: when it is not 0, the first ``epochs_done`` rows of the folder's
+        ``history.json`` are written), ``step`` (how far an epoch is), ``epoch``
         (``epoch`` and nested numbers; ``timing.warning``: a note), ``note`` (``message``; ``level="warning"`` also
         becomes a tag of the run), ``end`` (nested numbers, written without a step).
         """
@@ -39,6 +40,9 @@ class Follower:
 
     def _start(self, event: dict[str, Any]) -> None:
         self.epochs = event.get("total_steps", 0) // max(1, event.get("steps_per_epoch", 1)) or None
+        began = self.run.output_dir / "starting_weights.json"
+        if began.is_file():  # now, so that a run that is killed says too what it began from
+            self.run.tags(**{f"fer.weights.{k.removeprefix('weights_')}": v for k, v in read_json(began).items()})
         if event.get("resumed_at_step"):  # this run is a new one: give it the epochs before the interruption
             echo, self.echo = self.echo, False
             for row in read_json(self.run.output_dir / "history.json"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,34 @@ from fer_lib.errors import BundleError
 from fer_lib.faces.contract import FaceContract
 
 STATE, META = "state.safetensors", "state.json"
+LAST, BEFORE = "checkpoint_last", "checkpoint_before"
 
 
 def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
-    """Write ``tensors`` and ``meta`` to the folder ``path``; a reader sees the old or the new one, never a mixture."""
+    """Write ``tensors`` and ``meta`` to the folder ``path``; a reader sees the old or the new one, never a mixture.
+
+    The ``checkpoint_last`` that is replaced stays as ``checkpoint_before``, should the new one be damaged later.
+    """
     content = save({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()})
+    if path.name == LAST and path.is_dir():
+        _keep(path, path.with_name(BEFORE))
     with fresh_folder(path, may_replace=lambda p: (p / META).is_file()) as partial:
         write_synced(partial / STATE, content)
         record = {**meta, "sha256": hashlib.sha256(content).hexdigest()}
         record["checksum"] = _checksum(record)
         write_synced(partial / META, json.dumps(record, indent=1).encode())
+
+
+def _keep(path: Path, kept: Path) -> None:
+    """The files of ``path`` in ``kept`` too, as links: that takes no room until ``path`` is replaced."""
+    with fresh_folder(kept) as partial:
+        for name in (STATE, META):
+            try:
+                os.link(path / name, partial / name)
+            except FileNotFoundError:
+                pass  # somebody took it away; what is damaged already need not be whole here
+            except OSError:  # a disk without links
+                shutil.copy2(path / name, partial / name)
 
 
 def has_checkpoint(path: Path) -> bool:
@@ -41,16 +61,22 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
         path = previous(path)
         if not path.is_dir():
             return None
-    advice = _advice(path)
+    try:
+        return _read(path)
+    except BundleError as error:
+        raise BundleError(f"{error}; {_advice(path)}") from error
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     try:
         meta = json.loads((path / META).read_bytes())
         content = (path / STATE).read_bytes()
     except (OSError, ValueError) as error:
-        raise BundleError(f"checkpoint {path} can't be read ({error}); {advice}") from error
+        raise BundleError(f"checkpoint {path} can't be read ({error})") from error
     if not isinstance(meta, dict) or meta.pop("checksum", None) != _checksum(meta):
-        raise BundleError(f"checkpoint {path / META} was changed after it was written; {advice}")
+        raise BundleError(f"checkpoint {path / META} was changed after it was written")
     if hashlib.sha256(content).hexdigest() != meta["sha256"]:
-        raise BundleError(f"checkpoint {path / STATE} is damaged (its SHA-256 differs from {META}); {advice}")
+        raise BundleError(f"checkpoint {path / STATE} is damaged (its SHA-256 differs from {META})")
     return load(content), meta
 
 
@@ -91,10 +117,24 @@ def checkpoint_bundle(
 
 
 def _advice(path: Path) -> str:
-    """What to do about a checkpoint that is not whole; a numbered one holds all that it does."""
+    """What to do about a checkpoint that is not whole; any other of the fit holds all that ``checkpoint_last`` does."""
+    if path.name != LAST and path != previous(path.with_name(LAST)):
+        return f"move {path} away: neither the fit nor its other checkpoints need it"
     again = f"move {path} away and the same command starts again"
-    numbered = sorted(other for other in path.parent.glob("checkpoint_epoch*") if other.name != path.name)
-    return f"{again}, or goes on from {numbered[-1]} when you copy that to {path}" if numbered else again
+    others = [path.with_name(BEFORE), *path.parent.glob("checkpoint_epoch*")]
+    steps = {other: step for other in others if (step := _step(other)) is not None}
+    if not steps:
+        return again
+    newest = max(steps, key=steps.get)
+    return f"{again}, or goes on from step {steps[newest]} when you copy {newest} to {path.with_name(LAST)}"
+
+
+def _step(path: Path) -> int | None:
+    """Where the checkpoint stands; None when it is none, or damaged."""
+    try:
+        return _read(path)[1]["step"]
+    except BundleError:
+        return None
 
 
 def _checksum(record: dict[str, Any]) -> str:

@@ -40,11 +40,14 @@ def running(state: Progress, stepper: Stepper, steps: int, total: int, seconds: 
 
 
 def history_row(
-    epoch: int, state: Progress, lr: float, seen: np.ndarray, objective: Objective, p: FitParams, device: torch.device
-) -> dict[str, Any]:
+    epoch: int, state: Progress, steps: int, lr: float, seen: np.ndarray, objective: Objective, p: FitParams,
+    device: torch.device,
+) -> dict[str, Any]:  # fmt: skip
+    """What is known of an epoch of ``steps`` steps before validation; ``lr`` and the figures are its last step's."""
+    figures = objective.figures((state.step - 1) / steps)
     return {
         "epoch": epoch,
-        "train": {"loss": state.loss_sum / state.loss_n, "coverage": float(seen.mean()), **objective.figures(epoch)},
+        "train": {"loss": state.loss_sum / state.loss_n, "coverage": float(seen.mean()), **figures},
         "val": None,
         "calibration": {"mode": p.calibration, "temperature": None},
         "lr": lr,

@@ -7,6 +7,7 @@ with the weights of an unbroken one.
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,15 +21,16 @@ from timm.utils import ModelEmaV3
 
 from fer_lib.atomic import write_json
 from fer_lib.datasets.batches import Batch, train_batches
+from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.models.classifier import NORMS, FerClassifier, trainable_parameters
 from fer_lib.params import FitParams
-from fer_lib.training.checkpoint import pack_state, save_checkpoint
+from fer_lib.training.checkpoint import BEFORE, pack_state, save_checkpoint
 from fer_lib.training.data import FitData, loader_threads
 from fer_lib.training.history import Progress, collapse, history_row, running
 from fer_lib.training.resume import fit_key, numerics, resume
 from fer_lib.training.schedule import learning_rate
-from fer_lib.training.step import Objective, Stepper
+from fer_lib.training.step import Objective, Stepper, diverged
 from fer_lib.training.team import Alone
 from fer_lib.training.validate import validate, write_best
 
@@ -99,7 +101,10 @@ def fit(
         whose = described | {"contract": data.contract.model_dump(mode="json")}
         meta = {"fit_key": key, "numerics": means, "epoch": state.step / steps, "metrics": metrics}
         meta |= {"bundle": whose, **state.__dict__}
-        save_checkpoint(out / folder, pack_state(model, optimiser, ema and ema.module), meta)
+        tensors = pack_state(model, optimiser, ema and ema.module)
+        if not all(t.isfinite().all() for t in tensors.values()):  # of a finite loss, gradients may still not be
+            raise diverged("a weight became infinite or not a number", state.step / steps, p)
+        save_checkpoint(out / folder, tensors, meta)
 
     for epoch in range(len(state.history), p.epochs):  # one may have been stepped through and not yet evaluated
         started = time.monotonic()
@@ -128,7 +133,7 @@ def fit(
                     yield running(state, stepper, steps, total, state.epoch_seconds + now - started)
         _take_losses(state, stepper)
         state.epoch_seconds += time.monotonic() - started
-        row = history_row(epoch, state, rate(state.step - 1), seen, objective, p, team.device)
+        row = history_row(epoch, state, steps, rate(state.step - 1), seen, objective, p, team.device)
         numbered = (epoch + 1) % p.checkpoint_every == 0
         if main and (numbered or (epoch + 1) % p.eval_every == 0 or epoch + 1 == p.epochs):
             began = time.monotonic()
@@ -154,6 +159,8 @@ def fit(
         team.wait()
         saved = time.monotonic()
         yield {"event": "epoch", **row}
+    if main:
+        shutil.rmtree(out / BEFORE, ignore_errors=True)  # nothing is left to lose by a damaged checkpoint_last
     yield {"event": "end", "best_epoch": state.best_epoch, "best_macro_f1": state.best, "seconds": state.total_seconds}
 
 
@@ -207,8 +214,13 @@ def _freeze_norms(model: FerClassifier, tune: str, norms: str) -> None:
 
 
 def _of_no_effect(p: FitParams, data: FitData, warmup: int, total: int) -> list[str]:
-    """What was asked for and can't come about."""
+    """What was asked for and can't come about, and what the rows can't teach."""
     found = []
+    if absent := [e for e, n in zip(EMOTIONS, data.class_counts, strict=True) if n == 0]:
+        found.append(
+            f"no training row is {' or '.join(absent)}: a model of these rows never learns to say so; add a source "
+            "that has such faces, or look at include_sources and exclude_sources"
+        )
     if warmup >= total:
         found.append(
             f"warmup_epochs {p.warmup_epochs:g} of {p.epochs} epochs: lr {p.lr:g} is never reached; set it lower"

@@ -27,7 +27,7 @@ from fer_lib.errors import DataError, FerError
 from fer_lib.models.classifier import FerClassifier, build_classifier, check_size
 from fer_lib.models.weights import load_pretrained, resampled
 from fer_lib.params import FitParams
-from fer_lib.training.checkpoint import has_checkpoint
+from fer_lib.training.checkpoint import LAST, has_checkpoint
 from fer_lib.training.data import FitData, open_data
 from fer_lib.training.loop import fit
 from fer_lib.training.step import precision
@@ -161,8 +161,8 @@ def apply_settings(p: FitParams) -> None:
 def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, out: Path) -> dict[str, str]:
     """Load them once; a resume reads what the first start recorded and asks nobody."""
     record = out / "starting_weights.json"
-    if has_checkpoint(out / "checkpoint_last") and record.is_file():
-        return json.loads(record.read_text())
+    if has_checkpoint(out / LAST) and record.is_file():
+        return _recorded(record, p, init_from)
     if init_from:
         bundle = read_bundle(init_from)
         theirs = {k: v for k, v in bundle.meta["model"].items() if k not in ("image_size", "dropout")}
@@ -177,11 +177,32 @@ def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, out: P
     return weights
 
 
+def _recorded(record: Path, p: FitParams, init_from: str) -> dict[str, str]:
+    """What the first start recorded.  FerError when it is damaged, or when these parameters ask for another start.
+
+    A path may have changed or lead nowhere by now, what it held counts; so only what is still there is compared.
+    """
+    advice = f"give this run another output_dir, or delete {record.parent}"
+    try:
+        weights = json.loads(record.read_text())
+        source = weights["source"] if weights["source"] in _NEVER_SAW_OURS else "a file"
+    except (ValueError, KeyError, TypeError) as error:
+        raise FerError(f"{record} is damaged ({type(error).__name__}: {error}); {advice}") from error
+    asked = "init_from" if init_from else p.pretrained if p.pretrained in _NEVER_SAW_OURS else "a file"
+    there = read_bundle(init_from).weights_sha256 if init_from and Path(init_from).exists() else ""
+    if asked != source or there not in ("", weights["weights_sha256"]):
+        raise FerError(
+            f"{record.parent} holds a training that began from {' '.join(filter(None, (source, weights['origin'])))}; "
+            f"these parameters ask for {init_from or p.pretrained}: {advice}"
+        )
+    return weights
+
+
 def _write_seen(
     p: FitParams, data: FitData, weights: dict, init_from: str, ancestors: Sequence[Seen | None], out: Path
 ) -> None:
     """The pictures that decide the weights; weights of somebody's file may come from any, so they are not the whole."""
-    if has_checkpoint(out / "checkpoint_last") and (out / SEEN).is_file():
+    if has_checkpoint(out / LAST) and (out / SEEN).is_file():
         return  # a resume reads nothing of what it started from
     own = Seen.of(
         data.train.manifest.frame["content_id"], data.val.manifest.frame["content_id"],

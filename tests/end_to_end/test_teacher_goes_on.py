@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -74,7 +75,8 @@ def test_neither_weights_that_are_gone_nor_a_failed_export_cost_an_epoch(home, m
     assert {*report} == {"best.onnx", "last.onnx"} and not list(folder.glob("*.onnx"))
     assert all("this onnxscript is broken" in found["error"] for found in report.values())
     outputs = json.loads((folder / "outputs.json").read_text())
-    assert outputs["headline"]["not written"] == "best.onnx, last.onnx" and "best.onnx, last.onnx" in ended.out
+    assert outputs["headline"]["not written"] == "best.onnx, last.onnx"
+    assert "not written best.onnx, last.onnx" in re.sub(r"[\s│]+", " ", ended.out), "the table may break its lines"
     monkeypatch.undo()
 
     run = json.loads((folder / "done.json").read_text())["run_id"]

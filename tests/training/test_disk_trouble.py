@@ -89,6 +89,7 @@ def files_of_at_most(size):
 def test_a_full_disk_is_said_and_the_last_checkpoint_goes_on(train, unbroken, disk, left, file):
     events = train(disk / "fit")
     epochs(events, 2)
+    shutil.rmtree(disk / "fit" / "checkpoint_before")  # or the next checkpoint would have its room
     filler = fill(disk, left)
     with pytest.raises(DataError, match=f"cannot write /.*{file}: No space left on device .the disk.* free some space"):
         list(events)
@@ -204,3 +205,45 @@ def test_the_advice_is_true(train, unbroken, tmp_path):
         assert next(events := train(out))["resumed_at_step"] == (4 if place else 0)
         list(events)
         sound(out, unbroken)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, change_step, empty, remove_weights])
+def test_the_checkpoint_before_a_damaged_one_goes_on(train, unbroken, tmp_path, damage):
+    """However young the fit is: here before any numbered checkpoint."""
+    out = tmp_path / "fit"
+    events = train(out, checkpoint_every=4, checkpoint_minutes=1e-9)
+    epochs(events, 1)
+    next(events), events.close()
+    last, before = out / "checkpoint_last", out / "checkpoint_before"
+    assert [load_checkpoint(folder)[1]["step"] for folder in (before, last)] == [3, 4]
+    assert not list(out.glob("checkpoint_epoch*"))
+    damage(last)
+    with pytest.raises(BundleError, match=f"goes on from step 3 when you copy {before} to {last}"):
+        next(train(out, checkpoint_every=4))
+    shutil.rmtree(last)
+    shutil.copytree(before, last)
+    assert next(events := train(out, checkpoint_every=4))["resumed_at_step"] == 3
+    list(events)
+    assert not before.exists(), "a fit that has ended does not need it"
+    ours, theirs = (load_checkpoint(folder / "checkpoint_last")[0] for folder in (out, unbroken))
+    assert [k for k, v in theirs.items() if not torch.equal(ours[k], v)] == []
+
+
+def test_a_disk_without_links_keeps_the_checkpoint_before_too(train, tmp_path, monkeypatch):
+    def refuses(*paths):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuses)
+    events = train(tmp_path, checkpoint_every=4)
+    epochs(events, 2)
+    events.close()
+    assert load_checkpoint(tmp_path / "checkpoint_before")[1]["step"] == 2
+
+
+def test_a_damaged_numbered_checkpoint_is_not_to_be_replaced(unbroken, tmp_path):
+    """Another epoch under its name would be measured as this one."""
+    shutil.copytree(unbroken, tmp_path / "fit")
+    numbered = tmp_path / "fit" / "checkpoint_epoch002"
+    flip(numbered)
+    with pytest.raises(BundleError, match=f"move {numbered} away: neither the fit nor its other checkpoints need it"):
+        load_checkpoint(numbered)

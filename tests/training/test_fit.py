@@ -61,7 +61,8 @@ def test_events_tell_the_run(whole):
         "event": "start", "resumed_at_step": 0, "epochs_done": 0, "total_steps": 9, "steps_per_epoch": 3,
         "warmup_steps": 2,
     }  # fmt: skip
-    assert [e["train"]["arcface_margin"] for e in epochs] == [0.0, 0.0, 0.35]
+    at_last_steps = [0.0, 0.35 * 2 / 3, 0.35]  # the ramp goes from 1 to 2, an epoch has three steps
+    assert [e["train"]["arcface_margin"] for e in epochs] == pytest.approx(at_last_steps)
     assert [e["epoch"] for e in epochs] == [0, 1, 2] and all(e["val"]["nll"] > 0 for e in epochs)
     assert (
         epochs[-1]["lr"] == pytest.approx(1e-5) and 0 < epochs[0]["train"]["coverage"] < epochs[2]["train"]["coverage"]
@@ -208,6 +209,17 @@ def test_norms_and_biases_do_not_decay(drawn_manifest, pack_cache, tmp_path, mon
         for name, q in module.named_parameters(recurse=False)
     }
     assert found == {(True, 0.0), (False, 0.3)} and not decays and isinstance(optimiser, torch.optim.AdamW)
+
+
+def test_what_a_backbone_spares_from_decay_is_spared(drawn_manifest, pack_cache, tmp_path, monkeypatch):
+    made, real = [], loop.create_optimizer_v2
+    monkeypatch.setattr(loop, "create_optimizer_v2", lambda net, **k: made.append((net, real(net, **k))) or made[-1][1])
+    next(train_teacher(params(backbone="test_vit", weight_decay=0.3), drawn_manifest, tmp_path, pack_cache))
+    [(net, optimiser)] = made
+    decays = {id(q): group["weight_decay"] for group in optimiser.param_groups for q in group["params"]}
+    found = {name: decays[id(q)] for name, q in net.named_parameters()}
+    assert found["backbone.pos_embed"] == found["backbone.cls_token"] == 0.0
+    assert found["backbone.blocks.0.attn.qkv.weight"] == found["embedding.0.weight"] == found["head.weight"] == 0.3
 
 
 def test_room_is_reckoned_for_evaluation_too(drawn_manifest, tmp_path, monkeypatch):
@@ -375,6 +387,27 @@ def test_a_checkpoint_of_other_parameters_is_refused(drawn_manifest, pack_cache,
         train(other_rows, out, pack_cache)
 
 
+def test_another_start_in_the_same_folder_is_refused(drawn_manifest, pack_cache, whole, tmp_path):
+    """It would go on from the old weights and say that they were the new ones."""
+    for name in ("a.pt", "b.pt"):
+        torch.save(run.build_classifier(dict(SMALL_CONFIG)).backbone.state_dict(), tmp_path / name)
+    best, out = str(whole[0] / "best"), tmp_path / "none"
+    shutil.copytree(whole[0], out)
+    for p, record in [(params(pretrained="hub"), {}), (params(pretrained=str(tmp_path / "a.pt")), {}),
+                      (params(), {"init_from": best})]:  # fmt: skip
+        with pytest.raises(FerError, match=f"{out} holds a training that began from none; .* another output_dir"):
+            train(drawn_manifest, out, pack_cache, p, **record)
+    begun = tmp_path / "init_from"
+    train(drawn_manifest, begun, pack_cache, params(epochs=1), init_from=best)
+    with pytest.raises(FerError, match=f"began from init_from {best}; these parameters ask for none"):
+        train(drawn_manifest, begun, pack_cache, params(epochs=1))
+    with pytest.raises(FerError, match=f"began from init_from {best}; these parameters ask for {begun / 'best'}"):
+        train(drawn_manifest, begun, pack_cache, params(epochs=1), init_from=str(begun / "best"))
+    (out / "starting_weights.json").write_text('{"source": ')
+    with pytest.raises(FerError, match=r"starting_weights.json is damaged .*; give this run another output_dir"):
+        train(drawn_manifest, out, pack_cache)
+
+
 def test_a_resume_asks_nobody_for_weights(drawn_manifest, pack_cache, tmp_path, monkeypatch):
     first = tmp_path / "w.pt"
     torch.save(run.build_classifier(dict(SMALL_CONFIG)).backbone.state_dict(), first)
@@ -412,6 +445,22 @@ def test_init_from_starts_with_those_weights(drawn_manifest, pack_cache, whole, 
 def test_init_from_another_model_is_refused(drawn_manifest, pack_cache, whole, tmp_path, change):
     with pytest.raises(FerError, match="is another model: it has"):
         train(drawn_manifest, tmp_path, pack_cache, params(**change), init_from=str(whole[0] / "best"))
+
+
+def test_weights_that_are_no_numbers_replace_no_checkpoint(drawn_manifest, pack_cache, tmp_path, monkeypatch):
+    """A finite loss may have a gradient that is not."""
+    real = Stepper.__call__
+
+    def breaks(self, batch, step, epoch):
+        real(self, batch, step, epoch)
+        if step == 4:
+            self.parameters[0].data.fill_(float("nan"))
+
+    monkeypatch.setattr(Stepper, "__call__", breaks)
+    with pytest.raises(FerError, match=r"a weight became infinite or not a number in epoch 1\.67: lower lr"):
+        train(drawn_manifest, tmp_path, pack_cache, params(checkpoint_minutes=1e-9))
+    tensors, meta = load_checkpoint(tmp_path / "checkpoint_last")
+    assert meta["step"] == 4 and all(t.isfinite().all() for t in tensors.values())
 
 
 def test_a_loss_that_is_not_finite_names_its_epoch(drawn_manifest, pack_cache, tmp_path, monkeypatch):

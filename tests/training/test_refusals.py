@@ -68,6 +68,7 @@ def test_a_class_without_rows_is_named(drawn_manifest, pack_cache, tmp_path):
 def test_the_advice_for_a_class_without_rows_is_true(drawn_manifest, pack_cache, tmp_path, changes):
     events = train(without("Fear"), drawn_manifest, tmp_path, pack_cache, **changes)
     assert events[-1]["event"] == "end" and 0 <= events[-1]["best_macro_f1"] <= 1
+    assert "no training row is Fear: a model of these rows never learns to say so" in events[1]["message"]
     if "logit_adjustment" in changes:
         assert read_bundle(tmp_path / "fit" / "best").meta["training_prior"][EMOTIONS.index("Fear")] == 0
 
