@@ -11,7 +11,7 @@ import typer
 RunFile = Annotated[Path, typer.Argument(help="the run file, for instance params/quickstart.yaml")]
 Only = Annotated[str | None, typer.Option(help="run this phase alone, on the finished ones before it")]
 From = Annotated[str | None, typer.Option("--from", help="run this phase and those after it")]
-Smoke = Annotated[bool, typer.Option("--smoke", help="shrink every phase: a minute in all")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="shrink every phase to a few steps on few rows")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="run phases again although they are finished")]
 Parallel = Annotated[int, typer.Option(min=1, help="run so many phases at once, each with a device of its own")]
 

@@ -77,6 +77,7 @@ def fit(
     main = team.rank == 0
     if main:
         write_json(out / "history.json", state.history)  # a writer that was killed may have left an epoch too many
+    saved = told = time.monotonic()  # from here, so that a slow log of the start delays no checkpoint
     yield {
         "event": "start", "resumed_at_step": state.step, "epochs_done": len(state.history), "total_steps": total,
         "steps_per_epoch": steps, "warmup_steps": warmup,
@@ -89,7 +90,6 @@ def fit(
     described = dict(
         name=name, kind=kind, model_config=model.config, contract=data.contract, training_prior=data.prior, ids=ids
     )
-    saved = told = time.monotonic()
     validation = math.inf  # seconds that the last one took
 
     def rate(step: int) -> float:

@@ -86,9 +86,9 @@ def _run_fit(
     options = dict(kind=kind, name=p.name, ids=ids, team=team, tune=tune, norms=norms)
     for event in fit(model, objective(p, data, team.device), data, p, out, **options):
         if event["event"] == "start" and team.rank == 0:
+            write_json(out / "environment.json", environment(team.device))
             alignment = _alignment(p, manifest, data, weights, event, init_from, team.device, ids)
             write_json(out / "alignmentreport.json", alignment)
-            write_json(out / "environment.json", environment(team.device))
         if event["event"] == "end" and team.rank == 0:
             describe_best(read_bundle(out / "best"), out)
             if p.smoke:
