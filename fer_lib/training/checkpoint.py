@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
-from fer_lib.atomic import fresh_folder, previous, write_synced
+from fer_lib.atomic import explained, fresh_folder, previous, write_synced
 from fer_lib.calibration.scaling import Temperature
 from fer_lib.deploy.bundle import Bundle, write_bundle
 from fer_lib.errors import BundleError
@@ -29,7 +29,7 @@ def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str
     The ``checkpoint_last`` that is replaced stays as ``checkpoint_before``, should the new one be damaged later.
     """
     content = save({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()})
-    if path.name == LAST and path.is_dir():
+    if path.name == LAST and (path / STATE).is_file() and (path / META).is_file():
         _keep(path, path.with_name(BEFORE))
     with fresh_folder(path, may_replace=lambda p: (p / META).is_file()) as partial:
         write_synced(partial / STATE, content)
@@ -44,10 +44,9 @@ def _keep(path: Path, kept: Path) -> None:
         for name in (STATE, META):
             try:
                 os.link(path / name, partial / name)
-            except FileNotFoundError:
-                pass  # somebody took it away; what is damaged already need not be whole here
             except OSError:  # a disk without links
-                shutil.copy2(path / name, partial / name)
+                with explained(kept):
+                    shutil.copy2(path / name, partial / name)
 
 
 def has_checkpoint(path: Path) -> bool:
