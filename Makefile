@@ -31,8 +31,9 @@ proofs: setup  ## the slow proofs: kills, fuzz, coverage, scale, browser
 bench: setup  ## the measurements of benchmarks/, one after another; each prints a table
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; "$(BIN)/python" "$$script" $(ARGS) || exit 1; done
 
-lint: setup  ## ruff
+lint: setup  ## ruff, and the layers of the library (import-linter)
 	"$(BIN)/python" -m ruff check
+	"$(BIN)/lint-imports" --no-cache
 
 lock:  ## write requirements.lock from the environment
 	"$(BIN)/python" -m fer_lib.lockfile

@@ -22,11 +22,11 @@ import numpy as np
 from _common import publish
 
 import fer_lib  # noqa: F401  (lets torchvision load beside a CPU build of torch)
-from fer_lib.atomic import fresh_file, write_json
 from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.sources import import_all
+from fer_lib.importers import import_all
 from fer_lib.params import ManifestParams, SourceSpec, TeacherParams
+from fer_lib.storage.atomic import fresh_file, write_json
 
 SOFTMAX = {"head": "linear"}
 SETTINGS = [SOFTMAX] + [
@@ -65,9 +65,9 @@ def prepared(a: argparse.Namespace) -> Manifest:
 
 def one(setting: dict, seed: int, a: argparse.Namespace) -> Path:
     """Train and score one setting with one seed, unless that was done; the folder with its ``result.json``."""
-    from fer_lib.calibration import scores
+    from fer_lib.calibration import metrics
     from fer_lib.datasets.facepack import open_or_build
-    from fer_lib.deploy.bundle import read_bundle
+    from fer_lib.models.bundle import read_bundle
     from fer_lib.models.inference import predict_logits
     from fer_lib.training.teacher import train_teacher
 
@@ -85,8 +85,8 @@ def one(setting: dict, seed: int, a: argparse.Namespace) -> Path:
     best = read_bundle(out / "best")
     pack = open_or_build(manifest.rows(split="test"), best.contract, work / "cache")
     logits = predict_logits(best.model(), pack)
-    raw = scores.summary(logits, pack.manifest.labels)
-    scaled = scores.summary(best.temperature.apply(logits), pack.manifest.labels)
+    raw = metrics.summary(logits, pack.manifest.labels)
+    scaled = metrics.summary(best.temperature.apply(logits), pack.manifest.labels)
     with fresh_file(out / "test.npz") as file, open(file, "wb") as stream:
         np.savez_compressed(stream, logits=logits, y=pack.manifest.labels)
     keys = ("accuracy", "macro_f1", "nll", "ece")

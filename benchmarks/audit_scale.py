@@ -29,12 +29,12 @@ import numpy as np
 import pandas as pd
 from _common import RESULTS, goal, one_core, publish
 
-from fer_lib.datasets.audit import audit_manifest, groups
-from fer_lib.datasets.audit.hashes import SIDE, Hashes, cache_file, hash_faces, keep, pixel_id, thumbnails
+from fer_lib.audit import audit_manifest, groups
+from fer_lib.audit.hashes import SIDE, Hashes, cache_file, hash_faces, keep, pixel_id, thumbnails
 from fer_lib.datasets.manifest import SPLITS, Manifest
-from fer_lib.datasets.synthetic import draw_faces
 from fer_lib.faces.decode import decode
 from fer_lib.params import AuditParams
+from fer_lib.synthetic.dataset import draw_faces
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from tests.altered import ALTERED  # noqa: E402

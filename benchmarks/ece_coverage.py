@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from fer_lib.calibration.intervals import ece_interval, ece_null
-from fer_lib.calibration.scores import bin_index, ece, softmax
+from fer_lib.calibration.metrics import bin_index, ece, softmax
 
 SIZES = (500, 3068)
 TRUE_ECE = (0.0, 0.01, 0.03, 0.1)

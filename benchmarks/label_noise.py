@@ -19,15 +19,15 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from fer_lib.atomic import write_json
+from fer_lib.audit.label_noise import NoiseReport, label_noise, noise_sheet
 from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.noise import NoiseReport, label_noise, noise_sheet
-from fer_lib.datasets.sources import import_all
-from fer_lib.datasets.synthetic import write_raw
 from fer_lib.emotions import EMOTIONS
+from fer_lib.importers import import_all
 from fer_lib.params import ManifestParams, SourceSpec
 from fer_lib.params.noise import NoiseParams
+from fer_lib.storage.atomic import write_json
+from fer_lib.synthetic.dataset import write_raw
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 GOAL = {"symmetric": 0.90, "confusions": 0.80}  # average precision at 10 % wrong labels

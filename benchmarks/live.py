@@ -27,19 +27,19 @@ from _common import RESULTS, goal, publish
 from PIL import Image
 
 import fer_lib  # noqa: F401  (lets torchvision load beside a CPU build of torch)
-from fer_lib.calibration.scores import softmax
-from fer_lib.deploy.bundle import ONNX, derive_bundle, read_bundle, write_bundle
+from fer_lib.calibration.metrics import softmax
 from fer_lib.deploy.onnx import export_onnx
 from fer_lib.deploy.packaged import FOLDER
 from fer_lib.devices import describe_device
 from fer_lib.emotions import NUM_CLASSES
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.yunet import download, read_model
-from fer_lib.live.drawn import FPS as DRAWN_FPS
-from fer_lib.live.drawn import acted, pictures
-from fer_lib.live.records import read_frames
 from fer_lib.live.session import Session, until_end
+from fer_lib.live.session_files import read_frames
 from fer_lib.live.smoothing import Smoother
+from fer_lib.live.synthetic_session import FPS as DRAWN_FPS
+from fer_lib.live.synthetic_session import acted, pictures
+from fer_lib.models.bundle import ONNX, derive_bundle, read_bundle, write_bundle
 from fer_lib.models.classifier import build_classifier
 from fer_lib.params import LiveParams, SmoothingParams
 
@@ -93,7 +93,7 @@ def session(video: Path, model: Path, way: str, folder: Path, yunet: str) -> dic
     scale, every = WAYS[way]
     p = LiveParams(source=str(video), model=str(model), detector="yunet", detector_model=yunet, detect_scale=scale,
                    detect_every=every)  # fmt: skip
-    live = Session(p, folder)
+    live = Session(p, read_bundle(model), folder)
     live.start()
     found = until_end(live)
     rows = len(read_frames(folder).frame_index)

@@ -22,10 +22,10 @@ import numpy as np
 from _common import goal, one_core, publish  # beside this file, which tests load by its path
 
 from fer_lib.live.log import SessionLog
-from fer_lib.live.records import NO_LABEL, FrameRecord, read_frames, write_session
 from fer_lib.live.score import flips, measure, raw_labels, score, segments
+from fer_lib.live.session_files import NO_LABEL, FrameRecord, read_frames, write_session
 from fer_lib.live.smoothing import Smoother, smooth
-from fer_lib.live.study import study
+from fer_lib.live.smoothing_grid import study
 from fer_lib.params import SmoothingParams, StudyParams
 
 FPS, HOLD, HAND = 30.0, 3.0, 0.3  # frames a second; seconds of one expression, and until the label follows

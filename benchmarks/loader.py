@@ -34,12 +34,12 @@ from fer_lib.datasets.batches import Sampler, train_batches
 from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.facepack import FacePack, open_or_build
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.packfile import checksum
-from fer_lib.datasets.sources import import_all
-from fer_lib.datasets.synthetic import draw_faces, write_raw
+from fer_lib.datasets.pack_format import checksum
 from fer_lib.emotions import EMOTIONS
 from fer_lib.faces.contract import FaceContract
+from fer_lib.importers import import_all
 from fer_lib.params import AugmentParams, ManifestParams, SourceSpec
+from fer_lib.synthetic.dataset import draw_faces, write_raw
 
 KINDS = ("faces", "native", "none")
 AUGMENT, SEED, BATCH, ROUNDS = AugmentParams(), 1337, 64, 3

@@ -31,8 +31,8 @@ def generate(root: Path, rows: int) -> None:
     """``rows`` JPEG files: a few drawn faces, each time with other bytes after the picture's end (content differs)."""
     import cv2
 
-    from fer_lib.datasets.synthetic import draw_faces
     from fer_lib.emotions import EMOTIONS
+    from fer_lib.synthetic.dataset import draw_faces
 
     faces, _ = draw_faces(70, seed=1, size=48)
     encoded = [cv2.imencode(".jpg", face)[1].tobytes() for face in faces]
@@ -47,13 +47,13 @@ def generate(root: Path, rows: int) -> None:
 
 def measure(raw: Path, out: Path) -> dict:
     """Seconds and processor seconds of every step, and the peak of memory (bytes) after it."""
-    from fer_lib.calibration import scores
+    from fer_lib.calibration import metrics
     from fer_lib.datasets.build import build_manifest
     from fer_lib.datasets.manifest import Manifest, evalset_id
-    from fer_lib.datasets.sources import import_source
+    from fer_lib.importers import import_source
     from fer_lib.params import ManifestParams, SourceSpec
 
-    assert scores.METRIC_VERSION  # imported here, so that no step pays for it
+    assert metrics.METRIC_VERSION  # imported here, so that no step pays for it
     results: dict[str, dict] = {}
 
     def timed(step: str, work):

@@ -30,11 +30,11 @@ import fer_lib  # noqa: F401  (lets torchvision load beside a CPU build of torch
 from fer_lib.datasets.batches import Batch, train_batches
 from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.sources import import_all
-from fer_lib.datasets.synthetic import write_raw
+from fer_lib.importers import import_all
 from fer_lib.models.classifier import build_classifier
 from fer_lib.params import ManifestParams, SourceSpec, TeacherParams
-from fer_lib.tracking.following import LIVE_SECONDS
+from fer_lib.synthetic.dataset import write_raw
+from fer_lib.tracking.event_logger import LIVE_SECONDS
 from fer_lib.training import loop
 from fer_lib.training.checkpoint import save_checkpoint
 from fer_lib.training.data import open_data
@@ -183,7 +183,7 @@ def taking_turns(events, others: dict[str, Callable], chunk: int, p: TeacherPara
 
 def measure(case: tuple, manifest: Manifest, raw: Path, folder: Path, a: argparse.Namespace) -> dict:
     from fer_lib.devices import resolve_device
-    from fer_lib.tracking import runs
+    from fer_lib.pipeline import standalone
 
     p = parameters(*case, a).model_copy(update={"manifest": str(folder / "manifest")})
     device, written, logged, found = resolve_device(p.device), [], [], {"turns": [], "epochs": []}
@@ -198,7 +198,7 @@ def measure(case: tuple, manifest: Manifest, raw: Path, folder: Path, a: argpars
     }  # fmt: skip
     # batches are prepared ahead for a GPU: a short turn would have a start
     chunk = p.max_train_batches if device.type == "cuda" else a.chunk
-    run = runs.phase_run(p, "teacher")
+    run = standalone.phase_run(p, "teacher")
     run.metrics = timed(run.metrics, logged)
     events = train_teacher(p, manifest, run.output_dir, folder / "cache", run_id=run.run_id)
     run.follow(taking_turns(events, others, chunk, p, device, found), echo=False)

@@ -15,7 +15,12 @@ __all__ = ["EMOTIONS", "load"]
 
 
 def load(uri: str = "models:/fer-student@champion", **options):
-    """A ready predictor: ``load(uri).predict(image)``; see :func:`fer_lib.deploy.predict.load`."""
-    from fer_lib.deploy.predict import load as _load
+    """A predictor for ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``runs:/ID/PATH``, a folder, or ``packaged``.
 
-    return _load(uri, **options)
+    ``options`` are those of :class:`fer_lib.deploy.predict.Predictor`.  Raises FerError when there is no such model.
+    """
+    from fer_lib.deploy.predict import Predictor
+    from fer_lib.models.bundle import read_bundle
+    from fer_lib.tracking.registry import resolve
+
+    return Predictor(read_bundle(resolve(uri)), **options)

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tiny_bundles import faces, onnx_bundle, pieces, torch_bundle  # noqa: F401 (fixtures)
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -42,9 +43,9 @@ def measurement():
 def drawn_manifest(tmp_path_factory):
     """168 drawn faces of 32 pixels in train, val (with its roles) and test; Disgust is rare (four train rows)."""
     from fer_lib.datasets.build import build_manifest
-    from fer_lib.datasets.sources import import_all
-    from fer_lib.datasets.synthetic import write_raw
+    from fer_lib.importers import import_all
     from fer_lib.params import ManifestParams, SourceSpec
+    from fer_lib.synthetic.dataset import write_raw
 
     folder = tmp_path_factory.mktemp("drawn")
     raw = write_raw(folder / "raw", "tree", faces=168, seed=5, size=32)

@@ -11,13 +11,13 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fer_lib.datasets.layouts import LAYOUTS
 from fer_lib.datasets.manifest import content_id
-from fer_lib.datasets.planting import Record
-from fer_lib.datasets.sources import ImportResult, import_source
-from fer_lib.datasets.sources.votes import VOTED, judge
 from fer_lib.errors import DataError
+from fer_lib.importers import ImportResult, import_source
+from fer_lib.importers.votes import VOTED, judge
 from fer_lib.params import SourceSpec
+from fer_lib.synthetic.layouts import LAYOUTS
+from fer_lib.synthetic.noise_injection import Record
 
 DAMAGED = [  # layout, source, file
     ("affectnet_yolo", "affectnet_yolo_format", "train/labels/image0000000.txt"),

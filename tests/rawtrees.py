@@ -16,7 +16,7 @@ FOLDERS = {  # folder below the home -> (layout, faces)
 
 def draw_raw_trees(home: Path, *names: str) -> None:
     """Write the raw folders whose last part is in ``names`` (none: all of them) below ``home``."""
-    from fer_lib.datasets.synthetic import write_raw
+    from fer_lib.synthetic.dataset import write_raw
 
     for seed, (folder, (layout, faces)) in enumerate(FOLDERS.items()):
         if not names or Path(folder).name in names:

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -103,3 +104,35 @@ def test_no_committed_file_carries_a_path_of_a_machine():
 def test_the_rule_about_paths_sees_them(bad):
     assert MACHINE_PATH.search(bad)
     assert not MACHINE_PATH.search("see docs/home/x, https://a.b/tmp/c, out/work/y and ${TMPDIR:-/tmp}")
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess:
+    """import-linter on the library in a folder, by the contracts of pyproject.toml."""
+    code = (
+        "import sys; sys.path.insert(0, ''); from importlinter.cli import lint_imports_command as c; c(['--no-cache'])"
+    )
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+
+
+WRONG_IMPORTS = [
+    ("emotions.py", "fer_lib.cli.main"), ("datasets/splits.py", "mlflow"),
+    ("calibration/metrics.py", "fer_lib.faces.decode"), ("nowhere/__init__.py", "os"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG_IMPORTS)
+def test_a_wrong_import_breaks_the_layers(tmp_path, wrong):
+    name, imported = wrong
+    shutil.copytree(REPO / "fer_lib", tmp_path / "fer_lib", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPO / "pyproject.toml", tmp_path)
+    file = tmp_path / "fer_lib" / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text((file.read_text() if file.exists() else '"""Nothing."""\n') + f"\nimport {imported}  # noqa\n")
+    done = lint_imports(tmp_path)
+    assert done.returncode == 1 and "BROKEN" in done.stdout, done.stdout + done.stderr
+    assert name.removesuffix("/__init__.py").removesuffix(".py").replace("/", ".") in done.stdout
+
+
+def test_the_layers_hold():
+    done = lint_imports(REPO)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -16,7 +16,7 @@ from packaging.version import Version
 
 from fer_lib import __version__, bootstrap, lockfile
 from fer_lib.params import KINDS
-from fer_lib.runfile import load_run
+from fer_lib.pipeline.runfile import load_run
 
 IMPORTED_AS = {"cv2": "opencv-python", "yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn",
                "faiss": "faiss-cpu", "websocket": "websocket-client"}  # fmt: skip

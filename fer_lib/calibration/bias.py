@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fer_lib.atomic import readable
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
+from fer_lib.storage.atomic import readable
 
 
 def read_logit_bias(file: Path | str) -> np.ndarray:

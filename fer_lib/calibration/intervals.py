@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import ndtri
 
-from fer_lib.calibration.scores import BINS, bin_index, checked_logits, reliability_table, top_label
+from fer_lib.calibration.metrics import BINS, bin_index, checked_logits, reliability_table, top_label
 from fer_lib.errors import FerError
 
 _CHUNK = 2_000_000  # random numbers held at once: 16 MB

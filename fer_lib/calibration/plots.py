@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fer_lib.calibration.intervals import ece_null
-from fer_lib.calibration.scores import BINS, class_names, ece, reliability_table
+from fer_lib.calibration.metrics import BINS, class_names, ece, reliability_table
 from fer_lib.errors import DataError
 
 DPI = 100

@@ -35,7 +35,7 @@ def import_(
     Either a params file, or one source by --source and --root with -p for its other parameters.
     """
     from fer_lib.cli.data_views import count_table, counting, left_out_table, save_pages, show
-    from fer_lib.datasets.sources import import_all
+    from fer_lib.importers import import_all
 
     if (params is None) == (not source):
         raise ParamsError("name either a params file or --source NAME with --root DIR (see: fer data import --help)")
@@ -55,7 +55,7 @@ def import_(
 def _one_source(source: str, root: str, param: list[str] | None) -> list:
     """The spec that the options describe; paths are the caller's, so they are made absolute."""
     from fer_lib.params import ImportParams
-    from fer_lib.strict import validate
+    from fer_lib.params.strict import validate
 
     if not root:
         raise ParamsError(f"--source {source} needs --root: the folder of its raw data, or embedded for drawn faces")
@@ -70,8 +70,8 @@ def _one_source(source: str, root: str, param: list[str] | None) -> list:
 def _sources_of(params: Path) -> list:
     """The sources in a params file: ``sources`` at its top, or those of the import phases of a run file."""
     from fer_lib.params import ImportParams
-    from fer_lib.runfile import load_run
-    from fer_lib.strict import read_mapping, validate
+    from fer_lib.params.strict import read_mapping, validate
+    from fer_lib.pipeline.runfile import load_run
 
     values = read_mapping(params)
     if "phases" not in values:
@@ -95,9 +95,9 @@ def import_manifest(
     """Make a manifest of a CSV, old ones with absolute Windows or Linux paths too."""
     from fer_lib.cli.data_views import count_table, counting, save_pages, show
     from fer_lib.datasets.build import nested_counts
-    from fer_lib.datasets.csv_import import import_csv
+    from fer_lib.importers.csv_import import import_csv
     from fer_lib.params.curate import CsvParams
-    from fer_lib.strict import validate
+    from fer_lib.params.strict import validate
 
     params = validate(CsvParams, {"rebase": rebase or []} | values_of(param), "import-manifest")
     with counting("reading pictures") as progress:
@@ -122,7 +122,7 @@ def build(
     from fer_lib.datasets.assemble import assemble
     from fer_lib.datasets.build import nested_counts
     from fer_lib.params import ManifestParams
-    from fer_lib.strict import validate
+    from fer_lib.params.strict import validate
 
     params = validate(ManifestParams, values_of(param), "manifest")
     if params.imports or params.output_dir:
@@ -147,7 +147,7 @@ def curate(
     from fer_lib.cli.data_views import count_table, counting, save_pages, show, steps_table
     from fer_lib.datasets.curate import curate as curated
     from fer_lib.params.curate import CurateParams
-    from fer_lib.strict import validate
+    from fer_lib.params.strict import validate
 
     values = ({"selection": selection} if selection else {}) | values_of(param)
     params = validate(CurateParams, values, "curate")
@@ -170,7 +170,7 @@ def validate(
     """Check paths, pictures, boxes, duplicates over splits and labels.  Exit code 1 when something is wrong."""
     from fer_lib.cli.data_views import counting, facts_table, findings_table, show
     from fer_lib.datasets import validate as checks
-    from fer_lib.strict import closest
+    from fer_lib.params.strict import closest
 
     allowed = allow or []
     for kind in allowed:
@@ -204,17 +204,16 @@ def audit(manifest: MANIFEST, out: OUT, param: PARAM = None) -> None:
 
     -p noise=true also looks for labels that look wrong, which trains small nets.
     """
+    from fer_lib.audit import audit_manifest, label_noise, pages
     from fer_lib.cli.data_views import audit_tables, counting, save_figures, show
-    from fer_lib.datasets import noise
-    from fer_lib.datasets.audit import audit_manifest, pages
     from fer_lib.params import AuditParams
-    from fer_lib.strict import validate
-    from fer_lib.tracking import store
+    from fer_lib.params.strict import validate
+    from fer_lib.storage import paths
 
     params = validate(AuditParams, values_of(param), "audit")
     if params.manifest or params.output_dir:
         raise ParamsError("manifest and output_dir are the command's own: fer data audit MANIFEST -o OUT")
-    rows, cache = read_rows(manifest), store.mlruns() / "cache"
+    rows, cache = read_rows(manifest), paths.mlruns() / "cache"
     with counting("comparing pictures") as progress:
         found = audit_manifest(params, rows, out, progress, cache)
     figures = {"matrices": pages.matrices(found)}
@@ -223,9 +222,11 @@ def audit(manifest: MANIFEST, out: OUT, param: PARAM = None) -> None:
     typer.echo(f"{params.remove}: {found.summary['rule']}")
     if params.noise:
         with counting("training") as progress:
-            doubted = noise.label_noise(found.clean, params.noise_nets, out, cache, seed=params.seed, progress=progress)
-        figures["noise_matrix"] = noise.noise_matrix_figure(doubted)
-        figures["label_noise"] = noise.noise_sheet(doubted, params.noise_nets.shown)
+            doubted = label_noise.label_noise(
+                found.clean, params.noise_nets, out, cache, seed=params.seed, progress=progress
+            )
+        figures["noise_matrix"] = label_noise.noise_matrix_figure(doubted)
+        figures["label_noise"] = label_noise.noise_sheet(doubted, params.noise_nets.shown)
         typer.echo(f"{doubted.summary['flagged']:,} labels look wrong: {out / 'label_noise.csv'}")
     save_figures(figures, out)
     written(found.clean, out)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def imported_rows(folder: Path) -> Manifest:
     """The rows of a folder of imports; DataError when it holds none."""
     from fer_lib.datasets.manifest import Manifest
-    from fer_lib.datasets.sources import read_imports
+    from fer_lib.importers import read_imports
 
     return Manifest(read_imports(folder), {"root": folder.absolute().as_posix()})
 
@@ -36,7 +36,7 @@ def values_of(param: list[str] | None) -> dict[str, Any]:
     """``key=value`` settings, values read as YAML; ParamsError for anything else."""
     import yaml
 
-    from fer_lib.strict import parse
+    from fer_lib.params.strict import parse
 
     values = {}
     for text in param or []:
@@ -52,7 +52,7 @@ def values_of(param: list[str] | None) -> dict[str, Any]:
 
 def written(manifest: Manifest, out: Path) -> None:
     """Leave the manifest's id where phases look for it, so that one written again costs no training, and say so."""
-    from fer_lib.atomic import write_json
+    from fer_lib.storage.atomic import write_json
 
     write_json(out / "outputs.json", {"ids": {"manifest_sha256": manifest.sha256}, "headline": {"rows": len(manifest)}})
     typer.echo(f"{len(manifest):,} rows in {out / 'manifest.parquet'} (sha256 {manifest.sha256[:12]})")

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from fer_lib.atomic import fresh_file
 from fer_lib.emotions import EMOTIONS
+from fer_lib.storage.atomic import fresh_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

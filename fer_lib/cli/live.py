@@ -75,7 +75,7 @@ def live(
     # By then all is written and told: a late second Ctrl+C must not turn a session that ended well into a killed one.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     if web:
-        from fer_lib.live.web.server import serve
+        from fer_lib.cli.live_page import serve
 
         _say(serve(p, folder, port, open_browser), folder)
         return
@@ -91,7 +91,7 @@ def live(
 def parameters(**given: Any):
     """LiveParams and the session's folder; ParamsError for a value that is out of range."""
     from fer_lib.params import LiveParams
-    from fer_lib.strict import validate
+    from fer_lib.params.strict import validate
     from fer_lib.tracking.registry import default_uri
 
     values = {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if v is not None}
@@ -103,10 +103,10 @@ def parameters(**given: Any):
 def _new_folder() -> Path:
     from datetime import datetime
 
-    from fer_lib.tracking import store
+    from fer_lib.storage import paths
 
     name = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder, number = store.mlruns() / "live" / name, 1
+    folder, number = paths.mlruns() / "live" / name, 1
     while folder.exists():  # two that begin in one second
         number += 1
         folder = folder.with_name(f"{name}-{number}")
@@ -143,7 +143,7 @@ def _show(session, title: str) -> None:
 
 
 def _say(summary: dict[str, Any], folder: Path) -> None:
-    from fer_lib.live.keeping import ENDED
+    from fer_lib.live.session_writer import ENDED
 
     latency = summary["latency_ms"] or {}
     pace = f"{summary['fps']:.1f} frames/s" if summary["fps"] else "no pace"
@@ -191,8 +191,10 @@ def replay(
 ) -> None:
     """Ask another model about a kept session: same pictures, faces, labels and smoothing."""
     from fer_lib.live.replay import replay as ask
+    from fer_lib.models.bundle import read_bundle
     from fer_lib.tracking.live import log_replay
+    from fer_lib.tracking.registry import resolve
 
-    folder = ask(session, model, out)
+    folder = ask(session, read_bundle(resolve(model)), model, out)
     log_replay(folder)
     typer.echo(f"written: {folder}\nmeasure it: fer score {folder}")

@@ -18,10 +18,10 @@ def buffer(
     ] = None,
 ) -> None:
     """Choose the faces that may be learned from, and write them with what each may teach."""
+    from fer_lib.adapt import buffer as buffers
     from fer_lib.cli.data_files import values_of
-    from fer_lib.live import buffer as buffers
     from fer_lib.params import BufferParams
-    from fer_lib.strict import validate
+    from fer_lib.params.strict import validate
 
     p = validate(BufferParams, values_of(param), "live buffer")
     folder = out or session / "buffer"

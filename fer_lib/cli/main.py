@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"fer: {error}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
-        from fer_lib.atomic import disk_trouble
+        from fer_lib.storage.atomic import disk_trouble
 
         if (said := disk_trouble(error)) is None:
             raise

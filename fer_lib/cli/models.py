@@ -8,9 +8,10 @@ import typer
 
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
     """List the registered models: versions, aliases and headline numbers."""
-    from fer_lib.tracking import registry, store
+    from fer_lib.storage import paths
+    from fer_lib.tracking import registry
 
-    rows = registry.list_models() if (store.home() / "mlruns" / "mlflow.db").is_file() else []
+    rows = registry.list_models() if (paths.home() / "mlruns" / "mlflow.db").is_file() else []
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from fer_lib.deploy.bundle import Bundle
+    from fer_lib.models.bundle import Bundle
 
 
 def onnx(
@@ -42,11 +42,11 @@ def open_model(model: str, work: Path) -> Bundle:
 
     Raises FerError when there is no such thing, BundleError when it is damaged.
     """
-    from fer_lib.atomic import previous
-    from fer_lib.deploy.bundle import META as BUNDLE
-    from fer_lib.deploy.bundle import read_bundle
     from fer_lib.errors import FerError
-    from fer_lib.runfile import is_uri
+    from fer_lib.models.bundle import META as BUNDLE
+    from fer_lib.models.bundle import read_bundle
+    from fer_lib.storage.atomic import previous
+    from fer_lib.storage.paths import is_uri
     from fer_lib.tracking.registry import resolve
     from fer_lib.training.checkpoint import META, STATE, checkpoint_bundle
 
@@ -68,8 +68,8 @@ def _check_writable(path: Path, force: bool) -> None:
     """Before minutes of export: DataError where no file can be made, FerError where one is that is to stay."""
     import tempfile
 
-    from fer_lib.atomic import explained
     from fer_lib.errors import FerError
+    from fer_lib.storage.atomic import explained
 
     if path.is_dir():
         raise FerError(f"{path} is a folder: name the file, as in {path / 'model.onnx'}")

@@ -34,10 +34,10 @@ def predict(
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")] = False,
 ) -> None:
     """Say what the faces in pictures express, with calibrated probabilities.  Exit 1 when a picture can't be read."""
-    from fer_lib.atomic import explained
-    from fer_lib.deploy.predict import load
+    from fer_lib import load
     from fer_lib.errors import DataError
     from fer_lib.faces.decode import decode
+    from fer_lib.storage.atomic import explained
     from fer_lib.tracking.registry import default_uri
 
     uri = model or default_uri()
@@ -75,7 +75,7 @@ def predict(
 
 
 def _prior(text: str) -> list[float] | None:
-    from fer_lib.calibration.prior import UNIFORM, checked_prior
+    from fer_lib.calibration.prior_shift import UNIFORM, checked_prior
     from fer_lib.errors import DataError, ParamsError
 
     if not text:
@@ -105,9 +105,9 @@ def write_csv(file: Path, results: list[dict[str, Any]]) -> None:
 
     DataError when the file can't be written.
     """
-    from fer_lib.atomic import explained
     from fer_lib.datasets.interchange import neutral
     from fer_lib.emotions import EMOTIONS
+    from fer_lib.storage.atomic import explained
 
     box = ("bbox_top", "bbox_left", "bbox_bottom", "bbox_right")
     with explained(file):
@@ -130,8 +130,8 @@ def _draw(image, faces, folder: Path, path: Path, number: int) -> None:
     """The picture with its faces, as a PNG of its name in ``folder``.  DataError when it can't be written."""
     from PIL import Image
 
-    from fer_lib.atomic import explained
     from fer_lib.deploy.predict import annotate
+    from fer_lib.storage.atomic import explained
 
     target = folder / f"{path.stem}.png"
     if target.exists():  # two folders may hold pictures of one name; an older result is not overwritten either

@@ -20,7 +20,7 @@ def export(
     run: RUN, output: Annotated[Path | None, typer.Option(help="default: docs/results/<name>.json")] = None
 ) -> None:
     """Collect a finished run into one JSON file."""
-    from fer_lib.tracking.report import export as write
+    from fer_lib.report.collect import export as write
 
     path = write(run, output)
     typer.echo(f"{path} ({path.stat().st_size / 1e3:.0f} kB); render it with: fer report render {path}")
@@ -29,8 +29,8 @@ def export(
 @report.command()
 def render(results: RESULTS) -> None:
     """Write the page and pictures of an exported run, and its section of the README."""
-    from fer_lib.tracking.render import render as write
-    from fer_lib.tracking.store import home
+    from fer_lib.report.render import render as write
+    from fer_lib.storage.paths import home
 
     readme = home() / "README.md"
     page = write(results, readme if readme.is_file() else None)
@@ -40,8 +40,8 @@ def render(results: RESULTS) -> None:
 @report.command()
 def pictures(results: RESULTS) -> None:
     """Draw the README's pictures and show them in it."""
-    from fer_lib.tracking.pictures import readme_pictures
-    from fer_lib.tracking.store import home
+    from fer_lib.report.figures import readme_pictures
+    from fer_lib.storage.paths import home
 
     for path in readme_pictures(results, home() / "README.md"):
         typer.echo(str(path))
@@ -50,8 +50,8 @@ def pictures(results: RESULTS) -> None:
 @report.command()
 def package(run: RUN) -> None:
     """Install a run's exported student as the model that ships with the package, with its card."""
-    from fer_lib.deploy.card import install
-    from fer_lib.tracking.report import collect, packaged_folder
+    from fer_lib.report.collect import collect, packaged_folder
+    from fer_lib.report.model_card import install
 
     bundle = install(packaged_folder(run), collect(run))
     typer.echo(f"{bundle.name} is the packaged model now: {bundle.path}")

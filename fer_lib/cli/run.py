@@ -32,7 +32,7 @@ def run(
     Finished phases are re-used and an interrupted one goes on.  Exit code 0: all finished; 1: a phase failed; 2: a
     parameter is wrong (nothing was started); 130: interrupted.
     """
-    from fer_lib.pipeline import run_file
+    from fer_lib.pipeline.run import run_file
 
     # A batch system that ends the job leaves KILLED runs, not RUNNING ones.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -44,10 +44,10 @@ def runs(
 
 
 def _row(run, base, indent: str) -> list[str]:
-    from fer_lib.tracking import store
+    from fer_lib.storage import locks
 
     lock, status = run.data.tags.get("fer.lock"), run.info.status
-    if status == "RUNNING" and lock and not store.lock_is_held(base / lock):
+    if status == "RUNNING" and lock and not locks.lock_is_held(base / lock):
         status = "dead (fer runs reap)"
     started = datetime.datetime.fromtimestamp(run.info.start_time / 1000)
     ended = run.info.end_time and (run.info.end_time - run.info.start_time) / 60_000
@@ -59,7 +59,7 @@ def _row(run, base, indent: str) -> list[str]:
 @app.command()
 def reap() -> None:
     """End every RUNNING run whose process is dead."""
-    from fer_lib.tracking.endings import reap as reap_dead
+    from fer_lib.tracking.run_status import reap as reap_dead
 
     ended = reap_dead()
     typer.echo(f"ended {len(ended)} dead run{'' if len(ended) == 1 else 's'}" + "".join(f"\n  {run}" for run in ended))

@@ -14,11 +14,11 @@ def score(
     study: Annotated[bool, typer.Option("--study", help="Also try a grid of smoothing settings.")] = False,
 ) -> None:
     """Score a live session against the labels that were given by hand while it ran."""
-    from fer_lib.atomic import explained, write_json
     from fer_lib.live import plots
-    from fer_lib.live.records import read_frames
     from fer_lib.live.score import read_truth, segments
     from fer_lib.live.score import score as measure
+    from fer_lib.live.session_files import read_frames
+    from fer_lib.storage.atomic import explained, write_json
 
     result = measure(session)
     frames = read_frames(session)
@@ -60,11 +60,11 @@ def _say(result: dict[str, Any]) -> None:
 
 
 def _study(session: Path, result: dict[str, Any], folder: Path) -> None:
-    from fer_lib.atomic import explained
     from fer_lib.live import plots
-    from fer_lib.live import study as grid
+    from fer_lib.live import smoothing_grid as grid
     from fer_lib.live.score_view import study_in_words
     from fer_lib.params import SmoothingParams, StudyParams
+    from fer_lib.storage.atomic import explained
 
     table = grid.study(session, StudyParams())
     current = SmoothingParams(**(result["smoothing"] or {}))

@@ -11,15 +11,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fer_lib.atomic import explained, fresh_file, json_text
+from fer_lib.datasets.import_folder import REPORT, read_imports
 from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
-from fer_lib.datasets.sources import read_imports
-from fer_lib.datasets.sources.outputs import REPORT
-from fer_lib.datasets.splits import assign_val, assign_val_roles, barred
+from fer_lib.datasets.splits import assign_val, assign_val_roles, excluded_from_val
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
 from fer_lib.params import ManifestParams
+from fer_lib.storage.atomic import explained, fresh_file, json_text
 
 SHOWN = 10
 _CHUNK = 512  # pictures a thread takes at a time
@@ -54,7 +53,9 @@ def build_manifest(
     about = {
         "rows_capped": len(selected) - len(frame),
         "bad_labels": bad_labels(import_dir, sorted(set(selected["source"]))),
-        "kept_out_of_val": len(barred(kept)),  # contents that could not be chosen: they are trained or tested on
+        "kept_out_of_val": len(
+            excluded_from_val(kept)
+        ),  # contents that could not be chosen: they are trained or tested on
     }
     kept = assign_val(kept, params.val_fraction, params.seed)
     kept = assign_val_roles(kept, params.val_roles, params.seed)

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fer_lib.atomic import explained, fresh_file, json_text
 from fer_lib.datasets.build import duplicates, nested_counts
-from fer_lib.datasets.copies import joined_groups, twins_of, united_twins
 from fer_lib.datasets.interchange import neutral
 from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
+from fer_lib.datasets.near_duplicates import joined_groups, twins_of, united_twins
 from fer_lib.datasets.quality import measure
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.params.curate import CurateParams
+from fer_lib.storage.atomic import explained, fresh_file, json_text
 
 Progress = Callable[[int, int], None]
 CURATED_FILES = ("curation_report.json", "removed.csv")  # beside the manifest

@@ -27,10 +27,9 @@ import numpy as np
 import PIL
 from filelock import FileLock
 
-from fer_lib.atomic import explained
-from fer_lib.datasets.cutting import Cut, cut_square, cutter
+from fer_lib.datasets.cropping import Cut, cut_square, cutter
 from fer_lib.datasets.manifest import BOX, Manifest
-from fer_lib.datasets.packfile import (
+from fer_lib.datasets.pack_format import (
     CHUNK,
     FORMAT,
     RECORD,
@@ -43,9 +42,10 @@ from fer_lib.datasets.packfile import (
     unfinished,
 )
 from fer_lib.errors import DataError
-from fer_lib.faces.contract import CONTRACT_VERSION, FaceContract, expand, thin
+from fer_lib.faces.contract import CONTRACT_VERSION, FaceContract, to_gray, to_rgb
 from fer_lib.faces.yunet import YUNET_SHA256
 from fer_lib.params.base import PackKind
+from fer_lib.storage.atomic import explained
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +62,9 @@ class Faces:
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, n: int, side: int, thin: Callable[[int], np.ndarray]):
+    def __init__(self, n: int, side: int, to_gray: Callable[[int], np.ndarray]):
         self.shape = (n, side, side, 3)
-        self.thin = thin
+        self.thin = to_gray
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -73,10 +73,10 @@ class Faces:
         """One face [R, R, 3] for an integer; [n, R, R, 3] for a slice, numbers or a mask."""
         rows = np.arange(len(self))[index]
         if rows.ndim == 0:
-            return expand(self.thin(int(rows)))
+            return to_rgb(self.thin(int(rows)))
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
         for face, row in zip(out, rows.tolist(), strict=True):
-            face[...] = expand(self.thin(row))
+            face[...] = to_rgb(self.thin(row))
         return out
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -212,14 +212,14 @@ def _thin_reader(
 
         def made(i: int) -> np.ndarray:
             found = None if eyes[i] is None else np.asarray(eyes[i], np.float32)
-            return thin(contract.finish(cut_square(used, contract, rows[i], lambda *_: found)[0]))
+            return to_gray(contract.finish(cut_square(used, contract, rows[i], lambda *_: found)[0]))
 
         return made
     read = stored_reader(folder, chunks)
 
     def stored(i: int) -> np.ndarray:
         face = read(i)
-        return face if len(face) == contract.resize else thin(contract.finish(face))
+        return face if len(face) == contract.resize else to_gray(contract.finish(face))
 
     return stored
 

@@ -19,11 +19,11 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from fer_lib.atomic import fresh_file, readable
 from fer_lib.datasets.manifest import BOX, Manifest, safe_path
 from fer_lib.emotions import NUM_CLASSES, class_id
 from fer_lib.errors import DataError
 from fer_lib.params.curate import CsvParams
+from fer_lib.storage.atomic import fresh_file, readable
 
 SHORT = ("image_path", "label", "split", "source")
 NUMBERS = ("confidence", "bbox_top", "bbox_left", "bbox_right", "bbox_bottom")

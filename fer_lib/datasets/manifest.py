@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fer_lib.datasets.rowfile import COLUMNS, REQUIRED, SCHEMA_VERSION, read_frame, write_frame
+from fer_lib.datasets.parquet_io import COLUMNS, REQUIRED, SCHEMA_VERSION, read_frame, write_frame
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
 
@@ -45,7 +45,7 @@ def sample_id(source: str, record: str, content: str) -> str:
 
 def evalset_id(sample_ids: Sequence[str], labels: Iterable[int], split: str, tolerance: int) -> str:
     """12 hex; equal ids are the condition of comparing two numbers.  Row order does not matter."""
-    from fer_lib.calibration.scores import METRIC_VERSION
+    from fer_lib.calibration.metrics import METRIC_VERSION
 
     labels = [int(label) for label in labels]
     if len(labels) != len(sample_ids):
@@ -101,7 +101,7 @@ class Manifest:
         for name in frame.columns:
             digest.update(f"|{name}:{len(frame)}|".encode())
             if pa.types.is_list(COLUMNS[name]):
-                digest.update(seven(frame, name).tobytes())
+                digest.update(class_columns(frame, name).tobytes())
             elif pa.types.is_string(COLUMNS[name]):
                 texts = frame[name].astype(object).where(frame[name].notna(), None)
                 digest.update(json.dumps(texts.tolist()).encode())
@@ -153,7 +153,7 @@ class Manifest:
 
         Of a source with votes, what its rule left of them; of one that publishes shares, these.
         """
-        return seven(self.frame, "soft_label")
+        return class_columns(self.frame, "soft_label")
 
     @property
     def votes(self) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +162,7 @@ class Manifest:
         A row of which only shares are known (a soft label that no rule has touched) has these as its votes, and NaN in
         ``votes_all``; a row without either is NaN in both.
         """
-        votes = seven(self.frame, "votes")
+        votes = class_columns(self.frame, "votes")
         if "soft_label" in self.frame:
             judged = self.frame.get("excluded_share", pd.Series(np.nan, self.frame.index)).notna().to_numpy()
             shares = np.where(judged[:, None], np.nan, self.soft_labels)
@@ -189,7 +189,7 @@ class Manifest:
         return self.frame["sample_id"].tolist()
 
 
-def seven(frame: pd.DataFrame, name: str, where: Any = "manifest") -> np.ndarray:
+def class_columns(frame: pd.DataFrame, name: str, where: Any = "manifest") -> np.ndarray:
     """A column of seven numbers a row, float64 [N, 7]; NaN rows where there are none.
 
     Raises :class:`DataError` for a row that holds anything else.
@@ -265,12 +265,12 @@ def _check_faces(frame: pd.DataFrame, where: Any) -> None:
         empty = (frame["bbox_bottom"] <= frame["bbox_top"]) | (frame["bbox_right"] <= frame["bbox_left"])
         _refuse(frame, empty, "bbox_bottom", "a box has its bottom below its top and its right after its left", where)
     if "soft_label" in frame:
-        shares = seven(frame, "soft_label", where)
+        shares = class_columns(frame, "soft_label", where)
         wrong = ~((shares >= 0).all(axis=1) & (np.abs(shares.sum(axis=1) - 1) < SHARE_SLACK))
         wrong &= ~np.isnan(shares).all(axis=1)
         _refuse(frame, pd.Series(wrong), "soft_label", "must be 7 shares that sum to 1, or null", where)
     if "votes" in frame or "votes_all" in frame:
-        votes = seven(frame, "votes", where)
+        votes = class_columns(frame, "votes", where)
         most = frame["votes_all"].to_numpy(np.float64) if "votes_all" in frame else np.full(len(frame), np.nan)
         none = np.isnan(votes).all(axis=1) & np.isnan(most)
         fits = (votes >= 0).all(axis=1) & np.isfinite(most) & (votes.sum(axis=1) <= most)

@@ -16,7 +16,7 @@ from fer_lib.errors import DataError
 from fer_lib.faces.contract import Box, FaceContract
 from fer_lib.faces.decode import decode
 from fer_lib.faces.detectors import Detector, Haar
-from fer_lib.faces.points import find_points
+from fer_lib.faces.landmarks import find_points
 
 GAP = 4  # pixels between the faces of a sheet
 CAPTION = 22  # pixels under a face for two lines of text

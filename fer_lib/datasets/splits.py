@@ -17,14 +17,14 @@ from fer_lib.errors import DataError
 def assign_val(frame: pd.DataFrame, fraction: float, seed: int) -> pd.DataFrame:
     """A source without val rows gives ``fraction`` of its train rows, per label, by content group.
 
-    Quota per source and label: ``round(fraction n)``, at least one where two groups exist.  A content chosen in one
-    source goes to val in every other source that has no val of its own, and one that is :func:`barred` is never chosen:
-    so this makes no picture sit in val and elsewhere.  Rows that are val already, test rows and sources with their own
-    val stay as they are.  Returns a new frame.
+    Quota per source and label: ``round(fraction n)``, at least one where two groups exist. A content chosen in one
+    source goes to val in every other source that has no val of its own, and one that is :func:`excluded_from_val`
+    is never chosen: so this makes no picture sit in val and elsewhere. Rows that are val already, test rows and
+    sources with their own val stay as they are. Returns a new frame.
     """
     if not 0.0 <= fraction < 1.0:
         raise DataError(f"val_fraction {fraction} must be at least 0 and below 1: training rows must remain")
-    open_rows, left_out = _open_rows(frame), barred(frame)
+    open_rows, left_out = _open_rows(frame), excluded_from_val(frame)
     if fraction == 0.0 or not open_rows.any():
         return frame.copy()
     chosen: set[str] = set()
@@ -40,7 +40,7 @@ def assign_val(frame: pd.DataFrame, fraction: float, seed: int) -> pd.DataFrame:
     return out
 
 
-def barred(frame: pd.DataFrame) -> set[str]:
+def excluded_from_val(frame: pd.DataFrame) -> set[str]:
     """Contents that :func:`assign_val` could choose but does not: they also stand in rows that stay train or test.
 
     These are test rows of any source, and train rows of a source that has its own val.

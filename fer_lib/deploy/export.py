@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from fer_lib.calibration.scores import softmax, summary
+from fer_lib.calibration.metrics import softmax, summary
 from fer_lib.datasets.batches import eval_batches
 from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
 from fer_lib.deploy import latency
-from fer_lib.deploy.bundle import META, ONNX, Bundle, derive_bundle, read_bundle
 from fer_lib.deploy.onnx import compact, export_onnx, parity
 from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import BundleError, FerError
 from fer_lib.faces.decode import decode
+from fer_lib.models.bundle import META, ONNX, Bundle, bundle_folder, derive_bundle, read_bundle
 from fer_lib.onnx_session import open_session
 from fer_lib.params import ExportParams
 
@@ -32,7 +32,7 @@ def export_model(
 ) -> dict[str, Any]:
     """Export the best candidate into `out` and return what was done.
 
-    `inputs`: ``candidates``, fit phase folders, bundles or registry URIs; ``evaluation``, an evaluation phase
+    `inputs`: ``candidates``, fit phase folders or bundles; ``evaluation``, an evaluation phase
     folder whose ``bundles/NAME`` is taken where it exists, or blank; ``manifest``, a manifest or its phase folder,
     whose val/select faces are used for the checks, or blank.  ``cache_dir``: where face packs lie.
 
@@ -87,11 +87,9 @@ def rank(candidates: Sequence[Path]) -> list[dict[str, Any]]:
     """
     if not candidates:
         raise FerError("nothing to export: no candidate was given; run a student phase first, or name candidates")
-    from fer_lib.tracking.registry import resolve
-
     rows = []
     for folder in candidates:
-        bundle = read_bundle(resolve(folder.as_posix()))
+        bundle = read_bundle(bundle_folder(folder))
         values = bundle.meta["metrics"].get("val_select") or {}
         if values.get("macro_f1") is None:
             raise BundleError(f"{bundle.path} has no macro-F1 on val/select: train it again with a val split")

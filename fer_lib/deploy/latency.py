@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fer_lib.deploy.bundle import Bundle
 from fer_lib.deploy.onnx import INPUT, OUTPUT
+from fer_lib.models.bundle import Bundle
 from fer_lib.onnx_session import open_session
 
 COLUMNS = ("model", "precision", "runtime", "threads", "batch", "size", "p50_ms", "p95_ms", "p99_ms", "images_per_sec")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fer_lib.deploy.bundle import META, Bundle, read_bundle
 from fer_lib.errors import FerError
+from fer_lib.models.bundle import META, Bundle, read_bundle
 
 FOLDER = Path(__file__).with_name("packaged_model")  # bundle.json, model.onnx, MODEL_CARD.md
 

@@ -11,15 +11,15 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from fer_lib.calibration.prior import prior_correction
-from fer_lib.calibration.scores import softmax
-from fer_lib.deploy.bundle import ONNX, Bundle, read_bundle
+from fer_lib.calibration.metrics import softmax
+from fer_lib.calibration.prior_shift import prior_correction
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError, FerError
 from fer_lib.faces.contract import Box
 from fer_lib.faces.decode import decode
 from fer_lib.faces.detectors import YuNet, get_detector
-from fer_lib.faces.points import find_points
+from fer_lib.faces.landmarks import find_points
+from fer_lib.models.bundle import ONNX, Bundle
 
 BATCH = 64
 
@@ -148,16 +148,6 @@ class Predictor:
                 return model(torch.from_numpy(faces)).numpy()
 
         return run
-
-
-def load(uri: str = "models:/fer-student@champion", **options) -> Predictor:
-    """A predictor for ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``runs:/ID/PATH``, a folder, or ``packaged``.
-
-    ``options`` are those of :class:`Predictor`.  Raises FerError when there is no such model.
-    """
-    from fer_lib.tracking.registry import resolve
-
-    return Predictor(read_bundle(resolve(uri)), **options)
 
 
 def check_image(image: Any, what: str) -> None:

@@ -21,11 +21,11 @@ from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from fer_lib.deploy.bundle import read_bundle
 from fer_lib.deploy.predict import Predictor, check_image
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
+from fer_lib.models.bundle import read_bundle
 
 ARTIFACT = "bundle"
 CODE = Path(__file__).with_name("pyfunc_entry.py")

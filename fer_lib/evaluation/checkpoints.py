@@ -15,18 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from fer_lib.atomic import fresh_file, write_json
-from fer_lib.calibration import scores
+from fer_lib.calibration import metrics
 from fer_lib.calibration.intervals import bootstrap_interval
-from fer_lib.calibration.scaling import Temperature
+from fer_lib.calibration.temperature import Temperature
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
-from fer_lib.datasets.seen import SEEN, Seen, read_seen
-from fer_lib.deploy.bundle import Bundle, derive_bundle, read_bundle
+from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, read_exposure
 from fer_lib.errors import DataError, FerError
 from fer_lib.evaluation.leaks import known_leaks
 from fer_lib.evaluation.report import model_report, temperature_for
+from fer_lib.models.bundle import Bundle, derive_bundle, read_bundle
 from fer_lib.models.softlabels import cached_logits
 from fer_lib.params import CheckpointParams
+from fer_lib.storage.atomic import fresh_file, write_json
 from fer_lib.training.checkpoint import checkpoint_bundle, has_checkpoint
 
 KEYS = ("accuracy", "macro_f1", "minority_f1", "per_class_f1", "nll", "ece", "brier")
@@ -49,8 +49,8 @@ class Candidate:
         bundle = checkpoint_bundle(self.folder / self.file, work)
         return bundle, float(bundle.meta["ids"]["epochs"])
 
-    def seen(self) -> Seen | None:
-        return read_seen(self.folder) or read_seen(self.folder / BEST)
+    def seen(self) -> TrainingExposure | None:
+        return read_exposure(self.folder) or read_exposure(self.folder / BEST)
 
 
 def candidates(fits: Sequence[Path]) -> list[Candidate]:
@@ -107,7 +107,7 @@ class _Protocol:
         temperature = temperature_for(held, held_used.labels, self.p.calibration, allow_bound=True)
         logits, used = self.logits(bundle, self.rows, view)
         parts = {"raw": logits, "calibrated": temperature.apply(logits)}
-        measured = {name: scores.summary(z, used.labels) for name, z in parts.items()}
+        measured = {name: metrics.summary(z, used.labels) for name, z in parts.items()}
         return {
             "weights_sha256": bundle.weights_sha256, "backbone": bundle.meta["model"]["backbone"],
             "face_contract_id": bundle.contract.id, **self.identity(bundle, used, view),
@@ -167,7 +167,7 @@ def sweep(
     low, high = reports[p.view]["chosen_by_interval"]
     as_good = {e["weights_sha256"] for e in entries if e[p.select_by]["macro_f1"] >= low} - {bundle.weights_sha256}
     result = {
-        "manifest_sha256": manifest.sha256, "metric_version": scores.METRIC_VERSION, "view": p.view,
+        "manifest_sha256": manifest.sha256, "metric_version": metrics.METRIC_VERSION, "view": p.view,
         "select_by": p.select_by, "calibration": p.calibration,
         **{k: entries[chosen][k] for k in ("evalset_id", "n_expected", "n_used")},
         "leaks": leaks, "contracts": contracts, "differences": differences(contracts), "checkpoints": entries,
@@ -241,22 +241,22 @@ def _write(
 ) -> None:
     """``out/bundle`` and beside it what the weights saw: the fit's record, and the rows that chose among them."""
     chose = [*protocol.rows.frame["content_id"], *protocol.held.frame["content_id"]]
-    with fresh_file(out / SEEN) as file, open(file, "wb") as stream:
-        Seen.of((), chose).with_ancestors([of.seen()]).write(stream)
+    with fresh_file(out / EXPOSURE_FILE) as file, open(file, "wb") as stream:
+        TrainingExposure.of((), chose).with_ancestors([of.seen()]).write(stream)
     identity = {k: report[k] for k in ("evalset_id", "protocol_id")}
     counts = {k: report[k] for k in ("n_expected", "n_used")}
     ids = {**identity, "epoch": math.ceil(epochs) - 1, "epochs": epochs, "fit": of.fit, "checkpoint": of.file}
     derive_bundle(
         bundle, out / "bundle", name=p.name, temperature=Temperature.model_validate(report["temperature"]), ids=ids,
         metrics={"val_select": report["raw"] | counts, "val_select_scaled": report["scaled"]},
-        extra_files={SEEN: out / SEEN},
+        extra_files={EXPOSURE_FILE: out / EXPOSURE_FILE},
     )  # fmt: skip
 
 
 def _macro_f1(logits: np.ndarray, y: np.ndarray) -> float:
-    return scores.macro_f1(logits.argmax(axis=1), y)
+    return metrics.macro_f1(logits.argmax(axis=1), y)
 
 
 def _table(logits: np.ndarray, y: np.ndarray) -> dict[str, list]:
-    table = scores.reliability_table(scores.softmax(logits), y)
+    table = metrics.reliability_table(metrics.softmax(logits), y)
     return {k: [None if isinstance(x, float) and math.isnan(x) else x for x in v.tolist()] for k, v in table.items()}

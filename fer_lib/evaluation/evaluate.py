@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from fer_lib.calibration import scores
-from fer_lib.calibration.scaling import Temperature
+from fer_lib.calibration import metrics
+from fer_lib.calibration.temperature import Temperature
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id, select_sources
-from fer_lib.datasets.seen import Seen, read_seen
-from fer_lib.deploy.bundle import Bundle, derive_bundle, read_bundle
+from fer_lib.datasets.provenance import TrainingExposure, read_exposure
 from fer_lib.errors import BundleError, DataError, FerError
+from fer_lib.evaluation.annotators import people_report
 from fer_lib.evaluation.leaks import checked_leaks
-from fer_lib.evaluation.people import people_report
 from fer_lib.evaluation.report import model_report
 from fer_lib.evaluation.stages import Measured, write_stages
+from fer_lib.models.bundle import Bundle, bundle_folder, derive_bundle, read_bundle
 from fer_lib.models.ensemble import combine
 from fer_lib.models.softlabels import cached_logits, read_record
 from fer_lib.params import EvaluateParams
@@ -49,9 +49,9 @@ class Subject:
         contracts = "+".join(b.contract.id for b in self.bundles)
         return protocol_id(evalset, self.bundles[0].contract, f"{view}:{self.space}:{contracts}")
 
-    def seen(self) -> Seen | None:
+    def seen(self) -> TrainingExposure | None:
         """What the members have seen; None when none of them left a record."""
-        first, *others = sorted((read_seen(b.path) for b in self.bundles), key=lambda seen: seen is None)
+        first, *others = sorted((read_exposure(b.path) for b in self.bundles), key=lambda seen: seen is None)
         return None if first is None else first.with_ancestors(others)
 
     def describe(self) -> dict[str, Any]:
@@ -74,15 +74,13 @@ class Subject:
 
 
 def subjects(models: list[Path], ensembles: list[Path]) -> list[Subject]:
-    """Fit folders, bundles or registry URIs, and soft-label folders (their ensembles of more than one) as subjects.
+    """Fit folders or bundles, and soft-label folders (their ensembles of more than one) as subjects.
 
     Raises FerError when two share a name, BundleError when an ensemble's member is no longer what it was.
     """
-    from fer_lib.tracking.registry import resolve
-
     found = []
     for folder in models:
-        bundle = read_bundle(resolve(folder.as_posix()))
+        bundle = read_bundle(bundle_folder(folder))
         select = bundle.meta["metrics"].get("val_select")
         found.append(Subject(bundle.name, bundle.meta["kind"], [bundle], [1.0], val_select=select))
     for folder in ensembles:
@@ -131,7 +129,7 @@ def evaluate(
     _log_opening(cache_dir.parent / "test_openings.jsonl", p, manifest, found)
     result: dict[str, Any] = {
         "suite": p.suite or p.split, "split": p.split, "manifest_sha256": manifest.sha256,
-        "metric_version": scores.METRIC_VERSION, "sources": sorted(set(rows.frame["source"])), "leaks": leaks,
+        "metric_version": metrics.METRIC_VERSION, "sources": sorted(set(rows.frame["source"])), "leaks": leaks,
         "sets": {}, "models": {},
     }  # fmt: skip
     single: dict[str, dict[str, Measured]] = {}  # model -> set of rows -> what the single view gave
@@ -232,7 +230,7 @@ def _same(known: dict[str, Any], identity: dict[str, Any], name: str) -> None:
 
 
 def _table(logits: np.ndarray, y: np.ndarray) -> dict[str, list]:
-    table = scores.reliability_table(scores.softmax(logits), y)
+    table = metrics.reliability_table(metrics.softmax(logits), y)
     return {k: [None if isinstance(x, float) and np.isnan(x) else x for x in v.tolist()] for k, v in table.items()}
 
 

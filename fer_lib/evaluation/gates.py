@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fer_lib.calibration.paired import METHOD, paired_differences
-from fer_lib.calibration.scores import macro_f1, minority_f1
+from fer_lib.calibration.metrics import macro_f1, minority_f1
 from fer_lib.errors import DataError
+from fer_lib.evaluation.paired import METHOD, paired_differences
 from fer_lib.evaluation.stages import Measured
 from fer_lib.params import GateParams, OfflineGate, SessionGate
 

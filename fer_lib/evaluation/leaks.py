@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.seen import Seen, numbers
+from fer_lib.datasets.provenance import TrainingExposure, numbers
 from fer_lib.errors import DataError
-from fer_lib.strict import closest
+from fer_lib.params.strict import closest
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Leaks:
         return self.learned | self.chosen_on
 
 
-def known_leaks(manifest: Manifest, split: str, seen: Sequence[Seen] = ()) -> Leaks:
+def known_leaks(manifest: Manifest, split: str, seen: Sequence[TrainingExposure] = ()) -> Leaks:
     """The leaks among the rows of ``split`` (test or val), into the manifest's own splits and into what was ``seen``.
 
     For val rows nothing is ``chosen_on``: choosing is what they are for.
     """
     train, val = (manifest.frame.loc[manifest.frame["split"] == name, "content_id"] for name in ("train", "val"))
-    earlier = [Seen.of(train, val), *seen]
+    earlier = [TrainingExposure.of(train, val), *seen]
     rows = manifest.frame.loc[manifest.frame["split"] == split, ["sample_id", "content_id"]]
     twins = manifest.meta.get("twins", {})
     pictures = [[content, *twins.get(row, ())] for row, content in rows.itertuples(index=False)]
@@ -52,7 +52,11 @@ def known_leaks(manifest: Manifest, split: str, seen: Sequence[Seen] = ()) -> Le
 
 
 def checked_leaks(
-    manifest: Manifest, rows: Manifest, split: str, allowed: Sequence[str], models: Mapping[str, Seen | None]
+    manifest: Manifest,
+    rows: Manifest,
+    split: str,
+    allowed: Sequence[str],
+    models: Mapping[str, TrainingExposure | None],
 ) -> tuple[Leaks, dict[str, Any]]:
     """The known leaks among ``rows`` (of ``manifest``), and what a result says of them.
 

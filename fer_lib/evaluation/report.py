@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from fer_lib.calibration import scores
+from fer_lib.calibration import metrics
 from fer_lib.calibration.intervals import bootstrap_interval, ece_interval, ece_null, proportion_interval
-from fer_lib.calibration.scaling import Temperature, fit
+from fer_lib.calibration.temperature import Temperature, fit
 from fer_lib.errors import FerError
 
 
@@ -28,11 +28,11 @@ def temperature_for(
 
 def ece_report(logits, y, resamples: int, seed: int) -> dict[str, float]:
     """ECE ``value``, its 95 % interval ``lo``, ``hi``; ``null_mean``, ``null_q95``: that of a calibrated model here."""
-    probs = scores.softmax(logits)
+    probs = metrics.softmax(logits)
     low, high = ece_interval(probs, y, resamples=resamples, seed=seed)
     null = ece_null(probs, resamples=resamples, seed=seed)
     return {
-        "value": scores.ece(probs, y),
+        "value": metrics.ece(probs, y),
         "lo": low,
         "hi": high,
         "null_mean": null["mean"],
@@ -58,20 +58,20 @@ def model_report(
     ``macro_f1_interval`` (bootstrap over rows), both 95 % of the raw predictions.  JSON-ready; same seed, same numbers.
     """
     temperature = temperature_for(logits_val_temp, y_val_temp, calibration, fixed_temperature, allow_bound)
-    logits_test, y_test = scores.checked_logits(logits_test, y_test)
+    logits_test, y_test = metrics.checked_logits(logits_test, y_test)
     scaled = temperature.apply(logits_test)
-    raw, k = scores.summary(logits_test, y_test), logits_test.shape[1]
+    raw, k = metrics.summary(logits_test, y_test), logits_test.shape[1]
     right = int(np.trace(raw["confusion"]))
     return {
         "raw": raw,
-        "scaled": scores.summary(scaled, y_test),
+        "scaled": metrics.summary(scaled, y_test),
         "temperature": temperature.model_dump(),
         "ece_raw": ece_report(logits_test, y_test, resamples, seed),
         "ece_scaled": ece_report(scaled, y_test, resamples, seed),
         "accuracy_interval": list(proportion_interval(right, len(y_test))),
         "macro_f1_interval": list(
             bootstrap_interval(
-                lambda z, y: scores.macro_f1(z.argmax(axis=1), y, k), logits_test, y_test, resamples, seed
+                lambda z, y: metrics.macro_f1(z.argmax(axis=1), y, k), logits_test, y_test, resamples, seed
             )
         ),
     }

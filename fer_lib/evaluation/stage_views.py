@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fer_lib.markdown import duration
+from fer_lib.storage.text import duration
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from fer_lib.atomic import write_json
-from fer_lib.calibration.paired import METHOD, mcnemar, paired_differences
-from fer_lib.deploy.bundle import WEIGHTS, Bundle, read_bundle
 from fer_lib.errors import FerError
+from fer_lib.evaluation.paired import METHOD, mcnemar, paired_differences
 from fer_lib.evaluation.stage_views import sentences
+from fer_lib.models.bundle import WEIGHTS, Bundle, read_bundle
 from fer_lib.params import EvaluateParams
+from fer_lib.storage.atomic import write_json
 
 STAGES = "stages.json"
 NO_INTERVAL = "the difference in ECE has none: a bootstrap of the ECE does not cover; each ECE has one of its own"
@@ -174,7 +174,7 @@ def _in_all(child: str, pairs: list[tuple[str, str]], costs: dict[str, dict[str,
 
 def _settings(bundle: Bundle) -> dict[str, Any] | None:
     """What its fit's ``alignmentreport.json`` says, on one level; None where none lies beside the bundle."""
-    from fer_lib.tracking.records import flatten
+    from fer_lib.storage.json_files import flatten
 
     file = bundle.path.parent / "alignmentreport.json"
     if not file.is_file():

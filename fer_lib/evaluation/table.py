@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fer_lib.calibration import scores
-from fer_lib.calibration.scaling import Temperature
+from fer_lib.calibration import metrics
+from fer_lib.calibration.temperature import Temperature
 
 
 def results_table(result: dict[str, Any]) -> pd.DataFrame:
@@ -71,4 +71,4 @@ def predictions(
     with np.load(folder / "predictions" / f"{name}-{view}.npz") as stored:
         logits, y = stored["logits"], stored["y"]
     temperature = Temperature.model_validate(result["models"][name]["views"][view]["all"]["temperature"])
-    return scores.softmax(logits), scores.softmax(temperature.apply(logits)), y
+    return metrics.softmax(logits), metrics.softmax(temperature.apply(logits)), y

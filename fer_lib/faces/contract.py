@@ -95,12 +95,12 @@ class FaceContract(BaseModel):
         size = (self.resize, self.resize)
         shrinks = square.shape[0] > self.resize
         # one channel by way of three, for OpenCV rounds a single one otherwise here and there
-        face = cv2.resize(expand(square), size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+        face = cv2.resize(to_rgb(square), size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
         if square.shape[2] == 1:
             grey = cv2.extractChannel(face, 0)
             return (self._equalise_grey(grey) if self.clahe else grey)[..., None]
         if self.grey:
-            face = expand(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY))
+            face = to_rgb(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY))
         return self._equalise(face) if self.clahe else face
 
     def centre(self, faces: np.ndarray) -> np.ndarray:
@@ -126,7 +126,7 @@ class FaceContract(BaseModel):
         if out is None:
             out = np.empty((*faces.shape[:-1], 3), dtype=np.float32)
         scale, shift = _scale_and_shift(self.mean, self.std, out.shape[-2])
-        out[...] = expand(faces) if faces.ndim == 3 else faces  # broadcasting one channel to three is slower by far
+        out[...] = to_rgb(faces) if faces.ndim == 3 else faces  # broadcasting one channel to three is slower by far
         lines = out.reshape(-1, len(scale))  # long lines: NumPy walks three channels at a time slowly
         lines *= scale
         lines += shift
@@ -163,9 +163,9 @@ class FaceContract(BaseModel):
 
     def _equalise(self, face: np.ndarray) -> np.ndarray:
         """Contrast-limited equalisation of lightness only (Zuiderveld 1994), so that skin keeps its hue."""
-        channel = thin(face)
+        channel = to_gray(face)
         if channel.shape[2] == 1:
-            return expand(self._equalise_grey(channel[..., 0]))
+            return to_rgb(self._equalise_grey(channel[..., 0]))
         lab = cv2.cvtColor(face, cv2.COLOR_RGB2LAB)
         lab[..., 0] = self._clahe(np.ascontiguousarray(lab[..., 0]))
         return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
@@ -186,13 +186,13 @@ class FaceContract(BaseModel):
 def _grey_in_lab() -> tuple[np.ndarray, np.ndarray]:
     """uint8 [256] each: L of every grey in OpenCV's 8-bit LAB, and the green that every L of a grey comes back with."""
     levels = np.arange(256, dtype=np.uint8)[None]
-    lightness = cv2.cvtColor(expand(levels), cv2.COLOR_RGB2LAB)[0, :, 0]
+    lightness = cv2.cvtColor(to_rgb(levels), cv2.COLOR_RGB2LAB)[0, :, 0]
     neutral = np.full_like(levels, 128)  # a and b of every grey
     green = cv2.cvtColor(cv2.merge([levels, neutral, neutral]), cv2.COLOR_LAB2RGB)[0, :, 1]
     return lightness.copy(), green.copy()
 
 
-def thin(face: np.ndarray) -> np.ndarray:
+def to_gray(face: np.ndarray) -> np.ndarray:
     """uint8 [h, w, 3] with three equal channels as [h, w, 1]; any other picture as it is."""
     middle = face[len(face) // 2]
     if face.shape[2] == 1 or (middle != middle[:, :1]).any():  # told from one row nearly always
@@ -201,7 +201,7 @@ def thin(face: np.ndarray) -> np.ndarray:
     return red[..., None] if np.array_equal(red, green) and np.array_equal(red, blue) else face
 
 
-def expand(face: np.ndarray) -> np.ndarray:
+def to_rgb(face: np.ndarray) -> np.ndarray:
     """uint8 [h, w], [h, w, 1] or [h, w, 3] as [h, w, 3]."""
     return face if face.ndim == 3 and face.shape[2] == 3 else cv2.cvtColor(face, cv2.COLOR_GRAY2RGB)
 

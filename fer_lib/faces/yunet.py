@@ -14,7 +14,7 @@ import numpy as np
 
 from fer_lib.errors import FerError
 from fer_lib.faces.align import eyes_level, transform_points
-from fer_lib.faces.found import Face, fitted, largest_first, mistaken
+from fer_lib.faces.detection import Face, fitted, largest_first, mistaken
 from fer_lib.onnx_session import open_session
 
 YUNET_FILE = "face_detection_yunet_2023mar.onnx"

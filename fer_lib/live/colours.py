@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fer_lib.live.records import UNKNOWN, UNSTABLE
+from fer_lib.live.session_files import UNKNOWN, UNSTABLE
 
 COLOURS = ("#c44e52", "#8c6d31", "#8172b2", "#e1a32a", "#4c72b0", "#dd8452", "#7f8c8d")  # of the seven, in order
 BESIDE = {UNSTABLE: "#e8e8e8", UNKNOWN: "#2ab7a9"}  # hues that none of the seven has

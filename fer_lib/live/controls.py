@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import ParamsError
-from fer_lib.live.records import NO_LABEL
+from fer_lib.live.session_files import NO_LABEL
 from fer_lib.params import SmoothingParams
 
 # key -> (setting, step), SPEC 10

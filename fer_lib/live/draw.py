@@ -14,7 +14,7 @@ import numpy as np
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.live.colours import RGB, Colour, ink
 from fer_lib.live.controls import HELP
-from fer_lib.live.records import UNKNOWN
+from fer_lib.live.session_files import UNKNOWN
 from fer_lib.live.view import View
 
 HEIGHT, LEAST_HEIGHT = 540, 480  # of the whole window; below the least one its letters cannot be read

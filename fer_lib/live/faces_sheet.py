@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from fer_lib.emotions import EMOTIONS
 from fer_lib.faces.contract import FaceContract
 from fer_lib.live.recording import recorded_pictures
-from fer_lib.live.records import RAW_VIDEO, SPELLED, Frames, read_faces, read_frames, read_recorded
 from fer_lib.live.score import Segment, raw_labels, read_truth, segments
+from fer_lib.live.session_files import RAW_VIDEO, SPELLED, Frames, read_faces, read_frames, read_recorded
 
 DPI = 100
 TILE, GAP, CAPTION, MARGIN = 88, 8, 40, 150  # pixels: a face, between two, the text under one, at the left of a line

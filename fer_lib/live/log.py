@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from fer_lib.atomic import explained, fresh_file, write_json
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
-from fer_lib.live import records
-from fer_lib.live.records import NO_LABEL, SPELLED, FrameRecord
+from fer_lib.live import session_files
+from fer_lib.live.session_files import NO_LABEL, SPELLED, FrameRecord
 from fer_lib.params import SmoothingParams
+from fer_lib.storage.atomic import explained, fresh_file, write_json
 
 FLUSH_SECONDS = 0.7  # between two writings to disk; a kill loses no more than a second
 
@@ -42,8 +42,8 @@ class SessionLog:
         self._streams, self._closing = [], ExitStack()
         self._changed, self._written = True, 0.0
         try:
-            self._rows = self._table(records.PER_FRAME, records.PER_FRAME_COLUMNS)
-            self._faces = self._table(records.FACES, records.FACES_COLUMNS)
+            self._rows = self._table(session_files.PER_FRAME, session_files.PER_FRAME_COLUMNS)
+            self._faces = self._table(session_files.FACES, session_files.FACES_COLUMNS)
             self.flush()
         except BaseException:
             self._closing.close()
@@ -116,10 +116,12 @@ class SessionLog:
         thresholds = values | {"show_emo_ratio": self.show_emo_ratio}
         summary = {"time": self.started, **self.head, "frames_logged": self.frames, "events_logged": len(self.events)}
         summary |= values
-        write_json(self.folder / records.THRESHOLDS, thresholds)
-        self._replace(records.SUMMARY, records.SUMMARY_COLUMNS, [[summary[c] for c in records.SUMMARY_COLUMNS]])
-        self._replace(records.EVENTS, records.EVENTS_COLUMNS, self.events)
-        self._replace(records.CORRECTNESS, records.CORRECTNESS_COLUMNS, self._correctness())
+        write_json(self.folder / session_files.THRESHOLDS, thresholds)
+        self._replace(
+            session_files.SUMMARY, session_files.SUMMARY_COLUMNS, [[summary[c] for c in session_files.SUMMARY_COLUMNS]]
+        )
+        self._replace(session_files.EVENTS, session_files.EVENTS_COLUMNS, self.events)
+        self._replace(session_files.CORRECTNESS, session_files.CORRECTNESS_COLUMNS, self._correctness())
 
     def _correctness(self) -> list[list[Any]]:
         """Accuracy is of the frames that carry both labels; empty where none does."""
@@ -128,7 +130,7 @@ class SessionLog:
             return [name, *seen, f"{seen[2] / seen[1]:.6f}" if seen[1] else ""]
 
         total = [sum(column) for column in zip(*self._counts.values(), strict=True)]
-        return [row(EMOTIONS[k], seen) for k, seen in self._counts.items()] + [row(records.OVERALL, total)]
+        return [row(EMOTIONS[k], seen) for k, seen in self._counts.items()] + [row(session_files.OVERALL, total)]
 
     def _replace(self, name: str, columns: tuple[str, ...], rows: list[list[Any]]) -> None:
         text = io.StringIO(newline="")
@@ -146,7 +148,7 @@ class SessionLog:
 
 def refuse_used(folder: Path) -> None:
     """DataError when ``folder`` holds a session already."""
-    for name in (records.SESSION, records.PER_FRAME):
+    for name in (session_files.SESSION, session_files.PER_FRAME):
         if (folder / name).exists():
             raise DataError(
                 f"{folder} holds a session already ({name}): give another --output, or move the old one away"

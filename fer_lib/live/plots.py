@@ -12,8 +12,8 @@ from matplotlib.patches import Patch
 
 from fer_lib.emotions import EMOTIONS
 from fer_lib.live.colours import COLOURS
-from fer_lib.live.records import Frames
 from fer_lib.live.score import Segment, raw_labels
+from fer_lib.live.session_files import Frames
 
 DPI = 100
 _BARE = "#f2f2f2"

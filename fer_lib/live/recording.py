@@ -14,9 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fer_lib.atomic import explained
 from fer_lib.errors import DataError
-from fer_lib.live import records
+from fer_lib.live import session_files
+from fer_lib.storage.atomic import explained
 
 USUAL_FPS = 25.0  # where a camera does not say
 
@@ -31,7 +31,7 @@ class VideoFile:
         even = (size[0] + size[0] % 2, size[1] + size[1] % 2)  # codecs cut an odd last row or column off
         self._pad = even[1] - size[1], even[0] - size[0]
         with explained(self.path):
-            self._list = open(folder / records.listing(name), "x", encoding="utf-8", buffering=1)
+            self._list = open(folder / session_files.listing(name), "x", encoding="utf-8", buffering=1)
             self._list.write("frame_index\n")
         self._video = cv2.VideoWriter(str(self.path), code, fps if 1 <= fps <= 240 else USUAL_FPS, even)
         if not self._video.isOpened():
@@ -88,7 +88,7 @@ def recorded_folder(session: Path, about: dict[str, Any]) -> Path | None:
     ``about``: the session's ``session.json``.  None where neither holds one.
     """
     for folder in (session, replayed_from(session, about)):
-        if (folder / records.RAW_VIDEO).is_file():
+        if (folder / session_files.RAW_VIDEO).is_file():
             return folder
     return None
 
@@ -105,11 +105,11 @@ def recorded_pictures(folder: Path | str) -> Iterator[Iterator[tuple[int, np.nda
     DataError when the session was not recorded, or its video cannot be read.
     """
     folder = Path(folder)
-    size = records.read_session(folder).get("size")
-    file = folder / records.RAW_VIDEO
+    size = session_files.read_session(folder).get("size")
+    file = folder / session_files.RAW_VIDEO
     if not file.is_file():
-        raise DataError(f"{folder} holds no pictures ({records.RAW_VIDEO} is missing): record with --record raw")
-    numbers = records.read_recorded(folder)
+        raise DataError(f"{folder} holds no pictures ({session_files.RAW_VIDEO} is missing): record with --record raw")
+    numbers = session_files.read_recorded(folder)
     video = cv2.VideoCapture(str(file))
     try:
         if not video.isOpened():

@@ -13,41 +13,40 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fer_lib.atomic import fresh_folder
-from fer_lib.deploy.bundle import read_bundle
 from fer_lib.errors import DataError
 from fer_lib.faces.detectors import Face, get_detector
-from fer_lib.faces.points import find_points
-from fer_lib.live import records
-from fer_lib.live.judge import Judge
-from fer_lib.live.keeping import SESSION_FORMAT, fingerprint
+from fer_lib.faces.landmarks import find_points
+from fer_lib.live import session_files
+from fer_lib.live.live_model import LiveModel
 from fer_lib.live.log import SessionLog
 from fer_lib.live.recording import recorded_folder, recorded_pictures
-from fer_lib.live.records import FrameRecord, Frames, read_faces, read_frames, read_session, write_session
 from fer_lib.live.score import CORRECTIONS
+from fer_lib.live.session_files import FrameRecord, Frames, read_faces, read_frames, read_session, write_session
+from fer_lib.live.session_writer import SESSION_FORMAT, fingerprint
 from fer_lib.live.smoothing import Smoother
+from fer_lib.models.bundle import Bundle
 from fer_lib.params import LiveParams, SmoothingParams
+from fer_lib.storage.atomic import fresh_folder
 
 
 def replay(
-    folder: Path | str, model: str, out: Path | str | None = None, smoothing: SmoothingParams | None = None
-) -> Path:
-    """Write the session in ``folder`` as ``model`` would have judged it to ``out``; that folder.
+    folder: Path | str, bundle: Bundle, model: str, out: Path | str | None = None,
+    smoothing: SmoothingParams | None = None,
+) -> Path:  # fmt: skip
+    """Write the session in ``folder`` as ``bundle`` would have judged it to ``out``; that folder.
 
-    ``out``: by default beside the session, named after both.  ``smoothing``: by default what held when the session
-    ended.  A frame whose picture was not kept, or whose face a kill cost, is left out and counted in ``session.json``
-    (``frames_without_picture``).
-    DataError when there are no pictures or ``out`` exists, FerError when the model cannot be had.
+    ``model``: what the bundle is called in the new session's files. ``out``: by default beside the session, named
+    after both. ``smoothing``: by default what held when the session ended. A frame whose picture was not kept, or
+    whose face a kill cost, is left out and counted in ``session.json`` (``frames_without_picture``).
+    DataError when there are no pictures or ``out`` exists.
     """
-    from fer_lib.tracking.registry import resolve
-
     folder = Path(folder)
     frames, faces, about = read_frames(folder), read_faces(folder), read_session(folder)
     p = LiveParams(model=model, smoothing=smoothing or _smoothing(about, folder))
     out = Path(out) if out is not None else folder.with_name(f"{folder.name}-{_slug(model)}")
     if out.exists():
         raise DataError(f"{out} exists already: give another --out, or move it away")
-    judge = Judge(read_bundle(resolve(model)), p)
+    judge = LiveModel(bundle, p)
     with _pictures(folder, about) as pictures, fresh_folder(out) as work:
         write_session(work, _replayed(work, pictures, frames, faces, about, judge, p, folder))
         if (folder / CORRECTIONS).is_file():
@@ -56,8 +55,8 @@ def replay(
 
 
 def _replayed(
-    work: Path, pictures: Iterator, frames: Frames, faces: dict[int, Face], about: dict, judge: Judge, p: LiveParams,
-    folder: Path,
+    work: Path, pictures: Iterator, frames: Frames, faces: dict[int, Face], about: dict, judge: LiveModel,
+    p: LiveParams, folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
     place = {int(index): i for i, index in enumerate(frames.frame_index)}
     head = {"input": str(about.get("input", "")), "detector": frames.detector, "ckpt": judge.bundle.weights_sha256[:12],
@@ -97,12 +96,12 @@ def _smoothing(about: dict[str, Any], folder: Path) -> SmoothingParams:
         return SmoothingParams(**about["smoothing"])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{folder / records.SESSION} does not say under which smoothing it ran, as fer live writes it: record the "
-            "session again"
+            f"{folder / session_files.SESSION} does not say under which smoothing it ran, as fer live writes it: "
+            "record the session again"
         ) from error
 
 
-def _aligner(judge: Judge, about: dict[str, Any]):
+def _aligner(judge: LiveModel, about: dict[str, Any]):
     """Who finds the points anew: nobody where the model turns no faces, or where the session's own did."""
     if judge.contract.align != "eyes" or about.get("points_refined"):
         return None

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from fer_lib.atomic import explained, fresh_file, readable
-from fer_lib.calibration.scores import f1_from_confusion
+from fer_lib.calibration.metrics import f1_from_confusion
 from fer_lib.datasets.manifest import evalset_id
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
-from fer_lib.live.records import NO_LABEL, Frames, read_frames, read_session
+from fer_lib.live.session_files import NO_LABEL, Frames, read_frames, read_session
+from fer_lib.storage.atomic import explained, fresh_file, readable
 
 MIN_SEGMENT, TRIM = 0.6, 0.25  # seconds
 CORRECTIONS, CORRECTIONS_COLUMNS = "corrections.csv", ("start_frame", "end_frame", "label")

@@ -17,18 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from fer_lib.deploy.bundle import read_bundle
 from fer_lib.errors import FerError
 from fer_lib.faces.detectors import get_detector
 from fer_lib.live.capture import Capture, Picture
 from fer_lib.live.controls import Controls
-from fer_lib.live.judge import Judge
-from fer_lib.live.keeping import Keeper
-from fer_lib.live.pace import Pace
-from fer_lib.live.records import FrameRecord
+from fer_lib.live.latency import Pace
+from fer_lib.live.live_model import LiveModel
+from fer_lib.live.session_files import FrameRecord
+from fer_lib.live.session_writer import SessionWriter
 from fer_lib.live.smoothing import Smoother
 from fer_lib.live.tracker import Tracked, Tracker
-from fer_lib.live.view import Newest, View
+from fer_lib.live.view import LatestValue, View
+from fer_lib.models.bundle import Bundle
 from fer_lib.params import LiveParams
 
 SHORT = 0.98  # of the frames that a file promises
@@ -50,22 +50,20 @@ class Session:
     ``folder`` is held by an OS lock while the session lives and holds its logs afterwards.
     """
 
-    def __init__(self, p: LiveParams, folder: Path | str, source=None):
-        """Open everything: folder, model, detector, source (a :class:`Capture` unless one like it is given).
+    def __init__(self, p: LiveParams, bundle: Bundle, folder: Path | str, source=None):
+        """Open folder, detector and source (a :class:`Capture` unless one like it is given); ``bundle`` judges.
 
         FerError, and nothing is left open, when the folder is held or used, or model, detector or source refuse.
         """
-        from fer_lib.tracking.registry import resolve
-
         self.p, self.folder = p, Path(folder)
-        self.controls, self.newest, self.pace = Controls(p.smoothing, p.show_emo_ratio), Newest(), Pace()
+        self.controls, self.newest, self.pace = Controls(p.smoothing, p.show_emo_ratio), LatestValue(), Pace()
         self._error: BaseException | None = None
         self._ran_out = False  # the source was over before anybody ended the session
-        self._keeper = Keeper(self.folder, p)
+        self._keeper = SessionWriter(self.folder, p)
         self._source = source
         self.at_end: list[Callable[[dict[str, Any], BaseException | None], None]] = []  # told before it counts as ended
         try:
-            self.judge = Judge(read_bundle(resolve(p.model)), p)
+            self.judge = LiveModel(bundle, p)
             self.detector = get_detector(p.detector, p.detector_model or None)
             refine = self.judge.contract.align == "eyes"
             reduced = p.detect_scale if self.detector.name == "yunet" else 1.0

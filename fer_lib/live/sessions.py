@@ -6,11 +6,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from fer_lib.atomic import readable
 from fer_lib.errors import FerError
 from fer_lib.live.recording import replayed_from
-from fer_lib.live.records import NO_LABEL, PER_FRAME, SESSION, read_frames, read_session
 from fer_lib.live.score import read_truth
+from fer_lib.live.session_files import NO_LABEL, PER_FRAME, SESSION, read_frames, read_session
+from fer_lib.storage.atomic import readable
 
 
 def chosen_session(named: str, own: Path) -> tuple[Path, str]:
@@ -19,8 +19,8 @@ def chosen_session(named: str, own: Path) -> tuple[Path, str]:
     ``named``: its folder; blank: the newest one with a manual label below ``mlruns/live``; where there is none, a drawn
     session is written into ``own``.
     """
-    from fer_lib.live.drawn import write_drawn_session
-    from fer_lib.tracking.store import mlruns
+    from fer_lib.live.synthetic_session import write_drawn_session
+    from fer_lib.storage.paths import mlruns
 
     if named:
         return Path(named), f"the session {named}"

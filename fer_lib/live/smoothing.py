@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fer_lib.emotions import NUM_CLASSES
-from fer_lib.live.records import UNSTABLE
+from fer_lib.live.session_files import UNSTABLE
 from fer_lib.params import SmoothingParams
 
 

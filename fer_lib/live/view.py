@@ -9,7 +9,7 @@ import numpy as np
 
 from fer_lib.emotions import EMOTIONS
 from fer_lib.live.controls import Setting
-from fer_lib.live.records import SPELLED
+from fer_lib.live.session_files import SPELLED
 from fer_lib.live.tracker import Tracked
 
 
@@ -48,7 +48,7 @@ class View:
         return EMOTIONS[self.setting.label] if self.setting.label >= 0 else ""
 
 
-class Newest:
+class LatestValue:
     """A place for one thing: whoever puts never waits, whoever takes gets the newest; what was replaced is counted."""
 
     def __init__(self):

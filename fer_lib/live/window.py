@@ -16,8 +16,8 @@ import cv2
 from fer_lib.errors import FerError
 from fer_lib.live.controls import Controls
 from fer_lib.live.draw import bar_label, draw
-from fer_lib.live.records import NO_LABEL
-from fer_lib.live.view import Newest
+from fer_lib.live.session_files import NO_LABEL
+from fer_lib.live.view import LatestValue
 
 PATIENCE = 0.03  # seconds that a view is waited for before keys are looked at again
 PROBE_SECONDS = 30.0  # a display over a slow line may take a while to answer
@@ -29,7 +29,7 @@ _PROBE = "import cv2; cv2.namedWindow('fer', cv2.WINDOW_GUI_NORMAL); cv2.destroy
 class Shown(Protocol):
     """What a window needs of a session."""
 
-    newest: Newest
+    newest: LatestValue
     controls: Controls
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_lib.atomic import fresh_file, readable
+from fer_lib.storage.atomic import fresh_file, readable
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import torch
 
-from fer_lib.calibration import scores
+from fer_lib.calibration import metrics
 from fer_lib.errors import FerError
 
 
@@ -26,7 +26,7 @@ def combine(logits: list, weights: list[float], space: str):
     kept = [(w, z) for w, z in zip(shares, logits, strict=True) if w > 0]
     if isinstance(logits[0], torch.Tensor):
         return torch.logsumexp(torch.stack([z.log_softmax(1) + float(np.log(w)) for w, z in kept]), 0)
-    return np.logaddexp.reduce([scores.log_softmax(z) + np.log(w) for w, z in kept], axis=0)
+    return np.logaddexp.reduce([metrics.log_softmax(z) + np.log(w) for w, z in kept], axis=0)
 
 
 def search_weights(logits: list[np.ndarray], y: np.ndarray, space: str, steps: int = 20) -> tuple[list[float], float]:
@@ -37,14 +37,18 @@ def search_weights(logits: list[np.ndarray], y: np.ndarray, space: str, steps: i
     """
     members = len(logits)
     if members == 1:
-        return [1.0], scores.macro_f1(logits[0].argmax(1), y)
+        return [1.0], metrics.macro_f1(logits[0].argmax(1), y)
     while steps > 2 and _compositions(steps, members) > 5000:
         steps -= 1
     best, chosen = (-1.0, -1.0, -np.inf), None
     for cuts in itertools.combinations_with_replacement(range(steps + 1), members - 1):
         parts = np.diff([0, *cuts, steps]) / steps
         predicted = combine(logits, parts.tolist(), space).argmax(1)
-        key = (scores.macro_f1(predicted, y), scores.accuracy(predicted, y), -float(((parts - 1 / members) ** 2).sum()))
+        key = (
+            metrics.macro_f1(predicted, y),
+            metrics.accuracy(predicted, y),
+            -float(((parts - 1 / members) ** 2).sum()),
+        )
         if key > best:
             best, chosen = key, parts.tolist()
     return chosen, best[0]

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from fer_lib.calibration import scores
+from fer_lib.calibration import metrics
 from fer_lib.datasets.facepack import LIBRARIES, FacePack, open_or_build, rows_key
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
-from fer_lib.datasets.seen import SEEN, Seen, read_seen
-from fer_lib.deploy.bundle import Bundle, read_bundle
+from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, read_exposure
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, FerError
+from fer_lib.models.bundle import Bundle, read_bundle
 from fer_lib.models.cache import cached_array
 from fer_lib.models.ensemble import combine, search_weights
 from fer_lib.models.inference import predict_logits
@@ -31,7 +31,7 @@ _FILES = (
     "classorder.json",
     "alignmentreport.json",
     "ensemble_metrics.json",
-    SEEN,
+    EXPOSURE_FILE,
 )
 
 
@@ -100,7 +100,7 @@ def export_softlabels(
         "protocol_id": protocol_id(evalset, bundles[0].contract, f"{view}:ensemble:{[b.contract.id for b in bundles]}"),
         "n_expected": len(select), "n_used": len(used),
     }  # fmt: skip
-    summaries = [scores.summary(z, used.labels) for z in on_select]
+    summaries = [metrics.summary(z, used.labels) for z in on_select]
     members = [
         {"uri": _beside(out, t), "model": b.name, "backbone": b.meta["model"]["backbone"],
          "epoch": b.meta["ids"].get("epoch"), "weight": w, "weights_sha256": b.weights_sha256,
@@ -115,11 +115,11 @@ def export_softlabels(
         "teachers": members, "ranking": [m["model"] for m in ranking], "ensemble_space": p.space, "logits_kind": "raw",
         "flip_average": p.flip_average, "sharpness": sharpness(logits), **identity,
     }  # fmt: skip
-    summary = scores.summary(chosen, used.labels)
-    metrics = {k: summary[k] for k in ("accuracy", "macro_f1", "per_class_f1", "nll", "ece", "brier")} | identity
-    weighed = Seen.of((), used.frame["content_id"])  # the rows that chose the ensemble's weights
-    seen = weighed.with_ancestors([read_seen(b.path) for b in bundles])
-    _write_folder(out, logits, rows, record, metrics, seen)
+    summary = metrics.summary(chosen, used.labels)
+    scores = {k: summary[k] for k in ("accuracy", "macro_f1", "per_class_f1", "nll", "ece", "brier")} | identity
+    weighed = TrainingExposure.of((), used.frame["content_id"])  # the rows that chose the ensemble's weights
+    seen = weighed.with_ancestors([read_exposure(b.path) for b in bundles])
+    _write_folder(out, logits, rows, record, scores, seen)
     return record
 
 
@@ -138,7 +138,9 @@ def _same_rows(packs: tuple[FacePack, ...]) -> Manifest:
     return first
 
 
-def _write_folder(out: Path, logits: np.ndarray, rows: Manifest, record: dict, metrics: dict, seen: Seen) -> None:
+def _write_folder(
+    out: Path, logits: np.ndarray, rows: Manifest, record: dict, metrics: dict, seen: TrainingExposure
+) -> None:
     np.savez(out / "softlabels.npz", logits=logits.astype(np.float32), y=rows.labels.astype(np.uint8))
     with open(out / "softlabels_index.jsonl", "w") as lines:
         columns = (rows.sample_ids, rows.frame["image_path"], rows.frame["source"], rows.labels)
@@ -149,7 +151,7 @@ def _write_folder(out: Path, logits: np.ndarray, rows: Manifest, record: dict, m
     (out / "classorder.json").write_text(json.dumps(list(EMOTIONS)))
     (out / "alignmentreport.json").write_text(json.dumps(record, indent=1))
     (out / "ensemble_metrics.json").write_text(json.dumps(metrics, indent=1))
-    seen.write(out / SEEN)
+    seen.write(out / EXPOSURE_FILE)
     hashes = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in _FILES}
     (out / "hash_manifest.json").write_text(json.dumps(hashes, indent=1))
 
@@ -202,7 +204,7 @@ def sharpness(logits: np.ndarray) -> list[dict[str, float]]:
     """How sharp the targets are: quantiles of the largest probability and of the entropy (nats) at temperatures."""
     out = []
     for t in SHARPNESS_TEMPERATURES:
-        log_p = scores.log_softmax(logits / t)
+        log_p = metrics.log_softmax(logits / t)
         p = np.exp(log_p)
         top, entropy = p.max(1), -(p * log_p).sum(1)
         quantiles = {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fer_lib.errors import FerError
-from fer_lib.runfile import external
+from fer_lib.storage.paths import external
 
 if TYPE_CHECKING:
     from fer_lib.models.classifier import FerClassifier

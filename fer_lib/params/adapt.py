@@ -17,7 +17,7 @@ NormPolicy = Literal["frozen", "update"]
 class AdaptParams(PhaseParams):
     """11_adapt (SPEC 8, 10, 11)."""
 
-    HOW: ClassVar[frozenset[str]] = FitParams.HOW
+    RUNTIME_FIELDS: ClassVar[frozenset[str]] = FitParams.RUNTIME_FIELDS
 
     manifest: str = ""  # its val rows choose the epoch, fit the temperature and gate; its train rows are replayed
     base: str = ""  # the model that is adapted, with torch weights; blank: the newest student phase before

@@ -69,7 +69,7 @@ class PhaseParams(Strict):
     smoke: bool = False
 
     @classmethod
-    def idle(cls, values: dict[str, Any]) -> frozenset[str]:
+    def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
         """Names of the fields that have no effect beside these values, whatever they are set to."""
         return frozenset()
 

@@ -37,7 +37,7 @@ class FitParams(PhaseParams):
     """What teacher and student training share."""
 
     # How a fit is computed, as opposed to what: none of these is part of what a checkpoint or a phase is known by.
-    HOW: ClassVar[frozenset[str]] = frozenset(("device", "threads", "workers", "pack", "checkpoint_minutes"))
+    RUNTIME_FIELDS: ClassVar[frozenset[str]] = frozenset(("device", "threads", "workers", "pack", "checkpoint_minutes"))
 
     manifest: str = ""
     backbone: str = "resnet18"
@@ -175,6 +175,6 @@ class StudentParams(FitParams):
     tune: Literal["all", "head", "bn", "last_block"] = "all"
 
     @classmethod
-    def idle(cls, values: dict[str, Any]) -> frozenset[str]:
+    def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
         every = frozenset().union(*cls.READS.values())
         return every - cls.READS[values.get("mode", cls.model_fields["mode"].default)]

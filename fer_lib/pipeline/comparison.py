@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fer_lib.pipeline.execution import GOOD, Execution
-from fer_lib.tracking.records import read_outputs
+from fer_lib.storage.json_files import read_outputs
 
 RANKED_BY = "val macro-F1"
 LEFT_OUT = ("chance",)  # the same in every row
@@ -131,7 +131,7 @@ def printed(groups: list[list[Row]]) -> Iterator[Any]:
     from rich.table import Table
     from rich.text import Text
 
-    from fer_lib.cli.progress import shown
+    from fer_lib.pipeline.progress import shown
 
     varied, _ = _columns(groups)
     for heading, group in zip(headings(groups), groups, strict=True):

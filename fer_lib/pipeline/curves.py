@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fer_lib.params.strict import parse
 from fer_lib.pipeline.comparison import RANKED_BY, Row
-from fer_lib.strict import parse
 
 
 def figure(title: str, groups: list[list[Row]]):

@@ -14,11 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fer_lib import phases, reuse
 from fer_lib.errors import FerError
-from fer_lib.runfile import Phase, RunPlan, external, input_fields, is_uri
-from fer_lib.tracking import endings, store
-from fer_lib.tracking.records import below, git_state, numbers
+from fer_lib.pipeline import cache_key, folders
+from fer_lib.pipeline.runfile import Phase, RunPlan, input_fields
+from fer_lib.storage import paths
+from fer_lib.storage.paths import below, external, is_uri
+from fer_lib.tracking import run_status, store
+from fer_lib.tracking.records import git_state, numbers
 
 GOOD = ("ran", "re-used")
 
@@ -60,8 +62,8 @@ def session(fresh: bool) -> Iterator[Session]:
     from filelock import FileLock
     from rich.console import Console
 
-    endings.reap()  # runs whose process died do not stay RUNNING
-    lock = store.mlruns(base) / "locks" / f"{uuid.uuid4().hex}.lock"
+    run_status.reap()  # runs whose process died do not stay RUNNING
+    lock = paths.mlruns(base) / "locks" / f"{uuid.uuid4().hex}.lock"
     lock.parent.mkdir(exist_ok=True)
     try:
         with FileLock(lock):
@@ -97,13 +99,13 @@ class Execution:
             inputs = self.inputs(phase) if self._has_inputs(phase) else None
             folder = None
             if inputs is not None:
-                tries = phases.attempts(phase.name, self.key(phase, inputs))
+                tries = folders.attempts(phase.name, self.key(phase, inputs))
                 folder = next((f for f in reversed(tries) if (f / "done.json").is_file()), None)
             if folder is None:
-                own = phases.own_params(phase.params)
-                same = [r for r in phases.finished((phase.kind,), phase.name) if r["params"] == own]
+                own = folders.own_params(phase.params)
+                same = [r for r in folders.finished((phase.kind,), phase.name) if r["params"] == own]
                 if inputs is not None:
-                    same = [r for r in same if reuse.same_inputs(r["inputs"], inputs)]
+                    same = [r for r in same if cache_key.same_inputs(r["inputs"], inputs)]
                 if same:
                     folder = Path(same[0]["folder"])
                     said = f"{phase.name}: taken as it is from {folder.name} (made by other code)"
@@ -133,7 +135,7 @@ class Execution:
     def key(self, phase: Phase, inputs: dict[str, str | list[str]]) -> str:
         """The re-use key of a phase that is made from ``inputs``."""
         values = phase.params.model_dump(mode="json")
-        return reuse.phase_key(phase.kind, values, inputs, phases.notebook_path(phase.kind))
+        return cache_key.phase_key(phase.kind, values, inputs, folders.notebook_path(phase.kind))
 
     # -- which phases are left ----------------------------------------------------------------------------------
 
@@ -182,13 +184,13 @@ class Execution:
         if self.below:
             tags |= {"mlflow.parentRunId": self.below, "fer.combination": self.label}
         name = self.label or self.plan.name
-        made = store.patiently(lambda: client.create_run(self.experiment, run_name=name, tags=tags))
+        made = store.retry_while_locked(lambda: client.create_run(self.experiment, run_name=name, tags=tags))
         self.run_id = made.info.run_id
         for name, value in self.values.items():
-            store.patiently(partial(client.log_param, self.run_id, name, value))
-        store.patiently(lambda: client.log_artifact(self.run_id, str(source)))
+            store.retry_while_locked(partial(client.log_param, self.run_id, name, value))
+        store.retry_while_locked(lambda: client.log_artifact(self.run_id, str(source)))
         resolved = {p.name: {"kind": p.kind} | p.params.model_dump(mode="json") for p in self.plan.phases}
-        store.patiently(lambda: client.log_dict(self.run_id, resolved, "plan.json"))
+        store.retry_while_locked(lambda: client.log_dict(self.run_id, resolved, "plan.json"))
 
     def close(self, status: str) -> None:
         """End its MLflow run with what became of each phase; nothing happens the second time."""
@@ -203,11 +205,11 @@ class Execution:
                  "run_id": o.run_id, "folder": below(o.folder, base), "headline": o.headline}
                 for o in outcomes]  # fmt: skip
         told = {"phases": rows, "not_started": self.not_started}
-        store.patiently(lambda: client.log_dict(self.run_id, told, "phases.json"))
+        store.retry_while_locked(lambda: client.log_dict(self.run_id, told, "phases.json"))
         now = int(time.time() * 1000)
         shown = numbers({o.phase.name: o.headline for o in outcomes})
         tags = [RunTag(f"fer.reused.{o.phase.name}", o.run_id) for o in outcomes if o.status == "re-used"]
         metrics = [Metric(k, v, now, 0) for k, v in shown.items()]
-        store.patiently(lambda: client.log_batch(self.run_id, metrics, tags=tags))
-        store.patiently(lambda: client.set_terminated(self.run_id, status))
+        store.retry_while_locked(lambda: client.log_batch(self.run_id, metrics, tags=tags))
+        store.retry_while_locked(lambda: client.set_terminated(self.run_id, status))
         self.ended = status

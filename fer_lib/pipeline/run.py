@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from fer_lib import phases
 from fer_lib.errors import ParamsError
-from fer_lib.runfile import Phase, RunPlan, load_run
+from fer_lib.pipeline import folders
+from fer_lib.pipeline.runfile import Phase, RunPlan, load_run
 
 
 def run_file(
@@ -39,10 +39,10 @@ def run_file(
     plan = load_run(path, overrides, smoke)
     chosen = choose(plan, only, from_, until)
     for phase in plan.phases:
-        phases.notebook_path(phase.kind)
+        folders.notebook_path(phase.kind)
 
-    from fer_lib.cli.progress import PhaseBar, outcome_table
     from fer_lib.pipeline.execution import Execution, session
+    from fer_lib.pipeline.progress import PhaseBar, outcome_table
     from fer_lib.pipeline.schedule import Schedule, goes_on, not_started
     from fer_lib.pipeline.workers import workers
 

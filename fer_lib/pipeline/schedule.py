@@ -6,10 +6,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 
 from fer_lib.errors import FerError
-from fer_lib.notebook import NotebookFailed
 from fer_lib.pipeline.execution import Execution
+from fer_lib.pipeline.papermill import NotebookFailed
 from fer_lib.pipeline.task import Task
-from fer_lib.pipeline.workers import Here, Workers, signals_deferred, signals_ignored
+from fer_lib.pipeline.workers import InProcess, ProcessPool, signals_deferred, signals_ignored
 
 
 class Schedule:
@@ -19,7 +19,7 @@ class Schedule:
     everything that does not depend on it still runs; otherwise nothing more begins.
     """
 
-    def __init__(self, executions: list[Execution], place: Here | Workers, bar, keep_going: bool):
+    def __init__(self, executions: list[Execution], place: InProcess | ProcessPool, bar, keep_going: bool):
         self.executions, self.place, self.bar, self.keep_going = executions, place, bar, keep_going
         self.tasks: dict[tuple[int, str], Task] = {}
         self.running: dict[Future, tuple[Task, int]] = {}

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from fer_lib import phases
-from fer_lib.pipeline.combinations import Combination, combinations, last_reached, without_registering
+from fer_lib.pipeline import folders
+from fer_lib.pipeline.grid import Combination, combinations, last_reached, without_registering
 from fer_lib.pipeline.run import choose
 
 
@@ -38,10 +38,10 @@ def sweep_file(
     chosen = [choose(combination.plan, only, from_) for combination in found]
     kept = [own if only else without_registering(found, own) for own in chosen]
     for phase in found[0].plan.phases:
-        phases.notebook_path(phase.kind)
+        folders.notebook_path(phase.kind)
 
-    from fer_lib.cli.progress import PhaseBar
     from fer_lib.pipeline.execution import Execution, session
+    from fer_lib.pipeline.progress import PhaseBar
     from fer_lib.pipeline.schedule import Schedule, goes_on, not_started
     from fer_lib.pipeline.workers import workers
 
@@ -82,8 +82,9 @@ class _Sweep:
     """The MLflow run that the combinations lie below.  ``best``: index of the one that is first, when one is."""
 
     def __init__(self, shared, found: list[Combination], overrides: Sequence[str]):
+        from fer_lib.storage.paths import below
         from fer_lib.tracking import store
-        from fer_lib.tracking.records import below, git_state
+        from fer_lib.tracking.records import git_state
 
         plan, client = found[0].plan, shared.client
         self.shared, self.found, self.title, self.best = shared, found, f"{plan.name} sweep", None

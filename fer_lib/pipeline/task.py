@@ -6,12 +6,13 @@ import time
 from functools import partial
 from typing import Any
 
-from fer_lib import phases
-from fer_lib.notebook import NotebookFailed, view_of
+from fer_lib.pipeline import folders
 from fer_lib.pipeline.execution import GOOD, Execution, Outcome
-from fer_lib.runfile import Phase
-from fer_lib.tracking import endings, store
-from fer_lib.tracking.records import read_json, write_plan
+from fer_lib.pipeline.papermill import NotebookFailed, view_of
+from fer_lib.pipeline.runfile import Phase
+from fer_lib.storage.json_files import read_json
+from fer_lib.tracking import run_status, store
+from fer_lib.tracking.records import write_plan
 
 
 class Task:
@@ -29,11 +30,11 @@ class Task:
         """Its outcome when nothing has to run: it is finished, or has failed for another execution of this command."""
         twin = self.shared.begun.get(self.identity)
         if twin is None:
-            self.folder = phases.folder_for(self.phase.name, self.key, self.shared.fresh)
-            record = phases.done(self.folder)
+            self.folder = folders.folder_for(self.phase.name, self.key, self.shared.fresh)
+            record = folders.done(self.folder)
             if record is None:
                 return None
-            headline = phases.headline(self.folder)
+            headline = folders.headline(self.folder)
             outcome = Outcome(self.phase, self.folder, "re-used", 0.0, record["run_id"], headline)
             self.shared.begun[self.identity] = outcome
         elif twin.status == "running":
@@ -62,12 +63,12 @@ class Task:
             FerError: another process has begun the phase meanwhile.
         """
         self.began, base = time.time(), self.shared.base
-        self.hold = phases.claimed(self.folder, self.phase.name)
+        self.hold = folders.claimed(self.folder, self.phase.name)
         try:
             self.execution.open()
             before = self.folder / "phase.json"
             plan = {"phase": self.phase.name, "kind": self.phase.kind, "key": self.key}
-            plan |= {"params": phases.own_params(self.phase.params), "inputs": self.inputs}
+            plan |= {"params": folders.own_params(self.phase.params), "inputs": self.inputs}
             plan["run_id"] = read_json(before).get("run_id") if before.is_file() else None
             write_plan(plan | {"output_dir": str(self.folder)}, base)
             run_id = self._open_run()
@@ -79,7 +80,7 @@ class Task:
         self.output = self.folder / f"{self.phase.notebook}.ipynb"
         values = self.phase.params.model_dump(mode="json") | self.inputs | {"output_dir": str(self.folder)}
         environment = environment | {"MLFLOW_RUN_ID": run_id, "FER_HOME": str(base)}
-        notebook = phases.notebook_path(self.phase.kind)
+        notebook = folders.notebook_path(self.phase.kind)
         return {"notebook": notebook, "output": self.output, "parameters": values, "cwd": base,
                 "environment": environment}  # fmt: skip
 
@@ -89,12 +90,12 @@ class Task:
         for source in [s for name in ("init_from", "base") for s in self.phase.links.get(name, [])]:
             if isinstance(source, Phase):
                 earlier = self.execution.outcomes.get(source.name)
-                record = phases.done(self.execution.folders[source.name])
+                record = folders.done(self.execution.folders[source.name])
                 tags["fer.started_from"] = record["run_id"]
                 if earlier is not None and earlier.status == "ran":
                     tags["mlflow.parentRunId"] = earlier.run_id
         client, experiment = self.shared.client, self.execution.experiment
-        made = store.patiently(lambda: client.create_run(experiment, run_name=self.phase.name, tags=tags))
+        made = store.retry_while_locked(lambda: client.create_run(experiment, run_name=self.phase.name, tags=tags))
         return made.info.run_id
 
     def end(self, error: BaseException | None) -> None:
@@ -108,10 +109,10 @@ class Task:
             error = NotebookFailed("FerError", "the notebook ended without run.finish()", self.output)
         try:
             if error is None:
-                status, outcome.status, outcome.headline = "FINISHED", "ran", phases.headline(self.folder)
+                status, outcome.status, outcome.headline = "FINISHED", "ran", folders.headline(self.folder)
             elif isinstance(error, KeyboardInterrupt):
                 status, outcome.status = "KILLED", "stopped"
-                endings.mark_interrupted(self.shared.client, outcome.run_id, self.folder)
+                run_status.mark_interrupted(self.shared.client, outcome.run_id, self.folder)
             else:
                 outcome.status = "failed"
                 if not isinstance(error, NotebookFailed):
@@ -125,10 +126,10 @@ class Task:
                 (self.folder / "done.json").unlink(missing_ok=True)
             self.hold.release()
             self._attach()
-            store.patiently(lambda: self.shared.client.set_terminated(outcome.run_id, status))
+            store.retry_while_locked(lambda: self.shared.client.set_terminated(outcome.run_id, status))
 
     def _attach(self) -> None:
         for path in (self.output, view_of(self.output)):
             if path.is_file() and path.stat().st_size:
                 log = partial(self.shared.client.log_artifact, self.outcome.run_id, str(path), "notebook")
-                store.patiently(log)
+                store.retry_while_locked(log)

@@ -31,8 +31,8 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEX
 
 
 def perform(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path, environment: dict[str, str]) -> None:
-    """:func:`fer_lib.notebook.execute`, then the HTML view of what was executed, also of a notebook that failed."""
-    from fer_lib.notebook import execute, html_view
+    """Execute a notebook, then write the HTML view of what was executed, also of a notebook that failed."""
+    from fer_lib.pipeline.papermill import execute, html_view
 
     try:
         execute(notebook, output, parameters, cwd, environment)
@@ -41,7 +41,7 @@ def perform(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path,
             html_view(output)
 
 
-class Here:
+class InProcess:
     """One notebook at a time, in this process."""
 
     count = 1
@@ -69,7 +69,7 @@ class Here:
         """Nothing to let go of."""
 
 
-class Workers:
+class ProcessPool:
     """Up to ``count`` notebooks at once, each with a device or a share of the processor's cores."""
 
     def __init__(self, count: int):
@@ -129,9 +129,9 @@ class Workers:
 
 
 @contextlib.contextmanager
-def workers(count: int) -> Iterator[Here | Workers]:
+def workers(count: int) -> Iterator[InProcess | ProcessPool]:
     """The place to run ``count`` notebooks at once."""
-    place = Here() if count == 1 else Workers(count)
+    place = InProcess() if count == 1 else ProcessPool(count)
     try:
         yield place
     finally:

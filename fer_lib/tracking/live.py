@@ -6,24 +6,31 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fer_lib.atomic import disk_trouble
 from fer_lib.errors import DataError, FerError
-from fer_lib.live import records
-from fer_lib.live.records import read_session
+from fer_lib.live import session_files
 from fer_lib.live.session import Session
+from fer_lib.live.session_files import read_session
+from fer_lib.models.bundle import read_bundle
 from fer_lib.params import LiveParams
-from fer_lib.tracking import endings, store
-from fer_lib.tracking.records import below, flatten, git_state, numbers
+from fer_lib.storage.atomic import disk_trouble
+from fer_lib.storage.json_files import flatten
+from fer_lib.storage.paths import below
+from fer_lib.tracking import run_status, store
+from fer_lib.tracking.records import git_state, numbers
+from fer_lib.tracking.registry import resolve
 
 LOGS = (
-    records.PER_FRAME, records.EVENTS, records.SUMMARY, records.THRESHOLDS, records.CORRECTNESS, records.FACES,
-    records.RECORDED, records.SESSION,
+    session_files.PER_FRAME, session_files.EVENTS, session_files.SUMMARY, session_files.THRESHOLDS,
+    session_files.CORRECTNESS, session_files.FACES, session_files.RECORDED, session_files.SESSION,
 )  # fmt: skip
 
 
 def open_session(p: LiveParams, folder: Path, source=None) -> Session:
-    """A session whose run is open in MLflow from now on and ends with it.  Raises what :class:`Session` raises."""
-    session = Session(p, folder, source)
+    """A session of the model ``p.model`` whose MLflow run is open from now on and ends with it.
+
+    Raises what :class:`Session` raises, and FerError when there is no such model.
+    """
+    session = Session(p, read_bundle(resolve(p.model)), folder, source)
     try:
         run = LiveRun(p, folder)
     except BaseException:
@@ -46,17 +53,17 @@ class LiveRun:
         import mlflow
 
         base = store.configure()
-        endings.reap()
+        run_status.reap()
         self.folder, self._client = folder, mlflow.MlflowClient()
         place = below(folder.resolve(), base)
         tags = {"fer.kind": "live", "fer.folder": place, "fer.lock": f"{place}/.lock", "fer.git": git_state()}
         experiment = store.experiment_id()
         name = name or f"live {folder.name}"
-        run = store.patiently(lambda: self._client.create_run(experiment, tags=tags, run_name=name))
+        run = store.retry_while_locked(lambda: self._client.create_run(experiment, tags=tags, run_name=name))
         self.run_id = run.info.run_id
         values = flatten(p.model_dump(mode="json")).items()
         params = [mlflow.entities.Param(k, v if isinstance(v, str) else json.dumps(v)) for k, v in values]
-        store.patiently(lambda: self._client.log_batch(self.run_id, params=params))
+        store.retry_while_locked(lambda: self._client.log_batch(self.run_id, params=params))
 
     def end(self, summary: dict[str, Any], error: BaseException | None) -> None:
         """Figures, logs and how it ended; videos stay where they are, for they show people.
@@ -67,7 +74,7 @@ class LiveRun:
 
         now = get_current_time_millis()
         try:
-            store.patiently(lambda: self._end(summary, error, now))
+            store.retry_while_locked(lambda: self._end(summary, error, now))
         except Exception as trouble:
             raise FerError(
                 f"the session's files in {self.folder} are whole, but its MLflow run {self.run_id} could not be ended: "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import math
 import os
@@ -13,32 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fer_lib.atomic import explained, write_json
-from fer_lib.errors import FerError
-
-
-def read_json(path: Path) -> Any:
-    """JSON of a file; FerError that names it when it is missing or broken."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FerError(f"cannot read {path}: {error}. Run the phase that writes it again with --fresh") from error
-
-
-def read_outputs(folder: Path | str) -> dict[str, Any]:
-    """What a finished phase handed on (its ``outputs.json``); paths inside the phase's folder are relative to it."""
-    return read_json(Path(folder) / "outputs.json")
-
-
-def flatten(values: dict[str, Any], separator: str = ".", prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one level: ``{"augment": {"flip": 0.5}}`` -> ``{"augment.flip": 0.5}``."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, separator, f"{prefix}{key}{separator}")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+from fer_lib.storage.atomic import explained, write_json
+from fer_lib.storage.json_files import flatten
+from fer_lib.storage.paths import below
 
 
 def numbers(values: dict[str, Any]) -> dict[str, float]:
@@ -64,16 +40,6 @@ def git_state() -> str:
     except (OSError, subprocess.TimeoutExpired):  # no git on this machine: the tag says so
         return "unknown"
     return head.stdout.strip() if head.returncode == 0 else "unknown"
-
-
-def now() -> str:
-    """Local time with its offset, to the second."""
-    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-def below(path: Path, base: Path) -> str:
-    """The path relative to ``base`` when it lies below it, so that a moved checkout still reads it; else absolute."""
-    return (path.relative_to(base) if path.is_relative_to(base) else path).as_posix()
 
 
 def epoch_line(epoch: int, epochs: int | None, values: dict[str, float]) -> str:

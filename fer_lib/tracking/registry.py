@@ -14,10 +14,11 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from fer_lib.atomic import fresh_folder
-from fer_lib.deploy.bundle import META, Bundle
 from fer_lib.errors import FerError
+from fer_lib.models.bundle import META, Bundle, bundle_folder
 from fer_lib.params import usable_alias
+from fer_lib.storage import paths
+from fer_lib.storage.atomic import fresh_folder
 from fer_lib.tracking import store
 
 DEFAULT = "models:/fer-student@champion"
@@ -113,19 +114,12 @@ def resolve(uri: str | Path) -> Path:
     if text.startswith("runs:/"):
         store.configure()
         return _bundle_in(_fetched(text), text)
-    folder = Path(uri)
-    for found in (folder, folder / "best", folder / "bundle"):
-        if (found / META).is_file() or (found.parent / f".{found.name}.previous" / META).is_file():
-            return found
-    raise FerError(
-        f"{folder} holds no bundle ({META}): give a bundle folder, a fit, checkpoints or export phase folder, "
-        "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/PATH or packaged"
-    )
+    return bundle_folder(uri)
 
 
 def default_uri() -> str:
     """``models:/fer-student@champion`` where the registry here has it, else ``packaged``.  Creates no store."""
-    if not (store.home() / "mlruns" / "mlflow.db").is_file():
+    if not (paths.home() / "mlruns" / "mlflow.db").is_file():
         return "packaged"
     champion = any(m["name"] == "fer-student" and "champion" in m["aliases"] for m in list_models())
     return DEFAULT if champion else "packaged"
@@ -184,8 +178,8 @@ def _download_uri(uri: str) -> str:
     match = _MODEL_URI.fullmatch(uri)
     if match is None:
         raise FerError(f"{uri} is no model URI: write models:/NAME@ALIAS or models:/NAME/VERSION")
-    if not (store.home() / "mlruns" / "mlflow.db").is_file():
-        raise FerError(f"{uri}: there is no registry in {store.home()}; train a model with `fer run`, or use packaged")
+    if not (paths.home() / "mlruns" / "mlflow.db").is_file():
+        raise FerError(f"{uri}: there is no registry in {paths.home()}; train a model with `fer run`, or use packaged")
     store.configure()
     client = mlflow.MlflowClient()
     name, alias, version = match["name"], match["alias"], match["version"]
@@ -220,7 +214,7 @@ def _fetched(uri: str) -> Path:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    cache = store.mlruns() / "cache" / "models" / hashlib.sha256(uri.encode()).hexdigest()[:16]
+    cache = paths.mlruns() / "cache" / "models" / hashlib.sha256(uri.encode()).hexdigest()[:16]
     if not cache.is_dir() or parsed.scheme == "runs":  # a version never changes, the artifacts of a run may
         try:
             with fresh_folder(cache) as partial:

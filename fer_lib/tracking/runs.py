@@ -1,12 +1,12 @@
 """One phase as one MLflow run: what a notebook opens in its second cell and finishes in its last.
 
-    run = runs.phase_run(params, "teacher")        # also usable as ``with runs.phase_run(...) as run:``
+    run = phase_run(params, "teacher")        # also usable as ``with phase_run(...) as run:``
     end = run.follow(train_teacher(params, run.inputs["manifest"], run.output_dir))
     run.outputs(ids={"weights_sha256": ...}, headline={"macro-F1": 0.61})
     run.finish()
 
 A phase owns a folder (``run.output_dir``) and holds an OS lock in it while it lives, so that two runs never write the
-same folder and :func:`endings.reap` can tell a dead run from a slow one.  An interrupt (Ctrl+C, the notebook's stop
+same folder and :func:`run_status.reap` can tell a dead run from a slow one.  An interrupt (Ctrl+C, the notebook's stop
 button) ends the run as KILLED, with how far it had come; the same command goes on from the last checkpoint.
 """
 
@@ -20,30 +20,34 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fer_lib.atomic import explained, write_json
 from fer_lib.errors import FerError
 from fer_lib.params import FitParams
-from fer_lib.tracking import endings, store
-from fer_lib.tracking.following import Follower
-from fer_lib.tracking.holding import Hold
-from fer_lib.tracking.records import (
-    below,
-    draw_figures,
-    flatten,
-    git_state,
-    now,
-    numbers,
-    progress_line,
-    read_json,
-    read_outputs,
-    relative_inputs,
-    write_plan,
-)
+from fer_lib.storage.atomic import explained, write_json
+from fer_lib.storage.json_files import flatten, now, read_json
+from fer_lib.storage.locks import RunLock
+from fer_lib.storage.paths import below
+from fer_lib.tracking import run_status, store
+from fer_lib.tracking.event_logger import EventLogger
+from fer_lib.tracking.records import git_state, numbers, progress_line, relative_inputs, write_plan
 
-__all__ = ["PhaseRun", "phase_run", "read_json", "read_outputs"]
+__all__ = ["PhaseRun", "inherited_run"]
 
 NOTE_FIELDS = ("intent", "action", "result", "decision", "next")
 _current: PhaseRun | None = None  # the one this process has open
+
+
+def inherited_run() -> str | None:
+    """The MLflow run that the pipeline opened for this phase ($MLFLOW_RUN_ID, read once); None in a notebook run alone.
+
+    Ends the run that this process still has open, and marks the runs of dead processes as such.
+    """
+    if _current is not None:  # the first cell was run again in the same kernel
+        _current.close("KILLED")
+    store.configure()
+    run_id = os.environ.pop("MLFLOW_RUN_ID", None)
+    if run_id is None:
+        run_status.reap()
+    return run_id
 
 
 class PhaseRun:
@@ -53,39 +57,40 @@ class PhaseRun:
     URI (``str``; ``""`` when optional and absent), or to a list of them.
     """
 
-    def __init__(self, params, kind: str, name: str | None = None):
+    def __init__(self, params, plan: dict[str, Any], run_id: str | None = None):
+        """Open the run of a prepared phase.
+
+        Args:
+            plan: phase, kind, key, params, inputs and output_dir, as ``pipeline.standalone`` prepares them.
+            run_id: the MLflow run that waits for this phase; None starts a new one.
+
+        Raises:
+            FerError: another process runs the phase.
+        """
         import mlflow
 
-        from fer_lib import pipeline
-
         global _current
-        if _current is not None:  # the first cell was run again in the same kernel
-            _current.close("KILLED")
         base = store.configure()
-        given = os.environ.pop("MLFLOW_RUN_ID", None)
-        if given is None:
-            endings.reap()
-        self.params, self.kind, self.started = params, kind, time.time()
-        plan = pipeline.prepare_alone(params, kind, name) if given is None else pipeline.prepared(params)
+        self.params, self.kind, self.started = params, plan["kind"], time.time()
         self.name, self.key, self.inputs = plan["phase"], plan["key"], plan["inputs"]
         self.output_dir = Path(plan["output_dir"])
         with explained(self.output_dir):
             self.output_dir.mkdir(parents=True, exist_ok=True)
-        self._hold = Hold(self.output_dir / ".lock", f"phase {self.name!r} in {self.output_dir}")
+        self._hold = RunLock(self.output_dir / ".lock", f"phase {self.name!r} in {self.output_dir}")
         self.run_id = ""
         self._outputs: dict[str, Any] | None = None
         self._note: dict[str, str] = {}
         self._warnings: list[str] = []
         self._client = mlflow.MlflowClient()
         try:
-            self._start(mlflow, base, plan, given)
+            self._start(mlflow, base, plan, run_id)
         except BaseException as error:
             if self.run_id:
                 mlflow.end_run("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             self._hold.release()
             raise
         _current = self
-        self._unwatch = endings.on_interrupted_cell(self.interrupt)
+        self._unwatch = run_status.on_interrupted_cell(self.interrupt)
         atexit.register(self._exit)  # a kernel shut down half-way: MLflow's own exit hook says FINISHED
 
     def _start(self, mlflow, base: Path, plan: dict[str, Any], given: str | None) -> None:
@@ -98,26 +103,26 @@ class PhaseRun:
         if given is None:
             tags["fer.lock"] = below(self.output_dir / ".lock", base)
             where = store.experiment_id()
-            active = store.patiently(lambda: mlflow.start_run(
+            active = store.retry_while_locked(lambda: mlflow.start_run(
                 experiment_id=where, run_name=self.name, tags=tags, log_system_metrics=watched
             ))  # fmt: skip
         else:
-            active = store.patiently(lambda: mlflow.start_run(run_id=given, log_system_metrics=watched))
-            store.patiently(lambda: mlflow.set_tags(tags))
+            active = store.retry_while_locked(lambda: mlflow.start_run(run_id=given, log_system_metrics=watched))
+            store.retry_while_locked(lambda: mlflow.set_tags(tags))
         self.run_id = active.info.run_id
         self._hold.tell(run_id=self.run_id)
         write_plan(plan | {"run_id": self.run_id}, base)
         known = active.data.params  # a param can be written once: log only those that are new
         flat = flatten(self.params.model_dump(mode="json") | relative_inputs(self.inputs, base))
         flat = {k: v if isinstance(v, str) else json.dumps(v) for k, v in flat.items() if k != "output_dir"}
-        store.patiently(lambda: mlflow.log_params({k: v for k, v in flat.items() if k not in known}))
+        store.retry_while_locked(lambda: mlflow.log_params({k: v for k, v in flat.items() if k not in known}))
 
     def _end_predecessor(self, given: str | None) -> None:
         """The run that wrote this folder before is dead (we hold its lock): end it, or it stays RUNNING for ever."""
         before = self.output_dir / "phase.json"
         earlier = json.loads(before.read_text(encoding="utf-8")).get("run_id") if before.is_file() else None
         if earlier and earlier != given:
-            endings.end_if_running(self._client, earlier)
+            run_status.end_if_running(self._client, earlier)
 
     def __enter__(self) -> PhaseRun:
         return self
@@ -141,12 +146,12 @@ class PhaseRun:
     def metrics(self, values: dict[str, Any], step: int | None = None) -> None:
         """Write every numeric leaf of ``values`` in one call (a nested key becomes ``outer/inner``)."""
         mlflow = self._mlflow()
-        store.patiently(lambda: mlflow.log_metrics(numbers(values), step=step))
+        store.retry_while_locked(lambda: mlflow.log_metrics(numbers(values), step=step))
 
     def tags(self, **values: Any) -> None:
         """Set tags on the run."""
         mlflow = self._mlflow()
-        store.patiently(lambda: mlflow.set_tags({key: str(value) for key, value in values.items()}))
+        store.retry_while_locked(lambda: mlflow.set_tags({key: str(value) for key, value in values.items()}))
 
     def warn(self, message: str, echo: bool = True) -> None:
         """Something that the run ends well in spite of: printed, and a line of the tag ``fer.warning``."""
@@ -162,7 +167,7 @@ class PhaseRun:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120, bbox_inches="tight")
         keep = {"dpi": 120, "bbox_inches": "tight"}
-        store.patiently(lambda: mlflow.log_figure(figure, f"figures/{name}", save_kwargs=keep))
+        store.retry_while_locked(lambda: mlflow.log_figure(figure, f"figures/{name}", save_kwargs=keep))
 
     def progress(self, what: str):
         """What to hand on as ``progress``: ``fer run`` shows ``1,200 of 3,000 <what>`` while the phase runs."""
@@ -178,9 +183,9 @@ class PhaseRun:
         path = Path(path)
         if path.is_dir():
             below_run = f"{folder}/{path.name}" if folder else path.name
-            store.patiently(lambda: mlflow.log_artifacts(str(path), below_run))
+            store.retry_while_locked(lambda: mlflow.log_artifacts(str(path), below_run))
         elif path.is_file():
-            store.patiently(lambda: mlflow.log_artifact(str(path), folder))
+            store.retry_while_locked(lambda: mlflow.log_artifact(str(path), folder))
         else:
             raise FerError(f"phase {self.name}: there is no file {path} to attach to the run")
         return path
@@ -195,11 +200,11 @@ class PhaseRun:
             raise FerError(f"a note has the fields {', '.join(NOTE_FIELDS)}, not {', '.join(sorted(unknown))}")
         self._note |= fields
         text = "\n\n".join(f"**{f.capitalize()}.** {self._note[f]}" for f in NOTE_FIELDS if f in self._note)
-        store.patiently(lambda: mlflow.set_tag("mlflow.note.content", text))
+        store.retry_while_locked(lambda: mlflow.set_tag("mlflow.note.content", text))
 
     def follow(self, events: Iterable[dict[str, Any]], echo: bool = True) -> dict[str, Any]:
-        """Consume training events, write them to MLflow and return the last one (:class:`following.Follower`)."""
-        return Follower(self, echo).follow(events)
+        """Consume training events, write them to MLflow and return the last one (:class:`following.EventLogger`)."""
+        return EventLogger(self, echo).follow(events)
 
     def outputs(self, **values: Any) -> Path:
         """Write ``outputs.json``, what the next phase reads.
@@ -236,13 +241,13 @@ class PhaseRun:
         """End the run as KILLED and say in it how far it had come.  Does nothing once it has ended."""
         if _current is self:
             try:
-                endings.mark_interrupted(self._client, self.run_id, self.output_dir)
+                run_status.mark_interrupted(self._client, self.run_id, self.output_dir)
             finally:
                 self.close("KILLED")
 
     def _exit(self) -> None:
         """The process ends while the run is open."""
-        if endings.died_of_interrupt():
+        if run_status.died_of_interrupt():
             self.interrupt()
         self.close("FAILED")
 
@@ -257,18 +262,8 @@ class PhaseRun:
         self._unwatch()
         try:
             try:  # end_run forgets the run before it writes, so it can't be asked twice
-                store.patiently(lambda: self._client.set_terminated(self.run_id, status))
+                store.retry_while_locked(lambda: self._client.set_terminated(self.run_id, status))
             finally:
                 mlflow.end_run(status)
         finally:
             self._hold.release()
-
-
-def phase_run(params, kind: str, name: str | None = None) -> PhaseRun:
-    """Open the run of one phase: in a pipeline the one it was given ($MLFLOW_RUN_ID), else one of its own.
-
-    Alone, blank inputs are the newest finished phases of the store; where there is none, the quickstart is run up to
-    the kind that is missing, so every notebook runs with its defaults.
-    """
-    draw_figures()
-    return PhaseRun(params, kind, name)

@@ -19,8 +19,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from fer_lib.atomic import explained
 from fer_lib.errors import FerError
+from fer_lib.storage.paths import home, mlruns
 
 EXPERIMENT = "fer"
 PATIENCE = 600.0  # seconds that a fit waits for a database that another program keeps locked
@@ -32,40 +32,6 @@ _ABSOLUTE = (  # every column in which MLflow writes down an absolute artifact p
     ("model_versions", "storage_location"),
 )
 _configured: set[Path] = set()
-
-
-def home() -> Path:
-    """The folder that holds ``params/``, ``notebooks/`` and ``mlruns/``.
-
-    ``$FER_HOME``; else the nearest folder at or above the working folder, else at or above this package, that holds
-    both ``params`` and ``notebooks``; else the working folder.
-    """
-    if named := os.environ.get("FER_HOME"):
-        return Path(named).expanduser().resolve()
-    here = Path.cwd().resolve()
-    for start in (here, Path(__file__).resolve().parent):
-        for folder in (start, *start.parents):
-            if (folder / "params").is_dir() and (folder / "notebooks").is_dir():
-                return folder
-    return here
-
-
-def mlruns(root: Path | None = None) -> Path:
-    """``<home>/mlruns``, created when absent; FerError when it cannot be."""
-    folder = (root or home()) / "mlruns"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FerError(f"cannot create the store {folder}: {error}. Set FER_HOME to a folder you can write") from error
-    return folder
-
-
-def phases_dir() -> Path:
-    """``<home>/mlruns/phases``: one folder a phase."""
-    folder = mlruns() / "phases"
-    with explained(folder):
-        folder.mkdir(exist_ok=True)
-    return folder
 
 
 def tracking_uri(root: Path | None = None) -> str:
@@ -186,7 +152,7 @@ def experiment_id(name: str = EXPERIMENT) -> str:
             raise FerError(f"cannot create the experiment {name!r}: {error}") from error
 
 
-def patiently(call: Callable[[], Any]) -> Any:
+def retry_while_locked(call: Callable[[], Any]) -> Any:
     """``call()``, again and again while another program keeps the database locked: no fit ends of a backup.
 
     MLflow by itself waits 20 seconds.  Raises FerError after ``PATIENCE`` seconds.
@@ -206,16 +172,3 @@ def patiently(call: Callable[[], Any]) -> Any:
                     "and give the same command again"
                 ) from error
         time.sleep(1.0)
-
-
-def lock_is_held(path: Path) -> bool:
-    """Whether a living process holds this lock file: the system lets go of it however that process dies."""
-    if not path.parent.is_dir():
-        return False
-    lock = FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        return True
-    lock.release()
-    return False

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
-from fer_lib.atomic import explained, fresh_folder, previous, write_synced
-from fer_lib.calibration.scaling import Temperature
-from fer_lib.deploy.bundle import Bundle, write_bundle
+from fer_lib.calibration.temperature import Temperature
 from fer_lib.errors import BundleError
 from fer_lib.faces.contract import FaceContract
+from fer_lib.models.bundle import Bundle, write_bundle
+from fer_lib.storage.atomic import explained, fresh_folder, previous, write_synced
 
 STATE, META = "state.safetensors", "state.json"
 LAST, BEFORE = "checkpoint_last", "checkpoint_before"
@@ -103,7 +103,7 @@ def checkpoint_bundle(
     Its ids have ``epoch``, the number (from 0) of the last epoch begun, and ``epochs``, how many were trained.
 
     ``metrics`` and ``temperature`` must be of these very weights; without them the bundle has none.
-    Raises what :func:`checkpoint_weights` and :func:`fer_lib.deploy.bundle.write_bundle` raise.
+    Raises what :func:`checkpoint_weights` and :func:`fer_lib.models.bundle.write_bundle` raise.
     """
     weights, meta = checkpoint_weights(path)
     described = meta["bundle"]

@@ -19,19 +19,19 @@ import torch
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 
-from fer_lib.atomic import write_json
 from fer_lib.datasets.batches import Batch, train_batches
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.models.classifier import NORMS, FerClassifier, trainable_parameters
 from fer_lib.params import FitParams
+from fer_lib.storage.atomic import write_json
 from fer_lib.training.checkpoint import BEFORE, pack_state, save_checkpoint
 from fer_lib.training.data import FitData, loader_threads
-from fer_lib.training.history import Progress, collapse, history_row, running
+from fer_lib.training.distributed import SingleProcess
+from fer_lib.training.progress import Progress, collapse, history_row, running
 from fer_lib.training.resume import fit_key, numerics, resume
 from fer_lib.training.schedule import learning_rate
 from fer_lib.training.step import Objective, Stepper, diverged
-from fer_lib.training.team import Alone
 from fer_lib.training.validate import validate, write_best
 
 TELL_EVERY = 2.0  # seconds between two ``step`` events
@@ -47,7 +47,7 @@ def fit(
     kind: str,
     name: str,
     ids: dict[str, Any],
-    team: Alone,
+    team: SingleProcess,
     tune: str = "all",
     norms: str = "trained",
 ) -> Iterator[dict[str, Any]]:

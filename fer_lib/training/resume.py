@@ -13,9 +13,9 @@ import torch
 from fer_lib.errors import FerError
 from fer_lib.params import FitParams
 from fer_lib.training.checkpoint import load_checkpoint, unpack_state
-from fer_lib.training.history import Progress
+from fer_lib.training.distributed import SingleProcess
+from fer_lib.training.progress import Progress
 from fer_lib.training.step import precision
-from fer_lib.training.team import Alone
 
 log = logging.getLogger(__name__)
 
@@ -23,15 +23,17 @@ log = logging.getLogger(__name__)
 def fit_key(p: FitParams, ids: dict[str, Any]) -> str:
     """What a checkpoint must agree on to be resumed: every parameter that the result depends on, and the inputs' ids.
 
-    Not among them is how it is computed (``FitParams.HOW``): that changes no more than the rounding, and is told.
+    ``FitParams.RUNTIME_FIELDS`` are left out: they change no more than the rounding, and a resume reports them.
     """
-    fields = p.model_dump(mode="json", exclude={"output_dir", "name", "onnx", *p.HOW, *p.idle(p.model_dump())})
+    fields = p.model_dump(
+        mode="json", exclude={"output_dir", "name", "onnx", *p.RUNTIME_FIELDS, *p.unused_fields(p.model_dump())}
+    )
     fields |= {"manifest": "", "softlabels": "", "init_from": "", "pretrained": ""}  # what they hold is in the ids
     fields["ids"] = {k: v for k, v in ids.items() if k != "run_id"}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def numerics(p: FitParams, team: Alone) -> dict[str, Any]:
+def numerics(p: FitParams, team: SingleProcess) -> dict[str, Any]:
     """What decides the last bits of the weights beside the parameters."""
     capability = torch.backends.cpu.get_cpu_capability() if team.device.type == "cpu" else torch.version.cuda
     return {

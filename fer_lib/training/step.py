@@ -13,7 +13,7 @@ from torch import nn
 from fer_lib.datasets.batches import Batch
 from fer_lib.errors import FerError
 from fer_lib.params import FitParams
-from fer_lib.training.team import Alone
+from fer_lib.training.distributed import SingleProcess
 
 _LOOK_EVERY = 32  # steps between two looks at the losses on a device that would have to wait for them
 
@@ -36,7 +36,7 @@ class Stepper:
     mixup are drawn from (seed, step, k), so that a team takes the same step as one process with as many micro-batches.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective, optimiser: Any, p: FitParams, team: Alone):
+    def __init__(self, model: nn.Module, objective: Objective, optimiser: Any, p: FitParams, team: SingleProcess):
         self.objective, self.optimiser, self.p, self.team = objective, optimiser, p, team
         compiled = torch.compile(model) if p.compile else model
         self.model = team.wrap(compiled)

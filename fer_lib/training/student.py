@@ -11,17 +11,17 @@ import torch
 from torch.nn import functional as F
 
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.seen import read_seen
-from fer_lib.deploy.bundle import read_bundle
+from fer_lib.datasets.provenance import read_exposure
 from fer_lib.errors import BundleError, FerError
 from fer_lib.faces.contract import FaceContract
+from fer_lib.models.bundle import read_bundle
 from fer_lib.models.ensemble import combine
 from fer_lib.models.losses import decoupled_kl, distillation_kl
 from fer_lib.models.softlabels import read_softlabels, softlabels_sha256
 from fer_lib.params import StudentParams
 from fer_lib.training.data import FitData
-from fer_lib.training.labels import LabelLoss
-from fer_lib.training.run import run_fit
+from fer_lib.training.fit import run_fit
+from fer_lib.training.label_loss import LabelLoss
 
 
 class StudentObjective:
@@ -134,7 +134,7 @@ def train_student(
     objective = partial(StudentObjective, softlabels=softlabels)
     if p.mode != "ce" and softlabels is not None:
         record["inputs"] = {"softlabels_sha256": softlabels_sha256(softlabels)}
-        record["ancestors"] = [read_seen(softlabels)]
+        record["ancestors"] = [read_exposure(softlabels)]
     yield from run_fit(
         p, manifest, out, cache_dir, kind="student", config=config, objective=objective, tune=p.tune, **record
     )

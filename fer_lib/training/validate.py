@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fer_lib.calibration import scaling, scores
-from fer_lib.datasets.seen import SEEN
-from fer_lib.deploy.bundle import write_bundle
+from fer_lib.calibration import metrics, temperature
+from fer_lib.datasets.provenance import EXPOSURE_FILE
+from fer_lib.models.bundle import write_bundle
 from fer_lib.models.classifier import FerClassifier
 from fer_lib.models.inference import predict_logits
 from fer_lib.params import FitParams
@@ -30,20 +30,17 @@ def validate(
         raise diverged("the weights predict no finite number any more", epochs, p)
     roles, labels = data.val_roles[: len(logits)], data.val.manifest.labels[: len(logits)]
     select, held = roles == "select", roles == "temperature"
-    raw = scores.summary(logits[select], labels[select])
+    raw = metrics.summary(logits[select], labels[select])
     if held.any():
-        temperature = scaling.fit(logits[held], labels[held], mode=p.calibration, allow_bound=True)
+        fitted = temperature.fit(logits[held], labels[held], mode=p.calibration, allow_bound=True)
     else:
-        temperature = scaling.Temperature(mode="none", note="no val/temperature rows were evaluated")
-    scaled = scores.summary(temperature.apply(logits[select]), labels[select])
+        fitted = temperature.Temperature(mode="none", note="no val/temperature rows were evaluated")
+    scaled = metrics.summary(fitted.apply(logits[select]), labels[select])
     counts = {"n_expected": data.n_select, "n_used": int(select.sum())}
     val = {k: raw[k] for k in ("accuracy", "macro_f1", "per_class_f1", "nll", "ece")} | counts
-    known = {"mode": temperature.mode, "temperature": temperature.global_temperature or temperature.temperature_vector}
-    metrics = {
-        "val_select": {**raw, **counts},
-        "val_select_scaled": scaled,
-    }
-    return val, known, {"metrics": metrics, "temperature": temperature}
+    known = {"mode": fitted.mode, "temperature": fitted.global_temperature or fitted.temperature_vector}
+    scores = {"val_select": {**raw, **counts}, "val_select_scaled": scaled}
+    return val, known, {"metrics": scores, "temperature": fitted}
 
 
 def write_best(out: Path, model: FerClassifier, described: dict[str, Any], best: dict[str, Any], epoch: int) -> None:
@@ -51,5 +48,5 @@ def write_best(out: Path, model: FerClassifier, described: dict[str, Any], best:
     write_bundle(
         out / "best", **described | {"ids": {**described["ids"], "epoch": epoch}}, state_dict=model.state_dict(),
         temperature=best["temperature"], metrics=best["metrics"],
-        extra_files={SEEN: out / SEEN} if (out / SEEN).is_file() else None,
+        extra_files={EXPOSURE_FILE: out / EXPOSURE_FILE} if (out / EXPOSURE_FILE).is_file() else None,
     )  # fmt: skip

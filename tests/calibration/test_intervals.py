@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fer_lib.calibration.intervals import bootstrap_interval, ece_interval, ece_null, proportion_interval
-from fer_lib.calibration.scores import ece, softmax
+from fer_lib.calibration.metrics import ece, softmax
 from fer_lib.errors import FerError
 
 

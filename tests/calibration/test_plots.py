@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from fer_lib.calibration import plots, scores
+from fer_lib.calibration import metrics, plots
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import FerError
 
@@ -19,7 +19,7 @@ def scored():
     y = rng.integers(0, 7, 500)
     logits = rng.normal(size=(500, 7)) * 2
     logits[np.arange(500), y] += 2
-    return scores.softmax(logits), y, scores.summary(logits, y)
+    return metrics.softmax(logits), y, metrics.summary(logits, y)
 
 
 def texts(figure: Figure) -> str:
@@ -39,7 +39,7 @@ def pixels(figure: Figure) -> np.ndarray:
 def test_reliability_diagram(scored):
     probs, y, summary = scored
     figure = plots.reliability_diagram(probs, y, "a model on a set")
-    table = scores.reliability_table(probs, y)
+    table = metrics.reliability_table(probs, y)
     held = table["count"] > 0
     top, under = figure.axes
     accuracy, gap = top.containers
@@ -104,7 +104,7 @@ def test_pyplot_is_never_imported():
 def test_reliability_panels_draw_the_stored_tables(scored):
     probs, y, summary = scored
     table = {
-        k: [None if v != v else v for v in values.tolist()] for k, values in scores.reliability_table(probs, y).items()
+        k: [None if v != v else v for v in values.tolist()] for k, values in metrics.reliability_table(probs, y).items()
     }
     error = {"value": summary["ece"], "null_mean": 0.0123, "null_q95": 0.0456}
     figure = plots.reliability_panels({"raw": (table, error), "scaled": (table, error)}, "two panels")

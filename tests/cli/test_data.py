@@ -6,8 +6,8 @@ import pytest
 
 from fer_lib.cli.main import main
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.synthetic import write_raw
 from fer_lib.emotions import EMOTIONS
+from fer_lib.synthetic.dataset import write_raw
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fer_lib.cli import main as cli
-from fer_lib.deploy.bundle import read_bundle
+from fer_lib.models.bundle import read_bundle
 from fer_lib.models.classifier import build_classifier
 from fer_lib.training.checkpoint import STATE, load_checkpoint
 

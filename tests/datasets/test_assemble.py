@@ -7,10 +7,10 @@ import pytest
 from fer_lib.datasets.assemble import assemble
 from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.sources import import_all
-from fer_lib.datasets.synthetic import write_raw
 from fer_lib.errors import DataError
+from fer_lib.importers import import_all
 from fer_lib.params import ManifestParams, SourceSpec
+from fer_lib.synthetic.dataset import write_raw
 
 
 @pytest.fixture(scope="module")

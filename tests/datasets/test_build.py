@@ -11,11 +11,11 @@ import pytest
 
 from fer_lib.datasets.build import build_manifest, capped, check_pictures, duplicates, summary, twins
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.sources import import_all
-from fer_lib.datasets.synthetic import write_raw
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
+from fer_lib.importers import import_all
 from fer_lib.params import ManifestParams, SourceSpec
+from fer_lib.synthetic.dataset import write_raw
 
 CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 

@@ -11,20 +11,20 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageSequence
 
-from fer_lib.datasets import cutting, facepack
-from fer_lib.datasets.cutting import box_of
+from fer_lib.datasets import cropping, facepack
+from fer_lib.datasets.cropping import box_of
 from fer_lib.datasets.facepack import check_room, open_or_build
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.packfile import checksum
-from fer_lib.deploy.bundle import write_bundle
+from fer_lib.datasets.pack_format import checksum
 from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import DataError, FerError
 from fer_lib.faces.align import eye_angle
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
 from fer_lib.faces.detectors import get_detector
-from fer_lib.faces.points import find_points
+from fer_lib.faces.landmarks import find_points
 from fer_lib.faces.yunet import YUNET_FILE
+from fer_lib.models.bundle import write_bundle
 from fer_lib.models.classifier import build_classifier
 
 CONTRACT = FaceContract(image_size=32)
@@ -84,7 +84,7 @@ def test_a_pack_holds_the_contracts_faces_in_row_order(rows, tmp_path):
 
 def test_it_is_made_once(rows, tmp_path, monkeypatch):
     first = open_or_build(rows, CONTRACT, tmp_path)
-    monkeypatch.setattr(cutting, "decode", lambda path: pytest.fail(f"decoded {path} again"))
+    monkeypatch.setattr(cropping, "decode", lambda path: pytest.fail(f"decoded {path} again"))
     again = open_or_build(rows, CONTRACT, tmp_path)
     assert np.array_equal(first.faces, again.faces)
     other_stats = CONTRACT.model_copy(update={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)})
@@ -150,8 +150,8 @@ def test_a_tolerance_leaves_rows_out_and_counts_them(rows, tmp_path):
 def test_too_many_failures_stop_at_once_and_are_tried_again(rows, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(facepack, "CHUNK", 4)
     broken = broken_copy(rows, tmp_path / "pictures", missing=[2, 9, 10])
-    made, real = [], cutting.decode
-    monkeypatch.setattr(cutting, "decode", lambda path: (made.append(path), real(path))[1])
+    made, real = [], cropping.decode
+    monkeypatch.setattr(cropping, "decode", lambda path: (made.append(path), real(path))[1])
 
     def build(tolerance, cache="cache"):
         made.clear()
@@ -267,7 +267,7 @@ def test_a_pack_that_lost_its_record_is_finished_again(rows, tmp_path, monkeypat
     if beside:
         (tmp_path / f"{file.parent.name}.partial").mkdir()
     else:
-        monkeypatch.setattr(cutting, "decode", lambda path: pytest.fail(f"decoded {path} again"))
+        monkeypatch.setattr(cropping, "decode", lambda path: pytest.fail(f"decoded {path} again"))
     assert np.array_equal(open_or_build(rows, CONTRACT, tmp_path).faces, whole)
     assert file.read_bytes() == record and [p for p in tmp_path.iterdir() if p.is_dir()] == [file.parent]
 
@@ -325,8 +325,8 @@ def test_an_interrupted_build_goes_on(rows, tmp_path, monkeypatch, kind, damage)
         open_or_build(many, CONTRACT, tmp_path / "cut", progress=interrupt_after(24), kind=kind)
     partial = next((tmp_path / "cut").glob("pack-*.partial"))
     kept = damage_partial(partial, damage, 24)
-    told, made, real = [], [], cutting.decode
-    monkeypatch.setattr(cutting, "decode", lambda path: (made.append(path), real(path))[1])
+    told, made, real = [], [], cropping.decode
+    monkeypatch.setattr(cropping, "decode", lambda path: (made.append(path), real(path))[1])
     again = open_or_build(many, CONTRACT, tmp_path / "cut", progress=lambda *a: told.append(a), kind=kind)
     assert told[0] == (kept + 8, 50) and told[-1] == (50, 50) and len(made) == 50 - kept
     assert not partial.exists()
@@ -432,8 +432,8 @@ def test_the_room_of_all_splits_is_reckoned_before_the_first_face(rows, drawn_ma
     check_room((rows, val), CONTRACT, tmp_path, 0, "faces")
     free["free"] = 0
     check_room((rows,), CONTRACT, tmp_path, 0, "faces", later=(val,))  # nothing is made now
-    opened, real = [], cutting.decode
-    monkeypatch.setattr(cutting, "decode", lambda path: (opened.append(path), real(path))[1])
+    opened, real = [], cropping.decode
+    monkeypatch.setattr(cropping, "decode", lambda path: (opened.append(path), real(path))[1])
     turned = Manifest(rows.frame.iloc[::-1], rows.meta, rows.path)
     with pytest.raises(DataError, match="2 face packs"):
         check_room((val,), CONTRACT, tmp_path, 0, "faces", later=(turned,))

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fer_lib.datasets.csv_import import import_csv
 from fer_lib.datasets.interchange import FULL, SHORT, left_behind, neutral, read_rows, restored, write_csv
 from fer_lib.datasets.manifest import BOX, REQUIRED, Manifest, content_id
 from fer_lib.errors import DataError
+from fer_lib.importers.csv_import import import_csv
 from fer_lib.params import CsvParams, ManifestParams
 
 HEAD = ",".join(SHORT)

@@ -285,10 +285,10 @@ def test_ids_depend_on_everything_that_they_name():
 
 
 def test_the_metric_version_is_part_of_the_evalset_id(monkeypatch):
-    from fer_lib.calibration import scores
+    from fer_lib.calibration import metrics
 
     before = evalset_id(["p"], [1], "test", 0)
-    monkeypatch.setattr(scores, "METRIC_VERSION", scores.METRIC_VERSION + "x")
+    monkeypatch.setattr(metrics, "METRIC_VERSION", metrics.METRIC_VERSION + "x")
     assert evalset_id(["p"], [1], "test", 0) != before
 
 

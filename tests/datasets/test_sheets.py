@@ -12,7 +12,7 @@ from fer_lib.errors import DataError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
 from fer_lib.faces.detectors import Face, Haar
-from fer_lib.faces.points import find_points
+from fer_lib.faces.landmarks import find_points
 
 
 def row(i, label, split="train", source="s", **more):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fer_lib.datasets.splits import assign_val, assign_val_roles, barred
+from fer_lib.datasets.splits import assign_val, assign_val_roles, excluded_from_val
 from fer_lib.errors import DataError
 
 ROLES = (0.6, 0.2, 0.2)
@@ -49,7 +49,7 @@ def test_what_another_source_trains_or_tests_on_is_not_chosen_for_val():
     noval = frame([*range(44), *range(100, 140)], [0] * 84, source="noval")
     tested = frame(range(100, 110), [0] * 10, "test", "third")
     both = pd.concat([*own, noval, tested], ignore_index=True)
-    assert barred(both) == {*map(str, range(40)), *map(str, range(100, 110))}
+    assert excluded_from_val(both) == {*map(str, range(40)), *map(str, range(100, 110))}
     out = assign_val(both, 0.2, seed=1)
     chosen = out[(out["split"] == "val") & (out["source"] == "noval")]
     assert len(chosen) == round(0.2 * 84), "the quota is that of all rows"

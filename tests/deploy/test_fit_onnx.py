@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fer_lib.deploy import fit_onnx, onnx
-from fer_lib.deploy.bundle import Bundle, read_bundle
 from fer_lib.errors import BundleError, DataError
+from fer_lib.models.bundle import Bundle, read_bundle
 from fer_lib.models.classifier import build_classifier
 from fer_lib.onnx_session import open_session
 from fer_lib.params import TeacherParams

@@ -9,8 +9,8 @@ import pytest
 from road import fer
 from sklearn.metrics import f1_score
 
-from fer_lib import phases
 from fer_lib.emotions import EMOTIONS
+from fer_lib.pipeline import folders
 
 pytestmark = pytest.mark.xdist_group("road")
 URI = "models:/fer-student@champion"
@@ -22,16 +22,16 @@ def champion(walked):
     import mlflow
 
     from fer_lib.datasets.manifest import Manifest
-    from fer_lib.deploy.bundle import read_bundle
+    from fer_lib.models.bundle import read_bundle
 
     client = mlflow.MlflowClient()
     version = client.get_model_version_by_alias("fer-student", "champion")
     folder = walked.folder(client.get_run(version.run_id))
-    inputs = phases.done(folder)["inputs"]
+    inputs = folders.done(folder)["inputs"]
     name = read_bundle(folder / "bundle").name
     evaluation = json.loads((Path(inputs["evaluation"]) / "evaluation.json").read_text())
     rows = Manifest.read(Path(inputs["manifest"]) / "manifest.parquet").rows(split="test")
-    run = client.get_run(phases.done(Path(inputs["evaluation"]))["run_id"])
+    run = client.get_run(folders.done(Path(inputs["evaluation"]))["run_id"])
     logged = {key: run.data.metrics[f"{name}/none/{key}"] for key in ("accuracy", "macro_f1", "nll", "ece")}
     report = evaluation["models"][name]["views"]["none"]["all"]
     files = [rows.resolve(row) for row in rows.frame.to_dict("records")]

@@ -9,16 +9,16 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from fer_lib.calibration import scaling
+from fer_lib.calibration import temperature
 from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
-from fer_lib.datasets.seen import numbers, read_seen
-from fer_lib.deploy.bundle import read_bundle
+from fer_lib.datasets.provenance import numbers, read_exposure
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, DataError, FerError
 from fer_lib.evaluation.checkpoints import candidates, pick, sweep
 from fer_lib.evaluation.evaluate import subjects
 from fer_lib.evaluation.sweep_view import chosen_reliability, sentences, sweep_curves, sweep_table
+from fer_lib.models.bundle import read_bundle
 from fer_lib.models.classifier import build_classifier
 from fer_lib.models.inference import predict_logits
 from fer_lib.params import CheckpointParams, TeacherParams
@@ -130,8 +130,8 @@ def test_the_numbers_are_those_of_the_moving_average_of_the_checkpoint(
     logits, y = logits_of(fits[fit], file, drawn_manifest, pack_cache, "select")
     assert_scores(entry["raw"], logits, y)
     held, held_y = logits_of(fits[fit], file, drawn_manifest, pack_cache, "temperature")
-    temperature = scaling.fit(held, held_y, allow_bound=True)
-    assert entry["temperature"]["global_temperature"] == pytest.approx(temperature.global_temperature, rel=1e-3)
+    fitted = temperature.fit(held, held_y, allow_bound=True)
+    assert entry["temperature"]["global_temperature"] == pytest.approx(fitted.global_temperature, rel=1e-3)
     assert entry["temperature"]["fitted_on"] == "val/temperature" and entry["temperature"]["n"] == len(held)
     assert_scores(entry["calibrated"], logits / entry["temperature"]["global_temperature"], y)
     plain, _ = logits_of(fits[fit], file, drawn_manifest, pack_cache, "select", prefix="model.")
@@ -213,7 +213,7 @@ def test_the_best_macro_f1_is_chosen_and_written(swept, fits, drawn_manifest, pa
 def test_the_record_of_what_was_seen_travels(swept, fits, drawn_manifest):
     out, result = swept
     [folder] = [fit for fit in fits if fit.name == result["chosen"]["folder"]]
-    ours, theirs = read_seen(out / "bundle"), read_seen(folder / "best")
+    ours, theirs = read_exposure(out / "bundle"), read_exposure(folder / "best")
     assert ours.whole and np.array_equal(ours.learned, theirs.learned)
     val = drawn_manifest.frame[drawn_manifest.frame["val_role"].isin(["select", "temperature"])]
     assert set(numbers(val["content_id"])) <= set(ours.chosen_on) and set(theirs.chosen_on) <= set(ours.chosen_on)

@@ -9,12 +9,10 @@ import torch
 from scipy.stats import entropy
 from sklearn.metrics import f1_score
 
-from fer_lib.calibration.scaling import Temperature
+from fer_lib.calibration.temperature import Temperature
 from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.seen import SEEN, Seen, read_seen
-from fer_lib.datasets.sources import import_all
-from fer_lib.deploy.bundle import derive_bundle, read_bundle, write_bundle
+from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, read_exposure
 from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import BundleError, DataError, FerError
 from fer_lib.evaluation.evaluate import evaluate, subjects
@@ -22,6 +20,8 @@ from fer_lib.evaluation.leaks import checked_leaks, known_leaks, sentences
 from fer_lib.evaluation.table import people_table, predictions, results_table
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
+from fer_lib.importers import import_all
+from fer_lib.models.bundle import derive_bundle, read_bundle, write_bundle
 from fer_lib.models.classifier import build_classifier
 from fer_lib.models.softlabels import export_softlabels
 from fer_lib.params import EvaluateParams, ManifestParams, SoftLabelParams, SourceSpec
@@ -181,9 +181,9 @@ def test_what_a_model_learned_elsewhere_leaks_into_a_manifest_that_was_cleaned_s
     twins = train.frame["content_id"].isin(manifest.rows(split="test").frame["content_id"])
     clean = without(manifest, train.frame.loc[twins, "sample_id"])
     assert len(known_leaks(clean, "test").all) == 0, "the manifest alone shows nothing any more"
-    seen = tmp_path / SEEN
-    Seen.of(train.frame["content_id"], val.frame["content_id"]).write(seen)
-    own = derive_bundle(read_bundle(base / "one" / "best"), tmp_path / "own", extra_files={SEEN: seen})
+    seen = tmp_path / EXPOSURE_FILE
+    TrainingExposure.of(train.frame["content_id"], val.frame["content_id"]).write(seen)
+    own = derive_bundle(read_bundle(base / "one" / "best"), tmp_path / "own", extra_files={EXPOSURE_FILE: seen})
     (tmp_path / "runs" / "cache").mkdir(parents=True)
     p = EvaluateParams(resamples=100, smoke=True, views=["none"])
     with pytest.raises(DataError, match=rf"{LEAKS} of the .* here or where a model was trained .fer2013 {LEAKS}"):
@@ -192,9 +192,9 @@ def test_what_a_model_learned_elsewhere_leaks_into_a_manifest_that_was_cleaned_s
     result = evaluate(allowed, clean, [own.path], [], tmp_path / "out", tmp_path / "runs" / "cache", "cpu")
     assert result["leaks"]["rows"] == LEAKS and result["leaks"]["unrecorded"] == []
     assert result["sets"]["leak_free"]["removed"] == LEAKS
-    assert read_seen(tmp_path / "out" / "bundles" / "one").learned.size == train.frame["content_id"].nunique()
-    Seen.of(clean.rows(split="train").frame["content_id"], val.frame["content_id"]).write(seen)
-    derive_bundle(own, own.path, extra_files={SEEN: seen})
+    assert read_exposure(tmp_path / "out" / "bundles" / "one").learned.size == train.frame["content_id"].nunique()
+    TrainingExposure.of(clean.rows(split="train").frame["content_id"], val.frame["content_id"]).write(seen)
+    derive_bundle(own, own.path, extra_files={EXPOSURE_FILE: seen})
     result = evaluate(p, clean, [own.path], [], tmp_path / "out2", tmp_path / "runs" / "cache", "cpu")
     assert result["leaks"]["rows"] == 0 and "leak_free" not in result["sets"]
 

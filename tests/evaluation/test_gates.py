@@ -7,12 +7,12 @@ import pytest
 import yaml
 from sklearn.metrics import f1_score
 
+from fer_lib.adapt.promotion import gates_table, register_if_passed, suite_rows
 from fer_lib.errors import DataError, ParamsError
-from fer_lib.evaluation.candidates import gates_table, registered, suite_rows
 from fer_lib.evaluation.gates import OFFLINE_ONLY, decide, offline_gate, session_gate
 from fer_lib.evaluation.stages import Measured
 from fer_lib.params import AdaptParams, GateParams, OfflineGate, SessionGate, read_gates
-from fer_lib.runfile import load_run
+from fer_lib.pipeline.runfile import load_run
 
 
 def measured(name, pred, y, evalset="e1", ids=None):
@@ -225,4 +225,4 @@ def test_a_run_file_wires_an_adaptation(tmp_path, monkeypatch):
 )
 def test_nothing_is_registered_unasked_or_unproved(alias, passed, said):
     """There is no bundle to register here, so whoever tried would fail."""
-    assert said in registered(AdaptParams(alias=alias), None, {"passed": passed, "mark": "", "said": []}, "run")
+    assert said in register_if_passed(AdaptParams(alias=alias), None, {"passed": passed, "mark": "", "said": []}, "run")

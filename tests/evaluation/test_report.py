@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from fer_lib.calibration import scores
-from fer_lib.calibration.scaling import fit
+from fer_lib.calibration import metrics
+from fer_lib.calibration.temperature import fit
 from fer_lib.errors import FerError
 from fer_lib.evaluation.report import model_report
 
@@ -43,8 +43,8 @@ def test_its_numbers_are_the_scores(parts, report):
     temperature = fit(logits_val, y_val)
     assert report["temperature"] == temperature.model_dump()
     assert report["temperature"]["global_temperature"] == pytest.approx(SHARPNESS, rel=0.1)
-    assert report["raw"] == scores.summary(logits, y)
-    assert report["scaled"] == scores.summary(temperature.apply(logits), y)
+    assert report["raw"] == metrics.summary(logits, y)
+    assert report["scaled"] == metrics.summary(temperature.apply(logits), y)
     assert report["ece_raw"]["value"] == report["raw"]["ece"]
     assert report["ece_scaled"]["value"] == report["scaled"]["ece"]
     low, high = report["accuracy_interval"]
@@ -75,7 +75,7 @@ def test_same_seed_same_report(parts):
 def test_fixed_none_and_vector(parts):
     fixed = model_report(*parts, calibration="fixed", fixed_temperature=1.2, resamples=100)
     assert (fixed["temperature"]["mode"], fixed["temperature"]["global_temperature"]) == ("fixed", 1.2)
-    assert fixed["scaled"] == scores.summary(parts[0] / 1.2, parts[1])
+    assert fixed["scaled"] == metrics.summary(parts[0] / 1.2, parts[1])
     none = model_report(parts[0], parts[1], None, None, calibration="none", resamples=100)
     assert none["scaled"] == none["raw"]
     assert none["ece_scaled"] == none["ece_raw"]

@@ -10,16 +10,16 @@ from torch import nn
 
 from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.sources import import_all
-from fer_lib.datasets.synthetic import write_raw
-from fer_lib.deploy.bundle import derive_bundle, read_bundle, write_bundle
 from fer_lib.errors import DataError, FerError
 from fer_lib.evaluation.evaluate import evaluate
 from fer_lib.evaluation.stage_views import changed_table, draw_stages, sentences, stages_table, verdict
 from fer_lib.evaluation.stages import Measured, compare, cost, read_stages, related
+from fer_lib.importers import import_all
+from fer_lib.models.bundle import derive_bundle, read_bundle, write_bundle
 from fer_lib.models.classifier import build_classifier
 from fer_lib.params import EvaluateParams, ManifestParams, SourceSpec, TeacherParams
-from fer_lib.tracking.tables import stages as page_of
+from fer_lib.report.tables import stages as page_of
+from fer_lib.synthetic.dataset import write_raw
 from fer_lib.training.teacher import train_teacher
 
 OWN = ["rafdb_basic"]

@@ -58,9 +58,7 @@ def weights(blue=0.1):
     loc = _blob((4, 3, 1, 1), [0.0] * 12) + _blob((4,), [0.0] * 4)
     conf = _blob((2, 3, 1, 1), [0.0, 0.0, 0.0, blue, 0.0, 0.0]) + _blob((2,), [0.0, 0.0])
     layers = (("loc", loc), ("conf", conf))
-    return b"".join(
-        _field(100, _field(1, name.encode()) + _field(2, b"Convolution") + blobs) for name, blobs in layers
-    )
+    return b"".join(_field(100, _field(1, name.encode()) + _field(2, b"Convolution") + blobs) for name, blobs in layers)
 
 
 def write(folder, net=NET, name="blue"):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fer_lib.errors import DataError
-from fer_lib.faces.contract import FaceContract, expand, thin
+from fer_lib.faces.contract import FaceContract, to_gray, to_rgb
 
 
 def noise(height, width, seed=0):
@@ -141,20 +141,20 @@ def test_one_channel_is_what_three_equal_ones_give(side, clahe):
         lab[..., 0] = cv2.createCLAHE(2.0, (8, 8)).apply(lab[..., 0].copy())
         np.testing.assert_array_equal(face[..., 0], cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)[..., 1])
     np.testing.assert_array_equal(np.repeat(face, 3, axis=2), three)
-    np.testing.assert_array_equal(thin(three), face)
+    np.testing.assert_array_equal(to_gray(three), face)
     np.testing.assert_array_equal(contract.channels_last(face), contract.channels_last(three))
 
 
 def test_only_equal_channels_are_thinned():
     face = np.repeat(noise(20, 20)[..., :1], 3, axis=2)
-    assert thin(face).shape == (20, 20, 1) and thin(thin(face)).shape == (20, 20, 1)
+    assert to_gray(face).shape == (20, 20, 1) and to_gray(to_gray(face)).shape == (20, 20, 1)
     for pixel in ((0, 0), (10, 7), (19, 19)):
         for channel in range(3):
             other = face.copy()
             other[(*pixel, channel)] ^= 1
-            assert thin(other) is other
-    np.testing.assert_array_equal(expand(thin(face)), face)
-    assert expand(face) is face
+            assert to_gray(other) is other
+    np.testing.assert_array_equal(to_rgb(to_gray(face)), face)
+    assert to_rgb(face) is face
 
 
 def test_batch_is_its_parts():

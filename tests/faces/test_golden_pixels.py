@@ -131,7 +131,7 @@ def test_a_changed_step_is_noticed(stored, monkeypatch, mutation):
 
 
 def write():
-    from fer_lib.datasets.synthetic import draw_faces
+    from fer_lib.synthetic.dataset import draw_faces
 
     photo = np.indices((72, 88)).sum(axis=0)[..., None] * np.array([1.2, 0.7, 0.3]) + (20, 60, 110)
     photo = photo.clip(0, 255).astype(np.uint8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from living import write_video
 
-from fer_lib.live.drawn import Moment, pictures
+from fer_lib.live.synthetic_session import Moment, pictures
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from fer_lib.datasets.synthetic import draw_face
 from fer_lib.faces.detectors import Face
 from fer_lib.live.controls import Setting
-from fer_lib.live.records import NO_LABEL
+from fer_lib.live.session_files import NO_LABEL
 from fer_lib.live.tracker import Tracked
 from fer_lib.live.view import View
 from fer_lib.params import SmoothingParams
+from fer_lib.synthetic.dataset import draw_face
 
 SHARES = np.array([0.04, 0.01, 0.03, 0.72, 0.02, 0.06, 0.12])
 

@@ -5,16 +5,29 @@ import time
 import cv2
 
 from fer_lib.live.capture import Picture
+from fer_lib.live.replay import replay
 from fer_lib.live.session import Session, until_end
+from fer_lib.models.bundle import read_bundle
 from fer_lib.params import LiveParams, SmoothingParams
+from fer_lib.tracking.registry import resolve
 
 QUICK = SmoothingParams(ema_alpha=0.5, hysteresis_delta=0.02, vote_window=5, vote_min_count=3)
 PLAIN = dict(detector="haar", detect_every=1, smoothing=QUICK)
 
 
+def session_of(p, folder, source=None):
+    """A session of the model that ``p`` names."""
+    return Session(p, read_bundle(resolve(p.model)), folder, source)
+
+
+def replayed(session, model, *others):
+    """The folder of a replay by the model of this name."""
+    return replay(session, read_bundle(resolve(model)), model, *others)
+
+
 def lived(folder, source="0", **changes):
     """A whole session; its summary."""
-    session = Session(LiveParams(**PLAIN | changes, source=str(source)), folder)
+    session = session_of(LiveParams(**PLAIN | changes, source=str(source)), folder)
     session.start()
     return until_end(session)
 
@@ -46,7 +59,7 @@ class Handed:
 def handed(folder, images, before=lambda session, index: None, **changes):
     """A session over these pictures, ``before(session, index)`` called before each; its summary."""
     source = Handed(images)
-    session = Session(LiveParams(**PLAIN | changes), folder, source)
+    session = session_of(LiveParams(**PLAIN | changes), folder, source)
     source.session, source.before = session, lambda index: before(session, index)
     session.start()
     return until_end(session)

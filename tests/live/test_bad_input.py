@@ -9,19 +9,19 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from living import PLAIN, QUICK, handed, write_video
+from living import PLAIN, QUICK, handed, session_of, write_video
 from road import command, fer
 
-from fer_lib.deploy.bundle import META
 from fer_lib.deploy.packaged import FOLDER
 from fer_lib.errors import BundleError, DataError
 from fer_lib.live import log as logging
-from fer_lib.live import recording, records
+from fer_lib.live import recording, session_files
 from fer_lib.live.capture import Capture
-from fer_lib.live.drawn import Moment, pictures
 from fer_lib.live.recording import recorded_pictures
-from fer_lib.live.records import read_frames, read_session
-from fer_lib.live.session import Session, until_end
+from fer_lib.live.session import until_end
+from fer_lib.live.session_files import read_frames, read_session
+from fer_lib.live.synthetic_session import Moment, pictures
+from fer_lib.models.bundle import META
 from fer_lib.params import LiveParams
 
 
@@ -60,7 +60,7 @@ def test_a_file_for_a_detector_that_reads_none(home, clip, tmp_path):
 def test_a_folder_that_was_there_stays(home, tmp_path):
     (tmp_path / "refused").mkdir()
     with pytest.raises(DataError, match="there is no such file"):
-        Session(LiveParams(**PLAIN, source=str(tmp_path / "none.mp4")), tmp_path / "refused")
+        session_of(LiveParams(**PLAIN, source=str(tmp_path / "none.mp4")), tmp_path / "refused")
     assert (tmp_path / "refused").is_dir()
 
 
@@ -110,7 +110,7 @@ def test_a_model_of_another_class_order(home, clip, tmp_path):
     text = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
     (bundle / META).write_text(json.dumps(body | {"checksum": hashlib.sha256(text).hexdigest()}))
     with pytest.raises(BundleError, match="class order"):
-        Session(LiveParams(**PLAIN, source=str(clip), model=str(bundle)), tmp_path / "s")
+        session_of(LiveParams(**PLAIN, source=str(clip), model=str(bundle)), tmp_path / "s")
     ended = refused(tmp_path, "--source", str(clip), "--model", str(bundle))
     assert ended.code == 1 and "class order" in ended.err
 
@@ -207,7 +207,7 @@ def test_a_disk_that_fills_up_ends_it_with_what_came_before(at_rest, tmp_path, m
     assert "cannot write" in read_session(tmp_path / "s")["end"]
 
 
-@pytest.mark.parametrize("name", [records.RAW_VIDEO, records.ANNOTATED_VIDEO])
+@pytest.mark.parametrize("name", [session_files.RAW_VIDEO, session_files.ANNOTATED_VIDEO])
 def test_a_video_that_the_disk_refuses_is_told_and_counted(at_rest, tmp_path, monkeypatch, name):
     class Full:
         """As FFmpeg on a full disk: it writes no further and says nothing."""
@@ -231,7 +231,7 @@ def test_a_video_that_the_disk_refuses_is_told_and_counted(at_rest, tmp_path, mo
 
     monkeypatch.setattr(recording.VideoFile, "__init__", full)
     with pytest.raises(DataError, match=rf"{name} holds 11 of 40 pictures.*is the disk full"):
-        handed(tmp_path / "s", at_rest, record="raw" if name == records.RAW_VIDEO else "annotated")
+        handed(tmp_path / "s", at_rest, record="raw" if name == session_files.RAW_VIDEO else "annotated")
     about = read_session(tmp_path / "s")
     assert about["recorded"][name]["frames"] == 11 and "holds 11 of 40 pictures" in about["end"]
     assert len(read_frames(tmp_path / "s").frame_index) == 40
@@ -240,7 +240,7 @@ def test_a_video_that_the_disk_refuses_is_told_and_counted(at_rest, tmp_path, mo
 def test_a_video_whose_end_is_cut_off_is_read_as_far_as_it_goes(at_rest, tmp_path):
     whole = write_video(tmp_path / "whole.mkv", at_rest).read_bytes()
     (tmp_path / "cut.mkv").write_bytes(whole[: int(len(whole) * 0.6)])
-    session = Session(LiveParams(**PLAIN, source=str(tmp_path / "cut.mkv")), tmp_path / "s")
+    session = session_of(LiveParams(**PLAIN, source=str(tmp_path / "cut.mkv")), tmp_path / "s")
     session.start()
     summary = until_end(session)
     assert 10 < summary["frames"] < 40 == len(at_rest)

@@ -8,16 +8,16 @@ import pytest
 
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
-from fer_lib.live import drawn
+from fer_lib.live import synthetic_session
 from fer_lib.live.faces_sheet import TILE, faces_pages, spread
 from fer_lib.live.recording import recorded_pictures
-from fer_lib.live.records import SPELLED, read_faces, read_frames
 from fer_lib.live.score import correct, raw_labels, segments
+from fer_lib.live.session_files import SPELLED, read_faces, read_frames
 
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    return drawn.write_drawn_session(tmp_path_factory.mktemp("d") / "drawn", seed=5)
+    return synthetic_session.write_drawn_session(tmp_path_factory.mktemp("d") / "drawn", seed=5)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from road import fer
 
-from fer_lib.live.records import read_frames, read_session
+from fer_lib.live.session_files import read_frames, read_session
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,8 @@ def test_auto_without_yunet_goes_to_haar_and_says_so(home, clip, tmp_path, monke
 
 
 def test_a_bundles_own_bias_and_abstention_hold(home, clip, tmp_path):
-    from fer_lib.deploy.bundle import ONNX, derive_bundle
     from fer_lib.deploy.packaged import packaged_bundle
+    from fer_lib.models.bundle import ONNX, derive_bundle
 
     bias, least = [0, 0, 0, 30.0, 0, 0, 0], [0, 0, 0, 1.0, 0, 0, 0]
     bundle = derive_bundle(packaged_bundle(), tmp_path / "biased", logit_bias=bias, abstention=least, weights=False)

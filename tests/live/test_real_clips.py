@@ -5,7 +5,7 @@ import pytest
 from living import lived
 
 from fer_lib.live import session as sessions
-from fer_lib.live.records import read_frames
+from fer_lib.live.session_files import read_frames
 from fer_lib.live.tracker import iou
 
 # file -> faces in every frame (media/SOURCE.txt)
@@ -20,17 +20,17 @@ def watched(monkeypatch, yunet, shared_data, tmp_path):
     """``watched(file, scale, every)``: (how many faces, their numbers, the scored one's label) of each frame."""
 
     def watch(file, scale, every):
-        seen, add = [], sessions.Keeper.add
+        seen, add = [], sessions.SessionWriter.add
 
         def note(self, record, setting, view):
             seen.append(view)
             add(self, record, setting, view)
 
-        monkeypatch.setattr(sessions.Keeper, "add", note)
+        monkeypatch.setattr(sessions.SessionWriter, "add", note)
         folder = tmp_path / f"{file}-{scale}-{every}"
         lived(folder, shared_data / "media" / file, detector="yunet", detector_model=str(yunet), detect_scale=scale,
               detect_every=every)  # fmt: skip
-        monkeypatch.setattr(sessions.Keeper, "add", add)
+        monkeypatch.setattr(sessions.SessionWriter, "add", add)
         return folder, seen
 
     return watch

@@ -6,16 +6,15 @@ import shutil
 
 import numpy as np
 import pytest
-from living import PLAIN, handed, lived
+from living import PLAIN, handed, lived, replayed
 from road import fer
 
-from fer_lib.deploy.bundle import META
 from fer_lib.deploy.packaged import FOLDER
 from fer_lib.errors import DataError
-from fer_lib.live.records import RAW_VIDEO, read_faces, read_frames, read_session
-from fer_lib.live.replay import replay
 from fer_lib.live.score import correct, read_truth
+from fer_lib.live.session_files import RAW_VIDEO, read_faces, read_frames, read_session
 from fer_lib.live.sessions import same_pictures
+from fer_lib.models.bundle import META
 from fer_lib.params import SmoothingParams
 
 
@@ -50,7 +49,7 @@ def same(ours, theirs):
 
 
 def test_the_same_model_gives_the_same_bits(recorded, tmp_path):
-    out = replay(recorded, "packaged", tmp_path / "again")
+    out = replayed(recorded, "packaged", tmp_path / "again")
     same(read_frames(out), read_frames(recorded))
     ours, theirs = read_faces(out), read_faces(recorded)
     assert {k: f.box for k, f in ours.items()} == {k: f.box for k, f in theirs.items()}
@@ -61,8 +60,8 @@ def test_the_same_model_gives_the_same_bits(recorded, tmp_path):
 
 def test_a_replay_can_be_replayed_with_the_pictures_of_the_original(recorded, tmp_path):
     shutil.copytree(recorded, tmp_path / "s")
-    first = replay(tmp_path / "s", "packaged")
-    second = replay(first, "packaged")
+    first = replayed(tmp_path / "s", "packaged")
+    second = replayed(first, "packaged")
     same(read_frames(second), read_frames(recorded))
     assert read_session(second)["replay_of"] == "s" and not (first / RAW_VIDEO).exists()
 
@@ -70,7 +69,7 @@ def test_a_replay_can_be_replayed_with_the_pictures_of_the_original(recorded, tm
 def test_a_session_its_copies_and_its_replays_show_the_same_pictures(recorded, other, at_rest, clip, tmp_path):
     original = shutil.copytree(recorded, tmp_path / "s")
     copied = shutil.copytree(recorded, tmp_path / "copied")
-    cool, again = replay(original, str(other)), replay(original, "packaged")
+    cool, again = replayed(original, str(other)), replayed(original, "packaged")
     for one, another in ((original, copied), (original, cool), (cool, original), (cool, again), (again, cool)):
         assert same_pictures(one, another), (one.name, another.name)
     handed(tmp_path / "t", at_rest[:9])
@@ -83,14 +82,14 @@ def test_a_session_its_copies_and_its_replays_show_the_same_pictures(recorded, o
 
 def test_a_session_of_a_file_needs_no_recording(clip, tmp_path):
     lived(tmp_path / "s", clip)
-    out = replay(tmp_path / "s", "packaged")
+    out = replayed(tmp_path / "s", "packaged")
     assert out == tmp_path / "s-packaged"
     same(read_frames(out), read_frames(tmp_path / "s"))
 
 
 def test_another_model_sees_the_same_faces(recorded, other, tmp_path):
     correct(recorded, [(5, 9, "Sad")])
-    out = replay(recorded, str(other), tmp_path / "cool")
+    out = replayed(recorded, str(other), tmp_path / "cool")
     ours, theirs = read_frames(out), read_frames(recorded)
     assert not np.array_equal(ours.probs, theirs.probs, equal_nan=True)
     faces = ~np.isnan(theirs.probs).any(axis=1)
@@ -101,7 +100,7 @@ def test_another_model_sees_the_same_faces(recorded, other, tmp_path):
 
 
 def test_other_smoothing_alone(recorded, tmp_path):
-    out = replay(recorded, "packaged", tmp_path / "raw", SmoothingParams(
+    out = replayed(recorded, "packaged", tmp_path / "raw", SmoothingParams(
         ema_alpha=0.0, hysteresis_delta=0.0, vote_window=1, vote_min_count=1))  # fmt: skip
     frames = read_frames(out)
     faces = ~np.isnan(frames.probs).any(axis=1)
@@ -112,23 +111,23 @@ def test_without_pictures_there_is_nothing_to_ask(recorded, clip, at_rest, tmp_p
     bare = shutil.copytree(recorded, tmp_path / "bare")
     (bare / RAW_VIDEO).unlink()
     with pytest.raises(DataError, match="--record raw"):
-        replay(bare, "packaged", tmp_path / "x")
+        replayed(bare, "packaged", tmp_path / "x")
     moved = shutil.copy(clip, tmp_path / "moved.mkv")
     lived(tmp_path / "s", moved)
     with open(moved, "ab") as stream:
         stream.write(b"x")
     with pytest.raises(DataError, match="gone or another file"):
-        replay(tmp_path / "s", "packaged", tmp_path / "x")
+        replayed(tmp_path / "s", "packaged", tmp_path / "x")
     assert not (tmp_path / "x").exists()
     with pytest.raises(DataError, match="exists already"):
-        replay(recorded, "packaged", tmp_path / "s")
+        replayed(recorded, "packaged", tmp_path / "s")
 
 
 def test_a_cut_recording_leaves_frames_out_and_counts_them(recorded, tmp_path):
     cut = shutil.copytree(recorded, tmp_path / "cut")
     video = (cut / RAW_VIDEO).read_bytes()
     (cut / RAW_VIDEO).write_bytes(video[: int(len(video) * 0.7)])
-    out = replay(cut, "packaged", tmp_path / "out")
+    out = replayed(cut, "packaged", tmp_path / "out")
     about, frames = read_session(out), read_frames(out)
     assert about["frames_without_picture"] == 40 - len(frames.frame_index) and 10 < len(frames.frame_index) < 40
 
@@ -137,7 +136,7 @@ def test_a_face_whose_row_a_kill_cost_is_left_out_and_not_taken_for_none(recorde
     cut = shutil.copytree(recorded, tmp_path / "cut")
     lines = (cut / "faces.csv").read_text().splitlines(keepends=True)
     (cut / "faces.csv").write_text("".join(lines[:-3]))
-    frames = read_frames(replay(cut, "packaged", tmp_path / "out"))
+    frames = read_frames(replayed(cut, "packaged", tmp_path / "out"))
     lost = {int(line.split(",")[0]) for line in lines[-3:]}
     assert set(read_frames(recorded).frame_index) - set(frames.frame_index) == lost
     assert read_session(tmp_path / "out")["frames_without_picture"] == 3
@@ -149,7 +148,7 @@ def test_a_session_that_does_not_say_how_it_ran_is_told(recorded, tmp_path):
         about = {k: v for k, v in read_session(recorded).items() if k != "smoothing"} | smoothing
         (broken / "session.json").write_text(json.dumps(about))
         with pytest.raises(DataError, match="session.json does not say under which smoothing it ran"):
-            replay(broken, "packaged", tmp_path / "out")
+            replayed(broken, "packaged", tmp_path / "out")
 
 
 def test_the_command(recorded, tmp_path):

@@ -11,8 +11,8 @@ from sklearn.metrics import f1_score
 from fer_lib.cli import main as cli
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
-from fer_lib.live.records import read_frames
 from fer_lib.live.score import CORRECTIONS, correct, flips, read_truth, score, segments
+from fer_lib.live.session_files import read_frames
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fer_lib.emotions import EMOTIONS
-from fer_lib.live import study
+from fer_lib.live import smoothing_grid
 from fer_lib.live.score import score
 from fer_lib.live.score_view import class_table, confusion_table, in_words, pace, score_table, study_in_words
 from fer_lib.params import SmoothingParams, StudyParams
@@ -44,10 +44,10 @@ def test_the_line_about_the_pace(folder):
 
 
 def test_the_study_in_words(folder):
-    table = study.study(folder, StudyParams(ema_alpha=[0.0, 0.7], hysteresis_delta=[0.0], vote_window=[1, 15],
+    table = smoothing_grid.study(folder, StudyParams(ema_alpha=[0.0, 0.7], hysteresis_delta=[0.0], vote_window=[1, 15],
                                             vote_min_count=[1, 8]))  # fmt: skip
     nervous = SmoothingParams(ema_alpha=0.0, hysteresis_delta=0.0, vote_window=1, vote_min_count=1)
-    here, better = study.row_of(table, nervous), study.suggestion(table, nervous)
+    here, better = smoothing_grid.row_of(table, nervous), smoothing_grid.suggestion(table, nervous)
     said = study_in_words(table, here, better)
     assert said.startswith("ema_alpha ") and f"{better['accuracy']:.1%} of the frames" in said
     assert "look at another session before you trust it" in said

@@ -7,15 +7,15 @@ import time
 import cv2
 import numpy as np
 import pytest
-from living import PLAIN, QUICK, Handed, handed, lived
+from living import PLAIN, QUICK, Handed, handed, lived, session_of
 
-from fer_lib.calibration.scores import softmax
+from fer_lib.calibration.metrics import softmax
 from fer_lib.deploy.packaged import packaged_bundle
 from fer_lib.faces.detectors import get_detector
 from fer_lib.live import capture as capturing
-from fer_lib.live import keeping
-from fer_lib.live.records import UNKNOWN, read_faces, read_frames, read_recorded, read_session
+from fer_lib.live import session_writer
 from fer_lib.live.session import Session, until_end
+from fer_lib.live.session_files import UNKNOWN, read_faces, read_frames, read_recorded, read_session
 from fer_lib.live.smoothing import UNSTABLE, Smoother
 from fer_lib.params import LiveParams
 
@@ -60,7 +60,7 @@ def test_what_is_written_beside_the_rows(clip, tmp_path):
     assert about["end"] == "it was over or ended by hand" and about["ended"] >= about["started"]
     assert about["dropped"] == about["views_skipped"] == 0 and about["fps"] > 0
     assert set(about["latency_ms"]) == {"p50", "p95", "p99"} and about["source"]["frames_promised"] == 60
-    assert about["size"] == [208, 160] and about["source"]["fingerprint"] == keeping.fingerprint(clip)
+    assert about["size"] == [208, 160] and about["source"]["fingerprint"] == session_writer.fingerprint(clip)
     assert about["model_facts"]["weights_sha256"] == packaged_bundle().weights_sha256
     assert about["params"]["detector"] == "haar" and 0 < about["first_frame_sec"] < 60
     names = {f.name for f in (tmp_path / "s").iterdir()}
@@ -99,13 +99,13 @@ def test_q_ends_it_with_everything_written(at_rest, tmp_path):
 
 
 def test_a_viewer_that_never_looks_and_a_slow_disk_hold_nothing_up(at_rest, tmp_path, monkeypatch):
-    add, slow = keeping.SessionLog.add, threading.Event()
+    add, slow = session_writer.SessionLog.add, threading.Event()
 
     def late(self, frame):
         slow.wait(2)  # the disk stands still until every frame was judged
         add(self, frame)
 
-    monkeypatch.setattr(keeping.SessionLog, "add", late)
+    monkeypatch.setattr(session_writer.SessionLog, "add", late)
     judged = []
 
     def look(session, index):
@@ -122,20 +122,20 @@ def test_a_viewer_that_never_looks_and_a_slow_disk_hold_nothing_up(at_rest, tmp_
 
 
 def test_a_disk_too_slow_for_pictures_costs_a_cameras_video_some_and_its_rows_none(at_rest, tmp_path, monkeypatch):
-    add, slow = keeping.VideoFile.add, threading.Event()
+    add, slow = session_writer.VideoFile.add, threading.Event()
 
     def late(self, index, image):
         slow.wait(20)
         add(self, index, image)
 
-    monkeypatch.setattr(keeping.VideoFile, "add", late)
+    monkeypatch.setattr(session_writer.VideoFile, "add", late)
     source = Handed(at_rest, lambda index: index == len(at_rest) - 1 and slow.set())
     source.is_camera = True
-    session = source.session = Session(LiveParams(**PLAIN, record="raw"), tmp_path / "s", source)
+    session = source.session = session_of(LiveParams(**PLAIN, record="raw"), tmp_path / "s", source)
     session.start()
     summary = until_end(session)
     kept, lost = read_recorded(tmp_path / "s"), summary["pictures_not_recorded"]
-    assert lost >= len(at_rest) - keeping.PICTURES_AHEAD - 3 and len(kept) + lost == len(at_rest)
+    assert lost >= len(at_rest) - session_writer.PICTURES_AHEAD - 3 and len(kept) + lost == len(at_rest)
     assert summary["recorded"]["raw.mkv"]["frames"] == len(kept) and kept == sorted(kept)
     assert len(read_frames(tmp_path / "s").frame_index) == len(at_rest), "every row"
 
@@ -181,7 +181,7 @@ def test_a_camera_that_hangs_can_be_left(at_rest, tmp_path, monkeypatch):
     unplugged = threading.Event()
     monkeypatch.setattr(capturing, "_open", lambda source, is_camera: Hanging(at_rest, 0.01, 1000))
     monkeypatch.setattr(capturing, "LOST", 0.5)
-    session = Session(LiveParams(**PLAIN, source="0"), tmp_path / "s")
+    session = session_of(LiveParams(**PLAIN, source="0"), tmp_path / "s")
     session.start()
     assert session.newest.take(20) is not None
     while session.newest.take(1.0) is not None:  # until it hangs; a session's numbers begin at its first picture
@@ -231,7 +231,7 @@ def test_a_paced_file_is_played_at_its_own_speed_however_late_it_begins(clip, tm
     capture.close()
     for at, taken, given in seen:
         assert given - began >= at - 0.01 and began <= taken <= given, "no frame before its time, none that has waited"
-    session = Session(LiveParams(**PLAIN, source=str(clip), paced=True), tmp_path / "s")
+    session = session_of(LiveParams(**PLAIN, source=str(clip), paced=True), tmp_path / "s")
     time.sleep(1.0)
     session.start()
     summary = until_end(session)
@@ -267,7 +267,7 @@ def test_a_folder_is_one_sessions(at_rest, clip, tmp_path):
     def second(session, index):
         if index == 2:
             try:
-                Session(LiveParams(**PLAIN, source=str(clip)), tmp_path / "s")
+                session_of(LiveParams(**PLAIN, source=str(clip)), tmp_path / "s")
             except Exception as error:
                 refused.append(error)
 
@@ -275,5 +275,5 @@ def test_a_folder_is_one_sessions(at_rest, clip, tmp_path):
     [error] = refused
     assert "is being run by another process" in str(error) or "holds a session already" in str(error)
     with pytest.raises(Exception, match="holds a session already.*another --output"):
-        Session(LiveParams(**PLAIN, source=str(clip)), tmp_path / "s")
+        session_of(LiveParams(**PLAIN, source=str(clip)), tmp_path / "s")
     assert len(read_frames(tmp_path / "s").frame_index) == 5, "it was not touched"

@@ -10,13 +10,14 @@ import cv2
 import numpy as np
 import pytest
 import websocket
+from living import session_of
 from page_client import TOKEN, Page, get, served
 
+from fer_lib.cli.live_page import serve
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError, FerError
-from fer_lib.live import records
-from fer_lib.live.records import read_frames, read_session
-from fer_lib.live.session import Session
+from fer_lib.live import session_files
+from fer_lib.live.session_files import read_frames, read_session
 from fer_lib.live.web import messages, server
 from fer_lib.params import LiveParams
 
@@ -32,7 +33,7 @@ def folder(tmp_path):
 def camera(folder):
     """(address, running) of a session over the page's own camera."""
     p = LiveParams(source="browser", **PLAIN)
-    with served(lambda fed: Session(p, folder, fed), True, {"folder": str(folder), "record": "none"}) as found:
+    with served(lambda fed: session_of(p, folder, fed), True, {"folder": str(folder), "record": "none"}) as found:
         yield found
 
 
@@ -40,7 +41,7 @@ def camera(folder):
 def file(folder, clip):
     """(address, running) of a session over a file that the server plays at its own speed."""
     p = LiveParams(source=str(clip), paced=True, **PLAIN)
-    with served(lambda fed: Session(p, folder, fed), False) as found:
+    with served(lambda fed: session_of(p, folder, fed), False) as found:
         yield found
 
 
@@ -219,10 +220,10 @@ def test_commands_change_what_holds_and_what_is_logged(camera, folder, jpegs):
         page.ask({"key": "q"})
         page.wait("over")
     assert read_frames(folder).manual.tolist() == [-1, -1, 3, 3, 3, 4, 4, -1, -1]
-    rows = list(csv.DictReader((folder / records.EVENTS).open()))
+    rows = list(csv.DictReader((folder / session_files.EVENTS).open()))
     assert [(r["label"], r["start_frame"], r["end_frame"], r["source"]) for r in rows] == [
         ("Happy", "2", "4", "page"), ("Sad", "5", "6", "key")]  # fmt: skip
-    found = json.loads((folder / records.THRESHOLDS).read_text())
+    found = json.loads((folder / session_files.THRESHOLDS).read_text())
     assert found == {"ema_alpha": 0.3, "hysteresis_delta": 0.08, "vote_window": 101, "vote_min_count": 2,
                      "show_emo_ratio": False}  # fmt: skip
 
@@ -286,11 +287,11 @@ def test_downloads_are_all_of_the_logs_and_nothing_else(file, folder):
     address, _ = file
     with Page(address) as page:
         page.wait("state")
-        status, _, body = get(address, f"/files/{records.PER_FRAME}?token={TOKEN}")
+        status, _, body = get(address, f"/files/{session_files.PER_FRAME}?token={TOKEN}")
         assert status == 409 and b"end the session first" in body
         over = page.wait("over")
     names = {found["name"] for found in over["files"]}
-    assert names == set(messages.LOGS) - {records.RECORDED, records.ANNOTATED_LIST}
+    assert names == set(messages.LOGS) - {session_files.RECORDED, session_files.ANNOTATED_LIST}
     for name in names:
         status, headers, body = get(address, f"/files/{name}?token={TOKEN}")
         assert status == 200 and body == (folder / name).read_bytes()
@@ -299,7 +300,7 @@ def test_downloads_are_all_of_the_logs_and_nothing_else(file, folder):
     with zipfile.ZipFile(io.BytesIO(body)) as archive:
         assert status == 200 and archive.testzip() is None
         assert {name.partition("/")[2] for name in archive.namelist()} == names
-        assert archive.read(f"session/{records.PER_FRAME}") == (folder / records.PER_FRAME).read_bytes()
+        assert archive.read(f"session/{session_files.PER_FRAME}") == (folder / session_files.PER_FRAME).read_bytes()
 
 
 def test_nothing_outside_the_logs_can_be_fetched_nor_anything_without_the_key(file, folder):
@@ -315,7 +316,7 @@ def test_nothing_outside_the_logs_can_be_fetched_nor_anything_without_the_key(fi
         status, _, body = get(address, f"/files/{name}?token={TOKEN}")
         assert status == 404 and b"not for you" not in body and b"root:" not in body, name
     for token in ("", "?token=", "?token=x", f"?token={TOKEN}x"):
-        for name in (records.PER_FRAME, server.ARCHIVE, "nothing"):
+        for name in (session_files.PER_FRAME, server.ARCHIVE, "nothing"):
             status, _, body = get(address, f"/files/{name}{token}")
             assert status == 403 and b"key" in body
 
@@ -371,7 +372,7 @@ def test_a_page_can_close_the_program(camera, folder, jpegs):
 
 def test_closing_the_server_ends_the_session_whole(folder, jpegs):
     p = LiveParams(source="browser", **PLAIN)
-    with served(lambda fed: Session(p, folder, fed), True) as (address, running):
+    with served(lambda fed: session_of(p, folder, fed), True) as (address, running):
         with Page(address) as page:
             fed(page, jpegs[:3])
     assert running.phase == "over" and running.result()["frames"] == 3
@@ -380,7 +381,7 @@ def test_closing_the_server_ends_the_session_whole(folder, jpegs):
 
 def test_a_page_that_nobody_opened_leaves_a_message(folder):
     p = LiveParams(source="browser", **PLAIN)
-    with served(lambda fed: Session(p, folder, fed), True) as (_, running):
+    with served(lambda fed: session_of(p, folder, fed), True) as (_, running):
         running.open()
     with pytest.raises(FerError, match="nobody opened the page"):
         running.result()
@@ -391,17 +392,17 @@ def test_a_port_in_use_is_said_before_anything_is_opened(folder):
     port = taken.getsockname()[1]
     assert taken.getsockname()[0] == "127.0.0.1"
     with taken, pytest.raises(FerError, match=f"port {port} is in use"):
-        server.serve(LiveParams(source="browser", **PLAIN), folder, port, False)
+        serve(LiveParams(source="browser", **PLAIN), folder, port, False)
     assert not folder.exists()
 
 
 def test_recordings_are_offered_and_kept_out_of_the_archive(folder, jpegs):
     p = LiveParams(source="browser", record="raw", **PLAIN)
-    with served(lambda fed: Session(p, folder, fed), True) as (address, _):
+    with served(lambda fed: session_of(p, folder, fed), True) as (address, _):
         with Page(address) as page:
             fed(page, jpegs[:3])
             page.ask({"end": True})
             names = {found["name"] for found in page.wait("over")["files"]}
-        assert {records.RAW_VIDEO, records.RECORDED} <= names
+        assert {session_files.RAW_VIDEO, session_files.RECORDED} <= names
         status, _, body = get(address, f"/files/{server.ARCHIVE}?token={TOKEN}")
         assert status == 200 and b"raw.mkv" not in body and b"recorded.csv" in body

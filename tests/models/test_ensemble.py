@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fer_lib.calibration import scores
+from fer_lib.calibration import metrics
 from fer_lib.errors import FerError
 from fer_lib.models.ensemble import combine, search_weights
 
@@ -66,14 +66,14 @@ def test_the_search_finds_a_planted_optimum(shares):
     members, y = planted(shares)
     weights, best = search_weights(members, y, "logit")
     assert weights == pytest.approx(shares) and best == 1.0
-    assert best == scores.macro_f1(combine(members, weights, "logit").argmax(1), y)
+    assert best == metrics.macro_f1(combine(members, weights, "logit").argmax(1), y)
 
 
 def test_the_search_is_the_best_of_its_grid_in_both_spaces(members):
     y = np.arange(30) % 7
     for space in ("logit", "prob"):
         weights, best = search_weights(members[:2], y, space)
-        grid = [scores.macro_f1(combine(members[:2], [w / 20, 1 - w / 20], space).argmax(1), y) for w in range(21)]
+        grid = [metrics.macro_f1(combine(members[:2], [w / 20, 1 - w / 20], space).argmax(1), y) for w in range(21)]
         assert best == max(grid) and sum(weights) == pytest.approx(1.0)
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from fer_lib.calibration import scores
+from fer_lib.calibration import metrics
 from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.deploy.bundle import read_bundle
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, FerError
 from fer_lib.models import softlabels
+from fer_lib.models.bundle import read_bundle
 from fer_lib.models.inference import predict_logits
 from fer_lib.models.softlabels import cached_logits, export_softlabels, read_softlabels, sharpness
 from fer_lib.params import SoftLabelParams
@@ -91,9 +91,9 @@ def test_the_files_carry_what_they_should(folder, drawn_manifest, drawn_teachers
     assert [set(t) >= {"uri", "model", "epoch", "weight"} for t in record["teachers"]] == [True, True]
     assert record["rows"] == len(rows) and record["n_expected"] == record["n_used"] == len(select)
     a, b = by_hand(drawn_teachers, select, pack_cache)
-    expected = scores.summary(0.75 * a + 0.25 * b, select.labels)
-    metrics = read["ensemble_metrics.json"]
-    assert metrics["nll"] == pytest.approx(expected["nll"], abs=1e-4) and metrics["accuracy"] == expected["accuracy"]
+    expected = metrics.summary(0.75 * a + 0.25 * b, select.labels)
+    kept = read["ensemble_metrics.json"]
+    assert kept["nll"] == pytest.approx(expected["nll"], abs=1e-4) and kept["accuracy"] == expected["accuracy"]
     f1 = {t["model"]: t["val_select"]["macro_f1"] for t in record["teachers"]}
     assert sorted(f1, key=f1.get, reverse=True)[0] == record["ranking"][0] or len(set(f1.values())) == 1
 
@@ -232,7 +232,7 @@ def test_sharpness_falls_with_the_temperature():
     assert [row["temperature"] for row in table] == [1.0, 1.2, 2.0, 4.0, 5.0, 6.0]
     medians = [row["max_prob_q50"] for row in table]
     assert medians == sorted(medians, reverse=True)
-    p = scores.softmax(logits)
+    p = metrics.softmax(logits)
     assert table[0]["max_prob_q95"] == pytest.approx(np.quantile(p.max(1), 0.95))
     assert table[0]["entropy_q25"] == pytest.approx(np.quantile(-(p * np.log(p)).sum(1), 0.25))
     uniform = sharpness(np.zeros((3, 7)))[0]

@@ -7,23 +7,23 @@ from pathlib import Path
 import pytest
 from road import command
 
-from fer_lib import phases
-from fer_lib.live.drawn import write_drawn_session
-from fer_lib.live.records import read_frames
 from fer_lib.live.score import score, segments
+from fer_lib.live.session_files import read_frames
+from fer_lib.live.synthetic_session import write_drawn_session
+from fer_lib.pipeline import folders
 
 pytestmark = pytest.mark.xdist_group("road")
 
 
 def scored(walked, folder: Path, tmp_path: Path, **values):
     """Run the notebook by papermill; its finished phase's folder and the printed notebook."""
-    before = {r["folder"] for r in phases.finished(("score",))}
+    before = {r["folder"] for r in folders.finished(("score",))}
     (tmp_path / "values.yaml").write_text(json.dumps({"session": str(folder), **values}))
     words = ("papermill", "notebooks/10_score_session.ipynb", str(tmp_path / "out.ipynb"), "-f",
              str(tmp_path / "values.yaml"), "--no-progress-bar")  # fmt: skip
     ended = command(*words, home=walked.home, cwd=walked.home)
     assert ended.code == 0, ended.err[-3000:]
-    [record] = [r for r in phases.finished(("score",)) if r["folder"] not in before]
+    [record] = [r for r in folders.finished(("score",)) if r["folder"] not in before]
     return Path(record["folder"]), (tmp_path / "out.ipynb").read_text()
 
 

@@ -10,7 +10,7 @@ from road import PHASES
 
 from fer_lib.emotions import EMOTIONS
 from fer_lib.params import KINDS
-from fer_lib.runfile import input_fields, load_run
+from fer_lib.pipeline.runfile import input_fields, load_run
 
 pytestmark = pytest.mark.xdist_group("road")
 TEACHERS = ("teacher_a", "teacher_b")
@@ -206,7 +206,7 @@ def test_one_parent_with_a_nested_run_a_phase(walked, parent, nested):
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_every_parameter_is_logged(walked, nested, phase):
-    from fer_lib.tracking.records import flatten
+    from fer_lib.storage.json_files import flatten
 
     planned = load_run(walked.file).phase(phase)
     values = flatten(planned.params.model_dump(mode="json", exclude={"output_dir"}))

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from fer_lib.calibration import scores
+from fer_lib.calibration import metrics
 
 TOLERANCE = 1e-10
 
@@ -163,8 +163,8 @@ def oracle_f1(pred, y, k):
 @pytest.mark.parametrize(("logits", "y"), CASES)
 def test_every_score_equals_its_second_computation(logits, y):
     k = logits.shape[1]
-    seen = scores.summary(logits, y)
-    probs = scores.softmax(logits)
+    seen = metrics.summary(logits, y)
+    probs = metrics.softmax(logits)
     exact = np.array([[float(p) for p in decimal_softmax(row)] for row in logits])
     np.testing.assert_allclose(probs, exact, rtol=0, atol=1e-14)
     assert seen["nll"] == pytest.approx(decimal_nll(logits, y), rel=TOLERANCE, abs=TOLERANCE)
@@ -204,8 +204,8 @@ def test_scikit_learn_agrees_where_it_has_the_score(logits, y):
     from sklearn import metrics
 
     k = logits.shape[1]
-    classes, pred, probs = np.arange(k), logits.argmax(1), scores.softmax(logits)
-    seen = scores.summary(logits, y)
+    classes, pred, probs = np.arange(k), logits.argmax(1), metrics.softmax(logits)
+    seen = metrics.summary(logits, y)
     np.testing.assert_array_equal(seen["confusion"], metrics.confusion_matrix(y, pred, labels=classes))
     f1 = metrics.f1_score(y, pred, labels=classes, average=None, zero_division=0)
     np.testing.assert_allclose(list(seen["per_class_f1"].values()), f1, rtol=0, atol=TOLERANCE)

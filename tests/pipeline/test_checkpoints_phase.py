@@ -2,9 +2,9 @@
 
 import pytest
 
-from fer_lib import reuse
 from fer_lib.errors import ParamsError
-from fer_lib.runfile import Phase, load_run
+from fer_lib.pipeline import cache_key
+from fer_lib.pipeline.runfile import Phase, load_run
 
 RUN = """
 phases:
@@ -78,5 +78,5 @@ def test_epochs_that_were_kept_otherwise_are_another_input(tmp_path):
         (tmp_path / name / "outputs.json").write_text('{"ids": {"weights_sha256": "same"}}')
         (tmp_path / name / "done.json").write_text(f'{{"key": "{key}"}}')
     one, two = str(tmp_path / "one"), str(tmp_path / "two")
-    assert reuse.input_id(one) == reuse.input_id(two)
-    assert reuse.input_id(one, "fits") != reuse.input_id(two, "fits")
+    assert cache_key.input_id(one) == cache_key.input_id(two)
+    assert cache_key.input_id(one, "fits") != cache_key.input_id(two, "fits")

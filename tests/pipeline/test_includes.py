@@ -3,7 +3,7 @@
 import pytest
 
 from fer_lib.errors import ParamsError
-from fer_lib.runfile import Phase, load_run
+from fer_lib.pipeline.runfile import Phase, load_run
 
 DATA = "seed: 5\nphases:\n  import: {sources: [{source: fer2013, faces: 700}]}\n  manifest: {seed: 6}\n"
 ONE = "include: [data.yaml]\nphases:\n  one: {kind: teacher}\n  one_judged: {kind: evaluate}\n"

@@ -13,9 +13,11 @@ from toy import make_home
 
 from fer_lib.errors import FerError
 from fer_lib.params import TeacherParams
-from fer_lib.phases import folder_for
-from fer_lib.pipeline import run_file
-from fer_lib.tracking import endings, runs, store
+from fer_lib.pipeline import standalone
+from fer_lib.pipeline.folders import folder_for
+from fer_lib.pipeline.run import run_file
+from fer_lib.storage import locks
+from fer_lib.tracking import run_status, store
 
 CHANGES = ["teacher_a.epochs=400", "teacher_a.checkpoint_minutes=0.1"]  # a toy's step sleeps so many seconds
 STEPS = "mlruns/phases/teacher_a-*/steps.txt"
@@ -71,17 +73,17 @@ def test_a_second_command_is_refused_at_once_and_told_who_is_at_work(home, runni
     assert time.monotonic() - began < 0.5
     began = time.monotonic()
     with pytest.raises(FerError, match=f"MLflow run {kernel['run_id']}; command: .*fer_lib.cli.main run params/quick"):
-        runs.phase_run(TeacherParams(output_dir=str(folder), manifest=str(home / "params")), "teacher")
+        standalone.phase_run(TeacherParams(output_dir=str(folder), manifest=str(home / "params")), "teacher")
     assert time.monotonic() - began < 5, "the store is opened before"
     with pytest.raises(FerError, match="give the same command again; nothing has to be unlocked"):
         run_file(home / "params" / "quickstart.yaml", CHANGES)
     assert process.poll() is None and states()["teacher_a"].info.status == "RUNNING"
-    assert endings.reap() == [], "who is alive is left alone"
+    assert run_status.reap() == [], "who is alive is left alone"
     os.kill(kernel["pid"], signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
     process.kill()
     process.wait()
     deadline = time.time() + 10
-    while store.lock_is_held(folder / ".lock") and time.time() < deadline:
+    while locks.lock_is_held(folder / ".lock") and time.time() < deadline:
         time.sleep(0.05)
     assert folder_for(name, key) == folder and (folder / ".lock.holder.json").is_file()
     assert states()["teacher_a"].info.status == "RUNNING", "nobody was left to say so"

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fer_lib import phases
-from fer_lib.pipeline import run_file, workers
+from fer_lib.pipeline import folders, workers
+from fer_lib.pipeline.run import run_file
 
 pytestmark = pytest.mark.xdist_group("parallel")
 
@@ -38,14 +38,14 @@ def moments(name: str) -> dict:
 
 
 def phase_folder(name: str) -> Path:
-    return Path(phases.finished(phase=name)[0]["folder"])
+    return Path(folders.finished(phase=name)[0]["folder"])
 
 
 def test_independent_phases_overlap_and_dependents_wait(diamond):
     a, b, student, evaluate = (moments(name) for name in ("teacher_a", "teacher_b", "student", "evaluate"))
     assert max(a["begin"], b["begin"]) < min(a["end"], b["end"])
     assert student["begin"] > a["end"] and evaluate["begin"] > max(a["end"], b["end"], student["end"])
-    assert phases.done(phase_folder("manifest"))["finished"] <= phases.done(phase_folder("teacher_a"))["finished"]
+    assert folders.done(phase_folder("manifest"))["finished"] <= folders.done(phase_folder("teacher_a"))["finished"]
 
 
 def test_each_kernel_sees_the_device_and_threads_of_its_slot(diamond):

@@ -12,12 +12,14 @@ import pytest
 from filelock import FileLock
 from toy import make_home
 
-from fer_lib import phases, reuse
 from fer_lib.errors import FerError, ParamsError
-from fer_lib.pipeline import choose, run_file, upstream
+from fer_lib.pipeline import cache_key, folders
 from fer_lib.pipeline.execution import Execution, session
-from fer_lib.runfile import load_run
-from fer_lib.tracking import runs, store
+from fer_lib.pipeline.run import choose, run_file
+from fer_lib.pipeline.runfile import load_run
+from fer_lib.pipeline.standalone import upstream
+from fer_lib.storage import json_files
+from fer_lib.tracking import store
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +83,10 @@ def test_a_run_is_one_parent_with_a_nested_run_a_phase(base, first):
     assert [row["status"] for row in phases_of(first)] == ["ran"] * 3
     folder = base / teacher.data.tags["fer.folder"]
     assert folder.name.startswith("teacher_a-") and len(folder.name) == len("teacher_a-") + 12
-    record = phases.done(folder)
+    record = folders.done(folder)
     assert record["run_id"] == teacher.info.run_id and Path(record["inputs"]["manifest"]).is_dir()
     assert not Path(json.loads((folder / "done.json").read_text())["inputs"]["manifest"]).is_absolute()
-    assert runs.read_outputs(record["inputs"]["manifest"])["manifest"] == "manifest.txt"
+    assert json_files.read_outputs(record["inputs"]["manifest"])["manifest"] == "manifest.txt"
 
 
 def test_again_everything_is_reused_and_nothing_runs(base, first, capsys):
@@ -112,7 +114,7 @@ def test_a_failing_phase_says_its_own_error_and_spares_the_earlier_ones(base, fi
     assert "".join(str(folder / "02_build_manifest.ipynb").split()) in said
     assert "47 pixels" in (folder / "02_build_manifest.ipynb").read_text()
     assert [row["status"] for row in phases_of(parent)] == ["re-used", "failed"]
-    assert phases.done(folder) is None and phases.done(base / phases_of(parent)[0]["folder"]) is not None
+    assert folders.done(folder) is None and folders.done(base / phases_of(parent)[0]["folder"]) is not None
 
 
 def test_interrupted_runs_are_killed_and_go_on_where_they_were(base, first):
@@ -134,25 +136,25 @@ def test_interrupted_runs_are_killed_and_go_on_where_they_were(base, first):
     assert process.returncode == 130 and steps is not None
     parent = newest_parent()
     assert parent.info.status == "KILLED" and children(parent)["teacher_a"].info.status == "KILLED"
-    assert phases.done(steps.parent) is None
+    assert folders.done(steps.parent) is None
     reached = int(steps.read_text())
     assert 1 < reached < 30
     changes = ["teacher_a.epochs=30", "teacher_a.checkpoint_minutes=0.1"]
     assert run_file(base / "params" / "quickstart.yaml", changes) == 0
-    assert phases.done(steps.parent)["folder"] == str(steps.parent)
-    assert runs.read_outputs(steps.parent)["ids"]["resumed_at"] == reached
+    assert folders.done(steps.parent)["folder"] == str(steps.parent)
+    assert json_files.read_outputs(steps.parent)["ids"]["resumed_at"] == reached
 
 
 def test_fresh_is_a_new_attempt_and_refuses_a_living_run(base, first, capsys):
     path = base / "params" / "quickstart.yaml"
-    folder = Path(phases.finished(("import",))[0]["folder"])
+    folder = Path(folders.finished(("import",))[0]["folder"])
     with FileLock(folder / ".lock"):
         with pytest.raises(FerError, match="another process"):
             run_file(path, only="import", fresh=True)
     assert newest_parent().info.status == "FAILED"
     assert run_file(path, only="import", fresh=True) == 0
-    assert phases.done(folder) is not None, "the old attempt stays"
-    assert phases.finished(("import",))[0]["folder"] == f"{folder}-2"
+    assert folders.done(folder) is not None, "the old attempt stays"
+    assert folders.finished(("import",))[0]["folder"] == f"{folder}-2"
     assert phases_of(newest_parent())[0]["status"] == "ran" and len(phases_of(newest_parent())) == 1
     capsys.readouterr()
     assert run_file(path, ["manifest.val_fraction=0.9"], fresh=True) == 1
@@ -171,14 +173,14 @@ def test_only_and_from_choose(base, first, monkeypatch, capsys):
         choose(plan, only="manifest", from_="manifest")
     assert run_file(path, from_="manifest") == 0
     assert [row["status"] for row in phases_of(newest_parent())] == ["re-used", "re-used"]
-    monkeypatch.setattr(reuse, "reachable", lambda code: {"fer_lib.models": "edited"})  # every key is another now
+    monkeypatch.setattr(cache_key, "reachable", lambda code: {"fer_lib.models": "edited"})  # every key is another now
     capsys.readouterr()
     plan = load_run(path)
     with session(fresh=False) as shared:
         taken = Execution(shared, plan, choose(plan, only="teacher_a"), taken=True)
     assert {name: str(folder) for name, folder in taken.folders.items()} == {
-        "import": phases.finished(("import",))[0]["folder"],
-        "manifest": phases.finished(("manifest",))[0]["folder"],
+        "import": folders.finished(("import",))[0]["folder"],
+        "manifest": folders.finished(("manifest",))[0]["folder"],
     }
     assert capsys.readouterr().out.count("made by other code") == 2
     with pytest.raises(FerError, match="needs 'manifest', which has never finished"):
@@ -186,8 +188,8 @@ def test_only_and_from_choose(base, first, monkeypatch, capsys):
 
 
 def test_a_notebook_alone_builds_on_the_newest_phases(base, first):
-    assert upstream("teacher", "manifest") == phases.finished(("manifest",))[0]["folder"]
-    assert upstream("softlabels", "teachers") == [phases.finished(("teacher",))[0]["folder"]]
+    assert upstream("teacher", "manifest") == folders.finished(("manifest",))[0]["folder"]
+    assert upstream("softlabels", "teachers") == [folders.finished(("teacher",))[0]["folder"]]
 
 
 def test_a_notebook_alone_in_an_empty_store_runs_what_it_needs_first(tmp_path, monkeypatch):
@@ -197,9 +199,9 @@ def test_a_notebook_alone_in_an_empty_store_runs_what_it_needs_first(tmp_path, m
                "-p", "seed", "3"]  # fmt: skip
     done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr[-2000:]
-    [record] = phases.finished(("manifest",))
-    [needed] = phases.finished(("import",))
+    [record] = folders.finished(("manifest",))
+    [needed] = folders.finished(("import",))
     assert record["inputs"] == {"imports": needed["folder"], "manifests": []} and record["params"]["seed"] == 3
     states = {run.info.run_name: run.info.status for run in all_runs()}
     assert states == {"manifest": "FINISHED", "import": "FINISHED", "toy": "FINISHED"}
-    assert phases.finished(("teacher",)) == []
+    assert folders.finished(("teacher",)) == []

@@ -6,10 +6,10 @@ import pytest
 from rawtrees import draw_raw_trees
 from road import command, make_home
 
-from fer_lib import phases
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.params import TeacherParams
-from fer_lib.runfile import load_run
+from fer_lib.pipeline import folders
+from fer_lib.pipeline.runfile import load_run
 
 BACKBONES = ("resnet18", "resnet50", "tf_efficientnet_b3", "convnext_tiny", "vit_base_patch16_384")
 SEEDS = (1337, 42, 2025)
@@ -102,7 +102,7 @@ def test_the_plans_data_are_read_from_their_native_layouts(tmp_path, monkeypatch
     words = ("fer_lib.cli.main", "run", "params/reconstruction/data.yaml", "--smoke")
     ended = command(*words, home=home, cwd=home)
     assert ended.code == 0, ended.out + ended.err
-    made = {record["phase"]: record["folder"] for record in phases.finished(("manifest", "audit"))}
+    made = {record["phase"]: record["folder"] for record in folders.finished(("manifest", "audit"))}
     rows = {phase: Manifest.read(f"{folder}/manifest.parquet").frame for phase, folder in made.items()}
     trained = {"ferplus", "rafdb_basic", "affectnet_full_balanced", "expw_hq"}
     assert set(rows["audit"]["source"]) == set(rows["manifest"]["source"]) == trained

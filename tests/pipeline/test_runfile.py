@@ -3,7 +3,7 @@
 import pytest
 
 from fer_lib.errors import ParamsError
-from fer_lib.runfile import Phase, load_run
+from fer_lib.pipeline.runfile import Phase, load_run
 
 GOOD = """
 name: demo

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fer_lib.notebook import NotebookFailed
 from fer_lib.params import ImportParams, TeacherParams
 from fer_lib.pipeline import workers
+from fer_lib.pipeline.papermill import NotebookFailed
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_phase_of_several_processes_divides_its_share(eight_cores, monkeypatch
 
 def test_each_slot_has_gpus_of_its_own(eight_cores, monkeypatch):
     monkeypatch.setattr(workers, "visible_gpus", lambda: ["2", "5", "7"])
-    place = workers.Workers(4)
+    place = workers.ProcessPool(4)
 
     def seen(slot, **params):
         return place.environment(slot, TeacherParams(**params))["CUDA_VISIBLE_DEVICES"]

@@ -9,9 +9,10 @@ HEAD = """import time
 from pathlib import Path
 from fer_lib.errors import DataError
 from fer_lib.params import KINDS
-from fer_lib.tracking import runs
+from fer_lib.pipeline.standalone import phase_run
+from fer_lib.storage.json_files import read_outputs
 params = KINDS["{kind}"][0].collect(globals())
-run = runs.phase_run(params, "{kind}")
+run = phase_run(params, "{kind}")
 """
 # When the phase ran and what it saw of the machine.  With workers: N it waits until N phases have begun.
 MOMENTS = """
@@ -32,7 +33,7 @@ BODIES = {
     "01_import_datasets": ("import", 'run.outputs(ids={"rows": params.sources[0].faces}, headline={"rows": 70})'),
     "02_build_manifest": (
         "manifest",
-        "assert runs.read_outputs(run.inputs['imports'])['headline'] == {'rows': 70}\n"
+        "assert read_outputs(run.inputs['imports'])['headline'] == {'rows': 70}\n"
         "if params.val_fraction > 0.8:\n"
         "    raise DataError('row 3 of toy.csv has 47 pixels')\n"
         "(run.output_dir / 'manifest.txt').write_text(str(params.val_fraction))\n"

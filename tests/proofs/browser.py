@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fer_lib.storage import paths
 from fer_lib.tracking import store
 
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars",
@@ -199,8 +200,8 @@ def comparison(browser: Browser, base: str, runs: list) -> str:
 
 
 def main(out: Path) -> None:
-    runs = students(store.home())
-    with page(store.home()) as base, Browser() as browser:
+    runs = students(paths.home())
+    with page(paths.home()) as base, Browser() as browser:
         runs_list(browser, base, runs)
         browser.picture(out / "mlflow_runs.png")
         comparison(browser, base, runs)

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "live"))
 from drawn_view import view
 
 from fer_lib.live.controls import Controls
-from fer_lib.live.view import Newest
+from fer_lib.live.view import LatestValue
 from fer_lib.live.window import check_window, show
 from fer_lib.params import SmoothingParams
 
@@ -54,7 +54,7 @@ def report(session: SimpleNamespace, file: Path, closing: threading.Event) -> No
 
 
 def main(file: Path) -> None:
-    session = SimpleNamespace(newest=Newest(), controls=Controls(SmoothingParams()))
+    session = SimpleNamespace(newest=LatestValue(), controls=Controls(SmoothingParams()))
     closing = threading.Event()
     check_window()
     threads = [

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from fer_lib.emotions import EMOTIONS
-from fer_lib.live import drawn
+from fer_lib.live import synthetic_session
 
 SIZE = (1280, 800)  # pixels of the page
 FRAME, FACE, NEAR = (640, 480), 460, 0.55  # of the drawn camera's picture: the share of it that is looked at
@@ -38,12 +38,12 @@ def write_camera(file: Path, images: list[np.ndarray], fps: float) -> Path:
     return file
 
 
-def drawn_film(file: Path, script: list[drawn.Moment], seed: int) -> Path:
+def drawn_film(file: Path, script: list[synthetic_session.Moment], seed: int) -> Path:
     """A drawn person, seen from near, as a video file."""
-    with mock.patch.multiple(drawn, SIZE=FRAME, SIDE=FACE):
-        images, _ = drawn.pictures(seed, script)
+    with mock.patch.multiple(synthetic_session, SIZE=FRAME, SIDE=FACE):
+        images, _ = synthetic_session.pictures(seed, script)
     rows, columns = (slice(round(n * (1 - NEAR) / 2), round(n * (1 + NEAR) / 2)) for n in FRAME[::-1])
-    video = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"MJPG"), drawn.FPS, FRAME)
+    video = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"MJPG"), synthetic_session.FPS, FRAME)
     for image in images:
         video.write(cv2.resize(image[rows, columns], FRAME)[..., ::-1])
     video.release()
@@ -113,7 +113,7 @@ def shown(tab: browser.Browser) -> str:
 
 def main(out: Path, seed: int = 20, seconds: float = 61.0) -> None:
     """A drawn person for a minute; the labels are what that one means to show, given as somebody would give them."""
-    script, given, now = drawn.acted(seed, rounds=4), -1, 0.0
+    script, given, now = synthetic_session.acted(seed, rounds=4), -1, 0.0
     with tempfile.TemporaryDirectory() as folder:
         film = drawn_film(Path(folder) / "drawn_person.avi", script, seed)
         with live(Path(folder), Path(folder) / "session", "--source", str(film)) as page, browser.Browser() as tab:
@@ -121,7 +121,7 @@ def main(out: Path, seed: int = 20, seconds: float = 61.0) -> None:
             while now < seconds or given < 0 or shown(tab) != EMOTIONS[given]:
                 said = tab.evaluate("(document.querySelectorAll('#stats dd')[3] || {}).textContent || '0 s'")
                 now = float(said.split()[0])
-                meant = script[min(int(now * drawn.FPS), len(script) - 1)].manual
+                meant = script[min(int(now * synthetic_session.FPS), len(script) - 1)].manual
                 if meant != given:
                     key, given = str(meant + 1) if meant >= 0 else "c", meant
                     tab.press(key, text=key)

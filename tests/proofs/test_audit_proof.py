@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from altered import ALTERED, LEAST
 
-from fer_lib.datasets.audit import audit_manifest, search
+from fer_lib.audit import audit_manifest, search
 from fer_lib.datasets.build import build_manifest
-from fer_lib.datasets.sources import import_all
-from fer_lib.datasets.synthetic import draw_face
 from fer_lib.emotions import EMOTIONS
+from fer_lib.importers import import_all
 from fer_lib.params import AuditParams, ManifestParams, SourceSpec
+from fer_lib.synthetic.dataset import draw_face
 
 FACES, COPIES = 2400, 400
 IDENTICAL = ("same bytes", "other file format")

@@ -9,7 +9,7 @@ import pytest
 from road import command, make_home
 
 from fer_lib.params import KINDS
-from fer_lib.runfile import input_fields
+from fer_lib.pipeline.runfile import input_fields
 
 CUT = {"epochs": 1, "max_train_batches": 2, "max_val_batches": 3}
 

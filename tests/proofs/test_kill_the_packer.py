@@ -10,9 +10,9 @@ import time
 import pytest
 
 from fer_lib.datasets.build import build_manifest
-from fer_lib.datasets.sources import import_all
-from fer_lib.datasets.synthetic import write_raw
+from fer_lib.importers import import_all
 from fer_lib.params import ManifestParams, SourceSpec
+from fer_lib.synthetic.dataset import write_raw
 
 # Every cache on stdin starts one build in a process of its own, forked from one that has imported everything, so that a
 # round costs what packing costs; an empty line asks for its end.  A round writes its process' number, "ready" just

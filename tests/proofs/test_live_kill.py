@@ -12,9 +12,9 @@ import psutil
 import pytest
 from road import command, environment, make_home
 
-from fer_lib.live.drawn import Moment, pictures
 from fer_lib.live.recording import recorded_pictures
-from fer_lib.live.records import read_faces, read_frames, read_session
+from fer_lib.live.session_files import read_faces, read_frames, read_session
+from fer_lib.live.synthetic_session import Moment, pictures
 
 FPS = 50.0
 

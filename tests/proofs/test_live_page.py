@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, ImageSequence
 
 from fer_lib.emotions import EMOTIONS
-from fer_lib.live import records
-from fer_lib.live.records import read_frames, read_session
+from fer_lib.live import session_files
+from fer_lib.live.session_files import read_frames, read_session
 
 pytestmark = pytest.mark.skipif(browser.chromium() is None, reason="no chromium here: apt-get install chromium")
 SETTINGS = "JSON.stringify([...document.querySelectorAll('#sliders input')].map(i => Number(i.value)))"
@@ -105,17 +105,17 @@ def test_a_person_labels_moves_a_slider_and_finds_it_all_in_the_logs(live, tab, 
     while not archive.is_file() and time.monotonic() < until:
         time.sleep(0.2)
     with zipfile.ZipFile(archive) as found:
-        assert found.testzip() is None and f"session/{records.PER_FRAME}" in found.namelist()
+        assert found.testzip() is None and f"session/{session_files.PER_FRAME}" in found.namelist()
 
     folder = live.folder
     frames = read_frames(folder)
     assert len(frames.frame_index) > 60 and (frames.pred >= 0).mean() > 0.5
     seen = [int(k) for k, before in zip(frames.manual, [-9, *frames.manual], strict=False) if k != before]
     assert [k for k in seen if k >= 0] == [EMOTIONS.index("Happy"), EMOTIONS.index("Sad")]
-    events = [(row["label"], row["source"]) for row in rows(folder / records.EVENTS)]
+    events = [(row["label"], row["source"]) for row in rows(folder / session_files.EVENTS)]
     assert events == [("Happy", "key"), ("Sad", "page")]
     settings = {"ema_alpha": 0.4, "hysteresis_delta": 0.1, "vote_window": 17, "vote_min_count": 7}
-    assert json.loads((folder / records.THRESHOLDS).read_text()) == settings | {"show_emo_ratio": False}
+    assert json.loads((folder / session_files.THRESHOLDS).read_text()) == settings | {"show_emo_ratio": False}
     assert not [file.name for file in folder.iterdir() if file.suffix not in (".csv", ".json") and file.name != ".lock"]
     about = read_session(folder)
     assert about["input"] == "browser camera" and about["latency_ms"]["p50"] < 500
@@ -259,7 +259,7 @@ def test_a_file_of_the_server_is_shown_and_ends_by_itself(home, tmp_path, at_res
 def at_rest_clip(tmp_path):
     import cv2
 
-    from fer_lib.live.drawn import FPS, Moment, pictures
+    from fer_lib.live.synthetic_session import FPS, Moment, pictures
 
     images = pictures(1337, [Moment(6, 0.0, -1)] * 60)[0]
     file = tmp_path / "clip.avi"

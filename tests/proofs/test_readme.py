@@ -31,7 +31,7 @@ def clone(tmp_path_factory):
     """A clean clone, beside a home folder of the user's own that holds two raw datasets and photos."""
     from PIL import Image
 
-    from fer_lib.datasets.synthetic import draw_faces, write_raw
+    from fer_lib.synthetic.dataset import draw_faces, write_raw
 
     base = tmp_path_factory.mktemp("clone")
     subprocess.run(["git", "clone", "-q", str(REPO), str(base / "fer-lab")], check=True)

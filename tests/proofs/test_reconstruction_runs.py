@@ -12,7 +12,7 @@ import pytest
 from rawtrees import draw_raw_trees
 from road import command, make_home
 
-from fer_lib.runfile import load_run
+from fer_lib.pipeline.runfile import load_run
 
 BACKBONES = ("resnet18", "resnet50", "tf_efficientnet_b3", "convnext_tiny", "vit_base_patch16_384")
 OFFLINE = ("-p", "teacher.pretrained=none")

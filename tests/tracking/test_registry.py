@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 
 import fer_lib
-from fer_lib.calibration.scaling import Temperature
-from fer_lib.deploy.bundle import derive_bundle, read_bundle, write_bundle
+from fer_lib.calibration.temperature import Temperature
 from fer_lib.deploy.export import rank
 from fer_lib.deploy.predict import Predictor
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import FerError
 from fer_lib.evaluation.evaluate import subjects
 from fer_lib.faces.contract import FaceContract
+from fer_lib.models.bundle import derive_bundle, read_bundle, write_bundle
 from fer_lib.models.classifier import build_classifier
 from fer_lib.tracking import registry, store
 
@@ -152,6 +152,7 @@ def test_load_finds_the_same_probabilities(champion, bundle, faces):
 
 def test_evaluation_and_export_take_a_registered_model_or_a_bundle_folder(champion, bundle):
     for named in (Path("models:/fer-student@champion"), bundle.path):
+        named = registry.resolve(named.as_posix())
         (subject,) = subjects([named], [])
         assert subject.name == "tiny" and subject.bundles[0].weights_sha256 == bundle.weights_sha256
         (row,) = rank([named])

@@ -11,6 +11,8 @@ import pytest
 
 from fer_lib.errors import FerError
 from fer_lib.params import ImportParams, TeacherParams
+from fer_lib.pipeline import standalone
+from fer_lib.storage import json_files, locks, paths
 from fer_lib.tracking import records, runs, store
 
 
@@ -59,44 +61,44 @@ def fetch(run):
 def test_what_a_phase_logs(lab):
     from matplotlib.figure import Figure
 
-    with runs.phase_run(ImportParams(seed=1), "import") as run:
+    with standalone.phase_run(ImportParams(seed=1), "import") as run:
         run.metrics({"val": {"f1": np.float64(0.5), "per_class": {"Happy": 1}}, "text": "no", "flag": True}, step=3)
         run.figure(Figure(), "empty.png")
         run.json({"n": np.int64(3), "a": np.arange(2)}, "report.json")
         run.note(result="It works.", intent="To see.")
         run.note(next="Nothing.")
-        assert store.lock_is_held(run.output_dir / ".lock")
+        assert locks.lock_is_held(run.output_dir / ".lock")
         run.outputs(ids={"rows": "abc"}, headline={"rows": 5}, manifest=run.output_dir / "m.parquet", other=[lab / "x"])
     seen = fetch(run)
-    assert seen.info.status == "FINISHED" and not store.lock_is_held(run.output_dir / ".lock")
+    assert seen.info.status == "FINISHED" and not locks.lock_is_held(run.output_dir / ".lock")
     assert seen.data.metrics == {"val/f1": 0.5, "val/per_class/Happy": 1.0}
     assert seen.data.params["seed"] == "1" and json.loads(seen.data.params["sources"])[0]["source"] == "fer2013"
     assert seen.data.tags["mlflow.note.content"] == "**Intent.** To see.\n\n**Result.** It works.\n\n**Next.** Nothing."
     assert seen.data.tags["fer.id.rows"] == "abc" and seen.data.tags["fer.kind"] == "import"
-    folder = store.mlruns() / "artifacts" / run.run_id / "artifacts"
+    folder = paths.mlruns() / "artifacts" / run.run_id / "artifacts"
     assert (folder / "figures" / "empty.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / "report.json").read_text()) == {"n": 3, "a": [0, 1]}
-    assert runs.read_outputs(run.output_dir)["manifest"] == "m.parquet"
-    assert runs.read_outputs(run.output_dir)["other"] == [(lab / "x").as_posix()]
+    assert json_files.read_outputs(run.output_dir)["manifest"] == "m.parquet"
+    assert json_files.read_outputs(run.output_dir)["other"] == [(lab / "x").as_posix()]
     done = json.loads((run.output_dir / "done.json").read_text())
     assert done["run_id"] == run.run_id and done["params"]["seed"] == 1 and done["kind"] == "import"
-    assert run.output_dir == store.phases_dir() / f"import-{run.key[:12]}"
+    assert run.output_dir == paths.phases_dir() / f"import-{run.key[:12]}"
 
 
 def test_an_error_fails_the_run_and_leaves_it_unfinished():
     with pytest.raises(ValueError, match="broken"):
-        with runs.phase_run(ImportParams(seed=2), "import") as run:
+        with standalone.phase_run(ImportParams(seed=2), "import") as run:
             raise ValueError("broken")
     assert fetch(run).info.status == "FAILED" and not (run.output_dir / "done.json").exists()
     with pytest.raises(FerError, match="without run.outputs"):
-        with runs.phase_run(ImportParams(seed=2), "import") as second:
+        with standalone.phase_run(ImportParams(seed=2), "import") as second:
             pass
     assert second.output_dir == run.output_dir and fetch(second).info.status == "FAILED"
 
 
 def test_the_first_cell_may_be_run_again():
-    first = runs.phase_run(ImportParams(seed=3), "import")
-    second = runs.phase_run(ImportParams(seed=3), "import")
+    first = standalone.phase_run(ImportParams(seed=3), "import")
+    second = standalone.phase_run(ImportParams(seed=3), "import")
     assert fetch(first).info.status == "KILLED" and fetch(second).info.status == "RUNNING"
     second.outputs()
     second.finish()
@@ -112,7 +114,7 @@ def test_a_run_given_by_the_pipeline_is_resumed(monkeypatch, tmp_path):
     params = ImportParams(seed=4, output_dir=str(tmp_path / "import_b-0"))
     plan = {"phase": "import_b", "kind": "import", "key": "k" * 64, "params": {}, "run_id": None, "inputs": {}}
     records.write_plan(plan | {"output_dir": params.output_dir}, tmp_path)
-    with runs.phase_run(params, "import") as run:
+    with standalone.phase_run(params, "import") as run:
         run.outputs(ids={})
     assert run.run_id == given and run.name == "import_b" and run.key == "k" * 64
     assert fetch(run).info.run_name == "nested" and fetch(run).data.params["seed"] == "4"
@@ -121,7 +123,7 @@ def test_a_run_given_by_the_pipeline_is_resumed(monkeypatch, tmp_path):
 def test_follow_writes_each_epoch_and_warns(capsys):
     import mlflow
 
-    with runs.phase_run(ImportParams(seed=5), "import") as run:
+    with standalone.phase_run(ImportParams(seed=5), "import") as run:
         history = [
             {
                 "epoch": 0,
@@ -160,7 +162,7 @@ def test_a_fit_whose_log_fails_is_closed(monkeypatch):
             closed.append(True)
 
     source = events()  # whoever called keeps a name on it
-    with runs.phase_run(ImportParams(seed=15), "import") as run:
+    with standalone.phase_run(ImportParams(seed=15), "import") as run:
         monkeypatch.setattr(run, "metrics", lambda *a, **k: (_ for _ in ()).throw(OSError("no space")))
         with pytest.raises(OSError, match="no space"):
             run.follow(source)
@@ -176,7 +178,7 @@ def test_a_fit_waits_for_a_database_that_is_locked_and_says_so_in_the_end(monkey
     tries, locked = locked_twice(mlflow.log_metrics)
     monkeypatch.setattr(store.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(mlflow, "log_metrics", locked)
-    with runs.phase_run(ImportParams(seed=17), "import") as run:
+    with standalone.phase_run(ImportParams(seed=17), "import") as run:
         run.metrics({"a": 1.0})
         tries.clear()
         monkeypatch.setattr(store, "PATIENCE", -1.0)
@@ -199,7 +201,7 @@ def test_whatever_a_run_writes_waits_for_the_database(monkeypatch, tmp_path, wha
     monkeypatch.setattr(mlflow, what, locked)
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "a.txt").write_text("a")
-    with runs.phase_run(ImportParams(seed=18), "import") as run:
+    with standalone.phase_run(ImportParams(seed=18), "import") as run:
         run.note(intent="To wait.")
         run.artifact(tmp_path / "files")
         run.outputs(ids={"rows": "7"})
@@ -217,7 +219,7 @@ def test_a_run_ends_once_the_database_is_free(monkeypatch):
     tries, locked = locked_twice(MlflowClient.set_terminated)
     monkeypatch.setattr(store.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(MlflowClient, "set_terminated", locked)
-    with runs.phase_run(ImportParams(seed=19), "import") as run:
+    with standalone.phase_run(ImportParams(seed=19), "import") as run:
         run.outputs()
     assert len(tries) >= 3 and fetch(run).info.status == "FINISHED"
 
@@ -225,14 +227,14 @@ def test_a_run_ends_once_the_database_is_free(monkeypatch):
 def test_a_running_epoch_is_shown_at_once_and_drawn_now_and_then(monkeypatch):
     import mlflow
 
-    from fer_lib.tracking import following
+    from fer_lib.tracking import event_logger
 
     clock = iter([0.0, 10.0, 31.0, 31.0, 40.0])  # the follower's making, then a look at each event, one more where told
-    monkeypatch.setattr(following, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(event_logger, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     steps = [{"event": "step", "step": 3 * i, "total_steps": 40, "epoch": 0.3 * i, "loss": 2.0 - i / 4,
               "images_per_sec": 100.0 + i} for i in (1, 2, 3)]  # fmt: skip
     shown = []
-    with runs.phase_run(ImportParams(seed=9), "import") as run:
+    with standalone.phase_run(ImportParams(seed=9), "import") as run:
 
         def events():
             yield {"event": "start", "total_steps": 40, "steps_per_epoch": 10}
@@ -253,7 +255,7 @@ def test_the_machine_is_watched_while_a_model_is_fitted(lab, monkeypatch):
     shutil.copyfile(lab / "notebooks" / "01_import_datasets.ipynb", lab / "notebooks" / "04_train_teacher.ipynb")
     watched = {}
     for kind, params in (("teacher", TeacherParams(manifest=str(lab))), ("import", ImportParams(seed=16))):
-        with runs.phase_run(params, kind) as run:
+        with standalone.phase_run(params, kind) as run:
             until = time.monotonic() + (20 if kind == "teacher" else 1)
             while not _watched(run) and time.monotonic() < until:
                 time.sleep(0.05)
@@ -271,22 +273,22 @@ def test_the_dead_predecessor_in_a_folder_is_ended():
     import mlflow
 
     dead = mlflow.MlflowClient().create_run(store.experiment_id()).info.run_id
-    probe = runs.phase_run(ImportParams(seed=7), "import")
+    probe = standalone.phase_run(ImportParams(seed=7), "import")
     probe.close("FAILED")
     plan = json.loads((probe.output_dir / "phase.json").read_text())
     records.write_json(probe.output_dir / "phase.json", plan | {"run_id": dead})
-    runs.phase_run(ImportParams(seed=7), "import").close("FAILED")
+    standalone.phase_run(ImportParams(seed=7), "import").close("FAILED")
     assert mlflow.MlflowClient().get_run(dead).info.status == "KILLED"
 
 
 def test_wrong_uses_are_named(tmp_path):
-    run = runs.phase_run(ImportParams(seed=8), "import")
+    run = standalone.phase_run(ImportParams(seed=8), "import")
     with pytest.raises(FerError, match="intent, action, result"):
         run.note(outcome="x")
     with pytest.raises(FerError, match="no file .*absent.png"):
         run.artifact(tmp_path / "absent.png")
     with pytest.raises(FerError, match="outputs.json"):
-        runs.read_outputs(tmp_path)
+        json_files.read_outputs(tmp_path)
 
 
 def test_numbers_keep_only_numbers():
@@ -299,7 +301,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     path = records.write_json(tmp_path / "a.json", {"old": 1})
     with pytest.raises(TypeError):
         records.write_json(path, {"new": object()})
-    assert records.read_json(path) == {"old": 1}
+    assert json_files.read_json(path) == {"old": 1}
 
 
 def test_progress_is_written_at_most_once_a_second_and_at_the_end(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import pytest
 from filelock import FileLock
 
 from fer_lib.errors import FerError
+from fer_lib.storage import locks, paths
 from fer_lib.tracking import store
 
 
@@ -20,13 +21,13 @@ def test_home_is_the_environments_then_the_nearest_then_here(tmp_path, monkeypat
     for name in ("params", "notebooks", "deep/er"):
         (lab / name).mkdir(parents=True)
     monkeypatch.chdir(lab / "notebooks")
-    assert store.home() == lab.resolve()
+    assert paths.home() == lab.resolve()
     monkeypatch.chdir(lab / "deep" / "er")
-    assert store.home() == lab.resolve()
+    assert paths.home() == lab.resolve()
     monkeypatch.chdir(tmp_path)
-    assert store.home() == repo, "outside any, the checkout that the package runs from"
+    assert paths.home() == repo, "outside any, the checkout that the package runs from"
     monkeypatch.setenv("FER_HOME", str(tmp_path / "named"))
-    assert store.home() == (tmp_path / "named").resolve()
+    assert paths.home() == (tmp_path / "named").resolve()
 
 
 def test_four_processes_open_a_cold_store_together(tmp_path):
@@ -106,17 +107,17 @@ def test_a_database_that_is_none_is_named(tmp_path, monkeypatch):
 
 def test_a_lock_is_held_exactly_while_its_process_lives(tmp_path):
     path = tmp_path / "a.lock"
-    assert not store.lock_is_held(path) and not store.lock_is_held(tmp_path / "no" / "folder.lock")
+    assert not locks.lock_is_held(path) and not locks.lock_is_held(tmp_path / "no" / "folder.lock")
     with FileLock(path):
-        assert store.lock_is_held(path)
-    assert not store.lock_is_held(path)
+        assert locks.lock_is_held(path)
+    assert not locks.lock_is_held(path)
     code = (f"from filelock import FileLock; import time; lock = FileLock({str(path)!r}); lock.acquire();"
             "print('held', flush=True); time.sleep(60)")  # fmt: skip
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n" and store.lock_is_held(path)
+    assert process.stdout.readline() == "held\n" and locks.lock_is_held(path)
     process.kill()
     process.wait()
-    assert not store.lock_is_held(path) and Path(path).parent.is_dir()
+    assert not locks.lock_is_held(path) and Path(path).parent.is_dir()
 
 
 @pytest.mark.parametrize("tables", [1, 20])

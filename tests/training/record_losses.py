@@ -35,10 +35,10 @@ def first_losses(folder: Path) -> dict:
 
     from fer_lib.datasets.build import build_manifest
     from fer_lib.datasets.manifest import Manifest
-    from fer_lib.datasets.sources import import_all
-    from fer_lib.datasets.synthetic import write_raw
-    from fer_lib.deploy.bundle import read_bundle
+    from fer_lib.importers import import_all
+    from fer_lib.models.bundle import read_bundle
     from fer_lib.params import ManifestParams, SourceSpec, TeacherParams
+    from fer_lib.synthetic.dataset import write_raw
     from fer_lib.training.data import open_data
     from fer_lib.training.teacher import train_teacher
 

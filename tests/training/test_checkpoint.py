@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from fer_lib import atomic
 from fer_lib.errors import BundleError, DataError
+from fer_lib.storage import atomic
 from fer_lib.training.checkpoint import (
     META,
     STATE,

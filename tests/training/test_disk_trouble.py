@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from fer_lib.deploy.bundle import read_bundle
 from fer_lib.errors import BundleError, DataError
+from fer_lib.models.bundle import read_bundle
 from fer_lib.params import TeacherParams
 from fer_lib.training.checkpoint import META, STATE, load_checkpoint
 from fer_lib.training.teacher import train_teacher

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from fer_lib import atomic
-from fer_lib.calibration import scores
+from fer_lib.calibration import metrics
 from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
-from fer_lib.deploy.bundle import read_bundle
 from fer_lib.errors import DataError, FerError
+from fer_lib.models.bundle import read_bundle
 from fer_lib.models.inference import predict_logits
 from fer_lib.models.weights import tensors_sha256
 from fer_lib.params import TeacherParams
-from fer_lib.training import loop, run
+from fer_lib.storage import atomic
+from fer_lib.training import fit, loop
 from fer_lib.training.checkpoint import load_checkpoint, save_checkpoint
 from fer_lib.training.data import make_contract, open_data
 from fer_lib.training.plots import training_curves
@@ -127,8 +127,8 @@ def test_the_figures_are_those_of_the_weights_beside_them(whole, drawn_manifest,
     logits = predict_logits(best.model(), pack)
     roles, labels = pack.manifest.frame["val_role"].to_numpy(str), pack.manifest.labels
     select = roles == "select"
-    raw = scores.summary(logits[select], labels[select])
-    scaled = scores.summary(best.temperature.apply(logits[select]), labels[select])
+    raw = metrics.summary(logits[select], labels[select])
+    scaled = metrics.summary(best.temperature.apply(logits[select]), labels[select])
     for key in ("accuracy", "macro_f1", "nll", "ece", "brier"):
         assert best.meta["metrics"]["val_select"][key] == pytest.approx(raw[key], abs=1e-6)
         assert best.meta["metrics"]["val_select_scaled"][key] == pytest.approx(scaled[key], abs=1e-6)
@@ -390,7 +390,7 @@ def test_a_checkpoint_of_other_parameters_is_refused(drawn_manifest, pack_cache,
 def test_another_start_in_the_same_folder_is_refused(drawn_manifest, pack_cache, whole, tmp_path):
     """It would go on from the old weights and say that they were the new ones."""
     for name in ("a.pt", "b.pt"):
-        torch.save(run.build_classifier(dict(SMALL_CONFIG)).backbone.state_dict(), tmp_path / name)
+        torch.save(fit.build_classifier(dict(SMALL_CONFIG)).backbone.state_dict(), tmp_path / name)
     best, out = str(whole[0] / "best"), tmp_path / "none"
     shutil.copytree(whole[0], out)
     for p, record in [(params(pretrained="hub"), {}), (params(pretrained=str(tmp_path / "a.pt")), {}),
@@ -410,13 +410,13 @@ def test_another_start_in_the_same_folder_is_refused(drawn_manifest, pack_cache,
 
 def test_a_resume_asks_nobody_for_weights(drawn_manifest, pack_cache, tmp_path, monkeypatch):
     first = tmp_path / "w.pt"
-    torch.save(run.build_classifier(dict(SMALL_CONFIG)).backbone.state_dict(), first)
+    torch.save(fit.build_classifier(dict(SMALL_CONFIG)).backbone.state_dict(), first)
     p = params(epochs=2, max_train_batches=1, pretrained=str(first))
     events = train_teacher(p, drawn_manifest, tmp_path / "out", pack_cache)
     next(events), next(events)
     events.close()
     first.unlink()
-    monkeypatch.setattr(run, "load_pretrained", lambda *a: pytest.fail("asked again"))
+    monkeypatch.setattr(fit, "load_pretrained", lambda *a: pytest.fail("asked again"))
     assert train(drawn_manifest, tmp_path / "out", pack_cache, p)[0]["resumed_at_step"] == 1
     assert read(tmp_path / "out", "alignmentreport")["model"]["pretrained"] == str(first)
 
@@ -431,7 +431,7 @@ def test_init_from_starts_with_those_weights(drawn_manifest, pack_cache, whole, 
     begun = {}
     real = loop.fit
     monkeypatch.setattr(
-        run,
+        fit,
         "fit",
         lambda model, *a, **k: (begun.update(sha=tensors_sha256(model.state_dict())), real(model, *a, **k))[1],
     )

@@ -9,7 +9,7 @@ import torch
 from fer_lib.errors import FerError
 from fer_lib.params import TeacherParams
 from fer_lib.training import data, loop
-from fer_lib.training.history import collapse
+from fer_lib.training.progress import collapse
 from fer_lib.training.step import Stepper
 from fer_lib.training.teacher import train_teacher
 

@@ -6,11 +6,11 @@ import re
 import pytest
 
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.deploy.bundle import read_bundle
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError, FerError, ParamsError
+from fer_lib.models.bundle import read_bundle
 from fer_lib.params import TeacherParams
-from fer_lib.runfile import load_run
+from fer_lib.pipeline.runfile import load_run
 from fer_lib.training.teacher import train_teacher
 
 SMALL = dict(

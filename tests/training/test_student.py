@@ -8,9 +8,9 @@ import torch
 
 from fer_lib.datasets.batches import Batch
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.seen import Seen, read_seen
-from fer_lib.deploy.bundle import derive_bundle, read_bundle
+from fer_lib.datasets.provenance import TrainingExposure, read_exposure
 from fer_lib.errors import BundleError, FerError
+from fer_lib.models.bundle import derive_bundle, read_bundle
 from fer_lib.models.classifier import trainable_parameters
 from fer_lib.models.losses import cross_entropy, decoupled_kl, distillation_kl, soft_targets
 from fer_lib.models.softlabels import export_softlabels, read_record, read_softlabels
@@ -188,14 +188,14 @@ def test_a_derived_bundle_starts_another_student(drawn_manifest, pack_cache, sta
 
 def test_a_bundle_says_which_pictures_it_and_its_ancestors_saw(drawn_manifest, pack_cache, start, softlabels, tmp_path):
     """A student knows its teachers' pictures and those of its starting weights, whichever it was given itself."""
-    every = Seen.of(*(drawn_manifest.rows(split=s).frame["content_id"] for s in ("train", "val")))
-    found = read_seen(start)
+    every = TrainingExposure.of(*(drawn_manifest.rows(split=s).frame["content_id"] for s in ("train", "val")))
+    found = read_exposure(start)
     assert found.whole and found.learned.tolist() == every.learned.tolist()
     assert found.chosen_on.tolist() == every.chosen_on.tolist()
     half = drawn_manifest.frame
     half = half[(half["split"] != "train") | (half.index % 2 == 0)].reset_index(drop=True)
     few = Manifest(half, drawn_manifest.meta, drawn_manifest.path)
-    own = Seen.of(*(few.rows(split=s).frame["content_id"] for s in ("train", "val")))
+    own = TrainingExposure.of(*(few.rows(split=s).frame["content_id"] for s in ("train", "val")))
     assert len(own.learned) < len(every.learned)
     for name, options, expected in (
         ("alone", {}, own.learned),
@@ -204,7 +204,7 @@ def test_a_bundle_says_which_pictures_it_and_its_ancestors_saw(drawn_manifest, p
     ):
         p = params(epochs=1, max_train_batches=1, mode="kd" if "softlabels" in options else "ce")
         list(train_student(p, few, tmp_path / name, pack_cache, **options))
-        found = read_seen(tmp_path / name / "best")
+        found = read_exposure(tmp_path / name / "best")
         assert found.whole and found.learned.tolist() == expected.tolist(), name
 
 

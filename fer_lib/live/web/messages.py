@@ -9,18 +9,19 @@ import cv2
 import numpy as np
 
 from fer_lib.emotions import EMOTIONS
-from fer_lib.live import records
+from fer_lib.live import session_files
 from fer_lib.live.colours import BESIDE, COLOURS
 from fer_lib.live.controls import HELP, LIMITS, STEPS, Setting
-from fer_lib.live.records import UNSTABLE
+from fer_lib.live.session_files import UNSTABLE
 from fer_lib.live.view import View
 
 PREVIEW_WIDTH, PREVIEW_QUALITY = 640, 80  # pixels; JPEG
 LOGS = (
-    records.PER_FRAME, records.EVENTS, records.SUMMARY, records.THRESHOLDS, records.CORRECTNESS, records.FACES,
-    records.SESSION, records.RECORDED, records.ANNOTATED_LIST,
+    session_files.PER_FRAME, session_files.EVENTS, session_files.SUMMARY, session_files.THRESHOLDS,
+    session_files.CORRECTNESS, session_files.FACES, session_files.SESSION, session_files.RECORDED,
+    session_files.ANNOTATED_LIST,
 )  # fmt: skip
-VIDEOS = (records.RAW_VIDEO, records.ANNOTATED_VIDEO)
+VIDEOS = (session_files.RAW_VIDEO, session_files.ANNOTATED_VIDEO)
 
 
 def vocabulary() -> dict[str, Any]:

@@ -11,11 +11,8 @@ import contextlib
 import io
 import json
 import logging
-import secrets
 import signal
 import socket
-import threading
-import webbrowser
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,15 +24,14 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 
 from fer_lib.errors import FerError, ParamsError
-from fer_lib.live.fed import MAX_BYTES, Fed
+from fer_lib.live.browser_source import MAX_BYTES, BrowserSource
 from fer_lib.live.web import messages
-from fer_lib.live.web.guard import Guard, Key
-from fer_lib.live.web.outbox import Outbox
-from fer_lib.live.web.running import STAMP, Running
+from fer_lib.live.web.origin_check import Key, OriginCheck
+from fer_lib.live.web.send_queue import SendQueue
+from fer_lib.live.web.session_hub import STAMP, SessionHub
 
 if TYPE_CHECKING:
     from fer_lib.live.session import Session
-    from fer_lib.params import LiveParams
 
 HOST = "127.0.0.1"
 BROWSER = "browser"  # as LiveParams.source: the camera of whoever opens the page
@@ -50,7 +46,7 @@ PAGE = {
 
 
 def create_app(
-    open_session: Callable[[Fed | None], Session],
+    open_session: Callable[[BrowserSource | None], Session],
     source_is_browser: bool,
     token: str,
     about: dict[str, Any] | None = None,
@@ -60,7 +56,7 @@ def create_app(
     ``about``: ``name`` of the source, ``folder``, ``record`` and ``model``, for the page to say.  The session is
     reached as ``app.state.running``.
     """
-    running, key = Running(open_session, source_is_browser, about or {}), Key(token)
+    running, key = SessionHub(open_session, source_is_browser, about or {}), Key(token)
 
     @contextlib.asynccontextmanager
     async def lifespan(app):
@@ -69,7 +65,7 @@ def create_app(
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     app.state.running = running
-    app.add_middleware(Guard)
+    app.add_middleware(OriginCheck)
     _add_page(app)
 
     @app.get("/files/{name}")
@@ -92,7 +88,7 @@ def create_app(
         if not key.fits(token):
             await ws.close(NO_KEY, "this address lacks its key: open the one that fer live printed")
             return
-        box = Outbox()
+        box = SendQueue()
         running.join(box)
         sending = asyncio.create_task(_send(ws, box))
         try:
@@ -115,7 +111,7 @@ def _add_page(app: FastAPI) -> None:
         app.get(f"/{path}")(answer(name, kind))
 
 
-async def _send(ws: WebSocket, box: Outbox) -> None:
+async def _send(ws: WebSocket, box: SendQueue) -> None:
     with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the page went away
         while True:
             for message in await box.take():
@@ -125,7 +121,7 @@ async def _send(ws: WebSocket, box: Outbox) -> None:
                     await ws.send_text(json.dumps(message, separators=(",", ":")))
 
 
-async def _receive(ws: WebSocket, box: Outbox, running: Running) -> None:
+async def _receive(ws: WebSocket, box: SendQueue, running: SessionHub) -> None:
     """Until the page goes.  Each picture is answered once it was taken in, each command that fails with its error."""
     while (message := await ws.receive())["type"] == "websocket.receive":
         if (data := message.get("bytes")) is not None:
@@ -162,58 +158,6 @@ def _archive(folder: Path) -> bytes:
     return stream.getvalue()
 
 
-def serve(p: LiveParams, folder: Path, port: int, open_browser: bool) -> dict[str, Any]:
-    """Serve one session's page on loopback until Ctrl+C or the page's button; the summary.
-
-    ``p.source`` "browser": the camera of whoever opens the page; else the server plays a camera or file.  ``port`` 0:
-    a free one.  The session is opened at once and begins when the page is there.  FerError when the port is taken,
-    when the session cannot be opened or failed, or when nobody opened the page.
-    """
-    from fer_lib.live.session import Session
-    from fer_lib.tracking import store
-    from fer_lib.tracking.live import LiveRun
-
-    is_browser = p.source == BROWSER
-    with contextlib.ExitStack() as closing:
-        listening = closing.enter_context(listen(port))
-        token = secrets.token_urlsafe(24)
-        name = "browser camera" if is_browser else f"camera {p.source}" if p.source.isdigit() else Path(p.source).name
-        about = {"name": name, "folder": str(folder), "record": p.record, "model": p.model}
-        app = create_app(lambda fed: Session(p, folder, fed), is_browser, token, about)
-        running: Running = app.state.running
-        closing.callback(running.finish)
-        running.open()
-        about["note"] = running.session.detector.note  # the terminal was told already
-        store.configure()
-        store.experiment_id()  # a new store takes seconds: better now than before the first picture
-        server = uvicorn.Server(config(app))
-        running.when_begun = lambda session: session.at_end.append(LiveRun(p, folder).end)
-        running.when_over = lambda error: _tell_end(error, folder, server.should_exit)
-        running.close_server = lambda: setattr(server, "should_exit", True)
-        url = f"http://{HOST}:{listening.getsockname()[1]}/#{token}"
-        print(f"Live page: {url}", flush=True)
-        print("(this machine only; the session begins when it is opened; Ctrl+C ends it)", flush=True)
-        if open_browser:  # it waits in the queue of the socket until the server takes it
-            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-        with _ended_by_ctrl_c():
-            server.run(sockets=[listening])
-    return running.result()
-
-
-@contextlib.contextmanager
-def _ended_by_ctrl_c():
-    """Ctrl+C and SIGTERM close the server, which ends the session, and nothing more."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it is down
-            yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def config(app: FastAPI) -> uvicorn.Config:
     """Of uvicorn: as much as this page needs, and nothing said of single requests."""
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
@@ -241,10 +185,3 @@ def listen(port: int) -> socket.socket:
         listening.close()
         raise
     return listening
-
-
-def _tell_end(error: BaseException | None, folder: Path, closing: bool) -> None:
-    how = "The session has ended" if error is None else "The session failed (the reason comes when the page is closed)"
-    print(f"{how}. Logs: {folder}", flush=True)
-    if not closing:
-        print("The page stays for downloads until Ctrl+C or its button.", flush=True)

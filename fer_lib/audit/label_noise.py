@@ -1,0 +1,203 @@
+"""The label-noise audit: out-of-fold nets, confident learning, and a ranked list of labels that look wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fer_lib.audit import confident_learning
+from fer_lib.audit.confident_learning import Verdict
+from fer_lib.calibration import metrics
+from fer_lib.datasets.interchange import neutral
+from fer_lib.datasets.manifest import Manifest
+from fer_lib.datasets.sheets import face_grid
+from fer_lib.emotions import EMOTIONS
+from fer_lib.errors import DataError
+from fer_lib.params.noise import NoiseParams
+from fer_lib.storage.atomic import fresh_file, write_json
+
+LISTED = 100  # rows at the top of the list that the JSON repeats
+
+
+@dataclass(frozen=True)
+class NoiseReport:
+    """``ranked``: a line a row, the likeliest wrong label first (columns as in ``label_noise.csv``).
+
+    ``verdict`` and ``manifest`` are in the order of the audited rows; ``summary`` is the content of
+    ``label_noise.json``.
+    """
+
+    ranked: pd.DataFrame
+    verdict: Verdict
+    manifest: Manifest
+    summary: dict[str, Any]
+
+
+def label_noise(
+    manifest: Manifest,
+    p: NoiseParams,
+    out: Path,
+    cache_dir: Path,
+    *,
+    seed: int = 1337,
+    progress: Callable[[int, int], None] | None = None,
+) -> NoiseReport:
+    """Audit the labels of the rows in ``p.splits``; writes ``label_noise.csv`` and ``label_noise.json`` into ``out``.
+
+    Each round fits one net a fold; from the second on they learn without the rows that the round before flagged (at
+    most half of a class), so that they predict the true class rather than the given label; the logits of all rounds
+    are averaged.  ``progress(done, total)`` counts epochs over all rounds.  Raises DataError when the
+    manifest has no rows there or too few for the folds.
+    """
+    from fer_lib.datasets.facepack import open_or_build
+    from fer_lib.devices import resolve_device
+    from fer_lib.training.cross_validation import assign_folds, out_of_fold
+    from fer_lib.training.data import make_contract
+
+    rows = audited(manifest, p)
+    nets, device = _nets(p, seed), resolve_device(p.device)
+    pack = open_or_build(rows, make_contract(nets), cache_dir, int(manifest.meta.get("tolerance", 0)), kind=p.pack)
+    labels = pack.manifest.labels
+    fold = assign_folds(pack.manifest.frame, p.folds, seed)
+    learned = np.ones(len(labels), bool)
+    total, left_out = np.zeros((len(labels), len(EMOTIONS))), 0
+    for number in range(p.rounds):
+
+        def count(done: int, a_round: int, before: int = number) -> None:
+            if progress is not None:
+                progress(before * a_round + done, p.rounds * a_round)
+
+        total += out_of_fold(pack, fold, learned, nets, cache_dir, device, count)
+        probs = metrics.softmax(total / (number + 1))
+        verdict = confident_learning.judge(probs, labels)
+        left_out = int((~learned).sum())
+        learned = ~confident_learning.to_leave_out(verdict, labels)
+    report = _report(pack.manifest, verdict, p, seed, left_out)
+    with fresh_file(out / "label_noise.csv") as work:
+        _harmless(report.ranked).to_csv(work, index=False, float_format="%.6f")
+    write_json(out / "label_noise.json", report.summary)
+    return report
+
+
+def audited(manifest: Manifest, p: NoiseParams) -> Manifest:
+    """The rows whose labels are looked at.  DataError when there are none."""
+    frame = manifest.frame[manifest.frame["split"].isin(p.splits)]
+    if frame.empty:
+        raise DataError(f"{manifest.path or 'manifest'} has no rows in {', '.join(p.splits)}: name other noise splits")
+    return Manifest(frame.reset_index(drop=True), manifest.meta, manifest.path)
+
+
+def _nets(p: NoiseParams, seed: int):
+    """The nets' training: only the last epoch is evaluated, so that the held-out rows choose nothing."""
+    from fer_lib.params import StudentParams
+
+    shared = p.model_dump(exclude={"splits", "folds", "rounds", "shown"})
+    return StudentParams(
+        name="noise", seed=seed, dropout=0.0, imbalance="none", warmup_epochs=0.1 * p.epochs, min_lr=0.0,
+        eval_every=p.epochs, checkpoint_every=p.epochs + 1, **shared,
+    )  # fmt: skip
+
+
+def _report(rows: Manifest, verdict: Verdict, p: NoiseParams, seed: int, left_out: int) -> NoiseReport:
+    labels, names, at = rows.labels, np.array(EMOTIONS), np.arange(len(rows))
+    found = verdict.explanation
+    probs = found.probs
+    frame = rows.frame[["sample_id", "content_id", "source", "split", "record", "image_path"]].assign(
+        given=names[labels],
+        suggested=names[verdict.suggested],
+        wrongness=verdict.wrongness,
+        self_confidence=confident_learning.self_confidence(probs, labels),
+        normalised_margin=confident_learning.normalised_margin(probs, labels),
+        suggested_probability=probs[at, verdict.suggested],
+        flagged=verdict.flagged,
+    )
+    # sample_id settles ties, so that the list does not depend on the order of the rows
+    ranked = frame.sort_values(["wrongness", "sample_id"], ascending=[False, True]).reset_index(drop=True)
+    ranked.insert(0, "rank", at + 1)
+    counts = np.bincount(labels, minlength=len(EMOTIONS))
+    wrong = counts - np.diag(verdict.refined)
+    per_class = {
+        name: {"rows": int(n), "wrong": float(w), "share": float(w / n) if n else 0.0, "threshold": _finite(t)}
+        for name, n, w, t in zip(EMOTIONS, counts, wrong, verdict.thresholds, strict=True)
+    }
+    summary = {
+        "manifest_sha256": rows.sha256,
+        "rows": len(rows),
+        "splits": {s: int(n) for s, n in rows.frame["split"].value_counts().sort_index().items()},
+        "params": p.model_dump(mode="json", exclude={"device", "threads", "pack"}) | {"seed": seed},
+        "left_out_of_the_last_round": left_out,
+        "agreement": float((probs.argmax(axis=1) == labels).mean()),
+        "noise_share": {"confident_joint": verdict.noise_share, "refined": verdict.refined_share},
+        "calibration": {"temperature": found.temperature, "biases": found.biases.tolist()},
+        "flagged": int(verdict.flagged.sum()),
+        "ranked_by": "wrongness: 1 - T_ii p_i / sum_j T_ij p_j, for label i; p calibrated, T = P(given | true) evened",
+        "transition": found.transition.tolist(),
+        "classes": list(EMOTIONS),
+        "confident_joint": verdict.joint.tolist(),
+        "noise_matrix": verdict.noise.tolist(),
+        "refined_matrix": verdict.refined.tolist(),
+        "per_class": per_class,
+        "top": ranked.head(LISTED).drop(columns=["content_id"]).to_dict("records"),
+    }
+    return NoiseReport(ranked, verdict, rows, summary)
+
+
+def _harmless(table: pd.DataFrame) -> pd.DataFrame:
+    """``table`` without texts that a spreadsheet would run as formulas; the ids and class names are never such."""
+    return table.assign(**{name: table[name].map(neutral) for name in ("source", "record", "image_path")})
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def noise_matrix_figure(report: NoiseReport) -> Figure:
+    """Rows by given label and true label, by likelihood, the diagonal left pale, so that what is wrong stands out."""
+    noise, k = report.verdict.refined, len(EMOTIONS)
+    totals = noise.sum(axis=1, keepdims=True)
+    share = np.divide(noise, totals, out=np.zeros_like(noise), where=totals > 0)
+    off = np.where(np.eye(k, dtype=bool), 0.0, share)
+    figure = Figure(figsize=(7.4, 6.4), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    top = max(float(off.max()), 1e-9)
+    image = axes.imshow(off, cmap="Reds", vmin=0.0, vmax=top)
+    for i in range(k):
+        for j in range(k):
+            axes.text(
+                j, i, f"{noise[i, j]:,.0f}\n{100 * share[i, j]:.1f} %", ha="center", va="center", fontsize=8.5,
+                color="white" if off[i, j] > 0.6 * top else "grey" if i == j else "black",
+            )  # fmt: skip
+    axes.set_xticks(range(k), EMOTIONS, rotation=30, ha="right")
+    axes.set_yticks(range(k), [f"{e}\n(n = {n:,.0f})" for e, n in zip(EMOTIONS, totals[:, 0], strict=True)])
+    axes.set(xlabel="true label, as estimated", ylabel="given label")
+    joint, refined = 100 * report.verdict.noise_share, 100 * report.verdict.refined_share
+    axes.set_title(
+        f"{len(report.ranked):,} labels: {refined:.1f} % wrong by likelihood, {joint:.1f} % by the confident joint"
+    )
+    figure.colorbar(image, ax=axes, shrink=0.75, label="share of the given label's rows that is wrong")
+    return figure
+
+
+def noise_sheet(report: NoiseReport, shown: int = 48, columns: int = 8) -> Figure:
+    """The ``shown`` faces whose labels look most wrong, with the given label, the suggested one and the score."""
+    top = report.ranked.head(shown)
+    frame = report.manifest.frame.set_index("sample_id", drop=False).loc[top["sample_id"]].reset_index(drop=True)
+    said = {
+        row.sample_id: f"{row.given} > {row.suggested}\n{row.wrongness:.3f} ({row.split})" for row in top.itertuples()
+    }
+    lines = [
+        (f"{first + 1} to {min(first + columns, len(frame))}", frame.iloc[first : first + columns])
+        for first in range(0, len(frame), columns)
+    ]
+    return face_grid(
+        report.manifest,
+        lines,
+        "Labels that look wrong: given > suggested, and how wrong",
+        lambda row: said[row["sample_id"]],
+    )

@@ -1,0 +1,83 @@
+"""Pages of an audit for the eye: groups of equal pictures beside each other, and who shares how many with whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fer_lib.audit.report import Audit
+from fer_lib.datasets.sheets import face_grid
+
+SHEETS = {
+    "conflicts": "Groups with unlike labels",
+    "across_splits": "Groups across splits",
+    "across_sources": "Groups across sources",
+    "least_alike": "Near-duplicates, the least alike first",
+}
+WIDEST = 8  # faces of one group
+
+
+def sheet_names(audit: Audit) -> list[str]:
+    """The sheets (keys of SHEETS) for which there are groups."""
+    return [name for name in SHEETS if len(_numbers(audit, name))]
+
+
+def group_sheet(audit: Audit, which: str, shown: int = 24, size: int = 72) -> Figure:
+    """A line a group, at most ``shown`` of them and eight faces each; split, source and label stand under each face.
+
+    ``which`` is one of :func:`sheet_names`.  DataError when there is no such group.
+    """
+    numbers = _numbers(audit, which)
+    lines = []
+    for number in numbers[:shown]:
+        rows = audit.rows[audit.rows["group"] == number]
+        shown_rows = audit.manifest.frame.loc[rows.index[:WIDEST]]
+        alike = _similarity(audit, rows)
+        lines.append((f"{rows['kind'].iloc[0]}, {len(rows)}" + (f"\n{alike:.3f}" if alike else ""), shown_rows))
+    text = audit.rows[["split", "source", "label"]].to_dict("index")
+    title = f"{SHEETS[which]} ({len(lines)} of {len(numbers)})"
+    return face_grid(audit.manifest, lines, title, lambda row: _caption(text[row.name]), size)
+
+
+def _caption(row: dict[str, Any]) -> str:
+    return f"{row['split']} {row['label']}\n{row['source'][:18]}"
+
+
+def _similarity(audit: Audit, rows: pd.DataFrame) -> float | None:
+    """The weakest link of a near group."""
+    ids = set(rows["sample_id"])
+    inside = audit.pairs[audit.pairs["first"].isin(ids)]
+    return float(inside["similarity"].min()) if len(inside) else None
+
+
+def _numbers(audit: Audit, which: str) -> list[int]:
+    rows = audit.rows
+    if which == "least_alike":
+        group_of = rows.set_index("sample_id")["group"]
+        weakest = audit.pairs.assign(group=audit.pairs["first"].map(group_of)).groupby("group")["similarity"].min()
+        return weakest.sort_values(kind="stable").index.astype(int).tolist()
+    column, least = {"conflicts": ("label", 2), "across_splits": ("split", 2), "across_sources": ("source", 2)}[which]
+    several = rows.groupby("group")[column].nunique()
+    return several[several >= least].index.tolist()
+
+
+def matrices(audit: Audit) -> Figure:
+    """Source by source and split by split: groups of equal pictures that both have (diagonal: twice within)."""
+    parts = [("sources", audit.summary["sources"]), ("splits", audit.summary["splits"])]
+    sides = [max(2.4, 0.8 * len(part["names"]) + 1.4) for _, part in parts]
+    figure = Figure(figsize=(sum(sides) + 1.6, max(sides) + 0.6), dpi=100, layout="constrained")
+    figure.suptitle(f"Groups of equal pictures that both have (of {audit.summary['rows']:,} rows)", fontsize=11)
+    for axes, (name, part) in zip(figure.subplots(1, 2, width_ratios=sides), parts, strict=True):
+        counts = np.asarray(part["groups"])
+        axes.imshow(np.log1p(counts), cmap="Blues", vmin=0, vmax=max(1.0, np.log1p(counts.max(initial=0)) * 1.3))
+        for (i, j), n in np.ndenumerate(counts):
+            axes.text(j, i, f"{n:,}", ha="center", va="center", fontsize=9)
+        axes.set_xticks(range(len(counts)), part["names"], rotation=35, ha="right", fontsize=8)
+        axes.set_yticks(range(len(counts)), part["names"], fontsize=8)
+        axes.set_title(f"by {name}", fontsize=10)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    return figure

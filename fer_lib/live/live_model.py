@@ -1,0 +1,79 @@
+"""A bundle as a live session uses it: face tensors in, calibrated probabilities out, and when a label is "Unknown"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fer_lib.calibration.bias import checked_abstention, read_logit_bias
+from fer_lib.calibration.metrics import softmax
+from fer_lib.calibration.temperature import Temperature
+from fer_lib.emotions import NUM_CLASSES
+from fer_lib.live.session_files import UNKNOWN
+from fer_lib.live.smoothing import Smoothed
+from fer_lib.models.bundle import ONNX, Bundle
+from fer_lib.params import LiveParams
+
+
+class LiveModel:
+    """One model of one session.  Use it from one thread; ``contract`` says what its faces are."""
+
+    def __init__(self, bundle: Bundle, p: LiveParams):
+        """Temperature, bias and abstention are the bundle's unless ``p`` names others.
+
+        DataError for a ``logit_bias`` file that is none, BundleError for a bundle that does not load.
+        """
+        self.bundle, self.contract = bundle, bundle.contract
+        self.temperature = bundle.temperature
+        if p.temperature is not None:
+            self.temperature = Temperature(mode="fixed", global_temperature=p.temperature)
+        bias = read_logit_bias(p.logit_bias) if p.logit_bias else bundle.logit_bias
+        self.logit_bias = np.zeros(NUM_CLASSES) if bias is None else bias
+        self.abstention = bundle.abstention if p.abstention is None else checked_abstention(p.abstention)
+        self._run = _onnx(bundle, p.threads) if bundle.has(ONNX) else _torch(bundle, p.threads)
+        side = self.contract.image_size
+        self.probs(np.zeros((1, 3, side, side), np.float32))  # the first call is slow
+
+    def probs(self, faces: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities float64 [N, 7] of ``faces`` float32 [N, 3, S, S], before any smoothing."""
+        logits = np.asarray(self._run(faces), dtype=np.float64)
+        return softmax((logits if self.temperature is None else self.temperature.apply(logits)) + self.logit_bias)
+
+    def label(self, smoothed: Smoothed) -> int:
+        """What is shown: the smoothed label, or UNKNOWN where its probability is below its class's value."""
+        if smoothed.stable and self.abstention is not None:
+            if smoothed.probs[smoothed.label] < self.abstention[smoothed.label]:
+                return UNKNOWN
+        return smoothed.label
+
+    def about(self) -> dict[str, Any]:
+        """What the session's record keeps of it."""
+        return {
+            "name": self.bundle.name, "weights_sha256": self.bundle.weights_sha256, "contract": self.contract.id,
+            "runtime": "onnx" if self.bundle.has(ONNX) else "torch",
+            "temperature": None if self.temperature is None else self.temperature.model_dump(),
+            "logit_bias": self.logit_bias.tolist(),
+            "abstention": None if self.abstention is None else self.abstention.tolist(),
+        }  # fmt: skip
+
+
+def _onnx(bundle: Bundle, threads: int):
+    from fer_lib.onnx_session import open_session
+
+    session = open_session(bundle.path / ONNX, threads, spin=False)
+    return lambda faces: session.run(["logits"], {"faces": faces})[0]
+
+
+def _torch(bundle: Bundle, threads: int):
+    import torch
+
+    model = bundle.model()
+    if threads:
+        torch.set_num_threads(threads)
+
+    def run(faces: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return model(torch.from_numpy(faces)).numpy()
+
+    return run

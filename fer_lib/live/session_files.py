@@ -1,0 +1,240 @@
+"""What a live session leaves on disk (SPEC 10): the names and columns of its files, and how they are read back.
+
+``per_frame.csv`` holds, frame by frame, the calibrated probabilities before smoothing (so the raw label is their
+arg-max) and the label that was shown after it; ``faces.csv`` beside it where the scored face was; ``recorded.csv``
+which frames the session's video holds, in its order; ``session.json`` under what conditions all of it came about.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_lib.emotions import EMOTIONS, NUM_CLASSES
+from fer_lib.errors import DataError
+from fer_lib.faces.detectors import Face
+from fer_lib.storage.atomic import readable, write_json
+
+PER_FRAME, EVENTS, SUMMARY = "per_frame.csv", "events.csv", "demoresultssummary.csv"
+THRESHOLDS, CORRECTNESS = "thresholds.json", "per_class_correctness.csv"
+FACES, RECORDED, SESSION = "faces.csv", "recorded.csv", "session.json"
+RAW_VIDEO, ANNOTATED_VIDEO = "raw.mkv", "annotated.avi"
+ANNOTATED_LIST = "annotated.csv"  # its frames, as RECORDED names those of the raw video
+
+PROBS = tuple(f"prob_{name}" for name in EMOTIONS)
+PER_FRAME_COLUMNS = (
+    "frame_index", "time_sec", "manual_label", "pred_label", *PROBS, "detector", "model", "ckpt",
+)  # fmt: skip
+EVENTS_COLUMNS = ("label", "start_frame", "end_frame", "start_time_sec", "end_time_sec", "source")
+SUMMARY_COLUMNS = (
+    "time", "input", "detector", "ckpt", "model", "frames_logged", "events_logged", "ema_alpha", "hysteresis_delta",
+    "vote_window", "vote_min_count",
+)  # fmt: skip
+CORRECTNESS_COLUMNS = ("label", "frames_with_manual", "frames_with_manual_and_pred", "correct_frames", "accuracy")
+OVERALL = "__overall__"
+POINTS = tuple(
+    f"{point}_{axis}" for point in ("right_eye", "left_eye", "nose", "right_mouth", "left_mouth") for axis in "xy"
+)
+FACES_COLUMNS = ("frame_index", "top", "left", "bottom", "right", "score", *POINTS)
+
+NO_LABEL, UNSTABLE, UNKNOWN = -1, -1, -2  # of manual and of predicted labels
+SPELLED = {UNSTABLE: "(unstable)", UNKNOWN: "Unknown", **dict(enumerate(EMOTIONS))}
+_PRED = {text: label for label, text in SPELLED.items()}
+_MANUAL = {"": NO_LABEL, **{name: label for label, name in enumerate(EMOTIONS)}}
+
+
+@dataclass(frozen=True)
+class FrameRecord:
+    """What is written of one frame.
+
+    ``time`` seconds of media; ``manual`` 0..6 or NO_LABEL, set by ``manual_source`` (key, click, page, file);
+    ``pred`` 0..6, UNSTABLE or UNKNOWN; ``probs`` float64 [7] before smoothing and ``face``, None without a face.
+    """
+
+    index: int
+    time: float
+    manual: int
+    manual_source: str
+    pred: int
+    probs: np.ndarray | None
+    face: Face | None
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A session's frames in order, T of them.
+
+    ``frame_index`` int64 [T]; ``time_sec`` float64 [T]; ``manual`` int8 [T], -1 without a label; ``pred`` int8 [T], -1
+    unstable or no face, -2 Unknown; ``probs`` float64 [T, 7] before smoothing, NaN rows without a face.  ``detector``,
+    ``model`` and ``ckpt`` of the session; ``truncated`` lines (0 or 1) that a kill left half written.
+    """
+
+    frame_index: np.ndarray
+    time_sec: np.ndarray
+    manual: np.ndarray
+    pred: np.ndarray
+    probs: np.ndarray
+    detector: str
+    model: str
+    ckpt: str
+    truncated: int
+
+
+def read_session(folder: Path | str) -> dict[str, Any]:
+    """``session.json`` of a session's folder; DataError when there is none or it is no JSON object."""
+    file = Path(folder) / SESSION
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{folder} holds no live session ({SESSION} is missing): give a folder that fer live wrote"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read ({error}): record the session again") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{file} holds no JSON object: record the session again")
+    return found
+
+
+def write_session(folder: Path, about: dict[str, Any]) -> None:
+    """Write ``session.json``, whole or not at all."""
+    write_json(folder / SESSION, about)
+
+
+def read_frames(folder: Path | str) -> Frames:
+    """The frames of a session's folder.
+
+    A last line without its line end, as a kill leaves it, is dropped and counted.  DataError, naming file and line, for
+    anything else that is not what a session writes, and for a session without a frame.
+    """
+    import pandas as pd
+
+    file = Path(folder) / PER_FRAME
+    text, truncated = _whole_lines(file, PER_FRAME_COLUMNS)
+    kinds = dict.fromkeys(PER_FRAME_COLUMNS, "category") | {"frame_index": "int64", "time_sec": "float64"}
+    kinds |= dict.fromkeys(PROBS, "float64")
+    try:
+        table = pd.read_csv(
+            io.StringIO(text), dtype=kinds, keep_default_na=False, na_values=dict.fromkeys(PROBS, [""]),
+            float_precision="round_trip", index_col=False,
+        )  # fmt: skip
+        frames = _frames(table, truncated)
+    except (ValueError, KeyError) as error:  # pandas' own parser errors are ValueErrors
+        raise _malformed(file, text) from error
+    if not len(frames.frame_index):
+        raise DataError(f"{file} holds no frame: the session ended before its first one; record it again")
+    if not _is_sound(frames):
+        raise _malformed(file, text)
+    return frames
+
+
+def _frames(table, truncated: int) -> Frames:
+    """KeyError for a label that there is not; ValueError for a row that is too short."""
+    if table[["manual_label", "pred_label", "ckpt"]].isna().to_numpy().any():
+        raise ValueError("a row is too short")
+
+    def ids(column: str, known: dict[str, int]) -> np.ndarray:
+        categories = np.array([known[text] for text in table[column].cat.categories], np.int8)
+        return categories[table[column].cat.codes.to_numpy()] if len(table) else np.zeros(0, np.int8)
+
+    def constant(column: str) -> str:
+        return str(table[column].iloc[0]) if len(table) else ""
+
+    return Frames(
+        table["frame_index"].to_numpy(), table["time_sec"].to_numpy(), ids("manual_label", _MANUAL),
+        ids("pred_label", _PRED), table[list(PROBS)].to_numpy(), constant("detector"), constant("model"),
+        constant("ckpt"), truncated,
+    )  # fmt: skip
+
+
+def _is_sound(frames: Frames) -> bool:
+    """Whether numbers rise, times do not fall, and probabilities are all there, a distribution, or all absent."""
+    empty = np.isnan(frames.probs)
+    full = frames.probs[~empty.any(axis=1)]
+    return bool(
+        (np.diff(frames.frame_index) > 0).all()
+        and frames.frame_index[0] >= 0
+        and np.isfinite(frames.time_sec).all()
+        and (np.diff(frames.time_sec) >= 0).all()
+        and (empty.all(axis=1) | ~empty.any(axis=1)).all()
+        and (full >= 0).all()
+        and (np.abs(full.sum(axis=1) - 1) < 1e-3).all()
+    )
+
+
+def _malformed(file: Path, text: str) -> DataError:
+    """The error that names the first line which no session writes."""
+    last_index, last_time, number = -1, -np.inf, 1
+    for number, cells in enumerate(csv.reader(io.StringIO(text)), 1):
+        if number == 1:
+            continue
+        try:
+            if len(cells) != len(PER_FRAME_COLUMNS):
+                raise ValueError(f"it has {len(cells)} cells, not {len(PER_FRAME_COLUMNS)}")
+            index, time, probs = int(cells[0]), float(cells[1]), cells[4 : 4 + NUM_CLASSES]
+            if index <= last_index or not last_time <= time < np.inf:
+                raise ValueError("frame_index and time_sec must rise")
+            if cells[2] not in _MANUAL or cells[3] not in _PRED:
+                raise ValueError(f"labels {cells[2]!r} and {cells[3]!r} are not both of {', '.join(EMOTIONS)}")
+            values = [float(p) for p in probs if p]
+            if values and (len(values) != NUM_CLASSES or min(values) < 0 or abs(sum(values) - 1) >= 1e-3):
+                raise ValueError(f"its probabilities are no {NUM_CLASSES} shares that sum to 1")
+        except ValueError as error:
+            return DataError(f"{file}: line {number} is not what a session writes ({error}); remove it by hand")
+        last_index, last_time = index, time
+    return DataError(f"{file} cannot be read as a table of {number} lines: record the session again")
+
+
+def _whole_lines(file: Path, columns: tuple[str, ...]) -> tuple[str, int]:
+    """The file's lines that end, and how many (0 or 1) do not; DataError for other columns."""
+    with readable(file):
+        data = file.read_bytes()
+    whole, _, rest = data.rpartition(b"\n")
+    try:
+        text = (whole + b"\n").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is no UTF-8 text ({error}): record the session again") from error
+    head = text.partition("\n")[0].rstrip("\r")
+    if head != ",".join(columns):
+        raise DataError(f"{file} begins with {head[:120]!r}, not with the columns {','.join(columns)}")
+    return text, int(bool(rest))
+
+
+def read_faces(folder: Path | str) -> dict[int, Face]:
+    """The scored face of each frame that has one, by frame_index; DataError, naming the line, for a broken file."""
+    file = Path(folder) / FACES
+    text, _ = _whole_lines(file, FACES_COLUMNS)
+    faces = {}
+    for number, cells in enumerate(csv.reader(io.StringIO(text)), 1):
+        if number == 1:
+            continue
+        try:
+            index, values = int(cells[0]), [float(cell) for cell in cells[1:6]]
+            points = np.array([float(cell) for cell in cells[6:] if cell], np.float32)
+            if len(values) != 5 or points.size not in (0, 10):
+                raise ValueError("a cell is missing")
+        except (ValueError, IndexError) as error:
+            raise DataError(f"{file}: line {number} is not what a session writes ({error})") from error
+        faces[index] = Face(tuple(values[:4]), values[4], points.reshape(5, 2) if points.size else None)
+    return faces
+
+
+def listing(video: str) -> str:
+    """The file that names a video's frames."""
+    return RECORDED if video == RAW_VIDEO else ANNOTATED_LIST
+
+
+def read_recorded(folder: Path | str) -> list[int]:
+    """The frame_index of each picture of the session's video, in its order."""
+    file = Path(folder) / RECORDED
+    text, _ = _whole_lines(file, ("frame_index",))
+    try:
+        return [int(line) for line in text.splitlines()[1:]]
+    except ValueError as error:
+        raise DataError(f"{file} is not what a session writes ({error}): record the session again") from error

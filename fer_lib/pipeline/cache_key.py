@@ -1,0 +1,272 @@
+"""When may a finished phase be used again?  When its re-use key is the same.
+
+The key hashes the kind, its parameters, the ids of its inputs, the code of its notebook and the ``fer_lib`` sources
+which that code can reach.  Sources are compared as syntax trees without docstrings, so a comment costs no training.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fer_lib.errors import FerError
+from fer_lib.params import KINDS
+from fer_lib.pipeline.runfile import INPUTS
+from fer_lib.storage.atomic import readable, write_json
+from fer_lib.storage.paths import external, is_uri
+
+PACKAGE = Path(__file__).resolve().parent
+PATH_FIELDS = ("root", "votes", "images", "image_map")  # parameters that may name files outside the run
+# These carry values to and fro and record them; the values themselves are in the key, so their code need not be.
+UNHASHED_MODULES = frozenset(
+    f"fer_lib.{name}"
+    for name in ("params", "pipeline", "errors", "cli", "storage.locks", "storage.paths",
+                 *(f"tracking.{part}" for part in ("store", "runs", "records", "event_logger", "run_status")))
+)  # fmt: skip
+
+
+def phase_key(kind: str, params: dict[str, Any], inputs: dict[str, str | list[str]], notebook: Path) -> str:
+    """The re-use key, 64 hex digits.
+
+    Args:
+        kind: the phase's kind.
+        params: its validated parameters as plain values; ``output_dir``, the input fields, how a fit is computed
+            (``FitParams.RUNTIME_FIELDS``) and what has no effect (``PhaseParams.unused_fields``) are ignored.
+        inputs: input field -> folder(s) or URI(s), every one finished.
+        notebook: the notebook that runs it.
+    """
+    code = notebook_code(notebook)
+    model = KINDS[kind][0]
+    apart = {"output_dir", *INPUTS, *getattr(model, "RUNTIME_FIELDS", ()), *model.unused_fields(params)}
+    own = {key: value for key, value in params.items() if key not in apart}
+    if weights := weights_id(own.get("pretrained", "")):
+        own["pretrained"] = weights
+    lists = {name: [value] if isinstance(value, str) else value for name, value in inputs.items()}
+    ids = {name: [input_id(value, name) for value in values if value] for name, values in lists.items()}
+    parts = {"kind": kind, "params": own, "inputs": ids, "files": dict(_files(own))}
+    parts |= {"notebook": _digest(_skeleton(ast.parse(code))), "sources": reachable(code)}
+    return _digest(json.dumps(parts, sort_keys=True, ensure_ascii=False))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def input_id(value: str, field: str = "") -> str:
+    """What an input is, as opposed to where it lies.
+
+    A phase: the ``ids`` of its ``outputs.json``, else its own key; among ``fits`` its key, for ids do not tell which
+    epochs were kept.  A bundle: its ``bundle.json``.  A registry URI: the version that it means now.  Any other folder
+    or file: names, sizes and times of what is in it.
+    """
+    if is_uri(value):
+        return _registry_version(value)
+    folder = external(value)
+    said = [("outputs.json", "ids"), ("done.json", "key")]
+    for name, pick in said[1:] if field == "fits" else said:
+        if (folder / name).is_file():
+            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            if content.get(pick):
+                return _digest(json.dumps(content[pick], sort_keys=True))
+    if (folder / "bundle.json").is_file():
+        return hashlib.sha256((folder / "bundle.json").read_bytes()).hexdigest()
+    return fingerprint(folder)
+
+
+def same_inputs(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether a finished phase was made from what it would be made from now, wherever that lies."""
+    lists = [{k: [v] if isinstance(v, str) else v for k, v in inputs.items()} for inputs in (old, new)]
+    if any(not is_uri(v) and not external(v).exists() for values in lists[0].values() for v in values if v):
+        return False
+    ids = [{k: [input_id(v, k) for v in values if v] for k, values in inputs.items()} for inputs in lists]
+    return ids[0] == ids[1]
+
+
+def _registry_version(uri: str) -> str:
+    name, at, alias = uri.removeprefix("models:/").partition("@")
+    if not uri.startswith("models:/") or not at:
+        return uri  # the packaged model, or a version number: the name says all
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return f"models:/{name}/{MlflowClient().get_model_version_by_alias(name, alias).version}"
+    except MlflowException as error:
+        raise FerError(f"the registry has no {uri}: {error.message}. See what there is with: fer models") from error
+
+
+def _files(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Fingerprints of files and folders that the parameters name, so that changed data are not taken for the old."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from _files(value, name)
+    elif isinstance(values, list):
+        for value in values:
+            yield from _files(value, key)
+    elif key in PATH_FIELDS and isinstance(values, str) and values and external(values).exists():
+        yield values, fingerprint(external(values))
+
+
+def weights_id(value: str) -> str:
+    """The SHA-256 of a file of weights that ``pretrained`` names; "" where it names none, or one never seen here.
+
+    What a path held is remembered in the store.  So a file that was touched, moved, or has gone since the start leaves
+    the key as it was: the phase goes on from its checkpoint, which needs no weights from elsewhere.
+    """
+    if value in ("", "none", "hub", "package"):
+        return ""
+    from fer_lib.storage.paths import mlruns
+
+    path = external(value).absolute()
+    memory = mlruns() / "weights" / f"{_digest(str(path))[:24]}.json"
+    known = json.loads(memory.read_text(encoding="utf-8")) if memory.is_file() else {"sha256": ""}
+    if not path.is_file():
+        return known["sha256"]
+    stat = path.stat()
+    seen = {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    if {key: known.get(key) for key in seen} != seen:
+        with readable(path), open(path, "rb") as file:
+            known = seen | {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        write_json(memory, known)
+    return known["sha256"]
+
+
+def fingerprint(path: Path) -> str:
+    """Hash of names, sizes and modification times (ns) of a file or of everything below a folder."""
+    if not path.exists():
+        raise FerError(f"there is no file or folder {path}")
+    found = [path] if path.is_file() else []
+    for folder, below, files in os.walk(path):
+        below.sort()
+        found += [Path(folder) / name for name in sorted(files) if not name.startswith(".")]
+    stats = [(file, file.stat()) for file in found]
+    return _digest("\n".join(f"{f.relative_to(path)}|{s.st_size}|{s.st_mtime_ns}" for f, s in stats))
+
+
+def notebook_code(path: Path) -> str:
+    """The code of a notebook without magics and without its ``parameters`` cell (its values are in the key already)."""
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError) as error:
+        raise FerError(f"cannot read the notebook {path}: {error}. Notebooks lie in {path.parent}; set FER_HOME to the "
+                       f"folder that holds params/ and notebooks/") from error  # fmt: skip
+    code = []
+    for cell in cells:
+        if cell["cell_type"] == "code" and "parameters" not in cell.get("metadata", {}).get("tags", []):
+            lines = "".join(cell["source"]).splitlines()
+            code += [line for line in lines if not line.lstrip().startswith(("%", "!"))]
+    return "\n".join(code)
+
+
+def reachable(code: str, package: Path = PACKAGE) -> dict[str, str]:
+    """Module name -> hash, of every module of the package that the code imports, directly or not.
+
+    Imports inside functions count.  The ``__init__`` of a package that was only passed through, as ``a`` is in
+    ``import a.b``, counts with what it runs on import, not with the functions it offers.
+    """
+    hashes: dict[str, str] = {}
+    queue = list(_imports(ast.parse(code), package.name, package))
+    seen: set[tuple[str, bool]] = set()
+    while queue:
+        name, whole = queue.pop()
+        if (name, whole) in seen or any(name == c or name.startswith(c + ".") for c in UNHASHED_MODULES):
+            continue
+        seen.add((name, whole))
+        file = _file(name, package)
+        digest, imports = _module(name, whole, package, file.stat().st_mtime_ns)
+        queue += imports
+        if whole or name not in hashes:
+            hashes[name] = digest
+    return dict(sorted(hashes.items()))
+
+
+@functools.lru_cache(maxsize=1024)
+def _module(name: str, whole: bool, package: Path, changed: int) -> tuple[str, list[tuple[str, bool]]]:
+    """Hash and imports of one module; ``changed`` (its modification time) is there to forget what was edited since."""
+    file = _file(name, package)
+    tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
+    if not whole:
+        tree.body = [node for node in tree.body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    imports = list(_imports(tree, name if file.name == "__init__.py" else name.rpartition(".")[0], package))
+    if file.name == "__init__.py" and _imports_by_name(tree):
+        imports += [(_name(other, package), True) for other in sorted(file.parent.rglob("*.py"))]
+    return _digest(_skeleton(tree)), imports
+
+
+def _imports_by_name(tree: ast.AST) -> bool:
+    """Whether a module finds others by their names (``importlib``, ``pkgutil``), so that any of them may be reached."""
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    return bool(names & {"importlib", "pkgutil"})
+
+
+def _imports(tree: ast.AST, parent: str, package: Path) -> Iterator[tuple[str, bool]]:
+    """(module, whole) for each import of the package in the tree; ``parent`` resolves relative ones."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _chain(alias.name, package, _uses_attributes(tree, alias))
+        elif isinstance(node, ast.ImportFrom):
+            base = parent.split(".")[: len(parent.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*base, node.module] if node.module else base)
+            for alias in node.names:
+                if _file(f"{module}.{alias.name}", package):
+                    yield from _chain(f"{module}.{alias.name}", package, True)
+                else:
+                    yield from _chain(module, package, True)
+
+
+def _uses_attributes(tree: ast.AST, alias: ast.alias) -> bool:
+    """Whether ``import package`` is followed by a use of something that the package itself offers."""
+    if "." in alias.name:
+        return True
+    bound = alias.asname or alias.name
+    attributes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    return any(isinstance(node.value, ast.Name) and node.value.id == bound for node in attributes)
+
+
+def _chain(name: str, package: Path, whole: bool) -> Iterator[tuple[str, bool]]:
+    """The module itself, and the packages it lies in."""
+    if not _file(name, package):
+        return
+    parts = name.split(".")
+    for depth in range(1, len(parts)):
+        yield ".".join(parts[:depth]), False
+    yield name, whole
+
+
+@functools.cache
+def _file(name: str, package: Path) -> Path | None:
+    """The source file of a module of the package; None for any other module."""
+    parts = name.split(".")
+    if parts[0] != package.name:
+        return None
+    base = package.joinpath(*parts[1:])
+    for file in (base / "__init__.py", base.with_suffix(".py")):
+        if len(parts) > 1 and file == base / "__init__.py" and not file.is_file():
+            continue
+        if file.is_file():
+            return file
+    return None
+
+
+def _name(file: Path, package: Path) -> str:
+    parts = file.relative_to(package.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _skeleton(tree: ast.AST) -> str:
+    """The tree as text, without docstrings, comments and positions."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if not isinstance(body, list) or not body or not isinstance(body[0], ast.Expr):
+            continue
+        if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+            node.body = body[1:] or [ast.Pass()]
+    return ast.dump(tree)

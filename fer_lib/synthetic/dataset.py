@@ -1,0 +1,243 @@
+"""Drawn faces: the embedded default data, learnable in seconds, never perfectly.
+
+Seven expressions are mixtures of action units after the prototypes of Ekman & Friesen (EMFACS, 1983) with a random
+intensity, missing and stray units, so that weak ones overlap.  Every face is a pure function of (seed, index) and of
+the label and person asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from fer_lib.emotions import EMOTIONS, NUM_CLASSES
+from fer_lib.errors import DataError
+from fer_lib.params import SourceSpec
+from fer_lib.storage.atomic import explained, fresh_folder, settle
+from fer_lib.synthetic import drawing, features, layouts, noise_injection
+from fer_lib.synthetic.layouts import LAYOUTS
+from fer_lib.synthetic.noise_injection import Record
+
+CLASS_SHARES = np.array([0.14, 0.03, 0.14, 0.24, 0.165, 0.115, 0.17])
+"""Shares in EMOTIONS order: FER2013's, but Disgust has twice its share, so that a test part of 300 still holds nine."""
+
+CONTEMPT = noise_injection.CONTEMPT
+
+# Per expression a list of (probability, {action unit: typical intensity at full strength}).
+_PROTOTYPES: tuple[tuple[tuple[float, dict[str, float]], ...], ...] = (
+    (  # Angry: lips pressed, or teeth bared
+        (0.6, {"AU4": 1.0, "AU5": 0.35, "AU7": 0.7, "AU24": 0.9, "AU17": 0.3}),
+        (0.4, {"AU4": 1.0, "AU5": 0.45, "AU7": 0.6, "AU10": 0.4, "AU15": 0.3, "AU20": 0.4, "AU25": 0.9, "AU26": 0.25}),
+    ),
+    (  # Disgust
+        (0.6, {"AU9": 1.0, "AU10": 0.8, "AU4": 0.35, "AU7": 0.4, "AU15": 0.35, "AU17": 0.5}),
+        (0.4, {"AU9": 0.9, "AU10": 1.0, "AU7": 0.4, "AU25": 0.7, "AU15": 0.3}),
+    ),
+    ((1.0, {"AU1": 1.0, "AU2": 0.6, "AU4": 0.55, "AU5": 0.8, "AU20": 0.9, "AU25": 0.7, "AU26": 0.3}),),  # Fear
+    (  # Happy: a smile with and without teeth
+        (0.65, {"AU12": 1.0, "AU6": 0.7, "AU25": 0.9, "AU26": 0.15}),
+        (0.35, {"AU12": 0.95, "AU6": 0.6}),
+    ),
+    ((1.0, {"AU1": 0.95, "AU4": 0.45, "AU15": 1.0, "AU17": 0.6}),),  # Sad
+    ((1.0, {"AU1": 1.0, "AU2": 1.0, "AU5": 0.8, "AU25": 0.6, "AU26": 0.95}),),  # Surprise
+    ((1.0, {}),),  # Neutral
+    ((1.0, {"AU12": 0.7}),),  # Contempt
+)
+
+
+@dataclass(frozen=True)
+class DrawnFace:
+    """One face: ``image`` uint8 RGB [size, size, 3] and its truth; ``strength`` and action units in [0, 1]."""
+
+    image: np.ndarray
+    label: int
+    identity: int
+    strength: float
+    units: dict[str, float]
+
+
+@lru_cache(maxsize=4096)
+def _person(seed: int, identity: int) -> features.Person:
+    return features.person(np.random.default_rng([seed, 0, identity]))
+
+
+def _expression(label: int, rng: np.random.Generator) -> tuple[float, dict[str, float]]:
+    """Strength and action units of one showing of expression ``label``."""
+    variants = _PROTOTYPES[label]
+    chosen = variants[int(rng.choice(len(variants), p=[p for p, _ in variants]))][1]
+    # One face in five shows little: those keep a perfect score out of reach.
+    strength = rng.uniform(0.15, 0.5) if rng.random() < 0.22 else rng.uniform(0.5, 1.0)
+    units = {}
+    for name, typical in chosen.items():
+        kept = rng.random() > 0.08
+        units[name] = float(np.clip(typical * strength * rng.uniform(0.75, 1.2), 0, 1)) if kept else 0.0
+    for name in rng.choice(features.ACTION_UNITS[:-2], 2, replace=False):  # the mouth does not open by chance
+        units[str(name)] = max(units.get(str(name), 0.0), float(rng.uniform(0, 0.18)))
+    return float(strength if chosen else 0.0), units
+
+
+def _scene(label: int, rng: np.random.Generator) -> drawing.Scene:
+    n = rng.standard_normal(8)
+    u = rng.uniform
+    side = 1.0 if rng.random() < 0.5 else -1.0
+    return drawing.Scene(
+        yaw=float(np.clip(10 * n[0], -25, 25)), pitch=float(np.clip(6 * n[1], -15, 15)),
+        roll=float(np.clip(6 * n[2], -18, 18)),
+        scale=u(0.88, 1.08), shift_x=0.025 * n[3], shift_y=0.025 * n[4], gaze=float(np.clip(0.5 * n[5], -1, 1)),
+        skew=side if label == CONTEMPT else float(np.clip(0.12 * n[6], -0.4, 0.4)),
+        light=(u(-0.7, 0.7), u(-0.5, 0.5)), gain=u(0.65, 1.12), bias=u(-12, 18),
+        blur=u(0.4, 1.0) if rng.random() < 0.3 else 0.0, noise=u(1, 9),
+        occlusion=str(rng.choice(["none", "hand", "bar", "scarf"], p=[0.88, 0.04, 0.06, 0.02])),
+        background=str(rng.choice(["plain", "slope", "blobs", "blocks"])), seed=int(rng.integers(2**31)),
+    )  # fmt: skip
+
+
+def draw_face(
+    seed: int, index: int, label: int | None = None, size: int = 48, identity: int | None = None
+) -> DrawnFace:
+    """Face ``index`` of the endless series ``seed``.
+
+    ``label`` None: drawn by :data:`CLASS_SHARES`; else 0..6 or :data:`CONTEMPT`.  ``identity`` None: one of 500 people.
+    """
+    rng = np.random.default_rng([seed, 1, index])
+    drawn = int(rng.choice(NUM_CLASSES, p=CLASS_SHARES))
+    someone = int(rng.integers(500))
+    label = drawn if label is None else int(label)
+    identity = someone if identity is None else int(identity)
+    strength, units = _expression(label, rng)
+    image = drawing.draw(_person(seed, identity), units, _scene(label, rng), size)
+    return DrawnFace(image, label, identity, strength, units)
+
+
+def draw_faces(n: int, seed: int = 1337, size: int = 48, labels=None) -> tuple[np.ndarray, np.ndarray]:
+    """The first ``n`` faces of series ``seed``, with the ``labels`` [n] asked for if any.
+
+    Returns (uint8 RGB [n, size, size, 3], int64 [n] labels).
+    """
+    images = np.empty((n, size, size, 3), np.uint8)
+    out = np.empty(n, np.int64)
+    for i in range(n):
+        face = draw_face(seed, i, None if labels is None else labels[i], size)
+        images[i], out[i] = face.image, face.label
+    return images, out
+
+
+def contact_sheet(n_per_class: int = 8, size: int = 96, seed: int = 1337) -> np.ndarray:
+    """One row a class in EMOTIONS order: uint8 RGB [7 (size + 4) + 4, n_per_class (size + 4) + 4, 3], white between."""
+    step = size + 4
+    sheet = np.full((len(EMOTIONS) * step + 4, n_per_class * step + 4, 3), 255, np.uint8)
+    for label in range(len(EMOTIONS)):
+        for column in range(n_per_class):
+            face = draw_face(seed, label * n_per_class + column, label, size).image
+            sheet[4 + label * step : label * step + step, 4 + column * step : column * step + step] = face
+    return sheet
+
+
+def _plan(layout: str, faces: int, seed: int, size: int) -> list[Record]:
+    """The distinct faces of a dataset: every split with the same class shares and with people of its own."""
+    rng = np.random.default_rng([seed, 3])
+    kind = LAYOUTS[layout]
+    shown, shares = list(kind.classes), CLASS_SHARES[list(kind.classes)] / CLASS_SHARES[list(kind.classes)].sum()
+    if kind.contempt:
+        shown, shares = [*shown, CONTEMPT], np.append(shares * (1 - kind.contempt), kind.contempt)
+    sizes = noise_injection.divide(faces, np.array(list(kind.splits.values())))
+    records = []
+    for number, (split, n) in enumerate(zip(kind.splits, sizes.tolist(), strict=True)):
+        labels = rng.permutation(np.repeat(shown, noise_injection.divide(n, shares)))
+        people = max(5, n // 8)
+        for label in labels.tolist():
+            identity = len(sizes) * int(rng.integers(people)) + number
+            face = draw_face(seed, len(records), label, size, identity)
+            records.append(Record(face.image, split, identity, label, label, face.strength, face.units))
+    return records
+
+
+def write_raw(
+    out_dir: Path | str, layout: str, faces: int = 3000, seed: int = 1337, label_noise: float = 0.0,
+    duplicates: int = 0, leaks: int = 0, size: int | None = None, noise_shape: str = "symmetric",
+) -> Path:  # fmt: skip
+    """Write ``faces`` drawn faces in native ``layout`` (a key of LAYOUTS) and ``truth.json``; returns ``out_dir``.
+
+    ``duplicates`` exact copies within a split and ``leaks`` exact copies of train faces in the other splits (in turn)
+    come on top of ``faces``; then round(``label_noise`` x records) labels are written wrong, ``noise_shape`` saying how
+    (symmetric or confusions, see planting.plant).  ``size`` is a face's side in pixels (None: the layout's own).  The
+    folder appears whole or not at all.  DataError: unknown layout or noise_shape, a number that does not fit,
+    ``out_dir`` not empty, not writable, or its disk full.
+    """
+    out_dir = Path(out_dir)
+    if layout not in LAYOUTS:
+        raise DataError(f"unknown layout {layout!r} for {out_dir}: use one of {', '.join(LAYOUTS)}")
+    kind = LAYOUTS[layout]
+    if noise_shape not in noise_injection.NOISE_SHAPES:
+        raise DataError(
+            f"{out_dir}: unknown noise_shape {noise_shape!r}: use {' or '.join(noise_injection.NOISE_SHAPES)}"
+        )
+    classes = len(kind.classes) + (kind.contempt > 0)
+    if (least := 10 * classes) > faces:
+        raise DataError(f"{out_dir}: {faces} faces cannot give every split of {layout} every class: ask for >= {least}")
+    if kind.fixed_size and size not in (None, kind.size):
+        raise DataError(f"{out_dir}: layout {layout} holds {kind.size}-pixel faces only, not {size}: leave size out")
+    if leaks and len(kind.splits) == 1:
+        raise DataError(f"{out_dir}: layout {layout} stores no splits, so nothing can leak across them: use leaks=0")
+    if duplicates > faces or leaks > faces // 2:
+        raise DataError(f"{out_dir}: {duplicates} duplicates, {leaks} leaks do not fit {faces} faces: plant fewer")
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise DataError(f"{out_dir} exists and is not an empty folder: remove it or choose another one")
+    rng = np.random.default_rng([seed, 4])
+    # entered before the drawing, so that a folder which cannot be written is told at once
+    with fresh_folder(out_dir) as work, explained(out_dir):
+        planned = _plan(layout, faces, seed, size or kind.size)
+        records = noise_injection.plant(planned, rng, duplicates, leaks, label_noise, kind.classes, noise_shape)
+        kind.write(work, records, rng)
+        truth = {"layout": layout, "seed": seed, "records": [noise_injection.truth(r) for r in records]}
+        (work / "truth.json").write_text(json.dumps(truth, indent=1), encoding="utf-8")
+    return out_dir
+
+
+# the first layout of each source is its embedded one; ExpW's two sources read the same
+_LAYOUT_OF = {kind.source: layout for layout, kind in reversed(LAYOUTS.items())} | {"expw_hq": "expw"}
+
+
+def embedded(spec: SourceSpec) -> Path:
+    """The raw folder of drawn faces behind ``root: embedded``, written on first use and kept in the store's cache.
+
+    fer2013 and ferplus hold the same faces, as the real ones do, and so do expw_full and expw_hq; other sources get
+    faces of their own.  DataError:
+    there is no drawn version of ``spec.source``, or what :func:`write_raw` refuses.
+    """
+    from fer_lib.storage.paths import home
+
+    if spec.source not in _LAYOUT_OF:
+        known = ", ".join(_LAYOUT_OF)
+        raise DataError(f"source {spec.source!r} has no embedded faces: give its root, or use one of {known}")
+    shared = {"fer2013": "", "ferplus": "", "expw_full": "expw", "expw_hq": "expw"}
+    own = shared.get(spec.source, spec.name or spec.source)
+    options = {
+        "layout": _LAYOUT_OF[spec.source],
+        "faces": spec.faces,
+        "seed": 1337 + zlib.crc32(own.encode()),
+        "label_noise": spec.label_noise,
+        "duplicates": spec.duplicates,
+        "leaks": spec.leaks,
+        "noise_shape": spec.noise_shape,
+    }
+    writers = sorted(Path(layouts.__file__).parent.glob("*.py"))
+    modules = (__file__, drawing.__file__, features.__file__, noise_injection.__file__, *writers)
+    code = b"".join(Path(module).read_bytes() for module in modules)  # another drawing is another dataset
+    key = hashlib.sha256(json.dumps(options, sort_keys=True).encode() + code).hexdigest()[:12]
+    folder = home() / "mlruns" / "cache" / f"drawn-{key}"
+    with explained(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_name(folder.name + ".lock"))
+        with lock:  # two phases that start together draw once
+            settle(folder)
+            if not folder.is_dir():
+                write_raw(folder, **options)
+    return folder

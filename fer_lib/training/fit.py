@@ -1,0 +1,284 @@
+"""A whole fit: device, data, model, starting weights, the loop, and the files that describe what came out (SPEC 5)."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
+from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, read_exposure
+from fer_lib.devices import describe_device
+from fer_lib.errors import DataError, FerError
+from fer_lib.models.bundle import Bundle, read_bundle
+from fer_lib.models.classifier import FerClassifier, build_classifier, check_size
+from fer_lib.models.weights import load_pretrained, resampled
+from fer_lib.params import FitParams
+from fer_lib.storage.atomic import explained, fresh_file, write_json
+from fer_lib.training.checkpoint import LAST, has_checkpoint
+from fer_lib.training.data import FitData, open_data
+from fer_lib.training.distributed import SingleProcess, together
+from fer_lib.training.loop import fit
+from fer_lib.training.step import precision
+
+_NEVER_SAW_OURS = ("none", "hub", "package", "init_from")  # init_from brings a record of its own
+
+
+def run_fit(
+    p: FitParams, manifest: Manifest, out: Path, cache_dir: Path, *, kind: str, config: dict[str, Any],
+    objective: Callable, **how: Any,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """Everything between validated parameters and a folder with ``best/`` and its reports; yields the loop's events.
+
+    ``objective(p, data, device)`` makes the loss.  ``how``: ``tune`` and ``norms``; ``init_from``, a bundle folder;
+    ``run_id``; ``inputs``, ids of what else decides the weights; ``ancestors``, what the teachers saw, None for one
+    that left no record.
+    Raises FerError for a device, backbone, starting weights or data that can't be had, before any step.
+    """
+    work = partial(_run_fit, p, manifest, out, cache_dir, kind=kind, config=config, objective=objective, **how)
+    yield from together(work, p)
+
+
+def _run_fit(
+    p: FitParams,
+    manifest: Manifest,
+    out: Path,
+    cache_dir: Path,
+    team: SingleProcess,
+    *,
+    kind: str,
+    config: dict[str, Any],
+    objective: Callable,
+    tune: str = "all",
+    norms: str = "trained",
+    init_from: str = "",
+    run_id: str = "",
+    inputs: dict[str, str] | None = None,
+    ancestors: Sequence[TrainingExposure | None] = (),
+) -> Iterator[dict[str, Any]]:
+    """The part of one process of the team; the first one prepares, the others then find packs and weights made."""
+    apply_settings(p)
+    with explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(p.seed)
+    model = build_classifier(config)
+    check_size(model)
+    if team.rank > 0:
+        team.wait()
+    weights = _starting_weights(model, p, init_from, out)
+    data = open_data(manifest, p, cache_dir)
+    _write_seen(p, data, weights, init_from, ancestors, out)
+    if team.rank == 0:
+        team.wait()
+    ids = _ids(p, manifest, data, weights, run_id, inputs or {})
+    options = dict(kind=kind, name=p.name, ids=ids, team=team, tune=tune, norms=norms)
+    for event in fit(model, objective(p, data, team.device), data, p, out, **options):
+        if event["event"] == "start" and team.rank == 0:
+            write_json(out / "environment.json", environment(team.device))
+            alignment = _alignment(p, manifest, data, weights, event, init_from, team.device, ids)
+            write_json(out / "alignmentreport.json", alignment)
+        if event["event"] == "end" and team.rank == 0:
+            describe_best(read_bundle(out / "best"), out)
+            if p.smoke:
+                write_json(out / "smoke_results.json", _smoke_results(read_bundle(out / "best"), event))
+        yield event
+
+
+def describe_best(bundle: Bundle, out: Path) -> None:
+    """``reliabilitymetrics.json`` and ``calibration.json``: the figures of the very weights in ``best/``."""
+    epoch, temperature = bundle.meta["ids"]["epoch"], bundle.meta["temperature"]
+    keys = ("accuracy", "macro_f1", "per_class_f1", "nll", "ece", "brier")
+    metrics = bundle.meta["metrics"]
+    shared = {k: temperature[k] for k in ("mode", "global_temperature", "temperature_vector")}
+    counts = {k: metrics["val_select"][k] for k in ("n_expected", "n_used")}
+    identity = {k: bundle.meta["ids"][k] for k in ("evalset_id", "protocol_id")}
+    raw = {k: metrics["val_select"][k] for k in keys}
+    scaled = {**shared, **{k: metrics["val_select_scaled"][k] for k in keys}}
+    reliability = {"epoch": epoch, **identity, **counts, "raw": raw, "temperature_scaled": scaled}
+    calibration = {"epoch": epoch, **shared, **{k: temperature[k] for k in ("fitted_on", "n", "note")}}
+    write_json(out / "reliabilitymetrics.json", reliability)
+    write_json(out / "calibration.json", calibration)
+
+
+def _smoke_results(best: Bundle, end: dict[str, Any]) -> dict[str, Any]:
+    counts = {k: best.meta["metrics"]["val_select"][k] for k in ("n_expected", "n_used")}
+    identity = {k: best.meta["ids"][k] for k in ("evalset_id", "protocol_id")}
+    return {"smoke": True, **identity, **counts, **{k: v for k, v in end.items() if k != "event"}}
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """The machine and the packages, for ``environment.json``."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*words: str) -> str | None:
+        if shutil.which("git") is None:
+            return None
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    lock = root / "requirements.lock"
+    changed = git("status", "--porcelain")
+    names = (
+        "torch", "torchvision", "timm", "mlflow", "numpy", "pandas", "opencv-python", "opencv-python-headless",
+        "onnxruntime", "scikit-learn", "fer-lab",
+    )  # fmt: skip
+    installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "python": platform.python_version(),
+        "git": {"commit": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)},
+        "packages": {n: installed[n] for n in names if n in installed},
+        "torch": torch.__version__,
+        "device": describe_device(device.type) | {"cpu_capability": torch.backends.cpu.get_cpu_capability()},
+        "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
+    }
+
+
+def apply_settings(p: FitParams) -> None:
+    """Set this process's torch to the threads and the determinism that ``p`` asks for."""
+    if p.threads:
+        torch.set_num_threads(p.threads)
+    torch.use_deterministic_algorithms(p.deterministic, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that writes every buffer once more
+    torch.backends.cudnn.benchmark = not p.deterministic
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not p.deterministic
+    if p.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, out: Path) -> dict[str, str]:
+    """Load them once; a resume reads what the first start recorded and asks nobody."""
+    record = out / "starting_weights.json"
+    if has_checkpoint(out / LAST) and record.is_file():
+        return _recorded(record, p, init_from)
+    if init_from:
+        bundle = read_bundle(init_from)
+        theirs = {k: v for k, v in bundle.meta["model"].items() if k not in ("image_size", "dropout")}
+        ours = {k: model.config[k] for k in theirs}
+        if theirs != ours:
+            raise FerError(f"init_from {init_from} is another model: it has {theirs}, these parameters ask for {ours}")
+        model.load_state_dict(resampled(bundle.state_dict(), model, f"the weights of init_from {init_from}"))
+        weights = {"source": "init_from", "origin": str(bundle.path), "weights_sha256": bundle.weights_sha256}
+    else:
+        weights = load_pretrained(model, p.pretrained)
+    write_json(record, weights)
+    return weights
+
+
+def _recorded(record: Path, p: FitParams, init_from: str) -> dict[str, str]:
+    """What the first start recorded.  FerError when it is damaged, or when these parameters ask for another start.
+
+    A path may have changed or lead nowhere by now, what it held counts; so only what is still there is compared.
+    """
+    advice = f"give this run another output_dir, or delete {record.parent}"
+    try:
+        weights = json.loads(record.read_text())
+        source = weights["source"] if weights["source"] in _NEVER_SAW_OURS else "a file"
+    except (ValueError, KeyError, TypeError) as error:
+        raise FerError(f"{record} is damaged ({type(error).__name__}: {error}); {advice}") from error
+    asked = "init_from" if init_from else p.pretrained if p.pretrained in _NEVER_SAW_OURS else "a file"
+    there = read_bundle(init_from).weights_sha256 if init_from and Path(init_from).exists() else ""
+    if asked != source or there not in ("", weights["weights_sha256"]):
+        raise FerError(
+            f"{record.parent} holds a training that began from {' '.join(filter(None, (source, weights['origin'])))}; "
+            f"these parameters ask for {init_from or p.pretrained}: {advice}"
+        )
+    return weights
+
+
+def _write_seen(
+    p: FitParams, data: FitData, weights: dict, init_from: str, ancestors: Sequence[TrainingExposure | None], out: Path
+) -> None:
+    """The pictures that decide the weights; weights of somebody's file may come from any, so they are not the whole."""
+    if has_checkpoint(out / LAST) and (out / EXPOSURE_FILE).is_file():
+        return  # a resume reads nothing of what it started from
+    own = TrainingExposure.of(
+        data.train.manifest.frame["content_id"], data.val.manifest.frame["content_id"],
+        whole=weights["source"] in _NEVER_SAW_OURS,
+    )  # fmt: skip
+    start = [read_exposure(read_bundle(init_from).path)] if init_from else []
+    with fresh_file(out / EXPOSURE_FILE) as work, open(work, "wb") as file:
+        own.with_ancestors([*ancestors, *start]).write(file)
+
+
+def _ids(
+    p: FitParams, manifest: Manifest, data: FitData, weights: dict, run_id: str, inputs: dict[str, str]
+) -> dict[str, Any]:
+    """What the fit's numbers belong to; the evaluation set is the rows that are really scored."""
+    scored = data.val.manifest.frame[: p.max_val_batches * p.batch_size or None]
+    select = scored[scored["val_role"] == "select"]
+    if select.empty:
+        raise DataError(f"the first {len(scored)} val rows hold none of the role select: raise max_val_batches")
+    tolerance = int(manifest.meta.get("tolerance", 0))
+    evalset = evalset_id(select["sample_id"].tolist(), select["label"], "val/select", tolerance)
+    return {
+        "manifest_sha256": manifest.sha256, "evalset_id": evalset,
+        "protocol_id": protocol_id(evalset, data.contract, "none"),
+        "starting_weights_sha256": weights["weights_sha256"], "run_id": run_id, **inputs,
+    }  # fmt: skip
+
+
+def _alignment(p, manifest, data: FitData, weights, start: dict, init_from: str, device, ids: dict) -> dict[str, Any]:
+    """SPEC's ``alignmentreport.json``: what this fit was, in one page."""
+    kept = manifest.rows(include_sources=p.include_sources, exclude_sources=p.exclude_sources)
+    sources, counts = np.unique(kept.frame["source"].to_numpy(dtype=str), return_counts=True)
+    fields = p.model_dump()
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "device": {
+            "backend": device.type, "detail": describe_device(device.type)["name"], "processes": p.processes,
+            "precision": precision(p, device), "compile": p.compile, "deterministic": p.deterministic,
+        },
+        "paths": {"manifest": str(manifest.path), "manifest_sha256": manifest.sha256},
+        "seed": p.seed,
+        "model": {
+            "name": p.backbone, "pretrained": weights["source"], "weights_sha256": weights["weights_sha256"],
+            "origin": weights["origin"],
+            "image_size": p.image_size, "embed_dim": p.embed_dim,
+        },
+        "data": {
+            "rows_total_before_filter": len(manifest), "rows_total_after_filter": len(kept),
+            "source_counts_after_filter": dict(zip(sources.tolist(), counts.tolist(), strict=True)),
+            "train_rows": len(data.train.manifest), "val_rows": len(data.val.manifest),
+            "class_counts": data.class_counts, "rows_with_votes": data.rows_with_votes,
+            "faces_without_points": data.train.without_points,
+            "source_filter": {"include_sources": p.include_sources, "exclude_sources": p.exclude_sources},
+            "n_expected": data.train.n_expected, "n_used": len(data.train.manifest),
+        },
+        "protocol": {
+            "plain_logits_warmup_epochs": fields.get("plain_epochs"), "margin_ramp_start": fields.get("plain_epochs"),
+            "margin_ramp_end": fields.get("ramp_end"), "arcface_m_max": fields.get("arcface_m"),
+            "arcface_s": fields.get("arcface_s"), "mode": fields.get("mode", "arcface"), "head": fields["head"],
+            "label_smoothing": p.label_smoothing, "soft_label_weight": p.soft_label_weight,
+            "focal_gamma": p.focal_gamma, "logit_adjustment": p.logit_adjustment, "mixup": fields.get("mixup", 0.0),
+        },
+        "optim": {
+            "name": "adamw", "lr": p.lr, "weight_decay": p.weight_decay, "lr_warmup_epochs": p.warmup_epochs,
+            "min_lr": p.min_lr, "clip_grad": p.clip_grad, "ema_decay": p.ema_decay, "epochs": p.epochs,
+            "total_steps": start["total_steps"], "warmup_steps": start["warmup_steps"],
+        },
+        "batching": {
+            "batch_size": p.batch_size, "accum_steps": p.accum_steps, "min_per_class": p.min_per_class,
+            "cb_beta": p.cb_beta, "imbalance": p.imbalance,
+        },
+        "aug": {
+            "clahe": p.clahe, "clahe_clip": data.contract.clahe_clip, "clahe_tile": data.contract.clahe_tile,
+            **p.augment.model_dump(),
+        },
+        "calibration": {"eval_every": p.eval_every, "temperature_scaling": p.calibration},
+        "init": {"init_from": init_from or None, "resume": start["resumed_at_step"] > 0},
+        "ids": ids,
+        "face_contract": data.contract.model_dump(),
+    }  # fmt: skip

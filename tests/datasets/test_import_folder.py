@@ -1,0 +1,258 @@
+"""Where imports may write, what a killed one leaves, the report over all of them, and which parameters are taken."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from fer_lib.errors import DataError
+from fer_lib.importers import SOURCES, import_all, import_source, read_imports, register
+from fer_lib.params import SourceSpec
+from fer_lib.storage.atomic import previous
+
+CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+NUMBERS = ("Training", "PublicTest", "PrivateTest")
+
+
+def grow(root, shift=0, contempt=0):
+    """A tree of one picture a class and split, and some of contempt."""
+    for i, split in enumerate(("train", "val", "test")):
+        for j, name in enumerate((*CLASSES, *["contempt"] * contempt)):
+            folder = root / split / name
+            folder.mkdir(parents=True, exist_ok=True)
+            picture = np.random.default_rng(shift + 100 * i + j).integers(0, 256, (8, 8), dtype=np.uint8)
+            (folder / f"{j}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+    return root
+
+
+def pixels(path, n=6):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [f"{i % 7},{' '.join([str(i + 1)] * 2304)},{NUMBERS[i % 3]}" for i in range(n)]
+    path.write_text("\n".join(["emotion,pixels,Usage", *rows]))
+    return path
+
+
+def everything(folder):
+    """Each file below ``folder`` with its bytes; a lock may come and go."""
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock"}
+
+
+def untouched(folder, spec, out, *fragments):
+    before = everything(folder)
+    with pytest.raises(DataError) as error:
+        import_source(spec, out)
+    for fragment in fragments:
+        assert str(fragment) in str(error.value)
+    assert everything(folder) == before, "something was touched"
+
+
+# ---------------------------------------------------------------- what may be replaced
+
+
+def test_an_import_onto_its_own_raw_data_is_refused_and_nothing_is_lost(tmp_path):
+    data = tmp_path / "data"
+    pixels(data / "fer2013" / "fer2013.csv")
+    grow(data / "faces" / "tree")
+    fer = SourceSpec(source="fer2013", root=str(data / "fer2013"))
+    untouched(data, fer, data, data / "fer2013", "root", "-o")
+    untouched(data, fer.model_copy(update={"root": str(data / "fer2013" / "fer2013.csv")}), data, "fer2013.csv")
+    # the target lies in the raw data, the raw data in the target
+    untouched(data, SourceSpec(source="tree", root=str(data)), data / "faces", data / "faces" / "tree", "lies in it")
+    inner = SourceSpec(source="tree", name="faces", root=str(data / "faces" / "tree"))
+    untouched(data, inner, data, data / "faces", "holds it")
+    assert not list(data.rglob("*.lock")), "refused before anything is written"
+
+
+@pytest.mark.parametrize("field", ["votes", "images", "image_map"])
+def test_the_files_beside_the_root_are_safe_as_well(tmp_path, field):
+    raw = pixels(tmp_path / "raw" / "fer2013.csv").parent
+    held = tmp_path / "out" / "mine"
+    held.mkdir(parents=True)
+    (held / "file.csv").write_text("votes")
+    source = "ferplus" if field == "images" else "fer2013"
+    spec = SourceSpec(source=source, name="mine", root=str(raw), **{field: str(held / "file.csv")})
+    untouched(tmp_path, spec, tmp_path / "out", held, field)
+
+
+def test_links_and_other_spellings_of_the_raw_folder_are_seen_through(tmp_path):
+    data = tmp_path / "data"
+    raw = pixels(data / "fer2013" / "fer2013.csv").parent
+    (tmp_path / "link").symlink_to(raw)
+    (tmp_path / "whole").symlink_to(data)
+    for root, out in ((tmp_path / "link", data), (raw, tmp_path / "whole"), (data / "x" / ".." / "fer2013", data)):
+        (data / "x").mkdir(exist_ok=True)
+        untouched(data, SourceSpec(source="fer2013", root=str(root)), out, "fer2013")
+    # a link in the place of the folder that the import would write
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "tree").symlink_to(raw)
+    faces = grow(tmp_path / "faces")
+    untouched(tmp_path, SourceSpec(source="tree", root=str(faces)), tmp_path / "out", tmp_path / "out" / "tree")
+    assert (tmp_path / "out" / "tree").is_symlink()
+
+
+def test_a_folder_that_no_import_wrote_is_never_replaced(tmp_path):
+    spec = SourceSpec(source="tree", root=str(grow(tmp_path / "faces")))
+    mine = tmp_path / "out" / "tree"
+    mine.mkdir(parents=True)
+    (mine / "thesis.txt").write_text("three years")
+    untouched(tmp_path, spec, tmp_path / "out", mine, "no import wrote it")
+    (mine / "rows.parquet").write_text("a file of that name is not enough")
+    untouched(tmp_path, spec, tmp_path / "out", mine, "no import wrote it")
+    (mine / "thesis.txt").unlink()
+    (mine / "rows.parquet").unlink()
+    assert len(import_source(spec, tmp_path / "out").rows) == 21  # an empty one loses nothing
+    (mine / "notes.txt").write_text("mine")
+    untouched(tmp_path, spec, tmp_path / "out", mine)
+    (mine / "notes.txt").unlink()
+    (mine / ".DS_Store").write_text("left by a file browser")
+    (mine / "rows.parquet").write_bytes(b"damaged")  # an import repairs what an import wrote
+    assert len(import_source(spec, tmp_path / "out").rows) == 21
+
+
+# ---------------------------------------------------------------- killed imports
+
+
+def test_what_killed_imports_left_is_no_import_and_an_old_folder_moved_aside_is_put_back(tmp_path):
+    out = tmp_path / "out"
+    for name, shift in (("a", 0), ("b", 500)):
+        root = grow(tmp_path / name, shift)
+        import_source(SourceSpec(source="tree", name=name, root=str(root)), out)
+    rows = read_imports(out)
+    assert len(rows) == 42
+    # killed while it wrote, and killed after the second rename: the new folder and the one moved aside
+    for left in (out / ".a.999999999.partial", previous(out / "a")):
+        left.mkdir()
+        (left / "rows.parquet").write_bytes((out / "a" / "rows.parquet").read_bytes())
+    assert read_imports(out).equals(rows)
+    # killed between the two renames: only the one moved aside is whole
+    (previous(out / "a") / "rows.parquet").unlink()
+    previous(out / "a").rmdir()
+    os.replace(out / "a", previous(out / "a"))
+    assert read_imports(out).equals(rows)
+    assert all((out / path).is_file() for path in rows["image_path"]), "pictures where the rows say"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from fer_lib.importers import import_source
+from fer_lib.params import SourceSpec
+real, target, left = os.replace, Path(sys.argv[2], "tree"), int(sys.argv[3])
+def replace(a, b):
+    global left
+    if target in (Path(a), Path(b)):
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+    real(a, b)
+os.replace = replace
+import_source(SourceSpec(source="tree", root=sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")
+def test_a_kill_between_the_two_renames_costs_nothing(tmp_path):
+    raw, out = grow(tmp_path / "raw"), tmp_path / "out"
+    before = import_all([SourceSpec(source="tree", root=str(raw))], out)
+    rows = read_imports(out)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(raw), str(out), "1"], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (out / "tree").exists() and list(out.glob(".tree.*.partial"))
+    assert read_imports(out).equals(rows)
+    assert import_all([SourceSpec(source="tree", root=str(raw))], out) == before
+    assert not list(out.glob(".tree.*.partial")) and not previous(out / "tree").exists()
+
+
+# ---------------------------------------------------------------- one report over all
+
+
+def test_the_report_tells_of_every_import_in_the_folder_whichever_command_made_it(tmp_path):
+    first = SourceSpec(source="tree", name="a", root=str(grow(tmp_path / "a", contempt=1)))
+    second = SourceSpec(source="tree", name="b", root=str(grow(tmp_path / "b", 500)), mode="copy")
+    together = import_all([second, first], tmp_path / "together")
+    import_all([first], tmp_path / "out")
+    report = import_all([second], tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "clean_report.json").read_text()) == report
+    assert [entry["dataset"] for entry in report["reports"]] == ["a", "b"]
+    assert report["reports"][0]["excluded"] == {split: {"contempt": 1} for split in ("train", "val", "test")}
+    assert report["mode"] == "copy+link" and report["manifest"]["rows"] == len(read_imports(tmp_path / "out")) == 42
+    assert report["manifest"]["counts"]["val|Happy"] == 2
+    assert report["source_root"] == os.pathsep.join((str(tmp_path / "a"), str(tmp_path / "b")))
+    moved = json.loads(json.dumps(report).replace(str(tmp_path / "out"), str(tmp_path / "together")))
+    assert moved == together, "the same whichever commands made it"
+
+
+def test_when_the_second_source_fails_the_first_stands_and_is_reported(tmp_path):
+    first = SourceSpec(source="tree", name="a", root=str(grow(tmp_path / "a", contempt=1)))
+    empty = tmp_path / "b" / "train" / "happy"
+    empty.mkdir(parents=True)
+    with pytest.raises(DataError, match="holds no picture"):
+        import_all([first, SourceSpec(source="tree", name="b", root=str(tmp_path / "b"))], tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "clean_report.json").read_text())
+    assert [entry["dataset"] for entry in report["reports"]] == ["a"] and report["manifest"]["rows"] == 21
+
+
+def test_a_damaged_report_is_named(tmp_path):
+    spec = SourceSpec(source="tree", root=str(grow(tmp_path / "raw")))
+    import_all([spec], tmp_path / "out")
+    for text in ("{", "[]", '{"dataset": "tree"}'):
+        (tmp_path / "out" / "tree" / "report.json").write_text(text)
+        with pytest.raises(DataError, match="report.json is missing or damaged.*import tree again"):
+            import_all([spec.model_copy(update={"name": "other"})], tmp_path / "out")
+    assert import_all([spec], tmp_path / "out")["manifest"]["rows"] == 42  # and importing it again repairs it
+
+
+# ---------------------------------------------------------------- parameters
+
+
+def test_parameters_that_a_source_does_not_read_are_refused(tmp_path):
+    root = str(grow(tmp_path / "raw"))
+    for source, given, said in (
+        ("expw_full", {"min_confidence": 90}, "expw_hq does"),
+        ("tree", {"rule": "plurality"}, "ferplus does"),
+        ("tree", {"image_map": root}, "fer2013, ferplus does"),
+        ("rafdb_basic", {"split_seed": 3}, "ckplus, expw_full, expw_hq, jaffe does"),
+        ("ferplus", {"votes": root}, "fer2013 does"),
+        ("jaffe", {"crop": False}, "expw_hq does"),
+        ("tree", {"faces": 100}, "only drawn faces"),
+    ):
+        (field,) = given
+        with pytest.raises(DataError, match=f"{field} is set to") as error:
+            import_source(SourceSpec(source=source, root=root, **given), tmp_path / "out")
+        assert said in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_spec_is_checked_before_the_first_is_imported(tmp_path):
+    good = SourceSpec(source="tree", root=str(grow(tmp_path / "raw")))
+    for bad, said in (
+        (SourceSpec(source="rafdb_basci", root=str(tmp_path / "raw")), r"closest: 'rafdb_basic'"),
+        (SourceSpec(source="affectnet_full_balanced", root=str(tmp_path / "raw")), "source tree with name affectnet_f"),
+        (SourceSpec(source="tree", name="b", root=str(tmp_path / "gone")), "gone does not exist"),
+        (SourceSpec(source="ferplus", images=str(tmp_path / "none"), root=str(tmp_path)), "none does not exist"),
+        (SourceSpec(source="tree", name="a/b", root=str(tmp_path / "raw")), "'a/b'"),
+        (SourceSpec(source="tree", name="Tree", root=str(tmp_path / "raw")), "two sources are called 'tree'"),
+        (SourceSpec(source="tree", name="b", root=str(tmp_path / "raw"), rule="plurality"), "rule is set"),
+    ):
+        with pytest.raises(DataError, match=said):
+            import_all([good, bad], tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_name_is_registered_once_and_its_parameters_must_exist():
+    before = dict(SOURCES)
+
+    def read(spec, root, draft):
+        raise AssertionError("never called")
+
+    with pytest.raises(ValueError, match=r"'tree' is registered already, by fer_lib\.datasets\.sources\.tree"):
+        register("tree")(read)
+    with pytest.raises(ValueError, match="'colour', which is no field"):
+        register("new", reads=("colour",))
+    assert SOURCES == before
+    assert register("tree")(before["tree"].read) is before["tree"].read  # a module that is loaded again

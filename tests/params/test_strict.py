@@ -1,0 +1,44 @@
+"""YAML that is no YAML, or holds no value: one clear error, wherever it comes in."""
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from fer_lib.errors import ParamsError
+from fer_lib.params.strict import parse, read_mapping
+from fer_lib.pipeline.runfile import load_run
+
+NO_VALUES = ("!!int ''", "!!int", "!!bool maybe", "!!float ''", "!!timestamp x", "2024-13-45", "0x_", "0b_", "!!map x",
+             "1" * 5000, '"\\ud800"', "2001-01-01T00:00:00+99:99")  # fmt: skip
+BROKEN = ('"\\U7fffffff"', "[" * 3000, "{a: 1, a: 2}", "!!python/object/apply:os.getcwd []", "a: b: c", "\x00")
+
+
+@pytest.mark.parametrize("text", [*NO_VALUES, *BROKEN], ids=lambda text: ascii(text[:20]))
+def test_what_is_no_value_is_an_error_of_yaml_wherever_it_is_read(text, tmp_path):
+    for written in (text, f"[{text}]"):
+        with pytest.raises(yaml.YAMLError):
+            parse(written)
+    path = tmp_path / "run.yaml"
+    path.write_text(f"name: good\nphases: {text}\n")
+    with pytest.raises(ParamsError, match=r"run\.yaml.*not valid YAML"):
+        read_mapping(path)
+    path.write_text("phases: {import: {}}\n")
+    with pytest.raises(ParamsError, match="-p import.seed=.*not valid YAML"):
+        load_run(path, [f"import.seed={text}"])
+
+
+def test_the_error_says_where_and_what():
+    with pytest.raises(yaml.YAMLError) as error:
+        parse("a: 1\nb: [2, 2024-13-45]\n")
+    assert (error.value.problem_mark.line, error.value.problem_mark.column) == (1, 7)
+    assert error.value.problem == "'2024-13-45' can't be read as timestamp; put quotes round a text"
+    assert parse("a: 2024-12-31") and parse("[0x1f, '0x_', !!int '3', true, 1.5]") == [31, "0x_", 3, True, 1.5]
+
+
+@pytest.mark.parametrize("text", NO_VALUES, ids=lambda text: ascii(text[:20]))
+def test_the_command_line_says_so_too(text, tmp_path):
+    from fer_lib.cli.data import data
+
+    command = ["import", "--source", "tree", "--root", str(tmp_path), "-o", str(tmp_path / "out"), "-p", f"name={text}"]
+    done = CliRunner().invoke(data, command)
+    assert isinstance(done.exception, ParamsError) and "not valid YAML" in str(done.exception)

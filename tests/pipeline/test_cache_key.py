@@ -1,0 +1,134 @@
+"""The re-use key changes with whatever a result depends on, and with nothing else."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from toy import cell
+
+from fer_lib.pipeline import cache_key
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A package: a (imports b inside a function), b, unused, sub (found by name), and an __init__ that offers all."""
+    root = tmp_path / "pkg"
+    (root / "sub").mkdir(parents=True)
+    files = {
+        "__init__.py": "from pkg import base\ndef load():\n    from pkg import unused\n    return unused\n",
+        "base.py": "B = 1\n",
+        "a.py": '"""Doc."""\ndef f():\n    from . import b\n    return b\n',
+        "b.py": "X = 1\n",
+        "unused.py": "Y = 1\n",
+        "sub/__init__.py": "import pkgutil\n",
+        "sub/one.py": "Z = 1\n",
+    }
+    for name, text in files.items():
+        (root / name).write_text(text)
+    return root
+
+
+def edit(path: Path, text: str) -> None:
+    path.write_text(text)
+    cache_key._file.cache_clear()
+    cache_key._module.cache_clear()
+
+
+def test_sources_are_followed_into_functions_but_not_through_a_passed_package(package):
+    found = cache_key.reachable("import pkg\nfrom pkg.a import f\n", package)
+    assert set(found) == {"pkg", "pkg.base", "pkg.a", "pkg.b"}
+    assert "pkg.unused" in cache_key.reachable("import pkg\npkg.load()\n", package)
+    assert "pkg.unused" in cache_key.reachable("from pkg import load\n", package)
+    assert "pkg.sub.one" in cache_key.reachable("import pkg.sub\n", package)
+    assert cache_key.reachable("import json\nimport numpy as np\n", package) == {}
+
+
+def test_only_code_counts(package):
+    code = "from pkg.a import f\n"
+    before = cache_key.reachable(code, package)
+    edit(package / "a.py", '"""Another text."""\ndef f():\n    # a comment\n    from . import b\n    return b\n')
+    assert cache_key.reachable(code, package) == before
+    edit(package / "b.py", "X = 2\n")
+    after = cache_key.reachable(code, package)
+    assert after["pkg.b"] != before["pkg.b"] and after["pkg.a"] == before["pkg.a"]
+
+
+def write_notebook(path: Path, *cells: dict) -> Path:
+    path.write_text(json.dumps({"cells": list(cells), "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    return path
+
+
+def test_key_depends_on_parameters_inputs_and_notebook(tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    folder = tmp_path / "import-1"
+    folder.mkdir()
+    (folder / "outputs.json").write_text(json.dumps({"ids": {"rows": "abc"}}))
+    book = write_notebook(tmp_path / "n.ipynb", cell("x = 1", tags=("parameters",)), cell("%matplotlib inline\ny = 2"))
+    values = {"val_fraction": 0.05, "output_dir": "", "imports": "", "smoke": False}
+
+    def key(values=values, folder=folder, kind="manifest"):
+        return cache_key.phase_key(kind, values, {"imports": str(folder)}, book)
+
+    first = key()
+    assert key(values | {"output_dir": "/elsewhere", "imports": str(folder)}) == first
+    assert key(values | {"val_fraction": 0.1}) != first and key(kind="audit") != first
+    twin = tmp_path / "import-2"
+    twin.mkdir()
+    (twin / "outputs.json").write_text(json.dumps({"ids": {"rows": "abc"}, "headline": {"seconds": 3}}))
+    assert key(folder=twin) == first, "the same content elsewhere is the same input"
+    (twin / "outputs.json").write_text(json.dumps({"ids": {"rows": "abd"}}))
+    assert key(folder=twin) != first
+    write_notebook(book, cell("x = 7", tags=("parameters",)), cell("words", kind="markdown"), cell("y = 2  # same"))
+    assert key() == first
+    write_notebook(book, cell("x = 7", tags=("parameters",)), cell("y = 3"))
+    assert key() != first
+
+
+@pytest.mark.parametrize("written", ["raw", "$RAW_DATA"])
+def test_key_follows_the_data_that_parameters_name(tmp_path, monkeypatch, written):
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    monkeypatch.setenv("RAW_DATA", str(tmp_path / "raw"))
+    book = write_notebook(tmp_path / "n.ipynb", cell("y = 2"))
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.csv").write_text("1")
+    values = {"sources": [{"source": "fer2013", "root": written}]}
+    first = cache_key.phase_key("import", values, {}, book)
+    assert cache_key.phase_key("import", values, {}, book) == first
+    (tmp_path / "raw" / "b.csv").write_text("2")
+    assert cache_key.phase_key("import", values, {}, book) != first
+
+
+def test_key_follows_what_a_file_of_weights_holds(tmp_path, monkeypatch):
+    """Not where it lies or when it was written; and one that has gone is known by what it held."""
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    book = write_notebook(tmp_path / "n.ipynb", cell("y = 2"))
+
+    def key(name="a.pt"):
+        return cache_key.phase_key("teacher", {"pretrained": name, "epochs": 3}, {}, book)
+
+    unknown = key()
+    (tmp_path / "a.pt").write_bytes(b"weights")
+    first = key()
+    os.utime(tmp_path / "a.pt", (1, 1))
+    assert key() == first != unknown
+    (tmp_path / "a.pt").rename(tmp_path / "b.pt")
+    assert key("b.pt") == first, "it was moved, and the run file with it"
+    assert key() == first and key("never.pt") != first, "it was moved, and the run file knows nothing of it"
+    (tmp_path / "a.pt").write_bytes(b"Weights")
+    assert key() != first, "another file in its place"
+    assert len({first, key("none"), key("hub"), key("package")}) == 4
+
+
+@pytest.mark.parametrize(("mode", "same"), [("ce", True), ("kd", False)])
+def test_fields_without_an_effect_are_not_in_the_key(tmp_path, monkeypatch, mode, same):
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    book = write_notebook(tmp_path / "n.ipynb", cell("y = 2"))
+    keys = {cache_key.phase_key("student", {"mode": mode, "temperature": t}, {}, book) for t in (2.0, 4.0)}
+    assert (len(keys) == 1) is same
+
+
+def test_every_real_phase_excludes_the_carriers_and_reaches_its_room():
+    found = cache_key.reachable("from fer_lib.calibration.metrics import summary\nfrom fer_lib.tracking import runs\n")
+    assert "fer_lib.calibration.metrics" in found
+    assert not {"fer_lib.pipeline", "fer_lib.tracking.runs", "fer_lib.params", "fer_lib.deploy.predict"} & set(found)

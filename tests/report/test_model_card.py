@@ -1,0 +1,137 @@
+"""The model card says what the bundle and its run say, and only a bundle that may ship is installed."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+
+from fer_lib.calibration import metrics
+from fer_lib.calibration.intervals import proportion_interval
+from fer_lib.emotions import EMOTIONS
+from fer_lib.errors import BundleError, FerError
+from fer_lib.evaluation.report import model_report
+from fer_lib.models.bundle import ONNX, derive_bundle, read_bundle
+from fer_lib.report import model_card
+
+
+def rows(n, seed):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 7, n)
+    logits = rng.normal(size=(n, 7))
+    logits[np.arange(n), y] += 1.5
+    return logits * 2, y
+
+
+@pytest.fixture(scope="module")
+def own():
+    """The metrics of the small file itself, as the export phase measures them."""
+    ids = {"evalset_id": "evalset00000", "protocol_id": "protocol0own", "n_expected": 400, "n_used": 400}
+    raw = metrics.summary(*rows(400, 9)) | ids
+    return {"val_select": metrics.summary(*rows(150, 8)), "test_raw": raw, "test": raw | {"ece": 0.012345}}
+
+
+@pytest.fixture(scope="module")
+def packaged(onnx_bundle, own, tmp_path_factory):
+    return derive_bundle(onnx_bundle, tmp_path_factory.mktemp("export") / "packaged", metrics=own, weights=False)
+
+
+@pytest.fixture(scope="module")
+def results(packaged):
+    views = {}
+    for view, seed in (("none", 3), ("flip", 4)):
+        made = model_report(*rows(400, seed), *rows(200, 5), resamples=100)
+        views[view] = {of: made | {"protocol_id": f"protocol{view}{of[:3]}"} for of in ("all", "leak_free")}
+    weights = packaged.weights_sha256
+    model = {"kind": "student", "backbone": "test_efficientnet", "weights_sha256": weights, "parameters": 345_678}
+    sets = {
+        of: {"evalset_id": f"set-{of}", "n_expected": n, "n_used": n, "removed": 400 - n}
+        for of, n in (("all", 400), ("leak_free", 388))
+    }
+    data = {"train_rows": 700, "class_counts": list(range(97, 104)), "source_counts_after_filter": {"fer2013": 900}}
+    source = {"source": "fer2013", "root": "data/fer2013", "votes": "data/votes.csv"}
+    return {
+        "name": "real",
+        "run_id": "0123456789abcdef",
+        "git": "abcdef012345",
+        "phases": {"import": {"kind": "import", "params": {"sources": [source]}}},
+        "fits": {"student": {"ids": {"weights_sha256": weights}, "data": data, "init": {"pretrained": "package"}}},
+        "evaluation": {"suite": "fer2013_official", "sets": sets, "models": {"tiny": model | {"views": views}}},
+    }
+
+
+@pytest.fixture(scope="module")
+def text(packaged, results):
+    return model_card.render_card(packaged, results).replace("\u00a0", " ")
+
+
+def line(text, start):
+    return next(line for line in text.splitlines() if line.startswith(start))
+
+
+def test_the_files_own_scores_come_first_with_their_interval(text, own):
+    raw = own["test_raw"]
+    low, high = proportion_interval(int(np.trace(raw["confusion"])), 400)
+    said = f"| this file | single view, all rows | {100 * raw['accuracy']:.2f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    assert line(text, "| this file") == f"{said} | {raw['macro_f1']:.4f} | `protocol0own` |"
+    assert "ECE after scaling, all rows: 0.0123." in text
+
+
+def test_per_class_and_calibration_are_those_of_the_run(text, results, own):
+    view = results["evaluation"]["models"]["tiny"]["views"]["none"]["all"]
+    for emotion in EMOTIONS:
+        both = [own["test_raw"]["per_class_f1"][emotion], view["raw"]["per_class_f1"][emotion]]
+        assert line(text, f"| {emotion} |").endswith(f"| {both[0]:.3f} | {both[1]:.3f} |")
+    ece = view["ece_scaled"]
+    found = f"| single view | after | {ece['value']:.4f} [{ece['lo']:.3f}, {ece['hi']:.3f}] | {ece['null_mean']:.4f}"
+    assert line(text, "| single view | after").startswith(found)
+    assert "Temperature (global): 1.700" in text
+
+
+def test_use_terms_and_limits_are_said(text):
+    for said in ("Research and teaching", "not at work or school", "research use only", "inherit that caution",
+                 "48x48 grey", "was not measured", "FERPlus", "pretrained on ImageNet", "388 of them"):  # fmt: skip
+        assert said in text, said
+    assert "None" not in text and "nan" not in text.split()
+
+
+def test_a_model_of_drawn_faces_says_so(packaged, results):
+    drawn = copy.deepcopy(results)
+    drawn["phases"]["import"]["params"]["sources"][0] |= {"root": "embedded", "votes": ""}
+    text = model_card.render_card(packaged, drawn)
+    assert "has seen no real face" in text and "research use only" not in text
+
+
+def test_a_run_of_other_weights_is_refused(packaged, results):
+    other = json.loads(json.dumps(results).replace(packaged.weights_sha256, "0" * 64))
+    with pytest.raises(FerError, match="did not evaluate the weights"):
+        model_card.render_card(packaged, other)
+
+
+def test_install_puts_a_working_bundle_and_its_card_in_place_of_the_old(packaged, results, tmp_path):
+    folder = tmp_path / "packaged_model"
+    for _ in range(2):
+        installed = model_card.install(packaged.path, results, folder)
+    assert sorted(p.name for p in folder.iterdir()) == ["MODEL_CARD.md", "bundle.json", ONNX]
+    assert (folder / "MODEL_CARD.md").read_text(encoding="utf-8") == model_card.render_card(packaged, results)
+    assert read_bundle(folder).meta == packaged.meta and installed.session() is not None
+    assert [p.name for p in tmp_path.iterdir()] == ["packaged_model"]
+
+
+def test_what_may_not_ship_is_refused_and_the_old_stays(packaged, onnx_bundle, results, tmp_path, monkeypatch):
+    folder = tmp_path / "packaged_model"
+    model_card.install(packaged.path, results, folder)
+    before = (folder / "bundle.json").read_bytes()
+    with pytest.raises(BundleError, match="no model.safetensors"):
+        model_card.install(onnx_bundle.path, results, folder)
+    at_home = derive_bundle(packaged, tmp_path / "x" / "b", ids={"run": "/srv/ann/run"}, weights=False)
+    with pytest.raises(BundleError, match="/srv/ann/run"):
+        model_card.install(at_home.path, results, folder)
+    monkeypatch.setattr(model_card, "MAX_BYTES", (packaged.path / ONNX).stat().st_size - 1)
+    with pytest.raises(BundleError, match="MB at most"):
+        model_card.install(packaged.path, results, folder)
+    assert (folder / "bundle.json").read_bytes() == before
+
+
+def test_the_limit_is_five_megabytes():
+    assert model_card.MAX_BYTES == 5_000_000

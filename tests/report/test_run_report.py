@@ -1,0 +1,409 @@
+"""A finished run becomes one file without a path of its machine, and the page says what that file says."""
+
+import copy
+import json
+import re
+
+import mlflow
+import numpy as np
+import pytest
+
+from fer_lib.calibration import metrics
+from fer_lib.calibration.temperature import Temperature
+from fer_lib.cli.main import main
+from fer_lib.emotions import EMOTIONS
+from fer_lib.errors import FerError
+from fer_lib.evaluation.report import model_report
+from fer_lib.faces.contract import FaceContract
+from fer_lib.report import collect, facts, figures
+from fer_lib.report.markdown import replace_section, table
+from fer_lib.tracking import store
+
+README = (
+    "# x\n<!-- pictures:begin -->\nold\n<!-- pictures:end -->\n<!-- results:begin -->\nold\n<!-- results:end -->\nend\n"
+)
+MACHINE = re.compile(r"(?<![\w.])/(?:tmp|home|root|work|Users)/")
+N = 400
+
+
+def rows(seed, n=N, right=2.0):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 7, n)
+    logits = rng.normal(size=(n, 7)) * 1.5
+    logits[np.arange(n), y] += right
+    return logits * 1.6, y
+
+
+def reported(seed, right):
+    """One model's views as the evaluate phase writes them."""
+    views = {}
+    for i, view in enumerate(("none", "flip")):
+        views[view] = {}
+        for of, keep in (("all", slice(None)), ("leak_free", slice(40, None))):
+            logits, y = rows(seed, right=right + 0.3 * i)
+            logits, y = logits[keep], y[keep]
+            made = model_report(logits, y, *rows(seed + 1, 200, right), resamples=100)
+            scaled = Temperature.model_validate(made["temperature"]).apply(logits)
+            for kind, z in (("raw", logits), ("scaled", scaled)):
+                held = metrics.reliability_table(metrics.softmax(z), y)
+                made[f"reliability_{kind}"] = {k: [None if v != v else v for v in c.tolist()] for k, c in held.items()}
+            ids = {
+                "protocol_id": f"{seed:04d}{view}{of[:3]}",
+                "evalset_id": f"set-{of}",
+                "n_expected": len(y),
+                "n_used": len(y),
+            }
+            views[view][of] = ids | made
+    return views
+
+
+def select(seed):
+    return metrics.summary(*rows(seed, 150)) | {"n_expected": 150, "n_used": 150}
+
+
+MODELS = {  # name: (kind, seed, how right, image size)
+    "teacher_a": ("teacher", 10, 2.2, 80),
+    "teacher_b": ("teacher", 20, 2.1, 72),
+    "student_ce": ("student", 30, 2.0, 64),
+    "student_kd": ("student", 40, 2.6, 64),
+}
+
+
+def evaluation():
+    models = {}
+    for name, (kind, seed, right, size) in MODELS.items():
+        known = {"kind": kind, "backbone": "test_net", "image_size": size, "weights_sha256": f"weights-{name}"}
+        known |= {"parameters": 1_234_000 + seed, "val_select": select(seed), "views": reported(seed, right)}
+        models[name] = known
+    members = [{"name": f"teacher_{x}", "weight": 0.5, "weights_sha256": f"weights-teacher_{x}"} for x in "ab"]
+    both = {"kind": "ensemble", "backbone": "test_net+test_net", "image_size": [80, 72], "weights_sha256": None}
+    models["ensemble"] = models["teacher_a"] | both | {"members": members, "views": reported(50, 2.5)}
+    sets = {}
+    for of, removed in (("all", 0), ("leak_free", 40)):
+        n = N - removed
+        sets[of] = {"evalset_id": f"set-{of}", "n_expected": n, "n_used": n, "removed": removed}
+    identity = {"suite": "fer2013_official", "split": "test", "manifest_sha256": "ab" * 32, "metric_version": "1"}
+    return identity | {"sets": sets, "models": models}
+
+
+def write_phase(base, name, kind, inputs, files, seconds=60.0):
+    folder = base / "mlruns" / "phases" / f"{name}-0123456789ab"
+    done = {"phase": name, "kind": kind, "key": "0" * 64, "params": {"seed": 1337}, "run_id": f"run-{name}",
+            "inputs": inputs, "finished": "2026-01-02T03:04:05+00:00", "seconds": seconds}  # fmt: skip
+    if kind == "import":
+        done["params"]["sources"] = [
+            {"source": "fer2013", "root": str(base / "raw"), "votes": "/data/some where/votes.csv"}
+        ]
+    outputs = {"ids": {"manifest_sha256": "ab" * 32}, "headline": {"rows": 7}}
+    for file, value in {"done.json": done, "outputs.json": outputs, **files}.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(json.dumps(value, default=str), encoding="utf-8")
+    return f"mlruns/phases/{folder.name}"
+
+
+def fit_files(name, base):
+    kind, seed, _, size = MODELS[name]
+    history = []
+    for epoch in range(3):
+        val = {"accuracy": 0.5, "macro_f1": 0.4, "nll": 1.5, "ece": float("nan")}
+        timing = {"epoch_sec": 11.0, "total_sec": 11.0 * (epoch + 1), "images_per_sec": 99.6}
+        row = {"epoch": epoch, "train": {"loss": 2.0 - 0.1 * epoch, "coverage": 1.0}, "val": val, "lr": 1e-3}
+        history.append(row | {"calibration": {"mode": "global", "temperature": 1.1}, "timing": timing})
+    bundle = {
+        "name": name,
+        "kind": kind,
+        "model": {"backbone": "test_net", "image_size": size},
+        "face_contract": FaceContract(image_size=size).model_dump(mode="json"),
+        "temperature": None,
+        "training_prior": [1 / 7] * 7,
+        "ids": {"weights_sha256": f"weights-{name}", "epoch": 1},
+        "metrics": {"val_select": select(seed)},
+    }
+    alignment = {
+        "data": {"train_rows": 700, "class_counts": [100] * 7, "source_counts_after_filter": {"fer2013": 900}},
+        "optim": {"lr": 1e-3},
+        "init": {"resume": False, "init_from": str(base / "x")},
+        "model": {"pretrained": "package"},
+        "paths": {"manifest": str(base / "m.parquet")},
+    }
+    environment = {"python": "3.11.7", "packages": {"torch": "2.13.0"}, "device": {"backend": "cpu", "threads": 1}}
+    files = {"best/bundle.json": bundle, "history.json": history, "alignmentreport.json": alignment}
+    return files | {"environment.json": environment}
+
+
+def write_home(base):
+    """Phases of a run as the notebooks leave them; the last folder's relative path by phase name."""
+    imports = write_phase(base, "import", "import", {}, {})
+    checked = {"manifest": "manifest.parquet", "root": str(base), "manifest_sha256": "ab" * 32, "rows_total": 900}
+    checked |= {"rows_valid": 900, "missing_paths": 0, "decode": {}, "duplicates": {"exact": 3}, "counts": {}}
+    manifest = write_phase(base, "manifest", "manifest", {"imports": imports}, {"manifest_validation.json": checked})
+    fits = {}
+    for name, (kind, *_) in MODELS.items():
+        inputs = {"manifest": manifest, "init_from": "models:/x@y"}
+        fits[name] = write_phase(base, name, kind, inputs, fit_files(name, base))
+    teachers = [
+        {"uri": str(base / fits[t] / "best"), "model": t, "backbone": "test_net", "epoch": 1, "weight": 0.5}
+        | {"val_select": select(1)}
+        for t in ("teacher_a", "teacher_b")
+    ]
+    said = {"teachers": teachers, "ensemble_space": "logit", "flip_average": True, "evalset_id": "val-set", "rows": 700}
+    soft = {"alignmentreport.json": said, "ensemble_metrics.json": select(3)}
+    inputs = {"manifest": manifest, "teachers": [fits["teacher_a"], fits["teacher_b"]]}
+    softlabels = write_phase(base, "softlabels", "softlabels", inputs, soft)
+    inputs = {"manifest": manifest, "models": list(fits.values()), "ensembles": [softlabels]}
+    evaluated = write_phase(base, "evaluate", "evaluate", inputs, {"evaluation.json": evaluation()})
+    bundle = fit_files("student_ce", base)["best/bundle.json"] | {"files": {}}
+    small = {"bytes": 4_100_000, "bytes_fp32": 15_000_000, "label_agreement": 0.996, "n": 256}
+    parity = {"max_abs_diff": 3.21e-6, "providers": ["CPU"], "opset": 18, "n": 64, "compact": small}
+    inputs = {"evaluation": evaluated, "manifest": manifest, "candidates": [fits["student_ce"]]}
+    files = {"onnxparity.json": parity, "bundle/bundle.json": bundle}
+    exported = write_phase(base, "export", "export", inputs, files)
+    (base / exported / "latencybenchmarks.csv").write_text(
+        "model,precision,runtime,threads,batch,size,p50_ms,p95_ms,p99_ms,images_per_sec\n"
+        "student_ce,fp32,onnxruntime,1,32,64,12.5,13.0,14.25,2560.0\n"
+    )
+    return {"manifest": manifest, **fits, "softlabels": softlabels, "evaluate": evaluated, "export": exported}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FER_HOME", str(folder))
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        store.configure()
+        written = write_home(folder)
+        (folder / "README.md").write_text(README)
+        finished_run("real", written, [n for n in written if n not in ("manifest", "teacher_b")])
+        yield folder
+    mlflow.set_tracking_uri(before[0])
+    mlflow.set_registry_uri(before[1])
+
+
+def finished_run(name, folders, shown, status="FINISHED"):
+    """A parent run that lists some of the phases; one phase was begun twice before."""
+    client, experiment = mlflow.MlflowClient(), store.experiment_id()
+    parent = client.create_run(
+        experiment, run_name=name, tags={"fer.kind": "run", "fer.run_file": "params/real.yaml", "fer.git": "abc"}
+    )
+    listed = [{"phase": n, "status": "re-used", "folder": folders[n]} for n in shown]
+    client.log_dict(parent.info.run_id, {"phases": listed}, "phases.json")
+    client.log_dict(parent.info.run_id, {n: {} for n in ("import", *folders)}, "plan.json")
+    client.set_terminated(parent.info.run_id, status)
+    for start, end, tags in ((1000, 31_000, {}), (2000, 9_999_000, {"fer.reaped": "later"})):
+        if name == "real":
+            run = client.create_run(experiment, start_time=start, tags={"fer.folder": folders["student_kd"], **tags})
+            client.set_terminated(run.info.run_id, "KILLED", end_time=end)
+    return parent.info.run_id
+
+
+def command(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(["report", *arguments])
+    return ended.value.code
+
+
+@pytest.fixture(scope="module")
+def exported(home):
+    assert command("export", "real") == 0
+    return home / "docs" / "results" / "real.json"
+
+
+@pytest.fixture(scope="module")
+def results(exported):
+    return json.loads(exported.read_text())
+
+
+@pytest.fixture(scope="module")
+def page(exported, home):
+    assert command("render", str(exported)) == 0
+    return exported.with_suffix(".md").read_text()
+
+
+def test_the_export_holds_the_whole_run_in_the_order_of_its_plan(exported, results, home):
+    assert exported == home / "docs" / "results" / "real.json"
+    assert list(results["phases"]) == ["import", "manifest", *MODELS, "softlabels", "evaluate", "export"]
+    assert results["evaluation"] == evaluation()
+    assert results["run_file"] == "params/real.yaml" and results["git"] == "abc"
+    assert set(results["fits"]) == set(MODELS) and results["fits"]["teacher_b"]["train_seconds"] == 33.0
+    assert results["fits"]["student_kd"]["history"][2]["train"]["loss"] == 2.0 - 0.1 * 2
+    assert results["softlabels"]["softlabels"]["ensemble"]["macro_f1"] == select(3)["macro_f1"]
+    assert results["export"]["latency"][0]["p99_ms"] == 14.25 and results["export"]["latency"][0]["batch"] == 32
+    assert results["environment"]["packages"] == {"torch": "2.13.0"}
+    again = collect.collect("real")
+    assert {**again, "created": 0} == {**results, "created": 0} and list(again) == list(results)
+
+
+def test_the_export_holds_no_path_of_the_machine_and_is_strict_json(exported, home, results):
+    text = exported.read_text()
+    assert str(home) not in text and not MACHINE.search(text) and '"uri"' not in text
+    assert "NaN" not in text and results["fits"]["teacher_a"]["history"][0]["val"]["ece"] is None
+    (source,) = results["phases"]["import"]["params"]["sources"]
+    assert source["root"] == "raw" and not source["votes"].startswith("/") and source["votes"].endswith("votes.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("/data/x/y.csv", "y.csv"),
+        ("/data", "data"),
+        (r"C:\data\x y\a.png", "a.png"),
+        ("read file:///srv/a/b.npz twice", "read b.npz twice"),
+        ("val/temperature and models:/fer-student@champion", "val/temperature and models:/fer-student@champion"),
+        ("https://host/a/b", "https://host/a/b"),
+        ("~/faces", "~/faces"),
+        ("12/08 n/a", "12/08 n/a"),
+    ],
+)
+def test_paths_of_any_machine_are_cut_and_nothing_else(text, kept, home):
+    assert collect.without_paths({"a": [text], "n": float("inf")}) == {"a": [kept], "n": None}
+
+
+def test_attempts_add_up_and_one_ended_from_outside_has_no_length(results, page):
+    phase = results["phases"]["student_kd"]
+    assert [a["seconds"] for a in phase["attempts"]] == [30.0, None, 60.0] and phase["seconds"] == 90.0
+    assert "| `student_kd` | student | > 1.5 min | 3 | 33 s | 3 | 100 | 1 |" in page.replace("\u00a0", " ")
+
+
+def test_a_run_is_found_by_name_or_id_and_else_the_message_helps(home, results):
+    assert collect.collect(results["run_id"][:8])["name"] == "real"
+    with pytest.raises(FerError, match="no run is called 'reel'.*real"):
+        collect.collect("reel")
+    finished_run("half", {n: "mlruns/phases/import-0123456789ab" for n in ("import", "manifest")}, ["import"])
+    with pytest.raises(FerError, match="'half' has a finished evaluation|no run 'half'"):
+        collect.collect("half")
+
+
+def test_models_trained_again_since_are_refused(home):
+    folder = next((home / "mlruns" / "phases").glob("student_ce-*")) / "best" / "bundle.json"
+    before = folder.read_text()
+    folder.write_text(before.replace("weights-student_ce", "weights-other"))
+    try:
+        with pytest.raises(FerError, match="student_ce, the exported bundle.*no training of this run"):
+            collect.collect("real")
+    finally:
+        folder.write_text(before)
+
+
+def test_the_student_is_chosen_without_its_test_score(results):
+    assert facts.chosen_student(results) == "student_ce"  # what was exported, though student_kd does better on test
+    unexported = results | {"export": None}
+    models = unexported["evaluation"]["models"]
+    best = max(("student_ce", "student_kd"), key=lambda n: models[n]["val_select"]["macro_f1"])
+    assert facts.chosen_student(unexported) == best
+
+
+def test_a_checkpoint_that_was_chosen_is_told_as_of_the_training_it_comes_from(results):
+    """Its contract and its training time are known, and an ensemble of two epochs of one fit was trained once."""
+    changed = copy.deepcopy(results)
+    fit, model = changed["fits"]["teacher_a"], copy.deepcopy(changed["evaluation"]["models"]["teacher_a"])
+    changed["evaluation"]["models"]["swept"] = model | {"weights_sha256": "5" * 64}
+    assert facts.fit_of(changed, "swept") is None and facts.contracts(changed)["swept"] == []
+    changed["checkpoints"] = {"swept": {"of": "teacher_a", "ids": {"weights_sha256": "5" * 64}},
+                              "foreign": {"of": None, "ids": {"weights_sha256": "6" * 64}}}  # fmt: skip
+    assert facts.fit_of(changed, "swept") is fit and facts.contracts(changed)["swept"] == [fit["face_contract"]]
+    assert facts.training_seconds(changed, "swept") == fit["train_seconds"]
+    members = [{"weights_sha256": w} for w in ("5" * 64, fit["ids"]["weights_sha256"])]
+    changed["evaluation"]["models"]["ensemble"]["members"] = members
+    assert facts.training_seconds(changed, "ensemble") == fit["train_seconds"]
+    collect._same_weights(changed)
+    changed["checkpoints"] = {}
+    with pytest.raises(FerError, match="swept: the evaluated weights are of no training of this run"):
+        collect._same_weights(changed)
+
+
+def with_accuracy(results, name, none, flip):
+    changed = copy.deepcopy(results)
+    for view, value in (("none", none), ("flip", flip)):
+        changed["evaluation"]["models"][name]["views"][view]["all"]["raw"]["accuracy"] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("none", "flip", "said"),
+    [
+        (0.6699, 0.6701, "reached by flip average only"),
+        (0.68, 0.69, "reached"),
+        (0.66, 0.67, "not reached"),
+    ],
+)
+def test_goals_are_held_against_the_numbers(results, none, flip, said):
+    found = facts.goals(with_accuracy(results, "student_ce", none, flip))
+    (student,) = (item for item in found if item["goal"].kind == "student" and item["goal"].accuracy == 0.67)
+    assert student["model"] == "student_ce" and facts.verdict(student["reached"]) == said
+    without = copy.deepcopy(results)
+    del without["evaluation"]["models"]["ensemble"]
+    assert [facts.verdict(i["reached"]) for i in facts.goals(without) if i["goal"].kind == "ensemble"] == [
+        "not measured"
+    ] * 2
+
+
+def cells(page, start):
+    """The cells of the first table row that begins with `start`."""
+    line = next(line for line in page.splitlines() if line.startswith(start))
+    return [cell.strip().replace("\u00a0", " ") for cell in line.strip("|").split("|")]
+
+
+def test_the_page_says_what_the_file_says(page, results):
+    view = results["evaluation"]["models"]["student_ce"]["views"]["none"]
+    section = page.split("## Scores, without")[1]
+    found = cells(section, "| `student_ce` | single view")
+    low, high = view["leak_free"]["accuracy_interval"]
+    assert found[2] == f"{100 * view['leak_free']['raw']['accuracy']:.2f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    assert found[3].startswith(f"{view['leak_free']['raw']['macro_f1']:.4f} [")
+    assert found[7] == f"`{view['leak_free']['protocol_id']}`"
+    assert found[6] == f"{results['evaluation']['models']['student_ce']['val_select']['macro_f1']:.4f}"
+    section = page.split("## Calibration")[1]
+    found, ece = cells(section, "| `student_ce` | single view"), view["all"]["ece_scaled"]
+    assert found[4] == f"{ece['value']:.4f} [{ece['lo']:.3f}, {ece['hi']:.3f}]"
+    assert found[5] == f"{ece['null_mean']:.4f} ({ece['null_q95']:.4f})"
+    section = page.split("## F1 by class")[1]
+    per_class = view["all"]["raw"]["per_class_f1"]
+    assert cells(section, "| `student_ce` | single view")[2:] == [f"{per_class[e]:.3f}" for e in EMOTIONS]
+
+
+def test_the_page_names_protocol_choice_and_pictures(page, exported):
+    assert "`image_size`: 80 (teacher_a); 72 (teacher_b); 80 + 72 (ensemble); 64 (student_ce, student_kd)" in page
+    assert "chosen on val/select alone" in page and "without the 40 pictures that have a known twin" in page
+    assert "val/temperature (n = 200)" in page
+    linked = re.findall(r"!\[.*?\]\((.*?)\)", page) + re.findall(r'<img src="(.*?)"', page)
+    assert len(linked) == 2 + 5 + 4 and all((exported.parent / name).stat().st_size > 5000 for name in linked)
+    assert not re.search(r"\b(None|nan)\b", page)
+
+
+def test_the_readme_gets_its_sections_and_keeps_the_rest(home, exported, page, results):
+    assert (home / "README.md").read_text().count("\nold\n") == 1  # the results are in, the pictures are not
+    shown = figures.readme_pictures(exported, home / "README.md")
+    text = (home / "README.md").read_text()
+    assert [p.name for p in shown] == ["faces.png", "reliability.png"]
+    assert text.startswith("# x\n<!-- pictures:begin -->\n![Drawn") and text.endswith("<!-- results:end -->\nend\n")
+    assert "old" not in text and "(docs/pictures/reliability.png)" in text
+    raw = results["evaluation"]["models"]["ensemble"]["views"]["flip"]["all"]["raw"]
+    assert f"{100 * raw['accuracy']:.2f}\u00a0%\u00a0[" in next(
+        x for x in text.splitlines() if x.startswith("| `ensemble`")
+    )
+
+
+def test_the_command_says_what_to_do_next(home, exported, capsys):
+    (home / "c.json").write_text('{"format": 0}')
+    said = {("render", str(home / "c.json")): "fer report export", ("package", "real"): "compact: true",
+            ("pictures", str(home / "c.json")): "fer report render"}  # fmt: skip
+    for arguments, advice in said.items():
+        assert command(*arguments) == 1
+        assert advice in capsys.readouterr().err
+    assert command("export", "real", "--output", str(home / "elsewhere.json")) == 0
+    assert "fer report render" in capsys.readouterr().out and (home / "elsewhere.json").is_file()
+
+
+def test_sections_without_their_markers_are_refused():
+    with pytest.raises(FerError, match="results:begin"):
+        replace_section("no markers", "results", "x")
+    with pytest.raises(FerError, match="markers"):
+        replace_section("<!-- a:end --> <!-- a:begin -->", "a", "x")
+
+
+def test_a_table_sets_numbers_right_and_escapes_bars():
+    assert table(("a", "b"), [("x|y", "1 %"), ("z z", "–")]) == (
+        "| a | b |\n| --- | ---: |\n| x\\|y | 1\u00a0% |\n| z z | – |"
+    )

@@ -1,0 +1,168 @@
+"""Whole or absent: folders and files under every way in which a writer can end."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fer_lib.errors import DataError
+from fer_lib.storage import atomic
+from fer_lib.storage.atomic import (
+    disk_trouble,
+    explained,
+    fresh_file,
+    fresh_folder,
+    previous,
+    settle,
+    write_json,
+    write_synced,
+)
+
+DEAD = 999999999  # above any process id
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def fill(target, text, **options):
+    with fresh_folder(target, **options) as work:
+        assert names(work) == [] and not (target / text).exists()
+        write_synced(work / text, b"x")
+
+
+def test_a_folder_appears_and_is_replaced_whole(tmp_path):
+    target = tmp_path / "deep" / "out"
+    fill(target, "one")
+    fill(target, "two")
+    assert names(target) == ["two"] and names(target.parent) == ["out"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_block_that_fails_leaves_the_old_folder(tmp_path, error):
+    target = tmp_path / "out"
+    fill(target, "one")
+    with pytest.raises(error), fresh_folder(target) as work:
+        (work / "half").write_text("half")
+        raise error
+    assert names(target) == ["one"] and names(tmp_path) == ["out"]
+
+
+def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
+    target = tmp_path / "out"
+    fill(target, "one")
+    real = os.replace
+
+    def fails(source, destination):
+        if destination == target and ".partial" in str(source):
+            raise PermissionError(13, "Permission denied")
+        real(source, destination)
+
+    monkeypatch.setattr(atomic.os, "replace", fails)
+    with pytest.raises(DataError, match="read-only for this user"):
+        fill(target, "two")
+    assert names(target) == ["one"] and names(tmp_path) == ["out"]
+
+
+def test_what_may_not_go_stays(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine").write_text("mine")
+    with pytest.raises(FileExistsError):
+        fill(tmp_path / "photos", "x", may_replace=lambda old: (old / "bundle.json").exists())
+    assert names(tmp_path / "photos") == ["mine"] and names(tmp_path) == ["photos"]
+
+
+def test_a_file_in_the_folders_place_stays(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(DataError, match="a file stands where a folder should be"):
+        fill(tmp_path / "out", "x")
+    assert (tmp_path / "out").read_text() == "mine" and names(tmp_path) == ["out"]
+
+
+def test_killed_writers_are_settled_and_living_ones_left_alone(tmp_path):
+    target = tmp_path / "o[u]t"
+    fill(target, "one")
+    os.replace(target, previous(target))  # killed between its two renames
+    for pid in (DEAD, os.getppid()):
+        (tmp_path / f".{target.name}.{pid}.partial").mkdir()
+    (tmp_path / f".other.{DEAD}.partial").mkdir()
+    settle(target)
+    assert names(target) == ["one"]
+    assert names(tmp_path) == sorted([target.name, f".{target.name}.{os.getppid()}.partial", f".other.{DEAD}.partial"])
+    fill(previous(target), "old")  # killed after both renames
+    settle(target)
+    assert names(target) == ["one"] and not previous(target).exists()
+
+
+def test_a_process_that_is_killed_leaves_nothing_for_long(tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path; from fer_lib.storage.atomic import fresh_folder\n"
+        "with fresh_folder(Path(sys.argv[1])) as work:\n"
+        "    (work / 'half').write_text('half'); os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    target = tmp_path / "out"
+    fill(target, "one")
+    assert subprocess.run([sys.executable, "-c", code, str(target)]).returncode != 0
+    assert names(target) == ["one"] and len(names(tmp_path)) == 2
+    fill(target, "two")
+    assert names(target) == ["two"] and names(tmp_path) == ["out"]
+
+
+def test_a_full_disk_is_told_and_the_old_stays(tmp_path, monkeypatch):
+    fill(tmp_path / "out", "one")
+    write_json(tmp_path / "a.json", {"step": 1})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    with pytest.raises(DataError, match="No space left on device .*free some space"):
+        fill(tmp_path / "out", "two")
+    with pytest.raises(DataError, match=r"a\.json: No space"):
+        write_json(tmp_path / "a.json", {"step": 2})
+    assert names(tmp_path / "out") == ["one"] and json.loads((tmp_path / "a.json").read_text()) == {"step": 1}
+    assert names(tmp_path) == ["a.json", "out"]
+
+
+def test_files_are_whole_or_the_old_ones(tmp_path):
+    target = tmp_path / "deep" / "a.json"
+    write_json(target, {"é": [1, 2]})
+    assert target.read_text(encoding="utf-8") == '{\n  "é": [\n    1,\n    2\n  ]\n}\n'
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            write_json(target, bad)
+    with pytest.raises(KeyboardInterrupt), fresh_file(target) as work:
+        work.write_text("half")
+        raise KeyboardInterrupt
+    (target.parent / f".a.json.{DEAD}.partial").write_text("left by a writer that was killed")
+    write_json(target, 5)
+    assert target.read_text() == "5\n" and names(target.parent) == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "free some space and give the same command again"),
+        (OSError(30, "Read-only file system"), "read-only: set FER_HOME"),
+        (RuntimeError("(sqlite3.OperationalError) database or disk is full"), "free some space"),
+        (RuntimeError("(sqlite3.OperationalError) attempt to write a readonly database"), "read-only"),
+        (OSError(2, "No such file or directory"), None),
+        (RuntimeError("something else"), None),
+    ],
+)
+def test_trouble_with_the_disk_is_found_below_other_errors(error, said):
+    outer = ValueError("cannot log")
+    outer.__cause__ = KeyError("in between")
+    outer.__cause__.__context__ = error
+    for found in (disk_trouble(error), disk_trouble(outer)):
+        assert found is None if said is None else said in found
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(28, "is full"), (13, "read-only"), (20, "a file stands where"), (5, "repair this one")]
+)
+def test_disk_trouble_in_plain_words(tmp_path, number, said):
+    with pytest.raises(DataError, match=f"cannot write {tmp_path}: .*{said}"), explained(tmp_path):
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,169 @@
+"""Runs that do not finish: an interrupt is said in the run, and the dead do not stay RUNNING."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fer_lib.errors import FerError
+from fer_lib.params import ImportParams
+from fer_lib.pipeline import standalone
+from fer_lib.storage import locks, paths
+from fer_lib.tracking import run_status, runs, store
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A home with one notebook, so that a phase of kind ``import`` can be run alone."""
+    home = tmp_path_factory.mktemp("lab")
+    (home / "notebooks").mkdir()
+    (home / "params").mkdir()
+    cells = [{"cell_type": "code", "metadata": {}, "source": "x = 1"}]
+    (home / "notebooks" / "01_import_datasets.ipynb").write_text(json.dumps({"cells": cells}))
+    return home
+
+
+@pytest.fixture(autouse=True)
+def at_home(lab, monkeypatch):
+    monkeypatch.setenv("FER_HOME", str(lab))
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    store.configure()
+    yield
+    if runs._current is not None:
+        runs._current.close("FAILED")
+
+
+def client():
+    import mlflow
+
+    return mlflow.MlflowClient()
+
+
+def checkpointed(folder, step=54, epoch=2.25):
+    (folder / "checkpoint_last").mkdir()
+    (folder / "checkpoint_last" / "state.json").write_text(json.dumps({"step": step, "epoch": epoch}))
+
+
+def test_an_interrupt_kills_the_run_and_says_how_far_it_was():
+    with pytest.raises(KeyboardInterrupt):
+        with standalone.phase_run(ImportParams(seed=11), "import") as run:
+            run.note(intent="To see.")
+            run.follow([{"event": "start", "total_steps": 80, "steps_per_epoch": 10},
+                        {"event": "epoch", "epoch": 2, "train": {"loss": 1.0}}])  # fmt: skip
+            checkpointed(run.output_dir)
+            raise KeyboardInterrupt
+    found = client().get_run(run.run_id)
+    text = "interrupted at epoch 3/8; the same command goes on from step 54 (epoch 2.25)"
+    assert found.info.status == "KILLED" and found.data.tags["fer.interrupted"] == text
+    assert found.data.tags["mlflow.note.content"] == f"**Intent.** To see.\n\n**Interrupted.** I{text[1:]}."
+    assert not locks.lock_is_held(run.output_dir / ".lock") and not (run.output_dir / "done.json").exists()
+    run_status.mark_interrupted(client(), run.run_id, run.output_dir.parent)
+    assert client().get_run(run.run_id).data.tags["fer.interrupted"] == text, "the first word stands"
+
+
+def test_how_far_without_a_checkpoint(tmp_path):
+    assert run_status.progress_text(tmp_path) == "interrupted; the same command begins this phase again"
+    (tmp_path / "progress.json").write_text('{"text": "1,200 of 3,000 rows imported"}')
+    (tmp_path / "checkpoint_last").mkdir()
+    (tmp_path / "checkpoint_last" / "state.json").write_text("half of it")
+    assert (
+        run_status.progress_text(tmp_path)
+        == "interrupted at 1,200 of 3,000 rows imported; the same command begins this phase again"
+    )
+    (tmp_path / "progress.json").write_text('{"text": "epoch 3.25 of 8  loss 0.5", "epoch": 3.25}')
+    os.rename(tmp_path / "checkpoint_last", tmp_path / ".checkpoint_last.previous")
+    (tmp_path / ".checkpoint_last.previous" / "state.json").write_text('{"step": 57, "epoch": 3.0}')
+    assert run_status.progress_text(tmp_path).startswith(
+        "interrupted at epoch 3.25 of 8; the same command goes on from step 57"
+    )
+
+
+def test_what_ended_takes_no_more(tmp_path):
+    """MLflow would quietly begin another, nameless run."""
+    run = standalone.phase_run(ImportParams(seed=12), "import")
+    run.interrupt()
+    before = len(client().search_runs([store.experiment_id()]))
+    for use in (lambda: run.metrics({"a": 1}), lambda: run.tags(a=1), lambda: run.note(intent="x"), run.finish,
+                lambda: run.json({}, "a.json"), lambda: run.outputs(), lambda: run.figure(None, "a.png")):  # fmt: skip
+        with pytest.raises(FerError, match="run the cell that opens it again"):
+            use()
+    assert len(client().search_runs([store.experiment_id()])) == before
+    assert not (run.output_dir / "done.json").exists()
+
+
+SCRIPT = """
+import os, signal, sys, time
+from fer_lib.params import ImportParams
+from fer_lib.pipeline.standalone import phase_run
+run = phase_run(ImportParams(seed=13), "import")
+print(run.run_id, flush=True)
+if sys.argv[1] == "interrupt":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(10)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent")
+@pytest.mark.parametrize(("how", "status"), [("interrupt", "KILLED"), ("end", "FAILED")])
+def test_a_script_that_ends_half_way(lab, how, status):
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    ended = subprocess.run([sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, env=kept, timeout=60)
+    found = client().get_run(ended.stdout.strip())
+    assert found.info.status == status, ended.stderr
+    assert ("fer.interrupted" in found.data.tags) == (how == "interrupt")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent")
+def test_an_interrupted_cell_ends_the_run(lab):
+    """What the stop button of a notebook does: the kernel lives on, the run does not."""
+    from jupyter_client.manager import start_new_kernel
+
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    manager, kernel = start_new_kernel(kernel_name="python3", env=kept)
+    try:
+        said = []
+
+        def shown(message):
+            said.append(message["content"]["text"] if message["content"].get("name") == "stdout" else "")
+
+        open_run = SCRIPT.split("if sys")[0].replace("seed=13", "seed=14")
+        assert kernel.execute_interactive(open_run, output_hook=shown, timeout=60)["content"]["status"] == "ok"
+        run_id = "".join(said).split()[0]
+        kernel.execute("print('in', flush=True); time.sleep(60)")
+        while kernel.get_iopub_msg(timeout=30)["content"].get("text") != "in\n":
+            pass
+        manager.interrupt_kernel()
+        assert kernel.get_shell_msg(timeout=30)["content"]["ename"] == "KeyboardInterrupt"
+        kernel.execute_interactive("1", timeout=30)
+        found = client().get_run(run_id)
+        assert found.info.status == "KILLED" and found.data.tags["fer.interrupted"].startswith("interrupted; ")
+        again = kernel.execute_interactive(open_run, output_hook=shown, timeout=60)
+        assert again["content"]["status"] == "ok", "the same cells go on"
+    finally:
+        kernel.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def test_reap_ends_the_dead_and_spares_the_living():
+    alive = standalone.phase_run(ImportParams(seed=6), "import")
+    experiment = store.experiment_id()
+    run_status.reap()
+    dead = client().create_run(experiment, tags={"fer.lock": "mlruns/locks/nobody.lock"}).info.run_id
+    (paths.mlruns() / "locks").mkdir(exist_ok=True)
+    (paths.mlruns() / "locks" / "nobody.lock").touch()
+    foreign = client().create_run(experiment).info.run_id
+    assert run_status.reap() == [dead]
+    assert client().get_run(dead).info.status == "KILLED" and "fer.reaped" in client().get_run(dead).data.tags
+    assert not (paths.mlruns() / "locks" / "nobody.lock").exists()
+    assert client().get_run(foreign).info.status == "RUNNING"
+    assert client().get_run(alive.run_id).info.status == "RUNNING" and alive.output_dir.joinpath(".lock").exists()
+    assert run_status.reap() == []
+
+
+def test_the_next_phase_ends_the_dead_ones():
+    dead = client().create_run(store.experiment_id(), tags={"fer.lock": "mlruns/locks/dead.lock"}).info.run_id
+    standalone.phase_run(ImportParams(seed=15), "import").close("FAILED")
+    assert client().get_run(dead).info.status == "KILLED"
