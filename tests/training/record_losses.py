@@ -26,10 +26,10 @@ FIT = dict(
 )  # fmt: skip
 
 
-def first_losses(folder: Path) -> dict:
+def first_losses(folder: Path, **changes) -> dict:
     """Draw faces, train on them in ``folder``, and what the file holds: the key, two hashes, the losses in hex.
 
-    An epoch is one step here, so that its mean loss is that step's.
+    An epoch is one step here, so that its mean loss is that step's.  ``changes`` are parameters other than ``FIT``'s.
     """
     import torch
 
@@ -49,7 +49,7 @@ def first_losses(folder: Path) -> dict:
     votes = [[0.6 * (k == y) + 0.2 * ((k - y) % 7 in (1, 3)) for k in range(7)] for y in frame["label"]]
     frame["soft_label"] = [own if i % 3 == 0 else None for i, own in enumerate(votes)]
     manifest = Manifest(frame, manifest.meta, manifest.path)
-    p = TeacherParams(**FIT)
+    p = TeacherParams(**FIT | changes)
     events = train_teacher(p, manifest, folder / "fit", folder / "cache")
     losses = [event["train"]["loss"] for event in events if event["event"] == "epoch"]
     faces = open_data(manifest, p, folder / "cache").train.faces
