@@ -21,7 +21,7 @@ from fer_lib.pipeline.runfile import INPUTS
 from fer_lib.storage.atomic import readable, write_json
 from fer_lib.storage.paths import external, is_uri
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 PATH_FIELDS = ("root", "votes", "images", "image_map")  # parameters that may name files outside the run
 # These carry values to and fro and record them; the values themselves are in the key, so their code need not be.
 UNHASHED_MODULES = frozenset(

@@ -51,8 +51,6 @@ def is_uri(value: str) -> bool:
 
 def external(value: str) -> Path:
     """A file or folder as written in a run file (``~`` and ``$NAME`` expanded): absolute, or below the home."""
-    from fer_lib.storage.paths import home
-
     return home() / Path(os.path.expandvars(value)).expanduser()
 
 

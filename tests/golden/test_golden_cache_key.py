@@ -7,8 +7,8 @@ affects results and comes to lie among them would let a changed library pass for
 import json
 from pathlib import Path
 
-from fer_lib.reuse import CARRIERS as UNHASHED
-from fer_lib.reuse import PACKAGE, notebook_code, reachable
+from fer_lib.pipeline.cache_key import PACKAGE, notebook_code, reachable
+from fer_lib.pipeline.cache_key import UNHASHED_MODULES as UNHASHED
 
 UNCOVERED = Path(__file__).with_name("uncovered_modules.json")
 NOTEBOOKS = sorted((PACKAGE.parent / "notebooks").glob("*.ipynb"))

@@ -105,13 +105,13 @@ def blanked(text: str, folder: Path) -> str:
 
 def register(home: Path) -> Path:
     """A small fit's bundle with ONNX file, temperature, bias and abstention, registered; the folder that came of it."""
-    from fer_lib.calibration.scaling import Temperature
+    from fer_lib.calibration.temperature import Temperature
     from fer_lib.datasets.build import build_manifest
-    from fer_lib.datasets.sources import import_all
-    from fer_lib.datasets.synthetic import write_raw
-    from fer_lib.deploy.bundle import ONNX, derive_bundle, read_bundle, write_bundle
     from fer_lib.deploy.onnx import export_onnx
+    from fer_lib.importers import import_all
+    from fer_lib.models.bundle import ONNX, derive_bundle, read_bundle, write_bundle
     from fer_lib.params import ManifestParams, SourceSpec, TeacherParams
+    from fer_lib.synthetic.dataset import write_raw
     from fer_lib.tracking.registry import register_bundle
     from fer_lib.training.teacher import train_teacher
 
@@ -149,7 +149,7 @@ def short(value):
 
 
 def main(name: str) -> None:
-    from fer_lib.datasets.synthetic import draw_faces
+    from fer_lib.synthetic.dataset import draw_faces
 
     archive = REGISTERED / f"{name}.tar.xz"
     if archive.exists():

@@ -19,8 +19,8 @@ import pytest
 
 from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.manifest import evalset_id, protocol_id
-from fer_lib.datasets.sources import import_all
 from fer_lib.faces.contract import FaceContract
+from fer_lib.importers import import_all
 from fer_lib.params import ManifestParams, SourceSpec
 
 HERE = Path(__file__).resolve().parent
@@ -140,9 +140,9 @@ def test_evaluation_ids_are_those_on_record(found, recorded, kind):
 
 def draw_raw_trees(folder: Path) -> None:
     """Every layout with more faces of some classes than of others, and copies within and across splits."""
-    from fer_lib.datasets.layouts import LAYOUTS
-    from fer_lib.datasets.planting import CONTEMPT, Record
-    from fer_lib.datasets.synthetic import draw_face
+    from fer_lib.synthetic.dataset import draw_face
+    from fer_lib.synthetic.layouts import LAYOUTS
+    from fer_lib.synthetic.noise_injection import CONTEMPT, Record
 
     for name, layout in LAYOUTS.items():
         size = 48 if layout.fixed_size or name == "ferplus_native" else 16
