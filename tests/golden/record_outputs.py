@@ -246,15 +246,15 @@ def results_page(name: str) -> str:
 
 def readme_results() -> str:
     """The results section of the README, made from the exported run."""
-    from fer_lib.tracking.render import readme_section
+    from fer_lib.report.render import readme_section
 
     return readme_section(json.loads(EXPORTED.read_text(encoding="utf-8")))
 
 
 def model_card() -> str:
     """The card of the packaged model, made from its bundle and the exported run."""
-    from fer_lib.deploy.bundle import read_bundle
-    from fer_lib.deploy.card import render_card
+    from fer_lib.models.bundle import read_bundle
+    from fer_lib.report.model_card import render_card
 
     return render_card(read_bundle(CARD.parent), json.loads(EXPORTED.read_text(encoding="utf-8")))
 
