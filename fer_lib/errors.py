@@ -1,7 +1,18 @@
-"""The one exception family that users are meant to read.
+"""The exceptions that users read, and the one translation of operating-system errors into such messages.
 
-Every message names the thing, the place and the next step.  The command line prints it without a traceback.
+Every message names the thing, the place and the next step.  Library code raises FerError where it knows more than the
+system does.  Elsewhere an OSError passes through: the command line, a phase and the live page call `user_message`.
 """
+
+from __future__ import annotations
+
+import builtins
+import errno
+import re
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NOT_A_FOLDER = {errno.EEXIST, errno.ENOTDIR}
 
 
 class FerError(Exception):
@@ -18,3 +29,59 @@ class DataError(FerError):
 
 class BundleError(FerError):
     """A bundle, checkpoint or soft-label folder does not verify (hash, class order, contract, coverage)."""
+
+
+def disk_trouble(error: BaseException | None) -> str | None:
+    """What to do when a full or read-only disk caused ``error``, also through MLflow's database.
+
+    None when no error of that kind stands in the chain of causes.
+    """
+    while error is not None:
+        number, text = getattr(error, "errno", None), str(error)
+        if number in _FULL or "database or disk is full" in text:
+            return "the disk is full: free some space and give the same command again; what is finished is kept"
+        if number == errno.EROFS or "attempt to write a readonly database" in text:
+            return "the disk is read-only: set FER_HOME to a folder you can write, or make this one writable"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def os_error_hint(error: OSError) -> str:
+    """The next step after an OSError met while writing."""
+    if error.errno in _FULL:
+        return "the disk, a quota or the file size limit is full: free some space or choose another output folder"
+    if error.errno in _CLOSED:
+        return "it is read-only for this user: choose another output folder"
+    if error.errno in _NOT_A_FOLDER:
+        return "a file stands where a folder should be: move it away or choose another output folder"
+    return "choose another output folder or repair this one"
+
+
+def user_message(error: BaseException) -> str | None:
+    """The message for a person; None when ``error`` is a defect of the program and needs its traceback.
+
+    A FerError says it itself.  An OSError that names its file, and a full or read-only disk, are translated.
+    """
+    if isinstance(error, FerError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None and not isinstance(error.filename, int):
+        reason = error.strerror or type(error).__name__
+        if error.errno in _FULL | _CLOSED | _NOT_A_FOLDER:
+            return f"cannot use {_path_text(error.filename)}: {reason} ({os_error_hint(error)})"
+        return f"cannot read or write {_path_text(error.filename)}: {reason}; check the path and its permissions"
+    return disk_trouble(error)
+
+
+def reported_message(name: str, text: str) -> str:
+    """The message for an error that another process reported as class name and text, as a notebook's kernel does."""
+    match = re.fullmatch(r"\[Errno (\d+)\] (.*?): ['\"](.*)['\"]", text, flags=re.DOTALL)
+    kind = getattr(builtins, name, None)
+    if match and isinstance(kind, type) and issubclass(kind, OSError):
+        return user_message(OSError(int(match[1]), match[2], match[3])) or text
+    return disk_trouble(Exception(text)) or text
+
+
+def _path_text(path: str | bytes) -> str:
+    """The path as text; bytes that are no UTF-8 are escaped."""
+    text = path.decode("utf-8", "backslashreplace") if isinstance(path, bytes) else path
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -6,7 +6,7 @@ import difflib
 import importlib
 import sys
 
-from fer_lib.errors import FerError, ParamsError
+from fer_lib.errors import ParamsError, user_message
 
 COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:function or module:typer app, what it does)
     "run": ("fer_lib.cli.run:run", "run the phases of a params file"),
@@ -33,7 +33,7 @@ def usage() -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run ``fer`` and exit: 0 fine, 1 a FerError or a full disk (said on stderr), 2 a wrong parameter or option."""
+    """Run ``fer`` and exit: 0 fine, 1 an error with a message on stderr, 2 a wrong parameter or option."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("--help", "-h"):
         print(usage())
@@ -53,15 +53,10 @@ def main(arguments: list[str] | None = None) -> None:
     except ParamsError as error:
         print(f"fer: {error}", file=sys.stderr)
         sys.exit(2)
-    except FerError as error:
-        print(f"fer: {error}", file=sys.stderr)
-        sys.exit(1)
     except Exception as error:
-        from fer_lib.storage.atomic import disk_trouble
-
-        if (said := disk_trouble(error)) is None:
+        if (message := user_message(error)) is None:
             raise
-        print(f"fer: {said}", file=sys.stderr)
+        print(f"fer: {message}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fer_lib.deploy.onnx import ExportError, export_onnx, parity, said
-from fer_lib.errors import FerError
+from fer_lib.errors import FerError, disk_trouble
 from fer_lib.models.bundle import Bundle, read_bundle
-from fer_lib.storage.atomic import disk_trouble, fresh_file, write_json
+from fer_lib.storage.atomic import fresh_file, write_json
 from fer_lib.training.checkpoint import checkpoint_bundle
 
 TOLERANCE = 1e-4  # of logits, relative to the largest one (or absolute, where all are below 1)

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from fer_lib.errors import FerError
+from fer_lib.errors import FerError, disk_trouble
 from fer_lib.faces.contract import Box
 from fer_lib.models.bundle import Bundle
 from fer_lib.onnx_session import open_session
-from fer_lib.storage.atomic import disk_trouble
 
 INPUT, OUTPUT = "faces", "logits"
 SMALLEST = 1024  # weights with fewer values stay float32: their bytes don't matter, their error might

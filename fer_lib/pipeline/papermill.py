@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fer_lib.errors import FerError
+from fer_lib.errors import FerError, reported_message
 
 
 class NotebookFailed(FerError):
@@ -53,7 +53,7 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path,
         except papermill.PapermillExecutionError as error:
             if error.ename == "KeyboardInterrupt":  # somebody interrupted the kernel itself
                 raise KeyboardInterrupt from error
-            raise NotebookFailed(error.ename, error.evalue, output) from error
+            raise NotebookFailed(error.ename, reported_message(error.ename, error.evalue), output) from error
         except nbclient.exceptions.DeadKernelError as error:
             message = "the kernel was killed (out of memory?): lower batch_size or image_size, then run the same again"
             raise NotebookFailed("DeadKernel", message, output) from error

@@ -1,9 +1,10 @@
-"""Writing that is whole or absent, also when the process is killed or the power fails: a temporary neighbour, fsync,
-rename; and disk trouble told in plain words."""
+"""Atomic writes: a file or folder is whole or absent, also after a kill or a power failure.
+
+A temporary neighbour is written, synced and renamed over the target.
+"""
 
 from __future__ import annotations
 
-import errno
 import glob
 import json
 import os
@@ -13,11 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fer_lib.errors import DataError
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
-_NOT_A_FOLDER = {errno.EEXIST, errno.ENOTDIR}
+from fer_lib.errors import DataError, os_error_hint
 
 
 @contextmanager
@@ -26,30 +23,8 @@ def explained(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            hint = "the disk, a quota or the file size limit is full: free some space or choose another output folder"
-        elif error.errno in _CLOSED:
-            hint = "it is read-only for this user: choose another output folder"
-        elif error.errno in _NOT_A_FOLDER:
-            hint = "a file stands where a folder should be: move it away or choose another output folder"
-        else:
-            hint = "choose another output folder or repair this one"
+        hint = os_error_hint(error)
         raise DataError(f"cannot write {target}: {error.strerror or error} ({hint})") from error
-
-
-def disk_trouble(error: BaseException | None) -> str | None:
-    """What to do about an error that a full or read-only disk caused somewhere below (MLflow's database too).
-
-    None when nothing of that kind stands in the chain of its causes.
-    """
-    while error is not None:
-        number, text = getattr(error, "errno", None), str(error)
-        if number in _FULL or "database or disk is full" in text:
-            return "the disk is full: free some space and give the same command again; what is finished is kept"
-        if number == errno.EROFS or "attempt to write a readonly database" in text:
-            return "the disk is read-only: set FER_HOME to a folder you can write, or make this one writable"
-        error = error.__cause__ or error.__context__
-    return None
 
 
 @contextmanager

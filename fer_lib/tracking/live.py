@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fer_lib.errors import DataError, FerError
+from fer_lib.errors import DataError, FerError, disk_trouble
 from fer_lib.live import session_files
 from fer_lib.live.session import Session
 from fer_lib.live.session_files import read_session
 from fer_lib.models.bundle import read_bundle
 from fer_lib.params import LiveParams
-from fer_lib.storage.atomic import disk_trouble
 from fer_lib.storage.json_files import flatten
 from fer_lib.storage.paths import below
 from fer_lib.tracking import run_status, store

@@ -11,6 +11,7 @@ from typing import Any
 from fer_lib.storage import paths
 from fer_lib.storage.atomic import previous
 from fer_lib.storage.json_files import now
+from fer_lib.storage.locks import lock_is_held
 from fer_lib.tracking import store
 
 TAG = "fer.interrupted"
@@ -106,7 +107,7 @@ def reap() -> list[str]:
     experiments = [e.experiment_id for e in client.search_experiments()]
     running = client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=1000) if experiments else []
     locks = {run.info.run_id: base / run.data.tags["fer.lock"] for run in running if "fer.lock" in run.data.tags}
-    dead = {run_id: lock for run_id, lock in locks.items() if not locks.lock_is_held(lock)}
+    dead = {run_id: lock for run_id, lock in locks.items() if not lock_is_held(lock)}
     ended = [run_id for run_id in dead if end_if_running(client, run_id)]
     for lock in dead.values():
         if lock.parent == paths.mlruns(base) / "locks":  # of a command that is gone: no other ever takes this name

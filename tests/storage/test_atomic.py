@@ -7,10 +7,9 @@ import sys
 
 import pytest
 
-from fer_lib.errors import DataError
+from fer_lib.errors import DataError, disk_trouble
 from fer_lib.storage import atomic
 from fer_lib.storage.atomic import (
-    disk_trouble,
     explained,
     fresh_file,
     fresh_folder,

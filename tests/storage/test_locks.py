@@ -18,8 +18,8 @@ from fer_lib.storage.locks import RunLock, holder, refuse_if_held
 HOLDING = """
 import sys, time
 from pathlib import Path
-from fer_lib.storage.locks import Hold
-hold = Hold(Path(sys.argv[1]), "phase 'a'")
+from fer_lib.storage.locks import RunLock
+hold = RunLock(Path(sys.argv[1]), "phase 'a'")
 hold.tell(run_id="0123abcd")
 print("held", flush=True)
 time.sleep(60)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from fer_lib.errors import DataError, FerError, ParamsError
+from fer_lib.errors import DataError, FerError, ParamsError, user_message
 from fer_lib.live.browser_source import BrowserSource
 from fer_lib.live.controls import LIMITS
 from fer_lib.live.web import messages
@@ -206,8 +206,7 @@ class SessionHub:
         """What a page shows when all is over."""
         error = ""
         if self.error is not None:
-            known = isinstance(self.error, FerError)
-            error = str(self.error) if known else f"{type(self.error).__name__}: {self.error} (more in the terminal)"
+            error = user_message(self.error) or f"{type(self.error).__name__}: {self.error} (more in the terminal)"
         found = messages.files(self.session.folder) if self.session is not None else []
         return {"over": {"facts": messages.facts(self.summary or {}), "files": found, "error": error}}
 
