@@ -228,4 +228,10 @@ def _identity(bundle: Bundle, results: dict[str, Any]) -> str:
         ("commit", results["git"] or DASH),
         ("bundle made", bundle.meta["created"]),
     )
-    return f"## Identity\n\n{table(('', ''), [(k, f'`{v}`') for k, v in rows])}"
+    text = f"## Identity\n\n{table(('', ''), [(k, f'`{v}`') for k, v in rows])}"
+    if (git := results["git"] or "").endswith("-dirty"):
+        text += (
+            f"\n\nThe training code had uncommitted changes on top of commit `{git.removesuffix('-dirty')}`, so these "
+            "weights cannot be reproduced exactly from a commit."
+        )
+    return text

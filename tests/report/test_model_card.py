@@ -8,6 +8,7 @@ import pytest
 
 from fer_lib.calibration import metrics
 from fer_lib.calibration.intervals import proportion_interval
+from fer_lib.deploy.packaged import FOLDER
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, FerError
 from fer_lib.evaluation.report import model_report
@@ -100,6 +101,21 @@ def test_a_model_of_drawn_faces_says_so(packaged, results):
     drawn["phases"]["import"]["params"]["sources"][0] |= {"root": "embedded", "votes": ""}
     text = model_card.render_card(packaged, drawn)
     assert "has seen no real face" in text and "research use only" not in text
+
+
+def test_a_commit_with_uncommitted_changes_is_called_not_reproducible(packaged, results, text):
+    assert "uncommitted changes" not in text
+    dirty = model_card.render_card(packaged, results | {"git": "abcdef012345-dirty"})
+    assert "uncommitted changes on top of commit `abcdef012345`, so these weights cannot be reproduced exactly" in dirty
+    assert "uncommitted changes" not in model_card.render_card(packaged, results | {"git": None})
+
+
+def test_the_card_that_ships_is_rendered_from_the_packaged_model_and_its_run(repo):
+    bundle = read_bundle(FOLDER)
+    results = json.loads((repo / "docs" / "results" / "fer2013.json").read_text(encoding="utf-8"))
+    shipped = (FOLDER / model_card.CARD).read_text(encoding="utf-8")
+    assert shipped == model_card.render_card(bundle, results)
+    assert "-dirty" not in results["git"] or "uncommitted changes" in shipped
 
 
 def test_a_run_of_other_weights_is_refused(packaged, results):
