@@ -27,14 +27,17 @@ def export(
 
 
 @report.command()
-def render(results: RESULTS) -> None:
-    """Write the page and pictures of an exported run, and its section of the README."""
+def render(
+    results: RESULTS,
+    readme: Annotated[bool, typer.Option("--readme", help="also fill the README's results; real faces only")] = False,
+) -> None:
+    """Write the page and pictures of an exported run."""
     from fer_lib.report.render import render as write
     from fer_lib.storage.paths import home
 
-    readme = home() / "README.md"
-    page = write(results, readme if readme.is_file() else None)
-    typer.echo(f"{page}" + (f" and the results of {readme}" if readme.is_file() else ""))
+    file = home() / "README.md" if readme else None
+    page = write(results, file)
+    typer.echo(f"{page}" + (f" and the results of {file}" if file else ""))
 
 
 @report.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fer_lib.errors import FerError
@@ -36,6 +37,17 @@ GOALS: dict[str, tuple[Goal, ...]] = {
         Goal("ensemble", 0.69, "goal for the ensemble of teachers"),
     )
 }
+
+
+def refuse_drawn(results: dict[str, Any], path: Path) -> None:
+    """FerError when the exported run at ``path`` imported drawn faces: its figures do not go into the README."""
+    imports = (phase for phase in results["phases"].values() if phase["kind"] == "import")
+    sources = (source for phase in imports for source in phase["params"]["sources"])
+    if drawn := [source["name"] or source["source"] for source in sources if source["root"] == "embedded"]:
+        raise FerError(
+            f"{path} holds results on drawn faces (source {', '.join(drawn)}, root: embedded): they say nothing about "
+            "real faces, so they do not go into the README; render its page alone: fer report render, without --readme"
+        )
 
 
 def measured(results: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from fer_lib.storage.json_files import read_json
+
 from fer_lib.calibration import plots
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import FerError
@@ -75,12 +77,13 @@ def faces_sheet(path: Path, per_class: int = 6) -> Path:
 def readme_pictures(results_json: Path, readme: Path) -> list[Path]:
     """Write ``docs/pictures/{faces,reliability}.png`` beside the README and show what lies there in its section.
 
-    Raises FerError when the results have not been rendered yet.
+    Raises FerError when the results have not been rendered yet, or the run imported drawn faces.
     """
     folder = readme.parent / "docs" / "pictures"
     drawn = results_json.with_suffix("") / "reliability.png"
     if not drawn.is_file():
         raise FerError(f"{drawn} is missing: render the results first, with: fer report render {results_json}")
+    facts.refuse_drawn(read_json(results_json), results_json)
     faces_sheet(folder / "faces.png")
     shutil.copyfile(drawn, folder / "reliability.png")
     shown = [folder / f"{name}.png" for name in _CAPTIONS if (folder / f"{name}.png").is_file()]

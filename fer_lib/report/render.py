@@ -29,11 +29,16 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def render(path: Path, readme: Path | None = None) -> Path:
-    """Write ``NAME.md`` and ``NAME/*.png`` beside ``NAME.json``, fill the README's results section; the page's path.
+    """Write ``NAME.md`` and ``NAME/*.png`` beside ``NAME.json``; the page's path.
 
-    ``readme`` None leaves the README alone.
+    ``readme``: a README whose results section is filled, too.  FerError, before anything is written, when it is missing
+    or the run imported drawn faces.
     """
     results = read_results(path)
+    if readme is not None:
+        facts.refuse_drawn(results, path)
+        if not readme.is_file():
+            raise FerError(f"{readme} is missing: give the command in a checkout, or render without --readme")
     pictures = draw_results(results, path.with_suffix(""))
     page = path.with_suffix(".md")
     page.write_text(render_page(results, pictures, path.name), encoding="utf-8")

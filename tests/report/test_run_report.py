@@ -17,6 +17,7 @@ from fer_lib.evaluation.report import model_report
 from fer_lib.faces.contract import FaceContract
 from fer_lib.report import collect, facts, figures
 from fer_lib.report.markdown import replace_section, table
+from fer_lib.report.render import render
 from fer_lib.tracking import store
 
 README = (
@@ -372,7 +373,9 @@ def test_the_page_names_protocol_choice_and_pictures(page, exported):
     assert not re.search(r"\b(None|nan)\b", page)
 
 
-def test_the_readme_gets_its_sections_and_keeps_the_rest(home, exported, page, results):
+def test_the_readme_gets_its_sections_only_when_asked_and_keeps_the_rest(home, exported, page, results):
+    assert (home / "README.md").read_text() == README  # the page alone was rendered
+    assert command("render", str(exported), "--readme") == 0
     assert (home / "README.md").read_text().count("\nold\n") == 1  # the results are in, the pictures are not
     shown = figures.readme_pictures(exported, home / "README.md")
     text = (home / "README.md").read_text()
@@ -383,6 +386,25 @@ def test_the_readme_gets_its_sections_and_keeps_the_rest(home, exported, page, r
     assert f"{100 * raw['accuracy']:.2f}\u00a0%\u00a0[" in next(
         x for x in text.splitlines() if x.startswith("| `ensemble`")
     )
+
+
+def test_results_on_drawn_faces_never_reach_the_readme(home, exported, results, capsys):
+    drawn = copy.deepcopy(results)
+    drawn["phases"]["import"]["params"]["sources"].append({"source": "expw_hq", "root": "embedded", "name": "faces"})
+    file = home / "docs" / "results" / "drawn.json"
+    file.write_text(json.dumps(drawn))
+    before = (home / "README.md").read_text()
+    assert command("render", str(file), "--readme") == 1
+    assert "drawn faces (source faces, root: embedded)" in capsys.readouterr().err
+    assert not file.with_suffix(".md").exists(), "refused before anything is written"
+    assert command("render", str(file)) == 0 and file.with_suffix(".md").is_file()
+    assert command("pictures", str(file)) == 1 and "drawn faces" in capsys.readouterr().err
+    assert (home / "README.md").read_text() == before
+
+
+def test_a_missing_readme_is_named(home, exported, tmp_path):
+    with pytest.raises(FerError, match="README.md is missing.*without --readme"):
+        render(exported, tmp_path / "README.md")
 
 
 def test_the_command_says_what_to_do_next(home, exported, capsys):
