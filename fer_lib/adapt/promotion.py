@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
+from fer_lib.datasets.openings import log_test_opening
 from fer_lib.datasets.provenance import read_exposure
 from fer_lib.errors import DataError
 from fer_lib.evaluation.gates import decide, offline_gate, session_gate
@@ -43,20 +42,20 @@ def suite_rows(manifest: Manifest, suite: Suite) -> Manifest:
 
 
 def measure(
-    models: dict[str, Bundle], manifest: Manifest, suite: Suite, p: AdaptParams, cache_dir: Path, device
+    models: dict[str, Bundle], manifest: Manifest, suite: Suite, p: AdaptParams, cache_dir: Path, folder: Path, device
 ) -> tuple[list[Measured], dict[str, Any]]:
     """Each model's logits on the suite, single view, and what is known of rows that it may remember.
 
-    Opening test rows is written down in ``<cache>/../test_openings.jsonl``.  DataError when rows are known to stand in
-    train and their source is not in ``p.allow_leaks``.
+    Reading test rows is logged, in the phase's ``folder`` too.  DataError when rows are known to stand in train and
+    their source is not in ``p.allow_leaks``.
     """
     rows, split = suite_rows(manifest, suite), "val" if suite == "val" else "test"
     _, leaks = checked_leaks(
         manifest, rows, split, p.allow_leaks, {n: read_exposure(b.path) for n, b in models.items()}
     )
-    if split == "test":
-        _log_opening(cache_dir.parent / "test_openings.jsonl", suite, manifest, models)
     label, tolerance = ("val/held" if suite == "val" else suite), int(manifest.meta.get("tolerance", 0))
+    weights = {name: [bundle.weights_sha256] for name, bundle in models.items()}
+    log_test_opening(rows, weights, "gate", cache_dir, folder, label, suite=suite, manifest_sha256=manifest.sha256)
     found = []
     for name, bundle in models.items():
         options = dict(flip_average=False, batch_size=256, device=device, pack_kind=p.pack)
@@ -87,26 +86,20 @@ def gate(
     p: AdaptParams, base: Bundle, candidate: Bundle, manifest: Manifest, session: Path | None, learned: bool, out: Path,
     cache_dir: Path, device,
 ) -> dict[str, Any]:  # fmt: skip
-    """What decides on ``candidate``, as ``gates.json`` holds it.  ``learned``: the session was learned from, too."""
+    """What decides on ``candidate``, as ``gates.json`` holds it.  ``learned``: the session was learned from, too.
+
+    ``out``: where sessions are replayed, below the phase's folder.
+    """
     models = {"base": base, "candidate": candidate}
     offline = []
     for wanted in p.gates.offline:
-        (before, after), leaks = measure(models, manifest, wanted.suite, p, cache_dir, device)
+        (before, after), leaks = measure(models, manifest, wanted.suite, p, cache_dir, out.parent, device)
         offline.append(offline_gate(before, after, wanted, p.gates, p.seed) | {"leaks": leaks})
     live = None
     if session is not None:
         live = session_gate(*measure_session(models, session, out), p.gates.session) | {"session": session.name}
     head = {n: {"name": b.name, "weights_sha256": b.weights_sha256} for n, b in models.items()}
     return {**head, "manifest_sha256": manifest.sha256, **decide(offline, live, learned)}
-
-
-def _log_opening(file: Path, suite: str, manifest: Manifest, models: dict[str, Bundle]) -> None:
-    line = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "suite": suite, "manifest_sha256": manifest.sha256,
-        "include_sources": [], "exclude_sources": [], "weights": {n: [b.weights_sha256] for n, b in models.items()},
-    }  # fmt: skip
-    with explained(file), open(file, "a") as log:
-        log.write(json.dumps(line) + "\n")
 
 
 def gates_table(result: dict[str, Any]):

@@ -16,6 +16,7 @@ from fer_lib.audit.confident_learning import Verdict
 from fer_lib.calibration import metrics
 from fer_lib.datasets.interchange import neutral
 from fer_lib.datasets.manifest import Manifest
+from fer_lib.datasets.openings import log_test_opening
 from fer_lib.datasets.sheets import face_grid
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
@@ -52,8 +53,8 @@ def label_noise(
 
     Each round fits one net a fold; from the second on they learn without the rows that the round before flagged (at
     most half of a class), so that they predict the true class rather than the given label; the logits of all rounds
-    are averaged.  ``progress(done, total)`` counts epochs over all rounds.  Raises DataError when the
-    manifest has no rows there or too few for the folds.
+    are averaged.  Reading test rows is logged.  ``progress(done, total)`` counts epochs over all rounds.  Raises
+    DataError when the manifest has no rows there or too few for the folds.
     """
     from fer_lib.datasets.facepack import open_or_build
     from fer_lib.devices import resolve_device
@@ -62,6 +63,7 @@ def label_noise(
 
     rows = audited(manifest, p)
     nets, device = _nets(p, seed), resolve_device(p.device)
+    log_test_opening(rows, {}, "label noise", cache_dir, out, manifest_sha256=manifest.sha256)
     pack = open_or_build(rows, make_contract(nets), cache_dir, int(manifest.meta.get("tolerance", 0)), kind=p.pack)
     labels = pack.manifest.labels
     fold = assign_folds(pack.manifest.frame, p.folds, seed)

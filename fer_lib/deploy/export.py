@@ -14,6 +14,7 @@ from fer_lib.calibration.metrics import softmax, summary
 from fer_lib.datasets.batches import eval_batches
 from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
+from fer_lib.datasets.openings import log_test_opening
 from fer_lib.deploy import latency
 from fer_lib.deploy.onnx import compact, export_onnx, parity
 from fer_lib.deploy.predict import Predictor
@@ -157,15 +158,18 @@ def _compact_report(bundle: Bundle, files: Mapping[str, Path], faces: dict[str, 
 def _write_packaged(bundle: Bundle, file: Path, manifest: Path | str | None, out: Path, cache_dir: Path) -> None:
     """``out/packaged``: the small file as a bundle of its own, whose test metrics are measured on that very file.
 
-    It has none where the float weights have none (no evaluation was given).
+    This reads the test rows again, which is logged.  It has none where the float weights have none (no evaluation was
+    given).
     """
     contract, temperature = bundle.contract, bundle.temperature
     metrics: dict[str, Any] = {"test": None, "test_raw": None, "test_float32": bundle.meta["metrics"].get("test")}
     if metrics["test_float32"] and manifest:
         path = Path(manifest)
-        rows = Manifest.read(path / "manifest.parquet" if path.is_dir() else path).rows(split="test")
+        whole = Manifest.read(path / "manifest.parquet" if path.is_dir() else path)
+        rows, weights = whole.rows(split="test"), {f"{bundle.name}, int8": [bundle.weights_sha256]}
+        log_test_opening(rows, weights, "compact export", cache_dir, out, manifest_sha256=whole.sha256)
         tolerance = int(rows.meta.get("tolerance", 0))
-        pack = open_or_build(rows, contract, cache_dir, tolerance, kind="none")  # read once
+        pack = open_or_build(rows, contract, cache_dir, tolerance, kind="none")  # so no pack is kept
         session = open_session(file)
         parts = [session.run(["logits"], {"faces": faces})[0] for _, faces in eval_batches(pack, 256)]
         logits, labels = np.concatenate(parts).astype(np.float64), pack.manifest.labels

@@ -1,14 +1,13 @@
 """Every model of a run on one suite: the same rows, single view and flip average, with and without leaked pictures.
 
-The temperature is fitted on val/temperature under the same view, frozen, and applied to the test rows.  Each opening of
-the test rows is written down in ``<cache>/../test_openings.jsonl``.  Where one model was trained on from another, what
+The temperature is fitted on val/temperature under the same view, frozen, and applied to the test rows.  Each reading
+of test rows is logged (:mod:`fer_lib.datasets.openings`).  Where one model was trained on from another, what
 that changed is set beside what it cost (:mod:`fer_lib.evaluation.stages`).
 """
 
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from fer_lib.calibration import metrics
 from fer_lib.calibration.temperature import Temperature
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id, select_sources
+from fer_lib.datasets.openings import log_test_opening
 from fer_lib.datasets.provenance import TrainingExposure, read_exposure
 from fer_lib.errors import BundleError, DataError, FerError
 from fer_lib.evaluation.annotators import people_report
@@ -126,7 +126,10 @@ def evaluate(
     leaked = known.learned if p.leak_free else frozenset()
     out.mkdir(parents=True, exist_ok=True)
     (out / "predictions").mkdir(exist_ok=True)
-    _log_opening(cache_dir.parent / "test_openings.jsonl", p, manifest, found)
+    weights = {s.name: [b.weights_sha256 for b in s.bundles] for s in found}
+    log_test_opening(
+        rows, weights, "evaluation", cache_dir, out, suite=p.suite or p.split, manifest_sha256=manifest.sha256, **chosen
+    )
     result: dict[str, Any] = {
         "suite": p.suite or p.split, "split": p.split, "manifest_sha256": manifest.sha256,
         "metric_version": metrics.METRIC_VERSION, "sources": sorted(set(rows.frame["source"])), "leaks": leaks,
@@ -239,18 +242,3 @@ def _write_bundle(path: Path, bundle: Bundle, report: dict[str, Any], split: str
     key = "test" if split == "test" else "val"
     metrics = {key: report["scaled"] | identity, f"{key}_raw": report["raw"] | identity}
     derive_bundle(bundle, path, temperature=Temperature.model_validate(report["temperature"]), metrics=metrics)
-
-
-def _log_opening(file: Path, p: EvaluateParams, manifest: Manifest, found: list[Subject]) -> None:
-    if p.split != "test":
-        return
-    weights = {s.name: [b.weights_sha256 for b in s.bundles] for s in found}
-    line = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "suite": p.suite or p.split,
-        "manifest_sha256": manifest.sha256,
-        "include_sources": p.include_sources,
-        "exclude_sources": p.exclude_sources,
-    }
-    with open(file, "a") as log:
-        log.write(json.dumps(line | {"weights": weights}) + "\n")

@@ -227,11 +227,18 @@ class PhaseRun:
         return self.artifact(write_json(self.output_dir / "outputs.json", self._outputs))
 
     def finish(self) -> None:
-        """Mark the phase finished (``done.json``) and its run FINISHED; FerError when ``outputs`` was never called."""
+        """Mark the phase finished (``done.json``) and its run FINISHED; FerError when ``outputs`` was never called.
+
+        Where the phase read test rows, its log of that is attached.
+        """
         self._mlflow()
         if self._outputs is None:
             self.close("FAILED")
             raise FerError(f"phase {self.name} ended without run.outputs(...): later phases would have nothing to read")
+        from fer_lib.datasets.openings import OPENINGS
+
+        if (openings := self.output_dir / OPENINGS).is_file():
+            self.artifact(openings)
         plan = read_json(self.output_dir / "phase.json")
         done = plan | {"finished": now(), "seconds": round(time.time() - self.started, 1)}
         write_json(self.output_dir / "done.json", done)

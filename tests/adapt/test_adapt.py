@@ -315,8 +315,11 @@ def test_both_are_measured_on_the_same_rows_and_the_same_session(
     assert live["gate"] == "session" and live["n_used"] > 0 and result["mark"] == ""
     assert result["base"]["weights_sha256"] == base.weights_sha256 != result["candidate"]["weights_sha256"]
     assert result["passed"] == all(g["passed"] for g in (val, test, live))
-    openings = (tmp_path / "mlruns" / "test_openings.jsonl").read_text().splitlines()
-    assert [json.loads(line)["suite"] for line in openings] == ["test"], "val rows are no opening"
+    openings = (tmp_path / "mlruns" / "test_openings.jsonl").read_text()
+    [opening] = map(json.loads, openings.splitlines())
+    assert opening["suite"] == "test" and opening["purpose"] == "gate", "val rows are no opening"
+    assert opening["evalset_id"] == test["evalset_id"] and opening["n"] == test["n_expected"]
+    assert (tmp_path / "test_openings.jsonl").read_text() == openings, "the phase's own copy"
     with open(tmp_path / "gates.json", "w") as file:
         json.dump(result, file, allow_nan=False)
     itself = promotion.gate(p, base, base, drawn_manifest, session, True, replays, cache, CPU)
@@ -332,6 +335,6 @@ def test_rows_that_were_learned_from_do_not_gate(training, drawn_manifest, base,
     other = Manifest(pd.DataFrame(frame), drawn_manifest.meta, drawn_manifest.path)
     models = {"base": base, "candidate": base}
     with pytest.raises(DataError, match="8 of the .* val rows .* known to stand in train too.*allow_leaks"):
-        promotion.measure(models, other, "val", params(), pack_cache, CPU)
-    _, leaks = promotion.measure(models, other, "val", params(allow_leaks=["tree"]), pack_cache, CPU)
+        promotion.measure(models, other, "val", params(), pack_cache, tmp_path, CPU)
+    _, leaks = promotion.measure(models, other, "val", params(allow_leaks=["tree"]), pack_cache, tmp_path, CPU)
     assert leaks["rows"] == 8 and leaks["allowed"] == ["tree"]

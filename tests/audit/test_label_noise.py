@@ -124,6 +124,14 @@ def test_the_pictures_say_what_was_found(audit):
     assert [t.get_text() for t in sheet.axes[0].get_yticklabels()] == ["1 to 4", "5 to 8", "9 to 10"]
 
 
+def test_an_audit_of_test_rows_is_logged_as_an_opening(audit, drawn_manifest, pack_cache, tmp_path):
+    _, out, _ = audit
+    assert not (out / "test_openings.jsonl").exists(), "train and val rows are no opening"
+    label_noise(drawn_manifest, TINY.model_copy(update={"splits": ["test"], "rounds": 1}), tmp_path, pack_cache)
+    line = json.loads((tmp_path / "test_openings.jsonl").read_text())
+    assert line["purpose"] == "label noise" and line["n"] == len(drawn_manifest.rows(split="test"))
+
+
 def test_no_rows_to_look_at(drawn_manifest, pack_cache, tmp_path):
     train = drawn_manifest.rows(split="train")
     with pytest.raises(DataError, match="has no rows in test"):

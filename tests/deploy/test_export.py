@@ -81,6 +81,7 @@ def test_its_files(exported):
         "latencybenchmarks.csv",
         "onnxparity.json",
         "packaged",
+        "test_openings.jsonl",
     ]
     report = json.loads((out / "onnxparity.json").read_text())
     assert {"max_abs_diff", "providers", "opset", "n"} <= set(report) and report["max_abs_diff"] <= 1e-4
@@ -92,6 +93,15 @@ def test_its_files(exported):
     assert {(r["precision"], r["runtime"]) for r in rows} == {
         ("fp32", "onnxruntime"), ("int8-weights", "onnxruntime"), ("fp32", "torch")
     }  # fmt: skip
+
+
+def test_measuring_the_small_file_is_logged_as_an_opening_of_the_test_rows(exported, manifest):
+    result, folder = exported
+    line = json.loads((folder / "out" / "test_openings.jsonl").read_text())
+    small, whole = read_bundle(folder / "out" / "packaged"), Manifest.read(manifest / "manifest.parquet")
+    assert line["evalset_id"] == small.meta["metrics"]["test"]["evalset_id"]
+    assert (line["purpose"], line["n"], line["manifest_sha256"]) == ("compact export", 6, whole.sha256)
+    assert list(line["weights"].values()) == [[small.weights_sha256]]
 
 
 def test_the_shipped_file_is_compared_on_real_faces(exported, manifest):
@@ -150,6 +160,7 @@ def test_without_evaluation_and_manifest(pieces, tmp_path):
     final = read_bundle(result["bundle"])
     assert final.temperature == pieces["temperature"] and "onnx" not in final.meta["metrics"]
     assert result["parity"]["n_real"] == 0 and "compact" not in result["parity"]
+    assert not (tmp_path / "out" / "test_openings.jsonl").exists(), "no test row was read"
 
 
 def test_parity_above_the_tolerance_stops_the_export(pieces, tmp_path):

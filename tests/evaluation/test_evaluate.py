@@ -119,10 +119,14 @@ def test_the_temperature_never_sees_a_test_row(made):
 
 
 def test_each_opening_of_the_test_rows_is_written_down(made):
-    base, manifest, _ = made
+    base, manifest, result = made
     lines = [json.loads(line) for line in (base / "runs" / "test_openings.jsonl").read_text().splitlines()]
     assert [line["manifest_sha256"] for line in lines] == [manifest.sha256]
-    assert set(lines[0]["weights"]) == {"one", "two", "ensemble"}
+    assert {name: len(weights) for name, weights in lines[0]["weights"].items()} == {"one": 1, "two": 1, "ensemble": 2}
+    found = result["sets"]["all"]
+    assert (lines[0]["evalset_id"], lines[0]["n"]) == (found["evalset_id"], found["n_expected"])
+    assert lines[0]["purpose"] == "evaluation" and lines[0]["split"] == lines[0]["suite"] == "test"
+    assert (base / "out" / "test_openings.jsonl").read_text() == (base / "runs" / "test_openings.jsonl").read_text()
 
 
 def test_the_table_and_the_predictions_agree(made):

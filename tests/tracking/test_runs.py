@@ -58,6 +58,14 @@ def fetch(run):
     return mlflow.MlflowClient().get_run(run.run_id)
 
 
+def test_a_phase_that_read_test_rows_attaches_its_log_of_that():
+    with standalone.phase_run(ImportParams(seed=3), "import") as run:
+        (run.output_dir / "test_openings.jsonl").write_text("{}\n")
+        run.outputs(ids={})
+    folder = paths.mlruns() / "artifacts" / run.run_id / "artifacts"
+    assert (folder / "test_openings.jsonl").read_text() == "{}\n"
+
+
 def test_what_a_phase_logs(lab):
     from matplotlib.figure import Figure
 
