@@ -4,7 +4,9 @@
         [--jobs 2] [--work FOLDER] [--write]
 
 Every setting trains the same net (EfficientNet-lite0 with ImageNet weights) on the same training rows with the same
-views, seed by seed; the epoch is chosen by macro-F1 on PublicTest's val/select, and PrivateTest is scored once with it.
+views, seed by seed; the epoch is chosen by macro-F1 on PublicTest's val/select.  The page's advice is the setting with
+the best macro-F1 there.  PrivateTest is scored once for each net, so once for each setting and seed; each is logged in
+``--work``.
 Results stay in ``--work``, so that the same command goes on after an interruption and adds settings or seeds.  An
 interval is the 2.5 and 97.5 % quantile over 2,000 resamples of PrivateTest's rows (the same ones for both settings) of
 the mean over seeds; it does not hold the luck of the seeds, whose spread stands beside it.
@@ -67,6 +69,7 @@ def one(setting: dict, seed: int, a: argparse.Namespace) -> Path:
     """Train and score one setting with one seed, unless that was done; the folder with its ``result.json``."""
     from fer_lib.calibration import metrics
     from fer_lib.datasets.facepack import open_or_build
+    from fer_lib.datasets.openings import log_test_opening
     from fer_lib.models.bundle import read_bundle
     from fer_lib.models.inference import predict_logits
     from fer_lib.training.teacher import train_teacher
@@ -83,7 +86,9 @@ def one(setting: dict, seed: int, a: argparse.Namespace) -> Path:
         if event["event"] == "epoch":
             print(f"{out.name}: epoch {event['epoch'] + 1} macro-F1 {event['val']['macro_f1']:.4f}", flush=True)
     best = read_bundle(out / "best")
-    pack = open_or_build(manifest.rows(split="test"), best.contract, work / "cache")
+    rows, weights = manifest.rows(split="test"), {out.name: [best.weights_sha256]}
+    log_test_opening(rows, weights, "arcface sweep", work / "cache", out, manifest_sha256=manifest.sha256)
+    pack = open_or_build(rows, best.contract, work / "cache")
     logits = predict_logits(best.model(), pack)
     raw = metrics.summary(logits, pack.manifest.labels)
     scaled = metrics.summary(best.temperature.apply(logits), pack.manifest.labels)
@@ -133,6 +138,7 @@ def summary(folders: dict[str, list[Path]]) -> list[dict]:
             }
         row |= {k: float(np.mean([r["raw"][k] for r in results])) for k in ("ece", "nll")}
         row |= {f"{k}_scaled": float(np.mean([r["scaled"][k] for r in results])) for k in ("ece", "nll")}
+        row["val_macro_f1"] = float(np.mean([r["val_macro_f1"] for r in results]))
         row["temperature"] = float(np.mean([r["temperature"] for r in results]))
         rows.append(row)
     return rows
@@ -164,7 +170,8 @@ def page(result: dict) -> str:
         "",
         f"EfficientNet-lite0 with ImageNet weights at {result['size']} pixels, {result['rows']:,} training rows, "
         f"{result['epochs']} epochs, seeds {', '.join(map(str, result['seeds']))}; the epoch is chosen on PublicTest's "
-        f"val/select and PrivateTest (n = {result['n']:,}) is scored once, single view. The gain is over plain softmax "
+        f"val/select. PrivateTest (n = {result['n']:,}) is scored once for each setting and seed, "
+        f"{sum(len(r['seeds']) for r in result['table'])} times in all, single view. The gain is over plain softmax "
         "with everything else the same; in brackets the 95 % interval of paired resamples of the rows (the mean over "
         "seeds), which does not hold the luck of the seeds: their standard deviation stands beside the accuracy.",
         "",
@@ -188,8 +195,26 @@ def page(result: dict) -> str:
         f"Intervals above 0 in accuracy: {', '.join(better) or 'none'}. Below 0: {', '.join(worse) or 'none'}. With "
         f"{len(result['table']) - 1} comparisons one such interval in twenty is to be expected by chance.",
         "",
+        advice(result["table"]),
+        "",
     ]
     return "\n".join(lines)
+
+
+def advice(table: list[dict]) -> str:
+    """Which setting val rows choose; where the figures on val rows were not kept, that test rows can't choose one."""
+    if any("val_macro_f1" not in r for r in table):
+        return (
+            "The scores on val rows were not kept with these figures, so this page gives no advice which setting to "
+            "take. A setting picked from the table is picked on test rows, and its figures there are then no unbiased "
+            "estimate of it."
+        )
+    ranked = sorted(table, key=lambda r: -r["val_macro_f1"])
+    shown = ", ".join(f"{r['setting']} {r['val_macro_f1']:.4f}" for r in ranked)
+    return (
+        f"Advice: `{ranked[0]['setting']}`. It has the best macro-F1 on val/select (mean over seeds: {shown}). The "
+        "scores on test rows above had no part in that."
+    )
 
 
 def main() -> None:

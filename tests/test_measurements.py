@@ -15,3 +15,13 @@ def test_a_page_is_rendered_from_its_figures(repo, measurement, name):
     assert page == measurement(name).page(result)
     if name in WITH_GOALS:
         assert "goal >=" in page or "goal <=" in page, "a goal stands beside what was measured, met or missed"
+
+
+def test_the_arcface_sweep_says_how_often_test_rows_were_scored_and_lets_val_rows_choose(repo, measurement):
+    sweep = measurement("arcface_sweep")
+    result = json.loads((repo / "docs" / "results" / "arcface_sweep.json").read_text())
+    assert "39 times in all" in sweep.page(result) and "gives no advice" in sweep.page(result)
+    best_on_test = max(result["table"], key=lambda row: row["accuracy"]["mean"])["setting"]
+    for row in result["table"]:
+        row["val_macro_f1"] = 0.5 if row["setting"] == "s16-m0" else 0.4
+    assert best_on_test != "s16-m0" and "Advice: `s16-m0`." in sweep.page(result)
