@@ -36,7 +36,9 @@ OPTIONAL: dict[str, pa.DataType] = {
     "excluded_share": pa.float64(),  # share of the surviving votes that fell outside the seven classes
     "votes": pa.list_(pa.float64()),  # how many people chose each of the seven, untouched by any rule
     "votes_all": pa.float64(),  # how many voted in all, also for what is none of the seven
-    "group": pa.string(),
+    "group": pa.string(),  # one name for the rows that are one picture
+    # who is shown, as annotators saw it: groups to compare scores over, where a source says
+    **dict.fromkeys(("group_gender", "group_race", "group_age"), pa.string()),
 }
 COLUMNS = {**REQUIRED, **OPTIONAL}
 

@@ -18,6 +18,7 @@ NUMBERED = ("Surprise", "Fear", "Disgust", "Happy", "Sad", "Angry", "Neutral")  
 def read(spec: SourceSpec, root: Path, draft: ImportBuilder) -> None:
     """``EmoLabel/list_patition_label.txt``, lines ``train_00001.jpg 5``; the aligned picture, else the original.
 
+    Gender, race and age of ``Annotation/manual/<stem>_manu_attri.txt`` become ``group_`` columns where that is there.
     RAF-DB's compound set ships a list of the very same name with labels up to 11: it is refused by name.
     """
     draft.layout = "rafdb_basic"

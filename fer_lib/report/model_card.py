@@ -205,6 +205,9 @@ def _limits(bundle: Bundle, fit: dict[str, Any]) -> str:
     grey = (
         "it was trained on 48x48 grey pictures, and " if "fer2013" in fit["data"]["source_counts_after_filter"] else ""
     )
+    attributes = "the data carry no such labels"
+    if any(source.startswith("rafdb_") for source in fit["data"]["source_counts_after_filter"]):
+        attributes = "of the data, only RAF-DB's annotations carry gender, race and age, as annotators saw them"
     f1 = bundle.meta["metrics"]["val_select"]["per_class_f1"]
     weakest = sorted(EMOTIONS, key=lambda e: f1[e])[:2]
     return (
@@ -214,7 +217,7 @@ def _limits(bundle: Bundle, fit: dict[str, Any]) -> str:
         "- Web pictures hold posed and acted faces beside spontaneous ones, and were found by the words for them. "
         "Expect lower scores in daily life, and with other cameras, light, crops or occlusion.\n"
         f"- Small pictures: {grey}the model works at {bundle.contract.image_size} px and sees no finer detail.\n"
-        "- Accuracy by age, sex, skin tone or origin was not measured: the data carry no such labels. Expect "
+        f"- Accuracy by age, sex, skin tone or origin was not measured: {attributes}. Expect "
         f"differences.\n- {weakest[0]} and {weakest[1]} are recognised least well on validation rows.\n"
         "- Calibration holds for data like that on which the temperature was fitted; fit it again for yours."
     )

@@ -6,9 +6,11 @@ import os
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
+from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.manifest import content_id
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
@@ -16,7 +18,7 @@ from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
 from fer_lib.importers import SOURCES, import_all, import_source
 from fer_lib.importers.lists import assign_splits
-from fer_lib.params import SourceSpec
+from fer_lib.params import ManifestParams, SourceSpec
 from fer_lib.synthetic.dataset import write_raw
 from fer_lib.synthetic.layouts.writing import encode
 
@@ -180,6 +182,51 @@ def test_rafdb_s_compound_list_is_refused_by_the_basic_source_and_mapped_by_its_
     rows = import_source(SourceSpec(source="rafdb_compound_mapped", root=str(root)), tmp_path / "out").rows
     mapped = [EMOTIONS[label] for label in rows["label"]]
     assert mapped == ["Happy"] * 2 + ["Sad"] * 4 + ["Fear"] * 2 + ["Angry"] * 2 + ["Disgust"]
+
+
+def attributes(root, texts):
+    (root / "Annotation" / "manual").mkdir(parents=True)
+    for stem, text in texts.items():
+        (root / "Annotation" / "manual" / f"{stem}_manu_attri.txt").write_text(text)
+
+
+LANDMARKS = " 67.68\t91.92\n125.3\t94.1\n98.0\t120.5\n71.2\t150.4\n122.9\t149.0\n"
+
+
+def test_rafdb_s_gender_race_and_age_become_group_columns_where_their_files_are(tmp_path):
+    stems = ["train_00001", "train_00002", "train_00003", "test_0001"]
+    lines = [f"{stem}.jpg {i}" for i, stem in enumerate(stems, 1)]
+    root = raf(tmp_path / "basic", lines, stems)
+    spec = SourceSpec(source="rafdb_basic", root=str(root))
+    bare = import_source(spec, tmp_path / "bare")
+    assert not [c for c in bare.rows if c.startswith("group")] and "attributes" not in bare.report
+    attributes(root, {"train_00001": LANDMARKS + "1\n0\n2\n", "train_00002": LANDMARKS + "2\n2\n4", "test_0001":
+                      LANDMARKS + "0\n1\n0\n"})  # fmt: skip
+    result = import_source(spec, tmp_path / "out")
+    groups = ["group_gender", "group_race", "group_age"]
+    rows = result.rows.set_index("record")[groups]
+    assert rows.loc["train_00001.jpg"].tolist() == ["female", "Caucasian", "20-39"]
+    assert rows.loc["train_00002.jpg"].tolist() == ["unsure", "Asian", "70+"]
+    assert rows.loc["test_0001.jpg"].tolist() == ["male", "African-American", "0-3"]
+    assert rows.loc["train_00003.jpg"].isna().all()
+    assert result.report["attributes"] == {"rows": 3, "rows_without": 1}
+    assert result.report["notes"] == ["1 pictures have no gender, race and age in Annotation/manual"]
+    pd.testing.assert_frame_equal(result.rows.drop(columns=groups), bare.rows)  # ids included
+    read = build_manifest(ManifestParams(val_fraction=0.0), tmp_path / "out", tmp_path / "manifest").frame
+    assert read.set_index("record")["group_race"].value_counts().to_dict() == {
+        "Caucasian": 1, "Asian": 1, "African-American": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["", LANDMARKS, LANDMARKS + "1\n0\n5\n", LANDMARKS + "1 0\n2\n", "1\n0\n2\n", "\0"])
+def test_a_wrong_attribute_file_of_rafdb_is_a_problem_and_its_picture_stays(tmp_path, text):
+    root = raf(tmp_path / "basic", ["train_00001.jpg 1"], ["train_00001"])
+    attributes(root, {"train_00001": text})
+    spec = SourceSpec(source="rafdb_basic", root=str(root))
+    refused(spec, tmp_path / "no", "train_00001_manu_attri.txt", "wrong attributes")
+    result = import_source(spec.model_copy(update={"tolerance": 1}), tmp_path / "out")
+    assert len(result.rows) == 1 and result.report["bad_records"] == {"wrong attributes": 1}
+    assert result.report["attributes"] == {"rows": 0, "rows_without": 1}
 
 
 def test_rafdb_counts_what_it_can_t_use(tmp_path):

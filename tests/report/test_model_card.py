@@ -103,6 +103,14 @@ def test_a_model_of_drawn_faces_says_so(packaged, results):
     assert "has seen no real face" in text and "research use only" not in text
 
 
+def test_a_model_trained_on_raf_db_is_not_said_to_have_data_without_attributes(packaged, results, text):
+    assert "the data carry no such labels" in text
+    raf = copy.deepcopy(results)
+    raf["fits"]["student"]["data"]["source_counts_after_filter"]["rafdb_basic"] = 100
+    text = model_card.render_card(packaged, raf)
+    assert "no such labels" not in text and "RAF-DB's annotations carry gender, race and age" in text
+
+
 def test_a_commit_with_uncommitted_changes_is_called_not_reproducible(packaged, results, text):
     assert "uncommitted changes" not in text
     dirty = model_card.render_card(packaged, results | {"git": "abcdef012345-dirty"})
