@@ -204,6 +204,17 @@ def test_one_parent_with_a_nested_run_a_phase(walked, parent, nested):
     assert "chance" in walked.first.out and "fer ui" in walked.first.out
 
 
+def test_a_phase_that_read_test_rows_says_so(walked, nested):
+    opened = {name for name in PHASES if "test_openings.jsonl" in names(walked, nested[name], "")}
+    assert opened == {"evaluate"}
+    lines = map(json.loads, (walked.home / "mlruns" / "test_openings.jsonl").read_text().splitlines())
+    run = nested["evaluate"]
+    [line] = [line for line in lines if line["run_id"] == run.info.run_id]
+    assert (line["phase"], line["purpose"]) == ("evaluate", "evaluation")
+    assert line["evalset_id"] == run.data.tags["fer.id.evalset_id"]
+    assert "Readings of these test rows in this store so far: 1." in run.data.tags["mlflow.note.content"]
+
+
 @pytest.mark.parametrize("phase", PHASES)
 def test_every_parameter_is_logged(walked, nested, phase):
     from fer_lib.storage.json_files import flatten
