@@ -6,13 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from fer_lib.storage.json_files import read_json
-
 from fer_lib.calibration import plots
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import FerError
 from fer_lib.report import facts
 from fer_lib.report.markdown import replace_section
+from fer_lib.storage.json_files import read_json
 from fer_lib.training.plots import training_curves
 
 _CAPTIONS = {  # of the pictures that the README shows, in their order
