@@ -11,6 +11,8 @@ from fer_lib.errors import DataError, FerError
 
 BOUNDS = (1e-3, 1e3)
 USUAL = (0.2, 20.0)  # a temperature outside is possible but worth a look: flagged
+View = Literal["none", "flip"]  # test-time augmentation of the logits: none, or the mean with those of the mirror image
+_VIEW_NAMES = {"none": "the single view", "flip": "the flip average"}
 
 
 class Temperature(BaseModel):
@@ -22,6 +24,7 @@ class Temperature(BaseModel):
     global_temperature: float | None = None
     temperature_vector: list[float] | None = None
     fitted_on: str = ""
+    view: View | None = None  # of the logits it was fitted on; None: not fitted, or not recorded
     n: int = 0  # rows it was fitted on
     note: str = ""
     flagged: bool = False  # some temperature outside USUAL
@@ -42,8 +45,17 @@ class Temperature(BaseModel):
             return list(self.temperature_vector)
         return [] if self.global_temperature is None else [self.global_temperature]
 
-    def apply(self, logits) -> np.ndarray:
-        """Scaled logits, float64 [N, K] (a copy).  :class:`DataError` when K is not the vector's length."""
+    def apply(self, logits, view: View = "none") -> np.ndarray:
+        """Scaled logits, float64 [N, K] (a copy), of ``logits`` [N, K] that were computed under ``view``.
+
+        Raises :class:`DataError` when K is not the vector's length, or when it was fitted under another view.
+        """
+        if self.view not in (None, view):
+            raise DataError(
+                f"the temperature was fitted on {self.fitted_on} ({self.n} rows) under {_VIEW_NAMES[self.view]} and "
+                f"the logits are of {_VIEW_NAMES[view]}: fit a temperature under {_VIEW_NAMES[view]}, or predict "
+                f"under {_VIEW_NAMES[self.view]}"
+            )
         logits = np.array(logits, dtype=np.float64)
         if self.mode == "none":
             return logits
@@ -120,11 +132,13 @@ def fit(
     fitted_on: str = "val/temperature",
     bounds: tuple[float, float] = BOUNDS,
     allow_bound: bool = False,
+    view: View = "none",
 ) -> Temperature:
     """The temperature (Guo 2017) or the per-class temperatures that minimise the NLL of these rows.
 
-    ``logits`` [N, K], ``y`` int [N]; ``bounds`` are temperatures.  Raises :class:`FerError` when the minimum lies on a
-    bound (rows all right, or no better than chance, have no minimum inside) unless ``allow_bound``; the note says so.
+    ``logits`` [N, K] under ``view``, ``y`` int [N]; ``bounds`` are temperatures.  Raises
+    :class:`FerError` when the minimum lies on a bound (rows all right, or no better than chance, have no minimum
+    inside) unless ``allow_bound``; the note says so.
     A per-class fit may change the predicted class: ``argmax_changed`` is the share of rows where it does.
     """
     logits, y = checked_logits(logits, y)
@@ -154,6 +168,7 @@ def fit(
     return Temperature(
         mode=mode,
         fitted_on=fitted_on,
+        view=view,
         n=len(y),
         note=note,
         flagged=any(not USUAL[0] <= t <= USUAL[1] for t in temperatures),

@@ -104,9 +104,9 @@ class _Protocol:
         view = self.p.view
         held, held_used = self.logits(bundle, self.held, view)
         # an epoch that knows nothing yet may have no minimum inside the bracket: its note says so
-        temperature = temperature_for(held, held_used.labels, self.p.calibration, allow_bound=True)
+        temperature = temperature_for(held, held_used.labels, self.p.calibration, allow_bound=True, view=view)
         logits, used = self.logits(bundle, self.rows, view)
-        parts = {"raw": logits, "calibrated": temperature.apply(logits)}
+        parts = {"raw": logits, "calibrated": temperature.apply(logits, view)}
         measured = {name: metrics.summary(z, used.labels) for name, z in parts.items()}
         return {
             "weights_sha256": bundle.weights_sha256, "backbone": bundle.meta["model"]["backbone"],
@@ -121,9 +121,9 @@ class _Protocol:
         logits, used = self.logits(bundle, self.rows, view)
         report = model_report(
             logits, used.labels, held, held_used.labels, self.p.calibration, resamples=self.p.resamples,
-            seed=self.p.seed, allow_bound=True,
+            seed=self.p.seed, allow_bound=True, view=view,
         )  # fmt: skip
-        scaled = Temperature.model_validate(report["temperature"]).apply(logits)
+        scaled = Temperature.model_validate(report["temperature"]).apply(logits, view)
         tables = {f"reliability_{k}": _table(z, used.labels) for k, z in (("raw", logits), ("scaled", scaled))}
         interval = report["macro_f1_interval"]  # of the raw predictions
         if self.p.select_by == "calibrated":

@@ -157,9 +157,9 @@ def evaluate(
                 )
                 report = model_report(
                     logits[keep], used.labels[keep], held_logits, held_labels, p.calibration, p.fixed_temperature,
-                    p.resamples, p.seed, allow_bound=p.smoke,
+                    p.resamples, p.seed, allow_bound=p.smoke, view=view,
                 )  # fmt: skip
-                scaled = Temperature.model_validate(report["temperature"]).apply(logits[keep])
+                scaled = Temperature.model_validate(report["temperature"]).apply(logits[keep], view)
                 tables = {
                     f"reliability_{kind}": _table(z, used.labels[keep])
                     for kind, z in (("raw", logits[keep]), ("scaled", scaled))

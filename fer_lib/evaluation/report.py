@@ -4,18 +4,24 @@ import numpy as np
 
 from fer_lib.calibration import metrics
 from fer_lib.calibration.intervals import bootstrap_interval, ece_interval, ece_null, proportion_interval
-from fer_lib.calibration.temperature import Temperature, fit
+from fer_lib.calibration.temperature import Temperature, View, fit
 from fer_lib.errors import FerError
 
 
 def temperature_for(
-    logits_val, y_val, calibration: str, fixed_temperature: float = 1.2, allow_bound: bool = False
+    logits_val,
+    y_val,
+    calibration: str,
+    fixed_temperature: float = 1.2,
+    allow_bound: bool = False,
+    view: View = "none",
 ) -> Temperature:
     """The temperature that ``calibration`` (none | global | vector | fixed) asks for.
 
     ``allow_bound`` takes a temperature that ends on its bracket (a handful of rows that are all right), flagged.
 
-    ``logits_val`` [N, K] and ``y_val`` [N] are the rows of val/temperature; none and fixed do not read them.
+    ``logits_val`` [N, K] (under ``view``) and ``y_val`` [N] are the rows of val/temperature; none and fixed do not read
+    them.
     """
     if calibration == "none":
         return Temperature(mode="none", note="not calibrated")
@@ -23,7 +29,7 @@ def temperature_for(
         return Temperature(mode="fixed", global_temperature=fixed_temperature, note="asked for, not fitted")
     if calibration not in ("global", "vector"):
         raise FerError(f"calibration {calibration!r} is unknown: use none, global, vector or fixed")
-    return fit(logits_val, y_val, mode=calibration, allow_bound=allow_bound)
+    return fit(logits_val, y_val, mode=calibration, allow_bound=allow_bound, view=view)
 
 
 def ece_report(logits, y, resamples: int, seed: int) -> dict[str, float]:
@@ -50,16 +56,18 @@ def model_report(
     resamples: int = 1000,
     seed: int = 1337,
     allow_bound: bool = False,
+    view: View = "none",
 ) -> dict:
     """Scores of ``logits_test`` [N, K] against ``y_test`` [N], with a temperature fitted on the validation rows only.
 
+    ``view``: the one under which both sets of logits were computed.
     Keys: ``raw`` and ``scaled`` (:func:`scores.summary` before and after scaling), ``temperature`` (its dump),
     ``ece_raw`` and ``ece_scaled`` ({value, lo, hi, null_mean, null_q95}), ``accuracy_interval`` (Wilson) and
     ``macro_f1_interval`` (bootstrap over rows), both 95 % of the raw predictions.  JSON-ready; same seed, same numbers.
     """
-    temperature = temperature_for(logits_val_temp, y_val_temp, calibration, fixed_temperature, allow_bound)
+    temperature = temperature_for(logits_val_temp, y_val_temp, calibration, fixed_temperature, allow_bound, view)
     logits_test, y_test = metrics.checked_logits(logits_test, y_test)
-    scaled = temperature.apply(logits_test)
+    scaled = temperature.apply(logits_test, view)
     raw, k = metrics.summary(logits_test, y_test), logits_test.shape[1]
     right = int(np.trace(raw["confusion"]))
     return {

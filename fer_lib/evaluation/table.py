@@ -71,4 +71,4 @@ def predictions(
     with np.load(folder / "predictions" / f"{name}-{view}.npz") as stored:
         logits, y = stored["logits"], stored["y"]
     temperature = Temperature.model_validate(result["models"][name]["views"][view]["all"]["temperature"])
-    return metrics.softmax(logits), metrics.softmax(temperature.apply(logits)), y
+    return metrics.softmax(logits), metrics.softmax(temperature.apply(logits, view)), y

@@ -107,7 +107,7 @@ def describe_best(bundle: Bundle, out: Path) -> None:
     raw = {k: metrics["val_select"][k] for k in keys}
     scaled = {**shared, **{k: metrics["val_select_scaled"][k] for k in keys}}
     reliability = {"epoch": epoch, **identity, **counts, "raw": raw, "temperature_scaled": scaled}
-    calibration = {"epoch": epoch, **shared, **{k: temperature[k] for k in ("fitted_on", "n", "note")}}
+    calibration = {"epoch": epoch, **shared, **{k: temperature[k] for k in ("fitted_on", "view", "n", "note")}}
     write_json(out / "reliabilitymetrics.json", reliability)
     write_json(out / "calibration.json", calibration)
 

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from fer_lib.calibration import metrics
 from fer_lib.calibration.temperature import Temperature, fit, scaled_nll
-from fer_lib.errors import FerError
+from fer_lib.errors import DataError, FerError
 
 
 def rows(n=400, k=7, scale=4.0, seed=0):
@@ -120,6 +120,25 @@ def test_apply():
     np.testing.assert_array_equal(vector.apply(logits), [[1, 0.5], [3, -1]])
     with pytest.raises(FerError, match="3 classes of logits, 2 temperatures"):
         vector.apply(np.zeros((1, 3)))
+
+
+def test_a_temperature_of_another_view_is_refused():
+    logits, y = rows(n=50)
+    single, flip = fit(logits, y), fit(logits, y, mode="vector", view="flip", allow_bound=True)
+    assert (single.view, flip.view) == ("none", "flip")
+    assert Temperature.model_validate_json(flip.model_dump_json()) == flip, "the record names the view"
+    np.testing.assert_array_equal(single.apply(logits), single.apply(logits, "none"))
+    np.testing.assert_array_equal(flip.apply(logits, "flip"), logits / np.array(flip.temperature_vector))
+    with pytest.raises(
+        DataError, match=r"\(50 rows\) under the single view and the logits are of the flip average: fit a temperature"
+    ):
+        single.apply(logits, "flip")
+    with pytest.raises(DataError, match="under the flip average and the logits are of the single view"):
+        flip.apply(logits)
+    older = {"mode": "global", "global_temperature": 2.0, "fitted_on": "val/temperature", "n": 9}  # names no view
+    for any_view in (older, {"mode": "fixed", "global_temperature": 2.0}):
+        for view in ("none", "flip"):
+            np.testing.assert_array_equal(Temperature(**any_view).apply(logits, view), logits / 2)
 
 
 def test_a_temperature_goes_through_json_and_is_frozen():

@@ -219,7 +219,7 @@ def test_the_record_of_what_was_seen_travels(swept, fits, drawn_manifest):
     assert set(numbers(val["content_id"])) <= set(ours.chosen_on) and set(theirs.chosen_on) <= set(ours.chosen_on)
 
 
-def test_a_temperature_a_class_under_the_flip_average(fits, again, drawn_manifest, pack_cache):
+def test_a_temperature_a_class_under_the_flip_average(fits, again, drawn_manifest, pack_cache, tmp_path):
     """What is chosen by is the flip average after scaling; what the bundle carries is what it predicts."""
     result = again(fits[:1], calibration="vector", select_by="calibrated", view="flip")
     logits, y = logits_of(fits[0], FILES[1], drawn_manifest, pack_cache, "select", flip=True)
@@ -234,6 +234,13 @@ def test_a_temperature_a_class_under_the_flip_average(fits, again, drawn_manifes
     file = chosen["checkpoint"] if chosen["checkpoint"] != "best" else FILES[int(chosen["epochs"]) - 1]
     logits, y = logits_of(fits[0], file, drawn_manifest, pack_cache, "select")
     assert_scores(single["raw"], logits, y)
+    reports = [(FILES[1], "flip", second), *((file, view, report) for view, report in chosen["views"].items())]
+    for of, view, report in reports:
+        held = logits_of(fits[0], of, drawn_manifest, pack_cache, "temperature", flip=view == "flip")
+        expected = temperature.fit(*held, mode="vector", allow_bound=True).temperature_vector
+        assert report["temperature"]["temperature_vector"] == pytest.approx(expected, rel=1e-3), view
+        assert report["temperature"]["view"] == view
+    assert read_bundle(tmp_path / "sweep" / "bundle").temperature.view == "none", "what a bundle predicts on"
     low, high = chosen["interval"]
     assert low <= best <= high and len(sweep_table(result)) == 5
 

@@ -6,11 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
 from scipy.stats import entropy
 from sklearn.metrics import f1_score
 
+from fer_lib.calibration import metrics
 from fer_lib.calibration.temperature import Temperature
 from fer_lib.datasets.build import build_manifest
+from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, read_exposure
 from fer_lib.deploy.predict import Predictor
@@ -23,6 +26,7 @@ from fer_lib.faces.decode import decode
 from fer_lib.importers import import_all
 from fer_lib.models.bundle import derive_bundle, read_bundle, write_bundle
 from fer_lib.models.classifier import build_classifier
+from fer_lib.models.inference import predict_logits
 from fer_lib.models.softlabels import export_softlabels
 from fer_lib.params import EvaluateParams, ManifestParams, SoftLabelParams, SourceSpec
 
@@ -116,6 +120,34 @@ def test_the_temperature_never_sees_a_test_row(made):
     assert fitted.n == len(manifest.rows(split="val", val_role="temperature"))
     leak_free = result["models"]["one"]["views"]["none"]["leak_free"]["temperature"]
     assert leak_free == fitted.model_dump()
+
+
+@pytest.mark.parametrize("view", ["none", "flip"])
+def test_each_view_has_the_temperature_of_its_own_logits(made, view):
+    """Against a minimum found by searching the NLL of that view's own logits of val/temperature."""
+    base, manifest, result = made
+    sealed = read_bundle(base / "out" / "bundles" / "two")
+    held = open_or_build(manifest.rows(split="val", val_role="temperature"), CONTRACT, base / "runs" / "cache")
+    logits, y = predict_logits(sealed.model(), held, flip_average=view == "flip"), held.manifest.labels
+
+    def nll(log_t):
+        return -metrics.log_softmax(logits / np.exp(log_t))[np.arange(len(y)), y].mean()
+
+    expected = np.exp(minimize_scalar(nll, bounds=(-6.0, 6.0), method="bounded", options={"xatol": 1e-10}).x)
+    views = {v: sets["all"]["temperature"] for v, sets in result["models"]["two"]["views"].items()}
+    assert views[view]["global_temperature"] == pytest.approx(expected, rel=1e-4) and views[view]["view"] == view
+    gap = views["flip"]["global_temperature"] / views["none"]["global_temperature"] - 1
+    assert abs(gap) > 0.01, "the two can be told apart here"
+    assert sealed.temperature.view == "none", "a bundle predicts on the single view"
+
+
+def test_a_stored_temperature_of_the_other_view_is_refused(made):
+    base, _, result = made
+    swapped = json.loads(json.dumps(result))
+    views = swapped["models"]["two"]["views"]
+    views["flip"]["all"]["temperature"] = views["none"]["all"]["temperature"]
+    with pytest.raises(DataError, match="under the single view and the logits are of the flip average"):
+        predictions(base / "out", swapped, "two", "flip")
 
 
 def test_each_opening_of_the_test_rows_is_written_down(made):

@@ -35,7 +35,7 @@ FIT_FILES = {
         "calibration{mode, temperature}, lr, timing{epoch_sec, total_sec, images_per_sec}}]",
     "reliabilitymetrics.json":
         f"epoch, {IDS}, raw{{{SCORES}}}, temperature_scaled{{mode, global_temperature, temperature_vector, {SCORES}}}",
-    "calibration.json": "epoch, mode, global_temperature, temperature_vector, fitted_on, n, note",
+    "calibration.json": "epoch, mode, global_temperature, temperature_vector, fitted_on, view, n, note",
     "environment.json": "time, python, git{commit, dirty}, packages, torch, device, lock_sha256",
 }  # fmt: skip
 MANIFEST_FILES = {

@@ -91,7 +91,7 @@ KEYS = {
                                "per_class_f1", "nll", "ece", "brier"},
     },
     "calibration": dict.fromkeys(
-        ("epoch", "mode", "global_temperature", "temperature_vector", "fitted_on", "n", "note")),
+        ("epoch", "mode", "global_temperature", "temperature_vector", "fitted_on", "view", "n", "note")),
     "environment": {"time": None, "python": None, "git": {"commit", "dirty"}, "packages": {"torch", "timm", "numpy"},
                     "torch": None, "device": {"backend"}, "lock_sha256": None},
 }  # fmt: skip
@@ -134,6 +134,7 @@ def test_the_figures_are_those_of_the_weights_beside_them(whole, drawn_manifest,
         assert best.meta["metrics"]["val_select_scaled"][key] == pytest.approx(scaled[key], abs=1e-6)
         assert read(out, "reliabilitymetrics")["raw"][key] == pytest.approx(raw[key], abs=1e-6)
     assert best.temperature.fitted_on == "val/temperature" and best.temperature.n == (roles == "temperature").sum()
+    assert read(out, "calibration")["view"] == best.temperature.view == "none", "a bundle predicts on the single view"
     assert read(out, "calibration")["global_temperature"] == best.temperature.global_temperature
     assert (
         best.meta["metrics"]["val_select"]["n_used"] == best.meta["metrics"]["val_select"]["n_expected"] == select.sum()
