@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
@@ -65,6 +65,12 @@ class FaceContract(BaseModel):
         """12 hex digits of SHA-256 over the canonical JSON of the fields and the contract version."""
         fields = {"version": CONTRACT_VERSION, **self.model_dump(mode="json")}
         return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]
+
+    @property
+    def crop_settings(self) -> dict[str, Any]:
+        """The fields that decide what a face shows, whatever size and normalisation a backbone takes it at."""
+        tones = {"clahe", "clahe_clip", "clahe_tile"} if self.clahe else {"clahe"}
+        return self.model_dump(mode="json", include={"align", "margin", "grey"} | tones)
 
     def face(self, image: np.ndarray, box: Box | None = None, points: np.ndarray | None = None) -> np.ndarray:
         """The face as uint8 RGB [R, R, 3].

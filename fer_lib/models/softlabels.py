@@ -16,6 +16,7 @@ from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
 from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, read_exposure
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, FerError
+from fer_lib.faces.contract import FaceContract
 from fer_lib.models.bundle import Bundle, read_bundle
 from fer_lib.models.cache import cached_array
 from fer_lib.models.ensemble import combine, search_weights
@@ -104,7 +105,7 @@ def export_softlabels(
     members = [
         {"uri": _beside(out, t), "model": b.name, "backbone": b.meta["model"]["backbone"],
          "epoch": b.meta["ids"].get("epoch"), "weight": w, "weights_sha256": b.weights_sha256,
-         "face_contract_id": b.contract.id,
+         "face_contract_id": b.contract.id, "face_contract": b.contract.model_dump(mode="json"),
          "val_select": {k: s[k] for k in ("accuracy", "macro_f1", "nll", "ece")}}
         for t, b, w, s in zip(teachers, bundles, weights, summaries, strict=True)
     ]  # fmt: skip
@@ -169,12 +170,17 @@ def softlabels_sha256(folder: Path) -> str:
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
-def read_softlabels(folder: Path, rows: Manifest) -> SoftLabels:
-    """The folder's logits for exactly ``rows``, in their order.
+def read_softlabels(folder: Path, rows: Manifest, contract: FaceContract | None = None) -> SoftLabels:
+    """The folder's logits for exactly ``rows``, in their order, for a student that sees faces by ``contract``.
 
-    Raises BundleError when a hash, the class order or the labels differ, or when a row isn't covered.
+    A teacher may have its own image size and normalisation; align, margin, CLAHE and grey must be the student's.
+    Raises BundleError when a hash, the class order, the labels or a teacher's face contract differ, or when a row isn't
+    covered.  Without ``contract`` the teachers' contracts are only checked to be recorded and to mean today's pixels.
     """
     digest = softlabels_sha256(folder)
+    record = read_record(folder)
+    for teacher in record["teachers"]:
+        _check_contract(folder, teacher, contract)
     if json.loads((folder / "classorder.json").read_text()) != list(EMOTIONS):
         raise BundleError(f"{folder}: the class order is not {list(EMOTIONS)}; {_ADVICE}")
     with np.load(folder / "softlabels.npz") as stored:
@@ -190,7 +196,25 @@ def read_softlabels(folder: Path, rows: Manifest) -> SoftLabels:
     order = np.asarray([position[s] for s in rows.sample_ids])
     if (y[order] != rows.labels).any():
         raise BundleError(f"{folder} was made with other labels than the manifest's; {_ADVICE}")
-    return SoftLabels(logits[order], read_record(folder), digest)
+    return SoftLabels(logits[order], record, digest)
+
+
+def _check_contract(folder: Path, teacher: dict[str, Any], contract: FaceContract | None) -> None:
+    """BundleError unless the faces that ``teacher`` saw are those of ``contract`` but for size and normalisation."""
+    if "face_contract" not in teacher:  # an id alone does not tell align, margin and CLAHE
+        raise BundleError(f"{folder} does not record the face contract of teacher {teacher['model']}; {_ADVICE}")
+    theirs = FaceContract.model_validate(teacher["face_contract"])
+    if theirs.id != teacher["face_contract_id"]:  # the version, part of the id, was raised
+        raise BundleError(
+            f"{folder}: the face contract of teacher {teacher['model']} gives other pixels in this fer-lab (id "
+            f"{teacher['face_contract_id']}, now {theirs.id}); train the teacher again and {_ADVICE}"
+        )
+    if contract is not None and theirs.crop_settings != contract.crop_settings:
+        raise BundleError(
+            f"{folder}: teacher {teacher['model']} saw faces with {theirs.crop_settings}, the student sees "
+            f"{contract.crop_settings}: give the student the teacher's settings, or {_ADVICE} with teachers that were "
+            "trained with the student's"
+        )
 
 
 def read_record(folder: Path) -> dict[str, Any]:

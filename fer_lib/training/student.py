@@ -27,7 +27,7 @@ from fer_lib.training.label_loss import LabelLoss
 class StudentObjective:
     """Cross-entropy, and for kd, dkd and dkd_mixed the distillation term beside it.
 
-    Raises FerError when a distilling mode has no soft labels, BundleError when they are not of these rows.
+    Raises FerError when a distilling mode has no soft labels, BundleError when they are not of these rows or faces.
     """
 
     def __init__(self, p: StudentParams, data: FitData, device: torch.device, softlabels: Path | None):
@@ -39,7 +39,7 @@ class StudentObjective:
                 raise FerError(
                     f"student mode '{p.mode}' needs softlabels: name a finished 06_export_softlabels phase or folder"
                 )
-            found = read_softlabels(softlabels, data.train.manifest)
+            found = read_softlabels(softlabels, data.train.manifest, data.contract)
             if p.teacher_view == "cached":
                 self.teacher_logits = torch.from_numpy(found.logits).float()
             else:
@@ -77,7 +77,7 @@ class StudentObjective:
 class LiveTeachers:
     """The ensemble of a soft-label folder run on the student's own augmented view (Beyer 2021).
 
-    BundleError when a teacher is no longer the one that wrote the folder, or sees faces cut out in another way.
+    BundleError when a teacher is no longer the one that wrote the folder.
     """
 
     def __init__(self, record: dict[str, Any], contract: FaceContract, device: torch.device):
@@ -85,14 +85,11 @@ class LiveTeachers:
         self.weights = [t["weight"] for t in record["teachers"]]
         bundles = [read_bundle(t["uri"]) for t in record["teachers"]]
         for teacher, bundle in zip(record["teachers"], bundles, strict=True):
-            if bundle.weights_sha256 != teacher["weights_sha256"]:
+            now = bundle.weights_sha256, bundle.contract.id
+            if now != (teacher["weights_sha256"], teacher["face_contract_id"]):
                 raise BundleError(
-                    f"{bundle.path} holds other weights than when the soft labels were made: export them again"
-                )
-            if _cut(bundle.contract) != _cut(contract):
-                raise BundleError(
-                    f"teacher {bundle.name} cuts faces by {_cut(bundle.contract)}, the student by {_cut(contract)}: "
-                    "give the student the same settings, or use teacher_view: cached"
+                    f"{bundle.path} holds other weights or another face contract than when the soft labels were made: "
+                    "export them again"
                 )
         self.models = [b.model().to(device) for b in bundles]
         self.views = [partial(self._view, other=b.contract) for b in bundles]
@@ -112,11 +109,6 @@ class LiveTeachers:
                 pixels, size=(other.image_size,) * 2, mode="bilinear", antialias=True, align_corners=False
             )
         return (pixels - column(other.mean)) / column(other.std)
-
-
-def _cut(contract: FaceContract) -> dict[str, Any]:
-    """What of a contract a view of another size can't change."""
-    return contract.model_dump(include={"align", "margin", "clahe", "clahe_clip", "clahe_tile", "grey"})
 
 
 def train_student(

@@ -13,6 +13,7 @@ from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, FerError
+from fer_lib.faces.contract import FaceContract
 from fer_lib.models import softlabels
 from fer_lib.models.bundle import read_bundle
 from fer_lib.models.inference import predict_logits
@@ -209,6 +210,56 @@ def test_a_row_that_is_not_covered(copy, drawn_manifest):
         read_softlabels(copy, rows)
     with pytest.raises(BundleError, match="covers 0 of"):
         read_softlabels(copy, drawn_manifest.rows(split="test"))
+
+
+def contract_of(folder, i=0):
+    record = json.loads((folder / "alignmentreport.json").read_text())
+    return FaceContract.model_validate(record["teachers"][i]["face_contract"])
+
+
+def test_faces_cut_by_another_contract(folder, drawn_manifest):
+    """Size and normalisation are each backbone's own; CLAHE's settings count where CLAHE is on."""
+    rows, contract = drawn_manifest.rows(split="train"), contract_of(folder)
+    assert [contract_of(folder, i).image_size for i in (0, 1)] == [32, 40]
+    for alike in ({}, {"image_size": 48}, {"mean": (0.5,) * 3, "std": (0.4,) * 3}, {"clahe_clip": 3.0}):
+        read_softlabels(folder, rows, contract.model_copy(update=alike))
+    for other in ({"align": "eyes"}, {"margin": 0.1}, {"clahe": True}, {"grey": True}):
+        with pytest.raises(
+            BundleError, match=rf"{folder}: teacher teacher1 saw faces with .*{next(iter(other))}.*export"
+        ):
+            read_softlabels(folder, rows, contract.model_copy(update=other))
+    one, two = (FaceContract(clahe=True, clahe_clip=clip).crop_settings for clip in (2.0, 3.0))
+    assert one != two
+
+
+def test_every_teacher_has_to_fit(copy, drawn_manifest):
+    record = json.loads((copy / "alignmentreport.json").read_text())
+    other = contract_of(copy, 1).model_copy(update={"margin": 0.2})
+    record["teachers"][1] |= {"face_contract": other.model_dump(mode="json"), "face_contract_id": other.id}
+    seal(copy, "alignmentreport.json", json.dumps(record).encode())
+    for contract, odd in ((contract_of(copy), "teacher2"), (other, "teacher1")):
+        with pytest.raises(BundleError, match=f"teacher {odd} saw faces with"):
+            read_softlabels(copy, drawn_manifest.rows(split="train"), contract)
+
+
+def test_a_folder_that_records_no_contract(copy, drawn_manifest):
+    """Its id alone can't say align, margin and CLAHE; exported again, it reads the cached logits."""
+    record = json.loads((copy / "alignmentreport.json").read_text())
+    for teacher in record["teachers"]:
+        del teacher["face_contract"]
+    seal(copy, "alignmentreport.json", json.dumps(record).encode())
+    with pytest.raises(
+        BundleError, match="not record the face contract of teacher teacher1; export the soft labels again"
+    ):
+        read_softlabels(copy, drawn_manifest.rows(split="train"))
+
+
+def test_a_contract_that_gives_other_pixels_by_now(folder, drawn_manifest, monkeypatch):
+    monkeypatch.setattr("fer_lib.faces.contract.CONTRACT_VERSION", 99)
+    with pytest.raises(
+        BundleError, match=r"teacher1 gives other pixels in this fer-lab \(id .*train the teacher again"
+    ):
+        read_softlabels(folder, drawn_manifest.rows(split="train"), contract_of(folder))
 
 
 def test_other_labels(folder, drawn_manifest):

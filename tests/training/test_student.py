@@ -1,6 +1,6 @@
 """Students learn by every mode, from the teachers they were told of, and train only what they may."""
 
-import shutil
+import dataclasses
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ from fer_lib.datasets.batches import Batch
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.provenance import TrainingExposure, read_exposure
 from fer_lib.errors import BundleError, FerError
-from fer_lib.models.bundle import derive_bundle, read_bundle
-from fer_lib.models.classifier import trainable_parameters
+from fer_lib.models.bundle import derive_bundle, read_bundle, write_bundle
+from fer_lib.models.classifier import build_classifier, trainable_parameters
 from fer_lib.models.losses import cross_entropy, decoupled_kl, distillation_kl, soft_targets
 from fer_lib.models.softlabels import export_softlabels, read_record, read_softlabels
 from fer_lib.params import SoftLabelParams, StudentParams
@@ -133,16 +133,30 @@ def test_live_teachers_see_the_students_own_view(data, softlabels, drawn_teacher
 
 def test_live_teachers_must_be_the_recorded_ones(data, softlabels, drawn_teachers, tmp_path):
     record = read_record(softlabels)
-    other = shutil.copytree(drawn_teachers[1], tmp_path / "other")
-    record["teachers"][0]["uri"] = str(other)
-    with pytest.raises(BundleError, match="holds other weights than when the soft labels were made"):
-        LiveTeachers(record, data.contract, CPU)
+    first = read_bundle(drawn_teachers[0])
+    other = build_classifier(first.meta["model"]).state_dict()  # untrained
+    same = dict(name=first.name, kind="teacher", model_config=first.meta["model"], temperature=None,
+                training_prior=[1 / 7] * 7, ids={}, metrics={})  # fmt: skip
+    clahe = first.contract.model_copy(update={"clahe": True})
+    for name, weights, contract in (("weights", other, first.contract), ("contract", first.state_dict(), clahe)):
+        write_bundle(tmp_path / name, state_dict=weights, contract=contract, **same)
+        record["teachers"][0]["uri"] = str(tmp_path / name)
+        with pytest.raises(BundleError, match=f"{name} holds other weights or another face contract than when"):
+            LiveTeachers(record, data.contract, CPU)
 
 
-def test_live_teachers_must_see_faces_cut_alike(softlabels, drawn_manifest, pack_cache, data):
-    record = read_record(softlabels)
-    with pytest.raises(BundleError, match="teacher1 cuts faces by .*'clahe': False.*teacher_view: cached"):
-        LiveTeachers(record, data.contract.model_copy(update={"clahe": True}), CPU)
+@pytest.mark.parametrize("view", ["cached", "online"])
+@pytest.mark.parametrize("setting, value", [("clahe", True), ("align", "eyes"), ("margin", 0.25)])
+def test_teachers_must_see_the_students_faces(drawn_manifest, softlabels, data, view, setting, value):
+    """Of another size they may be: the second teacher of the folder is."""
+    p = params(mode="kd", teacher_view=view)
+    StudentObjective(p, data, CPU, softlabels)
+    other = dataclasses.replace(data, contract=data.contract.model_copy(update={setting: value}))
+    said = (
+        f"{softlabels}: teacher teacher1 saw faces with .*the student sees .*'{setting}': '?{value}.*give the student"
+    )
+    with pytest.raises(BundleError, match=said):
+        StudentObjective(p, other, CPU, softlabels)
 
 
 def test_distilling_without_soft_labels(drawn_manifest, pack_cache, tmp_path):
