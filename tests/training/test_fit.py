@@ -39,8 +39,26 @@ def train(manifest, out, cache, p=None, **record):
     return list(train_teacher(p or params(), manifest, out, cache, **record))
 
 
+def epochs_of(events):
+    return [e for e in events if e["event"] == "epoch"]
+
+
+def until_epoch(events):
+    """Take events until the next epoch is done."""
+    while next(events)["event"] != "epoch":
+        pass
+
+
 def read(folder, name):
     return json.loads((folder / f"{name}.json").read_text())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slow_steps():
+    """A ``step`` event after every step, as on a machine where each takes seconds: no test depends on the clock."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "TELL_EVERY", -1.0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +73,8 @@ def whole(drawn_manifest, pack_cache, tmp_path_factory):
 
 def test_events_tell_the_run(whole):
     _, events = whole
-    assert [e["event"] for e in events] == ["start", "epoch", "epoch", "epoch", "end"]
-    start, *epochs, end = events
+    assert [e["event"] for e in events] == ["start", *["step", "step", "step", "epoch"] * 3, "end"]
+    start, epochs, end = events[0], epochs_of(events), events[-1]
     assert start == {
         "event": "start", "resumed_at_step": 0, "epochs_done": 0, "total_steps": 9, "steps_per_epoch": 3,
         "warmup_steps": 2,
@@ -151,8 +169,8 @@ def test_numbered_checkpoints_are_evaluated(whole):
     out, events = whole
     assert sorted(p.name for p in out.glob("checkpoint_*")) == ["checkpoint_epoch002", "checkpoint_last"]
     numbered, last = (load_checkpoint(out / n)[1] for n in ("checkpoint_epoch002", "checkpoint_last"))
-    assert numbered["step"] == 6 and numbered["metrics"] == events[2]["val"]
-    assert last["step"] == 9 and last["metrics"] == events[3]["val"]
+    assert numbered["step"] == 6 and numbered["metrics"] == epochs_of(events)[1]["val"]
+    assert last["step"] == 9 and last["metrics"] == epochs_of(events)[2]["val"]
 
 
 def test_a_rehearsal_says_that_it_was_one(whole, drawn_manifest, pack_cache, tmp_path):
@@ -167,7 +185,8 @@ def test_a_rehearsal_says_that_it_was_one(whole, drawn_manifest, pack_cache, tmp
 def test_epochs_between_evaluations_have_no_figures(drawn_manifest, pack_cache, tmp_path):
     p = params(epochs=4, eval_every=3, checkpoint_every=2, max_train_batches=1)
     events = train(drawn_manifest, tmp_path, pack_cache, p)
-    assert [e["val"] is None for e in events[1:-1]] == [True, False, False, False]  # 2: numbered, 3: due, 4: the last
+    no_figures = [e["val"] is None for e in epochs_of(events)]
+    assert no_figures == [True, False, False, False]  # 2: numbered, 3: due, 4: the last
 
 
 def test_votes_and_class_weights_enter_the_loss(drawn_manifest, pack_cache):
@@ -313,7 +332,7 @@ def test_a_run_closed_between_epochs_and_killed_again_ends_as_the_unbroken_one(
     drawn_manifest, pack_cache, whole, tmp_path, monkeypatch
 ):
     events = train_teacher(params(), drawn_manifest, tmp_path, pack_cache)
-    assert [next(events)["event"] for _ in range(2)] == ["start", "epoch"]
+    until_epoch(events)
     events.close()
     with monkeypatch.context() as m:
         kill_at(m, 2)  # with the default ten minutes nothing of this epoch is on disk
@@ -347,13 +366,13 @@ def test_a_run_killed_while_it_validates_loses_no_step(drawn_manifest, pack_cach
     assert last["step"] == 6 and last["metrics"] is None and len(last["history"]) == 1
     events = train(drawn_manifest, tmp_path, pack_cache, p)
     assert events[0]["resumed_at_step"] == 6 and events[0]["epochs_done"] == 1
-    assert [e["epoch"] for e in events if e["event"] == "epoch"] == [1, 2]
+    assert [e["epoch"] for e in epochs_of(events)] == [1, 2]
     assert_same_end(tmp_path, whole[0])
 
 
 def test_a_resume_by_other_means_is_told(drawn_manifest, pack_cache, tmp_path):
     events = train_teacher(params(), drawn_manifest, tmp_path, pack_cache)
-    next(events), next(events)
+    until_epoch(events)
     events.close()
     resumed = train(drawn_manifest, tmp_path, pack_cache, params(threads=2))
     [note] = [e for e in resumed if e["event"] == "note"]
@@ -362,8 +381,7 @@ def test_a_resume_by_other_means_is_told(drawn_manifest, pack_cache, tmp_path):
 
 def test_a_checkpoint_from_before_the_fused_optimiser_says_so(drawn_manifest, pack_cache, tmp_path):
     events = train_teacher(params(), drawn_manifest, tmp_path, pack_cache)
-    while next(events)["event"] != "epoch":
-        pass
+    until_epoch(events)
     events.close()
     tensors, meta = load_checkpoint(tmp_path / "checkpoint_last")
     assert meta["numerics"].pop("optimiser") == "fused AdamW"
@@ -414,7 +432,7 @@ def test_a_resume_asks_nobody_for_weights(drawn_manifest, pack_cache, tmp_path, 
     torch.save(fit.build_classifier(dict(SMALL_CONFIG)).backbone.state_dict(), first)
     p = params(epochs=2, max_train_batches=1, pretrained=str(first))
     events = train_teacher(p, drawn_manifest, tmp_path / "out", pack_cache)
-    next(events), next(events)
+    until_epoch(events)
     events.close()
     first.unlink()
     monkeypatch.setattr(fit, "load_pretrained", lambda *a: pytest.fail("asked again"))
