@@ -9,6 +9,8 @@ _torchvision.install()
 # Threads that wait by spinning take the core from the thread they wait for as soon as anything else runs: a small net
 # then trains at a third of its rate.  OpenMP reads this once, when torch loads it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# ONNX Runtime sends usage data to its maker unless this is set before it is imported; kernels and workers inherit it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["EMOTIONS", "load"]

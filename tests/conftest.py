@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from tiny_bundles import faces, onnx_bundle, pieces, torch_bundle  # noqa: F401 (fixtures)
 
+import fer_lib  # noqa: F401  (sets what torch and ONNX Runtime read as they are imported)
+
 REPO = Path(__file__).resolve().parents[1]
 
 

@@ -1,0 +1,95 @@
+"""ONNX Runtime sends no telemetry: the switch is set before it is imported, in every process."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+[ENTRY] = (REPO / "fer_lib").rglob("pyfunc_entry.py")
+# Prints the switch as it is when ONNX Runtime begins to be imported.
+WATCH = """
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "onnxruntime":
+            print("ORT_DISABLE_TELEMETRY", os.environ.get("ORT_DISABLE_TELEMETRY"))
+assert "onnxruntime" not in sys.modules
+sys.meta_path.insert(0, Watch())
+"""
+OPEN = """
+try:
+    open_session(b"no model")
+except Exception as error:
+    print(type(error).__name__)
+"""
+WAYS = {
+    "the package": "import fer_lib, onnxruntime",
+    "open_session": f"from fer_lib.onnx_session import open_session{OPEN}",
+    "a registered model": f"import runpy\nrunpy.run_path({str(ENTRY)!r})\nimport onnxruntime",
+    "a worker process": """
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+import fer_lib
+with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    print("ORT_DISABLE_TELEMETRY", pool.submit(os.getenv, "ORT_DISABLE_TELEMETRY").result())
+""",
+}
+
+
+def run(code, **environment):
+    env = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"} | environment
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, env=env, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+def test_telemetry_is_off_before_the_runtime_is_imported(way):
+    assert "ORT_DISABLE_TELEMETRY 1" in run(WATCH + way)
+
+
+def test_the_runtime_leaves_no_device_id(tmp_path):
+    """It writes one into the user's cache folder as it is imported, unless telemetry is off."""
+    run("import fer_lib, onnxruntime; onnxruntime.SessionOptions()", HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
+    assert [p.name for p in tmp_path.rglob("*") if "onnxruntime" in p.name or "device" in p.name.lower()] == []
+
+
+def test_a_users_own_choice_stands():
+    assert "ORT_DISABLE_TELEMETRY 0" in run(WATCH + WAYS["the package"], ORT_DISABLE_TELEMETRY="0")
+
+
+def test_a_kernel_has_it_off_before_its_first_cell(tmp_path):
+    cell = nbformat.v4.new_code_cell("import os; print(os.environ['ORT_DISABLE_TELEMETRY'])")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "a.ipynb")
+    run(
+        "import os, pathlib; from fer_lib.pipeline.papermill import execute; folder = pathlib.Path(os.environ['FOLDER'])\n"
+        "execute(folder / 'a.ipynb', folder / 'out.ipynb', {}, folder, {})",
+        FOLDER=str(tmp_path),
+    )
+    outputs = json.loads((tmp_path / "out.ipynb").read_text())["cells"][-1]["outputs"]
+    assert "1\n" in ["".join(output.get("text", "")) for output in outputs]
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def test_one_module_imports_the_runtime():
+    """All others open their models through it, so none can import the runtime first."""
+    scripts = [path for room in ("fer_lib", "benchmarks") for path in (REPO / room).rglob("*.py")]
+    texts = {path: path.read_text() for path in scripts}
+    for path in (REPO / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        texts[path] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    names = {path: {name.split(".")[0] for name in imports(ast.parse(text))} for path, text in texts.items()}
+    assert [path.name for path in names if "onnxruntime" in names[path]] == ["onnx_session.py"]
