@@ -17,7 +17,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## make or refresh the environment from requirements.lock (at once when nothing changed)
-	@$(PYTHON) fer_lib/bootstrap.py --venv "$(VENV)"
+	@$(PYTHON) fer_lib/setup_environment.py --venv "$(VENV)"
 
 demo: setup  ## the whole road on drawn faces; FRESH=1: re-use nothing
 	@"$(BIN)/fer" run params/quickstart.yaml $(if $(FRESH),--fresh) $(ARGS)
@@ -35,8 +35,17 @@ lint: setup  ## ruff, and the layers of the library (import-linter)
 	"$(BIN)/python" -m ruff check
 	"$(BIN)/lint-imports" --no-cache
 
-lock:  ## write requirements.lock from the environment
-	"$(BIN)/python" -m fer_lib.lockfile
+# one pin per package for every platform and Python; kept where it still fits. torch pins its own CUDA libraries, and no
+# find-links or extra index is used: a local build such as +cpu would not be found elsewhere
+lock:  ## write requirements.lock and environment.yml for pyproject.toml (ARGS=--upgrade: newest versions)
+	UV_FIND_LINKS= UV_EXTRA_INDEX_URL= UV_INDEX= "$(BIN)/python" -m uv pip compile --quiet pyproject.toml \
+	    --extra test --extra weights --universal --python-version 3.11 --fork-strategy fewest --no-annotate \
+	    --custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
+	sed -E '/^(cuda-|triton|nvidia-(cu|nccl|nv))/d' requirements.lock > requirements.lock.part
+	mv requirements.lock.part requirements.lock
+	{ printf '%s\n' '# conda env create -f environment.yml && conda activate fer-lab' '# Written by `make lock`.' \
+	    'name: fer-lab' 'channels:' '  - conda-forge' 'dependencies:' '  - python=3.11' '  - pip' '  - pip:'; \
+	    sed -n '/^#/!s/^/      - /p' requirements.lock; echo '      - -e .'; } > environment.yml
 
 ui: setup  ## MLflow's page, on this machine only
 	@"$(BIN)/fer" ui $(ARGS)

@@ -1,0 +1,60 @@
+"""Makes the project's environment from ``requirements.lock``: ``python3 fer_lib/setup_environment.py [--venv DIR]``."""
+
+import argparse
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_OPTIONS = "index-url|extra-index-url|find-links|trusted-host|cert|no-index"  # pip and uv name them alike
+
+
+def uv_options(pip_config: str) -> list:
+    """Options for uv, which reads no pip configuration, from the output of ``pip config list``."""
+    found = re.findall(rf"^(global|install|:env:)\.({SHARED_OPTIONS})=(.{{3,}})$", pip_config, re.M)
+    settings = {name: value for _, name, value in sorted(found, key=lambda match: match[0] == ":env:")}  # last wins
+    options = [f"--{name}={word}" for name, value in settings.items() for word in ast.literal_eval(value).split()]
+    return [re.sub("^--no-index=.*", "--no-index", o) for o in options] + ["--index-strategy=unsafe-best-match"]
+
+
+def set_up(venv: Path) -> None:
+    """Bring ``venv`` to the state of the lock; return at once if nothing changed since the last complete set-up."""
+    lock, config, stamp = ROOT / "requirements.lock", venv / "pyvenv.cfg", venv / "fer-setup.txt"
+    complete = "\n".join([str(venv), str(ROOT), lock.read_text("utf-8"), (ROOT / "pyproject.toml").read_text("utf-8")])
+    python = str(venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+    if os.path.exists(python) and stamp.is_file() and stamp.read_text("utf-8") == complete:
+        return
+    if venv.exists() and any(venv.iterdir()) and not config.is_file():
+        sys.exit(f"set-up stopped: {venv} is not a virtual environment. Name another folder: --venv (make: VENV=...)")
+    stamp.unlink(missing_ok=True)
+    pip, cv2 = [python, "-Im", "pip", "--disable-pip-version-check"], [python, "-Ic", "import cv2"]
+    uninstall = [*pip, "uninstall", "-qqy", "opencv-python", "opencv-python-headless"]  # they own the same files
+    moved = not config.is_file() or f" {venv}\n" not in config.read_text("utf-8")  # scripts contain the folder's path
+    if moved or not os.path.exists(python) or subprocess.run(uninstall, capture_output=True).returncode:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)
+    options = uv_options(subprocess.run([*pip, "config", "list"], capture_output=True, text=True).stdout)
+    uv = [python, "-Im", "uv", "pip", "install", "--compile-bytecode", "--python", python, *options, "-r", str(lock)]
+    if subprocess.run([*pip, "install", "-qq", "uv==0.13.9"]).returncode or subprocess.run(uv).returncode:
+        print("set-up: uv can't be had or did not install the lock; pip does, in a few minutes", flush=True)
+        subprocess.run([*pip, "install", "-r", str(lock)], check=True)
+    subprocess.run([*pip, "install", "-q", "--no-deps", "--no-build-isolation", "-e", str(ROOT)], check=True)
+    if subprocess.run(cv2, capture_output=True).returncode:
+        headless = "opencv-python-headless" + re.search(r"^opencv-python(==\S+)", complete, re.M)[1]
+        print(f"set-up: opencv-python does not load here; {headless} replaces it, which opens no windows", flush=True)
+        for command in (uninstall, [*pip, "install", "-q", "--no-deps", headless], cv2):
+            subprocess.run(command, check=True)
+    stamp.write_text(complete, "utf-8")
+
+
+if __name__ == "__main__":
+    if sys.version_info < (3, 11):  # noqa: UP036 - any python3 starts this file
+        sys.exit(f"set-up stopped: Python 3.11+ is needed, this is {sys.version[:6]}: make demo PYTHON=python3.12")
+    parser = argparse.ArgumentParser(description="Make or refresh the project's Python environment.")
+    parser.add_argument("--venv", default=ROOT / ".venv", help="the environment's folder (default: .venv)")
+    try:
+        set_up(Path(os.path.abspath(parser.parse_args().venv)))
+    except (OSError, subprocess.CalledProcessError, KeyboardInterrupt) as error:
+        sys.exit(f"set-up stopped: {str(error) or 'interrupted'}\nCheck network, disk and pip config; run it again.")
