@@ -73,7 +73,8 @@ def buffer(
                 if len(cut) == len(wanted):
                     break
                 recorded = recorded[:read]  # of a killed session the list may be longer than the video
-            manifest = _manifest(session, frames, faces, chosen, cut, p, work)
+            drawn = bool(about.get("drawn"))
+            manifest = _manifest(session, frames, faces, chosen, cut, drawn, p, work)
             _write_table(work / TABLE, frames, chosen, manifest)
             report = _report(session, out, about, frames, chosen, manifest, p)
             write_json(work / REPORT, report)
@@ -154,7 +155,7 @@ def _file(index: int) -> str:
     return f"{index:09d}.png"
 
 
-def _manifest(session, frames, faces, chosen: Chosen, cut: dict, p: BufferParams, work: Path) -> Manifest:
+def _manifest(session, frames, faces, chosen: Chosen, cut: dict, drawn: bool, p: BufferParams, work: Path) -> Manifest:
     name, rows = session.resolve().name, []
     for at, kind, label, negative in zip(chosen.position, chosen.kind, chosen.label, chosen.negative, strict=True):
         index = int(frames.frame_index[at])
@@ -169,7 +170,7 @@ def _manifest(session, frames, faces, chosen: Chosen, cut: dict, p: BufferParams
             "group": f"{name}/{math.floor(frames.time_sec[at] / p.block_sec)}",
         })  # fmt: skip
     created = p.model_dump(mode="json") | {"session": name, "session_sha256": session_id(session)}
-    meta = {"root": work.as_posix(), "tolerance": 0, "bad_labels": 0, "created": created}
+    meta = {"root": work.as_posix(), "tolerance": 0, "bad_labels": 0, "created": created, "drawn": {SOURCE: drawn}}
     return Manifest(pd.DataFrame(rows), meta).write(work / "manifest.parquet")
 
 

@@ -61,6 +61,7 @@ def build_manifest(
     kept = assign_val_roles(kept, params.val_roles, params.seed)
     created = params.model_dump(mode="json", exclude={"output_dir", "imports", "smoke", "manifests", "curate"})
     meta = {"root": import_dir.as_posix(), "tolerance": params.tolerance, "created": created}
+    meta["drawn"] = drawn_sources(import_dir, sorted(set(kept["source"])))
     manifest = Manifest(kept, meta | {"bad_labels": about["bad_labels"]})
     # both files are written before either takes its place, so that neither is ever seen without the other
     with fresh_file(out / "manifest_validation.json") as work:
@@ -79,6 +80,13 @@ def bad_labels(import_dir: Path, sources: Sequence[str]) -> int | None:
         return None
     reports = (json.loads(file.read_text(encoding="utf-8")) for file in files)
     return sum(report["bad_records"].get("label out of range", 0) for report in reports)
+
+
+def drawn_sources(import_dir: Path, sources: Sequence[str]) -> dict[str, bool]:
+    """Source -> whether its faces are drawn (``root: embedded``); without those whose import did not record it."""
+    files = {source: import_dir / source / REPORT for source in sources}
+    reports = {s: json.loads(file.read_text(encoding="utf-8")) for s, file in files.items() if file.is_file()}
+    return {source: report["drawn"] for source, report in reports.items() if "drawn" in report}
 
 
 def capped(frame: pd.DataFrame, most: int) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from fer_lib.datasets.interchange import neutral
 from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
 from fer_lib.datasets.near_duplicates import joined_groups, twins_of, united_twins
 from fer_lib.datasets.quality import measure
+from fer_lib.datasets.training_data import joined_drawn
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.params.curate import CurateParams
@@ -115,6 +116,7 @@ def merge(manifests: Sequence[Manifest]) -> tuple[Manifest, dict]:
     meta = {"root": root.as_posix(), "tolerance": tolerance, "twins": united_twins(*manifests)}
     known = [m.meta.get("bad_labels") for m in manifests]
     meta["bad_labels"] = None if None in known else sum(known)
+    meta["drawn"] = joined_drawn(manifests)
     return Manifest(frame, meta), {"root": root.as_posix(), **about, "val_roles_unified": unified}
 
 

@@ -162,6 +162,7 @@ class ImportBuilder:
             "notes": list(self.notes),
             "warnings": list(self.warnings),
             "mode": self.spec.mode,
+            "drawn": self.spec.root == "embedded",
             **self.details,
         }
         return writable(told)

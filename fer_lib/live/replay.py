@@ -87,6 +87,7 @@ def _replayed(
         "source": about.get("source"), "size": about.get("size"), "model_facts": judge.about(),
         "params": p.model_dump(mode="json"), "smoothing": p.smoothing.model_dump(), "frames": log.frames,
         "frames_without_picture": len(place) - log.frames, "end": "it was over",
+        **({"drawn": True} if about.get("drawn") else {}),
     }  # fmt: skip
 
 

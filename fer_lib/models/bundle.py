@@ -1,9 +1,9 @@
 """The bundle: everything that a prediction depends on, in one folder that verifies itself.
 
-``bundle.json`` holds the format version, class order, model configuration, face contract, temperature, training prior,
-ids and metrics, the SHA-256 of each other file, and a checksum of itself.  Beside it lie ``model.safetensors`` (the
-weights) and, once exported, ``model.onnx``; a packaged bundle may hold the ONNX file alone.  A folder is written
-under a temporary name and renamed, so a reader sees the whole bundle or none.
+``bundle.json`` holds the format version, class order, model configuration, face contract, temperature, training prior
+and data, ids and metrics, the SHA-256 of each other file, and a checksum of itself.  Beside it lie
+``model.safetensors`` (the weights) and, once exported, ``model.onnx``; a packaged bundle may hold the ONNX file alone.
+A folder is written under a temporary name and renamed, so a reader sees the whole bundle or none.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from fer_lib.calibration.bias import checked_abstention, checked_bias
 from fer_lib.calibration.temperature import Temperature
+from fer_lib.datasets.training_data import TrainingData, as_record
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import BundleError
 from fer_lib.faces.contract import FaceContract
@@ -42,6 +43,7 @@ class Bundle:
     meta: dict[str, Any]
     contract: FaceContract
     temperature: Temperature | None
+    training_data: TrainingData | None = None  # None: an earlier version wrote it, and did not record that
     _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -125,6 +127,7 @@ def write_bundle(
     extra_files: Mapping[str, Path] | None = None,
     logit_bias: Sequence[float] | None = None,
     abstention: Sequence[float] | None = None,
+    training_data: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Write a bundle folder at `path`, replacing one that is there, and return it as read back.
 
@@ -132,6 +135,7 @@ def write_bundle(
     ``ids["weights_sha256"]``.  `training_prior` holds 7 shares that sum to 1.  `extra_files` maps plain file names to
     files to copy.  Non-finite metrics are stored as null.  `logit_bias`: 7 numbers, added before the softmax;
     `abstention`: 7 shares, below which a class's label is "Unknown".
+    `training_data`: a :class:`TrainingData` as a mapping.
     Raises BundleError when the pieces make no bundle, DataError when the disk refuses.
     """
     path, extra = Path(path), dict(extra_files or {})
@@ -173,6 +177,7 @@ def write_bundle(
                     "logit_bias": bias,
                     "abstention": least,
                     "training_prior": prior,
+                    "training_data": None if training_data is None else dict(training_data),
                     "ids": ids,
                     "metrics": dict(metrics),
                     "files": {p.name: file_sha256(p) for p in sorted(partial.iterdir())},
@@ -217,6 +222,7 @@ def derive_bundle(
         extra_files={**kept, **(extra_files or {})},
         logit_bias=bundle.meta.get("logit_bias") if logit_bias is None else logit_bias,
         abstention=bundle.meta.get("abstention") if abstention is None else abstention,
+        training_data=bundle.meta.get("training_data"),
     )
 
 
@@ -279,9 +285,10 @@ def read_bundle(path: Path | str) -> Bundle:
     try:
         contract = FaceContract.model_validate(meta["face_contract"])
         temperature = None if meta["temperature"] is None else Temperature.model_validate(meta["temperature"])
+        learned = as_record(meta.get("training_data"))
     except ValidationError as error:
-        raise BundleError(f"{file} holds a contract or temperature that can't be read here: {error}") from error
-    return Bundle(path.resolve(), meta, contract, temperature)
+        raise BundleError(f"{file} holds values that can't be read here: {error}; {_REDO}") from error
+    return Bundle(path.resolve(), meta, contract, temperature, learned)
 
 
 _REDO = "copy the bundle again from its source, or run the phase that wrote it with --fresh"

@@ -43,7 +43,8 @@ class EventLogger:
         self.epochs = event.get("total_steps", 0) // max(1, event.get("steps_per_epoch", 1)) or None
         began = self.run.output_dir / "starting_weights.json"
         if began.is_file():  # now, so that a run that is killed says too what it began from
-            self.run.tags(**{f"fer.weights.{k.removeprefix('weights_')}": v for k, v in read_json(began).items()})
+            origin = {k: v for k, v in read_json(began).items() if k != "training_data"}
+            self.run.tags(**{f"fer.weights.{k.removeprefix('weights_')}": v for k, v in origin.items()})
         if event.get("resumed_at_step"):  # this run is a new one: give it the epochs before the interruption
             echo, self.echo = self.echo, False
             for row in read_json(self.run.output_dir / "history.json"):

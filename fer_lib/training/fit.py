@@ -20,6 +20,7 @@ import torch
 
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
 from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, read_exposure
+from fer_lib.datasets.training_data import TrainingData, as_record
 from fer_lib.devices import describe_device
 from fer_lib.errors import DataError, FerError
 from fer_lib.models.bundle import Bundle, read_bundle
@@ -83,7 +84,8 @@ def _run_fit(
     if team.rank == 0:
         team.wait()
     ids = _ids(p, manifest, data, weights, run_id, inputs or {})
-    options = dict(kind=kind, name=p.name, ids=ids, team=team, tune=tune, norms=norms)
+    record = _training_data(p, data, weights)
+    options = dict(kind=kind, name=p.name, ids=ids, training_data=record, team=team, tune=tune, norms=norms)
     for event in fit(model, objective(p, data, team.device), data, p, out, **options):
         if event["event"] == "start" and team.rank == 0:
             write_json(out / "environment.json", environment(team.device))
@@ -158,7 +160,7 @@ def apply_settings(p: FitParams) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, out: Path) -> dict[str, str]:
+def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, out: Path) -> dict[str, Any]:
     """Load them once; a resume reads what the first start recorded and asks nobody."""
     record = out / "starting_weights.json"
     if has_checkpoint(out / LAST) and record.is_file():
@@ -171,13 +173,14 @@ def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, out: P
             raise FerError(f"init_from {init_from} is another model: it has {theirs}, these parameters ask for {ours}")
         model.load_state_dict(resampled(bundle.state_dict(), model, f"the weights of init_from {init_from}"))
         weights = {"source": "init_from", "origin": str(bundle.path), "weights_sha256": bundle.weights_sha256}
+        weights["training_data"] = bundle.meta.get("training_data")  # kept here: a resume does not open the bundle
     else:
         weights = load_pretrained(model, p.pretrained)
     write_json(record, weights)
     return weights
 
 
-def _recorded(record: Path, p: FitParams, init_from: str) -> dict[str, str]:
+def _recorded(record: Path, p: FitParams, init_from: str) -> dict[str, Any]:
     """What the first start recorded.  FerError when it is damaged, or when these parameters ask for another start.
 
     A path may have changed or lead nowhere by now, what it held counts; so only what is still there is compared.
@@ -211,6 +214,14 @@ def _write_seen(
     start = [read_exposure(read_bundle(init_from).path)] if init_from else []
     with fresh_file(out / EXPOSURE_FILE) as work, open(work, "wb") as file:
         own.with_ancestors([*ancestors, *start]).write(file)
+
+
+def _training_data(p: FitParams, data: FitData, weights: dict[str, Any]) -> dict[str, Any]:
+    """What the bundles say that the weights learned from."""
+    found = TrainingData.of(data.train.manifest, p.smoke)
+    if weights["source"] == "init_from":
+        found = found.started_from(as_record(weights.get("training_data")))
+    return found.model_dump()
 
 
 def _ids(

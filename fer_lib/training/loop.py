@@ -47,6 +47,7 @@ def fit(
     kind: str,
     name: str,
     ids: dict[str, Any],
+    training_data: dict[str, Any] | None = None,
     team: SingleProcess,
     tune: str = "all",
     norms: str = "trained",
@@ -56,7 +57,7 @@ def fit(
     Leaves ``best/`` (a bundle: macro-F1 on val/select, temperature on val/temperature; with the record of what was
     seen, where ``out`` holds one), ``checkpoint_last``, the numbered checkpoints and ``history.json`` in ``out``.  A
     ``checkpoint_last`` of the same parameters is resumed.  ``norms``: whose running statistics move.  In a team every
-    process runs this, and the first one alone evaluates and writes.
+    process runs this, and the first one alone evaluates and writes.  ``training_data`` goes into the bundles.
     Raises FerError on a loss that is not finite, on a checkpoint of other parameters and on too few rows for a step.
     """
     steps = min(data.sampler.steps_per_epoch, p.max_train_batches or math.inf)
@@ -88,8 +89,9 @@ def fit(
     seen = data.seen_before(state.step, steps)
     deployed = ema.module if ema is not None else model
     described = dict(
-        name=name, kind=kind, model_config=model.config, contract=data.contract, training_prior=data.prior, ids=ids
-    )
+        name=name, kind=kind, model_config=model.config, contract=data.contract, training_prior=data.prior, ids=ids,
+        training_data=training_data,
+    )  # fmt: skip
     validation = math.inf  # seconds that the last one took
 
     def rate(step: int) -> float:

@@ -218,6 +218,14 @@ def test_what_it_learned_from_and_the_base_before_is_remembered(training, base, 
     assert set(numbers(live)) <= set(seen.learned)
 
 
+def test_an_adaptation_to_a_drawn_session_counts_as_drawn(training, base, pack_cache, tmp_path):
+    assert training.meta["drawn"] == {"live": True, "tree": False} and not base.training_data.drawn
+    list(train_adapt(params(), base, training, tmp_path / "a", pack_cache))
+    learned = read_bundle(tmp_path / "a" / "best").training_data
+    assert learned.drawn and set(learned.sources) == {"live", "tree"}
+    assert learned.sources["tree"].rows == base.training_data.sources["tree"].rows, "of the base, not of the replay"
+
+
 def test_negative_learning_lowers_what_is_not(training, base, pack_cache, tmp_path):
     """With no positive at all and a large weight, the mean probability of the named classes falls."""
     frame = training.frame

@@ -18,7 +18,7 @@ from fer_lib.models.weights import tensors_sha256
 from fer_lib.params import TeacherParams
 from fer_lib.storage import atomic
 from fer_lib.training import fit, loop
-from fer_lib.training.checkpoint import load_checkpoint, save_checkpoint
+from fer_lib.training.checkpoint import checkpoint_bundle, load_checkpoint, save_checkpoint
 from fer_lib.training.data import make_contract, open_data
 from fer_lib.training.plots import training_curves
 from fer_lib.training.step import Stepper
@@ -87,6 +87,27 @@ def test_events_tell_the_run(whole):
     )
     f1 = [e["val"]["macro_f1"] for e in epochs]
     assert end["best_macro_f1"] == max(f1) and end["best_epoch"] == f1.index(max(f1))
+
+
+def test_bundles_record_what_was_learned_from_and_the_starting_model(whole, drawn_manifest, pack_cache, tmp_path):
+    rows = len(drawn_manifest.rows(split="train"))
+    own = {"sources": {"tree": {"rows": rows, "drawn": False}}, "smoke": False, "complete": True}
+    for bundle in (read_bundle(whole[0] / "best"), checkpoint_bundle(whole[0] / "checkpoint_last", tmp_path / "last")):
+        assert bundle.meta["training_data"] == own and bundle.training_data.rows == rows
+    drawn = Manifest(drawn_manifest.frame, {**drawn_manifest.meta, "drawn": {"tree": True}}, drawn_manifest.path)
+    toy, once = tmp_path / "toy", dict(epochs=1, max_train_batches=1)
+    train(drawn, toy, pack_cache, params(smoke=True, **once))
+    start = read_bundle(toy / "best")
+    assert start.training_data.drawn and start.training_data.smoke
+    out, p = tmp_path / "on", params(epochs=2, max_train_batches=1)
+    steps = train_teacher(p, drawn_manifest, out, pack_cache, init_from=str(start.path))
+    while next(steps)["event"] != "epoch":
+        pass
+    steps.close()
+    shutil.rmtree(toy)
+    train(drawn_manifest, out, pack_cache, p, init_from=str(start.path))  # goes on without the starting model
+    learned = read_bundle(out / "best").training_data
+    assert learned.drawn and learned.smoke and learned.complete, "a start on drawn faces is not forgotten"
 
 
 KEYS = {

@@ -1,0 +1,110 @@
+"""What a model was trained on, as its bundle records it: sources, rows, drawn faces, ``--smoke``.
+
+Manifests carry ``meta["drawn"]``, source -> whether its faces are drawn (``root: embedded``); a source that is absent
+is not known to be the one or the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fer_lib.datasets.manifest import Manifest
+
+
+class SourceRows(BaseModel):
+    """``rows``: training rows of a source.  ``drawn``: whether its faces are drawn; None where it is not recorded."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int = Field(ge=0)
+    drawn: bool | None = None
+
+
+class TrainingData(BaseModel):
+    """What the weights learned from, the model that they started from (``init_from``) included.
+
+    ``smoke``: a ``--smoke`` run trained some of it.  ``complete`` is False when the starting model has no such record.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sources: dict[str, SourceRows]
+    smoke: bool = False
+    complete: bool = True
+
+    @classmethod
+    def of(cls, train: Manifest, smoke: bool) -> TrainingData:
+        """The record of a fit on the rows of ``train``."""
+        drawn = train.meta.get("drawn") or {}
+        counts = train.frame["source"].value_counts().sort_index()
+        return cls(sources={s: SourceRows(rows=int(n), drawn=drawn.get(s)) for s, n in counts.items()}, smoke=smoke)
+
+    def started_from(self, other: TrainingData | None) -> TrainingData:
+        """Also what the starting model learned from.  A source of both counts the larger number of rows."""
+        if other is None:
+            return self.model_copy(update={"complete": False})
+        sources = dict(other.sources)
+        for name, mine in self.sources.items():
+            theirs = sources.get(name, mine)
+            drawn = _any_drawn([mine.drawn, theirs.drawn])
+            sources[name] = SourceRows(rows=max(mine.rows, theirs.rows), drawn=drawn)
+        return TrainingData(
+            sources=dict(sorted(sources.items())), smoke=self.smoke or other.smoke, complete=other.complete
+        )
+
+    @property
+    def drawn(self) -> bool:
+        """Whether any of it is known to be drawn faces."""
+        return any(source.drawn for source in self.sources.values())
+
+    @property
+    def rows(self) -> int:
+        return sum(source.rows for source in self.sources.values())
+
+
+def joined_drawn(manifests: Sequence[Manifest]) -> dict[str, bool]:
+    """``meta["drawn"]`` of joined manifests: a source that is drawn in one of them counts as drawn."""
+    found: dict[str, list[bool | None]] = {}
+    for manifest in manifests:
+        for source in set(manifest.frame["source"]):
+            found.setdefault(source, []).append((manifest.meta.get("drawn") or {}).get(source))
+    joined = {source: _any_drawn(values) for source, values in sorted(found.items())}
+    return {source: drawn for source, drawn in joined.items() if drawn is not None}
+
+
+def _any_drawn(values: Sequence[bool | None]) -> bool | None:
+    return True if any(values) else None if None in values else False
+
+
+def not_for_photos(data: TrainingData | None) -> str:
+    """Why a model with this record is not for photos; "" where nothing is known that speaks against it."""
+    if data is None:
+        return ""
+    if data.drawn:
+        return "a demonstration on drawn faces, not for photos"
+    return "a --smoke rehearsal, not for photos" if data.smoke else ""
+
+
+def training_text(data: TrainingData | None) -> str:
+    """The record in a few words, such as ``trained on 28,709 faces of fer2013``."""
+    if data is None:
+        return "its bundle does not record what it was trained on"
+    if all(source.drawn for source in data.sources.values()):
+        faces = f"{data.rows:,} drawn faces"
+    else:
+        names = (f"{name} (drawn)" if source.drawn else name for name, source in data.sources.items())
+        faces = f"{data.rows:,} faces of {', '.join(names)}"
+    notes = [not_for_photos(data)]
+    if unknown := [name for name, source in data.sources.items() if source.drawn is None]:
+        notes.append(f"whether {', '.join(unknown)} is drawn is not recorded")
+    if not data.complete:
+        notes.append("what its starting model was trained on is not recorded")
+    return "; ".join([f"trained on {faces}", *filter(None, notes)])
+
+
+def as_record(value: dict[str, Any] | None) -> TrainingData | None:
+    """The record in ``bundle.json``; None where it has none, as in bundles of earlier versions."""
+    return None if value is None else TrainingData.model_validate(value)

@@ -1,0 +1,102 @@
+"""What a model was trained on: from the import through manifests and buffers to the words that describe it."""
+
+import json
+
+import pytest
+
+from fer_lib.datasets.build import build_manifest
+from fer_lib.datasets.curate import merge
+from fer_lib.datasets.manifest import Manifest
+from fer_lib.datasets.training_data import SourceRows, TrainingData, not_for_photos, training_text
+from fer_lib.importers import import_all
+from fer_lib.params import ManifestParams, SourceSpec
+from fer_lib.synthetic.dataset import write_raw
+
+ROLES = ManifestParams(val_roles=(0.5, 0.3, 0.2))
+
+
+@pytest.fixture(scope="module")
+def imports(tmp_path_factory):
+    """Drawn faces by ``root: embedded``, and a folder of the user's own."""
+    folder = tmp_path_factory.mktemp("imports")
+    raw = write_raw(folder / "raw", "tree", faces=140, seed=5, size=32)
+    specs = [
+        SourceSpec(source="fer2013", root="embedded", faces=140),
+        SourceSpec(source="tree", name="own", root=str(raw)),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FER_HOME", str(folder))
+        import_all(specs, folder / "imports")
+    return folder / "imports"
+
+
+def test_embedded_faces_are_recorded_as_drawn_through_manifests(imports, tmp_path):
+    manifest = build_manifest(ROLES, imports, tmp_path / "both")
+    assert manifest.meta["drawn"] == {"fer2013": True, "own": False}
+    again = Manifest.read(tmp_path / "both" / "manifest.parquet").rows(split="train")
+    found = TrainingData.of(again, smoke=False)
+    counts = again.frame["source"].value_counts()
+    assert {name: source.rows for name, source in found.sources.items()} == counts.to_dict()
+    assert found.drawn and "fer2013 (drawn), own" in training_text(found)
+    own = TrainingData.of(again.rows(include_sources=["own"]), smoke=False)
+    assert not own.drawn and training_text(own) == f"trained on {counts['own']} faces of own"
+
+
+def test_an_import_of_an_earlier_version_is_neither(imports, tmp_path):
+    report = imports / "own" / "report.json"
+    before = report.read_text()
+    report.write_text(json.dumps({k: v for k, v in json.loads(before).items() if k != "drawn"}))
+    try:
+        manifest = build_manifest(ROLES, imports, tmp_path / "old")
+    finally:
+        report.write_text(before)
+    assert manifest.meta["drawn"] == {"fer2013": True}
+    own = TrainingData.of(manifest.rows(include_sources=["own"]), smoke=False)
+    assert own.sources["own"].drawn is None and "whether own is drawn is not recorded" in training_text(own)
+
+
+def test_a_source_that_is_drawn_in_one_of_two_joined_manifests_counts_as_drawn(imports, tmp_path):
+    drawn = build_manifest(ROLES, imports, tmp_path / "one")
+    half = Manifest(drawn.frame.iloc[::2].reset_index(drop=True), {**drawn.meta, "drawn": {"own": False}}, drawn.path)
+    assert merge([drawn, half])[0].meta["drawn"] == {"fer2013": True, "own": False}
+    assert merge([half, half])[0].meta["drawn"] == {"own": False}
+    unknown = Manifest(half.frame, {**half.meta, "drawn": {}}, half.path)
+    assert merge([half, unknown])[0].meta["drawn"] == {}, "what one of them does not know is not known of both"
+
+
+def sources(**values):
+    return {name: SourceRows(rows=rows, drawn=drawn) for name, (rows, drawn) in values.items()}
+
+
+def test_a_starting_model_is_part_of_what_was_learned_from():
+    real = TrainingData(sources=sources(fer2013=(28709, False)))
+    few = TrainingData(sources=sources(fer2013=(90, False), live=(90, True)))
+    both = few.started_from(real)
+    assert both.sources == sources(fer2013=(28709, False), live=(90, True)) and both.drawn and both.complete
+    smoke = real.model_copy(update={"smoke": True})
+    assert real.started_from(smoke).smoke and not real.started_from(real).smoke
+    unknown = real.started_from(None)
+    assert not unknown.complete and not_for_photos(unknown) == ""
+    assert not few.started_from(unknown).complete
+
+
+@pytest.mark.parametrize(
+    ("data", "text", "why"),
+    [
+        (None, "its bundle does not record what it was trained on", ""),
+        (TrainingData(sources=sources(fer2013=(28709, False))), "trained on 28,709 faces of fer2013", ""),
+        (
+            TrainingData(sources=sources(fer2013=(2000, True))),
+            "trained on 2,000 drawn faces; a demonstration on drawn faces, not for photos",
+            "a demonstration on drawn faces, not for photos",
+        ),
+        (
+            TrainingData(sources=sources(a=(5, False), b=(6, None)), smoke=True, complete=False),
+            "trained on 11 faces of a, b; a --smoke rehearsal, not for photos; whether b is drawn is not recorded; what "
+            "its starting model was trained on is not recorded",
+            "a --smoke rehearsal, not for photos",
+        ),
+    ],
+)
+def test_in_words(data, text, why):
+    assert training_text(data) == text and not_for_photos(data) == why
