@@ -3,6 +3,7 @@
 import os
 
 from fer_lib import _torchvision
+from fer_lib.default_model import URI as _DEFAULT
 from fer_lib.emotions import EMOTIONS
 
 _torchvision.install()
@@ -16,13 +17,15 @@ __version__ = "0.1.0"
 __all__ = ["EMOTIONS", "load"]
 
 
-def load(uri: str = "models:/fer-student@champion", **options):
+def load(uri: str = _DEFAULT, **options):
     """A predictor for ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``runs:/ID/PATH``, a folder, or ``packaged``.
 
     ``options`` are those of :class:`fer_lib.deploy.predict.Predictor`.  Raises FerError when there is no such model.
     """
     from fer_lib.deploy.predict import Predictor
     from fer_lib.models.bundle import read_bundle
-    from fer_lib.tracking.registry import resolve
+    from fer_lib.tracking.registry import model_name, resolve
 
-    return Predictor(read_bundle(resolve(uri)), **options)
+    predictor = Predictor(read_bundle(resolve(uri)), **options)
+    predictor.name = model_name(uri, predictor.bundle)
+    return predictor

@@ -77,6 +77,7 @@ def live(
     if web:
         from fer_lib.cli.live_page import serve
 
+        _say_model(p.model)
         _say(serve(p, folder, port, open_browser), folder)
         return
     if p.source == "browser":
@@ -85,7 +86,14 @@ def live(
         from fer_lib.live.window import check_window
 
         check_window()
+    _say_model(p.model)
     _say(_session(p, folder, headless), folder)
+
+
+def _say_model(uri: str) -> None:
+    from fer_lib.tracking.registry import describe
+
+    typer.echo(f"model: {describe(uri)}", err=True)
 
 
 def parameters(**given: Any):
@@ -195,6 +203,7 @@ def replay(
     from fer_lib.tracking.live import log_replay
     from fer_lib.tracking.registry import resolve
 
+    _say_model(model)
     folder = ask(session, read_bundle(resolve(model)), model, out)
     log_replay(folder)
     typer.echo(f"written: {folder}\nmeasure it: fer score {folder}")

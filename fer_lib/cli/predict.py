@@ -42,6 +42,7 @@ def predict(
 
     uri = model or default_uri()
     predictor = load(uri, detector=detector, target_prior=_prior(prior))
+    typer.echo(f"model: {predictor.describe()}", err=True)
     if annotated is not None:
         with explained(annotated):
             annotated.mkdir(parents=True, exist_ok=True)

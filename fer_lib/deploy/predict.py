@@ -13,6 +13,7 @@ import numpy as np
 
 from fer_lib.calibration.metrics import softmax
 from fer_lib.calibration.prior_shift import prior_correction
+from fer_lib.datasets.training_data import training_text
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError, FerError
 from fer_lib.faces.contract import Box
@@ -55,13 +56,20 @@ class Predictor:
     ):
         if runtime not in ("auto", "onnx", "torch"):
             raise FerError(f"runtime {runtime!r} is unknown: use auto, onnx or torch")
-        self.bundle = bundle
+        self.bundle, self.name = bundle, bundle.name
         self.runtime = ("onnx" if bundle.has(ONNX) else "torch") if runtime == "auto" else runtime
         self._detector_name = detector
         self._correction = np.zeros(NUM_CLASSES) if bundle.logit_bias is None else bundle.logit_bias.copy()
         if target_prior is not None:
             self._correction += prior_correction(bundle.meta["training_prior"], target_prior)
         self._run = self._onnx() if self.runtime == "onnx" else self._torch()
+
+    def describe(self) -> str:
+        """Which model predicts and what it was trained on, in one line."""
+        return f"{self.name} ({training_text(self.bundle.training_data)})"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.describe()}>"
 
     @cached_property
     def detector(self):

@@ -21,6 +21,7 @@ from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from fer_lib.datasets.training_data import not_for_photos
 from fer_lib.deploy.predict import Predictor, check_image
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
@@ -31,6 +32,7 @@ ARTIFACT = "bundle"
 CODE = Path(__file__).with_name("pyfunc_entry.py")
 INPUT_NOTE = "one face a row: uint8 RGB array [H,W,3], encoded image bytes, base64 of them, or nested lists of 0..255"
 
+_log = logging.getLogger(__name__)
 _hints = logging.getLogger("mlflow")
 _level = _hints.level
 _hints.setLevel(logging.ERROR)  # defining the class warns that a union is shown as "any", which is intended
@@ -41,6 +43,8 @@ class FerModel(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context) -> None:
         self.predictor = Predictor(read_bundle(context.artifacts[ARTIFACT]))
+        level = logging.WARNING if not_for_photos(self.predictor.bundle.training_data) else logging.INFO
+        _log.log(level, "model: %s", self.predictor.describe())
 
     def predict(self, context, model_input: list[bytes | str | list[list[list[int]]]], params=None) -> pd.DataFrame:
         """Rows of pictures to float64 [N,7], the columns named by class.  Raises DataError naming the row."""

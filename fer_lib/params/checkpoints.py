@@ -27,7 +27,7 @@ class CheckpointParams(PhaseParams):
     pack: PackKind = "faces"
     device: Device = "auto"
     registered_name: RegisteredName = "fer-teacher"
-    alias: Alias = "champion"  # blank: none is moved
+    alias: Alias = "candidate"  # blank: none is moved
 
     @field_validator("fits")
     @classmethod

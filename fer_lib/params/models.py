@@ -58,7 +58,7 @@ class ExportParams(PhaseParams):
         str
     ] = []  # blank: every student phase before this one; the best macro-F1 on val/select is registered
     registered_name: RegisteredName = "fer-student"
-    alias: Alias = "champion"
+    alias: Alias = "candidate"
     opset: Annotated[int, Field(ge=17, le=23)] = 18
     parity_tolerance: Positive = 1e-4
     compact: bool = False  # also a file of its own with int8 weights and a scale a channel, measured by itself

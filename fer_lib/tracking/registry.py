@@ -14,14 +14,15 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+from fer_lib import default_model
+from fer_lib.datasets.training_data import not_for_photos, training_text
 from fer_lib.errors import FerError
-from fer_lib.models.bundle import META, Bundle, bundle_folder
+from fer_lib.models.bundle import META, Bundle, bundle_folder, read_bundle
 from fer_lib.params import usable_alias
 from fer_lib.storage import paths
 from fer_lib.storage.atomic import fresh_folder
 from fer_lib.tracking import store
 
-DEFAULT = "models:/fer-student@champion"
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
@@ -31,7 +32,8 @@ def register_bundle(
     """Make the bundle a version of `registered_name`, then point `alias` (if any) at it; returns the version.
 
     The version belongs to run `run_id`, else to the active run, else to a run of its own.  The alias moves last, so an
-    interruption leaves the earlier champion in place.  Raises FerError when MLflow refuses a name or alias.
+    interruption leaves the earlier champion in place.  Raises FerError when MLflow refuses a name or alias, and for an
+    alias that :func:`permitted_alias` does not grant.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -43,6 +45,8 @@ def register_bundle(
         raise FerError(
             f"'{alias}' can't be an alias of '{registered_name}': use letters, digits, _ and -, not latest or v1"
         )
+    if refusal := permitted_alias(bundle, registered_name, alias)[1]:
+        raise FerError(f"{refusal}; give another alias, such as candidate")
     store.configure()
     active = mlflow.active_run()
     if active and run_id in (None, active.info.run_id):
@@ -53,6 +57,7 @@ def register_bundle(
         run = mlflow.start_run(experiment_id=store.experiment_id(), run_name=f"register {bundle.name}")
     client = mlflow.MlflowClient()
     tags = {**{k: str(v) for k, v in headline(bundle).items() if v is not None}, "size_bytes": str(_size(bundle.path))}
+    tags["trained_on"] = training_text(bundle.training_data)
     try:
         with run, _quiet():
             info = mlflow.pyfunc.log_model(
@@ -75,6 +80,19 @@ def register_bundle(
             + f": {error.message}; choose another name or alias"
         ) from error
     return int(version.version)
+
+
+def permitted_alias(bundle: Bundle, registered_name: str, alias: str, smoke: bool = False) -> tuple[str, str]:
+    """(the alias that ``bundle`` may take, "") or ("", why it may not take ``alias``).
+
+    ``champion`` is what ``fer predict``, ``fer live`` and ``fer_lib.load`` use where no model is named.  A model of
+    drawn faces or of a ``--smoke`` run never takes it, under any name.  ``smoke``: the phase that registers is part of
+    such a run.
+    """
+    reason = not_for_photos(bundle.training_data) or ("a --smoke rehearsal, not for photos" if smoke else "")
+    if alias != default_model.ALIAS or not reason:
+        return alias, ""
+    return "", f"{bundle.name} does not take the alias {registered_name}@{alias}: it is {reason}"
 
 
 def alias_holder(registered_name: str, alias: str) -> dict[str, Any] | None:
@@ -121,8 +139,27 @@ def default_uri() -> str:
     """``models:/fer-student@champion`` where the registry here has it, else ``packaged``.  Creates no store."""
     if not (paths.home() / "mlruns" / "mlflow.db").is_file():
         return "packaged"
-    champion = any(m["name"] == "fer-student" and "champion" in m["aliases"] for m in list_models())
-    return DEFAULT if champion else "packaged"
+    return default_model.URI if alias_holder(default_model.NAME, default_model.ALIAS) else "packaged"
+
+
+def model_name(uri: str | Path, bundle: Bundle) -> str:
+    """The model behind a URI as people name it: ``fer-student@champion version 3``, ``packaged student_dkd``."""
+    match = _MODEL_URI.fullmatch(str(uri))
+    if match is None:
+        return f"packaged {bundle.name}" if str(uri) == "packaged" else f"{bundle.name} in {uri}"
+    if match["version"]:
+        return f"{match['name']} version {match['version']}"
+    import mlflow
+
+    store.configure()
+    version = mlflow.MlflowClient().get_model_version_by_alias(match["name"], match["alias"]).version
+    return f"{match['name']}@{match['alias']} version {version}"
+
+
+def describe(uri: str | Path) -> str:
+    """Which model a URI means and what it was trained on, in one line.  Raises what :func:`resolve` raises."""
+    bundle = read_bundle(resolve(uri))
+    return f"{model_name(uri, bundle)} ({training_text(bundle.training_data)})"
 
 
 def list_models() -> list[dict[str, Any]]:

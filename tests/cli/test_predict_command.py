@@ -52,6 +52,16 @@ def test_json_holds_the_predictors_own_probabilities(folder, onnx_bundle):
     assert face["probs"] == pytest.approx(expected["probs"], abs=1e-9) and face["label"] == expected["label"]
 
 
+def test_one_line_on_stderr_says_which_model_speaks(folder, onnx_bundle, tmp_path):
+    done = run("predict", folder / "a.png", "--whole", "--json")
+    assert done.exit_code == 0, done.output
+    assert done.stderr == "model: packaged student_dkd (trained on 28,709 faces of fer2013)\n"
+    assert json.loads(done.stdout)["model"]["uri"] == "packaged"
+    done = run("predict", folder / "a.png", "--whole", "--model", onnx_bundle.path)
+    unknown = "its bundle does not record what it was trained on"
+    assert done.stderr == f"model: tiny in {onnx_bundle.path} ({unknown})\n" and "model:" not in done.stdout
+
+
 def test_a_broken_file_is_named_and_the_others_are_done(folder, onnx_bundle, tmp_path):
     (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:200])
     file = tmp_path / "out" / "faces.csv"

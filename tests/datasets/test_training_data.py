@@ -92,8 +92,8 @@ def test_a_starting_model_is_part_of_what_was_learned_from():
         ),
         (
             TrainingData(sources=sources(a=(5, False), b=(6, None)), smoke=True, complete=False),
-            "trained on 11 faces of a, b; a --smoke rehearsal, not for photos; whether b is drawn is not recorded; what "
-            "its starting model was trained on is not recorded",
+            "trained on 11 faces of a, b; a --smoke rehearsal, not for photos; whether b is drawn is not recorded; "
+            "what its starting model was trained on is not recorded",
             "a --smoke rehearsal, not for photos",
         ),
     ],

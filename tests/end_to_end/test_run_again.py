@@ -44,8 +44,8 @@ def test_a_changed_parameter_runs_its_phase_and_what_depends_on_it_alone(walked)
     was, now = (walked.json(runs["evaluate"], "evaluation.json")["models"] for runs in (first, nested))
     assert now["student_ce"]["views"] == was["student_ce"]["views"]
     assert now["student_kd"]["weights_sha256"] == ids[1]
-    champion = mlflow.MlflowClient().get_model_version_by_alias("fer-student", "champion")
-    assert champion.run_id == nested["export"].info.run_id and int(champion.version) > 1
+    candidate = mlflow.MlflowClient().get_model_version_by_alias("fer-student", "candidate")
+    assert candidate.run_id == nested["export"].info.run_id and int(candidate.version) > 1
     assert mlflow.MlflowClient().get_model_version("fer-student", "1").run_id == first["export"].info.run_id
 
 

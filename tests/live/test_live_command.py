@@ -32,6 +32,11 @@ def test_it_says_where_the_logs_are_and_how_fast_it_was(home, ended):
     assert not (folder / ".lock.holder.json").exists()
 
 
+def test_it_says_which_model_speaks(ended):
+    told = [line for line in ended.err.splitlines() if line.startswith("model: ")]
+    assert told == ["model: packaged student_dkd (trained on 28,709 faces of fer2013)"] and "model:" not in ended.out
+
+
 def test_one_run_a_session(home, ended):
     import mlflow
 

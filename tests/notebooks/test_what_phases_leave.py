@@ -407,7 +407,7 @@ def test_the_chosen_checkpoint_is_registered_under_the_alias(walked, nested):
     chosen = swept["chosen"]
     assert chosen["calibrated"]["macro_f1"] == max(e["calibrated"]["macro_f1"] for e in swept["checkpoints"])
     assert run.data.metrics["chosen/calibrated/macro_f1"] == chosen["calibrated"]["macro_f1"]
-    version = mlflow.MlflowClient().get_model_version_by_alias("fer-teacher", "champion")
+    version = mlflow.MlflowClient().get_model_version_by_alias("fer-teacher", "candidate")
     assert version.run_id == run.info.run_id and version.tags["weights_sha256"] == chosen["weights_sha256"]
     assert version.tags["evalset_id"] == swept["evalset_id"] == run.data.tags["fer.id.evalset_id"]
     note = run.data.tags["mlflow.note.content"]

@@ -198,6 +198,74 @@ def test_who_held_an_alias_and_what_is_said_when_it_moves(home, bundle, tmp_path
     assert "no figure is known" in registry.moved_alias(name, alias, 3, held | {"macro_f1": None}, bundle)
 
 
+def recorded(bundle, folder, drawn=False, smoke=False):
+    """The same weights as a bundle that records its training data."""
+    from fer_lib.calibration.temperature import Temperature
+
+    data = {"sources": {"fer2013": {"rows": 2000, "drawn": drawn}}, "smoke": smoke, "complete": True}
+    meta = {k: bundle.meta[k] for k in ("name", "kind", "training_prior", "ids", "metrics")}
+    return write_bundle(
+        folder, **meta, model_config=CONFIG, state_dict=bundle.state_dict(), contract=bundle.contract,
+        temperature=Temperature.model_validate(bundle.meta["temperature"]), training_data=data,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["drawn", "smoke"])
+@pytest.mark.parametrize("name", ["fer-student", "my-student"])
+def test_a_model_of_drawn_faces_or_of_smoke_never_becomes_champion(champion, bundle, tmp_path, kind, name):
+    toy = recorded(bundle, tmp_path / "toy", **{kind: True})
+    before = registry.list_models()
+    reason = "demonstration on drawn faces" if kind == "drawn" else "--smoke rehearsal"
+    with pytest.raises(FerError, match=f"{name}@champion: it is a {reason}, not for photos; give another alias"):
+        registry.register_bundle(toy, name, "champion")
+    assert registry.list_models() == before, "decided before a version was made"
+    assert registry.permitted_alias(toy, name, "champion")[0] == ""
+    assert registry.permitted_alias(toy, name, "candidate") == ("candidate", "")
+
+
+def test_a_model_of_photos_takes_the_alias_that_was_asked_for(bundle, tmp_path):
+    real = recorded(bundle, tmp_path / "real")
+    assert registry.permitted_alias(real, "fer-student", "champion") == ("champion", "")
+    assert registry.permitted_alias(bundle, "fer-student", "champion") == ("champion", ""), "of an earlier version"
+    alias, refusal = registry.permitted_alias(real, "fer-student", "champion", smoke=True)
+    assert alias == "" and "tiny does not take the alias fer-student@champion" in refusal
+
+
+@pytest.mark.parametrize(("drawn", "smoke"), [(True, False), (False, True)])
+def test_an_adapted_toy_that_passed_its_gates_is_registered_without_the_alias(home, bundle, tmp_path, drawn, smoke):
+    from fer_lib.adapt.promotion import register_if_passed
+    from fer_lib.params import AdaptParams
+
+    name = f"fer-adapted-{'drawn' if drawn else 'smoke'}"
+    toy, passed = recorded(bundle, tmp_path / "toy", drawn=drawn), {"passed": True, "mark": "", "said": ["All good."]}
+    told = register_if_passed(AdaptParams(alias="champion", registered_name=name, smoke=smoke), toy, passed, None)
+    assert f"tiny does not take the alias {name}@champion" in told and f"models:/{name}/1 is new" in told
+    assert registry.alias_holder(name, "champion") is None
+    assert registry.read_bundle(registry.resolve(f"models:/{name}/1")).weights_sha256 == bundle.weights_sha256
+    real = recorded(bundle, tmp_path / "real")
+    register_if_passed(AdaptParams(alias="champion", registered_name=name), real, passed, None)
+    assert registry.alias_holder(name, "champion")["version"] == 2, "a gate that passed on photos moves it"
+
+
+def test_one_line_says_which_model_it_is_and_what_it_was_trained_on(champion, bundle, tmp_path, caplog):
+    real, toy = recorded(bundle, tmp_path / "real"), recorded(bundle, tmp_path / "toy", drawn=True)
+    registry.register_bundle(real, "fer-told", "best")
+    registry.register_bundle(toy, "fer-told", "candidate")
+    first = "fer-told@best version 1 (trained on 2,000 faces of fer2013)"
+    drawn = "trained on 2,000 drawn faces; a demonstration on drawn faces, not for photos"
+    assert registry.describe("models:/fer-told@best") == fer_lib.load("models:/fer-told@best").describe() == first
+    assert repr(fer_lib.load("models:/fer-told/2")) == f"<Predictor fer-told version 2 ({drawn})>"
+    assert registry.describe(toy.path) == f"tiny in {toy.path} ({drawn})"
+    assert "does not record what it was trained on" in registry.describe("models:/fer-student@champion")
+    client = mlflow.MlflowClient()
+    assert client.get_model_version("fer-told", "2").tags["trained_on"] == drawn
+    with caplog.at_level("INFO", logger="fer_lib.deploy.pyfunc"):
+        mlflow.pyfunc.load_model("models:/fer-told/1")
+        mlflow.pyfunc.load_model("models:/fer-told/2")
+    told = [(r.levelname, r.getMessage()) for r in caplog.records if r.name == "fer_lib.deploy.pyfunc"]
+    assert told == [("INFO", "model: tiny (trained on 2,000 faces of fer2013)"), ("WARNING", f"model: tiny ({drawn})")]
+
+
 def test_a_version_belongs_to_the_run_it_is_given(home, bundle):
     with mlflow.start_run(experiment_id=store.experiment_id()) as run:
         version = registry.register_bundle(bundle, "fer-of-run")
