@@ -1,4 +1,4 @@
-"""Eyes level: a picture turned so that the line through both eyes is horizontal."""
+"""Squares cut out of an image, as they are or turned so that the line through both eyes is horizontal."""
 
 from __future__ import annotations
 
@@ -8,6 +8,26 @@ import cv2
 import numpy as np
 
 from fer_lib.errors import DataError
+
+MAX_SIDE = 8192  # pixels; a larger square is sampled at so many a side: 200 MB, whatever the image's shape
+_MAX_TURNED = 2**15 - 2  # pixels; OpenCV turns no image with a longer side
+
+
+def crop_square(image: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
+    """The square of an image uint8 [H, W, 3], in pixels and free to leave it; outside, the nearest pixel repeats.
+
+    uint8 [side, side, 3], a view where the square lies inside; evenly sampled pixels [MAX_SIDE, MAX_SIDE, 3] where
+    ``side`` is larger, for the padded square of a thin image can be thousands of times the image.
+    """
+    height, width = image.shape[:2]
+    if side <= MAX_SIDE and top >= 0 and left >= 0 and top + side <= height and left + side <= width:
+        return image[top : top + side, left : left + side]
+    n = min(side, MAX_SIDE)
+    places = (2 * np.arange(n) + 1) * side // (2 * n)  # 0, 1, 2 ... where n is side
+    rows, columns = (top + places).clip(0, height - 1), (left + places).clip(0, width - 1)
+    if width > height:  # the longer side first, so that what lies between is no larger than the square
+        return image.take(columns, axis=1).take(rows, axis=0)
+    return image.take(rows, axis=0).take(columns, axis=1)
 
 
 def eye_angle(points: np.ndarray) -> float:
@@ -33,7 +53,8 @@ def eyes_level(
 
     ``image`` uint8 [H, W, 3]; ``points`` as in :func:`eye_angle`.  By default the whole picture turns about the middle
     between the eyes and keeps its size.  With ``square`` = (top, left, side), in pixels and free to leave the picture,
-    it turns about that square's centre and only the square is returned [side, side, 3].
+    it turns about that square's centre and only the square is returned [side, side, 3], sampled at MAX_SIDE or fewer
+    pixels a side where it is larger.
     Returns the picture and the 2x3 affine matrix that takes (x, y) of ``image`` to (x, y) of the result.
     """
     angle = eye_angle(points)
@@ -43,12 +64,28 @@ def eyes_level(
         size = (image.shape[1], image.shape[0])
     else:
         top, left, side = square
+        if side > MAX_SIDE or max(image.shape[:2]) > _MAX_TURNED:
+            return _turned_in_two_steps(image, points, top, left, side)
         # Pixel centres lie on integers, so the middle of `side` pixels is half a pixel before left + side / 2.
         transform = cv2.getRotationMatrix2D((left + (side - 1) / 2, top + (side - 1) / 2), angle, 1.0)
         transform[:, 2] -= (left, top)
         size = (side, side)
     turned = cv2.warpAffine(image, transform, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return turned, transform
+
+
+def _turned_in_two_steps(
+    image: np.ndarray, points: np.ndarray, top: int, left: int, side: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`eyes_level` of a square: first what turning it can reach is cut out (and sampled), then that is turned."""
+    more = math.ceil(0.21 * side) + 4  # (sqrt(2) - 1) / 2 of the side on each side, and the cubic's neighbours
+    y0, x0, wide = top - more, left - more, side + 2 * more
+    around = crop_square(image, y0, x0, wide)
+    scale = len(around) / wide
+    start, small = round(more * scale), max(1, round(side * scale))
+    turned, transform = eyes_level(around, points, (start, start, small))
+    offset = np.array([0.5 - x0, 0.5 - y0]) * scale - 0.5  # pixel centres lie on integers
+    return turned, np.column_stack([transform[:, :2] * scale, transform[:, :2] @ offset + transform[:, 2]])
 
 
 def transform_points(points: np.ndarray, transform: np.ndarray) -> np.ndarray:

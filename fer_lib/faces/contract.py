@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fer_lib.errors import DataError
-from fer_lib.faces.align import eyes_level
+from fer_lib.faces.align import crop_square, eyes_level
 
 Box = tuple[float, float, float, float]  # top, left, bottom, right in pixels; bottom and right are exclusive
 Channels = tuple[float, float, float]
@@ -86,12 +86,13 @@ class FaceContract(BaseModel):
     def square(self, image: np.ndarray, box: Box | None = None, points: np.ndarray | None = None) -> np.ndarray:
         """The first half of :meth:`face`: the square cut out (and turned) at its own scale, uint8 RGB [side, side, 3].
 
-        It may be a view of ``image``.  Raises DataError as :meth:`face` does.
+        It may be a view of ``image``.  A larger square is sampled at ``align.MAX_SIDE`` pixels a side.  Raises DataError as
+        :meth:`face` does.
         """
         square = _square(_checked(image).shape, box, self.margin)
         if self._turns(points):
             return eyes_level(image, points, square)[0]
-        return _crop(image, *square)
+        return crop_square(image, *square)
 
     def finish(self, square: np.ndarray) -> np.ndarray:
         """The second half: a square uint8 [side, side, C] sized to R, made grey and equalised, uint8 [R, R, C].
@@ -245,16 +246,6 @@ def _square(shape: tuple[int, ...], box: Box | None, margin: float) -> tuple[int
         raise DataError(f"box {box} is far larger than the picture of {width} x {height} pixels: check its units")
     side = max(1, math.floor(longer * (1.0 + 2.0 * margin) + 0.5))
     return math.floor((top + bottom - side) / 2 + 0.5), math.floor((left + right - side) / 2 + 0.5), side
-
-
-def _crop(image: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
-    """uint8 [side, side, 3]; rows and columns outside the picture repeat its nearest one."""
-    height, width = image.shape[:2]
-    if top >= 0 and left >= 0 and top + side <= height and left + side <= width:
-        return image[top : top + side, left : left + side]
-    rows = np.arange(top, top + side).clip(0, height - 1)
-    columns = np.arange(left, left + side).clip(0, width - 1)
-    return image.take(rows, axis=0).take(columns, axis=1)
 
 
 def _drawn(image: np.ndarray, box: Box, points: np.ndarray | None) -> np.ndarray:

@@ -88,10 +88,10 @@ class YuNet:
     def _look_closer(self, image: np.ndarray, points: np.ndarray, longer: float) -> np.ndarray:
         """The points [5, 2] of one face of so many pixels, found again in an enlarged and levelled view of it."""
         side = max(1, round(2 * longer))
-        zoom = self.VIEW / side
         for _ in range(self.LOOKS):
             left, top = points.mean(axis=0) - side / 2
             view, turn = eyes_level(image, points, (round(float(top)), round(float(left)), side))
+            zoom = self.VIEW / len(view)
             method = cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC
             rows = self._run(cv2.resize(view, (self.VIEW, self.VIEW), interpolation=method))
             seen = rows[:, 4:14].reshape(-1, 5, 2)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,6 +77,18 @@ def test_a_broken_file_is_named_and_the_others_are_done(folder, onnx_bundle, tmp
         probs = [float(row[f"prob_{e}"]) for e in EMOTIONS]
         assert sum(probs) == pytest.approx(1) and row["label"] == EMOTIONS[int(np.argmax(probs))]
         assert (row["bbox_bottom"], row["bbox_right"]) == ("60.0", "50.0")
+
+
+@pytest.mark.parametrize("options", [["--whole"], ["--detector", "haar"]], ids=" ".join)
+def test_a_very_thin_image_ends_no_folder(folder, onnx_bundle, tmp_path, options):
+    for name, size in (("thin.png", (3_000_000, 1)), ("zz.png", (1, 3_000_000))):
+        Image.new("L", size).save(folder / name)
+    drawn = tmp_path / "drawn"
+    done = run("predict", folder, "--model", onnx_bundle.path, "--json", "--annotate", drawn, *options)
+    assert done.exit_code == 0, done.output
+    results = json.loads(done.stdout)["results"]
+    assert [Path(r["path"]).name for r in results] == ["=b.jpg", "a.png", "thin.png", "zz.png"]
+    assert [r["error"] for r in results] == [None] * 4 and len(list(drawn.iterdir())) == 4
 
 
 def test_a_dangerous_name_is_neutral_in_the_csv(folder, onnx_bundle, tmp_path, monkeypatch):

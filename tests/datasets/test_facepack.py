@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageSequence
 
-from fer_lib.datasets import cropping, facepack
+from fer_lib.audit import hashes
+from fer_lib.datasets import cropping, facepack, quality, sheets
 from fer_lib.datasets.cropping import box_of
 from fer_lib.datasets.facepack import check_room, open_or_build
 from fer_lib.datasets.manifest import Manifest
@@ -133,6 +134,19 @@ def test_pictures_that_fail_are_named_and_nothing_is_left(rows, tmp_path):
     ] * 10
     assert lines[11].startswith("restore the files"), "the first ten only"
     assert not [p for p in (tmp_path / "cache").iterdir() if p.is_dir()]
+
+
+def test_a_very_thin_image_is_a_row_like_any_other(tmp_path):
+    manifest = by_hand(tmp_path, np.random.default_rng(0).integers(0, 256, (4, 60, 40, 3), dtype=np.uint8))
+    for name, size in (("1.png", (3_000_000, 1)), ("2.png", (1, 3_000_000))):
+        Image.new("RGB", size, (90, 120, 30)).save(tmp_path / name)
+    for kind in ("faces", "native", "none"):
+        pack = open_or_build(manifest, CONTRACT, tmp_path / "cache", kind=kind)
+        assert len(pack.manifest) == 4 and (pack.faces[1:3] == (90, 120, 30)).all()
+    assert quality.measure(manifest)["box_px"].tolist() == [40, 1, 1, 40]
+    assert hashes.hash_manifest(manifest).area.tolist() == [2400, 3_000_000, 3_000_000, 2400]
+    assert (sheets.face_tile(manifest, manifest.frame.iloc[1]) == (90, 120, 30)).all()
+    assert sheets.steps_page(manifest, CONTRACT, manifest.frame).axes
 
 
 def test_a_tolerance_leaves_rows_out_and_counts_them(rows, tmp_path):
