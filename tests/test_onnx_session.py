@@ -68,7 +68,8 @@ def test_a_kernel_has_it_off_before_its_first_cell(tmp_path):
     cell = nbformat.v4.new_code_cell("import os; print(os.environ['ORT_DISABLE_TELEMETRY'])")
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "a.ipynb")
     run(
-        "import os, pathlib; from fer_lib.pipeline.papermill import execute; folder = pathlib.Path(os.environ['FOLDER'])\n"
+        "import os; from pathlib import Path; from fer_lib.pipeline.papermill import execute\n"
+        "folder = Path(os.environ['FOLDER'])\n"
         "execute(folder / 'a.ipynb', folder / 'out.ipynb', {}, folder, {})",
         FOLDER=str(tmp_path),
     )
