@@ -86,8 +86,8 @@ class FaceContract(BaseModel):
     def square(self, image: np.ndarray, box: Box | None = None, points: np.ndarray | None = None) -> np.ndarray:
         """The first half of :meth:`face`: the square cut out (and turned) at its own scale, uint8 RGB [side, side, 3].
 
-        It may be a view of ``image``.  A larger square is sampled at ``align.MAX_SIDE`` pixels a side.  Raises DataError as
-        :meth:`face` does.
+        It may be a view of ``image``.  A larger square is sampled at ``align.MAX_SIDE`` pixels a side.  Raises
+        DataError as :meth:`face` does.
         """
         square = _square(_checked(image).shape, box, self.margin)
         if self._turns(points):
