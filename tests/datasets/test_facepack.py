@@ -13,9 +13,8 @@ from PIL import Image, ImageSequence
 
 from fer_lib.audit import hashes
 from fer_lib.datasets import cropping, facepack, quality, sheets
-from fer_lib.datasets.cropping import box_of
 from fer_lib.datasets.facepack import check_room, open_or_build
-from fer_lib.datasets.manifest import Manifest
+from fer_lib.datasets.manifest import Manifest, box_of
 from fer_lib.datasets.pack_format import checksum
 from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import DataError, FerError
@@ -126,7 +125,7 @@ def test_another_version_of_what_decodes_or_resizes_makes_another_pack(rows, tmp
 
 def test_pictures_that_fail_are_named_and_nothing_is_left(rows, tmp_path):
     broken = broken_copy(rows, tmp_path / "pictures", missing=range(1, 12), garbled=[12])
-    with pytest.raises(DataError, match=rf"12 of {len(rows)} pictures can't be used \(tolerance 0\)") as caught:
+    with pytest.raises(DataError, match=rf"12 of {len(rows)} images can't be used \(tolerance 0\)") as caught:
         open_or_build(broken, CONTRACT, tmp_path / "cache")
     lines = str(caught.value).splitlines()
     assert [path in line for line, path in zip(lines[1:11], broken.frame["image_path"][1:11], strict=True)] == [
@@ -171,10 +170,10 @@ def test_too_many_failures_stop_at_once_and_are_tried_again(rows, tmp_path, monk
         made.clear()
         return open_or_build(broken, CONTRACT, tmp_path / cache, tolerance, kind=kind)
 
-    with pytest.raises(DataError, match=rf"1 of the first 4 of {len(rows)} pictures can't be used \(tolerance 0\)"):
+    with pytest.raises(DataError, match=rf"1 of the first 4 of {len(rows)} images can't be used \(tolerance 0\)"):
         build(0)
     assert len(made) == 4 and not list((tmp_path / "cache").glob("pack-*")), "nothing was good, nothing is left"
-    message = rf"3 of the first 12 of {len(rows)} pictures .*what is packed stays, and the same call goes on there"
+    message = rf"3 of the first 12 of {len(rows)} images .*the same call then continues the pack"
     with pytest.raises(DataError, match=f"(?s){message}"):
         build(1)
     assert len(made) == 12
@@ -187,6 +186,12 @@ def test_too_many_failures_stop_at_once_and_are_tried_again(rows, tmp_path, monk
     assert len(build(1).faces) == len(rows)
     assert len(made) == len(rows) + 1, "the healed row's chunk, and all after it"
     assert np.array_equal(build(1).faces, open_or_build(rows, CONTRACT, tmp_path / "whole", 1, kind=kind).faces)
+
+
+def index_of(cache):
+    """The chunks of each pack in ``cache``."""
+    lines = [line for file in cache.glob("pack-*/faces.jsonl") for line in file.read_text().splitlines()]
+    return [json.loads(line)[1] for line in lines]
 
 
 def restore(broken, rows, numbers):
@@ -202,12 +207,12 @@ def test_what_a_tolerance_left_out_is_told_at_every_opening(rows, tmp_path, capl
         caplog.clear()
         assert len(open_or_build(broken, CONTRACT, tmp_path / "cache", tolerance=2).faces) == len(rows) - 2
         [line] = [r.getMessage() for r in caplog.records]
-        assert f"leaves out 2 of {len(rows)} pictures" in line and first in line and "delete that folder" in line
+        assert f"leaves out 2 of {len(rows)} images" in line and first in line and "delete that folder" in line
         restore(broken, rows, [2])
     folder = next((tmp_path / "cache").glob("pack-*"))
     assert str(folder) in line
-    left_out = json.loads((folder / "pack.json").read_text())["left_out"]
-    assert [first in left_out[0], second in left_out[1], len(left_out)] == [True, True, 2]
+    left_out = [bad for line in index_of(tmp_path / "cache") for bad in line["bad"]]
+    assert [i for i, _ in left_out] == [2, 5] and first in left_out[0][1] and second in left_out[1][1]
     shutil.rmtree(folder)
     assert len(open_or_build(broken, CONTRACT, tmp_path / "cache", tolerance=2).faces) == len(rows) - 1
 
@@ -226,64 +231,42 @@ def test_boxes_are_cut(tmp_path):
     assert all(np.array_equal(f, CONTRACT.face(picture, b)) for f, b in zip(pack.faces, boxes, strict=True))
 
 
-@pytest.mark.parametrize("damage", ["short", "long", "gone"])
+@pytest.mark.parametrize("damage", ["short", "long"])
 def test_a_pack_of_the_wrong_size_is_refused(rows, tmp_path, damage):
     open_or_build(rows, CONTRACT, tmp_path)
     file = next(tmp_path.glob("pack-*/faces.u8"))
-    if damage == "gone":
-        file.unlink()
-    else:
-        file.write_bytes(file.read_bytes()[:-1] if damage == "short" else file.read_bytes() + b"\0")
+    file.write_bytes(file.read_bytes()[:-1] if damage == "short" else file.read_bytes() + b"\0")
     with pytest.raises(DataError, match="has the wrong size .* delete that folder and it is made again"):
         open_or_build(rows, CONTRACT, tmp_path)
 
 
-def test_a_tampered_journal_is_refused(rows, tmp_path):
+@pytest.mark.parametrize("damage", ["cut short", "garbage", "empty", "a row left out", "a field less", "a line less"])
+def test_a_damaged_index_is_refused(rows, tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(facepack, "CHUNK", 4)
     open_or_build(rows, CONTRACT, tmp_path)
-    journal = next(tmp_path.glob("pack-*/journal.txt"))
-    journal.write_text(journal.read_text().replace('"bad":[]', '"bad":[[0,"x"]]'))
-    with pytest.raises(DataError, match=r"its journal\.txt was changed .* delete that folder"):
-        open_or_build(rows, CONTRACT, tmp_path)
-
-
-@pytest.mark.parametrize("damage", ["cut short", "garbage", "empty", "a list", "a key less", "no number"])
-def test_a_damaged_record_is_named(rows, tmp_path, damage):
-    open_or_build(rows, CONTRACT, tmp_path)
-    file = next(tmp_path.glob("pack-*/pack.json"))
-    record = json.loads(file.read_text())
-    less = {k: v for k, v in record.items() if k != "journal_sha256"}
+    file = next(tmp_path.glob("pack-*/faces.jsonl"))
+    whole = file.read_bytes()
+    crc, fields = json.loads(whole.splitlines()[0])
+    less = json.dumps([crc, {k: v for k, v in fields.items() if k != "sums"}]).encode()
     file.write_bytes(
         {
-            "cut short": file.read_bytes()[:40], "garbage": b"\xff\x00{]", "empty": b"", "a list": b"[]",
-            "a key less": json.dumps(less).encode(), "no number": json.dumps(record | {"bytes": "many"}).encode(),
+            "cut short": whole[:-5], "garbage": b"\xff\x00{]", "empty": b"", "a field less": less + whole,
+            "a row left out": whole.replace(b'"bad":[]', b'"bad":[[0,"x"]]', 1),
+            "a line less": whole[: whole.rindex(b"[", 0, whole.rindex(b'"first"'))],
         }[damage]
     )  # fmt: skip
-    with pytest.raises(DataError, match=r"face pack .*pack-\w+: its pack\.json is damaged \(.+\); delete that folder"):
+    with pytest.raises(DataError, match=r"face pack .*pack-\w+: its faces\.jsonl was changed .*; delete that folder"):
         open_or_build(rows, CONTRACT, tmp_path)
     shutil.rmtree(file.parent)
     assert len(open_or_build(rows, CONTRACT, tmp_path).faces) == len(rows), "as the message says"
 
 
-def test_a_pack_without_its_journal_is_named(rows, tmp_path):
+@pytest.mark.parametrize("name", ["faces.u8", "faces.jsonl"])
+def test_a_pack_without_one_of_its_files_is_refused(rows, tmp_path, name):
     open_or_build(rows, CONTRACT, tmp_path)
-    next(tmp_path.glob("pack-*/journal.txt")).unlink()
-    with pytest.raises(DataError, match=r"journal\.txt cannot be read \(No such file.*\); delete that folder"):
+    next(tmp_path.glob(f"pack-*/{name}")).unlink()
+    with pytest.raises(DataError, match=rf"{name} cannot be read \(No such file.*\); delete that folder"):
         open_or_build(rows, CONTRACT, tmp_path)
-
-
-@pytest.mark.parametrize("beside", [False, True])
-def test_a_pack_that_lost_its_record_is_finished_again(rows, tmp_path, monkeypatch, beside):
-    """From its own chunks, unless an unfinished pack lies beside it; never to fail after the work."""
-    whole = open_or_build(rows, CONTRACT, tmp_path).faces[:]
-    file = next(tmp_path.glob("pack-*/pack.json"))
-    record = file.read_bytes()
-    file.unlink()
-    if beside:
-        (tmp_path / f"{file.parent.name}.partial").mkdir()
-    else:
-        monkeypatch.setattr(cropping, "decode", lambda path: pytest.fail(f"decoded {path} again"))
-    assert np.array_equal(open_or_build(rows, CONTRACT, tmp_path).faces, whole)
-    assert file.read_bytes() == record and [p for p in tmp_path.iterdir() if p.is_dir()] == [file.parent]
 
 
 @pytest.mark.parametrize("kind", ["faces", "native"])
@@ -326,7 +309,7 @@ def interrupt_after(rows_done):
 
 
 DAMAGE = ("none", "half a chunk more", "half a line more", "pixels lost", "pixels changed")
-DAMAGE += ("garbage after", "garbage between", "another chunk's fields", "journal lost")
+DAMAGE += ("garbage after", "garbage between", "another chunk's fields", "index lost")
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -344,7 +327,7 @@ def test_an_interrupted_build_goes_on(rows, tmp_path, monkeypatch, kind, damage)
     again = open_or_build(many, CONTRACT, tmp_path / "cut", progress=lambda *a: told.append(a), kind=kind)
     assert told[0] == (kept + 8, 50) and told[-1] == (50, 50) and len(made) == 50 - kept
     assert not partial.exists()
-    for name in ("faces.u8", "journal.txt", "pack.json"):
+    for name in ("faces.u8", "faces.jsonl"):
         first, second = (next((tmp_path / d).glob(f"pack-*/{name}")).read_bytes() for d in ("whole", "cut"))
         assert first == second, name
     assert np.array_equal(whole.faces, again.faces)
@@ -352,22 +335,22 @@ def test_an_interrupted_build_goes_on(rows, tmp_path, monkeypatch, kind, damage)
 
 def damage_partial(partial, damage, done):
     """What a kill or a lost disk block leaves of three chunks of eight rows; how many rows must be kept of it."""
-    faces, journal = partial / "faces.u8", partial / "journal.txt"
-    pixels, lines = faces.read_bytes(), journal.read_bytes().splitlines(keepends=True)
+    faces, index = partial / "faces.u8", partial / "faces.jsonl"
+    pixels, lines = faces.read_bytes(), index.read_bytes().splitlines(keepends=True)
     if damage == "half a chunk more":
         faces.write_bytes(pixels + b"z" * 5000)
     if damage == "half a line more":
-        journal.write_bytes(b"".join(lines) + lines[0][:40])
+        index.write_bytes(b"".join(lines) + lines[0][:40])
     if damage == "garbage after":
-        journal.write_bytes(b"".join(lines) + b"\xff{]\n" + b"{}\n")
+        index.write_bytes(b"".join(lines) + b"\xff{]\n" + b"{}\n")
     if damage == "garbage between":
-        journal.write_bytes(lines[0] + b"garbage\n" + b"".join(lines[1:]))
+        index.write_bytes(lines[0] + b"garbage\n" + b"".join(lines[1:]))
         return 8
     if damage == "another chunk's fields":
-        journal.write_bytes(b"".join(lines[:2]) + lines[2].replace(b'"rows":8', b'"rows":9'))
+        index.write_bytes(b"".join(lines[:2]) + lines[2].replace(b'"rows":8', b'"rows":9'))
         return 16
-    if damage == "journal lost":
-        journal.unlink()
+    if damage == "index lost":
+        index.unlink()
         return 0
     if damage == "pixels lost" and pixels:  # a pack without pixels has none to lose
         faces.write_bytes(pixels[: len(pixels) * 2 // 3 + 10])
@@ -502,7 +485,7 @@ def test_grey_pictures_are_one_array_of_one_channel_on_disk(tmp_path):
 
 def test_without_a_pack_pictures_that_fail_are_still_found_first(rows, tmp_path):
     broken = broken_copy(rows, tmp_path / "pictures", missing=[2], garbled=[5])
-    with pytest.raises(DataError, match=r"2 of \d+ pictures can't be used"):
+    with pytest.raises(DataError, match=r"2 of \d+ images can't be used"):
         open_or_build(broken, CONTRACT, tmp_path / "cache", kind="none")
     pack = open_or_build(broken, CONTRACT, tmp_path / "cache", tolerance=2, kind="none")
     assert pack.manifest.sample_ids == [s for i, s in enumerate(rows.sample_ids) if i not in (2, 5)]
@@ -581,8 +564,6 @@ def test_tilted_heads_are_packed_upright(heads, yunet, tmp_path):
     assert level.without_points == 0
     assert min(tilt(yunet, f) for f in plain.faces) > 15
     assert max(tilt(yunet, f) for f in level.faces) < 6
-    record = json.loads(next(f for f in tmp_path.glob("pack-*/pack.json") if '"eyes"' in f.read_text()).read_text())
-    assert record["without_points"] == 0
 
 
 def test_pictures_without_a_box_or_a_face(heads, yunet, tmp_path):
@@ -594,7 +575,7 @@ def test_pictures_without_a_box_or_a_face(heads, yunet, tmp_path):
     assert pack.without_points == 1 and len(pack.faces) == 3
     assert tilt(yunet, pack.faces[0]) < 6 < 15 < tilt(yunet, crop)
     assert np.array_equal(pack.faces[1], EYES.face(grey))
-    assert open_or_build(manifest, EYES, tmp_path).without_points == 1, "known also to whoever finds the pack made"
+    assert open_or_build(manifest, EYES, tmp_path).without_points == 1, "read from the pack"
 
 
 def test_a_box_takes_the_points_of_its_own_face(shared_data, yunet, tmp_path):

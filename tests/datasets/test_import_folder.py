@@ -250,7 +250,7 @@ def test_a_name_is_registered_once_and_its_parameters_must_exist():
     def read(spec, root, draft):
         raise AssertionError("never called")
 
-    with pytest.raises(ValueError, match=r"'tree' is registered already, by fer_lib\.datasets\.sources\.tree"):
+    with pytest.raises(ValueError, match=r"'tree' is registered already, by fer_lib\.importers\.tree"):
         register("tree")(read)
     with pytest.raises(ValueError, match="'colour', which is no field"):
         register("new", reads=("colour",))

@@ -125,7 +125,7 @@ def test_wrong_columns_votes_files_and_versions_are_refused(tmp_path):
         Manifest(frame(labels=1), {"root": "."})
     with pytest.raises(DataError, match="row 2: soft_label"):
         Manifest(frame(soft_label=[None, None, [0.5, 0.5], *[None] * 9]), {"root": "."})
-    with pytest.raises(DataError, match="soft_label holds what is no list of numbers"):
+    with pytest.raises(DataError, match="soft_label must hold lists of numbers"):
         Manifest(frame(soft_label=[None, None, "many", *[None] * 9]), {"root": "."})
     target = tmp_path / "manifest.parquet"
     with pytest.raises(DataError, match="manifest.parquet is missing"):
