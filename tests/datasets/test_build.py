@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fer_lib.datasets.build import build_manifest, capped, check_pictures, duplicates, summary, twins
+from fer_lib.datasets.build import build_manifest, cap_rows, check_images, duplicates, summary, twins
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
@@ -144,11 +144,12 @@ def test_ten_of_many_bad_pictures_are_listed(raw, tmp_path):
     assert text.startswith("12 rows") and text.count("missing: ") == 10 and "and 2 more" in text
 
 
-def test_output_that_cannot_be_written_is_explained(raw, tmp_path):
+def test_an_output_folder_that_cannot_be_written_is_named(raw, tmp_path):
     imports = imported(tmp_path, tree(raw))
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(DataError, match="file stands where a folder should be"):
+    with pytest.raises(FileExistsError) as error:
         build_manifest(ManifestParams(), imports, tmp_path / "out")
+    assert error.value.filename == str(tmp_path / "out")
     (tmp_path / "out").unlink()
     (tmp_path / "out" / "manifest.parquet").mkdir(parents=True)
     with pytest.raises(DataError, match="manifest.parquet"):
@@ -184,7 +185,7 @@ def test_boxes_that_leave_their_photo_are_found(tmp_path):
     frame = pd.DataFrame(boxes, columns=["bbox_top", "bbox_left", "bbox_bottom", "bbox_right"]).assign(
         image_path="p.png"
     )
-    checked = check_pictures(frame, tmp_path)
+    checked = check_images(frame, tmp_path)
     assert checked["outside"].tolist() == [False, True, True, True, True, False]
     assert (checked["problem"] == "").all()
 
@@ -238,13 +239,13 @@ def test_a_cap_keeps_the_same_rows_of_each_class_and_counts_the_rest():
         for i in range(50)
     ]
     frame = pd.DataFrame(rows)
-    kept = capped(frame, 3)
+    kept = cap_rows(frame, 3)
     assert (kept.groupby(["source", "split", "label"]).size() == 3).all() and len(kept) == 2 * 2 * 7 * 3
     smallest = sorted(frame[(frame.source == "b") & (frame.split == "test") & (frame.label == 4)].sample_id)[:3]
     assert sorted(kept[(kept.source == "b") & (kept.split == "test") & (kept.label == 4)].sample_id) == smallest
-    shuffled = capped(frame.sample(frac=1, random_state=1), 3)
+    shuffled = cap_rows(frame.sample(frac=1, random_state=1), 3)
     assert set(map(tuple, shuffled.to_numpy())) == set(map(tuple, kept.to_numpy()))
-    assert capped(frame, 0) is frame
+    assert cap_rows(frame, 0) is frame
 
 
 def test_labels_that_are_none_and_contents_barred_from_val_are_counted(tmp_path):

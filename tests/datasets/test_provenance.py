@@ -36,5 +36,5 @@ def test_it_is_written_and_read_and_a_damaged_one_is_named(tmp_path):
     whole = (tmp_path / EXPOSURE_FILE).read_bytes()
     for damaged in (whole[:40], b"", b"garbage"):
         (tmp_path / EXPOSURE_FILE).write_bytes(damaged)
-        with pytest.raises(DataError, match=f"{EXPOSURE_FILE} is no record"):
+        with pytest.raises(DataError, match=f"{EXPOSURE_FILE} is not a training exposure record"):
             read_exposure(tmp_path)
