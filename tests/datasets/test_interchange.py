@@ -213,8 +213,12 @@ def test_a_file_that_is_no_such_csv(tmp_path, content, said):
     (tmp_path / "x.csv").write_bytes(content)
     with pytest.raises(DataError, match=said):
         import_csv(tmp_path / "x.csv", tmp_path, tmp_path / "out", KEEP)
-    with pytest.raises(DataError, match="cannot read"):
+
+
+def test_a_missing_csv_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
         import_csv(tmp_path / "y.csv", tmp_path, tmp_path / "out", KEEP)
+    assert error.value.filename == str(tmp_path / "y.csv")
 
 
 def test_import_gives_ids_of_the_content_and_assigns_val(tmp_path):

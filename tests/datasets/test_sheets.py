@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from fer_lib.datasets import charts, sheets
-from fer_lib.datasets.manifest import BOX, Manifest
+from fer_lib.datasets.manifest import BOX, Manifest, box_of
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import FaceContract
@@ -75,7 +75,7 @@ def test_a_box_is_what_is_shown(tmp_path):
     box = dict(zip(BOX, (10.0, 50.0, 30.0, 70.0), strict=True))
     manifest = Manifest(pd.DataFrame([row(0, 3, **box)]), {"root": str(tmp_path)})
     assert (sheets.face_tile(manifest, manifest.frame.iloc[0], 24) == 200).all()
-    assert sheets.box_of(manifest.frame.iloc[0]) == (10.0, 50.0, 30.0, 70.0)
+    assert box_of(manifest.frame.iloc[0]) == (10.0, 50.0, 30.0, 70.0)
 
 
 def test_a_grid_of_nothing_is_refused(manifest):
@@ -109,7 +109,7 @@ def test_every_step_of_the_contract_is_on_its_page(manifest, tmp_path):
     texts = written(figure)
     assert [t for t in texts if t in sheets.STEPS.values()] == ["raw", "box", "aligned", "CLAHE", "crop"]
     assert "30 x 30, eyes level" in texts and "30 x 30, no eyes found: as it is" in texts
-    assert texts.count("no box: the picture is the face") == 2 and "photos\nFear" in texts
+    assert texts.count("no box: the image is the face") == 2 and "photos\nFear" in texts
     assert any(contract.id in t and "tilted" in t for t in texts)
     wide = 60 + 2 * sheets.GAP
     photo = decode(tmp_path / "99.png")
