@@ -153,7 +153,7 @@ def train_batches(
 def eval_batches(
     pack: FacePack, batch_size: int, flip: bool = False, workers: int = 1
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(row numbers, float32 [B, 3, S, S]) of the centre crop of every row in order; ``flip`` mirrors it horizontally."""
+    """(row numbers, float32 [B, 3, S, S]) of each row's centre crop, in order; ``flip`` mirrors it."""
     contract = pack.contract
 
     def make(start: int) -> tuple[np.ndarray, np.ndarray]:

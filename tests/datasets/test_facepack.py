@@ -1,4 +1,4 @@
-"""Packs are made once, made again when anything that decides their pixels changes, and refuse what they can't read."""
+"""Face packs: one build per set of inputs that decide pixels, resumed builds, and detection of damage."""
 
 import json
 import logging
@@ -62,13 +62,13 @@ def broken_copy(rows, folder, missing=(), garbled=()):
 
 
 def test_a_pack_holds_the_contracts_faces_in_row_order(rows, tmp_path):
-    told = []
-    pack = open_or_build(rows, CONTRACT, tmp_path, progress=lambda done, total: told.append((done, total)))
+    progress_calls = []
+    pack = open_or_build(rows, CONTRACT, tmp_path, progress=lambda done, total: progress_calls.append((done, total)))
     assert pack.faces.shape == (len(rows), SIDE, SIDE, 3) and pack.faces.dtype == np.uint8
     for face, path in zip(pack.faces, rows.frame["image_path"], strict=True):
         assert np.array_equal(face, CONTRACT.face(decode(rows.resolve(path))))
     assert pack.n_expected == len(rows) == len(pack.manifest) and pack.without_points == 0
-    assert told == [(len(rows), len(rows))]
+    assert progress_calls == [(len(rows), len(rows))]
     with pytest.raises(TypeError, match="item assignment"):
         pack.faces[0] = 0
     with pytest.raises(ValueError, match="read-only"):
@@ -82,7 +82,7 @@ def test_a_pack_holds_the_contracts_faces_in_row_order(rows, tmp_path):
         pack.faces[len(rows)]
 
 
-def test_it_is_made_once(rows, tmp_path, monkeypatch):
+def test_a_pack_is_built_once(rows, tmp_path, monkeypatch):
     first = open_or_build(rows, CONTRACT, tmp_path)
     monkeypatch.setattr(cropping, "decode", lambda path: pytest.fail(f"decoded {path} again"))
     again = open_or_build(rows, CONTRACT, tmp_path)
@@ -116,14 +116,14 @@ def test_the_same_rows_in_another_order_keep_their_own_faces(rows, tmp_path):
 
 
 @pytest.mark.parametrize("name", facepack.LIBRARIES)
-def test_another_version_of_what_decodes_or_resizes_makes_another_pack(rows, tmp_path, monkeypatch, name):
+def test_another_version_of_a_decoding_library_makes_another_pack(rows, tmp_path, monkeypatch, name):
     open_or_build(rows, CONTRACT, tmp_path)
     monkeypatch.setitem(facepack.LIBRARIES, name, "0.0.1")
     open_or_build(rows, CONTRACT, tmp_path)
     assert len(list(tmp_path.glob("pack-*"))) == 2
 
 
-def test_pictures_that_fail_are_named_and_nothing_is_left(rows, tmp_path):
+def test_unusable_images_are_named_and_no_pack_is_left(rows, tmp_path):
     broken = broken_copy(rows, tmp_path / "pictures", missing=range(1, 12), garbled=[12])
     with pytest.raises(DataError, match=rf"12 of {len(rows)} images can't be used \(tolerance 0\)") as caught:
         open_or_build(broken, CONTRACT, tmp_path / "cache")
@@ -135,7 +135,7 @@ def test_pictures_that_fail_are_named_and_nothing_is_left(rows, tmp_path):
     assert not [p for p in (tmp_path / "cache").iterdir() if p.is_dir()]
 
 
-def test_a_very_thin_image_is_a_row_like_any_other(tmp_path):
+def test_very_thin_images_are_packed(tmp_path):
     manifest = by_hand(tmp_path, np.random.default_rng(0).integers(0, 256, (4, 60, 40, 3), dtype=np.uint8))
     for name, size in (("1.png", (3_000_000, 1)), ("2.png", (1, 3_000_000))):
         Image.new("RGB", size, (90, 120, 30)).save(tmp_path / name)
@@ -153,14 +153,14 @@ def test_a_tolerance_leaves_rows_out_and_counts_them(rows, tmp_path):
     with pytest.raises(DataError, match="tolerance 1"):
         open_or_build(broken, CONTRACT, tmp_path / "cache", tolerance=1)
     pack = open_or_build(broken, CONTRACT, tmp_path / "cache", tolerance=2)
-    kept = [s for i, s in enumerate(rows.sample_ids) if i not in (2, 5)]
-    assert pack.manifest.sample_ids == kept and pack.n_expected == len(rows)
+    usable = [s for i, s in enumerate(rows.sample_ids) if i not in (2, 5)]
+    assert pack.manifest.sample_ids == usable and pack.n_expected == len(rows)
     whole = open_or_build(rows, CONTRACT, tmp_path / "cache")
     assert np.array_equal(pack.faces, np.delete(whole.faces, [2, 5], axis=0))
 
 
 @pytest.mark.parametrize("kind", ["faces", "none"])
-def test_too_many_failures_stop_at_once_and_are_tried_again(rows, tmp_path, monkeypatch, kind):
+def test_too_many_failures_stop_at_once_and_are_retried(rows, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(facepack, "CHUNK", 4)
     broken = broken_copy(rows, tmp_path / "pictures", missing=[2, 9, 10])
     made, real = [], cropping.decode
@@ -199,7 +199,7 @@ def restore(broken, rows, numbers):
         broken.resolve(path).write_bytes(rows.resolve(path).read_bytes())
 
 
-def test_what_a_tolerance_left_out_is_told_at_every_opening(rows, tmp_path, caplog):
+def test_every_opening_warns_of_rows_that_a_tolerance_left_out(rows, tmp_path, caplog):
     """A pack stays as it was made, or a resumed training would see other rows; nobody is left to guess."""
     broken = broken_copy(rows, tmp_path / "pictures", missing=[2], garbled=[5])
     first, second = broken.frame["image_path"][2], broken.frame["image_path"][5]
@@ -217,7 +217,7 @@ def test_what_a_tolerance_left_out_is_told_at_every_opening(rows, tmp_path, capl
     assert len(open_or_build(broken, CONTRACT, tmp_path / "cache", tolerance=2).faces) == len(rows) - 1
 
 
-def test_a_box_off_its_picture_names_the_picture(tmp_path):
+def test_a_box_outside_its_image_names_the_image(tmp_path):
     pictures = [np.full((30, 30, 3), 90, np.uint8)] * 2
     manifest = by_hand(tmp_path / "p", pictures, boxes=[(2, 2, 20, 20), (50, 50, 60, 60)])
     with pytest.raises(DataError, match=r"1\.png: box .* lies outside"):
@@ -314,18 +314,18 @@ DAMAGE += ("garbage after", "garbage between", "another chunk's fields", "index 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("kind", ["faces", "native", "none"])
-def test_an_interrupted_build_goes_on(rows, tmp_path, monkeypatch, kind, damage):
+def test_an_interrupted_build_continues(rows, tmp_path, monkeypatch, kind, damage):
     monkeypatch.setattr(facepack, "CHUNK", 8)
     many = twice_over(rows, 50)
     whole = open_or_build(many, CONTRACT, tmp_path / "whole", kind=kind)
     with pytest.raises(Interrupted):
         open_or_build(many, CONTRACT, tmp_path / "cut", progress=interrupt_after(24), kind=kind)
     partial = next((tmp_path / "cut").glob("pack-*.partial"))
-    kept = damage_partial(partial, damage, 24)
-    told, made, real = [], [], cropping.decode
+    done_rows = damage_partial(partial, damage, 24)
+    progress_calls, made, real = [], [], cropping.decode
     monkeypatch.setattr(cropping, "decode", lambda path: (made.append(path), real(path))[1])
-    again = open_or_build(many, CONTRACT, tmp_path / "cut", progress=lambda *a: told.append(a), kind=kind)
-    assert told[0] == (kept + 8, 50) and told[-1] == (50, 50) and len(made) == 50 - kept
+    again = open_or_build(many, CONTRACT, tmp_path / "cut", progress=lambda *a: progress_calls.append(a), kind=kind)
+    assert progress_calls[0] == (done_rows + 8, 50) and progress_calls[-1] == (50, 50) and len(made) == 50 - done_rows
     assert not partial.exists()
     for name in ("faces.u8", "faces.jsonl"):
         first, second = (next((tmp_path / d).glob(f"pack-*/{name}")).read_bytes() for d in ("whole", "cut"))
@@ -362,7 +362,7 @@ def damage_partial(partial, damage, done):
     return done
 
 
-def test_two_that_start_together_pack_once(rows, tmp_path, monkeypatch):
+def test_two_threads_that_start_together_build_once(rows, tmp_path, monkeypatch):
     real, calls = facepack._build, []
     monkeypatch.setattr(facepack, "_build", lambda *a: (calls.append(1), real(*a)))
     packs = []
@@ -372,7 +372,7 @@ def test_two_that_start_together_pack_once(rows, tmp_path, monkeypatch):
     assert len(calls) == 1 and np.array_equal(packs[0].faces, packs[1].faces)
 
 
-def test_a_full_disk_is_told_before_work_begins(rows, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_the_build(rows, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with pytest.raises(DataError, match="GB, .* has 0.0 GB: use pack: native .*, pack: none .* free some space$"):
         open_or_build(rows, CONTRACT, tmp_path)
@@ -382,7 +382,7 @@ def test_a_full_disk_is_told_before_work_begins(rows, tmp_path, monkeypatch):
     assert len(open_or_build(rows, CONTRACT, tmp_path, kind="none").faces) == len(rows)
 
 
-def test_room_is_reckoned_with_what_the_faces_really_take(rows, tmp_path, monkeypatch):
+def test_required_space_is_estimated_from_sample_faces(rows, tmp_path, monkeypatch):
     """Grey faces need a third, small ones kept at their own size less; what is done already counts as room."""
     many, large = twice_over(rows, 40), FaceContract(image_size=224)
 
@@ -412,7 +412,7 @@ def test_an_unfinished_pack_is_named_when_there_is_no_room(rows, tmp_path, monke
         open_or_build(rows, FaceContract(image_size=40), tmp_path)
 
 
-def test_the_room_of_all_splits_is_reckoned_before_the_first_face(rows, drawn_manifest, tmp_path, monkeypatch):
+def test_required_space_of_all_splits_is_checked_before_the_first_face(rows, drawn_manifest, tmp_path, monkeypatch):
     val, free = drawn_manifest.rows(split="val"), {"free": 0}
     each, total = SIDE**2 * 3, len(rows) + len(val)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), free)())
@@ -476,14 +476,14 @@ def test_every_kind_gives_the_contracts_pixels(tmp_path, change):
     assert sizes[0] == 0 < sizes[1] < sizes[2] == SIDE**2 * sum(channels)
 
 
-def test_grey_pictures_are_one_array_of_one_channel_on_disk(tmp_path):
+def test_grey_images_are_one_array_of_one_channel_on_disk(tmp_path):
     grey = [np.full((48, 48, 3), v, np.uint8) + np.arange(48, dtype=np.uint8)[:, None, None] for v in range(5)]
     pack = open_or_build(by_hand(tmp_path / "p", grey), CONTRACT, tmp_path)
     stored = np.fromfile(next(tmp_path.glob("pack-*/faces.u8")), np.uint8).reshape(5, SIDE, SIDE, 1)
     assert np.array_equal(np.repeat(stored, 3, axis=3), pack.faces)
 
 
-def test_without_a_pack_pictures_that_fail_are_still_found_first(rows, tmp_path):
+def test_kind_none_finds_unusable_images_first(rows, tmp_path):
     broken = broken_copy(rows, tmp_path / "pictures", missing=[2], garbled=[5])
     with pytest.raises(DataError, match=r"2 of \d+ images can't be used"):
         open_or_build(broken, CONTRACT, tmp_path / "cache", kind="none")
@@ -496,7 +496,7 @@ def test_without_a_pack_pictures_that_fail_are_still_found_first(rows, tmp_path)
         pack.faces[3]
 
 
-def test_rows_without_any_usable_picture(rows, tmp_path):
+def test_rows_without_any_usable_image(rows, tmp_path):
     broken = broken_copy(rows, tmp_path / "pictures", missing=range(len(rows)))
     for kind in ("faces", "native", "none"):
         pack = open_or_build(broken, CONTRACT, tmp_path / "cache", tolerance=len(rows), kind=kind)
@@ -504,27 +504,27 @@ def test_rows_without_any_usable_picture(rows, tmp_path):
 
 
 @pytest.mark.parametrize("size", [1, 511, 512, 513, 37 * 37, 37 * 37 * 3])
-def test_a_checksum_sees_what_disks_do(size):
+def test_a_checksum_detects_disk_errors(size):
     rng = np.random.default_rng(size)
     pixels = rng.integers(0, 256, size, dtype=np.uint8)
-    known = checksum(pixels)
-    assert known != checksum(np.append(pixels, np.uint8(0)))
+    original = checksum(pixels)
+    assert original != checksum(np.append(pixels, np.uint8(0)))
     for _ in range(50):
         changed = pixels.copy()
         changed[rng.integers(size)] ^= rng.integers(1, 256, dtype=np.uint8)
-        assert checksum(changed) != known
+        assert checksum(changed) != original
     if size > 1024:
-        assert known not in (checksum(np.roll(pixels, 64)), checksum(pixels[::-1].copy()))
-        assert known != checksum(np.where(np.arange(size) < size // 2, pixels, 0).astype(np.uint8))
+        assert original not in (checksum(np.roll(pixels, 64)), checksum(pixels[::-1].copy()))
+        assert original != checksum(np.where(np.arange(size) < size // 2, pixels, 0).astype(np.uint8))
         for length in (1, 8, 64, size // 4):
             for _ in range(50):  # exchanged stretches, near each other and far apart
                 first, second = sorted(rng.choice(np.arange(0, size - length, 8), 2, replace=False))
-                changed, taken = pixels.copy(), min(length, second - first)
-                changed[first : first + taken] = pixels[second : second + taken]
-                changed[second : second + taken] = pixels[first : first + taken]
-                assert (checksum(changed) != known) == (not np.array_equal(changed, pixels))
+                changed, n = pixels.copy(), min(length, second - first)
+                changed[first : first + n] = pixels[second : second + n]
+                changed[second : second + n] = pixels[first : first + n]
+                assert (checksum(changed) != original) == (not np.array_equal(changed, pixels))
     unaligned = np.frombuffer(b"abc" + pixels.tobytes(), np.uint8)[3:]
-    assert checksum(unaligned) == known
+    assert checksum(unaligned) == original
 
 
 # ---------------------------------------------------------------- eyes level
@@ -566,7 +566,7 @@ def test_tilted_heads_are_packed_upright(heads, yunet, tmp_path):
     assert max(tilt(yunet, f) for f in level.faces) < 6
 
 
-def test_pictures_without_a_box_or_a_face(heads, yunet, tmp_path):
+def test_images_without_a_box_or_a_face(heads, yunet, tmp_path):
     box = yunet.detect(heads[0], refine=False)[0].box
     crop = FaceContract(image_size=160).face(heads[0], box)  # 184 pixels of nothing but the head
     grey = np.full((100, 100, 3), 127, np.uint8)
@@ -578,7 +578,7 @@ def test_pictures_without_a_box_or_a_face(heads, yunet, tmp_path):
     assert open_or_build(manifest, EYES, tmp_path).without_points == 1, "read from the pack"
 
 
-def test_a_box_takes_the_points_of_its_own_face(shared_data, yunet, tmp_path):
+def test_a_box_uses_the_landmarks_of_its_own_face(shared_data, yunet, tmp_path):
     with Image.open(shared_data / "media" / "head-pose-face-detection-female-and-male.gif") as clip:
         frame = np.asarray(next(ImageSequence.Iterator(clip)).convert("RGB"))
     faces = yunet.detect(frame)
@@ -590,7 +590,7 @@ def test_a_box_takes_the_points_of_its_own_face(shared_data, yunet, tmp_path):
         assert np.abs(packed - expected).mean() < 8, "cut as by the points that the whole photo gives"
 
 
-def test_a_served_picture_is_turned_as_a_packed_one(heads, yunet, tmp_path):
+def test_prediction_aligns_an_image_like_a_pack(heads, yunet, tmp_path):
     config = dict(backbone="test_resnet", image_size=96, embed_dim=8, dropout=0.0, head="linear", s=1.0)
     bundle = write_bundle(
         tmp_path / "b", name="b", kind="student", model_config=config,
@@ -599,16 +599,16 @@ def test_a_served_picture_is_turned_as_a_packed_one(heads, yunet, tmp_path):
     )  # fmt: skip
     boxes = [yunet.detect(h, refine=False)[0].box for h in heads]
     pack = open_or_build(by_hand(tmp_path / "p", heads, boxes), EYES, tmp_path)
-    seen = []
+    inputs = []
     for detector in ("yunet", "haar"):
         predictor = Predictor(bundle, detector=detector)
-        predictor._run = lambda faces: seen.append(faces) or np.zeros((len(faces), 7))
+        predictor._run = lambda faces: inputs.append(faces) or np.zeros((len(faces), 7))
         predictor.logits(heads, boxes)
     packed = EYES.normalise(np.ascontiguousarray(EYES.centre(np.asarray(pack.faces))))
-    assert all(np.array_equal(faces, packed) for faces in seen) and len(seen) == 2
+    assert all(np.array_equal(faces, packed) for faces in inputs) and len(inputs) == 2
 
 
-def test_no_yunet_is_told_in_the_detectors_own_words(rows, tmp_path, monkeypatch, caplog):
+def test_a_missing_yunet_model_is_named(rows, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.WARNING)
     monkeypatch.setenv("FER_YUNET", str(tmp_path / "nowhere.onnx"))
     with pytest.raises(FerError, match="YuNet model .*nowhere.onnx cannot be read"):
