@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 from fer_lib.errors import DataError
-from fer_lib.storage.atomic import explained, write_json
+from fer_lib.storage.atomic import explained, sync_folder, write_json
 
 CHUNK = 256  # rows: 51 MB of colour faces at 258 pixels, and what an interruption costs at most
 FACES, JOURNAL, RECORD = "faces.u8", "journal.txt", "pack.json"
@@ -139,6 +139,7 @@ class PackWriter:
         write_json(self.folder / RECORD, Record(bytes=size, journal_sha256=journal, **about))
         with explained(self.target):
             os.replace(self.folder, self.target)
+            sync_folder(self.target.parent)
 
 
 def unfinished(target: Path) -> Path:
