@@ -43,10 +43,10 @@ def render(
 @report.command()
 def pictures(results: RESULTS) -> None:
     """Draw the README's pictures and show them in it."""
-    from fer_lib.report.figures import readme_pictures
+    from fer_lib.report.figures import readme_images
     from fer_lib.storage.paths import home
 
-    for path in readme_pictures(results, home() / "README.md"):
+    for path in readme_images(results, home() / "README.md"):
         typer.echo(str(path))
 
 
