@@ -1,4 +1,4 @@
-"""``fer report``: a finished run as a file, a page, pictures, and the model that the package ships."""
+"""``fer report``: export a finished run, render its page and the README images, install the packaged model."""
 
 from __future__ import annotations
 

@@ -215,7 +215,7 @@ def _refuse_other_weights(results: dict[str, Any]) -> None:
     if results["export"] is not None:
         weights.append(("the exported bundle", results["export"]["bundle"]["ids"]["weights_sha256"]))
     if stale := [name for name, sha256 in weights if sha256 and sha256 not in trained]:
-        raise FerError(f"{', '.join(stale)}: the evaluated weights are of no training of this run; run its file again")
+        raise FerError(f"{', '.join(stale)}: evaluated with weights of no fit of this run; run its file again")
 
 
 def without_paths(value: Any, home: Path | None = None) -> Any:

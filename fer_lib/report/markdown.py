@@ -31,7 +31,7 @@ def replace_section(page: str, name: str, content: str) -> str:
     """The page with ``content`` between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``; FerError without them."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
-        raise FerError(f"the page has no one pair of markers {begin} and {end}: put them where the section belongs")
+        raise FerError(f"the page needs one pair of markers {begin} and {end}: add them where the section belongs")
     head, rest = page.split(begin)
     return f"{head}{begin}\n{content.strip()}\n{end}{rest.split(end)[1]}"
 
@@ -65,12 +65,12 @@ def table(rows: str) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _printed(value: Any) -> str:
+def _to_markdown(value: Any) -> str:
     return DASH if value is None else str(value).replace("|", "\\|")
 
 
 ENVIRONMENT = Environment(
-    loader=PackageLoader("fer_lib.report"), undefined=StrictUndefined, finalize=_printed,
+    loader=PackageLoader("fer_lib.report"), undefined=StrictUndefined, finalize=_to_markdown,
     trim_blocks=True, lstrip_blocks=True, autoescape=False,
 )  # fmt: skip
 ENVIRONMENT.globals |= {"EMOTIONS": EMOTIONS, "ROW_SETS": ROW_SETS, "VIEWS": VIEWS}

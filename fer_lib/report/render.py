@@ -41,7 +41,7 @@ def render(path: Path, readme: Path | None = None) -> Path:
     if readme is not None:
         facts.refuse_drawn_faces(results, path)
         if not readme.is_file():
-            raise FerError(f"{readme} is missing: give the command in a checkout, or render without --readme")
+            raise FerError(f"{readme} is missing: run the command in a checkout, or render without --readme")
     figures = draw_figures(results, path.with_suffix(""))
     page = path.with_suffix(".md")
     page.write_text(render_page(results, figures, path.name), encoding="utf-8")

@@ -286,7 +286,7 @@ def test_collect_refuses_weights_of_an_earlier_training(home):
     before = folder.read_text()
     folder.write_text(before.replace("weights-student_ce", "weights-other"))
     try:
-        with pytest.raises(FerError, match="student_ce, the exported bundle.*no training of this run"):
+        with pytest.raises(FerError, match="student_ce, the exported bundle: .* of no fit of this run"):
             collect.collect("real")
     finally:
         folder.write_text(before)
@@ -316,7 +316,7 @@ def test_checkpoint_of_a_sweep_has_contract_and_training_time_of_its_fit(results
     assert facts.training_seconds(changed, "ensemble") == fit["train_seconds"]
     collect._refuse_other_weights(changed)
     changed["checkpoints"] = {}
-    with pytest.raises(FerError, match="swept: the evaluated weights are of no training of this run"):
+    with pytest.raises(FerError, match="swept: evaluated with weights of no fit of this run"):
         collect._refuse_other_weights(changed)
 
 
