@@ -14,7 +14,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
-__all__ = ["EMOTIONS", "load"]
+_LAZY = {  # public name -> the module that defines it, imported on first use; a module may be public itself
+    "Bundle": "fer_lib.models.bundle",
+    "FaceContract": "fer_lib.faces.contract",
+    "FerError": "fer_lib.errors",
+    "Manifest": "fer_lib.datasets.manifest",
+    "Predictor": "fer_lib.deploy.predict",
+    "metrics": "fer_lib.calibration.metrics",
+    "plots": "fer_lib.calibration.plots",
+    "read_bundle": "fer_lib.models.bundle",
+    "temperature": "fer_lib.calibration.temperature",
+}
+__all__ = ["EMOTIONS", "load", *_LAZY]
 
 
 def load(uri: str = _DEFAULT, **options):
@@ -29,3 +40,18 @@ def load(uri: str = _DEFAULT, **options):
     predictor = Predictor(read_bundle(resolve(uri)), **options)
     predictor.name = model_name(uri, predictor.bundle)
     return predictor
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f"module 'fer_lib' has no attribute {name!r}")
+    import importlib
+
+    module = importlib.import_module(_LAZY[name])
+    value = module if _LAZY[name].endswith(f".{name}") else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -32,9 +32,9 @@ def set_up(venv: Path) -> None:
     stamp.unlink(missing_ok=True)
     pip, cv2 = [python, "-Im", "pip", "--disable-pip-version-check"], [python, "-Ic", "import cv2"]
     uninstall = [*pip, "uninstall", "-qqy", "opencv-python", "opencv-python-headless"]  # they own the same files
-    moved = not config.is_file() or f" {venv}\n" not in config.read_text("utf-8")  # scripts contain the folder's path
+    moved = config.is_file() and re.search(rf"^command(?!.* {re.escape(str(venv))}$)", config.read_text("utf-8"), re.M)
     if moved or not os.path.exists(python) or subprocess.run(uninstall, capture_output=True).returncode:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)  # scripts hold the path
     options = uv_options(subprocess.run([*pip, "config", "list"], capture_output=True, text=True).stdout)
     uv = [python, "-Im", "uv", "pip", "install", "--compile-bytecode", "--python", python, *options, "-r", str(lock)]
     if subprocess.run([*pip, "install", "-qq", "uv==0.13.9"]).returncode or subprocess.run(uv).returncode:
@@ -51,7 +51,7 @@ def set_up(venv: Path) -> None:
 
 if __name__ == "__main__":
     if sys.version_info < (3, 11):  # noqa: UP036 - any python3 starts this file
-        sys.exit(f"set-up stopped: Python 3.11+ is needed, this is {sys.version[:6]}: make demo PYTHON=python3.12")
+        sys.exit(f"set-up stopped: Python {sys.version.split()[0]} is too old, use 3.11+: make setup PYTHON=python3.12")
     parser = argparse.ArgumentParser(description="Make or refresh the project's Python environment.")
     parser.add_argument("--venv", default=ROOT / ".venv", help="the environment's folder (default: .venv)")
     try:

@@ -41,6 +41,41 @@ def measurement():
         yield load
 
 
+@pytest.fixture
+def disk_calls(monkeypatch):
+    """``disk_calls(folder)``: the fsyncs and renames below ``folder`` since the last call, in order, by name.
+
+    ``fsync a.json``, ``fsync .`` for ``folder`` itself, ``rename a.json`` by where it leads.  A file that was synced
+    before all of it was written shows how much was.
+    """
+    if os.name != "posix":
+        pytest.skip("folders are synced on POSIX only")
+    calls, fsync, replace = [], os.fsync, os.replace
+
+    def recorded_fsync(handle):
+        fsync(handle)
+        calls.append(("fsync", os.fstat(handle)))
+
+    def recorded_replace(source, target):
+        replace(source, target)
+        calls.append(("rename", Path(target)))
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "replace", recorded_replace)
+
+    def names(folder):
+        paths = {path.stat().st_ino: path for path in (folder, *folder.rglob("*"))}
+        found = []
+        for call, what in calls:
+            path = what if call == "rename" else paths[what.st_ino]
+            partly = call == "fsync" and path.is_file() and what.st_size < path.stat().st_size
+            found.append(f"{call} {path.relative_to(folder)}" + (f" at {what.st_size} bytes" if partly else ""))
+        calls.clear()
+        return found
+
+    return names
+
+
 @pytest.fixture(scope="session")
 def drawn_manifest(tmp_path_factory):
     """168 drawn faces of 32 pixels in train, val (with its roles) and test; Disgust is rare (four train rows)."""

@@ -115,6 +115,7 @@ def test_set_up_from_an_interrupted_start_to_a_changed_lock(project):
     assert "set-up stopped: Command" in stopped.stderr and "Check network" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert not (project / ".venv/fer-setup.txt").exists()
+    (project / ".venv/kept").touch()
 
     # the next run goes on: without uv pip installs the lock, then the OpenCV that loads
     done = set_up(project)
@@ -127,6 +128,10 @@ def test_set_up_from_an_interrupted_start_to_a_changed_lock(project):
     # nothing changed: no command runs, which would need uv or pip
     warm = set_up(project, PIP_CONFIG_FILE="unreadable")
     assert (warm.returncode, warm.stdout, warm.stderr) == (0, "", "")
+
+    # like an environment of another tool, which notes no command
+    config = project / ".venv/pyvenv.cfg"
+    config.write_text("".join(line for line in config.open() if not line.startswith("command")))
 
     # a changed lock: uv installs it, compiled, from the folders of pip's configuration, a local build before the plain
     # one; the OpenCV with windows, which loads now, replaces the headless one
@@ -142,6 +147,7 @@ def test_set_up_from_an_interrupted_start_to_a_changed_lock(project):
     assert {"opencv_python-1.1", "smalltorch-2.1+cpu"} <= distributions(project)
     assert not any(name.startswith("opencv_python_headless") for name in distributions(project))
     assert (build(project, "cv2"), build(project, "smalltorch")) == ("windowed", "cpu")
+    assert (project / ".venv/kept").exists(), "the environment was made again"
 
 
 @pytest.mark.parametrize("option, made_in", [("--system-site-packages", "elsewhere"), ("--copies", ".venv")])
@@ -174,7 +180,7 @@ def test_an_old_python_gets_a_message_instead_of_a_syntax_error():
         "runpy.run_path(sys.argv[1], run_name='__main__')"
     )
     done = subprocess.run([sys.executable, "-c", code, SCRIPT], capture_output=True, text=True)
-    assert done.returncode == 1 and "Python 3.11+ is needed, this is 3.9.2" in done.stderr
+    assert done.returncode == 1 and "Python 3.9.2 is too old, use 3.11+: make setup PYTHON=python3" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_lib.errors import DataError
-from fer_lib.storage.atomic import explained
+from fer_lib.storage.atomic import explained, sync_folder
 
 FACES, INDEX = "faces.u8", "faces.jsonl"
 FORMAT = 4
@@ -116,7 +116,10 @@ class PackWriter:
         self.chunks = chunks
 
     def finish(self) -> None:
+        """Sync the folder and rename it to the target."""
+        sync_folder(self.folder)
         os.replace(self.folder, self.target)
+        sync_folder(self.target.parent)
 
 
 def partial_folder(target: Path) -> Path:

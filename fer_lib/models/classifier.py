@@ -72,7 +72,16 @@ class CosineHead(nn.Module):
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
         with torch.autocast(embedding.device.type, enabled=False):
-            return F.linear(F.normalize(embedding.float()), F.normalize(self.weight.float()))
+            product = F.linear if embedding.device.type == "cpu" else row_products
+            return product(F.normalize(embedding.float()), F.normalize(self.weight.float()))
+
+
+def row_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """[N, K] dot products of the rows of ``a`` [N, D] and ``b`` [K, D], without a matrix product.
+
+    Where TF32 is allowed, a GPU rounds the factors of a matrix product to ten bits, in the backward pass too.
+    """
+    return (a.unsqueeze(1) * b).sum(-1)
 
 
 def build_classifier(config: dict[str, Any]) -> FerClassifier:

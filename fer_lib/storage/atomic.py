@@ -59,11 +59,11 @@ def fresh_folder(target: Path, may_replace: Callable[[Path], bool] = lambda old:
     try:
         yield work
         with explained(target):
-            _sync_folder(work)
+            sync_folder(work)
             if target.is_dir():  # a folder with content can't be renamed over, so the old one steps aside first
                 os.replace(target, previous(target))
             os.replace(work, target)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
         settle(target)
@@ -88,7 +88,10 @@ def settle(target: Path) -> None:
 
 @contextmanager
 def fresh_file(target: Path) -> Iterator[Path]:
-    """A temporary path beside ``target``; what is written there is synced and renamed onto ``target`` at the end."""
+    """A temporary path beside ``target``; what is written there is synced and renamed onto ``target`` at the end.
+
+    Raises :class:`DataError` when the disk refuses.
+    """
     work = _neighbour(target)
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -99,6 +102,7 @@ def fresh_file(target: Path) -> Iterator[Path]:
             with open(work, "rb+") as handle:
                 os.fsync(handle.fileno())
             os.replace(work, target)
+            sync_folder(target.parent)
     finally:
         work.unlink(missing_ok=True)
 
@@ -147,7 +151,8 @@ def _alive(pid: str) -> bool:
     return pid.isdigit() and psutil.pid_exists(int(pid))
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Put a folder's list of names safely on the disk, which a rename needs as a file's content needs fsync."""
     if os.name == "posix":  # Windows has no handle on a folder to sync
         handle = os.open(path, os.O_RDONLY)
         try:

@@ -45,8 +45,10 @@ def _keep(path: Path, kept: Path) -> None:
             try:
                 os.link(path / name, partial / name)
             except OSError:  # a disk without links
-                with explained(kept):
-                    shutil.copy2(path / name, partial / name)
+                with explained(kept), open(path / name, "rb") as old, open(partial / name, "wb") as new:
+                    shutil.copyfileobj(old, new)
+                    new.flush()
+                    os.fsync(new.fileno())
 
 
 def has_checkpoint(path: Path) -> bool:

@@ -82,6 +82,15 @@ def test_a_pack_holds_the_contracts_faces_in_row_order(rows, tmp_path):
         pack.faces[len(rows)]
 
 
+def test_a_pack_is_synced_before_it_is_renamed(rows, tmp_path, disk_calls):
+    (tmp_path / "cache").mkdir()
+    open_or_build(rows, CONTRACT, tmp_path / "cache")
+    [pack] = [p.name for p in (tmp_path / "cache").iterdir() if p.is_dir()]
+    assert disk_calls(tmp_path / "cache") == [
+        f"fsync {pack}/faces.u8", f"fsync {pack}/faces.jsonl", f"fsync {pack}", f"rename {pack}", "fsync .",
+    ]  # fmt: skip
+
+
 def test_a_pack_is_built_once(rows, tmp_path, monkeypatch):
     first = open_or_build(rows, CONTRACT, tmp_path)
     monkeypatch.setattr(cropping, "decode", lambda path: pytest.fail(f"decoded {path} again"))

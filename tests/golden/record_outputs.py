@@ -167,15 +167,13 @@ def steady(name: str) -> str:
 def outputs(road: Any, run: Any) -> dict[str, Any]:
     """Names of a run's parameters, metrics, tags, artifacts and files, and the keys and columns in those files.
 
-    Left out: ``system/*`` metrics, which MLflow samples by the clock, and hidden files, which are locks.
+    The names in an artifact are listed where they are not those in the phase folder's file of the same path.  Left
+    out: ``system/*`` metrics, which MLflow samples by the clock, and hidden files, which are locks.
     """
     artifacts = road.artifact(run, "")
     folder = road.folder(run) if "fer.folder" in run.data.tags else None  # the parent run has none
-    inside: dict[str, set[str]] = {}
-    for root in filter(None, (artifacts, folder)):
-        for path in files(root):
-            if names := names_in(root / path):
-                inside.setdefault(steady(path), set()).update(names)
+    inside = names_below(folder) if folder else {}
+    logged = {path: names for path, names in names_below(artifacts).items() if names != inside.get(path)}
     return {
         "params": sorted(run.data.params),
         "metrics": sorted({steady(name) for name in run.data.metrics if not name.startswith("system/")}),
@@ -183,7 +181,17 @@ def outputs(road: Any, run: Any) -> dict[str, Any]:
         "artifacts": sorted({steady(path) for path in files(artifacts)}),
         "files": sorted({steady(path) for path in files(folder)}) if folder else [],
         "inside": {path: sorted(names) for path, names in inside.items()},
+        "inside artifacts": {path: sorted(names) for path, names in logged.items()},
     }
+
+
+def names_below(folder: Path) -> dict[str, set[str]]:
+    """:func:`names_in` of a folder's files by path; files whose paths differ in variable parts alone count as one."""
+    found: dict[str, set[str]] = {}
+    for path in files(folder):
+        if names := names_in(folder / path):
+            found.setdefault(steady(path), set()).update(names)
+    return found
 
 
 def files(folder: Path) -> list[str]:

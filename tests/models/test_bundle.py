@@ -166,6 +166,16 @@ def test_replacing_keeps_the_old_bundle_until_the_new_one_is_whole(pieces, tmp_p
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
 
 
+def test_a_bundle_is_on_the_disk_before_it_takes_its_place(pieces, tmp_path, disk_calls):
+    (tmp_path / "more.txt").write_text("more")
+    path = tmp_path / "home" / "best"
+    written = ["fsync best/model.safetensors", "fsync best/more.txt", "fsync best/bundle.json", "fsync best"]
+    write_bundle(path, **pieces, extra_files={"more.txt": tmp_path / "more.txt"})
+    assert disk_calls(path.parent) == [*written, "rename best", "fsync ."]
+    write_bundle(path, **pieces, extra_files={"more.txt": tmp_path / "more.txt"})
+    assert disk_calls(path.parent) == [*written, "rename .best.previous", "rename best", "fsync ."]
+
+
 def test_a_writer_killed_between_its_renames(pieces, tmp_path):
     path = tmp_path / "best"
     write_bundle(path, **pieces | {"metrics": {"epoch": 1}})

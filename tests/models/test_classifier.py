@@ -7,9 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fer_lib.errors import FerError
-from fer_lib.models.classifier import build_classifier, trainable_parameters
+from fer_lib.models.classifier import CosineHead, build_classifier, row_products, trainable_parameters
 from fer_lib.models.weights import load_pretrained, tensors_sha256
 
 CONFIG = dict(backbone="test_resnet", image_size=32, embed_dim=16, dropout=0.2, head="cosine", s=12.0)
@@ -46,6 +48,46 @@ def test_angles_stay_float32_under_half_precision():
         assert half.dtype == torch.float32
         assert model(torch.randn(4, 3, 32, 32)).dtype == torch.float32
     torch.testing.assert_close(half, model.head(embedding.bfloat16().float()), rtol=0, atol=1e-6)
+
+
+class Operations(TorchDispatchMode):
+    """The names of the operations that run within."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+MATRIX_PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "matmul", "linear", "einsum"}
+
+
+def test_no_matrix_product_of_a_gpu_computes_angles():
+    """One could round its factors to TF32 where ``deterministic: false`` allows that."""
+    with FakeTensorMode(), torch.no_grad(), torch.device("cuda"):  # without a GPU: kinds and shapes alone
+        head, embedding = CosineHead(16), torch.empty(4, 16)
+        with Operations() as ran:
+            cosine = head(embedding)
+    assert cosine.shape == (4, 7) and cosine.device.type == "cuda" and cosine.dtype == torch.float32
+    assert {"mul", "sum"} <= ran.names and not ran.names & MATRIX_PRODUCTS
+    a, b = (torch.randn(n, 16, requires_grad=True) for n in (4, 7))
+    with Operations() as ran:
+        row_products(a, b).square().sum().backward()
+    assert "mul" in ran.names and not ran.names & MATRIX_PRODUCTS, "nor their gradients"
+
+
+def test_angles_are_the_same_on_any_device():
+    torch.manual_seed(0)
+    head, embedding = CosineHead(512), torch.randn(64, 512)
+    with torch.no_grad():
+        unit = [nn.functional.normalize(x) for x in (embedding, head.weight)]
+        torch.testing.assert_close(row_products(*unit), head(embedding), rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            row_products(*unit), (unit[0].double() @ unit[1].double().T).float(), rtol=0, atol=1e-6
+        )
 
 
 def test_dropout_and_norm_stand_before_the_head():

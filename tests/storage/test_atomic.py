@@ -140,6 +140,30 @@ def test_files_are_whole_or_the_old_ones(tmp_path):
     assert target.read_text() == "5\n" and names(target.parent) == ["a.json"]
 
 
+def test_a_file_is_synced_then_renamed_then_its_folder_synced(tmp_path, disk_calls):
+    expected = ["fsync a.json", "rename a.json", "fsync ."]
+    for value in ([1] * 5000, [2]):  # a new file, and one that replaces it
+        write_json(tmp_path / "a.json", value)
+        assert disk_calls(tmp_path) == expected
+    with fresh_file(tmp_path / "a.json") as work:
+        work.write_text("x" * 5000)
+    assert disk_calls(tmp_path) == expected
+
+
+def test_a_folders_files_and_list_are_synced_before_it_is_renamed(tmp_path, disk_calls):
+    fill(tmp_path / "out", "one")
+    written, placed = ["fsync out/one", "fsync out"], ["rename out", "fsync ."]
+    assert disk_calls(tmp_path) == written + placed
+    fill(tmp_path / "out", "two")
+    written[0] = "fsync out/two"
+    assert disk_calls(tmp_path) == [*written, "rename .out.previous", *placed]
+
+
+def test_a_synced_file_is_synced_when_all_of_it_is_written(tmp_path, disk_calls):
+    write_synced(tmp_path / "a", b"x" * 100)
+    assert disk_calls(tmp_path) == ["fsync a"]
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [

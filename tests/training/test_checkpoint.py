@@ -9,6 +9,8 @@ from torch import nn
 from fer_lib.errors import BundleError, DataError
 from fer_lib.storage import atomic
 from fer_lib.training.checkpoint import (
+    BEFORE,
+    LAST,
     META,
     STATE,
     has_checkpoint,
@@ -74,6 +76,23 @@ def test_a_failed_write_leaves_the_old_one(path, monkeypatch):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     save_checkpoint(path, TENSORS, META_VALUES | {"step": 14})
     assert load_checkpoint(path)[1]["step"] == 14
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "a disk without links"])
+def test_a_checkpoint_is_on_the_disk_before_it_takes_its_place(tmp_path, disk_calls, monkeypatch, links):
+    def refused(*_):
+        raise OSError(95, "Operation not supported")
+
+    if not links:
+        monkeypatch.setattr("os.link", refused)
+    files = {name: [f"fsync {name}/{STATE}", f"fsync {name}/{META}"] for name in (LAST, BEFORE)}
+    save_checkpoint(tmp_path / LAST, TENSORS, META_VALUES)
+    assert disk_calls(tmp_path) == [*files[LAST], f"fsync {LAST}", f"rename {LAST}", "fsync ."]
+    save_checkpoint(tmp_path / LAST, TENSORS, META_VALUES | {"step": 13})
+    assert disk_calls(tmp_path) == [
+        *([] if links else files[BEFORE]), f"fsync {BEFORE}", f"rename {BEFORE}", "fsync .",
+        *files[LAST], f"fsync {LAST}", f"rename .{LAST}.previous", f"rename {LAST}", "fsync .",
+    ]  # fmt: skip
 
 
 def test_a_writer_killed_between_its_renames_leaves_the_old_one(path):
