@@ -2,9 +2,9 @@
 
 import shutil
 
-import drawn_session
 import numpy as np
 import pytest
+import session_factory
 
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
@@ -12,7 +12,7 @@ from fer_lib.live import synthetic_session
 from fer_lib.live.faces_sheet import TILE, faces_pages, spread
 from fer_lib.live.recording import recorded_pictures
 from fer_lib.live.score import correct, raw_labels, segments
-from fer_lib.live.session_files import SPELLED, read_faces, read_frames
+from fer_lib.live.session_files import LABEL_TEXT, read_faces, read_frames
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def texts(page):
     return [text.get_text() for text in page.axes[0].texts]
 
 
-def test_each_segment_has_a_line_of_its_own_faces(folder):
+def test_each_segment_has_a_row_with_its_faces(folder):
     pages, told = faces_pages(folder, per_segment=6, per_page=5)
     assert told == "7 manual segments on 2 pages" and [len(p.axes[0].images) for p in pages] == [30, 12]
     frames = read_frames(folder)
@@ -42,7 +42,7 @@ def test_each_segment_has_a_line_of_its_own_faces(folder):
             assert str(frames.frame_index[place]) in said, "the first and the last face of a segment are among them"
 
 
-def test_a_tile_is_the_face_of_its_frame_and_its_labels_are_coloured(folder):
+def test_a_tile_shows_the_face_of_its_frame_with_coloured_labels(folder):
     pages, _ = faces_pages(folder, per_segment=2)
     frames, faces, raw = read_frames(folder), read_faces(folder), None
     raw = raw_labels(frames)
@@ -58,12 +58,12 @@ def test_a_tile_is_the_face_of_its_frame_and_its_labels_are_coloured(folder):
     written = pages[0].axes[0].texts
     at = next(i for i, text in enumerate(written) if text.get_text() == str(first.first))
     for text, label in zip(written[at + 1 : at + 3], (raw[first.first], frames.pred[first.first]), strict=True):
-        assert text.get_text() == SPELLED[int(label)]
+        assert text.get_text() == LABEL_TEXT[int(label)]
         expected = "#2a7d2a" if label == first.label else "#c0392b" if label >= 0 else "#888888"
         assert text.get_color() == expected
 
 
-def test_corrections_make_other_lines(folder):
+def test_corrections_change_the_rows(folder):
     frames = read_frames(folder)
     one, two = segments(frames.manual, frames.time_sec)[:2]
     correct(folder, [(one.first, one.last, EMOTIONS[(one.label + 1) % 7]), (two.first, two.last, "")])
@@ -73,7 +73,7 @@ def test_corrections_make_other_lines(folder):
     assert not any(text.startswith(f"frames {two.first} ") for text in texts(pages[0]))
 
 
-def test_a_video_that_holds_less_than_its_list_and_segments_without_a_face(folder):
+def test_a_truncated_video_and_segments_without_a_face_are_noted(folder):
     frames = read_frames(folder)
     found = segments(frames.manual, frames.time_sec)
     lost = found[1]
@@ -88,23 +88,23 @@ def test_a_video_that_holds_less_than_its_list_and_segments_without_a_face(folde
     assert texts(pages[0]).count("no recorded face") == int(told.split("; ")[1].split()[0]) >= 2
 
 
-def test_why_there_are_no_pages(folder, tmp_path):
+def test_the_note_says_why_there_is_no_page(folder, tmp_path):
     (folder / "raw.mkv").unlink()
     pages, told = faces_pages(folder)
-    assert pages == [] and "cannot be shown, for it was not recorded: fer live --record raw" in told
-    bare = drawn_session.write(tmp_path / "bare", np.full(40, -1), np.full((40, 7), 1 / 7))
+    assert pages == [] and "cannot be shown because it has no raw video: record with fer live --record raw" in told
+    bare = session_factory.write_session(tmp_path / "bare", np.full(40, -1), np.full((40, 7), 1 / 7))
     pages, told = faces_pages(bare)
-    assert pages == [] and "no manual label: name frames and their label in corrections" in told
+    assert pages == [] and "no manual label: enter frames and their label in corrections" in told
 
 
-def test_a_video_that_is_none_is_named(folder):
+def test_an_invalid_video_is_named(folder):
     (folder / "raw.mkv").write_bytes(b"not a video")
     with pytest.raises(DataError, match="raw.mkv is no video that OpenCV can read"):
         faces_pages(folder)
 
 
 @pytest.mark.parametrize(("count", "wanted"), [(0, 8), (1, 8), (3, 8), (8, 8), (100, 8), (100, 1)])
-def test_places_are_spread_evenly(count, wanted):
+def test_positions_are_evenly_spaced(count, wanted):
     places = spread(count, wanted).tolist()
     assert len(set(places)) == len(places) == min(count, wanted)
     assert all(0 <= p < count for p in places) and places == sorted(places)

@@ -24,7 +24,7 @@ def ended(home, clip):
     return fer("live", "--headless", "--source", str(clip), "--detector", "haar", "--detect-every", "2")
 
 
-def test_it_says_where_the_logs_are_and_how_fast_it_was(home, ended):
+def test_the_command_prints_log_folder_frame_rate_and_latency(home, ended):
     [folder] = (home / "mlruns" / "live").iterdir()
     assert ended.code == 0 and f"written: {folder}" in ended.out
     assert "60 frames" in ended.out and "frames/s" in ended.out and "p95" in ended.out
@@ -32,12 +32,12 @@ def test_it_says_where_the_logs_are_and_how_fast_it_was(home, ended):
     assert not (folder / ".lock.holder.json").exists()
 
 
-def test_it_says_which_model_speaks(ended):
+def test_the_command_prints_the_model(ended):
     told = [line for line in ended.err.splitlines() if line.startswith("model: ")]
     assert told == ["model: packaged student_dkd (trained on 28,709 faces of fer2013)"] and "model:" not in ended.out
 
 
-def test_one_run_a_session(home, ended):
+def test_a_session_is_one_mlflow_run(home, ended):
     import mlflow
 
     client = mlflow.MlflowClient()
@@ -53,7 +53,7 @@ def test_one_run_a_session(home, ended):
     assert "score/raw/accuracy" not in run.data.metrics, "nobody labelled it"
 
 
-def test_auto_without_yunet_goes_to_haar_and_says_so(home, clip, tmp_path, monkeypatch, caplog):
+def test_auto_without_yunet_falls_back_to_haar_with_a_warning(home, clip, tmp_path, monkeypatch, caplog):
     monkeypatch.delenv("FER_YUNET", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("fer_lib.faces.yunet.YUNET_URLS", ("http://127.0.0.1:9/none.onnx",))
@@ -65,7 +65,7 @@ def test_auto_without_yunet_goes_to_haar_and_says_so(home, clip, tmp_path, monke
     assert read_frames(tmp_path / "s").detector == "haar"
 
 
-def test_a_bundles_own_bias_and_abstention_hold(home, clip, tmp_path):
+def test_a_bundles_bias_and_abstention_are_used(home, clip, tmp_path):
     from fer_lib.deploy.packaged import packaged_bundle
     from fer_lib.models.bundle import ONNX, derive_bundle
 
@@ -82,7 +82,7 @@ def test_a_bundles_own_bias_and_abstention_hold(home, clip, tmp_path):
     assert json.loads((tmp_path / "t" / "session.json").read_text())["model_facts"]["logit_bias"] == bias
 
 
-def test_without_a_screen_it_says_what_to_do(home, clip, tmp_path, monkeypatch):
+def test_without_a_display_the_command_names_the_alternatives(home, clip, tmp_path, monkeypatch):
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     ended = fer("live", "--source", str(clip), "--output", str(tmp_path / "s"))
@@ -93,9 +93,9 @@ def test_without_a_screen_it_says_what_to_do(home, clip, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "trouble", [KeyboardInterrupt(), RuntimeError("the display has gone")], ids=["Ctrl+C", "broken"]
 )
-def test_a_window_that_is_left_closes_the_logs(home, clip, tmp_path, monkeypatch, trouble):
+def test_leaving_the_window_closes_the_logs(home, clip, tmp_path, monkeypatch, trouble):
     def left(session, title):
-        while session.newest.take(5).index < 5:
+        while session.latest_view.take(5).index < 5:
             pass
         raise trouble
 
@@ -123,7 +123,7 @@ def ended_run(folder):
     return run
 
 
-def test_a_store_that_is_locked_at_the_end_is_waited_for(home, clip, tmp_path, monkeypatch):
+def test_a_locked_store_at_the_end_is_retried(home, clip, tmp_path, monkeypatch):
     import mlflow
 
     tries, set_tag = [], mlflow.MlflowClient.set_tag
@@ -141,7 +141,7 @@ def test_a_store_that_is_locked_at_the_end_is_waited_for(home, clip, tmp_path, m
     assert len(tries) == 2 and run.info.status == "FINISHED" and run.data.metrics["live/frames"] == 60
 
 
-def test_a_store_that_refuses_at_the_end_costs_the_run_and_not_the_session(home, clip, tmp_path, monkeypatch):
+def test_a_store_error_at_the_end_keeps_the_session_files(home, clip, tmp_path, monkeypatch):
     import mlflow
 
     def refuse(*_):

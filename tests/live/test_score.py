@@ -1,11 +1,11 @@
-"""Protocol-Lite: its figures against a count by hand, and what it says of sessions that can't be scored."""
+"""Protocol-Lite against a plain Python count, and the errors of sessions that cannot be scored."""
 
 import json
 import shutil
 
-import drawn_session
 import numpy as np
 import pytest
+import session_factory
 from sklearn.metrics import f1_score
 
 from fer_lib.cli import main as cli
@@ -17,13 +17,14 @@ from fer_lib.live.session_files import read_frames
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    about = {"smoothing": {"ema_alpha": 0.7, "hysteresis_delta": 0.08, "vote_window": 15, "vote_min_count": 8},
+    info = {"smoothing": {"ema_alpha": 0.7, "hysteresis_delta": 0.08, "vote_window": 15, "vote_min_count": 8},
              "fps": 61.5, "latency_ms": {"p50": 9.0, "p95": 14.0}, "dropped": 3}  # fmt: skip
-    return drawn_session.write(tmp_path_factory.mktemp("s") / "acted", *drawn_session.acted(), about=about)
+    manual, probs = session_factory.simulate()
+    return session_factory.write_session(tmp_path_factory.mktemp("s") / "session", manual, probs, info=info)
 
 
-def counted(time, truth):
-    """The scored frames in plain Python, from the words of the protocol."""
+def scored_frames(time, truth):
+    """The scored frames, in plain Python from the protocol's definition."""
     found, i = [], 0
     while i < len(truth):
         j = i
@@ -35,10 +36,10 @@ def counted(time, truth):
     return found
 
 
-def test_figures_are_those_of_a_count_by_hand(folder):
+def test_the_score_equals_a_plain_python_count(folder):
     frames, result = read_frames(folder), score(folder)
     time, truth = frames.time_sec.tolist(), frames.manual.tolist()
-    used = counted(time, truth)
+    used = scored_frames(time, truth)
     assert 500 < result["n_used"] == len(used) < result["n_expected"] == sum(y >= 0 for y in truth)
     raw = [-1 if np.isnan(p).any() else max(range(7), key=p.tolist().__getitem__) for p in frames.probs]
     for name, labels in (("raw", raw), ("smoothed", frames.pred.tolist())):
@@ -82,25 +83,25 @@ def runs(*parts):
         (17, 3), (51, 37), (1, 0),
     ],
 )  # fmt: skip
-def test_a_segment_counts_from_600_ms_on_without_250_at_either_end(frames, scored):
+def test_segments_of_600_ms_count_without_250_ms_at_either_end(frames, scored):
     truth, time = runs((-1, 5), (3, frames), (-1, 4))
     [found] = segments(truth, time)
     assert (found.first, found.last, found.label) == (5, 4 + frames, 3) and len(found.scored) == scored
-    assert counted(time.tolist(), truth.tolist()) == found.scored.tolist()
+    assert scored_frames(time.tolist(), truth.tolist()) == found.scored.tolist()
 
 
-def test_a_segment_may_be_long_enough_and_hold_no_frame_that_counts():
+def test_a_long_segment_may_have_no_scored_frame():
     truth, time = np.array([2, 2, 2, 2], np.int8), np.array([0.0, 0.1, 0.9, 1.0])
     [found] = segments(truth, time)
     assert found.seconds == 1.0 and len(found.scored) == 0
 
 
-def test_neighbouring_labels_are_segments_of_their_own_and_a_gap_parts_one():
+def test_a_label_change_or_gap_starts_a_new_segment():
     found = segments(*runs((3, 30), (4, 30), (-1, 1), (4, 30)))
     assert [(s.label, s.first, s.last) for s in found] == [(3, 0, 29), (4, 30, 59), (4, 61, 90)]
 
 
-def test_flips_are_counted_over_what_was_shown():
+def test_flips_are_counted_over_labelled_frames():
     time = np.arange(6) * 10.0
     assert flips(np.array([3, -1, 3, 4, -1, 3]), time) == {
         "flips": 2, "labelled_minutes": pytest.approx(40 / 60), "flips_per_min": pytest.approx(3.0)
@@ -108,7 +109,7 @@ def test_flips_are_counted_over_what_was_shown():
     assert flips(np.full(6, -1), time)["flips_per_min"] == 0 and flips(np.array([3]), np.zeros(1))["flips"] == 0
 
 
-def test_corrections_change_the_truth_and_survive_nonsense(folder, tmp_path):
+def test_corrections_change_the_truth_and_invalid_ones_are_refused(folder, tmp_path):
     own = shutil.copytree(folder, tmp_path / "own")
     frames, before = read_frames(own), score(own)
     first, last = next((s.first, s.last) for s in segments(frames.manual, frames.time_sec))
@@ -132,13 +133,14 @@ def test_corrections_change_the_truth_and_survive_nonsense(folder, tmp_path):
         score(own)
 
 
-def test_an_evalset_is_one_sessions_and_its_replays(tmp_path):
+def test_a_session_and_its_replays_share_an_evalset_id(tmp_path):
     manual, probs = np.full(40, 3), np.full((40, 7), 1 / 7)
     smoothing = {"smoothing": {}}
 
     def evalset(name, source=None, **changes):
-        about = smoothing | {"source": source}
-        return score(drawn_session.write(tmp_path / name, manual, probs, about=about, **changes))["evalset_id"]
+        info = smoothing | {"source": source}
+        folder = session_factory.write_session(tmp_path / name, manual, probs, info=info, **changes)
+        return score(folder)["evalset_id"]
 
     ours = evalset("ours", {"path": "/a/clip.avi", "fingerprint": "1-ab"})
     assert evalset("replayed", {"path": "/a/clip.avi", "fingerprint": "1-ab"}) == ours
@@ -147,26 +149,26 @@ def test_an_evalset_is_one_sessions_and_its_replays(tmp_path):
     assert len({ours, camera, evalset("later", {"is_camera": True}, time=np.arange(40) / 25 + 2e-5)}) == 3
 
 
-def test_sessions_that_cannot_be_scored_say_why(tmp_path):
+def test_sessions_that_cannot_be_scored_give_the_reason(tmp_path):
     probs = np.full((40, 7), 1 / 7)
-    none = drawn_session.write(tmp_path / "none", np.full(40, -1), probs)
+    none = session_factory.write_session(tmp_path / "none", np.full(40, -1), probs)
     with pytest.raises(DataError, match="no manual label.*keys 1 to 7"):
         score(none)
-    short = drawn_session.write(tmp_path / "short", np.repeat([1, -1, 2, -1], 10), probs)
+    short = session_factory.write_session(tmp_path / "short", np.repeat([1, -1, 2, -1], 10), probs)
     with pytest.raises(DataError, match="none of its 2 manual segments counts, the longest lasts 0.36 s"):
         score(short)
     with pytest.raises(DataError, match="holds no live session|per_frame.csv"):
         score(tmp_path)
 
 
-def test_no_face_at_all_is_wrong_everywhere_and_no_crash(tmp_path):
-    empty = drawn_session.write(tmp_path / "empty", np.full(40, 3), np.full((40, 7), np.nan))
+def test_a_session_without_a_face_scores_zero(tmp_path):
+    empty = session_factory.write_session(tmp_path / "empty", np.full(40, 3), np.full((40, 7), np.nan))
     result = score(empty)
     assert result["raw"]["accuracy"] == result["smoothed"]["accuracy"] == result["face_share"] == 0.0
     assert result["raw"]["coverage"] == 0 and result["raw"]["macro_f1_present"] == 0
 
 
-def test_the_command_prints_a_table_and_leaves_json_and_plots(folder, tmp_path, capsys, monkeypatch):
+def test_the_score_command_prints_a_table_and_writes_json_and_plots(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as ended:
         cli.main(["score", str(folder), "--out", str(tmp_path / "out"), "--study"])
@@ -179,7 +181,7 @@ def test_the_command_prints_a_table_and_leaves_json_and_plots(folder, tmp_path, 
     assert json.loads((tmp_path / "out" / "score.json").read_text()) == json.loads(json.dumps(score(folder)))
 
 
-def test_the_command_names_a_folder_that_is_none(tmp_path, capsys):
+def test_the_score_command_names_a_missing_folder(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["score", str(tmp_path / "nowhere")])
     assert ended.value.code == 1 and "nowhere" in capsys.readouterr().err

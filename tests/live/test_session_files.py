@@ -1,4 +1,4 @@
-"""A session's files: written as SPEC 10 names them, read back equal, and refused where they are something else."""
+"""A session's files: written with their columns, read back equal, and refused where they are something else."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.detectors import Face
 from fer_lib.live import session_files
-from fer_lib.live.log import SessionLog, refuse_used
+from fer_lib.live.log import SessionLog, check_unused
 from fer_lib.live.session_files import FrameRecord, read_faces, read_frames, read_session
 from fer_lib.params import SmoothingParams
 
@@ -34,7 +34,7 @@ def written(tmp_path):
     frames = [frame(i, manual.get(i, -1), pred.get(i, -1), i not in (6, 7)) for i in range(12)]
     for one in frames:
         log.add(one)
-    log.change(SmoothingParams(ema_alpha=0.5), False)
+    log.set_smoothing(SmoothingParams(ema_alpha=0.5), False)
     log.close()
     return tmp_path, frames
 
@@ -44,7 +44,7 @@ def rows(file):
         return list(csv.reader(stream))
 
 
-def test_files_have_the_columns_of_the_specification_in_order(written):
+def test_files_have_their_columns_in_order(written):
     folder, _ = written
     heads = {
         "per_frame.csv": "frame_index,time_sec,manual_label,pred_label,prob_Angry,prob_Disgust,prob_Fear,prob_Happy,"
@@ -61,7 +61,7 @@ def test_files_have_the_columns_of_the_specification_in_order(written):
     }  # fmt: skip
 
 
-def test_what_was_written_is_read_back_to_the_bit(written):
+def test_frames_are_read_back_unchanged(written):
     folder, frames = written
     found = read_frames(folder)
     assert found.frame_index.tolist() == list(range(12)) and found.frame_index.dtype == np.int64
@@ -77,7 +77,7 @@ def test_what_was_written_is_read_back_to_the_bit(written):
     assert np.array_equal(faces[3].points, frames[3].face.points)
 
 
-def test_events_are_runs_of_equal_labels_and_correctness_counts_both(written):
+def test_events_are_runs_of_equal_labels_and_correctness_is_counted(written):
     folder, _ = written
     assert [row[:3] for row in rows(folder / "events.csv")[1:]] == [
         ["Happy", "2", "5"], ["Sad", "8", "9"], ["Sad", "11", "11"],
@@ -93,7 +93,7 @@ def test_events_are_runs_of_equal_labels_and_correctness_counts_both(written):
     assert summary["input"] == "'=clip.avi", "a cell that a spreadsheet would run is neutralised"
 
 
-def test_a_killed_sessions_half_line_is_dropped_and_counted(written):
+def test_an_incomplete_last_line_is_dropped_and_counted(written):
     folder, _ = written
     file = folder / "per_frame.csv"
     data = file.read_bytes()
@@ -132,7 +132,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_anything_else_is_refused_by_file_and_line(written, kind):
+def test_invalid_rows_are_refused_with_file_and_line(written, kind):
     folder, _ = written
     change, says = WRONG[kind]
     file = folder / "per_frame.csv"
@@ -144,15 +144,15 @@ def test_anything_else_is_refused_by_file_and_line(written, kind):
     assert "per_frame.csv" in str(error.value)
 
 
-def test_a_folder_without_a_session_and_one_with(tmp_path, written):
+def test_missing_and_existing_sessions_are_reported(tmp_path, written):
     with pytest.raises(DataError, match="holds no live session"):
         read_session(tmp_path / "nothing")
     (tmp_path / "session.json").write_text("[1]")
     with pytest.raises(DataError, match="no JSON object"):
         read_session(tmp_path)
     with pytest.raises(DataError, match="holds a session already"):
-        refuse_used(written[0])
-    with pytest.raises(DataError, match="cannot write"):
+        check_unused(written[0])
+    with pytest.raises(FileExistsError, match="per_frame.csv"):
         SessionLog(written[0], HEAD, "now", SmoothingParams(), True)
 
 

@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
     return synthetic_session.write_drawn_session(tmp_path_factory.mktemp("d") / "drawn", seed=3)
 
 
-def test_every_expression_is_shown_once_for_long_enough_and_the_label_lags(folder):
+def test_every_expression_is_shown_once_and_the_label_lags(folder):
     script, frames = synthetic_session.acted(3), read_frames(folder)
     assert frames.manual.tolist() == [m.manual for m in script]
     found = segments(frames.manual, frames.time_sec)
@@ -34,7 +34,7 @@ def test_every_expression_is_shown_once_for_long_enough_and_the_label_lags(folde
     assert len(synthetic_session.acted(3, rounds=2)) > 1.9 * len(script) and synthetic_session.acted(4) != script
 
 
-def test_the_files_belong_together(folder):
+def test_the_files_are_consistent(folder):
     frames, faces = read_frames(folder), read_faces(folder)
     seen = np.flatnonzero(~np.isnan(frames.probs).any(axis=1))
     assert sorted(faces) == seen.tolist() and 0 < len(frames.probs) - len(seen) < 15
@@ -48,7 +48,7 @@ def test_the_files_belong_together(folder):
     assert all(result["raw"]["support"][name] for name in EMOTIONS)
 
 
-def test_the_video_holds_the_pictures_without_loss(folder):
+def test_the_video_stores_the_images_without_loss(folder):
     images, faces = synthetic_session.pictures(3, synthetic_session.acted(3))
     with recorded_pictures(folder) as pictures:
         kept = list(pictures)
@@ -63,7 +63,7 @@ def test_the_video_holds_the_pictures_without_loss(folder):
         assert -9 < top < bottom < height + 9 and -9 < left < right < width + 9 and 100 < bottom - top < 140
 
 
-def test_it_is_the_same_each_time_and_takes_the_place_of_the_old_one(folder, tmp_path):
+def test_a_synthetic_session_is_deterministic_and_replaces_the_old_one(folder, tmp_path):
     again = synthetic_session.write_drawn_session(tmp_path / "again", seed=3, record=False)
     assert session_id(again) == session_id(folder)
     assert not (again / "raw.mkv").exists() and not (again / "recorded.csv").exists()
@@ -78,7 +78,7 @@ def touched(folder, seconds):
     return folder
 
 
-def test_a_blank_name_is_the_newest_labelled_session(folder, tmp_path, monkeypatch):
+def test_a_blank_name_selects_the_newest_labelled_session(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("FER_HOME", str(tmp_path))
     live = tmp_path / "mlruns" / "live"
     assert newest_labelled(live) is None
@@ -103,7 +103,7 @@ def test_a_blank_name_is_the_newest_labelled_session(folder, tmp_path, monkeypat
     assert newest_labelled(live) == bare, "a correction is a label too"
 
 
-def test_what_stands_in_the_way_is_told(tmp_path):
+def test_an_unwritable_folder_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="a file stands where a folder should be"):
         synthetic_session.write_drawn_session(tmp_path / "file" / "session", record=False)
