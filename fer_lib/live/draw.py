@@ -247,7 +247,7 @@ def _tag(
 
 
 def _draw_small_bars(image: np.ndarray, view: View, unit: float) -> None:
-    """Draw the seven smoothed probabilities in the upper left corner, or in the right one if the scored face is left."""
+    """Draw the smoothed probabilities in the upper left corner, or in the right one if the scored face is left."""
     pitch, width, pad = 14 * unit, 150 * unit, 5 * unit
     height = NUM_CLASSES * pitch + 2 * pad
     if image.shape[0] < 2 * height or image.shape[1] < 2 * width:

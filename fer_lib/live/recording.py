@@ -110,16 +110,14 @@ def recorded_pictures(folder: Path | str) -> Iterator[Iterator[tuple[int, np.nda
     try:
         if not video.isOpened():
             raise DataError(f"{file} is no video that OpenCV can read: record the session again")
-        yield _read_frames(video, indices, size)
+        width, height = size or (None, None)  # the recorded size has no padding
+        # a killed session may have listed more frames than its video holds
+        yield ((index, image[:height, :width]) for index, image in zip(indices, read_images(video), strict=False))
     finally:
         video.release()
 
 
-def _read_frames(video: cv2.VideoCapture, indices: list[int], size: list[int] | None):
-    for index in indices:  # a killed session may have listed more frames than its video holds
-        success, image = video.read()
-        if not success:
-            return
-        if size is not None:
-            image = image[: size[1], : size[0]]
-        yield index, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+def read_images(video: cv2.VideoCapture) -> Iterator[np.ndarray]:
+    """The images of an open video, uint8 RGB [H, W, 3]."""
+    while (result := video.read())[0]:
+        yield cv2.cvtColor(result[1], cv2.COLOR_BGR2RGB)

@@ -18,7 +18,7 @@ from fer_lib.faces.landmarks import find_points
 from fer_lib.live import session_files
 from fer_lib.live.live_model import LiveModel
 from fer_lib.live.log import SessionLog
-from fer_lib.live.recording import recorded_folder, recorded_pictures
+from fer_lib.live.recording import read_images, recorded_folder, recorded_pictures
 from fer_lib.live.score import CORRECTIONS
 from fer_lib.live.session_files import FrameRecord, Frames, read_faces, read_frames, read_session, write_session
 from fer_lib.live.session_writer import SESSION_FORMAT, fingerprint
@@ -124,19 +124,9 @@ def _open_images(folder: Path, info: dict[str, Any]) -> Iterator[Iterator[tuple[
         raise DataError(f"{folder} was made from {file}, which is missing or has changed: restore that file")
     video = cv2.VideoCapture(str(file))
     try:
-        yield _read_video(video)
+        yield enumerate(read_images(video))
     finally:
         video.release()
-
-
-def _read_video(video: cv2.VideoCapture) -> Iterator[tuple[int, np.ndarray]]:
-    index = 0
-    while True:
-        success, image = video.read()
-        if not success:
-            return
-        yield index, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        index += 1
 
 
 def _slug(model: str) -> str:

@@ -107,6 +107,11 @@ def segments(truth: np.ndarray, time: np.ndarray) -> list[Segment]:
     return result
 
 
+def scored_positions(runs: list[Segment]) -> np.ndarray:
+    """The positions int64 of all scored frames."""
+    return np.concatenate([run.scored for run in runs]) if runs else np.zeros(0, np.int64)
+
+
 def raw_labels(frames: Frames) -> np.ndarray:
     """The arg-max int8 [T] of each frame, -1 without a face."""
     faces = ~np.isnan(frames.probs).any(axis=1)
@@ -115,15 +120,16 @@ def raw_labels(frames: Frames) -> np.ndarray:
     return labels
 
 
-def flips(labels: np.ndarray, time: np.ndarray) -> dict[str, float]:
-    """The number of label changes between successive labelled frames, and its rate per labelled minute.
+def frame_durations(time: np.ndarray) -> np.ndarray:
+    """Seconds float64 [T] from each frame to the next; the last frame lasts as long as the one before it."""
+    return np.diff(time, append=2 * time[-1] - time[-2]) if len(time) > 1 else np.zeros(len(time))
 
-    A frame lasts until the next one; the last frame lasts as long as the frame before it.
-    """
+
+def flips(labels: np.ndarray, time: np.ndarray) -> dict[str, float]:
+    """The number of label changes between successive labelled frames, and its rate per labelled minute."""
     shown = labels >= 0
     changes = int((np.diff(labels[shown]) != 0).sum()) if shown.any() else 0
-    durations = np.diff(time, append=2 * time[-1] - time[-2]) if len(time) > 1 else np.zeros(len(time))
-    minutes = float(durations[shown].sum()) / 60
+    minutes = float(frame_durations(time)[shown].sum()) / 60
     return {"flips": changes, "labelled_minutes": minutes, "flips_per_min": changes / minutes if minutes else 0.0}
 
 
@@ -161,7 +167,7 @@ def score(folder: Path | str, smoothed: np.ndarray | None = None) -> dict[str, A
     frames = read_frames(folder)
     info, truth = read_session(folder), read_truth(folder, frames)
     runs = segments(truth, frames.time_sec)
-    scored = np.concatenate([s.scored for s in runs]) if runs else np.zeros(0, np.int64)
+    scored = scored_positions(runs)
     if not len(scored):
         raise DataError(_no_segment_message(folder, runs))
     shown = frames.pred if smoothed is None else smoothed

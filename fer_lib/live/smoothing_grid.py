@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fer_lib.errors import DataError
-from fer_lib.live.score import read_truth, segments
+from fer_lib.live.score import frame_durations, read_truth, scored_positions, segments
 from fer_lib.live.session_files import read_frames, read_session
 from fer_lib.live.smoothing import apply_margin, majority_vote, moving_average
 from fer_lib.params import SmoothingParams, StudyParams
@@ -32,15 +32,14 @@ def study(folder: Path | str, p: StudyParams) -> pd.DataFrame:
     """
     frames = read_frames(folder)
     truth, time = read_truth(folder, frames), frames.time_sec
-    scored = [s.scored for s in segments(truth, time)]
-    scored = np.concatenate(scored) if scored else np.zeros(0, np.int64)
+    scored = scored_positions(segments(truth, time))
     faces = ~np.isnan(frames.probs).any(axis=1)
     if not len(scored) or not faces.any():
         raise DataError(f"{folder}: no manual segment that counts, or no face: run fer score {folder} for the reason")
     face_index = np.cumsum(faces) - 1  # of each frame among those with a face
     scored_faces = scored[faces[scored]]
     positions, y = face_index[scored_faces], truth[scored_faces]
-    durations = np.diff(time, append=2 * time[-1] - time[-2])[faces] if len(time) > 1 else np.zeros(1)
+    durations = frame_durations(time)[faces]
     probs, rows, thresholds = frames.probs[faces], [], _abstention(folder)
     for alpha in p.ema_alpha:
         smoothed = moving_average(probs, alpha)

@@ -74,7 +74,7 @@ def test_time_increases_after_a_page_reload():
         (b"GET / HTTP/1.1", "no JPEG"),
         (jpeg(kind="PNG"), "no JPEG"),
         (jpeg()[:200], "broken or truncated"),
-        (b"\xff\xd8\xff" + bytes(1000), ""),
+        (b"\xff\xd8\xff" + bytes(1000), "JPEG"),
         (b"\xff\xd8\xff" + bytes(browser_source.MAX_BYTES), "above the cap"),
         (jpeg(size=(32, 48)), "has one size"),
     ],

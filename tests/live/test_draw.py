@@ -1,4 +1,4 @@
-"""The window's picture and the annotated one: every state is drawn, clicks find their segment, views stay."""
+"""Drawing of window and recording: every state is drawn, clicks hit their segment, views stay unchanged."""
 
 from itertools import combinations
 
@@ -20,8 +20,8 @@ STATES = {
 }  # fmt: skip
 
 
-def holds(picture, colour, least=20):
-    return (picture == colour).all(axis=2).sum() >= least
+def contains(image, colour, least=20):
+    return (image == colour).all(axis=2).sum() >= least
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -30,9 +30,9 @@ def test_every_state_is_drawn_without_changing_the_view(name, size):
     shown = make_view(size, **STATES[name])
     before = shown.image.copy()
     for height in (HEIGHT, 720):
-        picture = draw(shown, height)
-        assert picture.dtype == np.uint8 and picture.shape[0] == height and picture.shape[2] == 3
-        assert picture.shape[1] >= 560 * height // HEIGHT
+        image = draw(shown, height)
+        assert image.dtype == np.uint8 and image.shape[0] == height and image.shape[2] == 3
+        assert image.shape[1] >= 560 * height // HEIGHT
     recorded = annotate(shown)
     assert recorded.shape == before.shape and recorded.dtype == np.uint8 and recorded.flags.writeable
     assert (shown.image == before).all()
@@ -52,11 +52,11 @@ def test_memory_layout_does_not_change_the_drawing():
 @pytest.mark.parametrize("label", range(-2, 7))
 def test_window_and_recording_show_a_label_in_its_colour(label):
     shown = make_view(label=label, overlay=False)
-    for picture in (draw(shown), annotate(shown)):
-        assert holds(picture, RGB[label])
+    for image in (draw(shown), annotate(shown)):
+        assert contains(image, RGB[label])
         others = [k for k in range(-2, 7) if k != label]
-        top = picture[: picture.shape[0] * 4 // 5]  # the window's bar carries all seven
-        assert not any(holds(top, RGB[k]) for k in others)
+        top = image[: image.shape[0] * 4 // 5]  # the label bar has all seven colours
+        assert not any(contains(top, RGB[k]) for k in others)
 
 
 def test_label_colours_are_distinct():
@@ -79,10 +79,10 @@ def test_a_click_on_the_bar_selects_the_segment_drawn_there(size, height, overla
     assert len(counts) == 7 and counts.min() > 0 and np.ptp(counts) <= 1
     assert (np.diff(hits[0]) >= 0).all(), "from Angry on the left to Neutral on the right"
     for label in range(7):
-        chosen = draw(make_view(size, overlay=overlay, manual=label), height)[top:]
-        changed = (chosen != plain[top:]).any(axis=(0, 2))
-        assert (hits[0][changed] == label).all() and changed.sum() > 0.9 * counts[label]
-        assert holds(chosen[:, hits[0] == label], RGB[label], 500)
+        selected = draw(make_view(size, overlay=overlay, manual=label), height)[top:]
+        differs = (selected != plain[top:]).any(axis=(0, 2))
+        assert (hits[0][differs] == label).all() and differs.sum() > 0.9 * counts[label]
+        assert contains(selected[:, hits[0] == label], RGB[label], 500)
 
 
 @pytest.mark.parametrize("x, y", [(-1, 530), (5, 540), (5, -1), (5, 540 - bar_height(540) - 1), (700, 530)])
@@ -123,8 +123,8 @@ def test_bars_show_smoothed_and_marks_show_frame_probabilities():
     grown = [(draw(v)[:480, -302:] == RGB[6]).all(axis=2).sum() for v in (low, high)]
     assert grown[1] > 2.5 * grown[0] > 0
     moved = make_view(probs=np.roll(SHARES, 1))
-    changed = (draw(make_view()) != draw(moved)).any(axis=2)
-    assert changed[:, -302:].any() and not changed[:, :-302].any()
+    differs = (draw(make_view()) != draw(moved)).any(axis=2)
+    assert differs[:, -302:].any() and not differs[:, :-302].any()
 
 
 def test_boxes_are_drawn_at_the_face():
@@ -133,9 +133,9 @@ def test_boxes_are_drawn_at_the_face():
     strong = (annotate(shown) == RGB[3]).all(axis=2)
     y, x = np.nonzero(strong[int(top) :])
     assert abs(x.min() - left) <= 2 and abs(x.max() - right) <= 2 and abs(y.max() + int(top) - bottom) <= 2
-    picture = draw(shown)
-    up = (picture.shape[0] - bar_height(picture.shape[0])) / 360
-    y, x = np.nonzero((picture[int(top * up) : 480] == RGB[3]).all(axis=2))
+    image = draw(shown)
+    up = (image.shape[0] - bar_height(image.shape[0])) / 360
+    y, x = np.nonzero((image[int(top * up) : 480] == RGB[3]).all(axis=2))
     assert abs(x.min() - left * up) <= 3 and abs(x.max() - right * up) <= 3
     assert abs(y.max() + int(top * up) - bottom * up) <= 3
 

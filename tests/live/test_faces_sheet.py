@@ -1,4 +1,4 @@
-"""The pages of a session's faces: which faces they hold, what stands under them, and why there are none."""
+"""Face pages: their faces and captions, and the note when there is no page."""
 
 import shutil
 
@@ -16,13 +16,13 @@ from fer_lib.live.session_files import LABEL_TEXT, read_faces, read_frames
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
+def session(tmp_path_factory):
     return synthetic_session.write_drawn_session(tmp_path_factory.mktemp("d") / "drawn", seed=5)
 
 
 @pytest.fixture
-def folder(kept, tmp_path):
-    return shutil.copytree(kept, tmp_path / "own")
+def folder(session, tmp_path):
+    return shutil.copytree(session, tmp_path / "own")
 
 
 def texts(page):
@@ -30,16 +30,16 @@ def texts(page):
 
 
 def test_each_segment_has_a_row_with_its_faces(folder):
-    pages, told = faces_pages(folder, per_segment=6, per_page=5)
-    assert told == "7 manual segments on 2 pages" and [len(p.axes[0].images) for p in pages] == [30, 12]
+    pages, note = faces_pages(folder, per_segment=6, per_page=5)
+    assert note == "7 manual segments on 2 pages" and [len(p.axes[0].images) for p in pages] == [30, 12]
     frames = read_frames(folder)
-    found, said = segments(frames.manual, frames.time_sec), sum(map(texts, pages), [])
-    assert [t for t in said if t in EMOTIONS and said.count(t) >= 1][0] == EMOTIONS[found[0].label]
-    for segment in found:
+    runs, written = segments(frames.manual, frames.time_sec), sum(map(texts, pages), [])
+    assert next(t for t in written if t in EMOTIONS) == EMOTIONS[runs[0].label]
+    for segment in runs:
         first, last = frames.frame_index[[segment.first, segment.last]]
-        assert f"frames {first} to {last}\n{segment.seconds:.2f} s" in said
+        assert f"frames {first} to {last}\n{segment.seconds:.2f} s" in written
         for place in (segment.first, segment.last):
-            assert str(frames.frame_index[place]) in said, "the first and the last face of a segment are among them"
+            assert str(frames.frame_index[place]) in written, "with the first and the last face of a segment"
 
 
 def test_a_tile_shows_the_face_of_its_frame_with_coloured_labels(folder):
@@ -67,34 +67,34 @@ def test_corrections_change_the_rows(folder):
     frames = read_frames(folder)
     one, two = segments(frames.manual, frames.time_sec)[:2]
     correct(folder, [(one.first, one.last, EMOTIONS[(one.label + 1) % 7]), (two.first, two.last, "")])
-    pages, told = faces_pages(folder)
-    assert told == "6 manual segments" and len(pages) == 1
+    pages, note = faces_pages(folder)
+    assert note == "6 manual segments" and len(pages) == 1
     assert EMOTIONS[(one.label + 1) % 7] in texts(pages[0])
     assert not any(text.startswith(f"frames {two.first} ") for text in texts(pages[0]))
 
 
 def test_a_truncated_video_and_segments_without_a_face_are_noted(folder):
     frames = read_frames(folder)
-    found = segments(frames.manual, frames.time_sec)
-    lost = found[1]
+    runs = segments(frames.manual, frames.time_sec)
+    lost = runs[1]
     lines = (folder / "faces.csv").read_text().splitlines(keepends=True)
-    kept = [x for x in lines if not x[0].isdigit() or not lost.first <= int(x.split(",")[0]) <= lost.last]
-    (folder / "faces.csv").write_text("".join(kept))
+    remaining = [x for x in lines if not x[0].isdigit() or not lost.first <= int(x.split(",")[0]) <= lost.last]
+    (folder / "faces.csv").write_text("".join(remaining))
     video = (folder / "raw.mkv").read_bytes()
     (folder / "raw.mkv").write_bytes(video[: len(video) // 2])  # as after a kill or a full disk
-    pages, told = faces_pages(folder)
+    pages, note = faces_pages(folder)
     shown = len(pages[0].axes[0].images)
-    assert 8 < shown < 8 * 6 and "of them without a recorded face" in told
-    assert texts(pages[0]).count("no recorded face") == int(told.split("; ")[1].split()[0]) >= 2
+    assert 8 < shown < 8 * 6 and "of them without a recorded face" in note
+    assert texts(pages[0]).count("no recorded face") == int(note.split("; ")[1].split()[0]) >= 2
 
 
 def test_the_note_says_why_there_is_no_page(folder, tmp_path):
     (folder / "raw.mkv").unlink()
-    pages, told = faces_pages(folder)
-    assert pages == [] and "cannot be shown because it has no raw video: record with fer live --record raw" in told
+    pages, note = faces_pages(folder)
+    assert pages == [] and "cannot be shown because it has no raw video: record with fer live --record raw" in note
     bare = session_factory.write_session(tmp_path / "bare", np.full(40, -1), np.full((40, 7), 1 / 7))
-    pages, told = faces_pages(bare)
-    assert pages == [] and "no manual label: enter frames and their label in corrections" in told
+    pages, note = faces_pages(bare)
+    assert pages == [] and "no manual label: enter frames and their label in corrections" in note
 
 
 def test_an_invalid_video_is_named(folder):

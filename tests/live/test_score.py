@@ -25,15 +25,15 @@ def folder(tmp_path_factory):
 
 def scored_frames(time, truth):
     """The scored frames, in plain Python from the protocol's definition."""
-    found, i = [], 0
+    positions, i = [], 0
     while i < len(truth):
         j = i
         while j + 1 < len(truth) and truth[j + 1] == truth[i]:
             j += 1
         if truth[i] >= 0 and time[j] - time[i] >= 0.6 - 1e-6:
-            found += [k for k in range(i, j + 1) if time[i] + 0.25 - 1e-6 <= time[k] <= time[j] - 0.25 + 1e-6]
+            positions += [k for k in range(i, j + 1) if time[i] + 0.25 - 1e-6 <= time[k] <= time[j] - 0.25 + 1e-6]
         i = j + 1
-    return found
+    return positions
 
 
 def test_the_score_equals_a_plain_python_count(folder):
@@ -44,32 +44,34 @@ def test_the_score_equals_a_plain_python_count(folder):
     raw = [-1 if np.isnan(p).any() else max(range(7), key=p.tolist().__getitem__) for p in frames.probs]
     for name, labels in (("raw", raw), ("smoothed", frames.pred.tolist())):
         own, y = [labels[k] for k in used], [truth[k] for k in used]
-        found = result[name]
-        assert found["accuracy"] == pytest.approx(sum(a == b for a, b in zip(own, y, strict=True)) / len(y))
-        assert found["coverage"] == pytest.approx(sum(a >= 0 for a in own) / len(y)) and found["coverage"] < 1
+        scores = result[name]
+        assert scores["accuracy"] == pytest.approx(sum(a == b for a, b in zip(own, y, strict=True)) / len(y))
+        assert scores["coverage"] == pytest.approx(sum(a >= 0 for a in own) / len(y)) and scores["coverage"] < 1
         f1 = f1_score(y, own, labels=range(7), average=None, zero_division=0)
-        assert list(found["per_class_f1"].values()) == pytest.approx(f1.tolist())
+        assert list(scores["per_class_f1"].values()) == pytest.approx(f1.tolist())
         present = sorted(set(y))
-        assert found["macro_f1"] == pytest.approx(f1.mean())
-        assert found["macro_f1_present"] == pytest.approx(f1[present].mean())
-        assert [found["support"][e] for e in EMOTIONS] == [y.count(k) for k in range(7)]
+        assert scores["macro_f1"] == pytest.approx(f1.mean())
+        assert scores["macro_f1_present"] == pytest.approx(f1[present].mean())
+        assert [scores["support"][e] for e in EMOTIONS] == [y.count(k) for k in range(7)]
         confusion = [[sum((a if a >= 0 else 7) == c and b == r for a, b in zip(own, y, strict=True)) for c in range(8)]
                      for r in range(7)]  # fmt: skip
-        assert found["confusion"] == confusion
-        changes, last, lit = 0, None, 0.0
+        assert scores["confusion"] == confusion
+        changes, last, labelled_seconds = 0, None, 0.0
         for k, label in enumerate(labels):
             if label >= 0:
                 changes += last is not None and last != label
                 last = label
-                lit += time[k + 1] - time[k] if k + 1 < len(time) else time[k] - time[k - 1]
-        assert found["flips"] == changes and found["flips_per_min"] == pytest.approx(changes / (lit / 60))
+                labelled_seconds += time[k + 1] - time[k] if k + 1 < len(time) else time[k] - time[k - 1]
+        assert scores["flips"] == changes and scores["flips_per_min"] == pytest.approx(
+            changes / (labelled_seconds / 60)
+        )
     assert result["smoothed"]["flips_per_min"] < result["raw"]["flips_per_min"] / 10
     assert result["smoothed"]["accuracy"] > result["raw"]["accuracy"], "at the default settings, on faces that last"
     assert (result["fps"], result["dropped"], result["latency_ms"]["p95"]) == (61.5, 3, 14.0)
     json.dumps(result, allow_nan=False)
 
 
-def runs(*parts):
+def make_runs(*parts):
     """Labels and times of ``(label, frames)`` at 25 frames a second."""
     truth = np.concatenate([np.full(n, label, np.int8) for label, n in parts])
     return truth, np.arange(len(truth)) / 25.0
@@ -84,21 +86,21 @@ def runs(*parts):
     ],
 )  # fmt: skip
 def test_segments_of_600_ms_count_without_250_ms_at_either_end(frames, scored):
-    truth, time = runs((-1, 5), (3, frames), (-1, 4))
-    [found] = segments(truth, time)
-    assert (found.first, found.last, found.label) == (5, 4 + frames, 3) and len(found.scored) == scored
-    assert scored_frames(time.tolist(), truth.tolist()) == found.scored.tolist()
+    truth, time = make_runs((-1, 5), (3, frames), (-1, 4))
+    [segment] = segments(truth, time)
+    assert (segment.first, segment.last, segment.label) == (5, 4 + frames, 3) and len(segment.scored) == scored
+    assert scored_frames(time.tolist(), truth.tolist()) == segment.scored.tolist()
 
 
 def test_a_long_segment_may_have_no_scored_frame():
     truth, time = np.array([2, 2, 2, 2], np.int8), np.array([0.0, 0.1, 0.9, 1.0])
-    [found] = segments(truth, time)
-    assert found.seconds == 1.0 and len(found.scored) == 0
+    [segment] = segments(truth, time)
+    assert segment.seconds == 1.0 and len(segment.scored) == 0
 
 
 def test_a_label_change_or_gap_starts_a_new_segment():
-    found = segments(*runs((3, 30), (4, 30), (-1, 1), (4, 30)))
-    assert [(s.label, s.first, s.last) for s in found] == [(3, 0, 29), (4, 30, 59), (4, 61, 90)]
+    result = segments(*make_runs((3, 30), (4, 30), (-1, 1), (4, 30)))
+    assert [(s.label, s.first, s.last) for s in result] == [(3, 0, 29), (4, 30, 59), (4, 61, 90)]
 
 
 def test_flips_are_counted_over_labelled_frames():
@@ -121,11 +123,14 @@ def test_corrections_change_the_truth_and_invalid_ones_are_refused(folder, tmp_p
         and (truth[last + 1 :] == frames.manual[last + 1 :]).all()
     )
     assert after["evalset_id"] != before["evalset_id"] and after["corrected"] and not before["corrected"]
-    kept = (own / CORRECTIONS).read_text()
-    for wrong, said in (((0, 9, "Joy"), "line 3.*Joy"), ((90_000, 90_001, "Sad"), "frames 90000 to 90001 are not in")):
-        with pytest.raises(DataError, match=said):
+    before_errors = (own / CORRECTIONS).read_text()
+    for wrong, message in (
+        ((0, 9, "Joy"), "line 3.*Joy"),
+        ((90_000, 90_001, "Sad"), "frames 90000 to 90001 are not in"),
+    ):
+        with pytest.raises(DataError, match=message):
             correct(own, [wrong])
-    assert (own / CORRECTIONS).read_text() == kept
+    assert (own / CORRECTIONS).read_text() == before_errors
     correct(own, [(first, last, "")])
     assert (read_truth(own, frames)[first : last + 1] == -1).all(), "a later line wins, an empty label takes it away"
     (own / CORRECTIONS).write_text("frame,label\n1,Sad\n")
@@ -172,9 +177,9 @@ def test_the_score_command_prints_a_table_and_writes_json_and_plots(folder, tmp_
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as ended:
         cli.main(["score", str(folder), "--out", str(tmp_path / "out"), "--study"])
-    said = capsys.readouterr().out
-    assert ended.value.code == 0 and "61.5 frames/s; latency p50 9.0 ms, p95 14.0 ms" in said
-    assert "3 frames were dropped" in said and "study: " in said and "macro-F1 over those present" in said
+    output = capsys.readouterr().out
+    assert ended.value.code == 0 and "61.5 frames/s; latency p50 9.0 ms, p95 14.0 ms" in output
+    assert "3 frames were dropped" in output and "study: " in output and "macro-F1 over those present" in output
     assert {f.name for f in (tmp_path / "out").iterdir()} == {
         "score.json", "timeline.png", "per_class.png", "study.csv", "study.png"
     }  # fmt: skip

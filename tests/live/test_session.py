@@ -29,12 +29,12 @@ def decode(clip):
 
 def test_a_session_equals_the_plain_pipeline(clip, tmp_path):
     summary = run_session(tmp_path / "s", clip)
-    found, faces = read_frames(tmp_path / "s"), read_faces(tmp_path / "s")
+    logged, faces = read_frames(tmp_path / "s"), read_faces(tmp_path / "s")
     bundle, detector, smoother = packaged_bundle(), get_detector("haar"), Smoother(QUICK)
     run = bundle.session()
     images = decode(clip)
-    assert found.frame_index.tolist() == list(range(len(images))) and summary["frames"] == len(images) == 60
-    assert np.allclose(found.time_sec, np.arange(60) / 25, atol=1e-3)
+    assert logged.frame_index.tolist() == list(range(len(images))) and summary["frames"] == len(images) == 60
+    assert np.allclose(logged.time_sec, np.arange(60) / 25, atol=1e-3)
     with_face = 0
     for i, image in enumerate(images):
         boxes = detector.detect(image)
@@ -44,13 +44,13 @@ def test_a_session_equals_the_plain_pipeline(clip, tmp_path):
             tensor = bundle.contract.batch([(image, boxes[0].box, None)])
             logits = run.run(["logits"], {"faces": tensor})[0].astype(np.float64)
             probs = softmax(bundle.temperature.apply(logits))[0]
-            assert np.array_equal(found.probs[i], probs)
+            assert np.array_equal(logged.probs[i], probs)
             with_face += 1
         else:
-            assert np.isnan(found.probs[i]).all() and i not in faces
-        assert found.pred[i] == smoother.step(probs).label
-    assert 30 <= with_face <= 50 and (found.pred[25:35] == UNSTABLE).all(), "no face: unstable"
-    assert (found.pred >= 0).any(), "and a label where there was one for long enough"
+            assert np.isnan(logged.probs[i]).all() and i not in faces
+        assert logged.pred[i] == smoother.step(probs).label
+    assert 30 <= with_face <= 50 and (logged.pred[25:35] == UNSTABLE).all(), "no face: unstable"
+    assert (logged.pred >= 0).any(), "and a label after enough frames with a face"
 
 
 def test_session_json_and_the_other_files_are_written(clip, tmp_path):
@@ -76,8 +76,8 @@ def test_labels_and_settings_apply_from_the_next_frame(at_rest, tmp_path):
             assert session.controls.key(keys[index])
 
     run_images(tmp_path / "s", at_rest[:20], press_keys)
-    found = read_frames(tmp_path / "s")
-    assert found.manual.tolist() == [-1] * 3 + [3] * 5 + [-1] * 2 + [0] * 10
+    logged = read_frames(tmp_path / "s")
+    assert logged.manual.tolist() == [-1] * 3 + [3] * 5 + [-1] * 2 + [0] * 10
     events = (tmp_path / "s" / "events.csv").read_text().splitlines()[1:]
     assert [row.split(",")[:3] + row.split(",")[-1:] for row in events] == [["Happy", "3", "7", "key"],
                                                                           ["Angry", "10", "19", "key"]]  # fmt: skip
@@ -203,9 +203,9 @@ def test_a_source_error_is_reported(at_rest, clip, tmp_path, monkeypatch, error)
             return super().read()
 
     monkeypatch.setattr(capture_module, "_open", lambda source, is_camera: Broken(at_rest, 0.001, 1000))
-    said = str(error) or "MemoryError"
+    message = str(error) or "MemoryError"
     with pytest.raises(
-        Exception, match=f"clip.mkv cannot be read further after frame 9: {said}. The frames before it are in"
+        Exception, match=f"clip.mkv cannot be read further after frame 9: {message}. The frames before it are in"
     ):
         run_session(tmp_path / "s", clip)
     assert len(read_frames(tmp_path / "s").frame_index) == 10
@@ -215,7 +215,7 @@ def test_frames_of_a_fast_camera_are_dropped_and_counted(at_rest, tmp_path, monk
     monkeypatch.setattr(capture_module, "_open", lambda source, is_camera: Camera(at_rest, 0.001, 200))
     monkeypatch.setattr(capture_module, "CAMERA_TIMEOUT", 0.2)
     label = Session._label_frame
-    monkeypatch.setattr(Session, "_label_frame", lambda self, *found: (time.sleep(0.03), label(self, *found)))
+    monkeypatch.setattr(Session, "_label_frame", lambda self, *args: (time.sleep(0.03), label(self, *args)))
     with pytest.raises(Exception, match="sends no more frames"):
         run_session(tmp_path / "s")
     frames, about = read_frames(tmp_path / "s"), read_session(tmp_path / "s")

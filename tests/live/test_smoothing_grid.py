@@ -84,7 +84,7 @@ def test_a_suggestion_is_more_accurate_without_more_flips(table):
 
 def test_sessions_and_grids_that_cannot_be_scored_are_refused(tmp_path):
     none = session_factory.write_session(tmp_path / "none", np.full(40, -1), np.full((40, 7), 1 / 7))
-    with pytest.raises(DataError, match="no manual segment that counts, or no face: fer score"):
+    with pytest.raises(DataError, match="no manual segment that counts, or no face: run fer score"):
         smoothing_grid.study(none, GRID)
     with pytest.raises(ValueError, match="hysteresis_delta"):
         StudyParams(hysteresis_delta=[0.6])

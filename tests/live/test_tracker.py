@@ -1,4 +1,4 @@
-"""Faces keep their numbers while they move, are found again, and the first one is not given up for a jitter."""
+"""Tracking: constant numbers, re-detection after misses, and a stable first face."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ from fer_lib.live.tracker import MAX_MISSED, Tracker, iou
 
 
 class Script:
-    """A detector whose faces are written down, picture by picture; it sees the picture's size alone."""
+    """A detector with prescribed faces per frame; it records the image sizes."""
 
     name, note = "script", ""
 
@@ -30,22 +30,21 @@ def numbers(tracker, count):
 
 def test_numbers_do_not_depend_on_the_detection_order():
     tracker = Tracker(Script([A, B], [B, A], [A], [A, B]))
-    found = [{t.number: t.face.box for t in tracker.step(BARE)} for _ in range(4)]
-    assert found[0] == found[1] == found[3] and len(found[0]) == 2 and list(found[2].values()) == [A]
+    tracks = [{t.number: t.face.box for t in tracker.step(BARE)} for _ in range(4)]
+    assert tracks[0] == tracks[1] == tracks[3] and len(tracks[0]) == 2 and list(tracks[2].values()) == [A]
 
 
 def test_a_face_missed_too_often_gets_a_new_number():
     for missing, same in ((MAX_MISSED, True), (MAX_MISSED + 1, False)):
-        found = numbers(Tracker(Script([A], *[[]] * missing, [A])), missing + 2)
-        assert found[1 : 1 + missing] == [[]] * missing and (found[0] == found[-1]) is same
+        result = numbers(Tracker(Script([A], *[[]] * missing, [A])), missing + 2)
+        assert result[1 : 1 + missing] == [[]] * missing and (result[0] == result[-1]) is same
 
 
 def test_the_first_face_changes_only_for_a_clearly_larger_one():
     jitter = (10, 100, 64, 154)  # 54 x 54 against 50 x 50: 1.17 times
     large = (10, 100, 66, 156)  # 1.25 times
     tracker = Tracker(Script([A], [A, jitter], [A, large], [A, jitter]))
-    found = numbers(tracker, 4)
-    assert found == [[1], [1, 2], [2, 1], [2, 1]]
+    assert numbers(tracker, 4) == [[1], [1, 2], [2, 1], [2, 1]]
 
 
 def test_boxes_follow_the_optical_flow_between_detections():
@@ -78,8 +77,8 @@ def test_a_face_outside_the_image_is_dropped():
     tracker = Tracker(Script([(10, 150, 60, 198)]), every=50)
     rng = np.random.default_rng(1)
     texture = cv2.resize(rng.integers(0, 256, (15, 25, 3), dtype=np.uint8), (200, 120), interpolation=cv2.INTER_CUBIC)
-    found = []
+    counts = []
     for step in range(40):
         moved = cv2.warpAffine(texture, np.float32([[1, 0, 3 * step], [0, 1, 0]]), (200, 120))
-        found.append(len(tracker.step(moved)))
-    assert found[0] == 1 and all(t.face.box[1] < 200 for t in tracker.step(texture))
+        counts.append(len(tracker.step(moved)))
+    assert counts[0] == 1 and all(t.face.box[1] < 200 for t in tracker.step(texture))

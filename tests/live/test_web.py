@@ -1,4 +1,4 @@
-"""The live page's server: who may talk to it, what it does with what it is sent, and what it leaves."""
+"""The live page's server: access control, images, commands, downloads and errors."""
 
 import csv
 import io
@@ -35,16 +35,16 @@ def camera(folder):
     p = LiveParams(source="browser", **PLAIN)
     with serve_page(
         lambda source: open_session(p, folder, source), True, {"folder": str(folder), "record": "none"}
-    ) as found:
-        yield found
+    ) as server_and_hub:
+        yield server_and_hub
 
 
 @pytest.fixture
 def file(folder, clip):
     """(address, hub) of a session over a file that the server plays at its own speed."""
     p = LiveParams(source=str(clip), paced=True, **PLAIN)
-    with serve_page(lambda source: open_session(p, folder, source), False) as found:
-        yield found
+    with serve_page(lambda source: open_session(p, folder, source), False) as server_and_hub:
+        yield server_and_hub
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +53,7 @@ def jpegs(at_rest):
 
 
 def send_frames(page, jpegs, start=0.0):
-    """Send pictures as the page does, the next one when the last was answered and judged."""
+    """Send images like the page: the next one after the answer and the state of the one before."""
     for k, jpeg in enumerate(jpegs):
         before = page.index
         page.feed(jpeg, start + k / 25)
@@ -61,7 +61,7 @@ def send_frames(page, jpegs, start=0.0):
         page.wait("state", lambda state, before=before: state["index"] > before)
 
 
-# ---- who may talk to it
+# ---- access control
 
 
 def test_a_socket_without_the_key_is_closed_and_starts_nothing(camera):
@@ -110,7 +110,7 @@ def test_responses_are_not_cached_and_load_nothing_from_other_hosts(camera):
         assert wanted != 200 or path.endswith("camera.js") or not foreign, (path, foreign)
 
 
-# ---- pictures of the browser
+# ---- images of the browser
 
 
 def test_frames_from_the_page_are_predicted_and_only_logs_are_written(camera, folder, jpegs):
@@ -180,7 +180,7 @@ def test_one_page_is_the_camera_and_another_can_watch_and_control(camera, jpegs)
                 break
             time.sleep(0.05)
         else:
-            raise AssertionError("the camera stays taken")
+            raise AssertionError("the camera was not released")
 
 
 def test_a_reloaded_page_shows_the_current_session(camera, jpegs):
@@ -195,7 +195,7 @@ def test_a_reloaded_page_shows_the_current_session(camera, jpegs):
         assert page.wait("state")["index"] == 2
 
 
-# ---- what a person does
+# ---- commands
 
 
 def test_commands_change_the_setting_and_the_logs(camera, folder, jpegs):
@@ -225,8 +225,8 @@ def test_commands_change_the_setting_and_the_logs(camera, folder, jpegs):
     rows = list(csv.DictReader((folder / session_files.EVENTS).open()))
     assert [(r["label"], r["start_frame"], r["end_frame"], r["source"]) for r in rows] == [
         ("Happy", "2", "4", "page"), ("Sad", "5", "6", "key")]  # fmt: skip
-    found = json.loads((folder / session_files.THRESHOLDS).read_text())
-    assert found == {"ema_alpha": 0.3, "hysteresis_delta": 0.08, "vote_window": 101, "vote_min_count": 2,
+    thresholds = json.loads((folder / session_files.THRESHOLDS).read_text())
+    assert thresholds == {"ema_alpha": 0.3, "hysteresis_delta": 0.08, "vote_window": 101, "vote_min_count": 2,
                      "show_emo_ratio": False}  # fmt: skip
 
 
@@ -292,7 +292,7 @@ def test_downloads_are_exactly_the_logs(file, folder):
         status, _, body = get(address, f"/files/{session_files.PER_FRAME}?token={TOKEN}")
         assert status == 409 and b"end the session first" in body
         over = page.wait("over")
-    names = {found["name"] for found in over["files"]}
+    names = {file["name"] for file in over["files"]}
     assert names == set(messages.LOGS) - {session_files.RECORDED, session_files.ANNOTATED_LIST}
     for name in names:
         status, headers, body = get(address, f"/files/{name}?token={TOKEN}")
@@ -323,7 +323,7 @@ def test_other_files_and_requests_without_the_key_are_refused(file, folder):
             assert status == 403 and b"key" in body
 
 
-# ---- trouble and the end
+# ---- errors and the end
 
 
 def test_an_error_is_shown_on_the_page_and_raised(folder, clip):
@@ -335,7 +335,7 @@ def test_an_error_is_shown_on_the_page_and_raised(folder, clip):
             assert page.wait("over")["error"] == "the model is gone: fetch it again"
             page.ask({"label": 1})
             assert "is over" in page.wait("error")
-        with Page(address) as page:  # whoever comes later learns it too
+        with Page(address) as page:  # a later page gets it too
             assert page.wait("hello")["phase"] == "over" and page.wait("over")["error"]
     with pytest.raises(FerError, match="the model is gone"):
         hub.result()
@@ -343,19 +343,19 @@ def test_an_error_is_shown_on_the_page_and_raised(folder, clip):
 
 def test_an_error_in_the_page_closes_the_logs(file, folder, monkeypatch):
     address, hub = file
-    tell = messages.state
+    original = messages.state
 
     def broken(view, skipped):
         if view.index > 5:
-            raise RuntimeError("it cannot be told")
-        return tell(view, skipped)
+            raise RuntimeError("broken state")
+        return original(view, skipped)
 
     monkeypatch.setattr(messages, "state", broken)
     with Page(address) as page:
-        assert "RuntimeError: it cannot be told" in page.wait("over")["error"]
+        assert "RuntimeError: broken state" in page.wait("over")["error"]
     assert hub.session.ended and read_session(folder)["ended"]
     assert 5 < len(read_frames(folder).frame_index) == read_session(folder)["frames"] < 60
-    with pytest.raises(RuntimeError, match="it cannot be told"):
+    with pytest.raises(RuntimeError, match="broken state"):
         hub.result()
 
 
@@ -367,7 +367,7 @@ def test_a_page_can_close_the_program(camera, folder, jpegs):
         opcode = None
         while opcode != websocket.ABNF.OPCODE_CLOSE:
             opcode, data = page.socket.recv_data()
-    assert int.from_bytes(data[:2], "big") == 1012  # as the page expects of a program that ended
+    assert int.from_bytes(data[:2], "big") == 1012  # the close code that the page expects
     hub.finish()
     assert len(read_frames(folder).frame_index) == 3
 
@@ -390,10 +390,10 @@ def test_a_page_that_nobody_opened_is_an_error(folder):
 
 
 def test_a_port_in_use_is_reported_before_the_session_opens(folder):
-    taken = server.listen(0)
-    port = taken.getsockname()[1]
-    assert taken.getsockname()[0] == "127.0.0.1"
-    with taken, pytest.raises(FerError, match=f"port {port} is in use"):
+    listening = server.listen(0)
+    port = listening.getsockname()[1]
+    assert listening.getsockname()[0] == "127.0.0.1"
+    with listening, pytest.raises(FerError, match=f"port {port} is in use"):
         serve(LiveParams(source="browser", **PLAIN), folder, port, False)
     assert not folder.exists()
 
@@ -404,7 +404,7 @@ def test_recordings_are_offered_but_not_in_the_archive(folder, jpegs):
         with Page(address) as page:
             send_frames(page, jpegs[:3])
             page.ask({"end": True})
-            names = {found["name"] for found in page.wait("over")["files"]}
+            names = {file["name"] for file in page.wait("over")["files"]}
         assert {session_files.RAW_VIDEO, session_files.RECORDED} <= names
         status, _, body = get(address, f"/files/{server.ARCHIVE}?token={TOKEN}")
         assert status == 200 and b"raw.mkv" not in body and b"recorded.csv" in body

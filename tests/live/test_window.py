@@ -1,4 +1,4 @@
-"""The live window without a screen: what is said where none can be opened, what keys and clicks do."""
+"""The live window without a display: errors when none can be opened, keys and clicks."""
 
 import sys
 from types import SimpleNamespace
@@ -14,12 +14,12 @@ from fer_lib.live.draw import draw
 from fer_lib.live.view import LatestValue
 from fer_lib.params import SmoothingParams
 
-needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="screens of X11 and Wayland")
+needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="X11 and Wayland displays")
 
 
 @pytest.fixture
 def screen(monkeypatch):
-    """A machine with windows and a screen that answers, all of it made up."""
+    """A simulated machine with window support and a display."""
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setattr(cv2, "currentUIFramework", lambda: "QT5")
@@ -46,7 +46,7 @@ def test_a_build_without_windows_is_reported_with_the_fix(screen):
 
 @needs_linux
 def test_an_unreachable_display_is_an_error_and_not_a_crash(monkeypatch):
-    """In this environment's own build of OpenCV, whichever it is."""
+    """With the installed build of OpenCV."""
     monkeypatch.setenv("DISPLAY", ":987")
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with pytest.raises(FerError, match="no window can be opened.*--web"):
@@ -97,11 +97,11 @@ def test_a_click_sets_or_clears_the_label():
 
 
 class Screen:
-    """OpenCV's window calls, kept in a list; ``codes`` are pressed one after another; ``closes`` at that many looks."""
+    """A recorder of OpenCV's window calls; sends the key ``codes``, reports closed after ``closes`` queries."""
 
     def __init__(self, monkeypatch, codes=(), closes=None, click=None, raises=False):
         self.codes, self.closes, self.click, self.raises = list(codes), closes, click, raises
-        self.calls, self.shown, self.looks, self.mouse = [], [], 0, None
+        self.calls, self.shown, self.queries, self.mouse = [], [], 0, None
         for name in ("namedWindow", "setMouseCallback", "imshow", "waitKeyEx", "waitKey", "getWindowProperty",
                      "destroyWindow"):  # fmt: skip
             monkeypatch.setattr(cv2, name, getattr(self, name))
@@ -126,8 +126,8 @@ class Screen:
         return -1
 
     def getWindowProperty(self, title, which):
-        self.looks += 1
-        if self.closes is None or self.looks < self.closes:
+        self.queries += 1
+        if self.closes is None or self.queries < self.closes:
             return 1.0
         if self.raises:
             raise cv2.error("NULL guiReceiver")

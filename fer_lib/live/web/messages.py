@@ -80,16 +80,13 @@ def summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     latency = summary.get("latency_ms") or {}
     rows = [
         ("Source", summary.get("input")), ("Model", summary.get("model")), ("Detector", summary.get("detector")),
-        ("Frames logged", _integer(summary.get("frames"))), ("Duration", _format(summary.get("seconds"), "{:.1f} s")),
+        ("Frames logged", _format(summary.get("frames"), "{:,}")),
+        ("Duration", _format(summary.get("seconds"), "{:.1f} s")),
         ("Frames per second", _format(summary.get("fps"), "{:.1f}")),
         ("Latency, median and 95 %", " and ".join(f"{latency[q]:.0f} ms" for q in ("p50", "p95") if q in latency)),
-        ("Frames dropped", _integer(summary.get("dropped"))), ("How it ended", summary.get("end")),
+        ("Frames dropped", _format(summary.get("dropped"), "{:,}")), ("How it ended", summary.get("end")),
     ]  # fmt: skip
     return [(name, str(value)) for name, value in rows if value not in (None, "")]
-
-
-def _integer(value) -> str | None:
-    return None if value is None else f"{value:,}"
 
 
 def _format(value, pattern: str) -> str | None:

@@ -8,7 +8,6 @@ The port may differ from the server's, because a tunnel has its own.
 from __future__ import annotations
 
 import re
-import secrets
 
 from fastapi.responses import PlainTextResponse
 
@@ -64,13 +63,3 @@ def _refusal(scope) -> str | None:
         if len(headers["origin"]) != 1 or headers["origin"][0].lower() not in own:
             return "This request comes from another page: open the address that fer live printed."
     return None
-
-
-class AccessKey:
-    """The secret part of the page's address."""
-
-    def __init__(self, token: str):
-        self._token = token.encode()
-
-    def matches(self, token: str | None) -> bool:
-        return secrets.compare_digest((token or "").encode(), self._token)

@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import logging
+import secrets
 import signal
 import socket
 import zipfile
@@ -26,7 +27,7 @@ from fastapi.responses import FileResponse, PlainTextResponse, Response
 from fer_lib.errors import FerError, ParamsError
 from fer_lib.live.browser_source import MAX_BYTES, BrowserSource
 from fer_lib.live.web import messages
-from fer_lib.live.web.origin_check import AccessKey, OriginCheck
+from fer_lib.live.web.origin_check import OriginCheck
 from fer_lib.live.web.send_queue import SendQueue
 from fer_lib.live.web.session_hub import STAMP, SessionHub
 
@@ -56,7 +57,7 @@ def create_app(
     ``info``: ``name`` of the source, ``folder``, ``record`` and ``model``, for display.  ``app.state.hub`` is the
     :class:`SessionHub`.
     """
-    hub, key = SessionHub(open_session, source_is_browser, info or {}), AccessKey(token)
+    hub, key = SessionHub(open_session, source_is_browser, info or {}), token.encode()
 
     @contextlib.asynccontextmanager
     async def lifespan(app):
@@ -71,7 +72,7 @@ def create_app(
     @app.get("/files/{name}")
     def file(name: str, token: str = "") -> Response:
         """One log file, or all of them as a ZIP archive."""
-        if not key.matches(token):
+        if not secrets.compare_digest(token.encode(), key):
             return _refusal(403, "This address lacks its key: use the links of the page.")
         if hub.phase != "over" or hub.session is None:
             return _refusal(409, "The logs are still written: end the session first.")
@@ -85,7 +86,7 @@ def create_app(
     @app.websocket("/ws")
     async def page(ws: WebSocket, token: str = "") -> None:
         await ws.accept()
-        if not key.matches(token):
+        if not secrets.compare_digest(token.encode(), key):
             await ws.close(NO_KEY, "this address lacks its key: open the one that fer live printed")
             return
         outgoing = SendQueue()
