@@ -166,10 +166,10 @@ def measure(name: str, bundle, video: Path, work: Path, a: argparse.Namespace) -
 def memory(video: Path, work: Path, a: argparse.Namespace) -> dict:
     """The resident size of this process over a long session."""
     p = LiveParams(source=str(video), model=str(FOLDER), detector="yunet", detector_model=a.yunet)
-    live, own, seen = Session(p, work / "long"), psutil.Process(), []
+    live, own, seen = Session(p, read_bundle(FOLDER), work / "long"), psutil.Process(), []
     live.start()
     while live.wait(0.5) is None:
-        seen.append((live.pace.frames, own.memory_info().rss))
+        seen.append((live.latency.frames, own.memory_info().rss))
     found, total = live.wait(), round(a.minutes * 60 * FPS)
     logged = len(read_frames(work / "long").frame_index)
     early = [rss for frames, rss in seen if WARM * total <= frames < 2 * WARM * total]

@@ -6,7 +6,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from drawn_session import FPS, HEAD
+from session_factory import FPS, HEAD
 from typer.testing import CliRunner
 
 from fer_lib.adapt.buffer import REPORT, TABLE, buffer, pictures_of, read_report, surroundings
