@@ -43,7 +43,7 @@ class SessionWriter:
         self._made = not folder.exists()
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        self._hold = RunLock(folder / LOCK, f"the session in {folder}")
+        self._lock = RunLock(folder / LOCK, f"the session in {folder}")
         try:
             refuse_used(folder)
         except BaseException:
@@ -143,7 +143,7 @@ class SessionWriter:
 
     def release(self) -> None:
         """Let go of the folder."""
-        self._hold.release()
+        self._lock.release()
 
     def discard(self) -> None:
         """Let go of the folder of a session that is not to begin; one that was made for it and holds nothing goes."""
