@@ -126,7 +126,7 @@ def _lineage(phase_folders: list[Path], order: list[str]) -> list[dict[str, Any]
     waiting = list(phase_folders)
     while waiting:
         folder = waiting.pop(0)
-        record = folders.done(folder)
+        record = folders.read_record(folder)
         if record is None:
             continue  # an input that is no phase: a bundle, a registry URI, a raw folder
         first = records.setdefault(record["phase"], record)
@@ -187,7 +187,7 @@ def _fit(folder: Path) -> dict[str, Any]:
 def _checkpoint_sweep(folder: Path, fits: list[str]) -> dict[str, Any]:
     """Scores of each checkpoint, the selected bundle, and ``of``, the phase that trained it."""
     sweep = read_json(folder / "sweep.json")
-    fit = next(folders.done(Path(fit)) for fit in fits if Path(fit).name == sweep["chosen"]["folder"])
+    fit = next(folders.read_record(Path(fit)) for fit in fits if Path(fit).name == sweep["chosen"]["folder"])
     bundle = _fields(read_json(folder / "bundle" / "bundle.json"), _BUNDLE_FIELDS)
     return bundle | _fields(sweep, _SWEEP_FIELDS) | {"of": fit and fit["phase"]}
 

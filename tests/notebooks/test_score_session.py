@@ -17,13 +17,13 @@ pytestmark = pytest.mark.xdist_group("road")
 
 def scored(walked, folder: Path, tmp_path: Path, **values):
     """Run the notebook by papermill; its finished phase's folder and the printed notebook."""
-    before = {r["folder"] for r in folders.finished(("score",))}
+    before = {r["folder"] for r in folders.finished_phases(("score",))}
     (tmp_path / "values.yaml").write_text(json.dumps({"session": str(folder), **values}))
     words = ("papermill", "notebooks/10_score_session.ipynb", str(tmp_path / "out.ipynb"), "-f",
              str(tmp_path / "values.yaml"), "--no-progress-bar")  # fmt: skip
     ended = command(*words, home=walked.home, cwd=walked.home)
     assert ended.code == 0, ended.err[-3000:]
-    [record] = [r for r in folders.finished(("score",)) if r["folder"] not in before]
+    [record] = [r for r in folders.finished_phases(("score",)) if r["folder"] not in before]
     return Path(record["folder"]), (tmp_path / "out.ipynb").read_text()
 
 
