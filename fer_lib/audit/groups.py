@@ -34,8 +34,8 @@ class Duplicates:
 
     ``exact`` and ``group`` int64 [N]: rows with one number are exact duplicates, or also near-duplicates.  ``pairs``:
     the near-duplicates by row number, the most similar first (similarity, mirrored, turned_degrees, scaled: the
-    alignment of one to the other); ``large``: see ``group_check.large_groups``, ``middle`` is a row number.  ``blank`` counts the
-    distinct images without structure, which only ``exact`` can compare.
+    alignment of one to the other).  ``large``: see ``group_check.large_groups``; ``middle`` is a row number.
+    ``blank`` counts the distinct images without structure, which only ``exact`` can compare.
     """
 
     exact: np.ndarray
