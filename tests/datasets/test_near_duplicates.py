@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fer_lib.audit import audit_manifest
+from fer_lib.audit.manifest_audit import audit_manifest
 from fer_lib.datasets.curate import curate, merge
 from fer_lib.datasets.manifest import Manifest, content_id
 from fer_lib.datasets.near_duplicates import earlier_copies, joined_groups, united_twins
