@@ -62,14 +62,13 @@ def _say(result: dict[str, Any]) -> None:
 def _study(session: Path, result: dict[str, Any], folder: Path) -> None:
     from fer_lib.live import plots
     from fer_lib.live import smoothing_grid as grid
+    from fer_lib.live.score_view import grid_text
     from fer_lib.params import SmoothingParams, StudyParams
-    from fer_lib.storage.atomic import explained
 
     table = grid.score_grid(session, StudyParams())
     current = SmoothingParams(**(result["smoothing"] or {}))
     here, better = grid.find_row(table, current), grid.suggest_setting(table, current)
-    with explained(folder):
-        table.to_csv(folder / "study.csv", index=False)
-        title = f"{session.name}: {len(table):,} smoothing settings"
-        plots.tradeoff(table, here, better, title).savefig(folder / "study.png")
+    table.to_csv(folder / "study.csv", index=False)
+    title = f"{session.name}: {len(table):,} smoothing settings"
+    plots.tradeoff(table, here, better, title).savefig(folder / "study.png")
     print(f"study: {grid_text(table, here, better)}")

@@ -44,8 +44,8 @@ def test_the_speed_line(folder):
 
 
 def test_the_grid_sentence(folder):
-    table = smoothing_grid.score_grid(folder, StudyParams(ema_alpha=[0.0, 0.7], hysteresis_delta=[0.0], vote_window=[1, 15],
-                                            vote_min_count=[1, 8]))  # fmt: skip
+    grid = StudyParams(ema_alpha=[0.0, 0.7], hysteresis_delta=[0.0], vote_window=[1, 15], vote_min_count=[1, 8])
+    table = smoothing_grid.score_grid(folder, grid)
     raw = SmoothingParams(ema_alpha=0.0, hysteresis_delta=0.0, vote_window=1, vote_min_count=1)
     here, better = smoothing_grid.find_row(table, raw), smoothing_grid.suggest_setting(table, raw)
     sentence = grid_text(table, here, better)
