@@ -45,7 +45,9 @@ class Duplicates:
     blank: int = 0
 
 
-def find(frame: pd.DataFrame, hashes: Hashes, near: bool, similarity: float, seed: int = 1337, progress=None):
+def find_duplicates(
+    frame: pd.DataFrame, hashes: Hashes, near: bool, similarity: float, seed: int = 1337, progress=None
+) -> Duplicates:
     """The :class:`Duplicates` of ``frame`` (N rows, as hashed) by content and pixels, and when ``near`` by similarity.
 
     The groups and their numbers do not depend on the order of the rows.  ``progress(done, total)`` counts two passes
@@ -64,7 +66,7 @@ def find(frame: pd.DataFrame, hashes: Hashes, near: bool, similarity: float, see
 
 
 def _find_ordered(content, pixels, thumbs, order, near: bool, similarity: float, seed: int, progress) -> Duplicates:
-    """:func:`find` for rows in their order; ``thumbs`` [N] are still in the frame's order (no second copy is made)."""
+    """:func:`find_duplicates` for rows in their order; ``thumbs`` [N] are in the frame's order, to save a copy."""
     n = len(order)
     exact = _components(n, [_links(np.unique(x, axis=0, return_inverse=True)[1].ravel()) for x in (content, pixels)])
     if not near or n < 2:

@@ -54,7 +54,7 @@ def audit_manifest(
 
     hashes = cached_hashes(manifest, cache_dir, after(0))
     hashed = time.time()
-    duplicates = groups.find(manifest.frame, hashes, params.near, params.similarity, params.seed, after(1))
+    duplicates = groups.find_duplicates(manifest.frame, hashes, params.near, params.similarity, params.seed, after(1))
     keep = groups.rows_to_keep(manifest.frame, duplicates.group, hashes.area, params.remove)
     train = (manifest.frame["split"] == "train").to_numpy()
     if train.any() and not (keep & train).any():

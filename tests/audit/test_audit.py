@@ -82,7 +82,7 @@ def test_alignment_reports_rotation_scale_and_mirroring():
     turned = cv2.warpAffine(face[0], cv2.getRotationMatrix2D((47.5, 47.5), 8, 1), (96, 96))
     smaller = cv2.resize(face[1][6:92, 5:91], (96, 96), interpolation=cv2.INTER_CUBIC)
     pictures = [*face, turned, smaller, face[2][:, ::-1], face[3]]
-    found = groups.find(ids(len(pictures)), hashes.hash_faces(pictures), True, 0.9)
+    found = groups.find_duplicates(ids(len(pictures)), hashes.hash_faces(pictures), True, 0.9)
     pairs = found.pairs.set_index(found.pairs[["first", "second"]].apply(lambda ends: tuple(sorted(ends)), axis=1))
     assert set(pairs.index) == {(0, 40), (1, 41), (2, 42)}
     assert abs(pairs["turned_degrees"][(0, 40)]) == pytest.approx(8, abs=1)
@@ -112,12 +112,12 @@ def test_groups_do_not_depend_on_the_order_of_the_rows(monkeypatch, exact_until)
     faces, rng = list(draw_faces(600, seed=4)[0]), np.random.default_rng(1)
     faces += [np.ascontiguousarray(change(faces[i], rng)) for i, change in enumerate(ALTERED.values())] + faces[50:60]
     frame, made = ids(len(faces)), hashes.hash_faces(faces)
-    found = groups.find(frame, made, True, 0.92)
+    found = groups.find_duplicates(frame, made, True, 0.92)
     assert len(found.pairs) >= len(ALTERED) - 1 and len(set(found.exact)) <= len(faces) - 10
     for seed in range(3):
         order = np.random.default_rng(seed).permutation(len(faces))
         mixed = hashes.Hashes(made.thumbs[order], made.pixels[order], made.area[order])
-        again = groups.find(frame.iloc[order].reset_index(drop=True), mixed, True, 0.92)
+        again = groups.find_duplicates(frame.iloc[order].reset_index(drop=True), mixed, True, 0.92)
         assert (again.group == found.group[order]).all() and (again.exact == found.exact[order]).all()
         back = again.pairs.assign(first=order[again.pairs["first"]], second=order[again.pairs["second"]])
         pd.testing.assert_frame_equal(back, found.pairs)
@@ -306,7 +306,7 @@ def test_one_row_and_blank_images(leaky, tmp_path):
     one = Manifest(leaky[0].frame.head(1), {"root": str(leaky[0].root)})
     assert audit_manifest(AuditParams(), one, tmp_path).summary["with_near"]["groups"] == 0
     blank = [np.full((48, 48, 3), level, np.uint8) for level in (0, 0, 128, 255)]
-    found = groups.find(ids(4), hashes.hash_faces(blank), True, 0.91)
+    found = groups.find_duplicates(ids(4), hashes.hash_faces(blank), True, 0.91)
     assert found.group[0] == found.group[1] and len(set(found.group)) == 3
     assert found.pairs.empty and found.blank == 3
 

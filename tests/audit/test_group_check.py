@@ -29,7 +29,7 @@ def duplicates_of(images):
     images = [*images, *(draw_face(6, i, size=96).image for i in range(30))]
     names = [f"s{i:03d}" for i in range(len(images))]
     frame = pd.DataFrame({"sample_id": names, "content_id": names})
-    return groups.find(frame, hashes.hash_faces(images), True, 0.92)
+    return groups.find_duplicates(frame, hashes.hash_faces(images), True, 0.92)
 
 
 def test_a_chain_has_a_warning_that_names_it():
