@@ -30,7 +30,7 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import Box
 from fer_lib.live import session_files
-from fer_lib.live.recording import recorded_folder, recorded_pictures, replayed_from
+from fer_lib.live.recording import open_recorded_frames, raw_video_folder, replay_origin
 from fer_lib.live.score import read_truth
 from fer_lib.live.sessions import session_id
 from fer_lib.params import BufferParams
@@ -99,11 +99,11 @@ def read_report(folder: Path | str) -> dict[str, Any]:
 
 
 def pictures_of(session: Path, about: dict[str, Any]) -> Path:
-    """The folder that holds the session's video (:func:`recorded_folder`); DataError when there is none, and what to
+    """The folder that holds the session's video (:func:`raw_video_folder`); DataError when there is none, and what to
     do."""
-    if (folder := recorded_folder(session, about)) is not None:
+    if (folder := raw_video_folder(session, about)) is not None:
         return folder
-    original = replayed_from(session, about)
+    original = replay_origin(session, about)
     where = f" and {original} has none either" if original != session else ""
     raise DataError(
         f"{session} holds no pictures to learn from ({session_files.RAW_VIDEO} is missing{where}): record it with "
@@ -135,7 +135,7 @@ def _cut(
     shutil.rmtree(out, ignore_errors=True)  # an earlier choice's
     out.mkdir()
     cut, read, total = {}, 0, len(session_files.read_recorded(session))
-    with recorded_pictures(session) as pictures:
+    with open_recorded_frames(session) as pictures:
         for index, image in pictures:
             read += 1
             if index in boxes:

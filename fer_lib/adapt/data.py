@@ -18,7 +18,7 @@ from fer_lib.datasets.manifest import Manifest
 from fer_lib.emotions import NUM_CLASSES
 from fer_lib.errors import DataError
 from fer_lib.live.session_files import read_frames
-from fer_lib.live.sessions import same_pictures, session_id
+from fer_lib.live.sessions import same_source, session_id
 from fer_lib.models.bundle import Bundle
 from fer_lib.params import AdaptParams, BufferParams
 from fer_lib.storage.atomic import fresh_folder
@@ -60,13 +60,13 @@ def material(p: AdaptParams, buffers: Sequence[str], gate_session: str, base: Bu
         )
     learned = session_id(session) in {report["session_sha256"] for report in reports}
     there = [report["session"] for report in reports if Path(report["session"]).is_dir()]
-    return Material(folders, session, learned or any(same_pictures(session, s) for s in there), not buffers)
+    return Material(folders, session, learned or any(same_source(session, s) for s in there), not buffers)
 
 
 def _drawn_session(folder: Path, seed: int) -> Path:
-    from fer_lib.live.synthetic_session import write_drawn_session
+    from fer_lib.live.synthetic_session import write_synthetic_session
 
-    return folder if folder.is_dir() else write_drawn_session(folder, seed, DRAWN_ROUNDS)
+    return folder if folder.is_dir() else write_synthetic_session(folder, seed, DRAWN_ROUNDS)
 
 
 def _drawn(out: Path, base: Bundle, seed: int) -> Path:

@@ -153,15 +153,15 @@ def register_if_passed(p: AdaptParams, bundle: Bundle, result: dict[str, Any], r
 
     The version's description begins with ``offline-only`` where no session gated.
     """
-    from fer_lib.tracking.registry import alias_holder, moved_alias, permitted_alias, register_bundle
+    from fer_lib.tracking.registry import alias_message, alias_version, permitted_alias, register_bundle
 
     if not p.alias:
         return "Nothing was registered: no alias was asked for."
     if not result["passed"]:
         return f"Nothing was registered: a gate did not pass, so {p.registered_name}@{p.alias} stays what it is."
     alias, refusal = permitted_alias(bundle, p.registered_name, p.alias, p.smoke)
-    before = alias_holder(p.registered_name, alias)
+    before = alias_version(p.registered_name, alias)
     said = " ".join(filter(None, [f"{result['mark']}:" if result["mark"] else "", *result["said"]]))
     version = register_bundle(bundle, p.registered_name, alias, run_id, description=said)
-    moved = moved_alias(p.registered_name, alias, version, before, bundle)
+    moved = alias_message(p.registered_name, alias, version, before, bundle)
     return f"{refusal}. {moved}" if refusal else moved

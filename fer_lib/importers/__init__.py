@@ -179,9 +179,9 @@ def refuse_unread(spec: SourceSpec, name: str) -> None:
 def raw_root(spec: SourceSpec) -> Path:
     """Where the raw data lies: the drawn faces for ``embedded``, else ``spec.root`` (``~`` and ``$NAME`` expanded)."""
     if spec.root == "embedded":
-        from fer_lib.synthetic.dataset import embedded
+        from fer_lib.synthetic.dataset import embedded_root
 
-        return Path(embedded(spec)).absolute()
+        return Path(embedded_root(spec)).absolute()
     return existing(spec.root, spec)
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from fer_lib.emotions import EMOTIONS
 from fer_lib.faces.contract import FaceContract
-from fer_lib.live.recording import recorded_pictures
+from fer_lib.live.recording import open_recorded_frames
 from fer_lib.live.score import Segment, raw_labels, read_truth, segments
 from fer_lib.live.session_files import LABEL_TEXT, RAW_VIDEO, Frames, read_faces, read_frames, read_recorded
 
@@ -29,7 +29,7 @@ class SegmentRow:
     faces: dict[int, np.ndarray]
 
 
-def faces_pages(folder: Path | str, per_segment: int = 8, per_page: int = 8) -> tuple[list[Figure], str]:
+def face_pages(folder: Path | str, per_segment: int = 8, per_page: int = 8) -> tuple[list[Figure], str]:
     """Pages with one row per segment and ``per_segment`` faces evenly spaced in it, and a note about them.
 
     Under each face are its frame_index, the raw and the smoothed label; a label equal to the manual one is green.
@@ -70,7 +70,7 @@ def _rows(folder: Path, frames: Frames, runs: list[Segment], per_segment: int) -
     positions = {int(frames.frame_index[position]): position for sample in samples for position in sample}
     tiles: dict[int, np.ndarray] = {}
     contract = FaceContract(margin=CONTEXT)
-    with recorded_pictures(folder) as images:
+    with open_recorded_frames(folder) as images:
         for index, image in images if positions else ():
             if index in positions:
                 square = contract.square(image, faces[index].box)

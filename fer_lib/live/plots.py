@@ -71,7 +71,7 @@ def per_class(result: dict[str, Any], title: str) -> Figure:
     return figure
 
 
-def trade(table: pd.DataFrame, current: pd.Series | None, better: pd.Series | None, title: str) -> Figure:
+def tradeoff(table: pd.DataFrame, current: pd.Series | None, better: pd.Series | None, title: str) -> Figure:
     """Accuracy against flips per minute of every setting of a grid, the Pareto front, and the ``current`` setting."""
     figure = Figure(figsize=(8.6, 5.4), dpi=DPI, layout="constrained")
     figure.suptitle(title, fontsize=13)

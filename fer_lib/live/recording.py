@@ -78,24 +78,24 @@ def _count_frames(file: Path, expected: int) -> int:
         video.release()
 
 
-def recorded_folder(session: Path, info: dict[str, Any]) -> Path | None:
+def raw_video_folder(session: Path, info: dict[str, Any]) -> Path | None:
     """The folder with a session's raw video: its own, or for a replay that of the original session; None without one.
 
     ``info``: content of ``session.json``.
     """
-    for folder in (session, replayed_from(session, info)):
+    for folder in (session, replay_origin(session, info)):
         if (folder / session_files.RAW_VIDEO).is_file():
             return folder
     return None
 
 
-def replayed_from(session: Path, info: dict[str, Any]) -> Path:
+def replay_origin(session: Path, info: dict[str, Any]) -> Path:
     """The folder of a replay's original session, which is beside it; ``session`` itself when it is no replay."""
     return session.parent / str(info["replay_of"]) if info.get("replay_of") else session
 
 
 @contextmanager
-def recorded_pictures(folder: Path | str) -> Iterator[Iterator[tuple[int, np.ndarray]]]:
+def open_recorded_frames(folder: Path | str) -> Iterator[Iterator[tuple[int, np.ndarray]]]:
     """Iterate over (frame_index, uint8 RGB [H, W, 3]) of a session's raw video, in order and without padding.
 
     DataError when the session has no raw video, or OpenCV cannot read it.

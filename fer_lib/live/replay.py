@@ -18,7 +18,7 @@ from fer_lib.faces.landmarks import find_points
 from fer_lib.live import session_files
 from fer_lib.live.live_model import LiveModel
 from fer_lib.live.log import SessionLog
-from fer_lib.live.recording import read_images, recorded_folder, recorded_pictures
+from fer_lib.live.recording import open_recorded_frames, raw_video_folder, read_images
 from fer_lib.live.score import CORRECTIONS
 from fer_lib.live.session_files import FrameRecord, Frames, read_faces, read_frames, read_session, write_session
 from fer_lib.live.session_writer import SESSION_FORMAT, fingerprint
@@ -112,8 +112,8 @@ def _landmark_detector(model: LiveModel, info: dict[str, Any]):
 @contextmanager
 def _open_images(folder: Path, info: dict[str, Any]) -> Iterator[Iterator[tuple[int, np.ndarray]]]:
     """The (index, image) pairs of the raw video, else of the session's source file if it is unchanged."""
-    if (video_folder := recorded_folder(folder, info)) is not None:
-        with recorded_pictures(video_folder) as images:
+    if (video_folder := raw_video_folder(folder, info)) is not None:
+        with open_recorded_frames(video_folder) as images:
             yield images
         return
     source = info.get("source") or {}

@@ -36,7 +36,7 @@ def confusion_table(result: dict[str, Any], kind: str = "smoothed") -> pd.DataFr
     return pd.DataFrame(result[kind]["confusion"], index=list(EMOTIONS), columns=[*EMOTIONS, "none"])
 
 
-def pace(result: dict[str, Any]) -> str:
+def speed_text(result: dict[str, Any]) -> str:
     """Frame rate, latency and data losses of the session on one line."""
     latency = ", ".join(f"{k} {v:.1f} ms" for k, v in (result["latency_ms"] or {}).items())
     short = result["segments"] - result["segments_scored"]
@@ -51,7 +51,7 @@ def pace(result: dict[str, Any]) -> str:
     return "; ".join(filter(None, parts)) or "no frame rate was recorded"
 
 
-def in_words(result: dict[str, Any]) -> str:
+def score_text(result: dict[str, Any]) -> str:
     """The score in one sentence."""
 
     def details(kind: str) -> str:
@@ -66,7 +66,7 @@ def in_words(result: dict[str, Any]) -> str:
     )
 
 
-def study_in_words(table: pd.DataFrame, here: pd.Series | None, better: pd.Series | None) -> str:
+def grid_text(table: pd.DataFrame, here: pd.Series | None, better: pd.Series | None) -> str:
     """The suggestion of the smoothing grid in one sentence; ``here`` is the row of the session's own setting."""
     if here is None:
         return f"{len(table):,} settings; the session's own is not among them"

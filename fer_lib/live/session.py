@@ -244,7 +244,7 @@ def _truncation_note(source, frames: int) -> str:
     return f"{source.name} ended after {frames:,} of the {expected:,} frames that its header gives: it may be cut short"
 
 
-def until_end(session: Session) -> dict[str, Any]:
+def wait_until_end(session: Session) -> dict[str, Any]:
     """Wait for a started session and return its summary; the first Ctrl+C ends the session."""
     while True:
         try:

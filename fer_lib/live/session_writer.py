@@ -26,7 +26,7 @@ ROW_QUEUE_SIZE = 8192  # frames whose rows wait for the disk: over a minute at 1
 VIEW_QUEUE_SIZE = 16  # frames that wait for a video
 IDLE_SECONDS = 0.3  # without a frame; then the log checks whether to flush
 SESSION_FORMAT = 1
-ENDED = "it was over or ended by hand"
+NORMAL_END = "it was over or ended by hand"
 LOCK = ".lock"
 
 
@@ -124,7 +124,7 @@ class SessionWriter:
         error = error or self._error
         if self._log is None:
             raise error
-        reason = f"it failed: {user_message(error) or error}" if error is not None else note or ENDED
+        reason = f"it failed: {user_message(error) or error}" if error is not None else note or NORMAL_END
         self.summary |= results | {
             "ended": datetime.now().astimezone().isoformat(timespec="seconds"), "end": reason,
             "frames": self._log.frames, "first_frame_sec": self.first_frame_seconds,

@@ -6,25 +6,25 @@ import hashlib
 from pathlib import Path
 
 from fer_lib.errors import FerError
-from fer_lib.live.recording import replayed_from
+from fer_lib.live.recording import replay_origin
 from fer_lib.live.score import read_truth
 from fer_lib.live.session_files import NO_LABEL, PER_FRAME, SESSION, read_frames, read_session
 
 
-def chosen_session(name: str, synthetic_folder: Path) -> tuple[Path, str]:
+def select_session(name: str, synthetic_folder: Path) -> tuple[Path, str]:
     """The folder of the session to score, and a description of it.
 
     ``name``: the folder; blank: the newest labelled session below ``mlruns/live``, else a synthetic session that is
     written to ``synthetic_folder``.
     """
-    from fer_lib.live.synthetic_session import write_drawn_session
+    from fer_lib.live.synthetic_session import write_synthetic_session
     from fer_lib.storage.paths import mlruns
 
     if name:
         return Path(name), f"the session {name}"
     if (newest := newest_labelled(mlruns() / "live")) is not None:
         return newest, f"the newest labelled session of mlruns/live, {newest.name}"
-    folder = write_drawn_session(synthetic_folder)
+    folder = write_synthetic_session(synthetic_folder)
     return folder, "a drawn session, because mlruns/live has no labelled one: record one with fer live --record raw"
 
 
@@ -46,14 +46,14 @@ def session_id(folder: Path | str) -> str:
     return hashlib.sha256((Path(folder) / PER_FRAME).read_bytes()).hexdigest()
 
 
-def same_pictures(one: Path | str, other: Path | str) -> bool:
+def same_source(one: Path | str, other: Path | str) -> bool:
     """Whether two sessions show the same frames: copies, replays by other models, and sessions of one video file."""
     if Path(one).resolve() == Path(other).resolve() or session_id(one) == session_id(other):
         return True
     infos = [read_session(folder) for folder in (one, other)]
     files = [(info.get("source") or {}).get("fingerprint") for info in infos]
     origins = [
-        replayed_from(Path(folder).resolve(), info).name for folder, info in zip((one, other), infos, strict=True)
+        replay_origin(Path(folder).resolve(), info).name for folder, info in zip((one, other), infos, strict=True)
     ]
     is_replay = any(info.get("replay_of") for info in infos)
     return (None not in files and files[0] == files[1]) or (is_replay and origins[0] == origins[1])

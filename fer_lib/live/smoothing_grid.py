@@ -23,7 +23,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def study(folder: Path | str, p: StudyParams) -> pd.DataFrame:
+def score_grid(folder: Path | str, p: StudyParams) -> pd.DataFrame:
     """One row per setting: its four values, accuracy and coverage of Protocol-Lite, flips, and the Pareto front.
 
     The session's abstention thresholds apply to every setting.  ``on_front``: no other setting is as accurate with
@@ -78,16 +78,16 @@ def pareto_front(gain: np.ndarray, cost: np.ndarray) -> np.ndarray:
     return on_front
 
 
-def suggestion(table: pd.DataFrame, current: SmoothingParams) -> pd.Series | None:
+def suggest_setting(table: pd.DataFrame, current: SmoothingParams) -> pd.Series | None:
     """The most accurate setting with no more flips than ``current``; None when none is more accurate."""
-    here = row_of(table, current)
+    here = find_row(table, current)
     if here is None:
         return None
     better = table[(table["flips_per_min"] <= here["flips_per_min"]) & (table["accuracy"] > here["accuracy"])]
     return None if better.empty else better.sort_values(["accuracy", "flips_per_min"], ascending=[False, True]).iloc[0]
 
 
-def row_of(table: pd.DataFrame, setting: SmoothingParams) -> pd.Series | None:
+def find_row(table: pd.DataFrame, setting: SmoothingParams) -> pd.Series | None:
     """The row of ``setting``; None when the grid does not contain it."""
     same = np.ones(len(table), bool)
     for name, value in setting.model_dump().items():

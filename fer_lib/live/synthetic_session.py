@@ -42,7 +42,7 @@ class Moment:
     face: bool = True
 
 
-def acted(seed: int, rounds: int = 1) -> list[Moment]:
+def make_script(seed: int, rounds: int = 1) -> list[Moment]:
     """A script: all seven expressions in random order, ``rounds`` times, with one gap without a face."""
     rng, script = np.random.default_rng([seed, 1]), []
     for turn in range(rounds):
@@ -57,10 +57,10 @@ def acted(seed: int, rounds: int = 1) -> list[Moment]:
     return script
 
 
-def pictures(seed: int, script: list[Moment]) -> tuple[list[np.ndarray], list[Face | None]]:
+def render_frames(seed: int, script: list[Moment]) -> tuple[list[np.ndarray], list[Face | None]]:
     """A uint8 RGB image [H, W, 3] per moment, and its face, with the jitter of a detector; None without a face."""
     rng = np.random.default_rng([seed, 2])
-    person, background = features.person(rng), int(rng.integers(2**31))
+    person, background = features.random_person(rng), int(rng.integers(2**31))
     units_by_label = {label: _units(seed, label) for label in {m.label for m in script}}
     width, height = SIZE
     images, faces = [], []
@@ -94,7 +94,7 @@ def _units(seed: int, label: int) -> dict[str, float]:
     return next(face.units for face in faces if face.strength >= MIN_STRENGTH)
 
 
-def write_drawn_session(folder: Path, seed: int = 42, rounds: int = 1, record: bool = True) -> Path:
+def write_synthetic_session(folder: Path, seed: int = 42, rounds: int = 1, record: bool = True) -> Path:
     """Write the session to ``folder``, replacing an existing one; returns ``folder``.  Equal seeds give equal images.
 
     ``record``: with the raw video.  FerError without a packaged model, DataError when the disk refuses.
@@ -102,8 +102,8 @@ def write_drawn_session(folder: Path, seed: int = 42, rounds: int = 1, record: b
     from fer_lib.deploy.packaged import packaged_bundle
     from fer_lib.deploy.predict import Predictor
 
-    script, p = acted(seed, rounds), SmoothingParams()
-    images, faces = pictures(seed, script)
+    script, p = make_script(seed, rounds), SmoothingParams()
+    images, faces = render_frames(seed, script)
     bundle, visible = packaged_bundle(), [i for i, face in enumerate(faces) if face is not None]
     visible_probs = Predictor(bundle).probs([images[i] for i in visible], [faces[i].box for i in visible])
     probs = dict(zip(visible, visible_probs, strict=True))

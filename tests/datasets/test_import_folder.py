@@ -1,4 +1,4 @@
-"""Where imports may write, what a killed one leaves, the report over all of them, and which parameters are taken."""
+"""Import folders: where imports may write, recovery from a kill, the common report, and source parameters."""
 
 import json
 import os
@@ -69,17 +69,17 @@ def test_an_import_onto_its_own_raw_data_is_refused_and_nothing_is_lost(tmp_path
 
 
 @pytest.mark.parametrize("field", ["votes", "images", "image_map"])
-def test_the_files_beside_the_root_are_safe_as_well(tmp_path, field):
+def test_an_import_onto_files_beside_the_root_is_refused(tmp_path, field):
     raw = pixels(tmp_path / "raw" / "fer2013.csv").parent
-    held = tmp_path / "out" / "mine"
-    held.mkdir(parents=True)
-    (held / "file.csv").write_text("votes")
+    folder = tmp_path / "out" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "file.csv").write_text("votes")
     source = "ferplus" if field == "images" else "fer2013"
-    spec = SourceSpec(source=source, name="mine", root=str(raw), **{field: str(held / "file.csv")})
-    untouched(tmp_path, spec, tmp_path / "out", held, field)
+    spec = SourceSpec(source=source, name="mine", root=str(raw), **{field: str(folder / "file.csv")})
+    untouched(tmp_path, spec, tmp_path / "out", folder, field)
 
 
-def test_links_and_other_spellings_of_the_raw_folder_are_seen_through(tmp_path):
+def test_links_and_other_spellings_of_the_raw_folder_are_resolved(tmp_path):
     data = tmp_path / "data"
     raw = pixels(data / "fer2013" / "fer2013.csv").parent
     (tmp_path / "link").symlink_to(raw)
@@ -117,7 +117,7 @@ def test_a_folder_that_no_import_wrote_is_never_replaced(tmp_path):
 # ---------------------------------------------------------------- killed imports
 
 
-def test_what_killed_imports_left_is_no_import_and_an_old_folder_moved_aside_is_put_back(tmp_path):
+def test_leftovers_of_killed_imports_are_ignored_and_a_moved_folder_is_restored(tmp_path):
     out = tmp_path / "out"
     for name, shift in (("a", 0), ("b", 500)):
         root = grow(tmp_path / name, shift)
@@ -156,7 +156,7 @@ import_source(SourceSpec(source="tree", root=sys.argv[1]), Path(sys.argv[2]))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")
-def test_a_kill_between_the_two_renames_costs_nothing(tmp_path):
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path):
     raw, out = grow(tmp_path / "raw"), tmp_path / "out"
     before = import_all([SourceSpec(source="tree", root=str(raw))], out)
     rows = read_imports(out)
@@ -171,7 +171,7 @@ def test_a_kill_between_the_two_renames_costs_nothing(tmp_path):
 # ---------------------------------------------------------------- one report over all
 
 
-def test_the_report_tells_of_every_import_in_the_folder_whichever_command_made_it(tmp_path):
+def test_the_report_covers_every_import_in_the_folder(tmp_path):
     first = SourceSpec(source="tree", name="a", root=str(grow(tmp_path / "a", contempt=1)))
     second = SourceSpec(source="tree", name="b", root=str(grow(tmp_path / "b", 500)), mode="copy")
     together = import_all([second, first], tmp_path / "together")
@@ -187,7 +187,7 @@ def test_the_report_tells_of_every_import_in_the_folder_whichever_command_made_i
     assert moved == together, "the same whichever commands made it"
 
 
-def test_when_the_second_source_fails_the_first_stands_and_is_reported(tmp_path):
+def test_when_the_second_source_fails_the_first_is_imported_and_reported(tmp_path):
     first = SourceSpec(source="tree", name="a", root=str(grow(tmp_path / "a", contempt=1)))
     empty = tmp_path / "b" / "train" / "happy"
     empty.mkdir(parents=True)
@@ -212,7 +212,7 @@ def test_a_damaged_report_is_named(tmp_path):
 
 def test_parameters_that_a_source_does_not_read_are_refused(tmp_path):
     root = str(grow(tmp_path / "raw"))
-    for source, given, said in (
+    for source, given, message in (
         ("expw_full", {"min_confidence": 90}, "expw_hq does"),
         ("tree", {"rule": "plurality"}, "ferplus does"),
         ("tree", {"image_map": root}, "fer2013, ferplus does"),
@@ -224,13 +224,13 @@ def test_parameters_that_a_source_does_not_read_are_refused(tmp_path):
         (field,) = given
         with pytest.raises(DataError, match=f"{field} is set to") as error:
             import_source(SourceSpec(source=source, root=root, **given), tmp_path / "out")
-        assert said in str(error.value)
+        assert message in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
 def test_every_spec_is_checked_before_the_first_is_imported(tmp_path):
     good = SourceSpec(source="tree", root=str(grow(tmp_path / "raw")))
-    for bad, said in (
+    for bad, message in (
         (SourceSpec(source="rafdb_basci", root=str(tmp_path / "raw")), r"closest: 'rafdb_basic'"),
         (SourceSpec(source="affectnet_full_balanced", root=str(tmp_path / "raw")), "source tree with name affectnet_f"),
         (SourceSpec(source="tree", name="b", root=str(tmp_path / "gone")), "gone does not exist"),
@@ -239,7 +239,7 @@ def test_every_spec_is_checked_before_the_first_is_imported(tmp_path):
         (SourceSpec(source="tree", name="Tree", root=str(tmp_path / "raw")), "two sources are called 'tree'"),
         (SourceSpec(source="tree", name="b", root=str(tmp_path / "raw"), rule="plurality"), "rule is set"),
     ):
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             import_all([good, bad], tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
@@ -250,7 +250,7 @@ def test_a_name_is_registered_once_and_its_parameters_must_exist():
     def read(spec, root, draft):
         raise AssertionError("never called")
 
-    with pytest.raises(ValueError, match=r"'tree' is registered already, by fer_lib\.datasets\.sources\.tree"):
+    with pytest.raises(ValueError, match=r"'tree' is registered already, by fer_lib\.importers\.tree"):
         register("tree")(read)
     with pytest.raises(ValueError, match="'colour', which is no field"):
         register("new", reads=("colour",))

@@ -213,10 +213,10 @@ def test_a_run_file_wires_an_adaptation(tmp_path, monkeypatch):
     )
     plan = load_run(tmp_path / "run.yaml", smoke=True)
     phase = plan.phase("adapt")
-    names = {k: [getattr(v, "name", v) for v in values] for k, values in phase.links.items()}
+    names = {k: [getattr(v, "name", v) for v in values] for k, values in phase.inputs.items()}
     assert names == {"manifest": ["manifest"], "base": ["ce"], "buffers": ["buffer"], "gate_session": []}
     assert phase.params.name == "adapt" and phase.params.epochs == 1 and phase.notebook == "11_adapt"
-    assert [v.name for v in plan.phase("evaluate").links["models"]] == ["ce", "adapt"]
+    assert [v.name for v in plan.phase("evaluate").inputs["models"]] == ["ce", "adapt"]
 
 
 @pytest.mark.parametrize(

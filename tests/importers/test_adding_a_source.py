@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from fer_lib.importers import SOURCES
-from fer_lib.synthetic.layouts.writing import encode
+from fer_lib.synthetic.layouts import encode
 
 
 def test_the_page_s_source_is_found_imported_and_part_of_the_re_use_key(repo, tmp_path):

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from live_sessions import write_video
 
-from fer_lib.live.synthetic_session import Moment, pictures
+from fer_lib.live.synthetic_session import Moment, render_frames
 
 
 @pytest.fixture(scope="session")
 def at_rest():
     """40 images [160, 208, 3] of a drawn neutral face, back and forth over poses that Haar detects too."""
-    images = pictures(1337, [Moment(6, 0.0, -1)] * 8)[0]
+    images = render_frames(1337, [Moment(6, 0.0, -1)] * 8)[0]
     return (images + images[::-1]) * 2 + images
 
 

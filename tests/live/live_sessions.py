@@ -6,7 +6,7 @@ import cv2
 
 from fer_lib.live.capture import Frame
 from fer_lib.live.replay import replay
-from fer_lib.live.session import Session, until_end
+from fer_lib.live.session import Session, wait_until_end
 from fer_lib.models.bundle import read_bundle
 from fer_lib.params import LiveParams, SmoothingParams
 from fer_lib.tracking.registry import resolve
@@ -29,7 +29,7 @@ def run_session(folder, source="0", **changes):
     """Run a session to its end; its summary."""
     session = open_session(LiveParams(**DEFAULTS | changes, source=str(source)), folder)
     session.start()
-    return until_end(session)
+    return wait_until_end(session)
 
 
 class SteppedSource:
@@ -62,7 +62,7 @@ def run_images(folder, images, before=lambda session, index: None, **changes):
     session = open_session(LiveParams(**DEFAULTS | changes), folder, source)
     source.session, source.before = session, lambda index: before(session, index)
     session.start()
-    return until_end(session)
+    return wait_until_end(session)
 
 
 def write_video(file, images, fps=25.0, code="FFV1"):

@@ -17,10 +17,10 @@ from fer_lib.errors import BundleError, DataError
 from fer_lib.live import log as log_module
 from fer_lib.live import recording, session_files
 from fer_lib.live.capture import Capture
-from fer_lib.live.recording import recorded_pictures
-from fer_lib.live.session import until_end
+from fer_lib.live.recording import open_recorded_frames
+from fer_lib.live.session import wait_until_end
 from fer_lib.live.session_files import read_frames, read_session
-from fer_lib.live.synthetic_session import Moment, pictures
+from fer_lib.live.synthetic_session import Moment, render_frames
 from fer_lib.models.bundle import META
 from fer_lib.params import LiveParams
 
@@ -157,7 +157,7 @@ def test_frames_of_odd_and_changing_size_are_recorded(at_rest, tmp_path):
     mixed = odd[:3] + [cv2.resize(at_rest[0], (301, 173))] + odd[3:]
     summary = run_images(tmp_path / "s", mixed, record="raw", detect_every=3)
     assert summary["frames"] == 7 and summary["recorded"]["raw.mkv"] == {"frames": 6, "of_other_size": 1}
-    with recorded_pictures(tmp_path / "s") as images:
+    with open_recorded_frames(tmp_path / "s") as images:
         recorded = dict(images)
     assert sorted(recorded) == [0, 1, 2, 4, 5, 6]
     assert all(np.array_equal(recorded[i], mixed[i]) for i in recorded), "lossless, including odd columns"
@@ -175,7 +175,7 @@ def test_a_minute_without_a_face_is_logged(tmp_path):
 
 
 def test_twenty_faces_are_tracked_and_the_largest_is_scored(yunet, tmp_path):
-    face = pictures(3, [Moment(6, 0.0, -1)])[0][0]
+    face = render_frames(3, [Moment(6, 0.0, -1)])[0][0]
     tile = cv2.resize(face, (156, 120))
     rows = [np.hstack([tile] * 5)] * 4
     crowd = np.vstack(rows)
@@ -248,7 +248,7 @@ def test_a_truncated_video_is_read_to_its_last_frame(at_rest, tmp_path):
     (tmp_path / "cut.mkv").write_bytes(whole[: int(len(whole) * 0.6)])
     session = open_session(LiveParams(**DEFAULTS, source=str(tmp_path / "cut.mkv")), tmp_path / "s")
     session.start()
-    summary = until_end(session)
+    summary = wait_until_end(session)
     assert 10 < summary["frames"] < 40 == len(at_rest)
     note = f"cut.mkv ended after {summary['frames']} of the 40 frames that its header gives: it may be cut short"
     assert summary["end"] == note

@@ -9,15 +9,15 @@ import session_factory
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.live import synthetic_session
-from fer_lib.live.faces_sheet import TILE, faces_pages, spread
-from fer_lib.live.recording import recorded_pictures
+from fer_lib.live.faces_sheet import TILE, face_pages, spread
+from fer_lib.live.recording import open_recorded_frames
 from fer_lib.live.score import correct, raw_labels, segments
 from fer_lib.live.session_files import LABEL_TEXT, read_faces, read_frames
 
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
-    return synthetic_session.write_drawn_session(tmp_path_factory.mktemp("d") / "drawn", seed=5)
+    return synthetic_session.write_synthetic_session(tmp_path_factory.mktemp("d") / "drawn", seed=5)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def texts(page):
 
 
 def test_each_segment_has_a_row_with_its_faces(folder):
-    pages, note = faces_pages(folder, per_segment=6, per_page=5)
+    pages, note = face_pages(folder, per_segment=6, per_page=5)
     assert note == "7 manual segments on 2 pages" and [len(p.axes[0].images) for p in pages] == [30, 12]
     frames = read_frames(folder)
     runs, written = segments(frames.manual, frames.time_sec), sum(map(texts, pages), [])
@@ -43,12 +43,12 @@ def test_each_segment_has_a_row_with_its_faces(folder):
 
 
 def test_a_tile_shows_the_face_of_its_frame_with_coloured_labels(folder):
-    pages, _ = faces_pages(folder, per_segment=2)
+    pages, _ = face_pages(folder, per_segment=2)
     frames, faces, raw = read_frames(folder), read_faces(folder), None
     raw = raw_labels(frames)
     first = segments(frames.manual, frames.time_sec)[0]
     top, left, bottom, right = faces[first.first].box
-    with recorded_pictures(folder) as pictures:
+    with open_recorded_frames(folder) as pictures:
         image = next(image for number, image in pictures if number == first.first)
     tile = np.asarray(pages[0].axes[0].images[0].get_array())
     assert tile.shape == (TILE, TILE, 3)
@@ -67,7 +67,7 @@ def test_corrections_change_the_rows(folder):
     frames = read_frames(folder)
     one, two = segments(frames.manual, frames.time_sec)[:2]
     correct(folder, [(one.first, one.last, EMOTIONS[(one.label + 1) % 7]), (two.first, two.last, "")])
-    pages, note = faces_pages(folder)
+    pages, note = face_pages(folder)
     assert note == "6 manual segments" and len(pages) == 1
     assert EMOTIONS[(one.label + 1) % 7] in texts(pages[0])
     assert not any(text.startswith(f"frames {two.first} ") for text in texts(pages[0]))
@@ -82,7 +82,7 @@ def test_a_truncated_video_and_segments_without_a_face_are_noted(folder):
     (folder / "faces.csv").write_text("".join(remaining))
     video = (folder / "raw.mkv").read_bytes()
     (folder / "raw.mkv").write_bytes(video[: len(video) // 2])  # as after a kill or a full disk
-    pages, note = faces_pages(folder)
+    pages, note = face_pages(folder)
     shown = len(pages[0].axes[0].images)
     assert 8 < shown < 8 * 6 and "of them without a recorded face" in note
     assert texts(pages[0]).count("no recorded face") == int(note.split("; ")[1].split()[0]) >= 2
@@ -90,17 +90,17 @@ def test_a_truncated_video_and_segments_without_a_face_are_noted(folder):
 
 def test_the_note_says_why_there_is_no_page(folder, tmp_path):
     (folder / "raw.mkv").unlink()
-    pages, note = faces_pages(folder)
+    pages, note = face_pages(folder)
     assert pages == [] and "cannot be shown because it has no raw video: record with fer live --record raw" in note
     bare = session_factory.write_session(tmp_path / "bare", np.full(40, -1), np.full((40, 7), 1 / 7))
-    pages, note = faces_pages(bare)
+    pages, note = face_pages(bare)
     assert pages == [] and "no manual label: enter frames and their label in corrections" in note
 
 
 def test_an_invalid_video_is_named(folder):
     (folder / "raw.mkv").write_bytes(b"not a video")
     with pytest.raises(DataError, match="raw.mkv is no video that OpenCV can read"):
-        faces_pages(folder)
+        face_pages(folder)
 
 
 @pytest.mark.parametrize(("count", "wanted"), [(0, 8), (1, 8), (3, 8), (8, 8), (100, 8), (100, 1)])

@@ -13,7 +13,7 @@ from fer_lib.deploy.packaged import FOLDER
 from fer_lib.errors import DataError
 from fer_lib.live.score import correct, read_truth
 from fer_lib.live.session_files import RAW_VIDEO, read_faces, read_frames, read_session
-from fer_lib.live.sessions import same_pictures
+from fer_lib.live.sessions import same_source
 from fer_lib.models.bundle import META
 from fer_lib.params import SmoothingParams
 
@@ -71,13 +71,13 @@ def test_copies_and_replays_of_a_session_show_the_same_frames(recorded, other, a
     copied = shutil.copytree(recorded, tmp_path / "copied")
     cool, again = run_replay(original, str(other)), run_replay(original, "packaged")
     for one, another in ((original, copied), (original, cool), (cool, original), (cool, again), (again, cool)):
-        assert same_pictures(one, another), (one.name, another.name)
+        assert same_source(one, another), (one.name, another.name)
     run_images(tmp_path / "t", at_rest[:9])
     run_session(tmp_path / "file", clip)
     run_session(tmp_path / "once more", clip, smoothing=SmoothingParams(ema_alpha=0.1))
-    assert same_pictures(tmp_path / "file", tmp_path / "once more")
+    assert same_source(tmp_path / "file", tmp_path / "once more")
     for stranger in ("t", "file"):
-        assert not same_pictures(original, tmp_path / stranger) and not same_pictures(tmp_path / stranger, cool)
+        assert not same_source(original, tmp_path / stranger) and not same_source(tmp_path / stranger, cool)
 
 
 def test_a_session_of_a_file_is_replayed_without_a_recording(clip, tmp_path):

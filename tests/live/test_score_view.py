@@ -7,7 +7,7 @@ import session_factory
 from fer_lib.emotions import EMOTIONS
 from fer_lib.live import smoothing_grid
 from fer_lib.live.score import score
-from fer_lib.live.score_view import class_table, confusion_table, in_words, pace, score_table, study_in_words
+from fer_lib.live.score_view import class_table, confusion_table, grid_text, score_table, score_text, speed_text
 from fer_lib.params import SmoothingParams, StudyParams
 
 
@@ -29,28 +29,28 @@ def test_tables_contain_the_score(folder):
     assert classes.loc["Happy", "recall raw"] == result["raw"]["per_class_recall"]["Happy"]
     confusion = confusion_table(result)
     assert confusion.to_numpy().sum() == result["n_used"] and list(confusion.columns) == [*EMOTIONS, "none"]
-    assert f"{result['smoothed']['accuracy']:.1%} of {result['n_used']:,} frames" in in_words(result)
+    assert f"{result['smoothed']['accuracy']:.1%} of {result['n_used']:,} frames" in score_text(result)
 
 
 def test_the_speed_line(folder):
     result = score(folder)
-    assert pace(result) == "no frame rate was recorded"
+    assert speed_text(result) == "no frame rate was recorded"
     full = result | {"fps": 30.06, "latency_ms": {"p50": 8.0, "p95": 11.25}, "dropped": 4, "corrected": True,
                      "truncated_lines": 1, "segments": 9, "segments_scored": 7}  # fmt: skip
-    assert pace(full) == (
+    assert speed_text(full) == (
         "30.1 frames/s; latency p50 8.0 ms, p95 11.2 ms; 2 of 9 segments are too short to count; "
         "4 frames were dropped; corrections.csv was applied; the last, incomplete line was left out"
     )
 
 
 def test_the_grid_sentence(folder):
-    table = smoothing_grid.study(folder, StudyParams(ema_alpha=[0.0, 0.7], hysteresis_delta=[0.0], vote_window=[1, 15],
-                                            vote_min_count=[1, 8]))  # fmt: skip
+    grid = StudyParams(ema_alpha=[0.0, 0.7], hysteresis_delta=[0.0], vote_window=[1, 15], vote_min_count=[1, 8])
+    table = smoothing_grid.score_grid(folder, grid)
     raw = SmoothingParams(ema_alpha=0.0, hysteresis_delta=0.0, vote_window=1, vote_min_count=1)
-    here, better = smoothing_grid.row_of(table, raw), smoothing_grid.suggestion(table, raw)
-    sentence = study_in_words(table, here, better)
+    here, better = smoothing_grid.find_row(table, raw), smoothing_grid.suggest_setting(table, raw)
+    sentence = grid_text(table, here, better)
     assert sentence.startswith("ema_alpha ") and f"{better['accuracy']:.1%} of the frames" in sentence
     assert "check it on another session" in sentence
-    assert study_in_words(table, here, None) == "none of 8 settings is more accurate without more flips"
-    assert study_in_words(table, None, None) == "8 settings; the session's own is not among them"
+    assert grid_text(table, here, None) == "none of 8 settings is more accurate without more flips"
+    assert grid_text(table, None, None) == "8 settings; the session's own is not among them"
     assert np.isfinite(table["accuracy"]).all()

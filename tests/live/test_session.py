@@ -14,7 +14,7 @@ from fer_lib.deploy.packaged import packaged_bundle
 from fer_lib.faces.detectors import get_detector
 from fer_lib.live import capture as capture_module
 from fer_lib.live import session_writer
-from fer_lib.live.session import Session, until_end
+from fer_lib.live.session import Session, wait_until_end
 from fer_lib.live.session_files import UNKNOWN, read_faces, read_frames, read_recorded, read_session
 from fer_lib.live.smoothing import UNSTABLE, Smoother
 from fer_lib.params import LiveParams
@@ -133,7 +133,7 @@ def test_a_slow_disk_drops_frames_of_the_video_but_no_rows(at_rest, tmp_path, mo
     source.is_camera = True
     session = source.session = open_session(LiveParams(**DEFAULTS, record="raw"), tmp_path / "s", source)
     session.start()
-    summary = until_end(session)
+    summary = wait_until_end(session)
     recorded, lost = read_recorded(tmp_path / "s"), summary["pictures_not_recorded"]
     assert lost >= len(at_rest) - session_writer.VIEW_QUEUE_SIZE - 3 and len(recorded) + lost == len(at_rest)
     assert summary["recorded"]["raw.mkv"]["frames"] == len(recorded) and recorded == sorted(recorded)
@@ -188,7 +188,7 @@ def test_a_session_with_a_hanging_camera_can_be_ended(at_rest, tmp_path, monkeyp
         pass
     session.controls.key("q")
     start = time.monotonic()
-    summary = until_end(session)
+    summary = wait_until_end(session)
     unplugged.set()
     assert time.monotonic() - start < 2.5 and summary["end"] == "it was over or ended by hand"
     assert len(read_frames(tmp_path / "s").frame_index) == summary["frames"] > 1
@@ -234,7 +234,7 @@ def test_a_paced_file_plays_at_its_own_speed_after_a_late_start(clip, tmp_path):
     session = open_session(LiveParams(**DEFAULTS, source=str(clip), paced=True), tmp_path / "s")
     time.sleep(1.0)
     session.start()
-    summary = until_end(session)
+    summary = wait_until_end(session)
     assert summary["fps"] < 30 and summary["seconds"] >= 59 / 25, "25 frames a second"
     unread = capture_module.Capture(str(clip), paced=True)
     unread.close()

@@ -6,7 +6,7 @@ import session_factory
 
 from fer_lib.errors import DataError
 from fer_lib.live import smoothing_grid
-from fer_lib.live.plots import trade
+from fer_lib.live.plots import tradeoff
 from fer_lib.live.score import score
 from fer_lib.live.session_files import UNKNOWN, read_frames
 from fer_lib.live.smoothing import Smoother, smooth
@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(folder):
-    return smoothing_grid.study(folder, GRID)
+    return smoothing_grid.score_grid(folder, GRID)
 
 
 def test_each_grid_row_equals_the_score_under_that_setting(folder, table):
@@ -49,7 +49,7 @@ def test_the_sessions_abstention_applies_to_every_setting(tmp_path):
         shown.append(UNKNOWN if unsure else smoothed.label)
     assert 0.1 < np.mean(np.array(shown) == UNKNOWN) < 0.9
     row, alone = (
-        smoothing_grid.row_of(smoothing_grid.study(folder, GRID), p),
+        smoothing_grid.find_row(smoothing_grid.score_grid(folder, GRID), p),
         score(folder, np.array(shown))["smoothed"],
     )
     for key in ("accuracy", "coverage", "flips", "flips_per_min"):
@@ -70,21 +70,21 @@ def test_the_front_contains_exactly_the_undominated_settings(table):
 
 def test_a_suggestion_is_more_accurate_without_more_flips(table):
     raw = SmoothingParams(ema_alpha=0.0, hysteresis_delta=0.0, vote_window=1, vote_min_count=1)
-    here, better = smoothing_grid.row_of(table, raw), smoothing_grid.suggestion(table, raw)
+    here, better = smoothing_grid.find_row(table, raw), smoothing_grid.suggest_setting(table, raw)
     assert better["accuracy"] > here["accuracy"] and better["flips_per_min"] <= here["flips_per_min"]
     assert better["accuracy"] == table["accuracy"].max()
     best = SmoothingParams(**{k: better[k].item() for k in ("ema_alpha", "hysteresis_delta")},
                            **{k: int(better[k]) for k in ("vote_window", "vote_min_count")})  # fmt: skip
-    assert smoothing_grid.suggestion(table, best) is None
-    assert smoothing_grid.row_of(table, SmoothingParams(ema_alpha=0.11)) is None
-    assert smoothing_grid.suggestion(table, SmoothingParams(ema_alpha=0.11)) is None
-    figure = trade(table, here, better, "a study")
+    assert smoothing_grid.suggest_setting(table, best) is None
+    assert smoothing_grid.find_row(table, SmoothingParams(ema_alpha=0.11)) is None
+    assert smoothing_grid.suggest_setting(table, SmoothingParams(ema_alpha=0.11)) is None
+    figure = tradeoff(table, here, better, "a study")
     assert "vote 1 of 1" in figure.axes[0].get_legend().get_texts()[1].get_text()
 
 
 def test_sessions_and_grids_that_cannot_be_scored_are_refused(tmp_path):
     none = session_factory.write_session(tmp_path / "none", np.full(40, -1), np.full((40, 7), 1 / 7))
     with pytest.raises(DataError, match="no manual segment that counts, or no face: run fer score"):
-        smoothing_grid.study(none, GRID)
+        smoothing_grid.score_grid(none, GRID)
     with pytest.raises(ValueError, match="hysteresis_delta"):
         StudyParams(hysteresis_delta=[0.6])

@@ -9,21 +9,21 @@ import pytest
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.live import synthetic_session
-from fer_lib.live.recording import recorded_pictures
+from fer_lib.live.recording import open_recorded_frames
 from fer_lib.live.score import MIN_SEGMENT, correct, score, segments
 from fer_lib.live.session_files import PER_FRAME, read_faces, read_frames, read_recorded, read_session
-from fer_lib.live.sessions import chosen_session, newest_labelled, session_id
+from fer_lib.live.sessions import newest_labelled, select_session, session_id
 from fer_lib.live.smoothing import smooth
 from fer_lib.params import SmoothingParams
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return synthetic_session.write_drawn_session(tmp_path_factory.mktemp("d") / "drawn", seed=3)
+    return synthetic_session.write_synthetic_session(tmp_path_factory.mktemp("d") / "drawn", seed=3)
 
 
 def test_every_expression_is_shown_once_and_the_label_lags(folder):
-    script, frames = synthetic_session.acted(3), read_frames(folder)
+    script, frames = synthetic_session.make_script(3), read_frames(folder)
     assert frames.manual.tolist() == [m.manual for m in script]
     runs = segments(frames.manual, frames.time_sec)
     assert sorted(s.label for s in runs) == list(range(7))
@@ -31,7 +31,10 @@ def test_every_expression_is_shown_once_and_the_label_lags(folder):
         assert s.seconds > MIN_SEGMENT and len(s.scored) > 25
         assert {script[i].label for i in s.scored} == {s.label}, "scored frames show the labelled expression"
         assert min(script[i].strength for i in s.scored) == 1.0, "the trimmed 250 ms cover onset and label lag"
-    assert len(synthetic_session.acted(3, rounds=2)) > 1.9 * len(script) and synthetic_session.acted(4) != script
+    assert (
+        len(synthetic_session.make_script(3, rounds=2)) > 1.9 * len(script)
+        and synthetic_session.make_script(4) != script
+    )
 
 
 def test_the_files_are_consistent(folder):
@@ -49,8 +52,8 @@ def test_the_files_are_consistent(folder):
 
 
 def test_the_video_stores_the_images_without_loss(folder):
-    images, faces = synthetic_session.pictures(3, synthetic_session.acted(3))
-    with recorded_pictures(folder) as frames:
+    images, faces = synthetic_session.render_frames(3, synthetic_session.make_script(3))
+    with open_recorded_frames(folder) as frames:
         recorded = list(frames)
     assert [number for number, _ in recorded] == list(range(len(images)))
     for (_, recorded_image), image in zip(recorded[::7], images[::7], strict=True):
@@ -64,12 +67,12 @@ def test_the_video_stores_the_images_without_loss(folder):
 
 
 def test_a_synthetic_session_is_deterministic_and_replaces_the_old_one(folder, tmp_path):
-    again = synthetic_session.write_drawn_session(tmp_path / "again", seed=3, record=False)
+    again = synthetic_session.write_synthetic_session(tmp_path / "again", seed=3, record=False)
     assert session_id(again) == session_id(folder)
     assert not (again / "raw.mkv").exists() and not (again / "recorded.csv").exists()
     correct(again, [(10, 20, "Sad")])
     assert session_id(again) == session_id(folder), "corrections do not change the log"
-    synthetic_session.write_drawn_session(again, seed=4, record=False)
+    synthetic_session.write_synthetic_session(again, seed=4, record=False)
     assert session_id(again) != session_id(folder) and not (again / "corrections.csv").exists()
 
 
@@ -82,7 +85,7 @@ def test_a_blank_name_selects_the_newest_labelled_session(folder, tmp_path, monk
     monkeypatch.setenv("FER_HOME", str(tmp_path))
     live = tmp_path / "mlruns" / "live"
     assert newest_labelled(live) is None
-    session, text = chosen_session("", tmp_path / "own")
+    session, text = select_session("", tmp_path / "own")
     assert session == tmp_path / "own" and "a drawn session" in text and "--record raw" in text
     old = set_mtime(shutil.copytree(folder, live / "old"), 1000)
     newer = set_mtime(shutil.copytree(folder, live / "newer"), 2000)
@@ -96,9 +99,9 @@ def test_a_blank_name_selects_the_newest_labelled_session(folder, tmp_path, monk
     set_mtime(bare, 4000)
     (live / "no_session").mkdir()
     assert newest_labelled(live) == newer
-    session, text = chosen_session("", tmp_path / "own")
+    session, text = select_session("", tmp_path / "own")
     assert session == newer and "newest labelled session of mlruns/live, newer" in text
-    assert chosen_session(str(old), tmp_path / "own") == (old, f"the session {old}")
+    assert select_session(str(old), tmp_path / "own") == (old, f"the session {old}")
     correct(bare, [(5, 60, "Happy")])
     assert newest_labelled(live) == bare, "a correction is a label too"
 
@@ -106,4 +109,4 @@ def test_a_blank_name_selects_the_newest_labelled_session(folder, tmp_path, monk
 def test_an_unwritable_folder_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="a file stands where a folder should be"):
-        synthetic_session.write_drawn_session(tmp_path / "file" / "session", record=False)
+        synthetic_session.write_synthetic_session(tmp_path / "file" / "session", record=False)
