@@ -1,4 +1,4 @@
-"""Smoothing a session: each of SPEC 10's rules in plain Python against both ways that the product has."""
+"""Smoothing: each rule in plain Python against the stepwise and the batch implementation."""
 
 from collections import Counter
 
@@ -14,7 +14,7 @@ ONE = np.eye(7)
 
 
 def by_hand(rows, a, delta, window, least):
-    """SPEC 10 word by word, over lists."""
+    """The smoothing rules in plain Python."""
     e, label, last, shown = None, None, [], []
     for p in rows:
         if p is None:
