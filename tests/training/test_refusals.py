@@ -24,15 +24,15 @@ SMALL = dict(
     [
         (
             "batch_size=13",
-            "teacher': batch_size 13 is too small for balanced batches of >= 2 a class: use batch_size >= 14",
+            "teacher': batch_size 13 is too small for balanced batches of >= 2 per class: use batch_size >= 14",
         ),
         ("min_per_class=10", "use batch_size >= 70, or imbalance: class_weights"),
         ("epochs=0", "greater than or equal to 1"),
         ("epochs=-3", "greater than or equal to 1"),
         ("max_train_batches=-1", "greater than or equal to 0"),
         ("lr=0", "greater than 0"),
-        ("accum_steps=40", "fewer than 2 rows to each, and batch norm needs 2: use batch_size >= 80"),
-        ("ramp_end=2", "must not lie before plain_epochs 5"),
+        ("accum_steps=40", "fewer than 2 rows in each, and batch norm needs 2: use batch_size >= 80"),
+        ("ramp_end=2", "must not be before plain_epochs 5"),
     ],
 )
 def test_parameters_that_leave_nothing_to_train_are_refused_before_anything_runs(tmp_path, setting, said):
