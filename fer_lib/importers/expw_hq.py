@@ -1,68 +1,58 @@
-"""ExpW, the faces that its detector was sure of: crops, or photos with boxes."""
+"""ExpW, the faces of confidence >= ``min_confidence``: crops, or photos with boxes.
+
+``crop`` writes each face as a JPEG; its row has no box, but the content id of photo and box, as in ``expw_full``.
+"""
 
 from __future__ import annotations
 
+import io
+from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from fer_lib.datasets.manifest import content_id
 from fer_lib.errors import DataError
+from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
-from fer_lib.importers import register
-from fer_lib.importers.base import ImportBuilder
-from fer_lib.importers.expw import Face, finish, read_expw
-from fer_lib.importers.expw_full import add_boxed
-from fer_lib.importers.photos import crop, usable
+from fer_lib.importers.builder import BadRecord, ImportBuilder, Source
+from fer_lib.importers.expw import Face, add_faces, add_photo_face
+from fer_lib.importers.splits import OPTIONS
 from fer_lib.params import SourceSpec
 
-_CROPS = ("jpeg_quality", "jpeg_subsampling", "bbox_pad_ratio")
 
+def read(builder: ImportBuilder) -> None:
+    spec = builder.spec
+    # the folder names how its crops were made, so other crops make another manifest
+    folder = f"crops-q{spec.jpeg_quality}-s{spec.jpeg_subsampling}-pad{spec.bbox_pad_ratio:g}"
+    contract = FaceContract(margin=spec.bbox_pad_ratio)
+    decode_photo = lru_cache(maxsize=1)(decode)  # the faces of a photo are neighbours
 
-@register("expw_hq", reads=("split_seed", "split_fracs", "min_confidence", "crop", *_CROPS))
-def read(spec: SourceSpec, root: Path, draft: ImportBuilder) -> None:
-    """The faces of confidence >= ``spec.min_confidence``, each in the split that ``expw_full`` gives its photo.
-
-    ``spec.crop``: each face is written as a JPEG (``jpeg_quality``, ``jpeg_subsampling``, ``bbox_pad_ratio``) and its
-    row has no box; its content id is that of photo and box, so that it is known as the face that ``expw_full`` has.
-    """
-    draft.layout = "expw_hq"
-    expw = read_expw(spec, root, draft)
-    draft.details |= {"min_confidence": spec.min_confidence, "write_crops": spec.crop}
-    cropper = _Cropper(spec, expw.photos, draft)
-    for face in expw.faces:
-        split = expw.split_of[face.photo]
+    def add_face(face: Face, path: Path, split: str) -> None:
         if face.confidence < spec.min_confidence:
-            draft.exclude(split, f"confidence below {spec.min_confidence:g}")
-        elif spec.crop:
-            cropper.add(face, split)
+            builder.exclude(split, f"confidence below {spec.min_confidence:g}")
+        elif not spec.crop:
+            add_photo_face(face, path, split, builder)
         else:
-            add_boxed(face, expw.photos, split, draft)
-    finish(draft)
+            data = builder.image_bytes(path)
+            try:
+                photo = decode_photo(data)
+            except DataError as error:
+                raise BadRecord("unreadable image", f"{path}: {error}") from error
+            builder.check_box(face.box, photo.shape[:2])
+            file = f"{folder}/{face.photo}-{face.number}.jpg"
+            # the contract's square: a face from the crop and one from photo and box differ by the JPEG alone
+            jpeg = encode_jpeg(contract.steps(photo, face.box)["square"], spec)
+            builder.add_bytes(jpeg, file, content_id(data, face.box), split=split, **face.columns())
+
+    add_faces(builder, add_face, min_confidence=spec.min_confidence, write_crops=spec.crop)
 
 
-class _Cropper:
-    """Writes crops; the faces of a photo come one after the other, so each photo is decoded once."""
+def encode_jpeg(image: np.ndarray, spec: SourceSpec) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=spec.jpeg_quality, subsampling=spec.jpeg_subsampling)
+    return stream.getvalue()
 
-    def __init__(self, spec: SourceSpec, photos: Path, draft: ImportBuilder):
-        self.spec, self.photos, self.draft = spec, photos, draft
-        # the folder tells how its crops were made, so that other crops make another manifest
-        self.folder = f"crops-q{spec.jpeg_quality}-s{spec.jpeg_subsampling}-pad{spec.bbox_pad_ratio:g}"
-        self.data, self.picture = b"", None
 
-    def add(self, face: Face, split: str) -> None:
-        data = self.draft.read(self.photos / face.photo, face.where)
-        if data is None:
-            return
-        if data is not self.data:
-            self.data, self.picture = data, None
-        try:
-            self.picture = decode(data) if self.picture is None else self.picture
-        except DataError as error:
-            self.draft.problem("unreadable image", f"{face.where}: {error}")
-            return
-        if not usable(face.box, self.picture.shape[:2], face.where, self.draft):
-            return
-        relative = f"{self.folder}/{face.photo}-{face.face}.jpg"
-        columns = {"record": face.record, "split": split, "label": face.label, "confidence": face.confidence}
-        columns |= {"orig_image": face.photo, "face_id": str(face.face)}
-        jpeg = crop(self.picture, face.box, self.spec)
-        self.draft.add_bytes(jpeg, relative, content_id(data, face.box), **columns)
+SOURCE = Source(read, (*OPTIONS, "min_confidence", "crop", "jpeg_quality", "jpeg_subsampling", "bbox_pad_ratio"))

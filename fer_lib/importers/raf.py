@@ -1,118 +1,97 @@
-"""What the RAF sets share: where lists, pictures and attributes lie, and reading names with labels."""
+"""Shared by the RAF sources: where lists, images and attributes lie, and how a RAF-DB list is read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
-from fer_lib.importers.base import ImportBuilder
-from fer_lib.importers.image_files import relative_to
-from fer_lib.importers.lists import listed, plain, whole
-from fer_lib.storage.atomic import readable
+from fer_lib.importers.builder import BadRecord, ImportBuilder
+from fer_lib.importers.text_files import file_name, whole_number, word_lines
 
-LABELS = "list_patition_label.txt"  # as RAF-DB spells it
-_PREFIXES = ("train", "test")
+LABEL_LIST = "list_patition_label.txt"  # as RAF-DB spells it
 _ALIGNED = ("Image/aligned/aligned", "Image/aligned")
 _ORIGINAL = ("Image/original/original", "Image/original")
 _MANUAL = ("Annotation/manual/manual", "Annotation/manual")
-_ATTRIBUTES = {  # manifest column -> what RAF-DB's numbers 0, 1, ... mean, in the order of the file's last three lines
+_ATTRIBUTES = {  # manifest column -> RAF-DB's 0, 1, ..., in the order of the attribute file's last three lines
     "group_gender": ("male", "female", "unsure"),
     "group_race": ("Caucasian", "African-American", "Asian"),
     "group_age": ("0-3", "4-19", "20-39", "40-69", "70+"),
 }
-_ATTRIBUTE_LINES = [2] * 5 + [1] * len(_ATTRIBUTES)  # numbers on each line: five landmarks, then the attributes
+_ATTRIBUTE_WORDS = [2] * 5 + [1] * len(_ATTRIBUTES)  # words per line: five landmarks, then the attributes
 
 
 @dataclass
-class Pictures:
-    """Finds the pictures under ``root``: the aligned one of a name where there is one, else the original."""
+class ImageFinder:
+    """Adds images by name: the aligned image where it exists, else the original, which is counted."""
 
-    root: Path
+    folder: Path
+    builder: ImportBuilder
     originals: int = 0
 
-    def find(self, name: str) -> Path:
-        """The picture of ``name``; where there is none, the path at which the original was looked for last."""
-        aligned = Path(name).stem + "_aligned.jpg"
-        for folder in _ALIGNED:
-            if (self.root / folder / aligned).is_file():
-                return self.root / folder / aligned
-        paths = [self.root / folder / name for folder in _ORIGINAL]
-        found = next((path for path in paths if path.is_file()), None)
-        self.originals += found is not None
-        return found or paths[-1]
+    def add(self, name: str, **columns) -> None:
+        """Add a row with the record ``name``; BadRecord."""
+        aligned = [self.folder / place / f"{Path(name).stem}_aligned.jpg" for place in _ALIGNED]
+        original = [self.folder / place / name for place in _ORIGINAL]
+        path = next((path for path in (*aligned, *original) if path.is_file()), original[-1])
+        self.originals += path.is_file() and path not in aligned
+        self.builder.add_file(path, path.relative_to(self.folder).as_posix(), record=name, **columns)
 
-    def add(self, name: str, draft: ImportBuilder, **columns) -> None:
-        """One row for ``name``, which is also its record."""
-        path = self.find(name)
-        draft.add_file(path, relative_to(self.root, path), record=name, **columns)
-
-    def tell(self, draft: ImportBuilder) -> None:
+    def add_note(self) -> None:
         if self.originals:
-            draft.notes.append(f"{self.originals} pictures are there as originals only, not aligned")
+            self.builder.notes.append(f"{self.originals} images exist as originals only, not aligned")
 
 
-class Attributes:
-    """RAF-DB's gender, race and age of a face, from ``Annotation/manual/<stem>_manu_attri.txt`` where that is there."""
-
-    def __init__(self, root: Path):
-        self.folder = next((root / name for name in _MANUAL if (root / name).is_dir()), None)
-
-    def find(self, name: str, draft: ImportBuilder) -> dict[str, str]:
-        """Column -> value; empty where the name has no file, and where that is not as it should be (a problem)."""
-        path = self.folder and self.folder / f"{Path(name).stem}_manu_attri.txt"
-        if path is None or not path.is_file():
-            return {}
-        with readable(path):
-            text = path.read_text(encoding="utf-8", errors="replace")
-        lines = [words for words in map(str.split, text.splitlines()) if words]
-        texts = [words[0] for words in lines[-len(_ATTRIBUTES) :]]
-        found = [whole(text, range(len(values))) for text, values in zip(texts, _ATTRIBUTES.values(), strict=False)]
-        if [len(words) for words in lines] != _ATTRIBUTE_LINES or None in found:
-            draft.problem("wrong attributes", f"{path}: not five landmarks, then gender 0-2, race 0-2 and age 0-4")
-            return {}
-        return {column: _ATTRIBUTES[column][number] for column, number in zip(_ATTRIBUTES, found, strict=True)}
-
-    def tell(self, draft: ImportBuilder) -> None:
-        """Count the rows with and without attributes in the report, where the folder of the files is there."""
-        if self.folder is None:
-            return
-        known = sum(row.keys() >= _ATTRIBUTES.keys() for row in draft.rows)
-        draft.details["attributes"] = {"rows": known, "rows_without": len(draft.rows) - known}
-        if known < len(draft.rows):
-            draft.notes.append(f"{len(draft.rows) - known} pictures have no gender, race and age in Annotation/manual")
-
-
-def label_folder(root: Path, files: tuple[str, ...], names: tuple[str, ...], draft: ImportBuilder) -> Path:
-    """The RAF folder, ``root`` or the first of the folders ``names`` in it, whose ``EmoLabel`` holds ``files``."""
+def label_folder(builder: ImportBuilder, files: tuple[str, ...], names: tuple[str, ...] = ()) -> Path:
+    """The RAF folder, the root or the first of its folders ``names``, whose ``EmoLabel`` holds ``files``."""
+    root = builder.root
     for folder in (root, *(root / name for name in names)):
         if all((folder / "EmoLabel" / name).is_file() for name in files):
             return folder
-    raise DataError(f"{draft.name}: {root} has no {' and '.join(f'EmoLabel/{name}' for name in files)}: check root")
+    raise DataError(f"{builder.name}: {root} has no {' and '.join(f'EmoLabel/{name}' for name in files)}: check root")
 
 
-def import_rafdb(folder: Path, label_of: Callable[[int], int], most: int, draft: ImportBuilder) -> None:
-    """Rows of a RAF-DB list: ``label_of`` turns 1..``most`` into class ids, the name's prefix is the split."""
-    pictures, attributes = Pictures(folder), Attributes(folder)
-    for where, (name, text) in listed(folder / "EmoLabel" / LABELS, 2, draft):
-        number = whole(text, range(1, most + 1))
-        split = name.partition("_")[0]
-        if not plain(name, where, draft):
-            continue
-        if number is None:
-            draft.problem("label out of range", f"{where}: {text!r} is not 1..{most}")
-        elif split not in _PREFIXES:
-            draft.problem("neither train_ nor test_ in the file name", f"{where}: {name!r}")
-        else:
-            pictures.add(name, draft, split=split, label=label_of(number), **attributes.find(name, draft))
-    pictures.tell(draft)
-    attributes.tell(draft)
+def read_rafdb(builder: ImportBuilder, folder: Path, classes: tuple[str, ...]) -> None:
+    """Rows of the lines ``train_00001.jpg 5``: the name starts with the split, the number counts ``classes`` from 1."""
+    images = ImageFinder(folder, builder)
+    manual = next((folder / name for name in _MANUAL if (folder / name).is_dir()), None)
+    for where, (name, text) in word_lines(folder / "EmoLabel" / LABEL_LIST, 2, builder):
+        with builder.record(where):
+            number, split = whole_number(text, range(1, len(classes) + 1)), file_name(name).partition("_")[0]
+            if number is None:
+                raise BadRecord("label out of range", f"{text!r} is not 1..{len(classes)}")
+            if split not in ("train", "test"):
+                raise BadRecord("neither train_ nor test_ in the file name", repr(name))
+            label, attributes = EMOTIONS.index(classes[number - 1]), read_attributes(manual, name, builder)
+            images.add(name, split=split, label=label, **attributes)
+    images.add_note()
+    if manual:
+        total, known = len(builder.rows), sum(row.keys() >= _ATTRIBUTES.keys() for row in builder.rows)
+        builder.details["attributes"] = {"rows": known, "rows_without": total - known}
+        if known < total:
+            builder.notes.append(f"{total - known} images have no gender, race and age in Annotation/manual")
+
+
+def read_attributes(folder: Path | None, name: str, builder: ImportBuilder) -> dict[str, str]:
+    """Column -> gender, race or age from ``<stem>_manu_attri.txt``; {} without the file, and for a bad record."""
+    path = folder and folder / f"{Path(name).stem}_manu_attri.txt"
+    if path is None or not path.is_file():
+        return {}
+    with builder.record(str(path)):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        lines = [words for words in map(str.split, text.splitlines()) if words]
+        last = [words[0] for words in lines[-len(_ATTRIBUTES) :]]
+        found = [whole_number(word, range(len(v))) for word, v in zip(last, _ATTRIBUTES.values(), strict=False)]
+        if [len(words) for words in lines] != _ATTRIBUTE_WORDS or None in found:
+            raise BadRecord("wrong attributes", "not five landmarks, then gender 0-2, race 0-2 and age 0-4")
+        return {column: values[i] for (column, values), i in zip(_ATTRIBUTES.items(), found, strict=True)}
+    return {}
 
 
 def highest_label(folder: Path) -> int:
-    """The largest label number of a RAF-DB list that is a whole number at all; 0 when there is none."""
-    path = folder / "EmoLabel" / LABELS
-    with readable(path):
-        lines = [line.split() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
-    return max((whole(words[-1], range(100)) or 0 for words in lines if words), default=0)
+    """The largest label of a RAF-DB list; 0 when there is none."""
+    text = (folder / "EmoLabel" / LABEL_LIST).read_text(encoding="utf-8-sig", errors="replace")
+    return max(
+        (whole_number(line.split()[-1], range(100)) or 0 for line in text.splitlines() if line.split()), default=0
+    )

@@ -1,20 +1,15 @@
-"""RAF-AU (Yan et al. 2020): refused, with the reason."""
-
-from __future__ import annotations
-
-from pathlib import Path
+"""RAF-AU (Yan et al. 2020): refused, because it labels action units instead of expressions."""
 
 from fer_lib.errors import DataError
-from fer_lib.importers import register
-from fer_lib.importers.base import ImportBuilder
-from fer_lib.params import SourceSpec
+from fer_lib.importers.builder import ImportBuilder, Source
 
 
-@register("raf_au")
-def read(spec: SourceSpec, root: Path, draft: ImportBuilder) -> None:
-    """Always raises :class:`DataError`."""
+def read(builder: ImportBuilder) -> None:
     raise DataError(
-        f"{draft.name}: RAF-AU ({root}) labels facial action units, which muscles move, not one of the seven "
-        "expressions, and no rule that its authors give turns one into the other: it can't be imported. Leave it out; "
-        "RAF-DB's and RAF-ML's labels come in as rafdb_basic, rafdb_compound_mapped and rafml_argmax"
+        f"{builder.name}: RAF-AU ({builder.root}) labels facial action units, not one of the seven expressions, and "
+        "its authors give no rule that maps one to the other: it can't be imported. Leave it out; RAF-DB and RAF-ML "
+        "are imported as rafdb_basic, rafdb_compound_mapped and rafml_argmax"
     )
+
+
+SOURCE = Source(read)

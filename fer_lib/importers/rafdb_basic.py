@@ -1,32 +1,26 @@
-"""RAF-DB, basic set (Li, Deng & Du 2017): one of seven emotions a picture."""
+"""RAF-DB, basic set (Li, Deng & Du 2017): one of seven emotions per image.
 
-from __future__ import annotations
+``EmoLabel/list_patition_label.txt`` has the lines ``train_00001.jpg 5``.  ``Annotation/manual`` gives gender, race and
+age as ``group_`` columns where it exists.  The compound set has a list of the same name: it is refused.
+"""
 
-from pathlib import Path
-
-from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
-from fer_lib.importers import register
-from fer_lib.importers.base import ImportBuilder
-from fer_lib.importers.raf import LABELS, highest_label, import_rafdb, label_folder
-from fer_lib.params import SourceSpec
+from fer_lib.importers.builder import ImportBuilder, Source
+from fer_lib.importers.raf import LABEL_LIST, highest_label, label_folder, read_rafdb
 
-NUMBERED = ("Surprise", "Fear", "Disgust", "Happy", "Sad", "Angry", "Neutral")  # RAF-DB's 1..7
+CLASSES = ("Surprise", "Fear", "Disgust", "Happy", "Sad", "Angry", "Neutral")  # labels 1..7
 
 
-@register("rafdb_basic")
-def read(spec: SourceSpec, root: Path, draft: ImportBuilder) -> None:
-    """``EmoLabel/list_patition_label.txt``, lines ``train_00001.jpg 5``; the aligned picture, else the original.
-
-    Gender, race and age of ``Annotation/manual/<stem>_manu_attri.txt`` become ``group_`` columns where that is there.
-    RAF-DB's compound set ships a list of the very same name with labels up to 11: it is refused by name.
-    """
-    draft.layout = "rafdb_basic"
-    folder = label_folder(root, (LABELS,), ("basic", "compound"), draft)
+def read(builder: ImportBuilder) -> None:
+    folder = label_folder(builder, (LABEL_LIST,), ("basic", "compound"))
     highest = highest_label(folder)
-    if highest > len(NUMBERED):
+    if highest > len(CLASSES):
         raise DataError(
-            f"{draft.name}: {folder / 'EmoLabel' / LABELS} has labels up to {highest}: that is RAF-DB's compound set, "
-            "whose list has the same file name; import it as source rafdb_compound_mapped, or give the basic set's root"
+            f"{builder.name}: {folder / 'EmoLabel' / LABEL_LIST} has labels up to {highest}: that is RAF-DB's compound "
+            "set, whose list has the same file name; import it as source rafdb_compound_mapped, or give the basic "
+            "set's root"
         )
-    import_rafdb(folder, lambda number: EMOTIONS.index(NUMBERED[number - 1]), len(NUMBERED), draft)
+    read_rafdb(builder, folder, CLASSES)
+
+
+SOURCE = Source(read)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from fer_lib.errors import DataError
-from fer_lib.importers import SOURCES, import_all, import_source, read_imports, register
+from fer_lib.importers import import_all, import_source, read_imports
+from fer_lib.importers.builder import Source
 from fer_lib.params import SourceSpec
 from fer_lib.storage.atomic import previous
 
@@ -191,7 +192,7 @@ def test_when_the_second_source_fails_the_first_stands_and_is_reported(tmp_path)
     first = SourceSpec(source="tree", name="a", root=str(grow(tmp_path / "a", contempt=1)))
     empty = tmp_path / "b" / "train" / "happy"
     empty.mkdir(parents=True)
-    with pytest.raises(DataError, match="holds no picture"):
+    with pytest.raises(DataError, match="holds no image"):
         import_all([first, SourceSpec(source="tree", name="b", root=str(tmp_path / "b"))], tmp_path / "out")
     report = json.loads((tmp_path / "out" / "clean_report.json").read_text())
     assert [entry["dataset"] for entry in report["reports"]] == ["a"] and report["manifest"]["rows"] == 21
@@ -244,15 +245,6 @@ def test_every_spec_is_checked_before_the_first_is_imported(tmp_path):
         assert not (tmp_path / "out").exists()
 
 
-def test_a_name_is_registered_once_and_its_parameters_must_exist():
-    before = dict(SOURCES)
-
-    def read(spec, root, draft):
-        raise AssertionError("never called")
-
-    with pytest.raises(ValueError, match=r"'tree' is registered already, by fer_lib\.datasets\.sources\.tree"):
-        register("tree")(read)
+def test_a_source_declares_existing_parameters_only():
     with pytest.raises(ValueError, match="'colour', which is no field"):
-        register("new", reads=("colour",))
-    assert SOURCES == before
-    assert register("tree")(before["tree"].read) is before["tree"].read  # a module that is loaded again
+        Source(print, ("rule", "colour"))

@@ -137,20 +137,20 @@ def test_empty_class_unknown_split_missing_and_empty_folders_are_refused(tree, t
     refused(SourceSpec(source="nonesuch", root=str(tree)), tmp_path / "b", "unknown source 'nonesuch'", "fer2013")
     refused(SourceSpec(source="tree", name="../x", root=str(tree)), tmp_path / "c", "'../x'")
     (tmp_path / "void").mkdir()
-    refused(SourceSpec(source="tree", root=str(tmp_path / "void")), tmp_path / "d", "no picture", "void")
+    refused(SourceSpec(source="tree", root=str(tmp_path / "void")), tmp_path / "d", "no image", "void")
     (tree / "dev" / "happy").mkdir(parents=True)
     refused(spec, tmp_path / "e", "unknown split 'dev'", str(tree))
     shutil.rmtree(tree / "dev")
     for path in (tree / "valid" / "fear").iterdir():
         path.unlink()
-    refused(spec, tmp_path / "f", str(tree / "valid" / "fear"), "holds no picture")
+    refused(spec, tmp_path / "f", str(tree / "valid" / "fear"), "holds no image")
 
 
 def test_pictures_outside_class_folders_are_reported(tree, tmp_path):
     write_picture(tree / "train" / "loose.png", 900)
     (tree / "train" / "happy" / "deep").mkdir()
     warnings = import_source(SourceSpec(source="tree", root=str(tree)), tmp_path / "out").warnings
-    assert any("1 pictures" in w and "train" in w for w in warnings) and any("deep" in w for w in warnings)
+    assert any("1 images" in w and "train" in w for w in warnings) and any("deep" in w for w in warnings)
 
 
 def test_fer2013_tree_takes_the_split_from_the_file_name(tmp_path):
@@ -268,7 +268,7 @@ def test_wrong_headers_and_files_that_are_no_csv_are_refused(tmp_path):
     path.write_bytes(b"")
     refused(SourceSpec(source="fer2013", root=str(path)), tmp_path / "b", str(path), "header")
     path.write_bytes(b"emotion,pixels,Usage\n\xff\xfe\x00")
-    refused(SourceSpec(source="fer2013", root=str(path)), tmp_path / "c", str(path), "not a readable CSV")
+    refused(SourceSpec(source="fer2013", root=str(path)), tmp_path / "c", str(path), "not UTF-8 text")
 
 
 def test_a_long_list_of_bad_rows_shows_ten_and_counts_the_rest(tmp_path):
@@ -306,8 +306,8 @@ def test_majority_rule_zeroes_single_votes_over_all_ten_columns():
     assert judged.soft[2, [3, 6]] == pytest.approx([4 / 7, 3 / 7], abs=1e-15)
     assert np.isnan(judged.soft[[5, 8]]).all() and judged.excluded_share[8] == 1
     assert judged.cast[2].tolist() == [1, 0, 1, 4, 1, 0, 3] and judged.cast_all.tolist() == [10] * 9
-    assert judged.extras(8) == {"votes": [0.0] * 7, "votes_all": 10.0}, "votes that no label came of are votes too"
-    assert judge(np.zeros((1, 10))).extras(0) == {}
+    assert judged.columns(8) == {"votes": [0.0] * 7, "votes_all": 10.0}, "votes that no label came of are votes too"
+    assert judge(np.zeros((1, 10))).columns(0) == {}
 
 
 def test_plurality_rule_wants_one_winner_of_the_raw_counts():
@@ -376,7 +376,7 @@ def test_votes_of_another_set_are_refused(plus, tmp_path):
     write_csv(votes_file, vote_rows(), ("usage", *VOTE_HEADER[1:]))
     refused(spec, tmp_path / "e", f"{votes_file}, line 1", "header")
     (plus / "fer2013.csv").unlink()
-    refused(spec, tmp_path / "f", "no pictures", "image_map")
+    refused(spec, tmp_path / "f", "no images", "image_map")
 
 
 def mapped(tmp_path, plus, mapping: dict[int, str]) -> dict:

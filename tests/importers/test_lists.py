@@ -16,8 +16,9 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
-from fer_lib.importers import SOURCES, import_all, import_source
-from fer_lib.importers.lists import assign_splits
+from fer_lib.importers import import_all, import_source
+from fer_lib.importers.source_table import SOURCES
+from fer_lib.importers.splits import assign_splits
 from fer_lib.params import ManifestParams, SourceSpec
 from fer_lib.synthetic.dataset import write_raw
 from fer_lib.synthetic.layouts.writing import encode
@@ -135,7 +136,7 @@ def test_yolo_names_every_bad_record_by_its_kind(yolo, tmp_path):
         ("names: Anger\n", "names must be a list"),
         ("- Anger\n", "names must be a list"),
         ("names: [\n", "no readable YAML"),
-        ("names: [Anger, Anger]\n", "stands there twice"),
+        ("names: [Anger, Anger]\n", "names has 'Anger' twice"),
         ("names: !!python/object/apply:os.getcwd []\n", "no readable YAML"),
     ],
 )
@@ -169,7 +170,7 @@ def test_rafdb_takes_the_aligned_picture_else_the_original(tmp_path):
     assert rows.loc["test_0001.jpg", "split"] == "test" and (rows["split"] == "train").sum() == 7
     assert "/aligned/" in rows.loc["train_00005.jpg", "image_path"]
     assert "/original/" in rows.loc["train_00006.jpg", "image_path"]
-    assert result.report["notes"] == ["3 pictures are there as originals only, not aligned"]
+    assert result.report["notes"] == ["3 images exist as originals only, not aligned"]
     refused(SourceSpec(source="rafdb_compound_mapped", root=str(root)), tmp_path / "no", "basic set", "rafdb_basic")
 
 
@@ -210,7 +211,7 @@ def test_rafdb_s_gender_race_and_age_become_group_columns_where_their_files_are(
     assert rows.loc["test_0001.jpg"].tolist() == ["male", "African-American", "0-3"]
     assert rows.loc["train_00003.jpg"].isna().all()
     assert result.report["attributes"] == {"rows": 3, "rows_without": 1}
-    assert result.report["notes"] == ["1 pictures have no gender, race and age in Annotation/manual"]
+    assert result.report["notes"] == ["1 images have no gender, race and age in Annotation/manual"]
     pd.testing.assert_frame_equal(result.rows.drop(columns=groups), bare.rows)  # ids included
     read = build_manifest(ManifestParams(val_fraction=0.0), tmp_path / "out", tmp_path / "manifest").frame
     assert read.set_index("record")["group_race"].value_counts().to_dict() == {
@@ -257,9 +258,7 @@ def test_rafml_takes_the_first_largest_share_and_keeps_the_distribution(tmp_path
     for i in range(1, 7):
         put(root / "Image" / "aligned" / f"{i:04d}_aligned.jpg", seed=i)
     spec = SourceSpec(source="rafml_argmax", root=str(root))
-    refused(
-        spec, tmp_path / "no", "4 bad records", "six shares that sum to 1", "'2' is neither 0", "0006.jpg stands in"
-    )
+    refused(spec, tmp_path / "no", "4 bad records", "six shares that sum to 1", "'2' is neither 0", "0006.jpg is in")
     rows = import_source(forgiving(spec), tmp_path / "out").rows
     assert rows["record"].tolist() == ["0001.jpg", "0002.jpg", "0005.jpg"]
     assert [EMOTIONS[i] for i in rows["label"]] == ["Fear", "Angry", "Surprise"]

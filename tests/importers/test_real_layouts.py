@@ -10,7 +10,7 @@ from fer_lib.datasets.build import build_manifest, duplicates, twins
 from fer_lib.emotions import EMOTIONS
 from fer_lib.evaluation.annotators import people_report
 from fer_lib.importers import import_all, import_source
-from fer_lib.importers.base import ImportBuilder
+from fer_lib.importers.builder import ImportBuilder
 from fer_lib.importers.votes import judge, read_votes
 from fer_lib.params import ManifestParams, SourceSpec
 
@@ -70,9 +70,9 @@ def test_fer2013_contents_twins_and_val_roles(real):
     ("rule", "kept"), [("majority", (24_941, 3_186, 3_137)), ("plurality", (26_778, 3_372, 3_350))]
 )
 def test_ferplus_rules_keep_the_known_numbers_of_rows(shared_data, tmp_path, rule, kept):
-    draft = ImportBuilder(SourceSpec(source="ferplus"), "ferplus", tmp_path)
-    votes = read_votes(shared_data / "ferplus" / "fer2013new.csv", draft)
-    assert len(votes.usage) == 35_887 and draft.bad == []
+    builder = ImportBuilder(SourceSpec(source="ferplus"), "ferplus", tmp_path, tmp_path)
+    votes = read_votes(shared_data / "ferplus" / "fer2013new.csv", builder)
+    assert len(votes.usage) == 35_887 and builder.bad == []
     label, usage = judge(votes.counts, rule).label, np.array(votes.usage)
     assert tuple(int((label[usage == u] >= 0).sum()) for u in ("Training", "PublicTest", "PrivateTest")) == kept
 
