@@ -1,11 +1,14 @@
-"""Raw datasets become rows and image folders: one declaration per raw layout, one engine for all of them."""
+"""Raw datasets become rows and image folders: one declaration per source, one engine for all of them."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["ImportResult", "import_all", "import_source", "read_imports"]  # noqa: F822
+if TYPE_CHECKING:
+    from fer_lib.importers.engine import ImportResult, import_all, import_source, read_imports
+
+__all__ = ["ImportResult", "import_all", "import_source", "read_imports"]
 
 
-def __getattr__(name: str) -> Any:  # lazy: the source table is read where nothing is imported
+def __getattr__(name: str) -> Any:  # lazy: the cache key reads the source table without loading the engine
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import fer_lib.importers.engine as engine

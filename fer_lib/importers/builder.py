@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -34,10 +32,10 @@ _EXIF_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
 
 @dataclass(frozen=True)
 class Source:
-    """The declaration of a raw layout: ``read`` adds its rows to a builder.
+    """The declaration of a source: ``read`` adds its rows to a builder.
 
-    ``options``: the fields of :class:`SourceSpec` that it reads besides source, root, name, mode and tolerance; a
-    parameter that is set but not read is refused.  Raises ValueError for an option that is no field.
+    ``options``: the fields of :class:`SourceSpec` that it reads besides source, root, name, mode and tolerance.
+    Raises ValueError for an option that is no field.
     """
 
     read: Callable[[ImportBuilder], None]
@@ -141,35 +139,52 @@ class ImportBuilder:
             raise BadRecord("box far larger than the photo", text)
         self.boxes_outside += top < 0 or left < 0 or bottom > height or right > width
 
-    def add_file(self, path: Path, relative: str, *, record: str, split: str, label: int, **columns: Any) -> None:
+    def add_file(self, path: Path, relative: str, **columns: Any) -> None:
         """Add a row of an image file, which is linked or copied to ``images/<relative>``.
 
-        A photo with several faces is added once per face, with the same ``relative``; the box columns enter the
-        content id.  Raises BadRecord.
+        ``columns``: those of :meth:`add_bytes`.  A photo with several faces is added once per face, with the same
+        ``relative``; the box columns enter the content id.  Raises BadRecord.
         """
-        self._check_names(record, relative)
         data = self.image_bytes(path)
-        self._check_new(record)
-        self._store(data, relative, path)
         box = [columns[side] for side in BOX] if BOX[0] in columns else None
-        self._add_row(content_id(data, box), relative, record, split, label, columns)
+        self.add_bytes(data, relative, content_id(data, box), origin=path, **columns)
 
     def add_bytes(
-        self, data: bytes, relative: str, content: str, *, record: str, split: str, label: int, **columns: Any
+        self,
+        data: bytes,
+        relative: str,
+        content: str,
+        *,
+        record: str,
+        split: str,
+        label: int,
+        origin: Path | None = None,
+        **columns: Any,
     ) -> None:
-        """Add a row of an encoded image made by the import; ``content`` is the id of its origin.  Raises BadRecord."""
-        self._check_names(record, relative)
-        self._check_new(record)
-        self._store(data, relative)
-        self._add_row(content, relative, record, split, label, columns)
+        """Add a row of an encoded image, which is written to ``images/<relative>``.
 
-    def add_pixels(
-        self, pixels: np.ndarray, relative: str, *, record: str, split: str, label: int, **columns: Any
-    ) -> None:
-        """Add a row of gray pixels uint8 [H, W], written as a lossless PNG to ``images/<relative>``."""
-        png = cv2.imencode(".png", pixels)[1].tobytes()
-        content = content_id(pixels.tobytes())
-        self.add_bytes(png, relative, content, record=record, split=split, label=label, **columns)
+        ``content`` is the content id; ``record`` the dataset's own name of the face; ``label`` a class id; ``columns``
+        further columns of the manifest.  Raises BadRecord.
+        """
+        if printable(record + relative) != record + relative:
+            raise BadRecord("file name is no UTF-8 text", record)
+        if record in self._records:
+            raise BadRecord("record stands there twice", record)
+        self._records.add(record)
+        self._store(data, relative, origin)
+        row = {
+            "sample_id": sample_id(self.name, record, content),
+            "content_id": content,
+            "source": self.name,
+            "record": record,
+            "image_path": f"{self.name}/images/{relative}",
+            "label": label,
+            "split": split,
+            "val_role": "",
+        }
+        self.rows.append(row | columns)
+        if self.progress is not None:
+            self.progress(len(self.rows))
 
     def add_text(self, relative: str, text: str) -> None:
         """Write a text file, which belongs to no row, to ``images/<relative>``."""
@@ -230,30 +245,6 @@ class ImportBuilder:
     def _bad_list(self) -> str:
         lines = "".join(f"\n  {kind}: {printable(where)}" for kind, where in self.bad[:MAX_LISTED])
         return lines + (f"\n  and {len(self.bad) - MAX_LISTED} more" if len(self.bad) > MAX_LISTED else "")
-
-    def _check_names(self, record: str, relative: str) -> None:
-        if printable(record + relative) != record + relative:
-            raise BadRecord("file name is no UTF-8 text", record)
-
-    def _check_new(self, record: str) -> None:
-        if record in self._records:
-            raise BadRecord("record stands there twice", record)
-        self._records.add(record)
-
-    def _add_row(self, content: str, relative: str, record: str, split: str, label: int, columns: dict) -> None:
-        row = {
-            "sample_id": sample_id(self.name, record, content),
-            "content_id": content,
-            "source": self.name,
-            "record": record,
-            "image_path": f"{self.name}/images/{relative}",
-            "label": label,
-            "split": split,
-            "val_role": "",
-        }
-        self.rows.append(row | columns)
-        if self.progress is not None:
-            self.progress(len(self.rows))
 
     def _store(self, data: bytes, relative: str, origin: Path | None = None) -> None:
         """Write ``data`` to ``images/<relative>`` once, as a link to ``origin`` where that is wanted and possible."""

@@ -16,4 +16,4 @@ def read(builder: ImportBuilder) -> None:
     add_by_subject(class_folders(builder), NAME, builder)
 
 
-SOURCE = Source(read, OPTIONS)
+DECLARATIONS = {"ckplus": Source(read, OPTIONS)}

@@ -51,7 +51,7 @@ class ImportResult:
 
 def load_source(name: str) -> Source:
     """The declaration of the raw layout ``name`` of :data:`SOURCES`."""
-    return importlib.import_module(SOURCES[name]).SOURCE
+    return importlib.import_module(SOURCES[name]).DECLARATIONS[name]
 
 
 def import_source(spec: SourceSpec, out: Path, progress: Progress | None = None) -> ImportResult:

@@ -1,20 +1,30 @@
-"""ExpW (Zhang et al. 2018), shared by its two sources: ``label.lst``, the photos, and the split by photo."""
+"""ExpW (Zhang et al. 2018): ``label.lst`` and photos, in ``origin/`` or in their 7z archive.
+
+``expw_full`` has every face as photo and box; ``expw_hq`` the faces of confidence >= ``min_confidence``, by default as
+JPEG crops with the content id of photo and box.  Both have the same split, made per photo.
+"""
 
 from __future__ import annotations
 
+import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
-from fer_lib.datasets.manifest import BOX
+from PIL import Image
+
+from fer_lib.datasets.manifest import BOX, content_id
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
+from fer_lib.faces.contract import FaceContract
+from fer_lib.faces.decode import decode
 from fer_lib.importers.archives import unpacked
-from fer_lib.importers.builder import BadRecord, Box, ImportBuilder
+from fer_lib.importers.builder import BadRecord, Box, ImportBuilder, Source
 from fer_lib.importers.image_files import IMAGE_SUFFIXES
-from fer_lib.importers.splits import assign_splits
+from fer_lib.importers.splits import OPTIONS, assign_splits
 from fer_lib.importers.text_files import file_name, numbers, whole_number, word_lines
 from fer_lib.params import SourceSpec
 
@@ -54,14 +64,40 @@ class Face:
         }
 
 
-AddFace = Callable[[Face, Path, str], None]  # face, photo, split
+def read_full(builder: ImportBuilder) -> None:
+    read_faces(builder, partial(add_photo_face, builder=builder))
 
 
-def add_faces(builder: ImportBuilder, add_face: AddFace, **details: object) -> None:
-    """Call ``add_face`` for each face of the list and count the faces in the report.
+def read_hq(builder: ImportBuilder) -> None:
+    spec = builder.spec
+    # the folder names how its crops were made, so other crops make another manifest
+    folder = f"crops-q{spec.jpeg_quality}-s{spec.jpeg_subsampling}-pad{spec.bbox_pad_ratio:g}"
+    contract = FaceContract(margin=spec.bbox_pad_ratio)
+    decode_photo = lru_cache(maxsize=1)(decode)  # the faces of a photo are neighbours
 
-    The split is made once per photo over the full list, so both sources have the same.
-    """
+    def add_face(face: Face, path: Path, split: str) -> None:
+        if face.confidence < spec.min_confidence:
+            builder.exclude(split, f"confidence below {spec.min_confidence:g}")
+            return
+        if not spec.crop:
+            add_photo_face(face, path, split, builder)
+            return
+        data = builder.image_bytes(path)
+        try:
+            photo = decode_photo(data)
+        except DataError as error:
+            raise BadRecord("unreadable image", f"{path}: {error}") from error
+        builder.check_box(face.box, photo.shape[:2])
+        crop, jpeg = Image.fromarray(contract.steps(photo, face.box)["square"]), io.BytesIO()
+        crop.save(jpeg, "JPEG", quality=spec.jpeg_quality, subsampling=spec.jpeg_subsampling)
+        file, content = f"{folder}/{face.photo}-{face.number}.jpg", content_id(data, face.box)
+        builder.add_bytes(jpeg.getvalue(), file, content, split=split, **face.columns())
+
+    read_faces(builder, add_face, min_confidence=spec.min_confidence, write_crops=spec.crop)
+
+
+def read_faces(builder: ImportBuilder, add_face: Callable[[Face, Path, str], None], **details: object) -> None:
+    """Call ``add_face`` with each face of the list, its photo and its split; ``details`` go to the report."""
     root, spec = builder.root, builder.spec
     path = next((root / name for name in _LISTS if (root / name).is_file()), None)
     if path is None:
@@ -147,3 +183,7 @@ def holds_images(folder: Path) -> bool:
         return False
     with os.scandir(folder) as files:
         return any(os.path.splitext(file.name)[1].lower() in IMAGE_SUFFIXES for file in files)
+
+
+_CROP_OPTIONS = ("min_confidence", "crop", "jpeg_quality", "jpeg_subsampling", "bbox_pad_ratio")
+DECLARATIONS = {"expw_full": Source(read_full, OPTIONS), "expw_hq": Source(read_hq, (*OPTIONS, *_CROP_OPTIONS))}

@@ -11,8 +11,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 
+from fer_lib.datasets.manifest import content_id
 from fer_lib.emotions import EMOTIONS, class_id
 from fer_lib.errors import DataError
 from fer_lib.importers.builder import BadRecord, ImportBuilder, Source
@@ -36,12 +38,18 @@ def read(builder: ImportBuilder) -> None:
 
 def read_csv(path: Path, votes: Votes | None, builder: ImportBuilder) -> None:
     builder.layout = "fer2013_csv"
-    judged = judge(votes.counts) if votes else None
+    labels = judge(votes.counts) if votes else None
     for row, label, pixels, split in pixel_rows(path, votes, builder):
         name = f"row{row:07d}"
-        columns = judged.columns(row) if judged else {}
+        columns = labels.columns(row) if labels else {}
         file = f"{split}/{EMOTIONS[label]}/{name}.png"
-        builder.add_pixels(pixels, file, record=name, split=split, label=label, **columns)
+        add_pixels(builder, pixels, relative=file, record=name, split=split, label=label, **columns)
+
+
+def add_pixels(builder: ImportBuilder, pixels: np.ndarray, **columns) -> None:
+    """Add a row of gray pixels uint8 [48, 48] as a lossless PNG."""
+    png = cv2.imencode(".png", pixels)[1].tobytes()
+    builder.add_bytes(png, content=content_id(pixels.tobytes()), **columns)
 
 
 def pixel_rows(path: Path, votes: Votes | None, builder: ImportBuilder) -> Iterator[tuple[int, int, np.ndarray, str]]:
@@ -116,8 +124,8 @@ def vote_columns(votes: Votes, builder: ImportBuilder) -> dict[str, dict]:
     rows_of = defaultdict(list)
     for row, image in read_image_map(votes, builder).items():
         rows_of[image].append(row)
-    judged = judge(np.array([votes.counts[rows].sum(0) for rows in rows_of.values()]))
-    return {image: judged.columns(i) for i, image in enumerate(rows_of)}
+    labels = judge(np.array([votes.counts[rows].sum(0) for rows in rows_of.values()]))
+    return {image: labels.columns(i) for i, image in enumerate(rows_of)}
 
 
-SOURCE = Source(read, ("votes", "image_map"))
+DECLARATIONS = {"fer2013": Source(read, ("votes", "image_map"))}

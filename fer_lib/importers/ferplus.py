@@ -17,9 +17,9 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.importers import tree
 from fer_lib.importers.builder import BadRecord, ImportBuilder, Source
-from fer_lib.importers.fer2013 import pixel_rows
+from fer_lib.importers.fer2013 import add_pixels, pixel_rows
 from fer_lib.importers.text_files import csv_fields, file_name, lines_of, whole_number
-from fer_lib.importers.votes import USAGE, VOTED, Judged, Votes, judge, read_image_map, read_votes, vote_counts
+from fer_lib.importers.votes import USAGE, VOTED, VoteLabels, Votes, judge, read_image_map, read_votes, vote_counts
 from fer_lib.storage.paths import external
 
 NATIVE = {"FER2013Train": "train", "FER2013Valid": "val", "FER2013Test": "test"}
@@ -49,26 +49,26 @@ def read(builder: ImportBuilder) -> None:
 def read_joined(path: Path, images: Path, builder: ImportBuilder) -> None:
     """Rows of a vote file over the pixels of ``fer2013.csv``, or over an image tree and its map."""
     votes = read_votes(path, builder)
-    judged = judge(votes.counts, builder.spec.rule)
+    labels = judge(votes.counts, builder.spec.rule)
     if images.is_dir() and not (images / "fer2013.csv").is_file():
         builder.layout = "ferplus_tree_map"
-        add_mapped(votes, judged, images, builder)
+        add_mapped(votes, labels, images, builder)
         return
     builder.layout = "ferplus_csv"
     images = images / "fer2013.csv" if images.is_dir() else images
     for row, _, pixels, _ in pixel_rows(images, votes, builder):
-        if columns := row_columns(votes, judged, row, ".png", builder):
-            builder.add_pixels(pixels, **columns)
+        if columns := row_columns(votes, labels, row, ".png", builder):
+            add_pixels(builder, pixels, **columns)
 
 
-def add_mapped(votes: Votes, judged: Judged, images: Path, builder: ImportBuilder) -> None:
+def add_mapped(votes: Votes, labels: VoteLabels, images: Path, builder: ImportBuilder) -> None:
     image_of = read_image_map(votes, builder)
     unmapped = 0
     for row in range(len(votes.usage)):
-        if judged.label[row] >= 0 and row not in image_of:
+        if labels.label[row] >= 0 and row not in image_of:
             builder.exclude(USAGE[votes.usage[row]], "not in image_map")
             unmapped += 1
-        elif columns := row_columns(votes, judged, row, Path(image_of.get(row, "")).suffix, builder):
+        elif columns := row_columns(votes, labels, row, Path(image_of.get(row, "")).suffix, builder):
             with builder.record(columns["record"]):
                 builder.add_file(images / image_of[row], **columns)
     if unmapped:
@@ -77,16 +77,16 @@ def add_mapped(votes: Votes, judged: Judged, images: Path, builder: ImportBuilde
         )
 
 
-def row_columns(votes: Votes, judged: Judged, row: int, suffix: str, builder: ImportBuilder) -> dict | None:
+def row_columns(votes: Votes, labels: VoteLabels, row: int, suffix: str, builder: ImportBuilder) -> dict | None:
     """File and columns of a labelled row; None for a bad record, and for a row that its votes exclude."""
     if not votes.usage[row]:
         return None
-    split, label, name = USAGE[votes.usage[row]], int(judged.label[row]), f"row{row:07d}"
+    split, label, name = USAGE[votes.usage[row]], int(labels.label[row]), f"row{row:07d}"
     if label < 0:
-        builder.exclude(split, judged.reason[row])
+        builder.exclude(split, labels.reason[row])
         return None
     columns = {"relative": f"{split}/{EMOTIONS[label]}/{name}{suffix}", "record": name, "split": split, "label": label}
-    return columns | judged.columns(row)
+    return columns | labels.columns(row)
 
 
 def read_native(folder: Path, builder: ImportBuilder) -> None:
@@ -102,19 +102,19 @@ def read_native(folder: Path, builder: ImportBuilder) -> None:
                 raise BadRecord("wrong box", repr(sides))
             left, top, right, bottom = box
             rows.append((number, where, name, (top, left, bottom, right), vote_counts(votes)))
-    judged = judge([votes for *_, votes in rows], builder.spec.rule)
+    labels = judge([votes for *_, votes in rows], builder.spec.rule)
     for i, (number, where, name, box, _) in enumerate(rows):
-        label = int(judged.label[i])
+        label = int(labels.label[i])
         if label < 0:
-            builder.exclude(split, judged.reason[i])
+            builder.exclude(split, labels.reason[i])
             continue
         with builder.record(where):
             size = builder.photo_size(folder / name)
             builder.check_box(box, size)
             columns = {} if box == (0, 0, *size) else dict(zip(BOX, map(float, box), strict=True))
             record, file = f"{folder.name}/{number}/{name}", f"{split}/{EMOTIONS[label]}/{number}-{name}"
-            columns |= judged.columns(i)
+            columns |= labels.columns(i)
             builder.add_file(folder / name, file, record=record, split=split, label=label, **columns)
 
 
-SOURCE = Source(read, ("images", "image_map", "rule"))
+DECLARATIONS = {"ferplus": Source(read, ("images", "image_map", "rule"))}

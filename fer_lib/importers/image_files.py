@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -63,10 +63,8 @@ def images_in(folder: Path, split: str, builder: ImportBuilder) -> list[Path]:
     folders, files = entries(folder)
     for inner in folders:
         exclude_below(inner, split, builder)
-    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     others = [path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]
-    unread = [path for path in others if is_image(path)]
-    builder.ignored_files += len(others) - len(unread)
+    unread = ignore_others(others, builder)
     for path in unread:
         builder.exclude(split, f"{folder.name}: suffix {path.suffix.lower() or '(none)'} is not read")
     if unread:
@@ -74,28 +72,33 @@ def images_in(folder: Path, split: str, builder: ImportBuilder) -> list[Path]:
             f"{builder.name}: {len(unread)} images in {folder} have a suffix that is not read, {unread[0].name} ...: "
             f"save them as one of {' '.join(sorted(IMAGE_SUFFIXES))}"
         )
-    return images
+    return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def exclude_below(folder: Path, split: str, builder: ImportBuilder, reason: str = "a folder in a class folder") -> None:
     """Exclude every image below ``folder``, which the layout does not read."""
-    files = list(files_below(folder))
-    count = sum(map(is_image, files))
-    builder.ignored_files += len(files) - count
-    if count:
-        builder.exclude(split, f"{folder.parent.name}/{folder.name}: {reason}", count)
-    builder.warnings.append(f"{builder.name}: {folder} is not read, {reason}: {count} images in it excluded")
+    images = ignore_others(files_below(folder), builder)
+    if images:
+        builder.exclude(split, f"{folder.parent.name}/{folder.name}: {reason}", len(images))
+    builder.warnings.append(f"{builder.name}: {folder} is not read, {reason}: {len(images)} images in it excluded")
 
 
 def exclude_loose(files: list[Path], split: str, reason: str, builder: ImportBuilder) -> None:
     """Exclude the images among ``files``, which lie where the layout has folders."""
-    count = sum(map(is_image, files))
-    builder.ignored_files += len(files) - count
-    if count:
-        builder.exclude(split, reason, count)
+    if images := ignore_others(files, builder):
+        builder.exclude(split, reason, len(images))
         builder.warnings.append(
-            f"{builder.name}: {count} images in {files[0].parent} lie in no class folder: excluded, {files[0].name} ..."
+            f"{builder.name}: {len(images)} images in {files[0].parent} are in no class folder: excluded, "
+            f"{images[0].name} ..."
         )
+
+
+def ignore_others(files: Iterable[Path], builder: ImportBuilder) -> list[Path]:
+    """The images among ``files``, by suffix or first bytes; all other files are counted as ignored."""
+    files = list(files)
+    images = [path for path in files if is_image(path)]
+    builder.ignored_files += len(files) - len(images)
+    return images
 
 
 def is_image(path: Path) -> bool:

@@ -41,4 +41,4 @@ def flat_images(builder: ImportBuilder) -> Iterator[tuple[Path, int]]:
             yield path, CODES[match["code"]]
 
 
-SOURCE = Source(read, OPTIONS)
+DECLARATIONS = {"jaffe": Source(read, OPTIONS)}

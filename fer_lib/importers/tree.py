@@ -48,4 +48,4 @@ def exclude_class(folder: Path, split: str, count: int, builder: ImportBuilder) 
         builder.warnings.append(f"{builder.name}: {folder} is none of the seven classes: {count} images excluded{hint}")
 
 
-SOURCE = Source(read)
+DECLARATIONS = {"tree": Source(read)}

@@ -44,7 +44,7 @@ class Votes:
 
 
 @dataclass(frozen=True)
-class Judged:
+class VoteLabels:
     """Labels of N rows of votes.
 
     ``label`` int64 [N], -1 for a row that is excluded for ``reason``; ``soft`` float64 [N, 7], NaN where no vote
@@ -69,7 +69,7 @@ class Judged:
         return columns | {"soft_label": self.soft[row].tolist(), "excluded_share": float(self.excluded_share[row])}
 
 
-def judge(counts: np.ndarray, rule: Literal["majority", "plurality"] = "majority") -> Judged:
+def judge(counts: np.ndarray, rule: Literal["majority", "plurality"] = "majority") -> VoteLabels:
     """Labels and soft labels of ``counts`` int [N, 10].
 
     A single vote (a count <= 1) does not survive.  ``majority`` labels a row when its largest surviving count is more
@@ -95,7 +95,7 @@ def judge(counts: np.ndarray, rule: Literal["majority", "plurality"] = "majority
     share = np.divide(total - within, total, out=np.full(len(counts), np.nan), where=total > 0)
     cast = np.zeros((len(counts), NUM_CLASSES))
     cast[:, _CLASS_IDS] = counts[:, :NUM_CLASSES]
-    return Judged(label, reason, soft, share, cast, counts.sum(1).astype(np.float64))
+    return VoteLabels(label, reason, soft, share, cast, counts.sum(1).astype(np.float64))
 
 
 def read_votes(path: Path, builder: ImportBuilder) -> Votes:

@@ -159,9 +159,9 @@ def test_the_key_of_an_import_covers_the_importers_that_it_uses(tmp_path, monkey
         after = keys()
         return {name for name in after if after[name] != before[name]}
 
-    assert changed("new_source.py", "SOURCE = None\n") == set()
+    assert changed("new_source.py", "DECLARATIONS = {}\n") == set()
     assert changed("source_table.py", "\nSOURCES['new'] = 'fer_lib.importers.new_source'\n") == set()
-    assert changed("ckplus.py") == {"ckplus"} and changed("raf.py") == {"rafdb_basic"}
+    assert changed("ckplus.py") == {"ckplus"} and changed("rafdb.py") == {"rafdb_basic"}
     assert changed("tree.py") == {"tree", "ferplus"}, "FERPlus reads class trees too"
     assert changed("builder.py") == changed("engine.py") == {"ckplus", "tree", "ferplus", "rafdb_basic"}
     monkeypatch.setitem(SOURCES, "ckplus", "fer_lib.importers.new_source")

@@ -161,4 +161,4 @@ def box_in_pixels(shares: list[float], size: tuple[int, int]) -> Box:
     return tuple(float(round(edge)) for edge in edges)
 
 
-SOURCE = Source(read)
+DECLARATIONS = {"affectnet_yolo_format": Source(read)}

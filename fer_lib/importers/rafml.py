@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.importers.builder import BadRecord, ImportBuilder, Source
-from fer_lib.importers.raf import ImageFinder, label_folder
+from fer_lib.importers.rafdb import ImageFinder, label_folder
 from fer_lib.importers.text_files import file_name, numbers, word_lines
 
 ORDER = tuple(EMOTIONS.index(name) for name in ("Surprise", "Fear", "Disgust", "Happy", "Sad", "Angry"))
@@ -52,4 +52,4 @@ def read_partition(path: Path, builder: ImportBuilder) -> dict[str, str]:
     return splits
 
 
-SOURCE = Source(read)
+DECLARATIONS = {"rafml_argmax": Source(read)}
