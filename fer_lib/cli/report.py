@@ -1,4 +1,4 @@
-"""``fer report``: a finished run as a file, a page, pictures, and the model that the package ships."""
+"""``fer report``: export a finished run, render its page and the README images, install the packaged model."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def render(
 @report.command()
 def pictures(results: RESULTS) -> None:
     """Draw the README's pictures and show them in it."""
-    from fer_lib.report.figures import readme_pictures
+    from fer_lib.report.figures import readme_images
     from fer_lib.storage.paths import home
 
-    for path in readme_pictures(results, home() / "README.md"):
+    for path in readme_images(results, home() / "README.md"):
         typer.echo(str(path))
 
 

@@ -135,9 +135,9 @@ def refuse_unread_options(spec: SourceSpec, name: str) -> None:
 def raw_root(spec: SourceSpec) -> Path:
     """The raw data: the drawn faces for ``embedded``, else ``spec.root`` (``~`` and ``$NAME`` expanded)."""
     if spec.root == "embedded":
-        from fer_lib.synthetic.dataset import embedded
+        from fer_lib.synthetic.dataset import embedded_root
 
-        return Path(embedded(spec)).absolute()
+        return Path(embedded_root(spec)).absolute()
     return external(spec.root)
 
 

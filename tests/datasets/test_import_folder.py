@@ -1,4 +1,4 @@
-"""Where imports may write, what a killed one leaves, the report over all of them, and which parameters are taken."""
+"""Import folders: where imports may write, recovery from a kill, the common report, and source parameters."""
 
 import json
 import os

@@ -12,7 +12,7 @@ import numpy as np
 
 from fer_lib.importers.engine import load_source
 from fer_lib.importers.source_table import SOURCES
-from fer_lib.synthetic.layouts.writing import encode
+from fer_lib.synthetic.layouts import encode
 
 REPORT = """
 import json, sys, fer_lib

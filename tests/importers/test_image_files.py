@@ -13,7 +13,7 @@ from fer_lib.importers import import_all, import_source
 from fer_lib.importers.archives import sorted_parts
 from fer_lib.importers.builder import ImportBuilder
 from fer_lib.params import SourceSpec
-from fer_lib.synthetic.layouts.writing import encode
+from fer_lib.synthetic.layouts import encode
 
 CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 

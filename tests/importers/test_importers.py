@@ -451,9 +451,9 @@ def test_native_ferplus_folders(tmp_path):
 
 def test_a_file_at_the_output_folder_is_refused_and_kept(tree, tmp_path):
     (tmp_path / "out").write_text("not a folder")
-    with pytest.raises(DataError, match="file stands where a folder should be"):
+    with pytest.raises(FileExistsError) as error:
         import_source(SourceSpec(source="tree", root=str(tree)), tmp_path / "out")
-    assert (tmp_path / "out").read_text() == "not a folder"
+    assert error.value.filename == str(tmp_path / "out") and (tmp_path / "out").read_text() == "not a folder"
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "tree").write_text("mine")
     with pytest.raises(DataError, match=str(tmp_path / "full" / "tree")):

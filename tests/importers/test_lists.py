@@ -21,7 +21,7 @@ from fer_lib.importers.source_table import SOURCES
 from fer_lib.importers.splits import assign_splits
 from fer_lib.params import ManifestParams, SourceSpec
 from fer_lib.synthetic.dataset import write_raw
-from fer_lib.synthetic.layouts.writing import encode
+from fer_lib.synthetic.layouts import encode
 
 AFFECTNET = ["Anger", "Contempt", "Disgust", "Fear", "Happy", "Neutral", "Sad", "Surprise"]
 

@@ -22,8 +22,7 @@ from fer_lib.importers import import_source
 from fer_lib.importers.votes import judge
 from fer_lib.params import SourceSpec
 from fer_lib.synthetic import dataset
-from fer_lib.synthetic.layouts import LAYOUTS
-from fer_lib.synthetic.layouts.writing import encode
+from fer_lib.synthetic.layouts import LAYOUTS, encode
 from fer_lib.synthetic.noise_injection import CONTEMPT, Record
 
 QUICK = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
