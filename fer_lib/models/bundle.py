@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from fer_lib.calibration.bias import checked_abstention, checked_bias
 from fer_lib.calibration.temperature import Temperature
-from fer_lib.datasets.training_data import TrainingData, as_record
+from fer_lib.datasets.training_data import TrainingData, read_training_data
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import BundleError
 from fer_lib.faces.contract import FaceContract
@@ -266,7 +266,7 @@ def read_bundle(path: Path | str) -> Bundle:
     try:
         contract = FaceContract.model_validate(meta["face_contract"])
         temperature = None if meta["temperature"] is None else Temperature.model_validate(meta["temperature"])
-        training_data = as_record(meta.get("training_data"))
+        training_data = read_training_data(meta.get("training_data"))
     except ValidationError as error:
         raise BundleError(f"{path / META} holds invalid values: {error}; {ADVICE}") from error
     return Bundle(path.resolve(), meta, contract, temperature, training_data)

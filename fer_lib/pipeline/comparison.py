@@ -155,20 +155,20 @@ def _unfinished(group: list[Row]) -> bool:
 
 def as_csv(groups: list[list[Row]]) -> str:
     """All groups as one CSV; cells that a spreadsheet would run as formulas are escaped."""
-    from fer_lib.datasets.interchange import neutral
+    from fer_lib.datasets.interchange import escape_formula
 
     varied, scores = _columns(groups)
     text = io.StringIO()
     writer = csv.writer(text)
     head = ["group", "rank", *varied, "phase", "status", *scores, "evalset_id", "protocol_id", "evaluated_on",
             "run_id"]  # fmt: skip
-    writer.writerow([neutral(name) for name in head])
+    writer.writerow([escape_formula(name) for name in head])
     for number, group in enumerate(groups, 1):
         for row in group:
             cells = [number, row["rank"], *(row["values"].get(name) for name in varied), row["phase"], row["status"]]
             cells += [row["scores"].get(name) for name in scores] + [row["evalset_id"], row["protocol_id"]]
             cells += [" ".join(f"{name}:{evalset}" for name, evalset in row["evaluated_on"].items()), row["run_id"]]
-            writer.writerow([neutral(cell) if isinstance(cell, str) else cell for cell in cells])
+            writer.writerow([escape_formula(cell) if isinstance(cell, str) else cell for cell in cells])
     return text.getvalue()
 
 

@@ -114,7 +114,7 @@ def subset(pack: FacePack, rows: np.ndarray) -> FacePack:
     """A pack of the ``rows`` (int [M]) of ``pack``; faces are read from ``pack``, not copied."""
     numbers = rows.tolist()
     manifest = Manifest(pack.manifest.frame.iloc[rows].reset_index(drop=True), pack.manifest.meta, pack.manifest.path)
-    faces = Faces(len(numbers), pack.faces.shape[1], lambda i: pack.faces.thin(numbers[i]))
+    faces = Faces(len(numbers), pack.faces.shape[1], lambda i: pack.faces.compact(numbers[i]))
     return FacePack(faces, manifest, pack.contract, len(numbers))
 
 

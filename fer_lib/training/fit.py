@@ -20,7 +20,7 @@ import torch
 
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
 from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, read_exposure
-from fer_lib.datasets.training_data import TrainingData, as_record
+from fer_lib.datasets.training_data import TrainingData, read_training_data
 from fer_lib.devices import describe_device
 from fer_lib.errors import DataError, FerError
 from fer_lib.models.bundle import Bundle, read_bundle
@@ -213,7 +213,7 @@ def _write_exposure(
         return  # a resume must not need the bundle that it started from
     exposure = TrainingExposure.of(
         data.train.manifest.frame["content_id"], data.val.manifest.frame["content_id"],
-        whole=weights["source"] in _RECORDED_SOURCES,
+        complete=weights["source"] in _RECORDED_SOURCES,
     )  # fmt: skip
     start = [read_exposure(read_bundle(init_from).path)] if init_from else []
     with fresh_file(out / EXPOSURE_FILE) as work, open(work, "wb") as file:
@@ -224,7 +224,7 @@ def _training_data(p: FitParams, data: FitData, weights: dict[str, Any]) -> dict
     """The ``training_data`` of the bundles, as a dict of :class:`TrainingData`."""
     record = TrainingData.of(data.train.manifest, p.smoke)
     if weights["source"] == "init_from":
-        record = record.started_from(as_record(weights.get("training_data")))
+        record = record.with_start(read_training_data(weights.get("training_data")))
     return record.model_dump()
 
 

@@ -16,7 +16,7 @@ NAN = [math.nan] * 7
 
 def people_report(z, scaled, y, votes):
     """Of votes of which only shares are known."""
-    return annotators.people_report(z, scaled, y, votes, np.full(len(votes), np.nan))
+    return annotators.annotator_report(z, scaled, y, votes, np.full(len(votes), np.nan))
 
 
 def logits_of(probs):
@@ -86,7 +86,7 @@ def test_votes_that_were_counted_by_hand():
     """Ten votes a row as FERPlus counts them: three of the third are for no class; the fourth is of shares."""
     votes = np.array([[6, 1, 1, 1, 1, 0, 0], [0, 0, 0, 10, 0, 0, 0], [4, 0, 0, 0, 3, 0, 0], [0.5, 0.5, 0, 0, 0, 0, 0]])
     z, y = np.zeros((4, 7)), np.array([0, 3, 0, 1])
-    found = annotators.people_report(z, z, y, votes, np.array([10, 10, 10, math.nan]))
+    found = annotators.annotator_report(z, z, y, votes, np.array([10, 10, 10, math.nan]))
     assert found["votes"] == {"counts": 3, "shares": 1}
     assert found["annotators"]["label"] == pytest.approx((0.6 + 1 + 4 / 7 + 0.5) / 4)
     assert found["annotators"]["label_of_all"] == pytest.approx((0.6 + 1 + 0.4) / 3)

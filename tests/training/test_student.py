@@ -206,22 +206,22 @@ def test_derived_bundle_can_start_a_student(drawn_manifest, pack_cache, start, t
 def test_exposure_includes_starting_weights_and_teachers(drawn_manifest, pack_cache, start, softlabels, tmp_path):
     complete = TrainingExposure.of(*(drawn_manifest.rows(split=s).frame["content_id"] for s in ("train", "val")))
     exposure = read_exposure(start)
-    assert exposure.whole and exposure.learned.tolist() == complete.learned.tolist()
-    assert exposure.chosen_on.tolist() == complete.chosen_on.tolist()
+    assert exposure.complete and exposure.trained_on.tolist() == complete.trained_on.tolist()
+    assert exposure.selected_on.tolist() == complete.selected_on.tolist()
     frame = drawn_manifest.frame
     frame = frame[(frame["split"] != "train") | (frame.index % 2 == 0)].reset_index(drop=True)
     half = Manifest(frame, drawn_manifest.meta, drawn_manifest.path)
     half_exposure = TrainingExposure.of(*(half.rows(split=s).frame["content_id"] for s in ("train", "val")))
-    assert len(half_exposure.learned) < len(complete.learned)
+    assert len(half_exposure.trained_on) < len(complete.trained_on)
     for name, options, expected in (
-        ("no ancestor", {}, half_exposure.learned),
-        ("starting weights", {"init_from": str(start)}, complete.learned),
-        ("teachers", {"softlabels": softlabels}, complete.learned),
+        ("no ancestor", {}, half_exposure.trained_on),
+        ("starting weights", {"init_from": str(start)}, complete.trained_on),
+        ("teachers", {"softlabels": softlabels}, complete.trained_on),
     ):
         p = params(epochs=1, max_train_batches=1, mode="kd" if "softlabels" in options else "ce")
         list(train_student(p, half, tmp_path / name, pack_cache, **options))
         exposure = read_exposure(tmp_path / name / "best")
-        assert exposure.whole and exposure.learned.tolist() == expected.tolist(), name
+        assert exposure.complete and exposure.trained_on.tolist() == expected.tolist(), name
 
 
 def test_fit_key_depends_on_what_the_weights_depend_on():
