@@ -29,8 +29,9 @@ import numpy as np
 import pandas as pd
 from _common import RESULTS, goal, one_core, publish
 
-from fer_lib.audit import audit_manifest, groups
+from fer_lib.audit import groups
 from fer_lib.audit.hashes import SIDE, Hashes, cache_file, hash_faces, keep, pixel_id, thumbnails
+from fer_lib.audit.manifest_audit import audit_manifest
 from fer_lib.datasets.manifest import SPLITS, Manifest
 from fer_lib.faces.decode import decode
 from fer_lib.params import AuditParams

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from fer_lib.audit.label_noise import NoiseReport, label_noise, noise_sheet
+from fer_lib.audit.label_noise import NoiseReport, audit_labels, noise_sheet
 from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.emotions import EMOTIONS
@@ -43,7 +43,7 @@ def measure(shape: str, faces: int, seed: int, folds: int, work: Path, cache: Pa
     import_all([SourceSpec(source="tree", root=str(raw))], work / "imports")
     manifest = build_manifest(ManifestParams(seed=seed), work / "imports", work / "manifest")
     p = NoiseParams(splits=SPLITS, folds=folds, threads=1, device="cpu")
-    report = label_noise(manifest, p, work / "out", cache, seed=seed)
+    report = audit_labels(manifest, p, work / "out", cache, seed=seed)
     truth = {r["record"]: r for r in json.loads((raw / "truth.json").read_text())["records"]}
     ranked = report.ranked
     wrong = np.array([truth[r]["noisy"] for r in ranked["record"]])
@@ -63,8 +63,8 @@ def measure(shape: str, faces: int, seed: int, folds: int, work: Path, cache: Pa
         "suggested_right": (ranked["suggested"] == true)[wrong].mean(),
         "flagged_precision": wrong[ranked["flagged"]].mean(),
         "flagged_recall": ranked["flagged"][wrong].mean(),
-        "share_joint": report.verdict.noise_share,
-        "share_refined": report.verdict.refined_share,
+        "share_joint": report.errors.noise_share,
+        "share_refined": report.errors.refined_share,
     }
     return {k: float(v) if isinstance(v, np.floating) else v for k, v in line.items()}, report
 
@@ -121,7 +121,7 @@ def fer2013(root: Path, ferplus: Path, rows: int, folds: int, seed: int, work: P
     some = train.sample(n=min(rows, len(train)), random_state=seed).sort_index().reset_index(drop=True)
     manifest = Manifest(some, whole.meta, whole.path)
     p = NoiseParams(splits=["train"], folds=folds, threads=1, device="cpu")
-    report = label_noise(manifest, p, work / "out", cache, seed=seed)
+    report = audit_labels(manifest, p, work / "out", cache, seed=seed)
     noise_sheet(report, p.shown).savefig(cache / "fer2013_label_noise.png")
     return against_people(report)
 

@@ -4,6 +4,7 @@ import importlib.util
 import os
 from pathlib import Path
 
+import native_layouts  # noqa: F401  (write_raw knows the layouts that only tests draw)
 import pytest
 from tiny_bundles import faces, onnx_bundle, pieces, torch_bundle  # noqa: F401 (fixtures)
 

@@ -1,7 +1,7 @@
-"""Is a candidate pair one picture?  Both are laid over each other as well as they go, then compared.
+"""Alignment of near-duplicate candidates: two images are laid over each other as well as possible, then compared.
 
-Inverse compositional Gauss-Newton over six affine parameters (Baker & Matthews 2004, "Lucas-Kanade 20 years on"), the
-gain projected out; then normalised correlation under a window that fades towards the edges.
+Inverse compositional Gauss-Newton over six affine parameters (Baker & Matthews 2004, "Lucas-Kanade 20 years on") with
+the gain projected out, then normalised correlation under a window that fades towards the edges.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from threadpoolctl import threadpool_limits
 from fer_lib.audit.hashes import SIDE, blur_matrix, codes, smooth
 from fer_lib.audit.search import VERSIONS, Candidates
 
-STEPS = (3, 3)  # of refinement: for every pair, and for those that are not HOPELESS then
-HOPELESS = 0.64  # correlation of codes after the first steps; pictures that are one reach 0.85 there
-TONE = 0.3  # the share of the blurred picture's correlation in the similarity; the code's has the rest
-_BLOCK = 128  # pairs at a time: their thumbnails under each other are one picture for OpenCV (at most 32,767 rows)
+STEPS = (3, 3)  # of refinement: for every pair, and for those that are not rejected then
+REJECT_BELOW = 0.64  # correlation of codes after the first steps; copies of one image reach 0.85 there
+TONE = 0.3  # share of the blurred thumbnails' correlation in the similarity; the codes' has the rest
+_BLOCK = 128  # pairs at a time: their stacked thumbnails are one image for OpenCV (at most 32,767 rows)
 _MIDDLE = (SIDE - 1) / 2
-_DAMPING = 1e-3  # share of a parameter's own curvature added to it, so that a flat face does not run away
+_DAMPING = 1e-3  # share of a parameter's own curvature added to it, so that a flat face does not diverge
 _BLUR = blur_matrix(1.5)
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """``similarity`` float32 [M] and ``matrix`` float32 [M, 2, 3] from centred pixels of the one to the other's.
+    """``similarity`` float32 [M], and ``matrix`` float32 [M, 2, 3] from centred pixels of one image to the other's.
 
     similarity = 0.7 correlation of codes + 0.3 correlation of blurred thumbnails, 1 at most.
     """
@@ -44,14 +44,14 @@ class Alignment:
         return np.linalg.det(self.matrix[:, :, :2]) < 0
 
     @property
-    def turned(self) -> np.ndarray:
-        """Degrees float64 [M] by which one is turned against the other, a mirror image put back first."""
+    def degrees(self) -> np.ndarray:
+        """float64 [M]: the rotation of one image against the other, after a mirror image is mirrored back."""
         a, side = self.matrix.astype(np.float64), np.where(self.mirrored, -1.0, 1.0)
         return np.degrees(np.arctan2(side * a[:, 1, 0] - a[:, 0, 1], side * a[:, 0, 0] + a[:, 1, 1]))
 
     @property
-    def scaled(self) -> np.ndarray:
-        """float64 [M]: the sides of one picture as a share of the other's (a crop to 90 %: 0.9 or its inverse)."""
+    def scale(self) -> np.ndarray:
+        """float64 [M]: the sides of one image as a share of the other's (a crop to 90 %: 0.9 or its inverse)."""
         return np.sqrt(np.abs(np.linalg.det(self.matrix[:, :, :2].astype(np.float64))))
 
 
@@ -64,22 +64,22 @@ def _grid() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def align(thumbs: np.ndarray, pairs: Candidates, progress: Callable[[int, int], None] | None = None) -> Alignment:
-    """Lay the asking row of each pair over the other, from the version that found it and from no change at all.
+    """Align the query row of each pair to the other row, from the version that matched and from the identity.
 
     ``thumbs`` uint8 [N, 2, SIDE, SIDE].  ``progress(done, total)`` counts pairs.
     """
     out = Alignment(np.empty(len(pairs), np.float32), np.empty((len(pairs), 2, 3), np.float32))
-    asks = np.where(pairs.asker, pairs.first, pairs.second)
-    others = np.where(pairs.asker, pairs.second, pairs.first)
+    queries = np.where(pairs.query_is_first, pairs.first, pairs.second)
+    others = np.where(pairs.query_is_first, pairs.second, pairs.first)
 
     def work(start: int) -> None:
         part = slice(start, start + _BLOCK)
-        begin = np.stack([VERSIONS[pairs.version[part]], VERSIONS[np.zeros(len(asks[part]), int)]])
+        begin = np.stack([VERSIONS[pairs.version[part]], VERSIONS[np.zeros(len(queries[part]), int)]])
         begin[:, :, :, 0] *= np.where(pairs.mirrored[part], -1.0, 1.0)[:, None]
-        out.similarity[part], out.matrix[part] = _block(thumbs[asks[part]], thumbs[others[part]], *begin)
+        out.similarity[part], out.matrix[part] = _block(thumbs[queries[part]], thumbs[others[part]], *begin)
 
     starts = range(0, len(pairs), _BLOCK)
-    # each thread multiplies for itself: BLAS' own threads would only wait for each other on matrices this small
+    # one BLAS thread per worker: BLAS' own threads would only wait for each other on matrices this small
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for start, _ in zip(starts, pool.map(work, starts), strict=True):
             if progress is not None:
@@ -87,27 +87,27 @@ def align(thumbs: np.ndarray, pairs: Candidates, progress: Callable[[int, int], 
     return out
 
 
-def _block(images: np.ndarray, templates: np.ndarray, matrix: np.ndarray, straight: np.ndarray):
+def _block(images: np.ndarray, templates: np.ndarray, matrix: np.ndarray, identity: np.ndarray):
     """Similarity [n] and matrix [n, 2, 3] of pairs of thumbnails uint8 [n, 2, SIDE, SIDE]."""
     code, other = (_flat(codes(thumbs[:, 0])) for thumbs in (images, templates))
-    matrix, reached = fitted(code, other, matrix, STEPS[0])
-    hopeful = np.flatnonzero(reached > HOPELESS)
-    best, kept = reached.copy() * (1 - TONE), matrix.copy()  # what the hopeless ones are left with
-    if len(hopeful) == 0:
-        return best, kept
-    image, template = _Layers.of(images[hopeful, 0]), _Layers.of(templates[hopeful, 0])
-    equal_image, equal_template = _Layers.of(images[hopeful, 1]), _Layers.of(templates[hopeful, 1])
-    found, _ = fitted(image.code, template.code, matrix[hopeful], STEPS[1])
-    straight = straight[hopeful]
-    top, laid = _similarity(image, template, found), found
-    for one, two, tried in (
-        (image, template, straight),
-        (equal_image, template, found), (equal_image, template, straight),
-        (image, equal_template, found), (image, equal_template, straight),
+    matrix, correlation = refine(code, other, matrix, STEPS[0])
+    similarity, rest = correlation * (1 - TONE), np.flatnonzero(correlation > REJECT_BELOW)
+    if len(rest) == 0:
+        return similarity, matrix
+    (image, equalised_image), (template, equalised_template) = (
+        [_Layers.of(thumbs[rest, kind]) for kind in (0, 1)] for thumbs in (images, templates)
+    )
+    refined, _ = refine(image.code, template.code, matrix[rest], STEPS[1])
+    best, best_matrix = _similarity(image, template, refined), refined
+    for one, two, trial in (
+        (image, template, identity[rest]),
+        (equalised_image, template, refined), (equalised_image, template, identity[rest]),
+        (image, equalised_template, refined), (image, equalised_template, identity[rest]),
     ):  # fmt: skip
-        top, laid = _better(top, laid, _similarity(one, two, tried), tried)
-    best[hopeful], kept[hopeful] = top, laid
-    return best, kept
+        best, best_matrix = _better(best, best_matrix, _similarity(one, two, trial), trial)
+    matrix = matrix.copy()
+    similarity[rest], matrix[rest] = best, best_matrix
+    return similarity, matrix
 
 
 def _flat(x: np.ndarray) -> np.ndarray:
@@ -127,22 +127,22 @@ class _Layers:
         return cls(_flat(codes(thumbs)), _flat(smooth(thumbs.astype(np.float32), _BLUR)))
 
 
-def _better(best, kept, similarity, matrix):
-    wins = similarity > best
-    return np.where(wins, similarity, best), np.where(wins[:, None, None], matrix, kept)
+def _better(best: np.ndarray, best_matrix: np.ndarray, value: np.ndarray, matrix: np.ndarray):
+    wins = value > best
+    return np.where(wins, value, best), np.where(wins[:, None, None], matrix, best_matrix)
 
 
 def _similarity(image: _Layers, template: _Layers, matrix: np.ndarray) -> np.ndarray:
     n, window = len(matrix), _grid()[2]
     parts = []
     for mine, other in ((image.code, template.code), (image.tone, template.tone)):
-        seen, inside = _sampled(mine, matrix)
-        parts.append(_correlation(seen, other.reshape(n, -1), window * inside))
+        warped, inside = _warp(mine, matrix)
+        parts.append(_correlation(warped, other.reshape(n, -1), window * inside))
     return (1 - TONE) * parts[0] + TONE * parts[1]
 
 
-def fitted(image: np.ndarray, template: np.ndarray, matrix: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """How ``image`` lies over ``template``, both [n * SIDE, SIDE]: the best of ``steps`` refinements of ``matrix``.
+def refine(image: np.ndarray, template: np.ndarray, matrix: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best of ``steps`` refinements of ``matrix``, which aligns ``image`` to ``template``, both [n * SIDE, SIDE].
 
     Returns the matrix float32 [n, 2, 3] and the correlation float32 [n].
     """
@@ -158,20 +158,20 @@ def fitted(image: np.ndarray, template: np.ndarray, matrix: np.ndarray, steps: i
     hessian = step @ jacobian.transpose(0, 2, 1)
     np.einsum("nii->ni", hessian)[...] *= 1 + _DAMPING
     np.einsum("nii->ni", hessian)[...] += 1e-6 * np.trace(hessian, axis1=1, axis2=2)[:, None] + 1e-6
-    best, kept = np.full(n, -1.0, np.float32), matrix
+    best, best_matrix = np.full(n, -1.0, np.float32), matrix
     for number in range(steps + 1):
-        seen, inside = _sampled(image, matrix)
-        best, kept = _better(best, kept, _correlation(seen, template, window * inside), matrix)
+        warped, inside = _warp(image, matrix)
+        best, best_matrix = _better(best, best_matrix, _correlation(warped, template, window * inside), matrix)
         if number < steps:
-            gain = (seen * weighted).sum(axis=1) / np.maximum((seen * seen * window).sum(axis=1), 1e-6)
-            error = (gain[:, None] * seen - template) * inside
+            gain = (warped * weighted).sum(axis=1) / np.maximum((warped * warped * window).sum(axis=1), 1e-6)
+            error = (gain[:, None] * warped - template) * inside
             change = np.linalg.solve(hessian, step @ error[:, :, None])[:, :, 0]
-            matrix = _composed(matrix, change.clip(-2.0, 2.0))
-    return kept, best
+            matrix = _compose(matrix, change.clip(-2.0, 2.0))
+    return best_matrix, best
 
 
-def _sampled(image: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each picture at its matrix' coordinates, float32 [n, P], and which of them lie inside it (0 or 1)."""
+def _warp(image: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each image at its matrix' coordinates, float32 [n, P], and which of them are inside it (0 or 1)."""
     x, y, _ = _grid()
     at_x = matrix[:, 0, 0, None] * x + matrix[:, 0, 1, None] * y + (matrix[:, 0, 2, None] + np.float32(_MIDDLE))
     at_y = matrix[:, 1, 0, None] * x + matrix[:, 1, 1, None] * y + (matrix[:, 1, 2, None] + np.float32(_MIDDLE))
@@ -184,7 +184,7 @@ def _sampled(image: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _correlation(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Weighted normalised correlation of each line, float32 [n]; 0 where less than half of the weight is left."""
+    """Weighted normalised correlation of each row, float32 [n]; 0 where less than half of the weight is left."""
     total = np.maximum(weight.sum(axis=1, keepdims=True), 1e-6)
     a = a - (a * weight).sum(axis=1, keepdims=True) / total
     b = b - (b * weight).sum(axis=1, keepdims=True) / total
@@ -193,7 +193,7 @@ def _correlation(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray
     return np.where(total[:, 0] >= 0.5 * _grid()[2].sum(), both, 0.0).astype(np.float32)
 
 
-def _composed(matrix: np.ndarray, change: np.ndarray) -> np.ndarray:
+def _compose(matrix: np.ndarray, change: np.ndarray) -> np.ndarray:
     """The warp after the inverse of a small one, float32 [n, 2, 3]."""
     n = len(matrix)
     small, whole = np.zeros((n, 3, 3), np.float32), np.zeros((n, 3, 3), np.float32)

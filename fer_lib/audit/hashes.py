@@ -1,9 +1,8 @@
-"""Perceptual hashes: what of a face survives scaling, compression, greying, mirroring and a change of light.
+"""Perceptual hashes of faces, robust to scaling, compression, grayscale and a change of light.
 
-A face is kept as two grey 32 x 32 thumbnails: as it is, and after contrast-limited equalisation (CLAHE), so that an
-equalised copy meets its like.  Compared are their :func:`codes`: the local mean subtracted, divided by the local
-deviation (Gaussian neighbourhoods, as in Jarrett et al. 2009, "What is the best multi-stage architecture"), which is
-all the same in another light.
+A face has two gray 32 x 32 thumbnails: plain, and after contrast-limited equalisation (CLAHE), to match equalised
+copies.  Compared are their :func:`codes`: the local mean subtracted and divided by the local deviation (Gaussian
+neighbourhoods, as in Jarrett et al. 2009, "What is the best multi-stage architecture"), which do not depend on light.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from fer_lib.storage.atomic import fresh_file
 
 SIDE = 32  # pixels of a thumbnail
 SIGMA = 2.0  # of the neighbourhood, in pixels of the thumbnail
-FLOOR = 10.0  # grey levels added to the local deviation, so that noise on a flat wall stays small
-LARGEST = 128  # faces with more pixels a side are shrunk to 96 before equalisation: the same result, sooner
-HASH_VERSION = 1  # of what the cache keeps
+FLOOR = 10.0  # gray levels added to the local deviation, so that noise on a flat area stays small
+LARGEST = 128  # faces with longer sides are resized to 96 before equalisation: the same result, faster
+HASH_VERSION = 1  # part of the cache key
 _CHUNK = 512
 
 
@@ -38,7 +37,7 @@ _CHUNK = 512
 class Hashes:
     """``thumbs`` uint8 [N, 2, 32, 32]: plain and equalised; ``pixels`` uint64 [N, 2]: see :func:`pixel_id`.
 
-    ``area`` int64 [N]: how many pixels the face has.
+    ``area`` int64 [N]: the number of pixels of the face.
     """
 
     thumbs: np.ndarray
@@ -64,7 +63,7 @@ _BLUR = blur_matrix(SIGMA)
 
 
 def smooth(x: np.ndarray, blur: np.ndarray = _BLUR) -> np.ndarray:
-    """float32 [N, SIDE, SIDE] blurred along both sides: two products of all rows at once, far quicker than N."""
+    """float32 [N, SIDE, SIDE] blurred along both sides, by two products of all rows at once."""
     half = (x.reshape(-1, SIDE) @ blur.T).reshape(x.shape).transpose(0, 2, 1)
     return (np.ascontiguousarray(half).reshape(-1, SIDE) @ blur.T).reshape(x.shape).transpose(0, 2, 1)
 
@@ -80,30 +79,30 @@ def codes(thumbs: np.ndarray) -> np.ndarray:
 
 
 def thumbnails(face: np.ndarray) -> np.ndarray:
-    """uint8 [2, 32, 32], plain and equalised, of a face uint8 RGB [H, W, 3] or grey [H, W], stretched to a square."""
-    grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY) if face.ndim == 3 else face
+    """uint8 [2, 32, 32], plain and equalised, of a face uint8 RGB [H, W, 3] or gray [H, W], stretched to a square."""
+    gray = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY) if face.ndim == 3 else face
     out = np.empty((2, SIDE, SIDE), np.uint8)
-    out[0] = _shrunk(grey, SIDE)
-    if min(grey.shape) > LARGEST:
-        grey = cv2.resize(grey, (96, 96), interpolation=cv2.INTER_LINEAR)
-    out[1] = _shrunk(cv2.createCLAHE(2.0, (8, 8)).apply(grey), SIDE)
+    out[0] = _resize(gray)
+    if min(gray.shape) > LARGEST:
+        gray = cv2.resize(gray, (96, 96), interpolation=cv2.INTER_LINEAR)
+    out[1] = _resize(cv2.createCLAHE(2.0, (8, 8)).apply(gray))
     return out
 
 
-def _shrunk(grey: np.ndarray, side: int) -> np.ndarray:
-    how = cv2.INTER_AREA if min(grey.shape) >= side else cv2.INTER_CUBIC
-    return cv2.resize(grey, (side, side), interpolation=how)
+def _resize(gray: np.ndarray) -> np.ndarray:
+    interpolation = cv2.INTER_AREA if min(gray.shape) >= SIDE else cv2.INTER_CUBIC
+    return cv2.resize(gray, (SIDE, SIDE), interpolation=interpolation)
 
 
 def pixel_id(face: np.ndarray) -> np.ndarray:
-    """uint64 [2]: the first 16 bytes of SHA-256 over the shape and the RGB values; equal means the same picture."""
+    """uint64 [2]: the first 16 bytes of SHA-256 over shape and RGB values; equal for exact duplicates."""
     digest = hashlib.sha256(repr(face.shape).encode())
     digest.update(np.ascontiguousarray(face).data)
     return np.frombuffer(digest.digest()[:16], np.uint64)
 
 
 def face_of(manifest: Manifest, row: dict[str, Any]) -> np.ndarray:
-    """The raw face of a row, uint8 RGB: the whole picture, or its box as far as it lies inside the photo."""
+    """The raw face of a row, uint8 RGB: the whole image, or the part of its box inside the photo."""
     image = decode(manifest.resolve(row["image_path"]))
     sides = [row.get(side) for side in BOX]
     if any(side is None or pd.isna(side) for side in sides):
@@ -111,34 +110,35 @@ def face_of(manifest: Manifest, row: dict[str, Any]) -> np.ndarray:
     top, left, bottom, right = (max(0, round(float(side))) for side in sides)
     face = image[top:bottom, left:right]
     if 0 in face.shape:
-        raise DataError(f"{manifest.resolve(row['image_path'])}: the box {sides} holds no pixel of its photo")
+        file = manifest.resolve(row["image_path"])
+        raise DataError(f"{file}: the box {sides} has no pixel inside its photo; correct or drop the row")
     return face
 
 
 def hash_manifest(manifest: Manifest, progress: Callable[[int, int], None] | None = None) -> Hashes:
     """The hashes of a manifest's rows, in their order; ``progress(done, total)`` counts rows.
 
-    Raises DataError naming the first picture that cannot be read.
+    Raises DataError naming the first image that cannot be read.
     """
     rows = manifest.frame[[c for c in ("image_path", *BOX) if c in manifest.frame]].to_dict("records")
     n = len(rows)
-    found = Hashes(np.empty((n, 2, SIDE, SIDE), np.uint8), np.empty((n, 2), np.uint64), np.empty(n, np.int64))
+    out = Hashes(np.empty((n, 2, SIDE, SIDE), np.uint8), np.empty((n, 2), np.uint64), np.empty(n, np.int64))
 
-    def look(i: int) -> None:
+    def hash_row(i: int) -> None:
         face = face_of(manifest, rows[i])
-        found.thumbs[i], found.pixels[i], found.area[i] = thumbnails(face), pixel_id(face), face.size // 3
+        out.thumbs[i], out.pixels[i], out.area[i] = thumbnails(face), pixel_id(face), face.size // 3
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, n, _CHUNK):
             stop = min(start + _CHUNK, n)
-            list(pool.map(look, range(start, stop)))
+            list(pool.map(hash_row, range(start, stop)))
             if progress is not None:
                 progress(stop, n)
-    return found
+    return out
 
 
 def hash_faces(faces: Sequence[np.ndarray]) -> Hashes:
-    """The hashes of faces that are already in memory, uint8 RGB or grey (a grey one equals its RGB version)."""
+    """The hashes of faces in memory, uint8 RGB or gray (a gray face equals its RGB version)."""
     colour = [cv2.cvtColor(face, cv2.COLOR_GRAY2RGB) if face.ndim == 2 else face for face in faces]
     thumbs, pixels = np.stack([thumbnails(face) for face in faces]), np.stack([pixel_id(face) for face in colour])
     return Hashes(thumbs, pixels, np.array([face.size // 3 for face in colour]))
@@ -147,23 +147,23 @@ def hash_faces(faces: Sequence[np.ndarray]) -> Hashes:
 def cached_hashes(
     manifest: Manifest, cache_dir: Path | None, progress: Callable[[int, int], None] | None = None
 ) -> Hashes:
-    """:func:`hash_manifest`, read back from ``cache_dir`` where these rows were hashed before."""
+    """:func:`hash_manifest`, cached in ``cache_dir``.  Raises DataError for a damaged cache file."""
     if cache_dir is None:
         return hash_manifest(manifest, progress)
     file = cache_file(manifest, cache_dir)
     if not file.is_file():
-        found = hash_manifest(manifest, progress)
-        keep(found, file)
-        return found
+        hashes = hash_manifest(manifest, progress)
+        keep(hashes, file)
+        return hashes
     try:
-        with np.load(file, allow_pickle=False) as kept:
-            return Hashes(kept["thumbs"], kept["pixels"], kept["area"])
+        with np.load(file, allow_pickle=False) as saved:
+            return Hashes(saved["thumbs"], saved["pixels"], saved["area"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{file} is damaged ({error}): delete it, and the hashes are made again") from error
+        raise DataError(f"{file} is damaged ({error}): delete it, and the hashes are computed again") from error
 
 
 def cache_file(manifest: Manifest, cache_dir: Path) -> Path:
-    """Where :func:`cached_hashes` keeps the hashes of these rows, in this order."""
+    """The file of :func:`cached_hashes` for these rows, in this order."""
     key = hashlib.sha256(f"{HASH_VERSION}|{manifest.sha256}|{'|'.join(manifest.sample_ids)}".encode()).hexdigest()[:16]
     return Path(cache_dir) / f"hashes-{key}.npz"
 

@@ -1,4 +1,4 @@
-"""The label-noise audit: out-of-fold nets, confident learning, and a ranked list of labels that look wrong."""
+"""The label-noise audit: confident learning on out-of-fold predictions, and a ranked list of likely label errors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fer_lib.audit import confident_learning
-from fer_lib.audit.confident_learning import Verdict
+from fer_lib.audit.confident_learning import LabelErrors
+from fer_lib.audit.report import spreadsheet_safe
 from fer_lib.calibration import metrics
-from fer_lib.datasets.interchange import neutral
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.openings import log_test_opening
 from fer_lib.datasets.sheets import face_grid
@@ -23,24 +23,24 @@ from fer_lib.errors import DataError
 from fer_lib.params.noise import NoiseParams
 from fer_lib.storage.atomic import fresh_file, write_json
 
-LISTED = 100  # rows at the top of the list that the JSON repeats
+LISTED = 100  # first rows of the list, repeated in the JSON
 
 
 @dataclass(frozen=True)
 class NoiseReport:
-    """``ranked``: a line a row, the likeliest wrong label first (columns as in ``label_noise.csv``).
+    """``ranked``: one row per audited row, the likeliest label error first (columns as in ``label_noise.csv``).
 
-    ``verdict`` and ``manifest`` are in the order of the audited rows; ``summary`` is the content of
+    ``errors`` and ``manifest`` are in the order of the audited rows; ``summary`` is the content of
     ``label_noise.json``.
     """
 
     ranked: pd.DataFrame
-    verdict: Verdict
+    errors: LabelErrors
     manifest: Manifest
     summary: dict[str, Any]
 
 
-def label_noise(
+def audit_labels(
     manifest: Manifest,
     p: NoiseParams,
     out: Path,
@@ -51,44 +51,44 @@ def label_noise(
 ) -> NoiseReport:
     """Audit the labels of the rows in ``p.splits``; writes ``label_noise.csv`` and ``label_noise.json`` into ``out``.
 
-    Each round fits one net a fold; from the second on they learn without the rows that the round before flagged (at
-    most half of a class), so that they predict the true class rather than the given label; the logits of all rounds
-    are averaged.  Reading test rows is logged.  ``progress(done, total)`` counts epochs over all rounds.  Raises
-    DataError when the manifest has no rows there or too few for the folds.
+    Each round fits one net per fold.  From the second round on, the nets are trained without the rows flagged in the
+    round before (at most half of a class), so that they predict the true class rather than the given label.  The
+    logits of all rounds are averaged.  Reading test rows is logged.  ``progress(done, total)`` counts epochs over all
+    rounds.  Raises DataError when the manifest has no rows there or too few for the folds.
     """
     from fer_lib.datasets.facepack import open_or_build
     from fer_lib.devices import resolve_device
     from fer_lib.training.cross_validation import assign_folds, out_of_fold
     from fer_lib.training.data import make_contract
 
-    rows = audited(manifest, p)
+    rows = rows_to_audit(manifest, p)
     nets, device = _nets(p, seed), resolve_device(p.device)
     log_test_opening(rows, {}, "label noise", cache_dir, out, manifest_sha256=manifest.sha256)
     pack = open_or_build(rows, make_contract(nets), cache_dir, int(manifest.meta.get("tolerance", 0)), kind=p.pack)
     labels = pack.manifest.labels
     fold = assign_folds(pack.manifest.frame, p.folds, seed)
-    learned = np.ones(len(labels), bool)
+    trained_on = np.ones(len(labels), bool)
     total, left_out = np.zeros((len(labels), len(EMOTIONS))), 0
     for number in range(p.rounds):
 
-        def count(done: int, a_round: int, before: int = number) -> None:
+        def count(done: int, per_round: int, before: int = number) -> None:
             if progress is not None:
-                progress(before * a_round + done, p.rounds * a_round)
+                progress(before * per_round + done, p.rounds * per_round)
 
-        total += out_of_fold(pack, fold, learned, nets, cache_dir, device, count)
+        total += out_of_fold(pack, fold, trained_on, nets, cache_dir, device, count)
         probs = metrics.softmax(total / (number + 1))
-        verdict = confident_learning.judge(probs, labels)
-        left_out = int((~learned).sum())
-        learned = ~confident_learning.to_leave_out(verdict, labels)
-    report = _report(pack.manifest, verdict, p, seed, left_out)
+        errors = confident_learning.find_label_errors(probs, labels)
+        left_out = int((~trained_on).sum())
+        trained_on = ~confident_learning.rows_to_exclude(errors, labels)
+    report = _report(pack.manifest, probs, errors, p, seed, left_out)
     with fresh_file(out / "label_noise.csv") as work:
-        _harmless(report.ranked).to_csv(work, index=False, float_format="%.6f")
+        spreadsheet_safe(report.ranked).to_csv(work, index=False, float_format="%.6f")
     write_json(out / "label_noise.json", report.summary)
     return report
 
 
-def audited(manifest: Manifest, p: NoiseParams) -> Manifest:
-    """The rows whose labels are looked at.  DataError when there are none."""
+def rows_to_audit(manifest: Manifest, p: NoiseParams) -> Manifest:
+    """The rows of ``p.splits``.  DataError when there are none."""
     frame = manifest.frame[manifest.frame["split"].isin(p.splits)]
     if frame.empty:
         raise DataError(f"{manifest.path or 'manifest'} has no rows in {', '.join(p.splits)}: name other noise splits")
@@ -96,7 +96,7 @@ def audited(manifest: Manifest, p: NoiseParams) -> Manifest:
 
 
 def _nets(p: NoiseParams, seed: int):
-    """The nets' training: only the last epoch is evaluated, so that the held-out rows choose nothing."""
+    """The nets' training.  Only the last epoch is evaluated, so the held-out rows select no checkpoint."""
     from fer_lib.params import StudentParams
 
     shared = p.model_dump(exclude={"splits", "folds", "rounds", "shown"})
@@ -106,28 +106,29 @@ def _nets(p: NoiseParams, seed: int):
     )  # fmt: skip
 
 
-def _report(rows: Manifest, verdict: Verdict, p: NoiseParams, seed: int, left_out: int) -> NoiseReport:
+def _report(
+    rows: Manifest, probs: np.ndarray, errors: LabelErrors, p: NoiseParams, seed: int, left_out: int
+) -> NoiseReport:
     labels, names, at = rows.labels, np.array(EMOTIONS), np.arange(len(rows))
-    found = verdict.explanation
-    probs = found.probs
     frame = rows.frame[["sample_id", "content_id", "source", "split", "record", "image_path"]].assign(
         given=names[labels],
-        suggested=names[verdict.suggested],
-        wrongness=verdict.wrongness,
+        suggested=names[errors.suggested],
+        wrongness=errors.label_error_prob,
         self_confidence=confident_learning.self_confidence(probs, labels),
         normalised_margin=confident_learning.normalised_margin(probs, labels),
-        suggested_probability=probs[at, verdict.suggested],
-        flagged=verdict.flagged,
+        suggested_probability=probs[at, errors.suggested],
+        flagged=errors.flagged,
     )
-    # sample_id settles ties, so that the list does not depend on the order of the rows
+    # sample_id breaks ties, so the list does not depend on the order of the rows
     ranked = frame.sort_values(["wrongness", "sample_id"], ascending=[False, True]).reset_index(drop=True)
     ranked.insert(0, "rank", at + 1)
     counts = np.bincount(labels, minlength=len(EMOTIONS))
-    wrong = counts - np.diag(verdict.refined)
+    wrong = counts - np.diag(errors.refined)
     per_class = {
-        name: {"rows": int(n), "wrong": float(w), "share": float(w / n) if n else 0.0, "threshold": _finite(t)}
-        for name, n, w, t in zip(EMOTIONS, counts, wrong, verdict.thresholds, strict=True)
-    }
+        name: {"rows": int(n), "wrong": float(w), "share": float(w / n) if n else 0.0,
+               "threshold": float(t) if np.isfinite(t) else None}
+        for name, n, w, t in zip(EMOTIONS, counts, wrong, errors.thresholds, strict=True)
+    }  # fmt: skip
     summary = {
         "manifest_sha256": rows.sha256,
         "rows": len(rows),
@@ -135,33 +136,23 @@ def _report(rows: Manifest, verdict: Verdict, p: NoiseParams, seed: int, left_ou
         "params": p.model_dump(mode="json", exclude={"device", "threads", "pack"}) | {"seed": seed},
         "left_out_of_the_last_round": left_out,
         "agreement": float((probs.argmax(axis=1) == labels).mean()),
-        "noise_share": {"confident_joint": verdict.noise_share, "refined": verdict.refined_share},
-        "calibration": {"temperature": found.temperature, "biases": found.biases.tolist()},
-        "flagged": int(verdict.flagged.sum()),
-        "ranked_by": "wrongness: 1 - T_ii p_i / sum_j T_ij p_j, for label i; p calibrated, T = P(given | true) evened",
-        "transition": found.transition.tolist(),
+        "noise_share": {"confident_joint": errors.noise_share, "refined": errors.refined_share},
+        "flagged": int(errors.flagged.sum()),
+        "ranked_by": "wrongness: 1 - T_ii p_i / sum_j T_ij p_j, for label i; T = P(given | true) evened",
+        "transition": errors.transition.tolist(),
         "classes": list(EMOTIONS),
-        "confident_joint": verdict.joint.tolist(),
-        "noise_matrix": verdict.noise.tolist(),
-        "refined_matrix": verdict.refined.tolist(),
+        "confident_joint": errors.joint.tolist(),
+        "noise_matrix": errors.noise.tolist(),
+        "refined_matrix": errors.refined.tolist(),
         "per_class": per_class,
         "top": ranked.head(LISTED).drop(columns=["content_id"]).to_dict("records"),
     }
-    return NoiseReport(ranked, verdict, rows, summary)
-
-
-def _harmless(table: pd.DataFrame) -> pd.DataFrame:
-    """``table`` without texts that a spreadsheet would run as formulas; the ids and class names are never such."""
-    return table.assign(**{name: table[name].map(neutral) for name in ("source", "record", "image_path")})
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    return NoiseReport(ranked, errors, rows, summary)
 
 
 def noise_matrix_figure(report: NoiseReport) -> Figure:
-    """Rows by given label and true label, by likelihood, the diagonal left pale, so that what is wrong stands out."""
-    noise, k = report.verdict.refined, len(EMOTIONS)
+    """The expected rows by given label and true label.  The diagonal has no colour, so label errors stand out."""
+    noise, k = report.errors.refined, len(EMOTIONS)
     totals = noise.sum(axis=1, keepdims=True)
     share = np.divide(noise, totals, out=np.zeros_like(noise), where=totals > 0)
     off = np.where(np.eye(k, dtype=bool), 0.0, share)
@@ -178,28 +169,22 @@ def noise_matrix_figure(report: NoiseReport) -> Figure:
     axes.set_xticks(range(k), EMOTIONS, rotation=30, ha="right")
     axes.set_yticks(range(k), [f"{e}\n(n = {n:,.0f})" for e, n in zip(EMOTIONS, totals[:, 0], strict=True)])
     axes.set(xlabel="true label, as estimated", ylabel="given label")
-    joint, refined = 100 * report.verdict.noise_share, 100 * report.verdict.refined_share
-    axes.set_title(
-        f"{len(report.ranked):,} labels: {refined:.1f} % wrong by likelihood, {joint:.1f} % by the confident joint"
-    )
+    joint, refined = 100 * report.errors.noise_share, 100 * report.errors.refined_share
+    axes.set_title(f"{len(report.ranked):,} labels: {refined:.1f} % wrong, {joint:.1f} % by the confident joint")
     figure.colorbar(image, ax=axes, shrink=0.75, label="share of the given label's rows that is wrong")
     return figure
 
 
 def noise_sheet(report: NoiseReport, shown: int = 48, columns: int = 8) -> Figure:
-    """The ``shown`` faces whose labels look most wrong, with the given label, the suggested one and the score."""
+    """The ``shown`` faces at the top of the list, with the given label, the suggested one and the error probability."""
     top = report.ranked.head(shown)
     frame = report.manifest.frame.set_index("sample_id", drop=False).loc[top["sample_id"]].reset_index(drop=True)
-    said = {
+    captions = {
         row.sample_id: f"{row.given} > {row.suggested}\n{row.wrongness:.3f} ({row.split})" for row in top.itertuples()
     }
     lines = [
         (f"{first + 1} to {min(first + columns, len(frame))}", frame.iloc[first : first + columns])
         for first in range(0, len(frame), columns)
     ]
-    return face_grid(
-        report.manifest,
-        lines,
-        "Labels that look wrong: given > suggested, and how wrong",
-        lambda row: said[row["sample_id"]],
-    )
+    title = "Labels that look wrong: given > suggested, and the probability of an error"
+    return face_grid(report.manifest, lines, title, lambda row: captions[row["sample_id"]])

@@ -1,4 +1,4 @@
-"""Pages of an audit for the eye: groups of equal pictures beside each other, and who shares how many with whom."""
+"""Figures of an audit: contact sheets of groups, and how many groups sources and splits share."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ from fer_lib.audit.report import Audit
 from fer_lib.datasets.sheets import face_grid
 
 SHEETS = {
-    "conflicts": "Groups with unlike labels",
+    "conflicts": "Groups with different labels",
     "across_splits": "Groups across splits",
     "across_sources": "Groups across sources",
-    "least_alike": "Near-duplicates, the least alike first",
+    "least_alike": "Near-duplicates, the least similar first",
 }
-WIDEST = 8  # faces of one group
+WIDEST = 8  # faces shown of one group
 
 
 def sheet_names(audit: Audit) -> list[str]:
-    """The sheets (keys of SHEETS) for which there are groups."""
+    """The sheets (keys of SHEETS) that have groups."""
     return [name for name in SHEETS if len(_numbers(audit, name))]
 
 
 def group_sheet(audit: Audit, which: str, shown: int = 24, size: int = 72) -> Figure:
-    """A line a group, at most ``shown`` of them and eight faces each; split, source and label stand under each face.
+    """One line per group, at most ``shown`` of them and eight faces each, with split, source and label under each face.
 
-    ``which`` is one of :func:`sheet_names`.  DataError when there is no such group.
+    ``which``: one of :func:`sheet_names`.  Raises DataError when there is no such group.
     """
     numbers = _numbers(audit, which)
     lines = []
     for number in numbers[:shown]:
         rows = audit.rows[audit.rows["group"] == number]
         shown_rows = audit.manifest.frame.loc[rows.index[:WIDEST]]
-        alike = _similarity(audit, rows)
-        lines.append((f"{rows['kind'].iloc[0]}, {len(rows)}" + (f"\n{alike:.3f}" if alike else ""), shown_rows))
+        similarity = _similarity(audit, rows)
+        label = f"{rows['kind'].iloc[0]}, {len(rows)}" + (f"\n{similarity:.3f}" if similarity else "")
+        lines.append((label, shown_rows))
     text = audit.rows[["split", "source", "label"]].to_dict("index")
     title = f"{SHEETS[which]} ({len(lines)} of {len(numbers)})"
     return face_grid(audit.manifest, lines, title, lambda row: _caption(text[row.name]), size)
@@ -47,7 +48,7 @@ def _caption(row: dict[str, Any]) -> str:
 
 
 def _similarity(audit: Audit, rows: pd.DataFrame) -> float | None:
-    """The weakest link of a near group."""
+    """The least similarity of the pairs of a group; None for exact duplicates."""
     ids = set(rows["sample_id"])
     inside = audit.pairs[audit.pairs["first"].isin(ids)]
     return float(inside["similarity"].min()) if len(inside) else None
@@ -59,17 +60,17 @@ def _numbers(audit: Audit, which: str) -> list[int]:
         group_of = rows.set_index("sample_id")["group"]
         weakest = audit.pairs.assign(group=audit.pairs["first"].map(group_of)).groupby("group")["similarity"].min()
         return weakest.sort_values(kind="stable").index.astype(int).tolist()
-    column, least = {"conflicts": ("label", 2), "across_splits": ("split", 2), "across_sources": ("source", 2)}[which]
-    several = rows.groupby("group")[column].nunique()
-    return several[several >= least].index.tolist()
+    column = {"conflicts": "label", "across_splits": "split", "across_sources": "source"}[which]
+    values = rows.groupby("group")[column].nunique()
+    return values[values > 1].index.tolist()
 
 
 def matrices(audit: Audit) -> Figure:
-    """Source by source and split by split: groups of equal pictures that both have (diagonal: twice within)."""
+    """Source by source and split by split: the number of groups with rows in both (diagonal: two or more within)."""
     parts = [("sources", audit.summary["sources"]), ("splits", audit.summary["splits"])]
     sides = [max(2.4, 0.8 * len(part["names"]) + 1.4) for _, part in parts]
     figure = Figure(figsize=(sum(sides) + 1.6, max(sides) + 0.6), dpi=100, layout="constrained")
-    figure.suptitle(f"Groups of equal pictures that both have (of {audit.summary['rows']:,} rows)", fontsize=11)
+    figure.suptitle(f"Groups of duplicates that both have (of {audit.summary['rows']:,} rows)", fontsize=11)
     for axes, (name, part) in zip(figure.subplots(1, 2, width_ratios=sides), parts, strict=True):
         counts = np.asarray(part["groups"])
         axes.imshow(np.log1p(counts), cmap="Blues", vmin=0, vmax=max(1.0, np.log1p(counts.max(initial=0)) * 1.3))

@@ -1,9 +1,9 @@
-"""Candidates for near-duplicates: rows whose descriptors are close, found without comparing all with all.
+"""Candidates for near-duplicates: rows with close descriptors, by nearest-neighbour search.
 
-A descriptor holds the low spatial frequencies (cosine transform) of a perceptual hash.  Mirroring only changes the sign
-of the odd ones, and a slight crop or turn is a linear map of the hash, so each face asks for its mirrored, cropped and
-turned versions too at the price of one matrix product; the index (faiss: Johnson et al. 2019, "Billion-scale similarity
-search with GPUs") holds each face once.
+A descriptor is the low spatial frequencies (cosine transform) of a perceptual hash.  Mirroring changes only the sign of
+the odd ones, and a slight crop or rotation is a linear map of the hash.  So each face also queries for its mirrored,
+cropped and rotated versions at the cost of one matrix product; the index (faiss: Johnson et al. 2019, "Billion-scale
+similarity search with GPUs") has each face once.
 """
 
 from __future__ import annotations
@@ -17,50 +17,50 @@ import numpy as np
 
 from fer_lib.audit.hashes import SIDE, codes
 
-LOW, HIGH = 2.0, 10.0  # the band of frequencies, in half periods a picture
-WINDOW = 0.8  # how far the cosine window falls towards the edges, which crops and turns change most
-LEAST = 0.72  # cosine of two descriptors from which a pair is looked at more closely
-SURE = 0.85  # from which it is in any case; below, a face's CLOSEST ones only
+LOW, HIGH = 2.0, 10.0  # the band of frequencies, in half periods per image
+WINDOW = 0.8  # how far the cosine window falls towards the edges, which crops and rotations change most
+LEAST = 0.72  # cosine of two descriptors from which a pair is a candidate
+SURE = 0.85  # from which it always is; below, only the CLOSEST of a face are
 CLOSEST = 5
-EXACT_UNTIL = 10_000  # rows up to which every one is compared
-PROBES = 16  # cells of the index that a query looks into
+EXACT_UNTIL = 10_000  # rows up to which all are compared with all
+PROBES = 16  # cells of the index that a query visits
 RANKED = 12  # times NEIGHBOURS rows are compared exactly
-NEIGHBOURS = 6  # asked for each version of a face
+NEIGHBOURS = 6  # per version of a face
 _CHUNK = 16_384
 
 
-def _window(width: float, height: float, x: int, y: int) -> list[list[float]]:
-    """The crop to these shares of the sides; x and y -1, 0 or 1: which edge it touches."""
+def _crop(width: float, height: float, x: int, y: int) -> list[list[float]]:
+    """The crop to these shares of the sides; x and y are -1, 0 or 1: the edge that it touches."""
     return [[width, 0, x * (1 - width) / 2 * SIDE], [0, height, y * (1 - height) / 2 * SIDE]]
 
 
-def _turn(degrees: float) -> list[list[float]]:
+def _rotation(degrees: float) -> list[list[float]]:
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return [[c, -s, 0], [s, c, 0]]
 
 
 def _versions() -> np.ndarray:
-    """float32 [V, 2, 3]: as it is, nine crops, two turns; a face cropped or turned by others lies near one of them.
+    """float32 [V, 2, 3]: the identity, nine crops, two rotations; other crops and rotations are near one of them.
 
-    Each says where, in centred pixels (x right, y down) of the original, a version's pixel comes from.
+    Each maps a version's pixel to centred pixels (x right, y down) of the original.
     """
-    corners = [_window(0.92, 0.92, x, y) for x in (-1, 1) for y in (-1, 1)]
-    edges = [_window(0.92, 1, x, 0) for x in (-1, 1)] + [_window(1, 0.92, 0, y) for y in (-1, 1)]
-    all_of_it, middle = _window(1, 1, 0, 0), _window(0.96, 0.96, 0, 0)
-    return np.array([all_of_it, middle, *corners, *edges, _turn(6), _turn(-6)], np.float32)
+    corners = [_crop(0.92, 0.92, x, y) for x in (-1, 1) for y in (-1, 1)]
+    edges = [_crop(0.92, 1, x, 0) for x in (-1, 1)] + [_crop(1, 0.92, 0, y) for y in (-1, 1)]
+    all_of_it, middle = _crop(1, 1, 0, 0), _crop(0.96, 0.96, 0, 0)
+    return np.array([all_of_it, middle, *corners, *edges, _rotation(6), _rotation(-6)], np.float32)
 
 
 VERSIONS = _versions()
-# version, mirrored, and which thumbnail asks: the plain one (0) or the equalised one (1)
-_PLANS = [(v, m, 0) for v in range(len(VERSIONS)) for m in (0, 1)] + [(0, 0, 1), (0, 1, 1)]
+# version, mirrored, and the thumbnail: the plain one (0) or the equalised one (1)
+_QUERIES = [(v, m, 0) for v in range(len(VERSIONS)) for m in (0, 1)] + [(0, 0, 1), (0, 1, 1)]
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Pairs of rows, ``first`` < ``second`` (int64 [M]), and as what they resemble each other most.
+    """Pairs of rows, ``first`` < ``second`` (int64 [M]), and the version in which they are closest.
 
-    ``cosine`` float32 [M] of their descriptors, ``version`` int64 [M] a line of VERSIONS, ``mirrored`` bool [M];
-    ``asker`` bool [M] says whether the version is one of ``first`` (else of ``second``).
+    ``cosine`` float32 [M] of their descriptors, ``version`` int64 [M], a row of VERSIONS, ``mirrored`` bool [M];
+    ``query_is_first`` bool [M]: the version is one of ``first`` (else of ``second``).
     """
 
     first: np.ndarray
@@ -68,7 +68,7 @@ class Candidates:
     cosine: np.ndarray
     version: np.ndarray
     mirrored: np.ndarray
-    asker: np.ndarray
+    query_is_first: np.ndarray
 
     def __len__(self) -> int:
         return len(self.first)
@@ -76,7 +76,7 @@ class Candidates:
 
 @lru_cache(maxsize=1)
 def _basis() -> tuple[np.ndarray, np.ndarray]:
-    """Windowed cosines float64 [SIDE * SIDE, D], and +1 or -1 [D]: what mirroring does to each coefficient."""
+    """Windowed cosines float64 [SIDE * SIDE, D], and +1 or -1 [D], the sign that mirroring gives each coefficient."""
     at = np.arange(SIDE)
     cosines = np.stack([np.cos(np.pi * (at + 0.5) * u / SIDE) for u in range(SIDE)]) * math.sqrt(2 / SIDE)
     cosines[0] /= math.sqrt(2)
@@ -87,7 +87,7 @@ def _basis() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _warp(matrix: np.ndarray) -> np.ndarray:
-    """float64 [P, P], P = SIDE * SIDE: a flat picture times its transpose is the picture's version, bilinear."""
+    """float64 [P, P], P = SIDE * SIDE: a flat image times its transpose is the image's version, bilinear."""
     middle = (SIDE - 1) / 2
     y, x = np.mgrid[:SIDE, :SIDE].reshape(2, -1) - middle
     source_x = (matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] + middle).clip(0, SIDE - 1)
@@ -103,21 +103,21 @@ def _warp(matrix: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _projections() -> np.ndarray:
-    """float32 [V, P, D]: a flat hash times line v is the descriptor of its version v."""
+    """float32 [V, P, D]: a flat hash times entry v is the descriptor of its version v."""
     basis, _ = _basis()
     return np.stack([(_warp(matrix).T @ basis) for matrix in VERSIONS]).astype(np.float32)
 
 
 def mean_descriptor(plain: np.ndarray) -> np.ndarray:
-    """float32 [D] from thumbnails uint8 [N, SIDE, SIDE]: what all faces have in common, whichever way they look.
+    """float32 [D] from thumbnails uint8 [N, SIDE, SIDE]: what all faces and their mirror images have in common.
 
-    Few faces say little of it, so it is shrunk towards zero.
+    It is shrunk towards zero, since few faces estimate it badly.
     """
     step = max(1, len(plain) // 20_000)
     total, n = 0.0, 0
     for start in range(0, len(plain), step * _CHUNK):
-        some = _flat(plain[start : start + step * _CHUNK : step])
-        total, n = total + (some @ _projections()[0]).sum(axis=0), n + len(some)
+        part = _flat(plain[start : start + step * _CHUNK : step])
+        total, n = total + (part @ _projections()[0]).sum(axis=0), n + len(part)
     return (total / (n + 200) * (_basis()[1] > 0)).astype(np.float32)
 
 
@@ -126,21 +126,21 @@ def _flat(thumbs: np.ndarray) -> np.ndarray:
 
 
 def descriptors(flat: np.ndarray, mean: np.ndarray, version: int = 0, mirrored: bool = False) -> np.ndarray:
-    """float32 [N, D] of unit length from flat codes [N, SIDE * SIDE]; a face without any structure gives zeros."""
-    found = flat @ _projections()[version]
+    """float32 [N, D] of unit length from flat codes [N, SIDE * SIDE]; zeros for a face without structure."""
+    out = flat @ _projections()[version]
     if mirrored:
-        found *= _basis()[1]
-    found -= mean
-    length = np.linalg.norm(found, axis=1, keepdims=True)
+        out *= _basis()[1]
+    out -= mean
+    length = np.linalg.norm(out, axis=1, keepdims=True)
     structure = np.einsum("ij,ij->i", flat, flat)[:, None] > 1.0
-    return np.divide(found, length, out=np.zeros_like(found), where=structure & (length > 1e-6))
+    return np.divide(out, length, out=np.zeros_like(out), where=structure & (length > 1e-6))
 
 
 def build_index(rows: np.ndarray, seed: int = 1337):
     """A faiss index of unit rows float32 [N, D], D even, by inner product.
 
-    Up to EXACT_UNTIL rows every one is compared; beyond, rows lie in cells and a query looks into PROBES of them, first
-    at codes of 4 bits for each two dimensions, then at the RANKED best themselves.
+    Up to EXACT_UNTIL rows a query compares all of them.  Beyond, rows are in cells: a query visits PROBES of them,
+    compares codes of 4 bits per two dimensions first, then the RANKED best rows exactly.
     """
     import faiss
 
@@ -164,47 +164,46 @@ def candidates(
     seed: int = 1337,
     progress: Callable[[int, int], None] | None = None,
 ) -> Candidates:
-    """Pairs whose cosine is at least ``least`` under some version, mirrored or not; each pair once, at its best.
+    """Pairs whose cosine is at least ``least`` in some version, mirrored or not; each pair once, at its best.
 
-    ``thumbs`` uint8 [N, 2, SIDE, SIDE] of distinct pictures; ``progress(done, total)`` counts rows.
+    ``thumbs`` uint8 [N, 2, SIDE, SIDE] of distinct images; ``progress(done, total)`` counts rows.
     """
     n, mean = len(thumbs), mean_descriptor(thumbs[:, 0])
     base = np.empty((n, len(mean)), np.float32)
     for start in range(0, n, _CHUNK):
         base[start : start + _CHUNK] = descriptors(_flat(thumbs[start : start + _CHUNK, 0]), mean)
     index = build_index(base, seed)
-    found = []
+    out = []
     for start in range(0, n, _CHUNK):
         plain, equalised = (_flat(thumbs[start : start + _CHUNK, kind]) for kind in (0, 1))
         hits = []
-        for number, (version, mirrored, kind) in enumerate(_PLANS):
-            asked = descriptors(equalised if kind else plain, mean, version, mirrored)
-            cosine, other = index.search(asked, min(NEIGHBOURS + 1, n))  # a face finds itself too
-            row, column = np.nonzero(
-                (cosine >= least) & (other >= 0) & (other != np.arange(len(asked))[:, None] + start)
-            )
+        for number, (version, mirrored, kind) in enumerate(_QUERIES):
+            queries = descriptors(equalised if kind else plain, mean, version, mirrored)
+            cosine, other = index.search(queries, min(NEIGHBOURS + 1, n))  # a face finds itself too
+            itself = np.arange(start, start + len(queries))[:, None]
+            row, column = np.nonzero((cosine >= least) & (other >= 0) & (other != itself))
             hits.append((row + start, other[row, column], cosine[row, column], np.full(len(row), number, np.int8)))
-        found.append(_closest(*(np.concatenate(parts) for parts in zip(*hits, strict=True)), n))
+        out.append(_closest(*(np.concatenate(parts) for parts in zip(*hits, strict=True)), n))
         if progress is not None:
             progress(min(start + _CHUNK, n), n)
-    return _best_of_each_pair(*(np.concatenate(parts) for parts in zip(*found, strict=True)), n)
+    return _best_of_each_pair(*(np.concatenate(parts) for parts in zip(*out, strict=True)), n)
 
 
-def _closest(asks, others, cosine, plan, n: int) -> tuple[np.ndarray, ...]:
-    """Each (asking row, other row) once, at its best; below SURE only the CLOSEST of each asking row."""
-    order = np.lexsort((plan, -cosine, asks * n + others))
-    order = order[np.diff((asks * n + others)[order], prepend=-1) != 0]
-    order = order[np.lexsort((others[order], -cosine[order], asks[order]))]
-    begins = np.flatnonzero(np.diff(asks[order], prepend=-1))
+def _closest(row, other, cosine, query, n: int) -> tuple[np.ndarray, ...]:
+    """Each (query row, other row) once, at its best; below SURE only the CLOSEST of each query row."""
+    order = np.lexsort((query, -cosine, row * n + other))
+    order = order[np.diff((row * n + other)[order], prepend=-1) != 0]
+    order = order[np.lexsort((other[order], -cosine[order], row[order]))]
+    begins = np.flatnonzero(np.diff(row[order], prepend=-1))
     rank = np.arange(len(order)) - np.repeat(begins, np.diff(begins, append=len(order)))
     order = order[(rank < CLOSEST) | (cosine[order] >= SURE)]
-    return asks[order], others[order], cosine[order], plan[order]
+    return row[order], other[order], cosine[order], query[order]
 
 
-def _best_of_each_pair(asks, others, cosine, plan, n: int) -> Candidates:
-    first, second = np.minimum(asks, others), np.maximum(asks, others)
+def _best_of_each_pair(row, other, cosine, query, n: int) -> Candidates:
+    first, second = np.minimum(row, other), np.maximum(row, other)
     key = first * n + second
-    order = np.lexsort((plan, -cosine, key))
+    order = np.lexsort((query, -cosine, key))
     best = order[np.flatnonzero(np.diff(key[order], prepend=-1))]
-    plans = np.array([(version, mirrored) for version, mirrored, _ in _PLANS])[plan[best]]
-    return Candidates(first[best], second[best], cosine[best], plans[:, 0], plans[:, 1] == 1, asks[best] == first[best])
+    version, mirrored = np.array([query[:2] for query in _QUERIES])[query[best]].T
+    return Candidates(first[best], second[best], cosine[best], version, mirrored == 1, row[best] == first[best])

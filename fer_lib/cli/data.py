@@ -204,7 +204,8 @@ def audit(manifest: MANIFEST, out: OUT, param: PARAM = None) -> None:
 
     -p noise=true also looks for labels that look wrong, which trains small nets.
     """
-    from fer_lib.audit import audit_manifest, label_noise, pages
+    from fer_lib.audit import label_noise, pages
+    from fer_lib.audit.manifest_audit import audit_manifest
     from fer_lib.cli.data_views import audit_tables, counting, save_figures, show
     from fer_lib.params import AuditParams
     from fer_lib.params.strict import validate
@@ -222,7 +223,7 @@ def audit(manifest: MANIFEST, out: OUT, param: PARAM = None) -> None:
     typer.echo(f"{params.remove}: {found.summary['rule']}")
     if params.noise:
         with counting("training") as progress:
-            doubted = label_noise.label_noise(
+            doubted = label_noise.audit_labels(
                 found.clean, params.noise_nets, out, cache, seed=params.seed, progress=progress
             )
         figures["noise_matrix"] = label_noise.noise_matrix_figure(doubted)

@@ -122,7 +122,7 @@ def _new_folder() -> Path:
 
 
 def _session(p, folder: Path, headless: bool) -> dict[str, Any]:
-    from fer_lib.live.session import until_end
+    from fer_lib.live.session import wait_until_end
     from fer_lib.tracking.live import open_session
 
     session = open_session(p, folder)
@@ -132,12 +132,12 @@ def _session(p, folder: Path, headless: bool) -> dict[str, Any]:
         typer.echo(f"{p.source}: logging to {folder}; Ctrl+C ends it", err=True)
     else:
         _show(session, f"fer live: {p.source}")
-    return until_end(session)
+    return wait_until_end(session)
 
 
 def _show(session, title: str) -> None:
     """The window; Ctrl+C ends the session as q does, and what breaks the window is told once the logs are closed."""
-    from fer_lib.live.session import until_end
+    from fer_lib.live.session import wait_until_end
     from fer_lib.live.window import show
 
     try:
@@ -146,12 +146,12 @@ def _show(session, title: str) -> None:
         session.controls.end()
     except BaseException:
         session.controls.end()
-        until_end(session)
+        wait_until_end(session)
         raise
 
 
 def _say(summary: dict[str, Any], folder: Path) -> None:
-    from fer_lib.live.session_writer import ENDED
+    from fer_lib.live.session_writer import NORMAL_END
 
     latency = summary["latency_ms"] or {}
     pace = f"{summary['fps']:.1f} frames/s" if summary["fps"] else "no pace"
@@ -159,7 +159,7 @@ def _say(summary: dict[str, Any], folder: Path) -> None:
     if summary["dropped"]:
         parts.append(f"{summary['dropped']:,} dropped")
     typer.echo(f"{', '.join(parts)}\nwritten: {folder}")
-    if summary["end"] != ENDED:
+    if summary["end"] != NORMAL_END:
         typer.echo(summary["end"], err=True)
 
 

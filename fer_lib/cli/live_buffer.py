@@ -18,15 +18,15 @@ def buffer(
     ] = None,
 ) -> None:
     """Choose the faces that may be learned from, and write them with what each may teach."""
-    from fer_lib.adapt import buffer as buffers
+    from fer_lib.adapt.buffer import read_report, write_buffer
     from fer_lib.cli.data_files import values_of
     from fer_lib.params import BufferParams
     from fer_lib.params.strict import validate
 
     p = validate(BufferParams, values_of(param), "live buffer")
     folder = out or session / "buffer"
-    manifest = buffers.buffer(session, folder, p, _progress())
-    report = buffers.read_report(folder)
+    manifest = write_buffer(session, folder, p, _progress())
+    report = read_report(folder)
     _say(report, p.positive)
     print(f"{len(manifest):,} rows in {folder} (sha256 {manifest.sha256[:12]})")
     print(f"to learn from them: notebook 11_adapt with buffers: [{folder}]")

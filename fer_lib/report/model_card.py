@@ -9,7 +9,7 @@ from fer_lib.calibration.intervals import proportion_interval
 from fer_lib.deploy.packaged import FOLDER
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, FerError
-from fer_lib.evaluation.leaks import sentences
+from fer_lib.evaluation.leaks import leak_warnings
 from fer_lib.models.bundle import META, ONNX, WEIGHTS, Bundle, read_bundle
 from fer_lib.report.facts import fits_by_weights, import_sources
 from fer_lib.report.markdown import render_template
@@ -48,7 +48,7 @@ def render_card(bundle: Bundle, results: dict[str, Any]) -> str:
         "sources": [*training_sources, *(["ferplus"] if has_votes else [])],
         "imagenet": any(fit["init"]["pretrained"] in ("package", "hub") for fit in results["fits"].values()),
         "val_select": metrics["val_select"],
-        "leak_warnings": sentences(results["evaluation"]),
+        "leak_warnings": leak_warnings(results["evaluation"]),
         "file_raw": file_raw,
         "file_interval": proportion_interval(correct, file_raw["n"]) if file_raw else None,
         "file_scaled": metrics.get("test") if not bundle.has(WEIGHTS) else None,

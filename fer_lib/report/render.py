@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_lib.errors import FerError
-from fer_lib.evaluation.leaks import sentences
+from fer_lib.evaluation.leaks import leak_warnings
 from fer_lib.report import facts
 from fer_lib.report.collect import FORMAT
 from fer_lib.report.figures import draw_figures
@@ -80,5 +80,5 @@ def _summary_context(results: dict[str, Any]) -> dict[str, Any]:
         "models": facts.evaluated_models(results),
         "student": facts.best_student(results),
         "goals": facts.goal_outcomes(results),
-        "leak_warnings": sentences(results["evaluation"]),
+        "leak_warnings": leak_warnings(results["evaluation"]),
     }

@@ -1,8 +1,8 @@
-"""Drawn faces: the embedded default data, learnable in seconds, never perfectly.
+"""Drawn faces: the embedded default data.
 
-Seven expressions are mixtures of action units after the prototypes of Ekman & Friesen (EMFACS, 1983) with a random
-intensity, missing and stray units, so that weak ones overlap.  Every face is a pure function of (seed, index) and of
-the label and person asked for.
+Seven expressions are mixtures of action units after the prototypes of Ekman & Friesen (EMFACS, 1983).  Intensities are
+random, some units are missing and others stray, so weak expressions overlap and no score is perfect.  A face is a pure
+function of (seed, index, label, identity).
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from fer_lib.emotions import EMOTIONS, NUM_CLASSES
+from fer_lib.emotions import NUM_CLASSES
 from fer_lib.errors import DataError
 from fer_lib.params import SourceSpec
 from fer_lib.storage.atomic import explained, fresh_folder, settle
+from fer_lib.storage.paths import home
 from fer_lib.synthetic import drawing, features, layouts, noise_injection
 from fer_lib.synthetic.layouts import LAYOUTS
-from fer_lib.synthetic.noise_injection import Record
+from fer_lib.synthetic.noise_injection import CONTEMPT, Record, apportion, inject_noise, truth
 
 CLASS_SHARES = np.array([0.14, 0.03, 0.14, 0.24, 0.165, 0.115, 0.17])
-"""Shares in EMOTIONS order: FER2013's, but Disgust has twice its share, so that a test part of 300 still holds nine."""
-
-CONTEMPT = noise_injection.CONTEMPT
+"""Shares in EMOTIONS order: FER2013's, but Disgust has twice its share: a test split of 300 still has nine of it."""
 
 # Per expression a list of (probability, {action unit: typical intensity at full strength}).
 _PROTOTYPES: tuple[tuple[tuple[float, dict[str, float]], ...], ...] = (
@@ -54,7 +53,7 @@ _PROTOTYPES: tuple[tuple[tuple[float, dict[str, float]], ...], ...] = (
 
 @dataclass(frozen=True)
 class DrawnFace:
-    """One face: ``image`` uint8 RGB [size, size, 3] and its truth; ``strength`` and action units in [0, 1]."""
+    """One face: ``image`` uint8 RGB [size, size, 3] and its true label; ``strength`` and action units in [0, 1]."""
 
     image: np.ndarray
     label: int
@@ -65,22 +64,22 @@ class DrawnFace:
 
 @lru_cache(maxsize=4096)
 def _person(seed: int, identity: int) -> features.Person:
-    return features.person(np.random.default_rng([seed, 0, identity]))
+    return features.random_person(np.random.default_rng([seed, 0, identity]))
 
 
 def _expression(label: int, rng: np.random.Generator) -> tuple[float, dict[str, float]]:
-    """Strength and action units of one showing of expression ``label``."""
+    """Strength and action units of one instance of expression ``label``."""
     variants = _PROTOTYPES[label]
-    chosen = variants[int(rng.choice(len(variants), p=[p for p, _ in variants]))][1]
-    # One face in five shows little: those keep a perfect score out of reach.
+    prototype = variants[int(rng.choice(len(variants), p=[p for p, _ in variants]))][1]
+    # about one expression in five is weak, so that no model reaches a perfect score
     strength = rng.uniform(0.15, 0.5) if rng.random() < 0.22 else rng.uniform(0.5, 1.0)
     units = {}
-    for name, typical in chosen.items():
-        kept = rng.random() > 0.08
-        units[name] = float(np.clip(typical * strength * rng.uniform(0.75, 1.2), 0, 1)) if kept else 0.0
+    for name, typical in prototype.items():
+        active = rng.random() > 0.08
+        units[name] = float(np.clip(typical * strength * rng.uniform(0.75, 1.2), 0, 1)) if active else 0.0
     for name in rng.choice(features.ACTION_UNITS[:-2], 2, replace=False):  # the mouth does not open by chance
         units[str(name)] = max(units.get(str(name), 0.0), float(rng.uniform(0, 0.18)))
-    return float(strength if chosen else 0.0), units
+    return float(strength if prototype else 0.0), units
 
 
 def _scene(label: int, rng: np.random.Generator) -> drawing.Scene:
@@ -107,22 +106,21 @@ def draw_face(
     ``label`` None: drawn by :data:`CLASS_SHARES`; else 0..6 or :data:`CONTEMPT`.  ``identity`` None: one of 500 people.
     """
     rng = np.random.default_rng([seed, 1, index])
-    drawn = int(rng.choice(NUM_CLASSES, p=CLASS_SHARES))
-    someone = int(rng.integers(500))
-    label = drawn if label is None else int(label)
-    identity = someone if identity is None else int(identity)
+    # both numbers are always taken from the generator, so the face is the same whether or not its label is passed
+    random_label, random_identity = int(rng.choice(NUM_CLASSES, p=CLASS_SHARES)), int(rng.integers(500))
+    label = random_label if label is None else int(label)
+    identity = random_identity if identity is None else int(identity)
     strength, units = _expression(label, rng)
     image = drawing.draw(_person(seed, identity), units, _scene(label, rng), size)
     return DrawnFace(image, label, identity, strength, units)
 
 
 def draw_faces(n: int, seed: int = 1337, size: int = 48, labels=None) -> tuple[np.ndarray, np.ndarray]:
-    """The first ``n`` faces of series ``seed``, with the ``labels`` [n] asked for if any.
+    """The first ``n`` faces of series ``seed``; ``labels`` int [n] or None as in :func:`draw_face`.
 
     Returns (uint8 RGB [n, size, size, 3], int64 [n] labels).
     """
-    images = np.empty((n, size, size, 3), np.uint8)
-    out = np.empty(n, np.int64)
+    images, out = np.empty((n, size, size, 3), np.uint8), np.empty(n, np.int64)
     for i in range(n):
         face = draw_face(seed, i, None if labels is None else labels[i], size)
         images[i], out[i] = face.image, face.label
@@ -130,29 +128,28 @@ def draw_faces(n: int, seed: int = 1337, size: int = 48, labels=None) -> tuple[n
 
 
 def contact_sheet(n_per_class: int = 8, size: int = 96, seed: int = 1337) -> np.ndarray:
-    """One row a class in EMOTIONS order: uint8 RGB [7 (size + 4) + 4, n_per_class (size + 4) + 4, 3], white between."""
+    """One row per class in EMOTIONS order: uint8 RGB [7 (size + 4) + 4, n_per_class (size + 4) + 4, 3], white gaps."""
     step = size + 4
-    sheet = np.full((len(EMOTIONS) * step + 4, n_per_class * step + 4, 3), 255, np.uint8)
-    for label in range(len(EMOTIONS)):
+    sheet = np.full((NUM_CLASSES * step + 4, n_per_class * step + 4, 3), 255, np.uint8)
+    for label in range(NUM_CLASSES):
         for column in range(n_per_class):
             face = draw_face(seed, label * n_per_class + column, label, size).image
             sheet[4 + label * step : label * step + step, 4 + column * step : column * step + step] = face
     return sheet
 
 
-def _plan(layout: str, faces: int, seed: int, size: int) -> list[Record]:
-    """The distinct faces of a dataset: every split with the same class shares and with people of its own."""
+def _records(layout: str, faces: int, seed: int, size: int) -> list[Record]:
+    """The distinct faces of a dataset: the splits have the same class shares and no person in common."""
     rng = np.random.default_rng([seed, 3])
     kind = LAYOUTS[layout]
-    shown, shares = list(kind.classes), CLASS_SHARES[list(kind.classes)] / CLASS_SHARES[list(kind.classes)].sum()
+    labels, shares = list(kind.classes), CLASS_SHARES[list(kind.classes)] / CLASS_SHARES[list(kind.classes)].sum()
     if kind.contempt:
-        shown, shares = [*shown, CONTEMPT], np.append(shares * (1 - kind.contempt), kind.contempt)
-    sizes = noise_injection.divide(faces, np.array(list(kind.splits.values())))
+        labels, shares = [*labels, CONTEMPT], np.append(shares * (1 - kind.contempt), kind.contempt)
+    sizes = apportion(faces, np.array(list(kind.splits.values()))).tolist()
     records = []
-    for number, (split, n) in enumerate(zip(kind.splits, sizes.tolist(), strict=True)):
-        labels = rng.permutation(np.repeat(shown, noise_injection.divide(n, shares)))
+    for number, (split, n) in enumerate(zip(kind.splits, sizes, strict=True)):
         people = max(5, n // 8)
-        for label in labels.tolist():
+        for label in rng.permutation(np.repeat(labels, apportion(n, shares))).tolist():
             identity = len(sizes) * int(rng.integers(people)) + number
             face = draw_face(seed, len(records), label, size, identity)
             records.append(Record(face.image, split, identity, label, label, face.strength, face.units))
@@ -165,79 +162,71 @@ def write_raw(
 ) -> Path:  # fmt: skip
     """Write ``faces`` drawn faces in native ``layout`` (a key of LAYOUTS) and ``truth.json``; returns ``out_dir``.
 
-    ``duplicates`` exact copies within a split and ``leaks`` exact copies of train faces in the other splits (in turn)
-    come on top of ``faces``; then round(``label_noise`` x records) labels are written wrong, ``noise_shape`` saying how
-    (symmetric or confusions, see planting.plant).  ``size`` is a face's side in pixels (None: the layout's own).  The
-    folder appears whole or not at all.  DataError: unknown layout or noise_shape, a number that does not fit,
-    ``out_dir`` not empty, not writable, or its disk full.
+    ``duplicates`` exact copies within a split, and ``leaks`` exact copies of train faces in the other splits (in turn),
+    come on top of ``faces``.  Then round(``label_noise`` x records) labels are made wrong; ``noise_shape`` is symmetric
+    or confusions (see :func:`inject_noise`).  ``size``: the side of a face in pixels (None: the layout's own).  The
+    folder appears whole or not at all.
+
+    Raises DataError for an unknown layout or noise_shape, a number that does not fit, or an ``out_dir`` that is not
+    empty or cannot be written.
     """
     out_dir = Path(out_dir)
+    _check_request(out_dir, layout, faces, duplicates, leaks, size, noise_shape)
+    kind, rng = LAYOUTS[layout], np.random.default_rng([seed, 4])
+    # the folder is made before the faces are drawn: an unwritable one fails at once; a full disk names no file itself
+    with fresh_folder(out_dir) as work, explained(out_dir):
+        distinct = _records(layout, faces, seed, size or kind.size)
+        records = inject_noise(distinct, rng, duplicates, leaks, label_noise, kind.classes, noise_shape)
+        kind.write(work, records, rng)
+        truths = {"layout": layout, "seed": seed, "records": [truth(r) for r in records]}
+        (work / "truth.json").write_text(json.dumps(truths, indent=1), encoding="utf-8")
+    return out_dir
+
+
+def _check_request(out_dir: Path, layout: str, faces: int, duplicates: int, leaks: int, size, noise_shape: str) -> None:
+    """Raise DataError for what :func:`write_raw` refuses."""
     if layout not in LAYOUTS:
         raise DataError(f"unknown layout {layout!r} for {out_dir}: use one of {', '.join(LAYOUTS)}")
-    kind = LAYOUTS[layout]
-    if noise_shape not in noise_injection.NOISE_SHAPES:
-        raise DataError(
-            f"{out_dir}: unknown noise_shape {noise_shape!r}: use {' or '.join(noise_injection.NOISE_SHAPES)}"
-        )
-    classes = len(kind.classes) + (kind.contempt > 0)
-    if (least := 10 * classes) > faces:
+    kind, shapes = LAYOUTS[layout], noise_injection.NOISE_SHAPES
+    if noise_shape not in shapes:
+        raise DataError(f"{out_dir}: unknown noise_shape {noise_shape!r}: use {' or '.join(shapes)}")
+    if (least := 10 * (len(kind.classes) + (kind.contempt > 0))) > faces:
         raise DataError(f"{out_dir}: {faces} faces cannot give every split of {layout} every class: ask for >= {least}")
     if kind.fixed_size and size not in (None, kind.size):
-        raise DataError(f"{out_dir}: layout {layout} holds {kind.size}-pixel faces only, not {size}: leave size out")
+        raise DataError(f"{out_dir}: layout {layout} has {kind.size}-pixel faces only, not {size}: leave size out")
     if leaks and len(kind.splits) == 1:
-        raise DataError(f"{out_dir}: layout {layout} stores no splits, so nothing can leak across them: use leaks=0")
+        raise DataError(f"{out_dir}: layout {layout} stores no splits, so no face can leak: use leaks=0")
     if duplicates > faces or leaks > faces // 2:
         raise DataError(f"{out_dir}: {duplicates} duplicates, {leaks} leaks do not fit {faces} faces: plant fewer")
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise DataError(f"{out_dir} exists and is not an empty folder: remove it or choose another one")
-    rng = np.random.default_rng([seed, 4])
-    # entered before the drawing, so that a folder which cannot be written is told at once
-    with fresh_folder(out_dir) as work, explained(out_dir):
-        planned = _plan(layout, faces, seed, size or kind.size)
-        records = noise_injection.plant(planned, rng, duplicates, leaks, label_noise, kind.classes, noise_shape)
-        kind.write(work, records, rng)
-        truth = {"layout": layout, "seed": seed, "records": [noise_injection.truth(r) for r in records]}
-        (work / "truth.json").write_text(json.dumps(truth, indent=1), encoding="utf-8")
-    return out_dir
 
 
-# the first layout of each source is its embedded one; ExpW's two sources read the same
+# expw_full and expw_hq read one layout
 _LAYOUT_OF = {kind.source: layout for layout, kind in reversed(LAYOUTS.items())} | {"expw_hq": "expw"}
+_SHARED_FACES = {"fer2013": "", "ferplus": "", "expw_full": "expw", "expw_hq": "expw"}
 
 
-def embedded(spec: SourceSpec) -> Path:
-    """The raw folder of drawn faces behind ``root: embedded``, written on first use and kept in the store's cache.
+def embedded_root(spec: SourceSpec) -> Path:
+    """The raw folder of drawn faces behind ``root: embedded``, written on first use and cached in the store.
 
-    fer2013 and ferplus hold the same faces, as the real ones do, and so do expw_full and expw_hq; other sources get
-    faces of their own.  DataError:
-    there is no drawn version of ``spec.source``, or what :func:`write_raw` refuses.
+    fer2013 and ferplus have the same faces, as the real ones do, and so have expw_full and expw_hq; every other source
+    has its own.  Raises DataError when there is no drawn version of ``spec.source``, or as :func:`write_raw` does.
     """
-    from fer_lib.storage.paths import home
-
     if spec.source not in _LAYOUT_OF:
         known = ", ".join(_LAYOUT_OF)
         raise DataError(f"source {spec.source!r} has no embedded faces: give its root, or use one of {known}")
-    shared = {"fer2013": "", "ferplus": "", "expw_full": "expw", "expw_hq": "expw"}
-    own = shared.get(spec.source, spec.name or spec.source)
-    options = {
-        "layout": _LAYOUT_OF[spec.source],
-        "faces": spec.faces,
-        "seed": 1337 + zlib.crc32(own.encode()),
-        "label_noise": spec.label_noise,
-        "duplicates": spec.duplicates,
-        "leaks": spec.leaks,
-        "noise_shape": spec.noise_shape,
-    }
-    writers = sorted(Path(layouts.__file__).parent.glob("*.py"))
-    modules = (__file__, drawing.__file__, features.__file__, noise_injection.__file__, *writers)
-    code = b"".join(Path(module).read_bytes() for module in modules)  # another drawing is another dataset
+    series = _SHARED_FACES.get(spec.source, spec.name or spec.source)
+    options = {"layout": _LAYOUT_OF[spec.source], "seed": 1337 + zlib.crc32(series.encode())}
+    options |= spec.model_dump(include={"faces", "label_noise", "duplicates", "leaks", "noise_shape"})
+    # the code is part of the key: faces that are drawn otherwise are another dataset
+    modules = (__file__, drawing.__file__, features.__file__, noise_injection.__file__, layouts.__file__)
+    code = b"".join(Path(module).read_bytes() for module in modules)
     key = hashlib.sha256(json.dumps(options, sort_keys=True).encode() + code).hexdigest()[:12]
     folder = home() / "mlruns" / "cache" / f"drawn-{key}"
-    with explained(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(folder.name + ".lock"))
-        with lock:  # two phases that start together draw once
-            settle(folder)
-            if not folder.is_dir():
-                write_raw(folder, **options)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(folder.name + ".lock")):  # two phases that start together draw once
+        settle(folder)
+        if not folder.is_dir():
+            write_raw(folder, **options)
     return folder

@@ -1,7 +1,7 @@
-"""The picture of one parametric face: a person, action units and a scene in, uint8 RGB out.
+"""The image of one parametric face from a person, action units and a scene.
 
-All curves of a face are turned by the head's pose and projected in one go, painted with anti-aliasing on a larger
-canvas, then shrunk; light, blur and noise come last.
+All curves of a face are rotated by the head's pose and projected at once, painted with anti-aliasing on a larger canvas
+and shrunk; light, blur and noise come last.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _FLAT = -9.0  # marks curves of the silhouette, which does not turn with the hea
 
 @dataclass(frozen=True)
 class Scene:
-    """What differs between two pictures of one person.
+    """What differs between two images of one person.
 
-    Angles in degrees; shifts in picture widths; ``light`` the relative slope of brightness over the picture in x and y;
-    ``gaze`` and ``skew`` (of the mouth corners) -1..1; ``blur`` the sigma in pixels of a 48-pixel face; ``bias`` and
-    ``noise`` in grey levels; ``seed`` draws background, occlusion and noise.
+    Angles in degrees; shifts in image widths; ``light``: the relative slope of brightness over the image in x and y;
+    ``gaze`` and ``skew`` (of the mouth corners) -1..1; ``blur``: the sigma in pixels of a 48-pixel face; ``bias`` and
+    ``noise`` in gray levels; ``seed``: of background, occlusion and noise.
     """
 
     yaw: float = 0.0
@@ -46,7 +46,7 @@ class Scene:
 
 
 class Sketch:
-    """Curves collected first, projected together, then painted in order on a canvas of ``side`` pixels.
+    """Curves of a face, projected together and painted in order on a canvas of ``side`` pixels.
 
     Three layers: flat skin and hair, the shade that darkens them, ink (eyes, brows, lips) on top.
     """
@@ -55,18 +55,22 @@ class Sketch:
         self.who, self.scene, self.side = who, scene, side
         self._curves: list[np.ndarray] = []
         self._lifts: list[float] = []
-        self._paint: list[tuple] = []  # layer, colour, stroke width
+        self._styles: list[tuple] = []  # layer, colour, stroke width
 
     def _collect(self, x, y, layer: str, colour, line: float, lift: float) -> None:
         points = np.empty((len(x), 2))
         points[:, 0], points[:, 1] = x, y
         self._curves.append(points)
         self._lifts.append(lift)
-        self._paint.append((layer, colour, line))
+        self._styles.append((layer, colour, line))
 
-    def add(self, x, y, colour, line: float = 0.0, lift: float = 0.0) -> None:
-        """Ink: a filled shape, or an open stroke ``line`` wide, ``lift`` in front of the head's ellipsoid."""
+    def ink(self, x, y, colour, line: float = 0.0, lift: float = 0.0) -> None:
+        """A filled shape, or an open stroke ``line`` wide, ``lift`` in front of the head's ellipsoid."""
         self._collect(x, y, "ink", colour, line, lift)
+
+    def band(self, x, upper, lower, colour, lift: float = 0.0) -> None:
+        """Ink between two curves over ``x``."""
+        self.ink(np.r_[x, x[::-1]], np.r_[upper, lower[::-1]], colour, lift=lift)
 
     def flat(self, x, y, colour) -> None:
         """A filled shape in the plane of the silhouette, beneath shade and ink."""
@@ -93,11 +97,11 @@ class Sketch:
         out[:, 0, 1] = x * np.sin(roll) + y * np.cos(roll) + self.side * (0.5 + s.shift_y) - 0.5
         return np.split(np.round(out * 2**_SHIFT).astype(np.int32), np.cumsum(lengths)[:-1])
 
-    def put(self, image: np.ndarray, shade: np.ndarray) -> np.ndarray:
-        """Paint on ``image`` uint8 [side, side, 3]; ``shade`` uint8 [side / 2, side / 2] is the form's own shading."""
+    def paint(self, image: np.ndarray, shade: np.ndarray) -> np.ndarray:
+        """``image`` uint8 [side, side, 3] with the face; ``shade`` uint8 [side / 2, side / 2]: the head's own."""
         unit = 0.47 * self.scene.scale * self.side
         work = [(layer, points, colour, line * unit) for points, (layer, colour, line) in zip(
-            self._project(), self._paint, strict=True)]  # fmt: skip
+            self._project(), self._styles, strict=True)]  # fmt: skip
         for layer, points, colour, line in work:
             if layer == "flat":
                 _stroke(image, points, colour, line, _SHIFT)
@@ -120,7 +124,7 @@ def _stroke(image, points, colour, line, shift) -> None:
 
 
 def _muted(rng: np.random.Generator) -> list[float]:
-    """A random colour of rooms and streets: any brightness, little saturation."""
+    """A random colour of any brightness and little saturation."""
     return np.clip(rng.uniform(25, 220) + rng.uniform(-32, 32, 3), 0, 255).tolist()
 
 
@@ -161,7 +165,7 @@ def _occlude(image: np.ndarray, kind: str, skin: tuple, rng: np.random.Generator
 
 
 def draw(who: Person, au: dict[str, float], scene: Scene, size: int = 48) -> np.ndarray:
-    """The picture: uint8 RGB [size, size, 3], a pure function of its arguments.
+    """The image: uint8 RGB [size, size, 3], a pure function of its arguments.
 
     ``au`` maps action units to intensities in [0, 1]; absent ones are 0.
     """
@@ -170,14 +174,17 @@ def draw(who: Person, au: dict[str, float], scene: Scene, size: int = 48) -> np.
     side = size * (3 if size <= 64 else 2)
     image = _background(side, scene, rng)
     sketch = Sketch(who, scene, side)
-    for part in (features.head, features.wrinkles, features.nose, features.eyes, features.mouth):
-        part(sketch, au)
-    features.glasses(sketch)
+    features.draw_head(sketch, au)
+    features.draw_wrinkles(sketch, au)
+    features.draw_nose(sketch, au)
+    features.draw_eyes(sketch, au)
+    features.draw_mouth(sketch, au)
+    features.draw_glasses(sketch)
     shade = np.full((side // 2, side // 2), 112, np.uint8)
     centre = (int(side * (0.25 + scene.shift_x / 2)), int(side * (0.25 + scene.shift_y / 2)))
     cv2.ellipse(shade, centre, (int(0.145 * side), int(0.2 * side)), scene.roll, 0, 360, 132, -1)
     shade = cv2.blur(shade, (side // 14, side // 14))
-    image = sketch.put(image, shade)
+    image = sketch.paint(image, shade)
     if scene.occlusion != "none":
         _occlude(image, scene.occlusion, who.skin, rng)
     image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)

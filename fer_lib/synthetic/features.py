@@ -1,8 +1,8 @@
-"""One person and the curves of their face: which line moves where when an action unit is switched on.
+"""The curves of one person's face as functions of action units.
 
 A face is a list of curves on an ellipsoid head, in units of half a head's height: x to the right, y down, the origin
-between eyes and mouth.  Action units (Ekman & Friesen, Facial Action Coding System, 1978) are intensities in [0, 1];
-nothing here knows of emotions.  The constants were set by eye, on contact sheets.
+between eyes and mouth.  Action units (Ekman & Friesen, Facial Action Coding System, 1978) are intensities in [0, 1].
+The constants were set by eye, on contact sheets.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _RING = np.linspace(0.0, 2 * np.pi, 33)[:-1]
 
 @dataclass(frozen=True)
 class Person:
-    """What stays the same in all pictures of one identity.  Lengths in half head heights, colours RGB 0..255."""
+    """The traits of one identity.  Lengths in half head heights, colours RGB 0..255."""
 
     width: float
     jaw: float
@@ -66,7 +66,7 @@ class Person:
     lip_colour: tuple
 
 
-def person(rng: np.random.Generator) -> Person:
+def random_person(rng: np.random.Generator) -> Person:
     """One identity drawn from ``rng``."""
     u = rng.uniform
     tone = u(0, len(_SKINS) - 1.001)
@@ -95,7 +95,7 @@ def tint(colour, factor: float) -> tuple:
     return tuple(min(255.0, c * factor) for c in colour)
 
 
-def head(sketch, au: dict[str, float]) -> None:
+def draw_head(sketch, au: dict[str, float]) -> None:
     """Shoulders, ears, hair, the skin of head and jaw, beard."""
     who = sketch.who
     bend = np.where(np.sin(_RING) > 0, 2.0 / who.jaw, 1.0)  # a superellipse below the eyes
@@ -128,11 +128,11 @@ def head(sketch, au: dict[str, float]) -> None:
         else:
             sketch.crease(beard_x, beard_y, 24, line=0.0, lift=None)
     if who.hair_style != "bald":
-        _hair_cap(sketch)
+        _draw_hair(sketch)
 
 
-def _hair_cap(sketch) -> None:
-    """Hair from temple to temple; the hairline tells the styles apart."""
+def _draw_hair(sketch) -> None:
+    """Hair from temple to temple; styles differ in the hairline."""
     who = sketch.who
     over = np.linspace(np.pi * 1.02, np.pi * 1.98, 15)
     lines = {
@@ -144,7 +144,7 @@ def _hair_cap(sketch) -> None:
     sketch.flat(np.r_[x, _U[::-1] * who.width * 0.9], np.r_[y, line[::-1]], who.hair)
 
 
-def eyes(sketch, au: dict[str, float]) -> None:
+def draw_eyes(sketch, au: dict[str, float]) -> None:
     """Whites, irises cut off by the lids, lashes, lid creases, bags and brows of both eyes."""
     who = sketch.who
     wide, radius, y0 = 0.19 * who.eye_size, 0.092 * who.eye_size, -0.17
@@ -158,20 +158,20 @@ def eyes(sketch, au: dict[str, float]) -> None:
         x = x0 + wide * _U
         slant = side * _U * (sad - who.eye_tilt)
         upper, lower = y0 - top * _BOW**1.1 + slant, y0 + low * _ARC + slant
-        sketch.add(np.r_[x, x[::-1]], np.r_[upper, lower[::-1]], (236, 234, 230))
+        sketch.band(x, upper, lower, (236, 234, 230))
         iris_x = np.clip(x0 + sketch.scene.gaze * wide * 0.32 + radius * np.cos(_RING[::2]), x[0], x[-1])
         lid = np.interp(iris_x, x, upper)
         iris_y = np.clip(y0 - 0.012 + radius * np.sin(_RING[::2]), lid, np.maximum(np.interp(iris_x, x, lower), lid))
-        sketch.add(iris_x, iris_y, who.iris)
-        sketch.add((iris_x + iris_x.mean()) / 2, (iris_y + iris_y.mean()) / 2, (14, 12, 12))
-        sketch.add(x, upper, (30, 22, 20), line=0.034)
-        sketch.add(x[1:-1], lower[1:-1], tint(who.skin, 0.55), line=0.016)
+        sketch.ink(iris_x, iris_y, who.iris)
+        sketch.ink((iris_x + iris_x.mean()) / 2, (iris_y + iris_y.mean()) / 2, (14, 12, 12))
+        sketch.ink(x, upper, (30, 22, 20), line=0.034)
+        sketch.ink(x[1:-1], lower[1:-1], tint(who.skin, 0.55), line=0.016)
         sketch.crease(x, upper - 0.055 - 0.02 * au["AU5"], 34, 0.03)
         sketch.crease(x, lower + 0.075, 22 * bag, 0.03)
-        _brow(sketch, au, side)
+        _draw_brow(sketch, au, side)
 
 
-def _brow(sketch, au: dict[str, float], side: int) -> None:
+def _draw_brow(sketch, au: dict[str, float], side: int) -> None:
     who = sketch.who
     t = (_U + 1) / 2  # 0 at the inner end, 1 at the outer
     inner = who.eye_gap - 0.20 - 0.055 * au["AU4"] - 0.02 * au["AU9"]
@@ -182,10 +182,10 @@ def _brow(sketch, au: dict[str, float], side: int) -> None:
     y = rest - up + down
     thick = who.brow_thick * (1.0 - 0.65 * t**2)
     colour = tint(who.hair, 0.8 if sum(who.hair) < 420 else 0.62)
-    sketch.add(np.r_[x, x[::-1]], np.r_[y - thick, (y + thick)[::-1]], colour, lift=0.03)
+    sketch.band(x, y - thick, y + thick, colour, lift=0.03)
 
 
-def wrinkles(sketch, au: dict[str, float]) -> None:
+def draw_wrinkles(sketch, au: dict[str, float]) -> None:
     """Forehead, frown, nose and chin creases, the folds beside the mouth, and the lit cheeks of a smile."""
     who, crease, w = sketch.who, sketch.crease, sketch.who.wrinkled
     if (brows := min(au["AU1"], au["AU2"]) * w) > 0.15:
@@ -208,7 +208,7 @@ def wrinkles(sketch, au: dict[str, float]) -> None:
         crease(0.15 * _U, who.mouth_y + 0.22 - 0.05 * _ARC, 85 * au["AU17"] * w, 0.045)
 
 
-def nose(sketch, au: dict[str, float]) -> None:
+def draw_nose(sketch, au: dict[str, float]) -> None:
     """Shaded sides, a lit bridge, wings and nostrils."""
     who = sketch.who
     tip = 0.24 * who.nose_length - 0.05 * au["AU9"]
@@ -220,12 +220,12 @@ def nose(sketch, au: dict[str, float]) -> None:
     sketch.crease(wide * _U, tip + 0.035 * _ARC, 70, 0.04, lift=0.15)
     for side in (-1, 1):
         x = side * wide * 0.5 + 0.042 * np.cos(_RING[::4])
-        sketch.add(x, tip + 0.005 + 0.024 * np.sin(_RING[::4]), tint(who.skin, 0.32), lift=0.14)
+        sketch.ink(x, tip + 0.005 + 0.024 * np.sin(_RING[::4]), tint(who.skin, 0.32), lift=0.14)
 
 
-def mouth(sketch, au: dict[str, float]) -> None:
+def draw_mouth(sketch, au: dict[str, float]) -> None:
     """Lips, the opening between them, teeth, moustache."""
-    who, add = sketch.who, sketch.add
+    who = sketch.who
     pull, stretch, bared = au["AU12"], au["AU20"], au["AU10"] * (1 - au["AU12"])
     rounded = au["AU26"] * (1 - pull) * (1 - 0.8 * stretch)
     wide = 1 + 0.32 * pull + 0.38 * stretch - 0.4 * rounded - 0.06 * au["AU17"] - 0.06 * au["AU24"]
@@ -243,23 +243,23 @@ def mouth(sketch, au: dict[str, float]) -> None:
     bow = bow * (1 - 0.25 * np.exp(-((_U / 0.18) ** 2)))
     pout = 0.085 * press * (1 - 0.3 * pull) * (1 + 0.35 * au["AU17"] - 0.2 * stretch) * _BOW
     if who.beard in ("full", "moustache"):
-        add(np.r_[x * 1.1, x[::-1] * 0.9], np.r_[upper - 0.03 - 0.07 * _BOW, (upper - 0.01)[::-1]], who.hair)
-    add(np.r_[x, x[::-1]], np.r_[upper - bow, (lower + pout)[::-1]], who.lip_colour)
+        sketch.ink(np.r_[x * 1.1, x[::-1] * 0.9], np.r_[upper - 0.03 - 0.07 * _BOW, (upper - 0.01)[::-1]], who.hair)
+    sketch.band(x, upper - bow, lower + pout, who.lip_colour)
     sketch.crease(x, lower + pout + 0.05, 34, 0.05)
-    for end in (0, -1):  # the dents beside the corners carry much of a smile's and a frown's reading
+    for end in (0, -1):  # the dents beside the corners make much of a smile and of a frown
         dent = np.array([0.0, 0.02 * np.sign(x[end])]), np.array([0.0, 0.03 * np.sign(corner)])
         sketch.crease(x[end] + dent[0], line[end] + dent[1], 70, 0.06)
     if gap.max() + 0.08 * au["AU10"] <= 0.05:
-        add(x, (upper + lower) / 2, tint(who.lip_colour, 0.42), line=0.03 + 0.02 * au["AU24"])
+        sketch.ink(x, (upper + lower) / 2, tint(who.lip_colour, 0.42), line=0.03 + 0.02 * au["AU24"])
         return
-    add(np.r_[x, x[::-1]] * 0.95, np.r_[upper, lower[::-1]], (52, 18, 22))
+    sketch.band(x * 0.95, upper, lower, (52, 18, 22))
     teeth = np.minimum((lower - upper) * (0.8 - 0.65 * rounded), 0.11)
-    add(np.r_[x, x[::-1]] * 0.9, np.r_[upper, (upper + teeth)[::-1]], (238, 234, 224))
+    sketch.band(x * 0.9, upper, upper + teeth, (238, 234, 224))
     if stretch + bared > 0.45:  # the lower row shows as well
-        add(np.r_[x, x[::-1]] * 0.82, np.r_[lower - teeth * 0.6, lower[::-1]], (222, 216, 204))
+        sketch.band(x * 0.82, lower - teeth * 0.6, lower, (222, 216, 204))
 
 
-def glasses(sketch) -> None:
+def draw_glasses(sketch) -> None:
     """Round, square or dark glasses, where the person wears any."""
     who, dark = sketch.who, (28, 26, 28)
     if who.glasses == "none":
@@ -270,8 +270,8 @@ def glasses(sketch) -> None:
     for side in (-1, 1):
         x = side * who.eye_gap + ring_x
         if who.glasses == "dark":
-            sketch.add(x, ring_y, dark, lift=0.1)
+            sketch.ink(x, ring_y, dark, lift=0.1)
         else:
-            sketch.add(np.r_[x, x[0]], np.r_[ring_y, ring_y[0]], dark, line=0.032, lift=0.1)
+            sketch.ink(np.r_[x, x[0]], np.r_[ring_y, ring_y[0]], dark, line=0.032, lift=0.1)
     edge = who.eye_gap - 0.25
-    sketch.add(np.array([-edge, edge]), np.full(2, -0.18), dark, line=0.035, lift=0.15)
+    sketch.ink(np.array([-edge, edge]), np.full(2, -0.18), dark, line=0.035, lift=0.15)

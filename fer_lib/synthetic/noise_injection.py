@@ -1,7 +1,8 @@
-"""Records of a drawn dataset, and what is planted among them: copies, leaks across splits, wrong labels."""
+"""Records of a drawn dataset, and the faults injected into them: copies, leaks across splits, wrong labels."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 
 CONTEMPT = NUM_CLASSES
-"""An eighth expression (a one-sided smile) for layouts that carry classes which an import must exclude and count."""
+"""An eighth expression (a one-sided smile), for layouts with a class that an import must exclude and count."""
 
 NOISE_SHAPES = ("symmetric", "confusions")
 CONFUSIONS = np.array(
@@ -23,8 +24,8 @@ CONFUSIONS = np.array(
         [0.21, 0.01, 0.23, 0.07, 0.45, 0.03, 0.00],
     ]
 )
-"""Of the wrong labels of one true class (row), the share each class (column) gets: how FER2013's own labels stray from
-the majority of FERPlus' ten annotators (counted over the 30,000 pictures where there is one, rounded)."""
+"""Shares of each class (column) among the wrong labels of one true class (row): FER2013's labels against the majority
+of FERPlus' ten annotators, counted over the 30,000 images that have one, rounded."""
 
 
 @dataclass
@@ -32,9 +33,9 @@ class Record:
     """One face of a raw dataset.
 
     ``image`` uint8 RGB [S, S, 3]; ``split`` train, val, test or "" (the layout stores none); ``true`` and ``written``
-    class ids 0..6 or CONTEMPT; ``strength`` and ``units`` (action units) in [0, 1].  The layout's writer fills in
-    ``record``, the layout's own name of this face, ``votes`` [10] where it has any, and in ``extra`` what else the
-    layout says of it (box, confidence, subject, distribution).
+    class ids 0..6 or CONTEMPT; ``strength`` and ``units`` (action units) in [0, 1].  The layout's writer sets
+    ``record``, the layout's own name of this face, ``votes`` [10] if it has any, and in ``extra`` what else the layout
+    stores (box, confidence, subject, distribution).
     """
 
     image: np.ndarray
@@ -50,8 +51,8 @@ class Record:
     extra: dict = field(default_factory=dict)
 
 
-def divide(n: int, shares: np.ndarray) -> np.ndarray:
-    """``n`` divided by ``shares`` (summing to 1) into whole numbers that sum to ``n``, at least one each: int64."""
+def apportion(n: int, shares: np.ndarray) -> np.ndarray:
+    """``n`` times ``shares`` (sum 1) as whole numbers that sum to ``n``, each at least one: int64."""
     counts = np.maximum(np.floor(n * shares).astype(np.int64), 1)
     while (left := n - counts.sum()) != 0:
         short = n * shares - counts
@@ -62,7 +63,7 @@ def divide(n: int, shares: np.ndarray) -> np.ndarray:
     return counts
 
 
-def plant(
+def inject_noise(
     records: list[Record],
     rng: np.random.Generator,
     duplicates: int,
@@ -71,21 +72,20 @@ def plant(
     classes: tuple[int, ...] = tuple(range(NUM_CLASSES)),
     noise_shape: str = "symmetric",
 ) -> list[Record]:
-    """``records`` with copies mixed in, each split in one block, then wrong labels on a share of all of them.
+    """``records`` and copies of them in random order within each split, then wrong labels on a share of all of them.
 
-    ``duplicates`` copies stay in their original's split; ``leaks`` copies of train faces go to the others in turn.
-    A wrong label is one of ``classes``, each as likely (``noise_shape`` symmetric) or by :data:`CONFUSIONS`
-    (confusions).  It never takes the last face of a class from a split, so a tiny dataset may hold fewer than the
-    share.
+    ``duplicates`` copies stay in their original's split; ``leaks`` copies of train faces go to the other splits in
+    turn.  A wrong label is one of ``classes``: each as likely (``noise_shape`` symmetric) or by :data:`CONFUSIONS`
+    (confusions).  The last face of a class in a split keeps its label, so a tiny dataset may get fewer wrong ones.
     """
     blocks: dict[str, list[Record]] = {}
     for r in records:
         blocks.setdefault(r.split, []).append(r)
-    others = [split for split in ("test", "val") if split in blocks]
     copies = [_copy(records[i], records[i].split) for i in rng.choice(len(records), duplicates, replace=False).tolist()]
     if leaks:
-        chosen = rng.choice(len(blocks["train"]), leaks, replace=False).tolist()
-        copies += [_copy(blocks["train"][i], others[k % len(others)]) for k, i in enumerate(chosen)]
+        train, others = blocks["train"], [split for split in ("test", "val") if split in blocks]
+        leaking = rng.choice(len(train), leaks, replace=False).tolist()
+        copies += [_copy(train[i], others[k % len(others)]) for k, i in enumerate(leaking)]
     for copy in copies:
         blocks[copy.split].append(copy)
     mixed = [block[i] for block in blocks.values() for i in rng.permutation(len(block)).tolist()]
@@ -100,9 +100,7 @@ def _copy(r: Record, split: str) -> Record:
 def _mislabel(
     records: list[Record], rng: np.random.Generator, wanted: int, classes: tuple[int, ...], noise_shape: str
 ) -> None:
-    left: dict[tuple[str, int], int] = {}
-    for r in records:
-        left[r.split, r.written] = left.get((r.split, r.written), 0) + 1
+    left = Counter((r.split, r.written) for r in records)
     for i in rng.permutation(len(records)).tolist():
         r = records[i]
         if wanted and r.true != CONTEMPT and left[r.split, r.true] > 1:
@@ -117,11 +115,11 @@ def _mislabel(
 
 
 def truth(r: Record) -> dict:
-    """What truth.json says of a written record; ``duplicate_of`` and ``leak_of`` name the original's ``record``."""
+    """The entry of a written record in truth.json; ``duplicate_of`` and ``leak_of``: the original's ``record``."""
     names = (*EMOTIONS, "Contempt")
     original = r.copy_of.record if r.copy_of else None
     within = r.copy_of is not None and r.copy_of.split == r.split
-    out = {
+    entry = {
         "record": r.record,
         "split": r.split,
         "identity": r.identity,
@@ -133,4 +131,4 @@ def truth(r: Record) -> dict:
         "duplicate_of": original if within else None,
         "leak_of": None if within else original,
     }
-    return out | ({"votes": r.votes} if r.votes else {}) | r.extra
+    return entry | ({"votes": r.votes} if r.votes else {}) | r.extra

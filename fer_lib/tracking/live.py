@@ -35,7 +35,7 @@ def open_session(p: LiveParams, folder: Path, source=None) -> Session:
     except BaseException:
         session.discard()
         raise
-    session.at_end.append(run.end)
+    session.end_callbacks.append(run.end)
     return session
 
 

@@ -1,4 +1,4 @@
-"""The audit on a handful of faces: what is one picture, who stays, what is written.  (How well: tests/proofs.)"""
+"""The audit on a handful of faces: groups, rows that stay, files.  (Recall and precision: tests/proofs.)"""
 
 import json
 import os
@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from altered import ALTERED
 
-from fer_lib.audit import audit_manifest, groups, hashes, pages, search
+from fer_lib.audit import groups, hashes, pages, search
+from fer_lib.audit.manifest_audit import audit_manifest
 from fer_lib.datasets.build import build_manifest, duplicates, twins
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.emotions import EMOTIONS
@@ -46,8 +47,8 @@ def leaky(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def audit(leaky, tmp_path_factory):
-    out, told = tmp_path_factory.mktemp("out"), []
-    return audit_manifest(AuditParams(), leaky[0], out, lambda *now: told.append(now)), out, told
+    out, calls = tmp_path_factory.mktemp("out"), []
+    return audit_manifest(AuditParams(), leaky[0], out, lambda *now: calls.append(now)), out, calls
 
 
 def test_exact_groups_are_those_of_equal_pixels(leaky, tmp_path):
@@ -76,12 +77,12 @@ def ids(n):
     return pd.DataFrame({"content_id": [f"c{i}" for i in range(n)], "sample_id": [f"s{i}" for i in range(n)]})
 
 
-def test_what_the_alignment_says_is_what_was_done():
+def test_alignment_reports_rotation_scale_and_mirroring():
     face = draw_faces(40, seed=9, size=96)[0]
     turned = cv2.warpAffine(face[0], cv2.getRotationMatrix2D((47.5, 47.5), 8, 1), (96, 96))
     smaller = cv2.resize(face[1][6:92, 5:91], (96, 96), interpolation=cv2.INTER_CUBIC)
     pictures = [*face, turned, smaller, face[2][:, ::-1], face[3]]
-    found = groups.find(ids(len(pictures)), hashes.hash_faces(pictures), True, 0.9)
+    found = groups.find_duplicates(ids(len(pictures)), hashes.hash_faces(pictures), True, 0.9)
     pairs = found.pairs.set_index(found.pairs[["first", "second"]].apply(lambda ends: tuple(sorted(ends)), axis=1))
     assert set(pairs.index) == {(0, 40), (1, 41), (2, 42)}
     assert abs(pairs["turned_degrees"][(0, 40)]) == pytest.approx(8, abs=1)
@@ -91,7 +92,7 @@ def test_what_the_alignment_says_is_what_was_done():
     assert found.exact[43] == found.exact[3] and len(set(found.exact)) == 43, "equal pixels, whatever the content id"
 
 
-def test_many_rows_go_through_cells_and_find_the_same(monkeypatch):
+def test_search_in_cells_finds_the_same_copies(monkeypatch):
     faces, rng = list(draw_faces(700, seed=4)[0]), np.random.default_rng(1)
     copies = [np.ascontiguousarray(change(faces[i], rng)) for i, change in enumerate(ALTERED.values())]
     thumbs = hashes.hash_faces([*faces, *copies]).thumbs
@@ -106,17 +107,17 @@ def test_many_rows_go_through_cells_and_find_the_same(monkeypatch):
 
 
 @pytest.mark.parametrize("exact_until", [500, 10_000])
-def test_what_is_found_is_a_function_of_the_set_of_pictures(monkeypatch, exact_until):
+def test_groups_do_not_depend_on_the_order_of_the_rows(monkeypatch, exact_until):
     monkeypatch.setattr(search, "EXACT_UNTIL", exact_until)
     faces, rng = list(draw_faces(600, seed=4)[0]), np.random.default_rng(1)
     faces += [np.ascontiguousarray(change(faces[i], rng)) for i, change in enumerate(ALTERED.values())] + faces[50:60]
     frame, made = ids(len(faces)), hashes.hash_faces(faces)
-    found = groups.find(frame, made, True, 0.92)
+    found = groups.find_duplicates(frame, made, True, 0.92)
     assert len(found.pairs) >= len(ALTERED) - 1 and len(set(found.exact)) <= len(faces) - 10
     for seed in range(3):
         order = np.random.default_rng(seed).permutation(len(faces))
         mixed = hashes.Hashes(made.thumbs[order], made.pixels[order], made.area[order])
-        again = groups.find(frame.iloc[order].reset_index(drop=True), mixed, True, 0.92)
+        again = groups.find_duplicates(frame.iloc[order].reset_index(drop=True), mixed, True, 0.92)
         assert (again.group == found.group[order]).all() and (again.exact == found.exact[order]).all()
         back = again.pairs.assign(first=order[again.pairs["first"]], second=order[again.pairs["second"]])
         pd.testing.assert_frame_equal(back, found.pairs)
@@ -142,7 +143,7 @@ def frame_of(rows):
     return frame, np.array(group), np.array(area)
 
 
-def test_who_stays_under_each_rule():
+def test_rows_that_each_rule_keeps():
     frame, group, area = frame_of(
         [
             ("train", 1, 0, 9), ("test", 1, 0, 9), ("val", 1, 0, 9),  # across all three
@@ -152,19 +153,19 @@ def test_who_stays_under_each_rule():
         ]
     )  # fmt: skip
 
-    def kept(rule):
-        return np.flatnonzero(groups.survivors(frame, group, area, rule)).tolist()
+    def staying(rule):
+        return np.flatnonzero(groups.rows_to_keep(frame, group, area, rule)).tolist()
 
-    assert kept("none") == list(range(10))
-    assert kept("across") == [1, 3, 4, 5, 6, 8, 9]
-    assert kept("within") == [0, 1, 2, 5, 6, 7, 9]
-    assert kept("all") == [1, 5, 6, 9]
-    assert groups.leaked(frame, group, "test").tolist() == [i == 1 for i in range(10)]
-    assert np.flatnonzero(groups.leaked(frame, group, "val")).tolist() == [2, 6, 8]
+    assert staying("none") == list(range(10))
+    assert staying("across") == [1, 3, 4, 5, 6, 8, 9]
+    assert staying("within") == [0, 1, 2, 5, 6, 7, 9]
+    assert staying("all") == [1, 5, 6, 9]
+    assert groups.leaking_rows(frame, group, "test").tolist() == [i == 1 for i in range(10)]
+    assert np.flatnonzero(groups.leaking_rows(frame, group, "val")).tolist() == [2, 6, 8]
     assert set(groups.RULES) == {"none", "within", "across", "all"}
 
 
-def test_what_is_left_does_not_leak_and_evaluated_rows_are_whole(leaky, audit):
+def test_clean_manifest_has_no_leak_and_all_evaluated_rows(leaky, audit):
     manifest, out = leaky[0], audit[1]
     clean = Manifest.read(out / "manifest.parquet")
     assert clean.sha256 == audit[0].clean.sha256 and clean.root == manifest.root
@@ -177,7 +178,7 @@ def test_what_is_left_does_not_leak_and_evaluated_rows_are_whole(leaky, audit):
     assert sum(summary["removed"]["by_split"].values()) == summary["removed"]["rows"] == len(manifest) - len(clean)
 
 
-def test_leaks_that_a_rule_keeps_are_remembered_with_the_manifest(leaky, audit, tmp_path):
+def test_manifest_records_leaks_that_a_rule_keeps(leaky, audit, tmp_path):
     kept = audit_manifest(AuditParams(remove="none"), leaky[0], tmp_path)
     again = Manifest.read(tmp_path / "manifest.parquet")
     assert len(again) == len(leaky[0]) and kept.summary["removed"]["rows"] == 0
@@ -188,8 +189,8 @@ def test_leaks_that_a_rule_keeps_are_remembered_with_the_manifest(leaky, audit, 
     assert len(leaking) == audit[0].summary["leaks"]["test"]["rows"] > len(twins(again, "test"))
 
 
-def test_the_lists(leaky, audit):
-    found, out, told = audit
+def test_csv_files(leaky, audit):
+    found, out, calls = audit
     rows = pd.read_csv(out / "duplicate_groups.csv")
     assert len(rows) == found.summary["with_near"]["rows"] and rows["sample_id"].is_unique
     assert (rows.groupby("group").size() > 1).all() and set(rows["label"]) <= set(EMOTIONS)
@@ -205,7 +206,7 @@ def test_the_lists(leaky, audit):
     pairs = pd.read_csv(out / "near_pairs.csv")
     assert (pairs["similarity"] >= 0.92).all() and set(pairs["first"]) | set(pairs["second"]) <= set(rows["sample_id"])
     n = len(leaky[0])
-    assert told[-1] == (3 * n, 3 * n) and [done for done, _ in told] == sorted(done for done, _ in told)
+    assert calls[-1] == (3 * n, 3 * n) and [done for done, _ in calls] == sorted(done for done, _ in calls)
 
 
 def test_no_text_of_a_csv_is_a_formula(leaky, tmp_path):
@@ -230,7 +231,7 @@ def test_no_text_of_a_csv_is_a_formula(leaky, tmp_path):
     assert raw["record"] == '=HYPERLINK("x")' and raw["image_path"] == "=a.png"
 
 
-def test_sources_and_splits_that_share_pictures(leaky, tmp_path):
+def test_source_and_split_matrices(leaky, tmp_path):
     both = leaky[1]
     audit = audit_manifest(EXACT, both, tmp_path)
     sources = audit.summary["sources"]
@@ -250,7 +251,7 @@ def test_sources_and_splits_that_share_pictures(leaky, tmp_path):
     assert f"{sources['groups'][0][1]:,}" in texts
 
 
-def test_row_order_does_not_matter_and_hashes_are_kept(leaky, audit, tmp_path, monkeypatch):
+def test_row_order_does_not_matter_and_hashes_are_cached(leaky, audit, tmp_path, monkeypatch):
     manifest = leaky[0]
     shuffled = Manifest(
         manifest.frame.sample(frac=1, random_state=1).reset_index(drop=True), manifest.meta, manifest.path
@@ -269,7 +270,7 @@ def test_row_order_does_not_matter_and_hashes_are_kept(leaky, audit, tmp_path, m
         audit_manifest(AuditParams(), shuffled, tmp_path / "fourth", cache_dir=tmp_path / "cache")
 
 
-def test_the_sheets_show_the_groups(audit):
+def test_sheets_show_the_groups(audit):
     found = audit[0]
     names = pages.sheet_names(found)
     assert {"across_splits", "least_alike"} <= set(names) and "across_sources" not in names
@@ -290,7 +291,7 @@ def all_leaking(manifest):
     return Manifest(pd.concat([test, copied], ignore_index=True), {"root": str(manifest.root)})
 
 
-def test_what_cannot_be_audited_is_said(leaky, tmp_path):
+def test_unreadable_image_and_empty_train_split_are_errors(leaky, tmp_path):
     manifest = leaky[0]
     frame = manifest.frame.copy()
     frame.loc[3, "image_path"] = "tree/gone.png"
@@ -301,11 +302,11 @@ def test_what_cannot_be_audited_is_said(leaky, tmp_path):
     assert not (tmp_path / "manifest.parquet").exists()
 
 
-def test_one_row_and_blank_pictures(leaky, tmp_path):
+def test_one_row_and_blank_images(leaky, tmp_path):
     one = Manifest(leaky[0].frame.head(1), {"root": str(leaky[0].root)})
     assert audit_manifest(AuditParams(), one, tmp_path).summary["with_near"]["groups"] == 0
     blank = [np.full((48, 48, 3), level, np.uint8) for level in (0, 0, 128, 255)]
-    found = groups.find(ids(4), hashes.hash_faces(blank), True, 0.91)
+    found = groups.find_duplicates(ids(4), hashes.hash_faces(blank), True, 0.91)
     assert found.group[0] == found.group[1] and len(set(found.group)) == 3
     assert found.pairs.empty and found.blank == 3
 
@@ -314,7 +315,7 @@ def everything(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def test_a_folder_with_a_manifest_holds_one_whole_audit(leaky, tmp_path, monkeypatch):
+def test_a_folder_with_a_manifest_has_one_whole_audit(leaky, tmp_path, monkeypatch):
     audit_manifest(EXACT, leaky[0], tmp_path)
     written = {"manifest.parquet", "audit.json", "duplicate_groups.csv", "near_pairs.csv", "conflicts.csv"}
     assert set(everything(tmp_path)) == written
@@ -345,17 +346,17 @@ def test_a_folder_with_a_manifest_holds_one_whole_audit(leaky, tmp_path, monkeyp
         assert not [name for name in everything(tmp_path) if "partial" in name]
 
 
-def test_an_audit_that_fails_leaves_no_manifest_of_an_earlier_one(leaky, tmp_path):
+def test_failed_audit_leaves_no_earlier_manifest(leaky, tmp_path):
     audit_manifest(EXACT, leaky[0], tmp_path)
     with pytest.raises(DataError, match="no train row"):
         audit_manifest(EXACT, all_leaking(leaky[0]), tmp_path)
     assert not everything(tmp_path)
 
 
-def test_an_audit_replaces_no_manifest_but_an_audits(leaky, tmp_path):
+def test_a_manifest_that_no_audit_wrote_is_not_replaced(leaky, tmp_path):
     manifest = leaky[0].write(tmp_path / "manifest.parquet")
-    for rows, said in ((manifest, "what is to be audited"), (leaky[0], "no audit wrote")):
+    for rows, message in ((manifest, "to be audited"), (leaky[0], "no audit wrote")):
         before = everything(tmp_path)
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             audit_manifest(EXACT, rows, tmp_path)
         assert everything(tmp_path) == before

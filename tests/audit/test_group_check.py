@@ -1,4 +1,4 @@
-"""A large group is held against its middle picture: one picture in many cuts is no chain, a sliding window is."""
+"""Large groups are compared with their central image: many crops of one image are no chain, a sliding window is."""
 
 import numpy as np
 import pandas as pd
@@ -13,50 +13,50 @@ rng = np.random.default_rng(5)
 
 
 def sliding(n, step=5, size=96):
-    """Pictures that each see ``step`` pixels less of the one before: like their neighbours, unlike those far off."""
+    """Images that are each shifted by ``step`` pixels: similar to their neighbours, not to distant ones."""
     strip = np.concatenate([draw_face(3, i, size=size).image for i in range(2 + n * step // size)], axis=1)
     return [np.ascontiguousarray(strip[:, i * step : i * step + size]) for i in range(n)]
 
 
-def cuts(n):
+def altered_copies(n):
     """One face, as it is and in altered copies."""
     face = draw_face(4, 0, size=96).image
     kinds = [change for kind, change in ALTERED.items() if kind != "mirrored and cropped"]
     return [face, *(np.ascontiguousarray(kinds[i % len(kinds)](face, rng)) for i in range(n - 1))]
 
 
-def found_in(pictures):
-    pictures = [*pictures, *(draw_face(6, i, size=96).image for i in range(30))]
-    names = [f"s{i:03d}" for i in range(len(pictures))]
+def duplicates_of(images):
+    images = [*images, *(draw_face(6, i, size=96).image for i in range(30))]
+    names = [f"s{i:03d}" for i in range(len(images))]
     frame = pd.DataFrame({"sample_id": names, "content_id": names})
-    return groups.find(frame, hashes.hash_faces(pictures), True, 0.92)
+    return groups.find_duplicates(frame, hashes.hash_faces(images), True, 0.92)
 
 
-def test_a_chain_is_warned_of_and_named():
-    found = found_in(sliding(24))
+def test_a_chain_has_a_warning_that_names_it():
+    found = duplicates_of(sliding(24))
     [line] = found.large.to_dict("records")
     assert len(set(found.group[:24])) == 1 and line["group"] == found.group[0] and line["pictures"] == 24
     assert line["middle"] in range(24) and line["compared"] == 23
     assert line["unlike"] > 12 and line["least"] < 0.5
-    said = group_check.warning(line | {"middle": "face7"})
-    assert f"group {line['group']} (24 pictures, face7 in the middle)" in said and "raise similarity" in said
+    text = group_check.warning(line | {"middle": "face7"})
+    assert f"group {line['group']} (24 pictures, face7 in the middle)" in text and "raise similarity" in text
 
 
-def test_one_picture_in_many_cuts_is_no_chain():
-    [line] = found_in(cuts(24)).large.to_dict("records")
+def test_many_copies_of_one_image_are_no_chain():
+    [line] = duplicates_of(altered_copies(24)).large.to_dict("records")
     assert line["pictures"] >= 12 and line["unlike"] <= 1
     assert group_check.warning(line) is None
 
 
-def test_small_groups_are_not_looked_at_and_huge_ones_in_part(monkeypatch):
-    assert found_in(cuts(6)).large.empty
+def test_small_groups_are_not_checked_and_huge_ones_in_part(monkeypatch):
+    assert duplicates_of(altered_copies(6)).large.empty
     monkeypatch.setattr(group_check, "COMPARED", 8)
-    [line] = found_in(sliding(24)).large.to_dict("records")
+    [line] = duplicates_of(sliding(24)).large.to_dict("records")
     assert line["pictures"] == 24 and line["compared"] == 8 and line["unlike"] > 4
 
 
 @pytest.mark.parametrize("unlike, warned", [(0, False), (5, False), (6, True), (10, True)])
-def test_most_have_to_be_unlike(unlike, warned):
+def test_a_warning_needs_a_majority_of_unlike_images(unlike, warned):
     line = {"group": 3, "pictures": 11, "middle": "a", "compared": 10, "unlike": unlike, "least": 0.1}
     assert (group_check.warning(line) is not None) == warned
 

@@ -1,4 +1,4 @@
-"""The label-noise audit on a handful of faces: what it writes, shows and leaves alone.  (How well: tests/proofs.)"""
+"""The label-noise audit on a handful of faces: its files, figures and errors.  (Its accuracy: tests/proofs.)"""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fer_lib.audit.label_noise import LISTED, audited, label_noise, noise_matrix_figure, noise_sheet
+from fer_lib.audit.label_noise import LISTED, audit_labels, noise_matrix_figure, noise_sheet, rows_to_audit
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
@@ -18,24 +18,24 @@ TINY = NoiseParams(folds=2, image_size=32, embed_dim=16, epochs=2, batch_size=32
 @pytest.fixture(scope="module")
 def audit(drawn_manifest, pack_cache, tmp_path_factory):
     out = tmp_path_factory.mktemp("noise")
-    told = []
-    report = label_noise(drawn_manifest, TINY, out, pack_cache, progress=lambda *now: told.append(now))
-    return report, out, told
+    calls = []
+    report = audit_labels(drawn_manifest, TINY, out, pack_cache, progress=lambda *now: calls.append(now))
+    return report, out, calls
 
 
-def test_every_row_is_listed_once_from_the_most_doubtful_down(audit, drawn_manifest):
-    report, out, told = audit
+def test_every_row_is_listed_once_the_likeliest_error_first(audit, drawn_manifest):
+    report, out, calls = audit
     table = pd.read_csv(out / "label_noise.csv")
-    looked_at = drawn_manifest.frame[drawn_manifest.frame["split"].isin(["train", "val"])]  # never test, unless asked
-    assert sorted(table["sample_id"]) == sorted(looked_at["sample_id"])
-    assert table["rank"].tolist() == list(range(1, len(looked_at) + 1))
+    audited = drawn_manifest.frame[drawn_manifest.frame["split"].isin(["train", "val"])]  # never test, unless asked
+    assert sorted(table["sample_id"]) == sorted(audited["sample_id"])
+    assert table["rank"].tolist() == list(range(1, len(audited) + 1))
     assert (np.diff(report.ranked["wrongness"]) <= 0).all() and table["wrongness"].between(0, 1).all()
     given = table.set_index("sample_id")["given"]
-    labels = looked_at.set_index("sample_id")["label"]
+    labels = audited.set_index("sample_id")["label"]
     assert all(given[s] == EMOTIONS[label] for s, label in labels.items())
     assert (table["given"] != table["suggested"]).all()
-    assert told[-1] == (8, 8) and all(total == 8 for _, total in told)  # 2 rounds x 2 folds x 2 epochs
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert calls[-1] == (8, 8) and all(total == 8 for _, total in calls)  # 2 rounds x 2 folds x 2 epochs
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
 
 
 def test_the_summary_adds_up(audit):
@@ -48,11 +48,10 @@ def test_the_summary_adds_up(audit):
     }
     for key in ("noise_matrix", "refined_matrix"):
         np.testing.assert_allclose(np.sum(summary[key], axis=1), counts, rtol=1e-9)
-    assert 0 < summary["flagged"] == report.ranked["flagged"].sum() == (report.ranked["wrongness"] >= 0.5).sum()
+    assert summary["flagged"] == report.ranked["flagged"].sum() == (report.ranked["wrongness"] >= 0.5).sum()
     np.testing.assert_allclose(np.sum(summary["transition"], axis=0), 1.0)
     right = np.trace(summary["refined_matrix"]) / summary["rows"]
     assert summary["noise_share"]["refined"] == pytest.approx(1 - right)
-    assert 0.1 <= summary["calibration"]["temperature"] <= 10 and len(summary["calibration"]["biases"]) == 7
     wrong = sum(c["wrong"] for c in summary["per_class"].values())
     assert summary["noise_share"]["refined"] == pytest.approx(wrong / summary["rows"])
     assert [c["rows"] for c in summary["per_class"].values()] == counts.tolist()
@@ -61,45 +60,45 @@ def test_the_summary_adds_up(audit):
     assert top == report.ranked["sample_id"].head(LISTED).tolist()
 
 
-def test_the_same_audit_again_is_the_same(audit, drawn_manifest, pack_cache, tmp_path):
+def test_audit_is_reproducible(audit, drawn_manifest, pack_cache, tmp_path):
     report, out, _ = audit
-    again = label_noise(drawn_manifest, TINY, tmp_path, pack_cache)
+    again = audit_labels(drawn_manifest, TINY, tmp_path, pack_cache)
     assert (tmp_path / "label_noise.csv").read_bytes() == (out / "label_noise.csv").read_bytes()
     assert again.summary == report.summary
-    other = label_noise(drawn_manifest, TINY.model_copy(update={"rounds": 1}), tmp_path / "one", pack_cache)
+    other = audit_labels(drawn_manifest, TINY.model_copy(update={"rounds": 1}), tmp_path / "one", pack_cache)
     assert other.summary["left_out_of_the_last_round"] == 0
 
 
-def test_rows_judged_wrong_are_not_learned_from_in_the_next_round(drawn_manifest, pack_cache, tmp_path, monkeypatch):
-    """Nets that are sure of the true class: the second round does without exactly the labels that differ from it."""
+def test_flagged_rows_are_not_trained_on_in_the_next_round(drawn_manifest, pack_cache, tmp_path, monkeypatch):
+    """The nets are sure of the true class; the second round leaves out exactly the labels that differ from it."""
     from fer_lib.training import cross_validation
 
-    rows = audited(drawn_manifest, TINY)
+    rows = rows_to_audit(drawn_manifest, TINY)
     frame, wrong = rows.frame.copy(), np.arange(len(rows)) % 9 == 4
     true = rows.labels
     frame["label"] = np.where(wrong, (true + 1) % 7, true)
-    learned = []
+    trained_on = []
 
-    def sure(pack, fold, may, *_):
-        learned.append(may)
+    def sure(pack, fold, rows, *_):
+        trained_on.append(rows)
         return 9.0 * np.eye(7)[true]
 
     monkeypatch.setattr(cross_validation, "out_of_fold", sure)
-    report = label_noise(Manifest(frame, rows.meta, rows.path), TINY, tmp_path, pack_cache)
-    assert learned[0].all() and (learned[1] == ~wrong).all()
+    report = audit_labels(Manifest(frame, rows.meta, rows.path), TINY, tmp_path, pack_cache)
+    assert trained_on[0].all() and (trained_on[1] == ~wrong).all()
     assert report.summary["left_out_of_the_last_round"] == report.summary["flagged"] == wrong.sum()
     first = report.ranked.head(int(wrong.sum()))
     assert set(first["sample_id"]) == set(frame["sample_id"][wrong]) and first["flagged"].all()
     by_id = dict(zip(frame["sample_id"], true, strict=True))
     assert all(EMOTIONS[by_id[row.sample_id]] == row.suggested for row in first.itertuples())
-    assert report.verdict.noise_share == pytest.approx(wrong.mean())
+    assert report.errors.noise_share == pytest.approx(wrong.mean())
 
 
 def test_no_text_of_the_csv_is_a_formula(drawn_manifest, pack_cache, tmp_path):
-    rows = audited(drawn_manifest, TINY)
+    rows = rows_to_audit(drawn_manifest, TINY)
     frame = rows.frame.copy()
     frame.loc[0, ["record", "source"]] = ['=HYPERLINK("x")', "@drawn"]
-    report = label_noise(Manifest(frame, rows.meta, rows.path), TINY, tmp_path, pack_cache)
+    report = audit_labels(Manifest(frame, rows.meta, rows.path), TINY, tmp_path, pack_cache)
     table = pd.read_csv(tmp_path / "label_noise.csv").set_index("sample_id")
     row = table.loc[frame["sample_id"][0]]
     assert row["record"] == '\'=HYPERLINK("x")' and row["source"] == "'@drawn"
@@ -108,34 +107,33 @@ def test_no_text_of_the_csv_is_a_formula(drawn_manifest, pack_cache, tmp_path):
     assert raw["record"] == '=HYPERLINK("x")' and raw["source"] == "@drawn"
 
 
-def test_the_pictures_say_what_was_found(audit):
+def test_figures_show_the_report(audit):
     report, *_ = audit
     matrix = noise_matrix_figure(report)
     texts = [t.get_text() for t in matrix.axes[0].texts]
-    assert len(texts) == 49 and texts[0].startswith(f"{report.verdict.refined[0, 0]:,.0f}\n")
-    assert (
-        f"{len(report.ranked)} labels: {100 * report.verdict.refined_share:.1f} % wrong by likelihood"
-        in matrix.axes[0].get_title()
-    )
+    assert len(texts) == 49 and texts[0].startswith(f"{report.errors.refined[0, 0]:,.0f}\n")
+    title = matrix.axes[0].get_title()
+    assert title.startswith(f"{len(report.ranked)} labels: {100 * report.errors.refined_share:.1f} % wrong")
     sheet = noise_sheet(report, shown=10, columns=4)
-    said = [t.get_text() for t in sheet.axes[0].texts]
+    captions = [t.get_text() for t in sheet.axes[0].texts]
     first = report.ranked.iloc[0]
-    assert len(said) == 10 and said[0].startswith(f"{first['given']} > {first['suggested']}\n{first['wrongness']:.3f}")
+    assert len(captions) == 10
+    assert captions[0].startswith(f"{first['given']} > {first['suggested']}\n{first['wrongness']:.3f}")
     assert [t.get_text() for t in sheet.axes[0].get_yticklabels()] == ["1 to 4", "5 to 8", "9 to 10"]
 
 
 def test_an_audit_of_test_rows_is_logged_as_an_opening(audit, drawn_manifest, pack_cache, tmp_path):
     _, out, _ = audit
     assert not (out / "test_openings.jsonl").exists(), "train and val rows are no opening"
-    label_noise(drawn_manifest, TINY.model_copy(update={"splits": ["test"], "rounds": 1}), tmp_path, pack_cache)
+    audit_labels(drawn_manifest, TINY.model_copy(update={"splits": ["test"], "rounds": 1}), tmp_path, pack_cache)
     line = json.loads((tmp_path / "test_openings.jsonl").read_text())
     assert line["purpose"] == "label noise" and line["n"] == len(drawn_manifest.rows(split="test"))
 
 
-def test_no_rows_to_look_at(drawn_manifest, pack_cache, tmp_path):
+def test_no_rows_or_too_few_are_errors(drawn_manifest, pack_cache, tmp_path):
     train = drawn_manifest.rows(split="train")
     with pytest.raises(DataError, match="has no rows in test"):
-        label_noise(train, TINY.model_copy(update={"splits": ["test"]}), tmp_path, pack_cache)
+        audit_labels(train, TINY.model_copy(update={"splits": ["test"]}), tmp_path, pack_cache)
     few = Manifest(train.frame.head(3), train.meta, train.path)
     with pytest.raises(DataError, match="3 rows are 3 different pictures, too few for 5 folds"):
-        label_noise(few, TINY.model_copy(update={"folds": 5}), tmp_path, pack_cache)
+        audit_labels(few, TINY.model_copy(update={"folds": 5}), tmp_path, pack_cache)

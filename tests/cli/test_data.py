@@ -125,7 +125,7 @@ def test_what_was_left_out_is_shown(fer, raw, tmp_path):
         (["validate", "."], 1, "neither manifest.parquet nor imported datasets"),
         (["stats", "nowhere"], 1, "nowhere is missing"),
         (["stats"], 2, "manifest"),
-        (["import-manifest", "none.csv", "--root", ".", "-o", "x"], 1, "cannot read none.csv"),
+        (["import-manifest", "none.csv", "--root", ".", "-o", "x"], 1, "none.csv: No such file"),
         (["import-manifest", "none.csv", "--root", ".", "-o", "x", "--rebase", "noequals"], 2, "OLD=NEW"),
         (["export-csv", "nowhere", "a.csv"], 1, "nowhere is missing"),
         (["export-csv", "nowhere", "a.csv", "--form", "long"], 2, "long"),

@@ -15,9 +15,9 @@ from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
 from fer_lib.datasets.provenance import numbers, read_exposure
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, DataError, FerError
-from fer_lib.evaluation.checkpoints import candidates, pick, sweep
+from fer_lib.evaluation.checkpoints import best_index, candidates, sweep
 from fer_lib.evaluation.evaluate import subjects
-from fer_lib.evaluation.sweep_view import chosen_reliability, sentences, sweep_curves, sweep_table
+from fer_lib.evaluation.sweep_view import chosen_reliability, sweep_curves, sweep_summary, sweep_table
 from fer_lib.models.bundle import read_bundle
 from fer_lib.models.classifier import build_classifier
 from fer_lib.models.inference import predict_logits
@@ -147,7 +147,7 @@ def test_each_number_carries_what_it_was_measured_on(swept, fits, drawn_manifest
         assert entry["protocol_id"] == protocol_id(evalset, contracts[entry["fit"]], "none")
     assert swept[1]["evalset_id"] == evalset and swept[1]["manifest_sha256"] == drawn_manifest.sha256
     assert swept[1]["differences"] == ["image_size: 32 (small); 40 (wide)"]
-    assert any("other pixels" in s and "image_size: 32 (small); 40 (wide)" in s for s in sentences(swept[1]))
+    assert any("other pixels" in s and "image_size: 32 (small); 40 (wide)" in s for s in sweep_summary(swept[1]))
 
 
 def test_sources_narrow_the_rows_and_none_left_is_an_error(fits, again, drawn_manifest, pack_cache):
@@ -174,13 +174,13 @@ def entry(raw, calibrated, epochs, evalset="a" * 12):
     return scores | {"epochs": epochs, "evalset_id": evalset, "fit": "f", "checkpoint": f"c{epochs}", "n_used": 9}
 
 
-def test_the_pick():
+def test_the_best_index():
     entries = [entry(0.4, 0.7, 3.0), entry(0.5, 0.6, 2.0), entry(0.5, 0.7, 1.0), entry(0.3, 0.1, 0.5)]
-    assert pick(entries, "raw") == 2, "of two that are equal, the earlier epoch"
-    assert pick(entries[:2], "raw") == 1 and pick(entries[:2], "calibrated") == 0
-    assert pick(entries, "calibrated") == 2
+    assert best_index(entries, "raw") == 2, "of two that are equal, the earlier epoch"
+    assert best_index(entries[:2], "raw") == 1 and best_index(entries[:2], "calibrated") == 0
+    assert best_index(entries, "calibrated") == 2
     with pytest.raises(DataError, match=r"different rows.*a{12}: f/c3.0 \(9\); b{12}: f/c2.0"):
-        pick([entries[0], entry(0.9, 0.9, 2.0, "b" * 12)], "raw")
+        best_index([entries[0], entry(0.9, 0.9, 2.0, "b" * 12)], "raw")
 
 
 def test_the_best_macro_f1_is_chosen_and_written(swept, fits, drawn_manifest, pack_cache):
@@ -316,7 +316,7 @@ def test_a_fit_that_learned_from_the_choosing_rows_is_refused(fits, again, drawn
         again([fits[0], leaky])
     result = again([fits[0], leaky], allow_leaks=[source])
     assert result["leaks"]["learned_elsewhere"] == {"leaky": len(select)}
-    assert any(f"leaky learned from {len(select)} of these rows" in s for s in sentences(result))
+    assert any(f"leaky learned from {len(select)} of these rows" in s for s in sweep_summary(result))
 
 
 # ---------------------------------------------------------------- what a person looks at
@@ -343,7 +343,7 @@ def test_the_table_and_the_curves_show_what_was_measured(swept):
 
 
 def test_what_is_said(swept):
-    said = " ".join(sentences(swept[1]))
+    said = " ".join(sweep_summary(swept[1]))
     chosen = swept[1]["chosen"]
     assert f"{chosen['fit']}, {chosen['checkpoint']} (epochs: {chosen['epochs']:g})" in said
     assert f"raw macro-F1 {chosen['raw']['macro_f1']:.4f}" in said and swept[1]["evalset_id"] in said

@@ -19,7 +19,7 @@ from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, read_ex
 from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import BundleError, DataError, FerError
 from fer_lib.evaluation.evaluate import evaluate, subjects
-from fer_lib.evaluation.leaks import checked_leaks, known_leaks, sentences
+from fer_lib.evaluation.leaks import checked_leaks, known_leaks, leak_warnings
 from fer_lib.evaluation.table import people_table, predictions, results_table
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
@@ -195,7 +195,7 @@ def without(manifest, ids, **meta):
 
 def test_a_near_copy_that_an_audit_recorded_is_a_known_leak_too(made):
     _, manifest, _ = made
-    exact = known_leaks(manifest, "test").learned
+    exact = known_leaks(manifest, "test").trained_on
     assert len(exact) == LEAKS
     clean = without(manifest, exact)
     [first, second, third, *_] = clean.rows(split="test").sample_ids
@@ -203,9 +203,9 @@ def test_a_near_copy_that_an_audit_recorded_is_a_known_leak_too(made):
     twins = {first: [trained, "f" * 64], second: ["e" * 64], third: [chosen], "gone": [trained]}
     audited = without(clean, [], twins=twins)
     known = known_leaks(audited, "test")
-    assert (known.learned, known.chosen_on) == ({first}, {third}) and known.all == {first, third}
-    assert not known_leaks(audited, "val").chosen_on, "choosing is what val rows are for"
-    with pytest.raises(DataError, match="1 of the .* in train too and 1 to stand in val"):
+    assert (known.trained_on, known.selected_on) == ({first}, {third}) and known.all == {first, third}
+    assert not known_leaks(audited, "val").selected_on, "choosing is what val rows are for"
+    with pytest.raises(DataError, match="1 of the .* in train too and 1 in val"):
         checked_leaks(audited, audited.rows(split="test"), "test", [], {})
     found, said = checked_leaks(audited, audited.rows(split="test"), "test", ALLOWED, {})
     assert found == known and (said["rows"], said["chosen_on"], said["allowed"]) == (1, 1, ALLOWED)
@@ -252,11 +252,11 @@ def test_a_manifest_of_test_rows_alone_can_be_measured_where_no_temperature_is_f
 
 def test_what_is_said_of_leaks_that_no_table_leaves_out():
     known = {"rows": 1200, "by_source": {"a": 1200}, "chosen_on": 3, "allowed": ["a"], "unrecorded": ["one"]}
-    every = sentences({"leaks": known, "sets": {"all": {}}})
-    assert len(every) == 3 and "1,200 of these rows are known to stand in train" in every[0]
+    every = leak_warnings({"leaks": known, "sets": {"all": {}}})
+    assert len(every) == 3 and "1,200 of these rows are known to be in train" in every[0]
     assert "3 of these rows" in every[1] and "`one`" in every[2]
-    assert sentences({"leaks": known, "sets": {"all": {}, "leak_free": {}}}) == every[1:]
-    assert sentences({"sets": {"all": {}}}) == []
+    assert leak_warnings({"leaks": known, "sets": {"all": {}, "leak_free": {}}}) == every[1:]
+    assert leak_warnings({"sets": {"all": {}}}) == []
 
 
 def test_an_ensemble_whose_teacher_was_trained_again_is_refused(made, tmp_path):

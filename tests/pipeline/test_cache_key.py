@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from toy import cell
 
+from fer_lib.importers.source_table import SOURCES
 from fer_lib.pipeline import cache_key
 
 
@@ -132,3 +134,41 @@ def test_unhashed_modules_are_excluded_and_reached_modules_included():
     found = cache_key.reachable("from fer_lib.calibration.metrics import summary\nfrom fer_lib.tracking import runs\n")
     assert "fer_lib.calibration.metrics" in found
     assert not {"fer_lib.pipeline", "fer_lib.tracking.runs", "fer_lib.params", "fer_lib.deploy.predict"} & set(found)
+
+
+def test_the_key_of_an_import_covers_the_importers_that_it_uses(tmp_path, monkeypatch):
+    """Those of other sources, new ones included, are in no key."""
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    package = tmp_path / "fer_lib"
+    shutil.copytree(cache_key.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "*.onnx"))
+    monkeypatch.setattr(cache_key.reachable, "__defaults__", (package,))
+    book = write_notebook(tmp_path / "n.ipynb", cell("from fer_lib.importers import import_all\nimport_all([], '.')"))
+
+    def keys():
+        cache_key._file.cache_clear()
+        cache_key._module.cache_clear()
+        return {
+            name: cache_key.phase_key("import", {"sources": [{"source": name}]}, {}, book)
+            for name in ("ckplus", "tree", "ferplus", "rafdb_basic")
+        }
+
+    def changed(file, text="\nCHANGED = 1\n"):
+        before = keys()
+        with open(package / "importers" / file, "a") as module:
+            module.write(text)
+        after = keys()
+        return {name for name in after if after[name] != before[name]}
+
+    assert changed("new_source.py", "DECLARATIONS = {}\n") == set()
+    assert changed("source_table.py", "\nSOURCES['new'] = 'fer_lib.importers.new_source'\n") == set()
+    assert changed("ckplus.py") == {"ckplus"} and changed("rafdb.py") == {"rafdb_basic"}
+    assert changed("tree.py") == {"tree", "ferplus"}, "FERPlus reads class trees too"
+    assert changed("builder.py") == changed("engine.py") == {"ckplus", "tree", "ferplus", "rafdb_basic"}
+    monkeypatch.setitem(SOURCES, "ckplus", "fer_lib.importers.new_source")
+    assert changed("new_source.py") == {"ckplus"}, "the table decides which module counts"
+
+
+def test_no_other_phase_covers_the_modules_of_sources():
+    found = cache_key.reachable("from fer_lib.importers import read_imports\nfrom fer_lib.datasets import build\n")
+    assert "fer_lib.importers.engine" in found
+    assert not {module for module in SOURCES.values()} & set(found)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from altered import ALTERED, LEAST
 
-from fer_lib.audit import audit_manifest, search
+from fer_lib.audit import search
+from fer_lib.audit.manifest_audit import audit_manifest
 from fer_lib.datasets.build import build_manifest
 from fer_lib.emotions import EMOTIONS
 from fer_lib.importers import import_all

@@ -19,7 +19,7 @@ from fer_lib.errors import DataError, FerError
 from fer_lib.params import SourceSpec
 from fer_lib.synthetic import dataset, drawing, features, noise_injection
 from fer_lib.synthetic.layouts import LAYOUTS
-from fer_lib.synthetic.noise_injection import divide
+from fer_lib.synthetic.noise_injection import apportion
 
 
 def truth_of(root):
@@ -52,7 +52,7 @@ def test_classes_follow_the_shares():
 @pytest.mark.parametrize("unit", features.ACTION_UNITS)
 def test_every_action_unit_shows(unit):
     """Each unit at full strength changes a frontal face by itself (AU7 and AU24 touch only a few pixels)."""
-    who = features.person(np.random.default_rng(3))
+    who = features.random_person(np.random.default_rng(3))
     who = replace(who, hair_style="short", beard="none", glasses="none")
     neutral = drawing.draw(who, {}, drawing.Scene(), 96).astype(int)
     moved = drawing.draw(who, {unit: 1.0}, drawing.Scene(), 96).astype(int)
@@ -61,8 +61,8 @@ def test_every_action_unit_shows(unit):
 
 def test_a_smile_lifts_and_a_frown_drops_the_mouth_corners():
     def corner(units):
-        sketch = drawing.Sketch(features.person(np.random.default_rng(3)), drawing.Scene(), 96)
-        features.mouth(sketch, {name: units.get(name, 0.0) for name in features.ACTION_UNITS})
+        sketch = drawing.Sketch(features.random_person(np.random.default_rng(3)), drawing.Scene(), 96)
+        features.draw_mouth(sketch, {name: units.get(name, 0.0) for name in features.ACTION_UNITS})
         lips = max(sketch._curves, key=lambda c: np.ptp(c[:, 0]))
         return lips[0, 1] - lips[5, 1]  # the end of the upper lip, below its middle
 
@@ -106,10 +106,10 @@ def test_contact_sheet_has_a_row_a_class():
     assert np.array_equal(sheet[4 + 3 * 36 : 36 + 3 * 36, 4 + 36 : 36 + 36], face)
 
 
-def test_divide_sums_and_leaves_no_class_out():
-    counts = divide(9, np.array([0.01, 0.01, 0.9, 0.08]))
+def test_apportion_sums_and_gives_every_class_at_least_one():
+    counts = apportion(9, np.array([0.01, 0.01, 0.9, 0.08]))
     assert counts.sum() == 9 and counts.min() == 1
-    assert divide(1000, np.array([0.8, 0.1, 0.1])).tolist() == [800, 100, 100]
+    assert apportion(1000, np.array([0.8, 0.1, 0.1])).tolist() == [800, 100, 100]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -264,7 +264,7 @@ def test_expw_boxes_hold_faces_and_a_few_leave_their_photo_by_a_pixel(tmp_path):
 
 def test_wrong_labels_follow_typical_confusions_where_asked(tmp_path):
     records = [noise_injection.Record(None, "train", 0, c, c, 1.0, {}) for c in np.repeat(np.arange(7), 800)]
-    planted = noise_injection.plant(records, np.random.default_rng(0), 0, 0, 0.5, noise_shape="confusions")
+    planted = noise_injection.inject_noise(records, np.random.default_rng(0), 0, 0, 0.5, noise_shape="confusions")
     moved = np.zeros((7, 7))
     for r in planted:
         moved[r.true, r.written] += r.true != r.written
@@ -341,17 +341,17 @@ def test_a_read_only_folder_is_named(tmp_path):
 def test_embedded_is_drawn_once_and_cached_by_what_was_asked(tmp_path, monkeypatch):
     monkeypatch.setenv("FER_HOME", str(tmp_path))
     spec = SourceSpec(source="fer2013", faces=70)
-    root = dataset.embedded(spec)
+    root = dataset.embedded_root(spec)
     assert root.parent == tmp_path / "mlruns" / "cache" and root.name.startswith("drawn-")
     stamp = (root / "truth.json").stat().st_mtime_ns
-    assert dataset.embedded(spec) == root and (root / "truth.json").stat().st_mtime_ns == stamp
-    votes = dataset.embedded(SourceSpec(source="ferplus", faces=70))
+    assert dataset.embedded_root(spec) == root and (root / "truth.json").stat().st_mtime_ns == stamp
+    votes = dataset.embedded_root(SourceSpec(source="ferplus", faces=70))
     assert votes != root and (votes / "fer2013.csv").read_bytes() == (root / "fer2013.csv").read_bytes()
-    assert dataset.embedded(SourceSpec(source="fer2013", faces=70, duplicates=2)) != root
-    tree = dataset.embedded(SourceSpec(source="tree", name="affectnet_full_balanced", faces=70))
+    assert dataset.embedded_root(SourceSpec(source="fer2013", faces=70, duplicates=2)) != root
+    tree = dataset.embedded_root(SourceSpec(source="tree", name="affectnet_full_balanced", faces=70))
     units = [truth_of(folder)[0]["units"] for folder in (tree, root)]
     assert units[0] != units[1], "two sources hold the same faces"
-    full, sure = (dataset.embedded(SourceSpec(source=source, faces=70)) for source in ("expw_full", "expw_hq"))
+    full, sure = (dataset.embedded_root(SourceSpec(source=source, faces=70)) for source in ("expw_full", "expw_hq"))
     assert full == sure, "the two sources of ExpW read one dataset"
     with pytest.raises(DataError, match="no embedded faces"):
-        dataset.embedded(SourceSpec(source="raf_au", faces=70))
+        dataset.embedded_root(SourceSpec(source="raf_au", faces=70))

@@ -22,8 +22,7 @@ from fer_lib.importers import import_source
 from fer_lib.importers.votes import judge
 from fer_lib.params import SourceSpec
 from fer_lib.synthetic import dataset
-from fer_lib.synthetic.layouts import LAYOUTS
-from fer_lib.synthetic.layouts.writing import encode
+from fer_lib.synthetic.layouts import LAYOUTS, encode
 from fer_lib.synthetic.noise_injection import CONTEMPT, Record
 
 QUICK = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
@@ -96,7 +95,7 @@ def test_round_trip_idempotence_and_order_invariance(layout):
             truth, before = expected(layout, drawn), checksums(root)
             spec = SourceSpec(source=LAYOUTS[layout].source, root=str(root), name="drawn")
             if not truth:
-                with pytest.raises(DataError, match="no picture of the seven classes"):
+                with pytest.raises(DataError, match="no image of the seven classes"):
                     import_source(spec, out)
                 return
             if layout == "rafdb_compound" and not re.search(r"(?m) ([89]|1\d)$", _list(root)):
@@ -211,7 +210,7 @@ def test_every_expw_line_is_a_row_or_a_counted_problem_and_partly_outside_boxes_
                     leaving += top < 0 or left < 0 or bottom > 20 or right > 24
                     kept.add(f"p{i}.jpg#{j}")
         if not kept:
-            with pytest.raises(DataError, match="no picture"):
+            with pytest.raises(DataError, match="no image"):
                 import_source(spec, Path(folder) / "out")
             return
         full = import_source(spec, Path(folder) / "out")
@@ -246,7 +245,7 @@ def test_yolo_boxes_become_faces_in_pixels_and_lines_have_no_order(boxes):
         spec = SourceSpec(source="affectnet_yolo_format", root=str(root))
         wanted = {(y, x, y + h, x + w, names[c]) for c, x, y, w, h in boxes if c != 1}
         if not wanted:
-            with pytest.raises(DataError, match="no picture of the seven"):
+            with pytest.raises(DataError, match="no image of the seven"):
                 import_source(spec, Path(folder) / "out")
             return
         first = import_source(spec, Path(folder) / "out")
