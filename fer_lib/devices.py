@@ -28,9 +28,9 @@ def available() -> list[str]:
     """Backends that torch can use here, best first; the last one is always ``cpu``."""
     import torch
 
-    found = {"cuda": torch.cuda.is_available(), "xpu": hasattr(torch, "xpu") and torch.xpu.is_available()}
-    found["mps"] = torch.backends.mps.is_available()
-    return [name for name in ("cuda", "xpu", "mps") if found[name]] + ["cpu"]
+    usable = {"cuda": torch.cuda.is_available(), "xpu": hasattr(torch, "xpu") and torch.xpu.is_available()}
+    usable["mps"] = torch.backends.mps.is_available()
+    return [name for name in ("cuda", "xpu", "mps") if usable[name]] + ["cpu"]
 
 
 def cores() -> int:

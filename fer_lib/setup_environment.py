@@ -14,8 +14,8 @@ SHARED_OPTIONS = "index-url|extra-index-url|find-links|trusted-host|cert|no-inde
 
 def uv_options(pip_config: str) -> list:
     """Options for uv, which reads no pip configuration, from the output of ``pip config list``."""
-    found = re.findall(rf"^(global|install|:env:)\.({SHARED_OPTIONS})=(.{{3,}})$", pip_config, re.M)
-    settings = {name: value for _, name, value in sorted(found, key=lambda match: match[0] == ":env:")}  # last wins
+    matches = re.findall(rf"^(global|install|:env:)\.({SHARED_OPTIONS})=(.{{3,}})$", pip_config, re.M)
+    settings = {name: value for _, name, value in sorted(matches, key=lambda match: match[0] == ":env:")}  # last wins
     options = [f"--{name}={word}" for name, value in settings.items() for word in ast.literal_eval(value).split()]
     return [re.sub("^--no-index=.*", "--no-index", o) for o in options] + ["--index-strategy=unsafe-best-match"]
 

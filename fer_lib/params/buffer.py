@@ -20,7 +20,7 @@ class BufferParams(Strict):
     block_sec: Positive = 10.0  # rows of one block share a group, so that splits do not separate neighbours
 
     @model_validator(mode="after")
-    def _from_low_to_high(self):
+    def _check_thresholds(self):
         if self.negative > self.positive:
             raise ValueError(f"negative {self.negative} must not lie above positive {self.positive}")
         return self

@@ -7,8 +7,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -28,6 +26,7 @@ from fer_lib.models.classifier import FerClassifier, build_classifier, check_siz
 from fer_lib.models.weights import load_pretrained, resample_weights
 from fer_lib.params import FitParams
 from fer_lib.storage.atomic import fresh_file, write_json
+from fer_lib.storage.git import run_git
 from fer_lib.training.checkpoint import LAST, has_checkpoint
 from fer_lib.training.data import FitData, open_data
 from fer_lib.training.distributed import SingleProcess, run_processes
@@ -124,15 +123,8 @@ def _smoke_results(best: Bundle, end: dict[str, Any]) -> dict[str, Any]:
 def environment(device: torch.device) -> dict[str, Any]:
     """Machine, packages and git state, for ``environment.json``."""
     root = Path(__file__).resolve().parents[2]
-
-    def git(*words: str) -> str | None:
-        if shutil.which("git") is None:
-            return None
-        process = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
-        return process.stdout.strip() if process.returncode == 0 else None
-
     lock = root / "requirements.lock"
-    changes = git("status", "--porcelain")
+    changes = run_git("status", "--porcelain")
     names = (
         "torch", "torchvision", "timm", "mlflow", "numpy", "pandas", "opencv-python", "opencv-python-headless",
         "onnxruntime", "scikit-learn", "fer-lab",
@@ -141,7 +133,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "python": platform.python_version(),
-        "git": {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)},
+        "git": {"commit": run_git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)},
         "packages": {n: installed[n] for n in names if n in installed},
         "torch": torch.__version__,
         "device": describe_device(device.type) | {"cpu_capability": torch.backends.cpu.get_cpu_capability()},
