@@ -29,7 +29,7 @@ def live(
     detector_model: Annotated[
         Path | None, typer.Option(help="YuNet's file, or the SSD's caffemodel with its prototxt beside it.")
     ] = None,
-    detect_scale: Annotated[float, typer.Option(help="YuNet looks at pictures reduced by this.")] = 0.5,
+    detect_scale: Annotated[float, typer.Option(help="YuNet looks at images reduced by this.")] = 0.5,
     detect_every: Annotated[
         int, typer.Option(help="Frames from one search to the next; between, faces are followed.")
     ] = 3,
@@ -197,7 +197,7 @@ def replay(
     model: Annotated[str, typer.Option(help="The model that is asked instead, written as for fer live.")] = "packaged",
     out: Annotated[Path | None, typer.Option(help="New session's folder. Default: SESSION-MODEL beside it.")] = None,
 ) -> None:
-    """Ask another model about a kept session: same pictures, faces, labels and smoothing."""
+    """Ask another model about a kept session: same images, faces, labels and smoothing."""
     from fer_lib.live.replay import replay as ask
     from fer_lib.models.bundle import read_bundle
     from fer_lib.tracking.live import log_replay

@@ -33,14 +33,14 @@ def buffer(
 
 
 def _progress():
-    """Counts pictures on a line of its own, where somebody watches."""
+    """Counts images on a line of its own, where somebody watches."""
     import sys
 
     if not sys.stderr.isatty():
         return None
 
     def tell(done: int, total: int) -> None:
-        print(f"\r{done:,} of {total:,} pictures", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        print(f"\r{done:,} of {total:,} images", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
     return tell
 

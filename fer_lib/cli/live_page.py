@@ -42,7 +42,7 @@ def serve(p: LiveParams, folder: Path, port: int, open_browser: bool) -> dict[st
         hub.open()
         about["note"] = hub.session.detector.note  # the terminal was told already
         store.configure()
-        store.experiment_id()  # a new store takes seconds: better now than before the first picture
+        store.experiment_id()  # a new store takes seconds: better now than before the first image
         server = uvicorn.Server(config(app))
         hub.on_start = lambda session: session.end_callbacks.append(LiveRun(p, folder).end)
         hub.on_end = lambda error: _tell_end(error, folder, server.should_exit)

@@ -31,7 +31,7 @@ def render(
     results: RESULTS,
     readme: Annotated[bool, typer.Option("--readme", help="also fill the README's results; real faces only")] = False,
 ) -> None:
-    """Write the page and pictures of an exported run."""
+    """Write the page and images of an exported run."""
     from fer_lib.report.render import render as write
     from fer_lib.storage.paths import home
 
@@ -42,7 +42,7 @@ def render(
 
 @report.command()
 def pictures(results: RESULTS) -> None:
-    """Draw the README's pictures and show them in it."""
+    """Draw the README's images and show them in it."""
     from fer_lib.report.figures import readme_images
     from fer_lib.storage.paths import home
 

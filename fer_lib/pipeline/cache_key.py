@@ -1,4 +1,4 @@
-"""When may a finished phase be used again?  When its re-use key is the same.
+"""When may a finished phase be used again?  When its cache key is the same.
 
 The key hashes the kind, its parameters, the ids of its inputs, the code of its notebook and the ``fer_lib`` sources
 which that code can reach.  Sources are compared as syntax trees without docstrings, so a comment costs no training.
@@ -32,7 +32,7 @@ UNHASHED_MODULES = frozenset(
 
 
 def phase_key(kind: str, params: dict[str, Any], inputs: dict[str, str | list[str]], notebook: Path) -> str:
-    """The re-use key, 64 hex digits.
+    """The cache key, 64 hex digits.
 
     Args:
         kind: the phase's kind.

@@ -9,7 +9,7 @@ from typing import Any
 from fer_lib.errors import FerError
 
 VIEWS = {"none": "single view", "flip": "flip average"}
-ROW_SETS = {"all": "all rows", "leak_free": "without the pictures that have a known twin in the training rows"}
+ROW_SETS = {"all": "all rows", "leak_free": "without the images that have a known twin in the training rows"}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from fer_lib.synthetic.dataset import contact_sheet
 from fer_lib.training.plots import training_curves
 
 _CAPTIONS = {  # of the README's images, in page order
-    "faces": "Drawn faces of the embedded dataset, a row a class.",
+    "faces": "Drawn faces of the embedded dataset, one row per class.",
     "reliability": "Reliability of the exported student, before and after temperature scaling.",
     "mlflow_runs": "A run and its phases in MLflow.",
     "mlflow_compare": "Two students compared in MLflow.",

@@ -43,7 +43,7 @@ def assign_folds(frame: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
     table = frame[["content_id", "label"]].assign(component=component)
     sets = table.groupby("component").agg(name=("content_id", "min"), label=("label", "min"), size=("label", "size"))
     if len(sets) < folds:
-        raise DataError(f"{len(frame)} rows are {len(sets)} different pictures, too few for {folds} folds: use fewer")
+        raise DataError(f"{len(frame)} rows are {len(sets)} different images, too few for {folds} folds: use fewer")
     sets["hash"] = [hashlib.sha256(f"fold:{seed}:{name}".encode()).hexdigest() for name in sets["name"]]
     fold = pd.Series(0, index=sets.index)
     totals = np.zeros(folds, np.int64)

@@ -172,7 +172,7 @@ def test_the_choice_is_the_slow_one_of_a_plain_reading():
 
 
 def recorded(folder, n=120, seed=0, keep=lambda i: True, record=True, off=False):
-    """A session of a textured picture that drifts, its face in it, written as the product writes it."""
+    """A session of a textured image that drifts, its face in it, written as the product writes it."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     noise = rng.integers(0, 256, (200, 260, 3), dtype=np.uint8)
@@ -237,7 +237,7 @@ def test_what_is_written_is_a_manifest_that_the_project_reads(tmp_path):
 @pytest.mark.parametrize("margin", [0.0, 0.25, 0.5])
 @pytest.mark.parametrize("size", [32, 56])
 def test_the_contract_cuts_the_pixels_that_the_session_saw(tmp_path, margin, size, off):
-    """Bit for bit, whatever size and margin a model has, also where the square leaves the picture."""
+    """Bit for bit, whatever size and margin a model has, also where the square leaves the image."""
     images, faces = recorded(tmp_path / "one", n=45, off=off)
     manifest = write_buffer(tmp_path / "one", tmp_path / "out", BufferParams())
     contract = FaceContract(image_size=size, margin=margin)

@@ -112,7 +112,7 @@ def spoil_huge(path):
     [
         (spoil_truncated, "truncated"),
         (spoil_missing, "missing"),
-        (spoil_text, "not a picture"),
+        (spoil_text, "not an image"),
         (spoil_huge, "above the cap of 50,000,000 pixels"),
     ],
 )

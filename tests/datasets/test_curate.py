@@ -293,7 +293,7 @@ def test_size_and_sharpness_are_measured_on_the_face(photo):
     assert blur(np.full((50, 50, 3), 77, np.uint8)) == 0
     big = np.random.default_rng(1).integers(0, 255, (BLUR_SIDE, BLUR_SIDE, 3), dtype=np.uint8)
     enlarged = cv2.resize(big, None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)
-    assert blur(enlarged) == pytest.approx(blur(big)), "measured at one size, whatever the picture's"
+    assert blur(enlarged) == pytest.approx(blur(big)), "measured at one size, whatever the image's"
     (photo.root / "small.png").unlink()
     with pytest.raises(DataError, match="small.png"):
         measure(photo)

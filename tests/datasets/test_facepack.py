@@ -37,7 +37,7 @@ def rows(drawn_manifest):
 
 
 def by_hand(folder, pictures, boxes=None):
-    """A manifest over pictures uint8 [H, W, 3] that are written to ``folder``."""
+    """A manifest over images uint8 [H, W, 3] that are written to ``folder``."""
     folder.mkdir(exist_ok=True)
     frame = {"sample_id": [], "content_id": [], "source": [], "record": [], "image_path": []}
     for i, picture in enumerate(pictures):
@@ -52,7 +52,7 @@ def by_hand(folder, pictures, boxes=None):
 
 
 def broken_copy(rows, folder, missing=(), garbled=()):
-    """The same rows over a copy of their pictures in which some are missing or broken."""
+    """The same rows over a copy of their images in which some are missing or broken."""
     for i, path in enumerate(rows.frame["image_path"]):
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -299,7 +299,7 @@ def test_tampered_pixels_are_refused(rows, tmp_path, kind):
 
 
 def twice_over(rows, n):
-    """``n`` rows over the same pictures under other names."""
+    """``n`` rows over the same images under other names."""
     frame = pd.concat([rows.frame] * (n // len(rows) + 1), ignore_index=True).iloc[:n]
     frame["sample_id"] = [f"{i:020x}" for i in range(n)]
     return Manifest(frame, {**rows.meta, "root": str(rows.root)}, None)
@@ -450,7 +450,7 @@ def test_required_space_of_all_splits_is_checked_before_the_first_face(rows, dra
 
 
 def mixed(tmp_path):
-    """Pictures smaller than R, of R and larger, colour and grey, whole and boxes; some boxes leave their photo."""
+    """Images smaller than R, of R and larger, colour and grey, whole and boxes; some boxes leave their photo."""
     rng = np.random.default_rng(4)
 
     def picture(height, width, grey):
@@ -543,7 +543,7 @@ EYES = FaceContract(image_size=96, align="eyes", margin=0.1)
 
 @pytest.fixture(scope="module")
 def heads(shared_data):
-    """Two frames of one face, each turned by 25 degrees either way: uint8 pictures and the planted degrees."""
+    """Two frames of one face, each turned by 25 degrees either way: uint8 images and the planted degrees."""
     with Image.open(shared_data / "media" / "head-pose-face-detection-male.gif") as clip:
         frames = [np.asarray(f.convert("RGB")) for f in ImageSequence.Iterator(clip)][:40:39]
     turned = []
@@ -594,7 +594,7 @@ def test_a_box_uses_the_landmarks_of_its_own_face(shared_data, yunet, tmp_path):
     assert len(faces) == 2
     pack = open_or_build(by_hand(tmp_path / "p", [frame] * 2, [f.box for f in faces]), EYES, tmp_path)
     for packed, face in zip(pack.faces, faces, strict=True):
-        assert np.abs(find_points(frame, face.box, yunet) - face.points).max() < 4, "pixels of the picture"
+        assert np.abs(find_points(frame, face.box, yunet) - face.points).max() < 4, "pixels of the image"
         expected = EYES.face(frame, face.box, face.points).astype(float)
         assert np.abs(packed - expected).mean() < 8, "cut as by the points that the whole photo gives"
 

@@ -21,7 +21,7 @@ NUMBERS = ("Training", "PublicTest", "PrivateTest")
 
 
 def write_tree(root, shift=0, contempt=0):
-    """A tree of one picture a class and split, and some of contempt."""
+    """A tree of one image a class and split, and some of contempt."""
     for i, split in enumerate(("train", "val", "test")):
         for j, name in enumerate((*CLASSES, *["contempt"] * contempt)):
             folder = root / split / name
@@ -141,7 +141,7 @@ def test_leftovers_of_killed_imports_are_ignored_and_a_moved_folder_is_restored(
     previous(out / "a").rmdir()
     os.replace(out / "a", previous(out / "a"))
     assert read_imports(out).equals(rows)
-    assert all((out / path).is_file() for path in rows["image_path"]), "pictures where the rows say"
+    assert all((out / path).is_file() for path in rows["image_path"]), "images where the rows say"
 
 
 KILLED = """

@@ -266,7 +266,7 @@ def test_import_gives_ids_of_the_content_and_assigns_val(tmp_path):
 
 def test_missing_or_broken_images_stop_the_import(tmp_path):
     picture(tmp_path / "good.png")
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not an image")
     path = csv_file(tmp_path, "good.png,1,train,s", "none.png,1,train,s", "text.png,1,train,s")
     with pytest.raises(DataError) as error:
         import_csv(path, tmp_path, tmp_path / "out", KEEP)

@@ -16,7 +16,7 @@ from fer_lib.training.cross_validation import assign_folds
 
 
 def manifest_of(root, rows):
-    """Rows (sample id, split, number of the drawn face, brightness added: another file of the same picture)."""
+    """Rows (sample id, split, number of the drawn face, brightness added: another file of the same image)."""
     lines = []
     for name, split, number, light in rows:
         drawn = draw_face(7, number)

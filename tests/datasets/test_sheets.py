@@ -1,4 +1,4 @@
-"""Contact sheets and step pages show the right faces and mark unreadable images."""
+"""Contact sheets and step pages show the right faces and mark unreadable pictures."""
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ def row(i, label, split="train", source="s", **more):
 
 @pytest.fixture
 def manifest(tmp_path):
-    """35 flat pictures, five a class, whose grey value is 30 times their label."""
+    """35 flat images, five a class, whose grey value is 30 times their label."""
     rows = [row(i, i % 7, ("train", "val", "test")[i % 3]) for i in range(35)]
     for i in range(35):
         data = cv2.imencode(".png", np.full((20, 30, 3), 30 * (i % 7), np.uint8))[1]
@@ -84,7 +84,7 @@ def test_a_grid_without_rows_is_refused(manifest):
 
 
 class Tilted:
-    """A detector that sees one face with its eyes 45 degrees askew in pictures wider than 30 pixels."""
+    """A detector that sees one face with its eyes 45 degrees askew in images wider than 30 pixels."""
 
     name = "tilted"
 
@@ -150,7 +150,7 @@ def test_counts_are_drawn_by_source_split_and_label(manifest):
 
 
 def test_a_broken_image_is_a_cross_among_the_steps(manifest, tmp_path):
-    (tmp_path / "broken.png").write_text("no picture")
+    (tmp_path / "broken.png").write_text("no image")
     broken = Manifest(manifest.frame.assign(image_path="broken.png"), {**manifest.meta, "root": tmp_path.as_posix()})
     rows = sheets.example_rows(broken, 2)
     figure = sheets.steps_page(broken, FaceContract(image_size=32), rows, None, size=60)

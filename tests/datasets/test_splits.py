@@ -44,7 +44,7 @@ def test_a_content_of_two_sources_is_never_in_train_and_val():
 
 
 def test_contents_of_train_and_test_rows_are_excluded_from_val():
-    """`own` has its own val; `noval` has the same pictures and none; of a third one the pictures are tested on."""
+    """`own` has its own val; `noval` has the same images and none; of a third one the images are tested on."""
     own = [frame(range(40), [0] * 40, source="own"), frame(range(40, 44), [0] * 4, "val", "own")]
     noval = frame([*range(44), *range(100, 140)], [0] * 84, source="noval")
     tested = frame(range(100, 110), [0] * 10, "test", "third")

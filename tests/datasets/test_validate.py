@@ -11,7 +11,7 @@ from fer_lib.datasets.validate import PROBLEMS, validate
 def test_each_problem_is_found_once(tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.png").write_bytes(cv2.imencode(".png", np.zeros((20, 30, 3), np.uint8))[1].tobytes())
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     rows = [("a", "train", 0, "x"), ("a", "test", 0, "x"), ("b", "train", 1, "y"), ("b", "train", 2, "y"),
             ("c", "train", 3, "z"), ("c", "train", 3, "w"), ("gone", "train", 4, "u"),
             ("text", "train", 5, "v")]  # fmt: skip

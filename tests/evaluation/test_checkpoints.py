@@ -277,7 +277,7 @@ def test_a_damaged_checkpoint_is_named(fits, again, tmp_path):
 
 
 def moved(manifest, folder, split, **meta):
-    """The manifest over a folder that holds the pictures of one split alone."""
+    """The manifest over a folder that holds the images of one split alone."""
     for path in manifest.frame["image_path"][manifest.frame["split"] == split]:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(manifest.resolve(path).read_bytes())
@@ -285,7 +285,7 @@ def moved(manifest, folder, split, **meta):
 
 
 def test_no_row_but_those_of_val_is_opened(fits, again, drawn_manifest, swept, tmp_path):
-    """The pictures of train and test are not even there."""
+    """The images of train and test are not even there."""
     alone = moved(drawn_manifest, tmp_path / "pictures", "val")
     result = again(fits, alone, tmp_path / "cache")
     for ours, theirs in zip(result["checkpoints"], swept[1]["checkpoints"], strict=True):
@@ -295,7 +295,7 @@ def test_no_row_but_those_of_val_is_opened(fits, again, drawn_manifest, swept, t
 
 
 def test_checkpoints_of_different_rows_are_not_ranked(fits, again, drawn_manifest, tmp_path):
-    """A picture that was there when the first fit's faces were packed and is broken when the second's are."""
+    """An image that was there when the first fit's faces were packed and is broken when the second's are."""
     tolerant = moved(drawn_manifest, tmp_path / "pictures", "val", tolerance=1)
     result = again(fits[:1], tolerant, tmp_path / "cache")
     rows = drawn_manifest.rows(split="val", val_role="select")

@@ -43,11 +43,11 @@ def excluded_count(result):
 
 
 def scatter_files(folder, top):
-    """Pictures and other files where none is read, ``folder`` being a class folder under ``top``; how many pictures."""
+    """Images and other files where none is read, ``folder`` being a class folder under ``top``; how many images."""
     write_image(folder / "deep" / "a.png", 50)
     write_image(folder / "deep" / "deeper" / "b.jpg", 51, ".jpg")
     write_image(folder / "p.heic", 52)
-    write_image(folder / "nameless", 53)  # a picture by its content
+    write_image(folder / "nameless", 53)  # an image by its content
     write_image(top / "loose.png", 54)
     for name in ("Thumbs.db", "deep/list.txt", ".hidden.png"):
         (folder / name).write_bytes(b"no picture at all")
@@ -110,7 +110,7 @@ def test_a_root_one_level_too_high_or_low_is_refused_with_the_counts(tree, tmp_p
 
 
 def write_yolo(root, labels, split="train"):
-    """``labels``: stem -> text of its label file, each with a picture."""
+    """``labels``: stem -> text of its label file, each with an image."""
     for i, (stem, text) in enumerate(labels.items()):
         write_image(root / split / "images" / f"{stem}.png", i)
         (root / split / "labels").mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def test_yolo_kept_and_dropped_lines_sum_to_all_lines(tmp_path):
         "d": "", "e": "2 .5 .5 1 1",
     })  # fmt: skip
     labels, images = root / "train" / "labels", root / "train" / "images"
-    (labels / "gone.txt").write_text("0 .5 .5 1 1\n2 .5 .5 1 1\nthree words here\n")  # no picture
+    (labels / "gone.txt").write_text("0 .5 .5 1 1\n2 .5 .5 1 1\nthree words here\n")  # no image
     write_image(images / "deep" / "f.png", 70)
     (labels / "deep").mkdir()
     (labels / "deep" / "f.txt").write_text("0 .5 .5 1 1\n")

@@ -44,7 +44,7 @@ def write_csv(path: Path, rows: list, header=("emotion", "pixels", "Usage")) -> 
 
 @pytest.fixture
 def tree(tmp_path):
-    """train, valid and test, two pictures a class."""
+    """train, valid and test, two images a class."""
     root = tmp_path / "raw"
     for split in ("train", "valid", "test"):
         for label, name in enumerate(CLASSES):
@@ -462,7 +462,7 @@ def test_a_file_at_the_output_folder_is_refused_and_kept(tree, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file size limits are POSIX")
-@pytest.mark.parametrize("limit", [100, 2_000])  # the first picture does not fit; rows.parquet does not fit
+@pytest.mark.parametrize("limit", [100, 2_000])  # the first image does not fit; rows.parquet does not fit
 def test_a_full_disk_is_reported_and_the_earlier_import_survives(tree, tmp_path, limit):
     import resource
     import signal

@@ -27,7 +27,7 @@ AFFECTNET = ["Anger", "Contempt", "Disgust", "Fear", "Happy", "Neutral", "Sad", 
 
 
 def write_image(path, seed=0, shape=(20, 20)):
-    """A picture of smooth colours."""
+    """An image of smooth colours."""
     path.parent.mkdir(parents=True, exist_ok=True)
     corners = np.random.default_rng(seed).integers(0, 256, (3, 3, 3), dtype=np.uint8)
     path.write_bytes(encode(cv2.resize(corners, shape[::-1], interpolation=cv2.INTER_LINEAR), path.suffix))
@@ -58,7 +58,7 @@ def test_the_table_names_every_source():
 
 @pytest.fixture
 def yolo(tmp_path):
-    """Two pictures a class in train, one in valid; the stems of valid recur in train for other pictures."""
+    """Two images a class in train, one in valid; the stems of valid recur in train for other images."""
     root = tmp_path / "raw" / "YOLO_format"
     for split, n in (("train", 2), ("valid", 1)):
         for cls in range(8):
@@ -81,7 +81,7 @@ def test_yolo_maps_names_drops_contempt_and_reports_both(yolo, tmp_path, names):
         cls = int(row.record.split("/p")[1][0])
         assert EMOTIONS[row.label].startswith(AFFECTNET[cls][:3]) or (cls == 0 and row.label == 0)
         assert row.content_id == content_id((yolo / row.record).read_bytes())
-    assert "bbox_top" not in result.rows, "a box that is the whole picture is a face cropped already"
+    assert "bbox_top" not in result.rows, "a box that is the whole image is a face cropped already"
     report = result.report
     assert report["excluded"] == {"train": {"Contempt": 2}, "val": {"Contempt": 1}}
     assert (report["label_lines_kept"], report["label_lines_dropped"]) == (21, 3)
@@ -124,7 +124,7 @@ def test_yolo_counts_bad_records_by_kind(yolo, tmp_path):
     report = import_source(with_tolerance(spec), tmp_path / "out").report
     assert report["bad_records"] == {
         "box outside the photo": 1, "class id out of range": 1, "missing image": 1, "missing label file": 1,
-        "record stands there twice": 1, "two pictures of one stem": 1, "unreadable image": 1, "wrong box": 1,
+        "record stands there twice": 1, "two pictures of one stem": 1, "unreadable picture": 1, "wrong box": 1,
         "wrong field count": 1,
     }  # fmt: skip
     assert report["missing_images"] == 1 and report["excluded"]["train"]["no label line"] == 2

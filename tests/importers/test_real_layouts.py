@@ -157,7 +157,7 @@ def test_expw_full_and_hq(unpack, tmp_path):
 
 
 def test_the_rafdb_list_over_placeholder_images(shared_data, tmp_path):
-    """All 15,339 rows of the real list; its pictures are not to be had, so each name has bytes of its own."""
+    """All 15,339 rows of the real list; its images are not to be had, so each name has bytes of its own."""
     lines = (shared_data / "rafdb_annotations" / "basic" / "EmoLabel" / "list_patition_label.txt").read_text()
     (tmp_path / "raw" / "EmoLabel").mkdir(parents=True)
     (tmp_path / "raw" / "EmoLabel" / "list_patition_label.txt").write_text(lines)

@@ -24,13 +24,13 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.live import synthetic_session
 
 SIZE = (1280, 800)  # pixels of the page
-FRAME, FACE, NEAR = (640, 480), 460, 0.55  # of the drawn camera's picture: the share of it that is looked at
+FRAME, FACE, NEAR = (640, 480), 460, 0.55  # of the drawn camera's image: the share of it that is looked at
 CAMERA_FPS = 30  # at which Chromium plays a file of JPEGs
 YUNET = Path(__file__).resolve().parents[3] / "shared" / "data" / "models" / "face_detection_yunet_2023mar.onnx"
 
 
 def write_camera(file: Path, images: list[np.ndarray], fps: float) -> Path:
-    """uint8 RGB pictures of one size as the file of a fake camera, shown ``fps`` a second."""
+    """uint8 RGB images of one size as the file of a fake camera, shown ``fps`` a second."""
     repeats = max(1, round(CAMERA_FPS / fps))
     with open(file, "wb") as stream:
         for image in images:

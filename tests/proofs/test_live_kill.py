@@ -26,7 +26,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """Ten minutes of 50 frames a second, of a few pictures over and over."""
+    """Ten minutes of 50 frames a second, of a few images over and over."""
     import cv2
 
     images = render_frames(1337, [Moment(6, 0.0, -1)] * 20)[0]

@@ -371,7 +371,7 @@ def test_page_tables_show_the_exported_scores(page, results):
 
 def test_page_names_protocol_model_selection_and_figures(page, exported):
     assert "`image_size`: 80 (teacher_a); 72 (teacher_b); 80 + 72 (ensemble); 64 (student_ce, student_kd)" in page
-    assert "chosen on val/select alone" in page and "without the 40 pictures that have a known twin" in page
+    assert "chosen on val/select alone" in page and "without the 40 images that have a known twin" in page
     assert "val/temperature (n = 200)" in page
     links = re.findall(r"!\[.*?\]\((.*?)\)", page) + re.findall(r'<img src="(.*?)"', page)
     assert len(links) == 2 + 5 + 4 and all((exported.parent / name).stat().st_size > 5000 for name in links)

@@ -83,7 +83,7 @@ def test_two_thousand_faces_take_at_most_ten_seconds_of_one_core():
 
 
 def test_drawn_faces_can_be_learnt_but_not_perfectly():
-    """A linear model on small pictures beats chance clearly and is far from perfect: signal there, overlap too."""
+    """A linear model on small images beats chance clearly and is far from perfect: signal there, overlap too."""
     from sklearn.linear_model import RidgeClassifier
 
     def pixels(seed, n):

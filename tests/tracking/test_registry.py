@@ -109,7 +109,7 @@ def test_arrays_bytes_and_columns_agree_with_the_bundle(served, bundle, faces):
     [
         (np.zeros((48, 48, 3), np.float32), "row 1: expected dtype uint8"),
         (np.zeros((48, 48), np.uint8), r"row 1: expected shape \[H,W,3\]"),
-        (b"not a picture", "row 1: picture of 13 bytes"),
+        (b"not a picture", "row 1: image of 13 bytes"),
         ("face.jpg", "row 1: text must be base64"),
         ([[[0, 0, 256]]], "row 1: nested lists must hold integers 0..255"),
         ([[[0.5, 0.1, 0.2]]], "row 1: nested lists must hold integers"),

@@ -67,7 +67,7 @@ def test_rows_linked_through_content_and_group_share_a_fold():
 
 
 def test_too_few_images_for_the_folds_is_an_error():
-    with pytest.raises(DataError, match="8 rows are 2 different pictures, too few for 3 folds"):
+    with pytest.raises(DataError, match="8 rows are 2 different images, too few for 3 folds"):
         assign_folds(frame_of([0, 1] * 4, [0] * 8), 3, 0)
 
 
