@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fer_lib.datasets.manifest import content_id
 from fer_lib.errors import DataError
 from fer_lib.importers import ImportResult, import_source
-from fer_lib.importers.votes import VOTED, judge
+from fer_lib.importers.votes import VOTE_COLUMNS, label_votes
 from fer_lib.params import SourceSpec
 from fer_lib.synthetic.layouts import LAYOUTS
 from fer_lib.synthetic.noise_injection import Record
@@ -126,7 +126,7 @@ def numbered(source: str, lines: list[str], result: ImportResult) -> None:
             pixels = np.array(said["pixels"].split(), int).astype(np.uint8)
             assert row.content_id == content_id(pixels.tobytes()) and row.label == int(said["emotion"])
         else:
-            assert row.label == judge(np.array([[int(said[name]) for name in VOTED]])).label[0]
+            assert row.label == label_votes(np.array([[int(said[name]) for name in VOTE_COLUMNS]])).label[0]
 
 
 def text_lines(path: Path) -> list[str]:

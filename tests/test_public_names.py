@@ -19,7 +19,7 @@ def test_the_list_of_public_names_is_frozen():
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_a_public_name_is_found_by_completion_and_has_a_docstring(name):
+def test_a_public_name_is_in_dir_and_has_a_docstring(name):
     assert name in dir(fer_lib)
     value = getattr(fer_lib, name)
     assert name == "EMOTIONS" or value.__doc__
@@ -30,7 +30,7 @@ def test_an_unknown_name_is_an_attribute_error():
         fer_lib.Manifst  # noqa: B018
 
 
-def test_listing_the_names_imports_nothing_heavy():
+def test_dir_imports_no_heavy_package():
     code = "import sys, fer_lib; dir(fer_lib); print(sorted({'torch', 'pandas', 'mlflow', 'cv2'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 

@@ -189,7 +189,7 @@ def validate(
         }
         facts |= {f"duplicates: {name}": n for name, n in report["duplicates"].items() if n is not None}
         show(facts_table(str(manifest), facts), findings_table(findings, allowed))
-    wrong = [f for f in findings if f.kind not in (*allowed, *checks.NOTED)]
+    wrong = [f for f in findings if f.kind not in (*allowed, *checks.HARMLESS)]
     if wrong:
         kinds = ", ".join(f"{f.kind} {f.count:,}" for f in wrong)
         raise DataError(f"{manifest} is not valid: {kinds}; repair it, or --allow what is known and meant")
@@ -263,9 +263,9 @@ def export_csv(
     form: Annotated[Literal["short", "full"], typer.Option(help="4 columns, or 11 with the boxes")] = "full",
 ) -> None:
     """Write a manifest as an interchange CSV."""
-    from fer_lib.datasets.interchange import left_behind, write_csv
+    from fer_lib.datasets.interchange import unwritten_columns, write_csv
 
     rows = read_rows(manifest)
     typer.echo(f"{len(rows):,} rows in {write_csv(rows, csv, form)}; their paths are relative to {rows.root}")
-    if lost := left_behind(rows, form):
+    if lost := unwritten_columns(rows, form):
         typer.echo(f"not in a CSV, so still only in the manifest: {', '.join(lost)}")

@@ -92,11 +92,11 @@ def steps_table(report: dict) -> Table:
 
 def findings_table(findings: list, allowed: list[str]) -> Table:
     """What was found in a manifest, with the first examples."""
-    from fer_lib.datasets.validate import NOTED, PROBLEMS
+    from fer_lib.datasets.validate import HARMLESS, PROBLEMS
 
     table = _table("Found", ("problem", "for instance"), ("count",))
     for finding in findings:
-        so = " (not wrong)" if finding.kind in NOTED else " (allowed)" if finding.kind in allowed else ""
+        so = " (not wrong)" if finding.kind in HARMLESS else " (allowed)" if finding.kind in allowed else ""
         name = f"{finding.kind}: {PROBLEMS[finding.kind]}{so}"
         table.add_row(name, Text("\n".join(finding.examples[:3])), f"{finding.count:,}")
     return table

@@ -106,7 +106,7 @@ def write_csv(file: Path, results: list[dict[str, Any]]) -> None:
 
     DataError when the file can't be written.
     """
-    from fer_lib.datasets.interchange import neutral
+    from fer_lib.datasets.interchange import escape_formula
     from fer_lib.emotions import EMOTIONS
     from fer_lib.storage.atomic import explained
 
@@ -118,7 +118,7 @@ def write_csv(file: Path, results: list[dict[str, Any]]) -> None:
         probs = [f"prob_{e}" for e in EMOTIONS]
         writer.writerow(["path", "face", "label", "confidence", *probs, *box, "score", "error"])
         for result in results:
-            path, error = neutral(result["path"]), neutral(result["error"] or "")
+            path, error = escape_formula(result["path"]), escape_formula(result["error"] or "")
             for i, face in enumerate(result["faces"]):
                 values = [face["probs"][e] for e in EMOTIONS]
                 score = "" if face["score"] is None else face["score"]

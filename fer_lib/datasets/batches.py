@@ -144,7 +144,7 @@ def train_batches(
         images = empty((len(rows), size, size, 3))
         for image, row, walk in zip(images, rows.tolist(), walks.tolist(), strict=True):
             rng = keyed_rng(sampler.seed, "augment", walk, keys[row])
-            contract.channels_last(augment(pack.faces.thin(row), rng, size, augmentation), image)
+            contract.channels_last(augment(pack.faces.compact(row), rng, size, augmentation), image)
         return Batch(rows, images.transpose(0, 3, 1, 2), sampler.labels[rows], step_rows)
 
     yield from _ahead(make, range(first_step, last_step), workers)

@@ -196,7 +196,7 @@ def nested_counts(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, int]]]:
     return counts
 
 
-def twins(manifest: Manifest, split: str = "test", other: str = "train") -> set[str]:
+def leaked_ids(manifest: Manifest, split: str = "test", other: str = "train") -> set[str]:
     """Sample ids of the rows of ``split`` whose content is also in ``other``: exact duplicates that leak."""
     for name in (split, other):
         if name not in SPLITS:

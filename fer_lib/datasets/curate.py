@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from fer_lib.datasets.build import nested_counts, row_report
-from fer_lib.datasets.interchange import neutral
+from fer_lib.datasets.interchange import escape_formula
 from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
-from fer_lib.datasets.near_duplicates import joined_groups, twins_of, united_twins
+from fer_lib.datasets.near_duplicates import join_groups, twins_of, unite_twins
 from fer_lib.datasets.quality import measure
-from fer_lib.datasets.training_data import joined_drawn
+from fer_lib.datasets.training_data import join_drawn
 from fer_lib.errors import DataError
 from fer_lib.params.curate import CurateParams
 from fer_lib.storage.atomic import fresh_file, json_text
@@ -101,15 +101,15 @@ def merge(manifests: Sequence[Manifest]) -> tuple[Manifest, dict]:
     frame = frame.sort_values(["source", "record", "sample_id", "image_path"], kind="stable", ignore_index=True)
     frame["val_role"], unified = _unify_val_roles(frame)
     if "group" in frame:
-        frame["group"] = joined_groups(frame["sample_id"], frame["group"])
+        frame["group"] = join_groups(frame["sample_id"], frame["group"])
     frame, about = _merge_rows(frame)
     bad_labels = [m.meta.get("bad_labels") for m in manifests]
     meta = {
         "root": root.as_posix(),
         "tolerance": sum(int(m.meta.get("tolerance", 0)) for m in manifests),
-        "twins": united_twins(*manifests),
+        "twins": unite_twins(*manifests),
         "bad_labels": None if None in bad_labels else sum(bad_labels),
-        "drawn": joined_drawn(manifests),
+        "drawn": join_drawn(manifests),
     }
     return Manifest(frame, meta), {"root": root.as_posix(), **about, "val_roles_unified": unified}
 
@@ -190,7 +190,7 @@ class _Steps:
     def removed(self) -> pd.DataFrame:
         """Every removed row with its step; texts that a spreadsheet would run are escaped."""
         rows = pd.concat(self._removed, ignore_index=True)
-        return rows.assign(**{name: rows[name].map(neutral) for name in ("source", "image_path")})
+        return rows.assign(**{name: rows[name].map(escape_formula) for name in ("source", "image_path")})
 
 
 def _select(steps: _Steps, params: CurateParams) -> list[str]:

@@ -70,10 +70,10 @@ class Faces:
         """One face [R, R, 3] for an integer; [n, R, R, 3] for a slice, numbers or a mask."""
         rows = np.arange(len(self))[index]
         if rows.ndim == 0:
-            return to_rgb(self.thin(int(rows)))
+            return to_rgb(self.compact(int(rows)))
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
         for face, row in zip(out, rows.tolist(), strict=True):
-            face[...] = to_rgb(self.thin(row))
+            face[...] = to_rgb(self.compact(row))
         return out
 
     def __iter__(self) -> Iterator[np.ndarray]:

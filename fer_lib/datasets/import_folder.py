@@ -22,7 +22,7 @@ _DEBRIS = (".DS_Store", "Thumbs.db", "desktop.ini")  # files that a file manager
 
 
 @contextmanager
-def locked(out: Path, name: str) -> Iterator[None]:
+def import_lock(out: Path, name: str) -> Iterator[None]:
     """Hold ``<out>/.<name>.lock``, so that one process at a time writes ``<out>/<name>``."""
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / f".{name}.lock"):
@@ -71,7 +71,7 @@ def import_folders(import_dir: Path) -> list[Path]:
     for name in names:
         target = import_dir / name.removeprefix(".").removesuffix(".previous")
         if previous(target).name == name and not target.exists():
-            with locked(import_dir, target.name):
+            with import_lock(import_dir, target.name):
                 settle(target)
             names = sorted({*names, target.name})
     return [import_dir / name for name in names if name[0] != "." and (import_dir / name / ROWS).is_file()]
@@ -88,7 +88,7 @@ def read_imports(import_dir: Path) -> pd.DataFrame:
 
 def write_clean_report(out: Path) -> dict:
     """Write ``<out>/clean_report.json`` about every import in ``out``; returns the report."""
-    with locked(out, "clean_report"):
+    with import_lock(out, "clean_report"):
         entries = [_entry(folder) for folder in import_folders(out)]
         counts = Counter()
         for entry in entries:
@@ -99,7 +99,7 @@ def write_clean_report(out: Path) -> dict:
             "canonical": list(EMOTIONS),
             "mode": "+".join(sorted({entry["mode"] for entry in entries})),
             "source_root": os.pathsep.join(dict.fromkeys(entry["source"] for entry in entries)),
-            "out_root": printable(out),
+            "out_root": utf8_text(out),
             "warnings": [warning for entry in entries for warning in entry["warnings"]],
             "reports": entries,
             "manifest": {"rows": sum(counts.values()), "counts": dict(sorted(counts.items()))},
@@ -108,7 +108,7 @@ def write_clean_report(out: Path) -> dict:
     return report
 
 
-def printable(value: object) -> str:
+def utf8_text(value: object) -> str:
     r"""``value`` as UTF-8 text: bytes of a file name that are not UTF-8 are written as ``\udc..``."""
     return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -124,7 +124,7 @@ def _entry(folder: Path) -> dict:
         raise DataError(
             f"{path} is missing or damaged ({error}): import {folder.name} again, or move {folder} away"
         ) from error
-    return entry | {"output": printable(folder)}
+    return entry | {"output": utf8_text(folder)}
 
 
 def _within(inner: Path, outer: Path) -> bool:
@@ -135,7 +135,7 @@ def _within(inner: Path, outer: Path) -> bool:
     return any(path.exists() and os.path.samefile(path, outer) for path in (inner, *inner.parents))
 
 
-def names_in_use(names: Iterable[str]) -> None:
+def refuse_equal_names(names: Iterable[str]) -> None:
     """Raise :class:`DataError` when two names differ only in case, which is one folder on some disks."""
     twice = [name for name, n in Counter(name.casefold() for name in names).items() if n > 1]
     if twice:

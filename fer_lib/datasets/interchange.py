@@ -52,7 +52,7 @@ def write_csv(manifest: Manifest, path: Path, form: Literal["short", "full"] = "
     return path
 
 
-def left_behind(manifest: Manifest, form: Literal["short", "full"] = "full") -> list[str]:
+def unwritten_columns(manifest: Manifest, form: Literal["short", "full"] = "full") -> list[str]:
     """The columns with values that the CSV has no place for."""
     written = {"sample_id", "content_id", "record", *(SHORT if form == "short" else FULL)}  # ids are made again
     rest = manifest.frame.drop(columns=[c for c in manifest.frame if c in written])
@@ -60,13 +60,13 @@ def left_behind(manifest: Manifest, form: Literal["short", "full"] = "full") -> 
     return sorted(filled.index[filled])
 
 
-def neutral(text: str) -> str:
-    """``text`` with a leading ' where a spreadsheet would run it, and where :func:`restored` would remove one."""
+def escape_formula(text: str) -> str:
+    """``text`` with a leading ' where a spreadsheet would run it or :func:`unescape_formula` would remove one."""
     return f"'{text}" if _FORMULA.match(text) else text
 
 
-def restored(text: str) -> str:
-    """The inverse of :func:`neutral`."""
+def unescape_formula(text: str) -> str:
+    """The inverse of :func:`escape_formula`."""
     return text[1:] if _QUOTED.match(text) else text
 
 
@@ -76,7 +76,7 @@ def _cells(frame: pd.DataFrame, name: str) -> list[str]:
     values = frame[name].tolist()
     if name in NUMBERS:
         return ["" if pd.isna(v) else repr(float(v)) for v in values]
-    return ["" if pd.isna(v) else neutral(str(v)) for v in values]
+    return ["" if pd.isna(v) else escape_formula(str(v)) for v in values]
 
 
 @dataclass
@@ -164,7 +164,7 @@ def _lines(table: CsvRows) -> Iterator[tuple[int, tuple[str, ...], list[str]]]:
 
 def _row(cells: dict[str, str], line: int, root: Path, rules: Sequence, table: CsvRows) -> dict[str, Any] | None:
     """One row, or None when it is bad or excluded, which ``table`` counts."""
-    cells = {name: restored(value) for name, value in cells.items()}
+    cells = {name: unescape_formula(value) for name, value in cells.items()}
     split = SPLIT_NAMES.get(cells["split"].strip().lower())
     if split is None:
         return table.problem("unknown split", line, f"split {cells['split']!r} (use train, val, test)")

@@ -18,7 +18,7 @@ from fer_lib.datasets.manifest import SPLITS, Manifest
 Twins = dict[str, list[str]]
 
 
-def earlier_copies(frame: pd.DataFrame, group: np.ndarray) -> Twins:
+def earlier_duplicates(frame: pd.DataFrame, group: np.ndarray) -> Twins:
     """The twins of each val and test row of ``frame``; ``group`` int [N]: equal numbers show one image."""
     rows = frame[["sample_id", "content_id"]].assign(group=group, rank=frame["split"].map(SPLITS.index))
     rows = rows[rows.groupby("group")["rank"].transform("nunique") > 1]
@@ -27,7 +27,7 @@ def earlier_copies(frame: pd.DataFrame, group: np.ndarray) -> Twins:
     return {name: sorted(set(contents)) for name, contents in pairs.groupby("sample_id")["content_id_other"]}
 
 
-def united_twins(*parts: Manifest | Twins) -> Twins:
+def unite_twins(*parts: Manifest | Twins) -> Twins:
     """The union of the twins of manifests or mappings, by sample id."""
     united: dict[str, set[str]] = {}
     for part in parts:
@@ -51,10 +51,10 @@ def group_names(frame: pd.DataFrame, group: np.ndarray) -> pd.Series:
     if "group" not in frame:
         return name
     row = pd.Series(np.tile(np.arange(len(frame)), 2))
-    return joined_groups(row, pd.concat([name, frame["group"]], ignore_index=True)).iloc[: len(frame)]
+    return join_groups(row, pd.concat([name, frame["group"]], ignore_index=True)).iloc[: len(frame)]
 
 
-def joined_groups(row: pd.Series, group: pd.Series) -> pd.Series:
+def join_groups(row: pd.Series, group: pd.Series) -> pd.Series:
     """One group per line: the smallest of all groups that are linked by lines with the same ``row``."""
     while True:
         smallest = group.groupby(row).transform("min")

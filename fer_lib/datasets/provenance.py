@@ -21,35 +21,35 @@ EXPOSURE_FILE = "seen.npz"
 
 @dataclass(frozen=True)
 class TrainingExposure:
-    """``learned`` and ``chosen_on`` uint64, sorted, distinct: images of train, and of val.
+    """``trained_on`` and ``selected_on`` uint64, sorted, distinct: images of train, and of val.
 
-    ``whole`` is False when a model that this one derives from (starting weights, a teacher) has no such record.
+    ``complete`` is False when a model that this one derives from (starting weights, a teacher) has no such record.
     """
 
-    learned: np.ndarray
-    chosen_on: np.ndarray
-    whole: bool = True
+    trained_on: np.ndarray
+    selected_on: np.ndarray
+    complete: bool = True
 
     @classmethod
-    def of(cls, train: Iterable[str], val: Iterable[str], whole: bool = True) -> TrainingExposure:
+    def of(cls, train: Iterable[str], val: Iterable[str], complete: bool = True) -> TrainingExposure:
         """From the content ids of the rows of train and of val."""
-        return cls(np.unique(numbers(train)), np.unique(numbers(val)), whole)
+        return cls(np.unique(content_numbers(train)), np.unique(content_numbers(val)), complete)
 
     def with_ancestors(self, ancestors: Iterable[TrainingExposure | None]) -> TrainingExposure:
         """With the images of the models that this one derives from; None: an ancestor without a record."""
         ancestors = list(ancestors)
         records = [self, *(a for a in ancestors if a is not None)]
         return TrainingExposure(
-            np.unique(np.concatenate([r.learned for r in records])),
-            np.unique(np.concatenate([r.chosen_on for r in records])),
-            all(r.whole for r in records) and all(a is not None for a in ancestors),
+            np.unique(np.concatenate([r.trained_on for r in records])),
+            np.unique(np.concatenate([r.selected_on for r in records])),
+            all(r.complete for r in records) and all(a is not None for a in ancestors),
         )
 
     def write(self, file: Path | BinaryIO) -> None:
-        np.savez(file, **{"learned": self.learned, "chosen_on": self.chosen_on, "whole": self.whole})
+        np.savez(file, **{"learned": self.trained_on, "chosen_on": self.selected_on, "whole": self.complete})
 
 
-def numbers(content_ids: Iterable[str]) -> np.ndarray:
+def content_numbers(content_ids: Iterable[str]) -> np.ndarray:
     """uint64 [N]: the first 16 hex of each content id."""
     return np.fromiter((int(c[:16], 16) for c in content_ids), np.uint64)
 

@@ -41,7 +41,7 @@ class TrainingData(BaseModel):
         counts = train.frame["source"].value_counts().sort_index()
         return cls(sources={s: SourceRows(rows=int(n), drawn=drawn.get(s)) for s, n in counts.items()}, smoke=smoke)
 
-    def started_from(self, other: TrainingData | None) -> TrainingData:
+    def with_start(self, other: TrainingData | None) -> TrainingData:
         """With the data of the starting model; a source of both has the larger number of rows."""
         if other is None:
             return self.model_copy(update={"complete": False})
@@ -64,7 +64,7 @@ class TrainingData(BaseModel):
         return sum(source.rows for source in self.sources.values())
 
 
-def joined_drawn(manifests: Sequence[Manifest]) -> dict[str, bool]:
+def join_drawn(manifests: Sequence[Manifest]) -> dict[str, bool]:
     """``meta["drawn"]`` of joined manifests: a source that is drawn in one of them counts as drawn."""
     values: dict[str, list[bool | None]] = {}
     for manifest in manifests:
@@ -104,6 +104,6 @@ def training_text(data: TrainingData | None) -> str:
     return "; ".join([f"trained on {faces}", *filter(None, notes)])
 
 
-def as_record(value: dict[str, Any] | None) -> TrainingData | None:
+def read_training_data(value: dict[str, Any] | None) -> TrainingData | None:
     """The record in ``bundle.json``; None where it has none, as in bundles of earlier versions."""
     return None if value is None else TrainingData.model_validate(value)

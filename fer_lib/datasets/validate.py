@@ -18,7 +18,7 @@ PROBLEMS = {
     "conflicting_labels": "contents with more than one label",
 }
 """The kinds of findings, by the name that allows them."""
-NOTED = frozenset({"boxes_outside"})
+HARMLESS = frozenset({"boxes_outside"})
 """Kinds that are counted but not wrong: the face contract repeats the photo's edge, and imports accept such boxes."""
 
 

@@ -35,7 +35,7 @@ from fer_lib.calibration import metrics
 from fer_lib.errors import DataError
 
 
-def people_report(logits, scaled, y, votes, votes_all) -> dict[str, Any] | None:
+def annotator_report(logits, scaled, y, votes, votes_all) -> dict[str, Any] | None:
     """The figures above, JSON-ready; None when no row has votes for the seven classes.
 
     ``logits`` and ``scaled`` [N, K]: before and after the temperature (``kl`` and ``js`` use both, ``model`` uses the

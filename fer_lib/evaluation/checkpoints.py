@@ -234,7 +234,7 @@ def _checked_leaks(
                 f"{manifest.path or 'the manifest'} ({', '.join(forbidden)}), so its score on them is partly memory: "
                 f"sweep it on the manifest that it was trained on, or allow it: allow_leaks: [{', '.join(forbidden)}]"
             )
-    unrecorded = sorted(fit for fit, record in exposures.items() if record is None or not record.whole)
+    unrecorded = sorted(fit for fit, record in exposures.items() if record is None or not record.complete)
     return {"twins_in_train": len(in_train), "learned_elsewhere": by_fit, "unrecorded": unrecorded}
 
 

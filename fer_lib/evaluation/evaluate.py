@@ -20,7 +20,7 @@ from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id, select_
 from fer_lib.datasets.openings import log_test_opening
 from fer_lib.datasets.provenance import TrainingExposure, read_exposure
 from fer_lib.errors import BundleError, DataError, FerError
-from fer_lib.evaluation.annotators import people_report
+from fer_lib.evaluation.annotators import annotator_report
 from fer_lib.evaluation.leaks import checked_leaks
 from fer_lib.evaluation.paired import Measurement
 from fer_lib.evaluation.report import model_report, reliability_lists
@@ -110,7 +110,7 @@ def evaluate(
 
     A bundle there carries the temperature of the single view and, as ``metrics["test"]``, the scores of its own
     predictions (single view, scaled).  Where rows have votes, each report has ``people``, the comparison with the
-    annotators (:func:`fer_lib.evaluation.annotators.people_report`).  ``stages.json`` is written where one model
+    annotators (:func:`fer_lib.evaluation.annotators.annotator_report`).  ``stages.json`` is written where one model
     started from another's weights.  Returns the content of ``evaluation.json``.
     Raises FerError without models, DataError when rows leak from training and their source is not in
     ``p.allow_leaks``, and when the chosen sources leave no rows to measure or none to fit a temperature on.
@@ -184,7 +184,7 @@ def _report(logits, y, votes, val_logits, val_labels, p: EvaluateParams, view) -
         allow_bound=p.smoke, view=view,
     )  # fmt: skip
     scaled = Temperature.model_validate(report["temperature"]).apply(logits, view)
-    people = people_report(logits, scaled, y, *votes)
+    people = annotator_report(logits, scaled, y, *votes)
     return report | ({} if people is None else {"people": people}) | reliability_lists(logits, scaled, y)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.provenance import TrainingExposure, numbers
+from fer_lib.datasets.provenance import TrainingExposure, content_numbers
 from fer_lib.errors import DataError
 from fer_lib.params.strict import closest
 
@@ -41,14 +41,14 @@ def known_leaks(manifest: Manifest, split: str, exposures: Sequence[TrainingExpo
     near_duplicates = manifest.meta.get("twins", {})
     images = [[content, *near_duplicates.get(row, ())] for row, content in rows.itertuples(index=False)]
     owner = np.repeat(np.arange(len(rows)), [len(contents) for contents in images])
-    image_numbers = numbers(content for contents in images for content in contents)
+    image_numbers = content_numbers(content for contents in images for content in contents)
 
     def leaked(exposed: list[np.ndarray]) -> frozenset[str]:
         matches = np.isin(image_numbers, np.concatenate(exposed))
         return frozenset(rows["sample_id"].iloc[np.unique(owner[matches])])
 
-    trained_on = leaked([s.learned for s in sources])
-    selected_on = leaked([s.chosen_on for s in sources]) - trained_on if split == "test" else frozenset()
+    trained_on = leaked([s.trained_on for s in sources])
+    selected_on = leaked([s.selected_on for s in sources]) - trained_on if split == "test" else frozenset()
     return Leaks(trained_on, selected_on)
 
 
@@ -89,7 +89,7 @@ def checked_leaks(
         "by_source": counts,
         "chosen_on": len(leaks.selected_on),
         "allowed": sorted(set(allowed) & set(either)),
-        "unrecorded": sorted(name for name, record in models.items() if record is None or not record.whole),
+        "unrecorded": sorted(name for name, record in models.items() if record is None or not record.complete),
     }
 
 

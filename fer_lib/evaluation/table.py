@@ -35,7 +35,7 @@ def results_table(result: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def people_table(result: dict[str, Any]) -> pd.DataFrame:
+def annotators_table(result: dict[str, Any]) -> pd.DataFrame:
     """One line per model and view: its comparison with the annotators on all rows; empty where no row has votes.
 
     The last lines are the annotators themselves: a random vote for the seven classes against the label, the plurality

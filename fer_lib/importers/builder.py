@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from fer_lib.datasets.import_folder import printable
+from fer_lib.datasets.import_folder import utf8_text
 from fer_lib.datasets.manifest import BOX, content_id, safe_path, sample_id, tidy
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
@@ -166,7 +166,7 @@ class ImportBuilder:
         ``content`` is the content id; ``record`` the dataset's own name of the face; ``label`` a class id; ``columns``
         further columns of the manifest.  Raises BadRecord.
         """
-        if printable(record + relative) != record + relative:
+        if utf8_text(record + relative) != record + relative:
             raise BadRecord("file name is no UTF-8 text", record)
         if record in self._records:
             raise BadRecord("record stands there twice", record)
@@ -243,7 +243,7 @@ class ImportBuilder:
         return {split: {name: counts[split, i] for i, name in enumerate(EMOTIONS)} for split in splits}
 
     def _bad_list(self) -> str:
-        lines = "".join(f"\n  {kind}: {printable(where)}" for kind, where in self.bad[:MAX_LISTED])
+        lines = "".join(f"\n  {kind}: {utf8_text(where)}" for kind, where in self.bad[:MAX_LISTED])
         return lines + (f"\n  and {len(self.bad) - MAX_LISTED} more" if len(self.bad) > MAX_LISTED else "")
 
     def _store(self, data: bytes, relative: str, origin: Path | None = None) -> None:
@@ -284,9 +284,9 @@ class ImportBuilder:
 
 
 def _printable_report(value: Any) -> Any:
-    """``value``, of dicts, lists and plain values, with every text printable (see :func:`printable`)."""
+    """``value``, of dicts, lists and plain values, with every text utf8_text (see :func:`utf8_text`)."""
     if isinstance(value, dict):
-        return {printable(key): _printable_report(item) for key, item in value.items()}
+        return {utf8_text(key): _printable_report(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_printable_report(item) for item in value]
-    return printable(value) if isinstance(value, str) else value
+    return utf8_text(value) if isinstance(value, str) else value

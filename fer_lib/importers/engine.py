@@ -15,13 +15,13 @@ import pandas as pd
 from fer_lib.datasets.import_folder import (
     REPORT,
     ROWS,
-    locked,
-    names_in_use,
-    printable,
+    import_lock,
     read_imports,
+    refuse_equal_names,
     refuse_foreign,
     refuse_overlap,
     replaceable,
+    utf8_text,
     write_clean_report,
 )
 from fer_lib.datasets.manifest import SCHEMA_VERSION, write_frame
@@ -64,7 +64,7 @@ def import_source(spec: SourceSpec, out: Path, progress: Progress | None = None)
     out = Path(out).absolute()
     name = check(spec, out)
     root, target = raw_root(spec), out / name
-    with locked(out, name):
+    with import_lock(out, name):
         refuse_foreign(target)
         with fresh_folder(target, replaceable) as folder:
             builder = ImportBuilder(spec, name, root, folder, progress)
@@ -86,7 +86,7 @@ def import_all(specs: Sequence[SourceSpec], out_dir: Path, progress: Progress | 
     if not specs:
         raise DataError("no source to import: name at least one under sources")
     out_dir = Path(out_dir).absolute()
-    names_in_use([check(spec, out_dir) for spec in specs])
+    refuse_equal_names([check(spec, out_dir) for spec in specs])
     total = 0
     for spec in specs:
         offset = total
@@ -110,8 +110,8 @@ def check(spec: SourceSpec, out: Path) -> str:
     raw = {field: existing(getattr(spec, field), name) for field in PATH_OPTIONS if getattr(spec, field)}
     if spec.root != "embedded":
         raw["root"] = existing(spec.root, name)
-    if printable(out) != str(out):
-        raise DataError(f"{printable(out)}: the output folder's path is no UTF-8 text: choose another one")
+    if utf8_text(out) != str(out):
+        raise DataError(f"{utf8_text(out)}: the output folder's path is no UTF-8 text: choose another one")
     refuse_overlap(out / name, raw)
     refuse_foreign(out / name)
     return name

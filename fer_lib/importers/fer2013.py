@@ -20,7 +20,7 @@ from fer_lib.errors import DataError
 from fer_lib.importers.builder import BadRecord, ImportBuilder, Source
 from fer_lib.importers.image_files import split_class_folders
 from fer_lib.importers.text_files import csv_rows, whole_number
-from fer_lib.importers.votes import USAGE, Votes, judge, read_image_map, read_votes
+from fer_lib.importers.votes import USAGE, Votes, label_votes, read_image_map, read_votes
 from fer_lib.storage.paths import external
 
 SIDE = 48
@@ -38,7 +38,7 @@ def read(builder: ImportBuilder) -> None:
 
 def read_csv(path: Path, votes: Votes | None, builder: ImportBuilder) -> None:
     builder.layout = "fer2013_csv"
-    labels = judge(votes.counts) if votes else None
+    labels = label_votes(votes.counts) if votes else None
     for row, label, pixels, split in pixel_rows(path, votes, builder):
         name = f"row{row:07d}"
         columns = labels.columns(row) if labels else {}
@@ -124,7 +124,7 @@ def vote_columns(votes: Votes, builder: ImportBuilder) -> dict[str, dict]:
     rows_of = defaultdict(list)
     for row, image in read_image_map(votes, builder).items():
         rows_of[image].append(row)
-    labels = judge(np.array([votes.counts[rows].sum(0) for rows in rows_of.values()]))
+    labels = label_votes(np.array([votes.counts[rows].sum(0) for rows in rows_of.values()]))
     return {image: labels.columns(i) for i, image in enumerate(rows_of)}
 
 

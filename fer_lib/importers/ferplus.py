@@ -19,7 +19,16 @@ from fer_lib.importers import tree
 from fer_lib.importers.builder import BadRecord, ImportBuilder, Source
 from fer_lib.importers.fer2013 import add_pixels, pixel_rows
 from fer_lib.importers.text_files import csv_fields, file_name, lines_of, whole_number
-from fer_lib.importers.votes import USAGE, VOTED, VoteLabels, Votes, judge, read_image_map, read_votes, vote_counts
+from fer_lib.importers.votes import (
+    USAGE,
+    VOTE_COLUMNS,
+    VoteLabels,
+    Votes,
+    label_votes,
+    read_image_map,
+    read_votes,
+    vote_counts,
+)
 from fer_lib.storage.paths import external
 
 NATIVE = {"FER2013Train": "train", "FER2013Valid": "val", "FER2013Test": "test"}
@@ -49,7 +58,7 @@ def read(builder: ImportBuilder) -> None:
 def read_joined(path: Path, images: Path, builder: ImportBuilder) -> None:
     """Rows of a vote file over the pixels of ``fer2013.csv``, or over an image tree and its map."""
     votes = read_votes(path, builder)
-    labels = judge(votes.counts, builder.spec.rule)
+    labels = label_votes(votes.counts, builder.spec.rule)
     if images.is_dir() and not (images / "fer2013.csv").is_file():
         builder.layout = "ferplus_tree_map"
         add_mapped(votes, labels, images, builder)
@@ -95,14 +104,14 @@ def read_native(folder: Path, builder: ImportBuilder) -> None:
     for number, line in lines_of(folder / "label.csv", "\n"):
         where = f"{folder / 'label.csv'}, line {number}"
         with builder.record(where):
-            name, sides, *votes = csv_fields(line, 2 + len(VOTED))
+            name, sides, *votes = csv_fields(line, 2 + len(VOTE_COLUMNS))
             file_name(name)
             box = [whole_number(side.strip(), range(10**6)) for side in sides.strip("()").split(",")]
             if len(box) != 4 or None in box:
                 raise BadRecord("wrong box", repr(sides))
             left, top, right, bottom = box
             rows.append((number, where, name, (top, left, bottom, right), vote_counts(votes)))
-    labels = judge([votes for *_, votes in rows], builder.spec.rule)
+    labels = label_votes([votes for *_, votes in rows], builder.spec.rule)
     for i, (number, where, name, box, _) in enumerate(rows):
         label = int(labels.label[i])
         if label < 0:

@@ -16,8 +16,8 @@ from fer_lib.importers.text_files import csv_header, csv_rows, whole_number
 from fer_lib.storage.paths import external
 
 USAGE = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
-VOTED = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
-_CLASS_IDS = np.array([class_id(name) for name in VOTED[:NUM_CLASSES]])  # vote column -> class id
+VOTE_COLUMNS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
+_CLASS_IDS = np.array([class_id(name) for name in VOTE_COLUMNS[:NUM_CLASSES]])  # vote column -> class id
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,14 @@ class VoteLabels:
         return columns | {"soft_label": self.soft[row].tolist(), "excluded_share": float(self.excluded_share[row])}
 
 
-def judge(counts: np.ndarray, rule: Literal["majority", "plurality"] = "majority") -> VoteLabels:
+def label_votes(counts: np.ndarray, rule: Literal["majority", "plurality"] = "majority") -> VoteLabels:
     """Labels and soft labels of ``counts`` int [N, 10].
 
     A single vote (a count <= 1) does not survive.  ``majority`` labels a row when its largest surviving count is more
     than half of all surviving votes, over all ten columns, and is one of the seven; ``plurality`` when its largest raw
     count is unique and one of the seven.  The soft label is the surviving votes over the seven, scaled to sum 1.
     """
-    counts = np.asarray(counts, np.int64).reshape(-1, len(VOTED))
+    counts = np.asarray(counts, np.int64).reshape(-1, len(VOTE_COLUMNS))
     surviving = np.where(counts <= 1, 0, counts)
     basis = surviving if rule == "majority" else counts
     top, total, winner = basis.max(1), basis.sum(1), basis.argmax(1)
@@ -84,7 +84,7 @@ def judge(counts: np.ndarray, rule: Literal["majority", "plurality"] = "majority
     undecided = "no majority" if rule == "majority" else "tie"
     labelled = decided & (total > 0) & (winner < NUM_CLASSES)
     reason = [
-        "" if has_label else "no votes left" if n == 0 else VOTED[column] if is_decided else undecided
+        "" if has_label else "no votes left" if n == 0 else VOTE_COLUMNS[column] if is_decided else undecided
         for has_label, n, is_decided, column in zip(labelled, total, decided, winner, strict=True)
     ]
     label = np.where(labelled, _CLASS_IDS[np.minimum(winner, NUM_CLASSES - 1)], -1)
@@ -101,11 +101,11 @@ def judge(counts: np.ndarray, rule: Literal["majority", "plurality"] = "majority
 def read_votes(path: Path, builder: ImportBuilder) -> Votes:
     """``fer2013new.csv``; a bad record keeps its row, with usage "" and no votes."""
     usages, names, counts, places = [], [], [], []
-    for _, where, fields in csv_rows(path, ("Usage", "Image name", *VOTED), builder):
-        usage, votes = "", [0] * len(VOTED)
+    for _, where, fields in csv_rows(path, ("Usage", "Image name", *VOTE_COLUMNS), builder):
+        usage, votes = "", [0] * len(VOTE_COLUMNS)
         with builder.record(where):
             if fields is not None:
-                row_votes = vote_counts([fields[name] for name in VOTED])
+                row_votes = vote_counts([fields[name] for name in VOTE_COLUMNS])
                 if fields["Usage"] not in USAGE:
                     raise BadRecord("unknown Usage", f"{fields['Usage']!r} (use {', '.join(USAGE)})")
                 usage, votes = fields["Usage"], row_votes
@@ -113,7 +113,7 @@ def read_votes(path: Path, builder: ImportBuilder) -> Votes:
         names.append(fields["Image name"] if fields else "")
         counts.append(votes)
         places.append(where)
-    return Votes(path, usages, names, np.array(counts, np.int64).reshape(-1, len(VOTED)), places)
+    return Votes(path, usages, names, np.array(counts, np.int64).reshape(-1, len(VOTE_COLUMNS)), places)
 
 
 def vote_counts(texts: list[str]) -> list[int]:

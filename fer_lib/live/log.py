@@ -30,10 +30,10 @@ class SessionLog:
         self, folder: Path, head: dict[str, str], started: str, smoothing: SmoothingParams, show_emo_ratio: bool
     ):
         """Create the files in ``folder``, which must hold no session.  OSError when they exist or the disk refuses."""
-        from fer_lib.datasets.interchange import neutral
+        from fer_lib.datasets.interchange import escape_formula
 
         self.folder = folder
-        self.head = {name: neutral(text) for name, text in head.items()}
+        self.head = {name: escape_formula(text) for name, text in head.items()}
         self.started, self.smoothing, self.show_emo_ratio = started, smoothing, show_emo_ratio
         self.frames = 0
         self._events: list[list[Any]] = []

@@ -25,7 +25,7 @@ def rows(executions: list[Execution], last: list[str]) -> list[Row]:
 
     ``combination`` (its index), ``values``, ``phase``, ``status``, ``run_id``, ``scores`` (headline name -> value, and
     what each evaluation says of this phase's model, as ``<evaluation> accuracy``), ``evalset_id`` of the phase's own
-    scores (None: unknown), ``protocol_id`` (which also tells how the faces were seen) and ``evaluated_on``
+    scores (None: unknown), ``protocol_id`` (which also identifies the preprocessing) and ``evaluated_on``
     (evaluation -> evalset_id).
     """
     return [_row(index, execution, name) for index, execution in enumerate(executions) for name in last]
@@ -104,19 +104,19 @@ def best(groups: list[list[Row]]) -> int | None:
 def headings(groups: list[list[Row]]) -> list[str]:
     """What each group was measured on, and why it is not ranked with the others."""
     measured = sum(bool(group[0]["scores"]) for group in groups)
-    found = []
+    lines = []
     for group in groups:
         if not group[0]["scores"]:
-            found.append("no result")
+            lines.append("no result")
             continue
         faces = {f"{name} on {evalset}": None for row in group for name, evalset in row["evaluated_on"].items()}
         own = [f"val on {group[0]['evalset_id']}"] if group[0]["rank"] is not None else []
-        said = ", ".join([*own, *faces])
+        heading = ", ".join([*own, *faces])
         protocols = {row["protocol_id"] for row in group if row["rank"] is not None}
-        if len(protocols) > 1:  # the same rows, so ranked, as one asks of a sweep over image_size; but said
-            said += f" (as {len(protocols)} protocols: not all see the same pixels of them)"
-        found.append(f"{said}: other faces than in the other tables, so ranked apart" if measured > 1 else said)
-    return found
+        if len(protocols) > 1:  # the same rows, so they are ranked, for example in a sweep over image_size
+            heading += f" (as {len(protocols)} protocols: not all see the same pixels of them)"
+        lines.append(f"{heading}: other faces than in the other tables, so ranked apart" if measured > 1 else heading)
+    return lines
 
 
 def _columns(groups: list[list[Row]]) -> tuple[list[str], list[str]]:
@@ -155,20 +155,20 @@ def _unfinished(group: list[Row]) -> bool:
 
 def as_csv(groups: list[list[Row]]) -> str:
     """All groups as one CSV; cells that a spreadsheet would run as formulas are escaped."""
-    from fer_lib.datasets.interchange import neutral
+    from fer_lib.datasets.interchange import escape_formula
 
     varied, scores = _columns(groups)
     text = io.StringIO()
     writer = csv.writer(text)
     head = ["group", "rank", *varied, "phase", "status", *scores, "evalset_id", "protocol_id", "evaluated_on",
             "run_id"]  # fmt: skip
-    writer.writerow([neutral(name) for name in head])
+    writer.writerow([escape_formula(name) for name in head])
     for number, group in enumerate(groups, 1):
         for row in group:
             cells = [number, row["rank"], *(row["values"].get(name) for name in varied), row["phase"], row["status"]]
             cells += [row["scores"].get(name) for name in scores] + [row["evalset_id"], row["protocol_id"]]
             cells += [" ".join(f"{name}:{evalset}" for name, evalset in row["evaluated_on"].items()), row["run_id"]]
-            writer.writerow([neutral(cell) if isinstance(cell, str) else cell for cell in cells])
+            writer.writerow([escape_formula(cell) if isinstance(cell, str) else cell for cell in cells])
     return text.getvalue()
 
 

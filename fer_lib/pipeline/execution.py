@@ -99,8 +99,8 @@ class Execution:
             inputs = self.inputs(phase) if self._has_inputs(phase) else None
             folder = None
             if inputs is not None:
-                found = folders.attempts(phase.name, self.key(phase, inputs))
-                folder = next((f for f in reversed(found) if (f / "done.json").is_file()), None)
+                attempts = folders.attempts(phase.name, self.key(phase, inputs))
+                folder = next((f for f in reversed(attempts) if (f / "done.json").is_file()), None)
             if folder is None:
                 own = folders.own_params(phase.params)
                 same = [r for r in folders.finished_phases((phase.kind,), phase.name) if r["params"] == own]

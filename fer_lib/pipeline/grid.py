@@ -43,8 +43,8 @@ def load_combinations(path: Path | str, overrides: Sequence[str], smoke: bool = 
     read_run(Path(path))  # reports a missing or broken file without naming a combination
     choices = []
     for text in overrides:
-        name, equals, written = text.partition("=")
-        values = split_values(written) if equals else []
+        name, equals, value_text = text.partition("=")
+        values = split_values(value_text) if equals else []
         if len(values) > 1 and "" in values:
             raise ParamsError(f"-p {text}: a value between two commas, or at an end, is missing")
         choices.append([(name.strip(), value) for value in values] if len(values) > 1 else [(None, text)])

@@ -42,11 +42,11 @@ def read_run(path: Path) -> RunText:
 
 def matching_phases(name: str, kinds: dict[str, str], what: str) -> list[str]:
     """The phase of that name, else all phases of that kind (``kinds``: phase -> kind).  Raises ParamsError if none."""
-    found = [name] if name in kinds else [phase for phase, kind in kinds.items() if kind == name]
-    if not found:
+    phases = [name] if name in kinds else [phase for phase, kind in kinds.items() if kind == name]
+    if not phases:
         raise ParamsError(f"{what}: there is no phase or kind {name!r} in this run"
                           f"{closest(name, [*kinds, *set(kinds.values())])}")  # fmt: skip
-    return found
+    return phases
 
 
 def _add_file(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_lib.storage.atomic import write_json
+from fer_lib.storage.git import run_git
 from fer_lib.storage.json_files import flatten
 from fer_lib.storage.paths import below
 
@@ -31,15 +31,7 @@ def _scalar(value: Any) -> Any:
 
 def git_state() -> str:
     """``<commit>`` or ``<commit>-dirty`` of the checkout that this package runs from, ``unknown`` outside one."""
-    package = Path(__file__).resolve().parents[2]
-    try:
-        head = subprocess.run(
-            ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            capture_output=True, text=True, timeout=10,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):  # git is not installed
-        return "unknown"
-    return head.stdout.strip() if head.returncode == 0 else "unknown"
+    return run_git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*") or "unknown"
 
 
 def epoch_line(epoch: int, epochs: int | None, values: dict[str, float]) -> str:

@@ -236,8 +236,8 @@ def _download_uri(uri: str) -> str:
         raise FerError(f"{uri}: no model '{name}' is registered; there are: {names}") from error
     if alias:
         if alias not in model.aliases:
-            known = ", ".join(f"{a} (version {v})" for a, v in sorted(model.aliases.items())) or "none"
-            raise FerError(f"{uri}: '{name}' has no alias '{alias}'; its aliases: {known}")
+            aliases = ", ".join(f"{a} (version {v})" for a, v in sorted(model.aliases.items())) or "none"
+            raise FerError(f"{uri}: '{name}' has no alias '{alias}'; its aliases: {aliases}")
         version = model.aliases[alias]
     try:
         return client.get_model_version_download_uri(name, version)
@@ -270,11 +270,11 @@ def _download(uri: str) -> Path:
 
 
 def _find_bundle(folder: Path, uri: str) -> Path:
-    found = sorted(p.parent for p in folder.rglob(META)) if folder.is_dir() else []
-    if len(found) != 1:
-        what = "holds no bundle" if not found else f"holds {len(found)} bundles"
+    bundles = sorted(p.parent for p in folder.rglob(META)) if folder.is_dir() else []
+    if len(bundles) != 1:
+        what = "holds no bundle" if not bundles else f"holds {len(bundles)} bundles"
         raise FerError(f"{uri} {what} (looked for {META} in {folder}); register it again with `fer run`, or name one")
-    return found[0]
+    return bundles[0]
 
 
 def _size(folder: Path) -> int:

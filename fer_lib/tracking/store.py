@@ -144,11 +144,11 @@ def experiment_id(name: str = EXPERIMENT) -> str:
     base = configure()
     client = MlflowClient()
     with FileLock(mlruns(base) / ".store.lock", timeout=120):
-        found = client.get_experiment_by_name(name)
-        if found is not None and found.lifecycle_stage == "deleted":
+        experiment = client.get_experiment_by_name(name)
+        if experiment is not None and experiment.lifecycle_stage == "deleted":
             raise FerError(f"the experiment {name!r} is deleted: restore it in the MLflow page or name another one")
-        if found is not None:
-            return found.experiment_id
+        if experiment is not None:
+            return experiment.experiment_id
         try:
             return client.create_experiment(name, artifact_location=artifact_root(base))
         except MlflowException as error:

@@ -16,7 +16,7 @@ from fer_lib.calibration.temperature import Temperature
 from fer_lib.datasets.batches import Batch
 from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.provenance import numbers, read_exposure
+from fer_lib.datasets.provenance import content_numbers, read_exposure
 from fer_lib.deploy.packaged import packaged_bundle
 from fer_lib.errors import BundleError, DataError
 from fer_lib.evaluation.suites import measure_suite
@@ -214,9 +214,9 @@ def test_only_what_is_tuned_changes_and_norms_do_as_told(training, base, pack_ca
 def test_what_it_learned_from_and_the_base_before_is_remembered(training, base, pack_cache, tmp_path):
     list(train_adapt(params(epochs=1), base, training, tmp_path, pack_cache))
     seen, before = read_exposure(tmp_path / "best"), read_exposure(base.path)
-    assert seen.whole and set(before.learned) <= set(seen.learned)
+    assert seen.complete and set(before.trained_on) <= set(seen.trained_on)
     live = training.frame.loc[training.frame["source"] == "live", "content_id"]
-    assert set(numbers(live)) <= set(seen.learned)
+    assert set(content_numbers(live)) <= set(seen.trained_on)
 
 
 def test_an_adaptation_to_a_drawn_session_counts_as_drawn(training, base, pack_cache, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fer_lib.datasets.build import build_manifest, cap_rows, check_images, duplicates, summary, twins
+from fer_lib.datasets.build import build_manifest, cap_rows, check_images, duplicates, leaked_ids, summary
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
@@ -207,11 +207,11 @@ def test_planted_duplicates_and_leaks_are_found_exactly(tmp_path, layout, source
     trained = set(written.loc[written["split"] == "train", "content"])
     for split in ("test", "val"):
         leaked = written.index[(written["split"] == split) & written["content"].isin(trained)]
-        leaked_records = frame.loc[frame["sample_id"].isin(twins(manifest, split)), "record"]
+        leaked_records = frame.loc[frame["sample_id"].isin(leaked_ids(manifest, split)), "record"]
         assert set(leaked_records) == set(leaked) and len(leaked) >= 4
-    assert twins(manifest.rows(split="test")) == set()
+    assert leaked_ids(manifest.rows(split="test")) == set()
     with pytest.raises(DataError, match="unknown split 'dev'"):
-        twins(manifest, "dev")
+        leaked_ids(manifest, "dev")
     originals = set(written["duplicate_of"].dropna()) | set(written["leak_of"].dropna())
     assert duplicates(manifest.frame)["exact"] == len(originals)
     assert manifest.frame.query("split == 'val'").groupby("content_id")["val_role"].nunique().eq(1).all()

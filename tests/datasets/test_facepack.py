@@ -72,7 +72,7 @@ def test_a_pack_holds_the_contracts_faces_in_row_order(rows, tmp_path):
     with pytest.raises(TypeError, match="item assignment"):
         pack.faces[0] = 0
     with pytest.raises(ValueError, match="read-only"):
-        pack.faces.thin(0)[...] = 0
+        pack.faces.compact(0)[...] = 0
     assert np.array_equal(np.asarray(pack.faces)[[2, 0]], pack.faces[[2, 0]])
     mask = np.arange(len(rows)) % 3 == 1
     assert np.array_equal(pack.faces[mask], pack.faces[1::3]) and np.array_equal(
@@ -479,7 +479,7 @@ def test_every_kind_gives_the_contracts_pixels(tmp_path, change):
     for kind in ("faces", "native", "none"):
         pack = open_or_build(manifest, contract, tmp_path, kind=kind)
         assert np.array_equal(pack.faces, straight)
-        channels = [pack.faces.thin(i).shape[2] for i in range(len(straight))]
+        channels = [pack.faces.compact(i).shape[2] for i in range(len(straight))]
         assert channels == ([1] * 22 if contract.grey else [3] * 11 + [1] * 11)
     sizes = sorted(f.stat().st_size for f in tmp_path.glob("pack-*/faces.u8"))
     assert sizes[0] == 0 < sizes[1] < sizes[2] == SIDE**2 * sum(channels)

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fer_lib.datasets.interchange import FULL, SHORT, left_behind, neutral, read_rows, restored, write_csv
+from fer_lib.datasets.interchange import (
+    FULL,
+    SHORT,
+    escape_formula,
+    read_rows,
+    unescape_formula,
+    unwritten_columns,
+    write_csv,
+)
 from fer_lib.datasets.manifest import BOX, REQUIRED, Manifest, content_id
 from fer_lib.errors import DataError
 from fer_lib.importers.csv_import import import_csv
@@ -80,13 +88,13 @@ def test_a_written_manifest_is_read_back_exactly(tmp_path_factory, manifest):
 
 @given(st.text(max_size=8) | dangerous)
 def test_escaped_cells_are_restored(value):
-    assert restored(neutral(value)) == value
-    assert not neutral(value).startswith(("=", "+", "-", "@"))
+    assert unescape_formula(escape_formula(value)) == value
+    assert not escape_formula(value).startswith(("=", "+", "-", "@"))
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx"])
 def test_formula_cells_are_escaped(text):
-    assert neutral(text) == "'" + text and neutral("a" + text) == "a" + text
+    assert escape_formula(text) == "'" + text and escape_formula("a" + text) == "a" + text
 
 
 def test_the_columns_of_both_forms(tmp_path):
@@ -314,7 +322,7 @@ def test_no_row_of_any_csv_is_lost(tmp_path_factory, grid, tail):
 def test_columns_that_a_csv_has_no_place_for_are_named(drawn_manifest):
     bare = drawn_manifest.frame.drop(columns=[c for c in drawn_manifest.frame if c not in REQUIRED])
     bare["val_role"] = ""
-    assert left_behind(Manifest(bare, drawn_manifest.meta)) == []
+    assert unwritten_columns(Manifest(bare, drawn_manifest.meta)) == []
     extended = bare.assign(subject=["", "s1"] + [""] * (len(bare) - 2), confidence=0.5, group="")
-    assert left_behind(Manifest(extended, drawn_manifest.meta)) == ["subject"]
-    assert left_behind(Manifest(extended, drawn_manifest.meta), "short") == ["confidence", "subject"]
+    assert unwritten_columns(Manifest(extended, drawn_manifest.meta)) == ["subject"]
+    assert unwritten_columns(Manifest(extended, drawn_manifest.meta), "short") == ["confidence", "subject"]

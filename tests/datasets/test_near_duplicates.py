@@ -8,7 +8,7 @@ import pytest
 from fer_lib.audit.manifest_audit import audit_manifest
 from fer_lib.datasets.curate import curate, merge
 from fer_lib.datasets.manifest import Manifest, content_id
-from fer_lib.datasets.near_duplicates import earlier_copies, joined_groups, united_twins
+from fer_lib.datasets.near_duplicates import earlier_duplicates, join_groups, unite_twins
 from fer_lib.params import AuditParams
 from fer_lib.params.curate import CurateParams
 from fer_lib.synthetic.dataset import draw_face
@@ -59,7 +59,7 @@ def test_the_contents_of_earlier_splits_are_the_twins():
         "sample_id": list("abcdefg"), "content_id": ["1", "2", "1", "3", "4", "5", "6"],
         "split": ["train", "val", "test", "test", "train", "train", "test"],
     })  # fmt: skip
-    assert earlier_copies(frame, np.array([0, 0, 0, 0, 1, 1, 2])) == {"b": ["1"], "c": ["2"], "d": ["1", "2"]}
+    assert earlier_duplicates(frame, np.array([0, 0, 0, 0, 1, 1, 2])) == {"b": ["1"], "c": ["2"], "d": ["1", "2"]}
 
 
 @pytest.mark.parametrize("remove", ["none", "within", "across", "all"])
@@ -94,7 +94,7 @@ def test_twins_are_kept_by_curation(near, tmp_path):
         "three": Manifest(frame[frame["split"] == "train"], near.meta),
     }
     everything = {"test0": ["a", "c"], "test1": ["d"], "val0": ["b"]}
-    assert united_twins(*part.values()) == merge(list(part.values()))[0].meta["twins"] == everything
+    assert unite_twins(*part.values()) == merge(list(part.values()))[0].meta["twins"] == everything
     assert merge(list(part.values())[::-1])[0].meta["twins"] == everything
     curate(list(part.values()), CurateParams(splits=["train", "test"]), tmp_path)
     assert Manifest.read(tmp_path / "manifest.parquet").meta["twins"] == {"test0": ["a", "c"], "test1": ["d"]}
@@ -128,4 +128,4 @@ def test_groups_of_an_earlier_audit_and_of_other_manifests_are_joined(near, tmp_
         merged = merge(manifests)[0].frame.set_index("sample_id")
         assert merged["group"].equals(first.frame.set_index("sample_id")["group"].loc[merged.index])
     row, group = pd.Series([0, 0, 1, 2, 3, 3, 4]), pd.Series(["b", "c", None, "b", "c", None, "d"])
-    assert joined_groups(row, group).fillna("").tolist() == ["b", "b", "", "b", "b", "b", "d"]
+    assert join_groups(row, group).fillna("").tolist() == ["b", "b", "", "b", "b", "b", "d"]

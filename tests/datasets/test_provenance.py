@@ -3,36 +3,37 @@
 import numpy as np
 import pytest
 
-from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, numbers, read_exposure
+from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, content_numbers, read_exposure
 from fer_lib.errors import DataError
 
 
-def record(learned, chosen=(), whole=True):
-    return TrainingExposure(np.array(learned, np.uint64), np.array(chosen, np.uint64), whole)
+def record(trained_on, selected_on=(), complete=True):
+    return TrainingExposure(np.array(trained_on, np.uint64), np.array(selected_on, np.uint64), complete)
 
 
 def test_images_are_identified_by_their_content(drawn_manifest):
     train, val = (drawn_manifest.rows(split=s) for s in ("train", "val"))
     exposure = TrainingExposure.of(train.frame["content_id"], val.frame["content_id"])
     contents = train.frame["content_id"].unique()
-    assert exposure.learned.dtype == np.uint64 and len(exposure.learned) == len(contents)
-    assert set(exposure.learned.tolist()) == {int(c[:16], 16) for c in contents}
-    assert set(exposure.chosen_on.tolist()) == set(numbers(val.frame["content_id"]).tolist())
+    assert exposure.trained_on.dtype == np.uint64 and len(exposure.trained_on) == len(contents)
+    assert set(exposure.trained_on.tolist()) == {int(c[:16], 16) for c in contents}
+    assert set(exposure.selected_on.tolist()) == set(content_numbers(val.frame["content_id"]).tolist())
 
 
 def test_ancestors_are_added_and_a_missing_record_makes_it_incomplete():
     both = record([1, 5], [2]).with_ancestors([record([3, 5], [4])])
-    assert (both.learned.tolist(), both.chosen_on.tolist(), both.whole) == ([1, 3, 5], [2, 4], True)
-    assert not record([1]).with_ancestors([None]).whole
-    assert not record([1]).with_ancestors([record([2], whole=False)]).whole
-    assert not record([1], whole=False).with_ancestors([record([2])]).whole
+    assert (both.trained_on.tolist(), both.selected_on.tolist(), both.complete) == ([1, 3, 5], [2, 4], True)
+    assert not record([1]).with_ancestors([None]).complete
+    assert not record([1]).with_ancestors([record([2], complete=False)]).complete
+    assert not record([1], complete=False).with_ancestors([record([2])]).complete
 
 
 def test_a_record_is_read_back_and_a_damaged_one_is_named(tmp_path):
     assert read_exposure(tmp_path) is None
-    record([1, 2**64 - 1], [7], whole=False).write(tmp_path / EXPOSURE_FILE)
+    record([1, 2**64 - 1], [7], complete=False).write(tmp_path / EXPOSURE_FILE)
     exposure = read_exposure(tmp_path)
-    assert (exposure.learned.tolist(), exposure.chosen_on.tolist(), exposure.whole) == ([1, 2**64 - 1], [7], False)
+    found = exposure.trained_on.tolist(), exposure.selected_on.tolist(), exposure.complete
+    assert found == ([1, 2**64 - 1], [7], False)
     whole = (tmp_path / EXPOSURE_FILE).read_bytes()
     for damaged in (whole[:40], b"", b"garbage"):
         (tmp_path / EXPOSURE_FILE).write_bytes(damaged)

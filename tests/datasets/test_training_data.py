@@ -71,13 +71,13 @@ def sources(**values):
 def test_training_data_includes_that_of_the_starting_model():
     real = TrainingData(sources=sources(fer2013=(28709, False)))
     few = TrainingData(sources=sources(fer2013=(90, False), live=(90, True)))
-    both = few.started_from(real)
+    both = few.with_start(real)
     assert both.sources == sources(fer2013=(28709, False), live=(90, True)) and both.drawn and both.complete
     smoke = real.model_copy(update={"smoke": True})
-    assert real.started_from(smoke).smoke and not real.started_from(real).smoke
-    unknown = real.started_from(None)
+    assert real.with_start(smoke).smoke and not real.with_start(real).smoke
+    unknown = real.with_start(None)
     assert not unknown.complete and not_for_photos(unknown) == ""
-    assert not few.started_from(unknown).complete
+    assert not few.with_start(unknown).complete
 
 
 @pytest.mark.parametrize(

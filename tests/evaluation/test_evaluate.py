@@ -20,7 +20,7 @@ from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import BundleError, DataError, FerError
 from fer_lib.evaluation.evaluate import evaluate, subjects
 from fer_lib.evaluation.leaks import checked_leaks, known_leaks, leak_warnings
-from fer_lib.evaluation.table import people_table, predictions, results_table
+from fer_lib.evaluation.table import annotators_table, predictions, results_table
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
 from fer_lib.importers import import_all
@@ -228,7 +228,7 @@ def test_what_a_model_learned_elsewhere_leaks_into_a_manifest_that_was_cleaned_s
     result = evaluate(allowed, clean, [own.path], [], tmp_path / "out", tmp_path / "runs" / "cache", "cpu")
     assert result["leaks"]["rows"] == LEAKS and result["leaks"]["unrecorded"] == []
     assert result["sets"]["leak_free"]["removed"] == LEAKS
-    assert read_exposure(tmp_path / "out" / "bundles" / "one").learned.size == train.frame["content_id"].nunique()
+    assert read_exposure(tmp_path / "out" / "bundles" / "one").trained_on.size == train.frame["content_id"].nunique()
     TrainingExposure.of(clean.rows(split="train").frame["content_id"], val.frame["content_id"]).write(seen)
     derive_bundle(own, own.path, extra_files={EXPOSURE_FILE: seen})
     result = evaluate(p, clean, [own.path], [], tmp_path / "out2", tmp_path / "runs" / "cache", "cpu")
@@ -310,7 +310,7 @@ def test_val_twins_of_other_roles_are_not_counted_as_removed(made, tmp_path):
 def test_people_stand_beside_the_models_where_there_are_votes(made, tmp_path):
     base, manifest, result = made
     assert all("people" not in r for m in result["models"].values() for v in m["views"].values() for r in v.values())
-    assert people_table(result).empty
+    assert annotators_table(result).empty
     frame = manifest.frame.copy()
     voted = np.flatnonzero(frame["split"] == "test")[3:]  # three rows without
     frame["soft_label"] = None
@@ -331,7 +331,7 @@ def test_people_stand_beside_the_models_where_there_are_votes(made, tmp_path):
         by_row = [entropy(a, b) for a, b in zip(v[3:], probs[3:], strict=True)]
         assert people["kl"][kind] == pytest.approx(np.mean(by_row), rel=1e-6)
     assert people["model"]["label"] == pytest.approx((raw.argmax(1) == y)[3:].mean())
-    table = people_table(again)
+    table = annotators_table(again)
     assert table["who"].tolist() == ["one", "annotators"] and table["label"].iloc[1] == pytest.approx(0.4)
     cast = [[1.0 + 3 * (k == row["label"]) for k in range(7)] for _, row in frame.iterrows()]  # a rule has judged these
     counted = Manifest(frame.assign(votes=cast, votes_all=16.0, excluded_share=0.0), manifest.meta, manifest.path)
@@ -339,4 +339,4 @@ def test_people_stand_beside_the_models_where_there_are_votes(made, tmp_path):
     people = again["models"]["one"]["views"]["none"]["all"]["people"]
     assert people["votes"] == {"counts": len(voted) + 3, "shares": 0}
     assert people["annotators"]["label"] == pytest.approx(0.4) and people["annotators"]["label_of_all"] == 0.25
-    assert people_table(again)["label"].tolist()[1:] == pytest.approx([0.4, 0.25])
+    assert annotators_table(again)["label"].tolist()[1:] == pytest.approx([0.4, 0.25])

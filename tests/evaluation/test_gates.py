@@ -198,7 +198,7 @@ def test_named_gates_are_the_defaults_of_the_spec(repo):
 def test_unusable_gates(tmp_path):
     for text, said in (
         ("a: {offline: []}", "at least 1 item"), ("a: {offline: [{suite: vall}]}", "val"),
-        ("a: {offline: [{suite: val}, {suite: val}]}", "a suite stands twice"),
+        ("a: {offline: [{suite: val}, {suite: val}]}", "a suite occurs twice"),
         ("a: {decide: point}", "closest: 'decide_by'"),
     ):  # fmt: skip
         (tmp_path / "gates.yaml").write_text(text)

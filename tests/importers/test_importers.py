@@ -14,7 +14,7 @@ from fer_lib.datasets.manifest import content_id, read_frame, sample_id
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.importers import import_all, import_source
-from fer_lib.importers.votes import VOTED, judge
+from fer_lib.importers.votes import VOTE_COLUMNS, label_votes
 from fer_lib.params import SourceSpec
 from fer_lib.storage.atomic import fresh_folder, previous, settle
 
@@ -286,7 +286,7 @@ def test_an_error_lists_ten_bad_rows_and_counts_the_rest(tmp_path):
 
 
 def votes(**counts: int) -> list[int]:
-    return [counts.get(name, 0) for name in VOTED]
+    return [counts.get(name, 0) for name in VOTE_COLUMNS]
 
 
 def test_majority_rule_drops_single_votes_in_all_ten_columns():
@@ -301,7 +301,7 @@ def test_majority_rule_drops_single_votes_in_all_ten_columns():
         votes(anger=4, unknown=4, sadness=2),
         votes(NF=10),
     ]
-    labels = judge(np.array(rows))
+    labels = label_votes(np.array(rows))
     assert labels.label.tolist() == [3, -1, 3, -1, -1, -1, 0, -1, -1]
     assert labels.reason[1:2] == ["no majority"] and labels.reason[3] == "contempt"
     assert labels.reason[5] == "no votes left" and labels.reason[8] == "NF"
@@ -311,16 +311,16 @@ def test_majority_rule_drops_single_votes_in_all_ten_columns():
     assert np.isnan(labels.soft[[5, 8]]).all() and labels.excluded_share[8] == 1
     assert labels.cast[2].tolist() == [1, 0, 1, 4, 1, 0, 3] and labels.cast_all.tolist() == [10] * 9
     assert labels.columns(8) == {"votes": [0.0] * 7, "votes_all": 10.0}, "votes that no label came of are votes too"
-    assert judge(np.zeros((1, 10))).columns(0) == {}
+    assert label_votes(np.zeros((1, 10))).columns(0) == {}
 
 
 def test_plurality_rule_needs_a_unique_largest_count():
     rows = [votes(happiness=4, neutral=3, sadness=3), votes(happiness=4, neutral=4, sad=2), votes(unknown=5, anger=4)]
-    labels = judge(np.array(rows), "plurality")
+    labels = label_votes(np.array(rows), "plurality")
     assert labels.label.tolist() == [3, -1, -1] and labels.reason == ["", "tie", "unknown"]
 
 
-VOTE_HEADER = ("Usage", "Image name", *VOTED)
+VOTE_HEADER = ("Usage", "Image name", *VOTE_COLUMNS)
 
 
 def vote_rows(n: int = 21) -> list[list]:

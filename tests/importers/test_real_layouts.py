@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_lib.datasets.build import build_manifest, duplicates, twins
+from fer_lib.datasets.build import build_manifest, duplicates, leaked_ids
 from fer_lib.emotions import EMOTIONS
-from fer_lib.evaluation.annotators import people_report
+from fer_lib.evaluation.annotators import annotator_report
 from fer_lib.importers import import_all, import_source
 from fer_lib.importers.builder import ImportBuilder
-from fer_lib.importers.votes import judge, read_votes
+from fer_lib.importers.votes import label_votes, read_votes
 from fer_lib.params import ManifestParams, SourceSpec
 
 SIZES = {"train": 28_709, "val": 3_589, "test": 3_589}
@@ -57,7 +57,7 @@ def test_fer2013_duplicates_and_val_roles(real):
         "exact": 1516, "near": None, "across_splits": 557, "across_sources": 0, "conflicting_labels": 57,
         "contents": 34_034,
     }  # fmt: skip
-    assert len(twins(manifest, "test")) == 288 and len(twins(manifest, "val")) == 280
+    assert len(leaked_ids(manifest, "test")) == 288 and len(leaked_ids(manifest, "val")) == 280
     assert len(set(manifest.sample_ids)) == 35_887
     val = manifest.rows(split="val").frame
     assert val["val_role"].value_counts().to_dict() == {"select": 2153, "temperature": 718, "conformal": 718}
@@ -73,7 +73,7 @@ def test_ferplus_rules_keep_the_known_numbers_of_rows(shared_data, tmp_path, rul
     builder = ImportBuilder(SourceSpec(source="ferplus"), "ferplus", tmp_path, tmp_path)
     votes = read_votes(shared_data / "ferplus" / "fer2013new.csv", builder)
     assert len(votes.usage) == 35_887 and builder.bad == []
-    label, usage = judge(votes.counts, rule).label, np.array(votes.usage)
+    label, usage = label_votes(votes.counts, rule).label, np.array(votes.usage)
     assert tuple(int((label[usage == u] >= 0).sum()) for u in ("Training", "PublicTest", "PrivateTest")) == kept
 
 
@@ -86,7 +86,7 @@ def test_accuracy_of_ferplus_annotators_on_their_own_test_labels(real, shared_da
     test = manifest.rows(split="test")
     rows, anything = np.arange(len(test)), np.zeros((len(test), 7))
     assert test.soft_labels[rows, test.labels].mean() == pytest.approx(0.886, abs=0.002)
-    report = people_report(anything, anything, test.labels, *test.votes)
+    report = annotator_report(anything, anything, test.labels, *test.votes)
     assert report["votes"] == {"counts": len(test), "shares": 0}
     assert report["annotators"]["label"] == pytest.approx(0.828, abs=0.002)
     assert report["annotators"]["label_of_all"] == pytest.approx(0.787, abs=0.002)

@@ -150,7 +150,7 @@ def test_a_store_error_at_the_end_keeps_the_session_files(home, clip, tmp_path, 
     monkeypatch.setattr(mlflow.MlflowClient, "set_terminated", fail)
     folder = tmp_path / "refused"
     ended = fer("live", "--headless", "--source", str(clip), "--detector", "haar", "--output", str(folder))
-    assert ended.code == 1 and f"files in {folder} are whole" in ended.err and "no such table" in ended.err
+    assert ended.code == 1 and f"files in {folder} are complete" in ended.err and "no such table" in ended.err
     assert "fer runs reap" in ended.err and read_session(folder)["frames"] == 60
     monkeypatch.undo()
     monkeypatch.setenv("FER_HOME", str(home))

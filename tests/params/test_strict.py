@@ -31,7 +31,7 @@ def test_the_error_names_line_column_and_value():
     with pytest.raises(yaml.YAMLError) as error:
         parse("a: 1\nb: [2, 2024-13-45]\n")
     assert (error.value.problem_mark.line, error.value.problem_mark.column) == (1, 7)
-    assert error.value.problem == "'2024-13-45' can't be read as timestamp; put quotes round a text"
+    assert error.value.problem == "'2024-13-45' can't be read as timestamp; put quotes around a text"
     assert parse("a: 2024-12-31") and parse("[0x1f, '0x_', !!int '3', true, 1.5]") == [31, "0x_", 3, True, 1.5]
 
 

@@ -94,7 +94,7 @@ def test_overrides_set_nested_keys_list_items_and_whole_kinds(write):
         (GOOD, ["teacher_a.epochs"], ["phase.key=value"]),
         (GOOD, ["teacher_a.epochs.x=1"], ["deeper"]),
         (GOOD, ["teacher_a.batch_size=8"], ["'teacher_a'", "batch_size >= 14"]),
-        ("phases:\n  import: {}\n  import: {}\n", [], ["line 3", "'import' stands twice"]),
+        ("phases:\n  import: {}\n  import: {}\n", [], ["line 3", "'import' occurs twice"]),
         ("phases:\n  import: {sources: [}\n", [], ["line 2", "not valid YAML"]),
         ("- a\n", [], ["mapping"]),
         ("name: x\n", [], ["'phases'"]),

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.importers import import_source
-from fer_lib.importers.votes import judge
+from fer_lib.importers.votes import label_votes
 from fer_lib.params import SourceSpec
 from fer_lib.synthetic import dataset
 from fer_lib.synthetic.layouts import LAYOUTS, encode
@@ -51,7 +51,7 @@ def expected(layout: str, drawn: list[Record]) -> dict[str, tuple[int, str]]:
     """record -> (label, split) of every record that an import must keep."""
     if LAYOUTS[layout].source == "ferplus":
         for r in drawn:
-            r.written = int(judge(np.array([r.votes])).label[0])
+            r.written = int(label_votes(np.array([r.votes])).label[0])
     return {r.record: (r.written, r.split) for r in drawn if r.written in range(7)}
 
 

@@ -232,7 +232,7 @@ def test_a_model_of_photos_takes_the_alias(bundle, tmp_path):
 
 
 @pytest.mark.parametrize(("drawn", "smoke"), [(True, False), (False, True)])
-def test_an_adapted_toy_model_that_passes_is_registered_without_the_alias(home, bundle, tmp_path, drawn, smoke):
+def test_an_adapted_toy_model_that_passes_its_gates_is_registered_without_alias(home, bundle, tmp_path, drawn, smoke):
     from fer_lib.adapt.promotion import register_if_passed
     from fer_lib.params import AdaptParams
 

@@ -1,4 +1,4 @@
-"""What a step is by definition: micro-batches, clipping, random draws and the moving average, on any CPU and torch."""
+"""One step compared with its definition: micro-batches, gradient clipping, random draws and the moving average."""
 
 import copy
 
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 class CrossEntropy:
-    """The loss of each row; ``outputs`` keeps what the model answered, a micro-batch each."""
+    """The loss of each row; ``outputs`` has the model's output for each micro-batch."""
 
     def __init__(self):
         self.outputs = []
@@ -34,25 +34,25 @@ class CrossEntropy:
         return {}
 
 
-class Member(SingleProcess):
-    """One process of several that never meet."""
+class OneOfSeveral(SingleProcess):
+    """Rank and size of a distributed context, without communication."""
 
     def __init__(self, rank, size):
         super().__init__(CPU)
         self.rank, self.size = rank, size
 
 
-def stepper(model, team=None, lr=LR, **changes):
+def stepper(model, context=None, lr=LR, **changes):
     p = TeacherParams(**{"batch_size": ROWS, "seed": 3, "precision": "fp32", "device": "cpu"} | changes)
-    return Stepper(model, CrossEntropy(), torch.optim.SGD(model.parameters(), lr=lr), p, team or SingleProcess(CPU))
+    return Stepper(model, CrossEntropy(), torch.optim.SGD(model.parameters(), lr=lr), p, context or SingleProcess(CPU))
 
 
 @pytest.fixture
 def batch():
-    """As the sampler gives them: class by class."""
+    """Rows sorted by class, as the sampler returns them."""
     rng = np.random.default_rng(0)
     images, labels = rng.normal(size=(ROWS, 4, 4, 3)).astype(np.float32), np.repeat(np.arange(7), ROWS // 7)
-    images += labels[:, None, None, None] / 4  # or the sum of unlike parts would show nothing
+    images += labels[:, None, None, None] / 4  # micro-batches with other classes then have other statistics
     return Batch(np.arange(ROWS), images.transpose(0, 3, 1, 2), labels, np.arange(ROWS))
 
 
@@ -66,16 +66,16 @@ def gradients(model):
 
 
 def expected_gradients(model, batch, parts=1):
-    """Of the mean loss over all rows, where part k of the forward pass holds every ``parts``-th row from the k-th."""
-    twin = copy.deepcopy(model).train()
+    """Gradients, loss and model for the mean loss of all rows; micro-batch k has every ``parts``-th row from row k."""
+    clone = copy.deepcopy(model).train()
     images, y = torch.from_numpy(batch.images), torch.from_numpy(batch.labels)
-    losses = torch.cat([F.cross_entropy(twin(images[k::parts]), y[k::parts], reduction="none") for k in range(parts)])
+    losses = torch.cat([F.cross_entropy(clone(images[k::parts]), y[k::parts], reduction="none") for k in range(parts)])
     losses.mean().backward()
-    return gradients(twin), losses.mean().item(), twin
+    return gradients(clone), losses.mean().item(), clone
 
 
-def assert_near(found, expected, atol=1e-6):
-    for a, b in zip(found, expected, strict=True):
+def assert_near(actual, expected, atol=1e-6):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=atol)
 
 
@@ -83,8 +83,8 @@ def assert_near(found, expected, atol=1e-6):
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 5])
-def test_micro_batches_have_the_gradient_of_the_whole_batch(batch, parts):
-    """Also where they are of unlike size: 28 rows in 3 or 5."""
+def test_micro_batches_have_the_gradient_of_the_batch(batch, parts):
+    """Also when their sizes differ: 28 rows in 3 or 5 parts."""
     model = net()
     expected, loss, _ = expected_gradients(model, batch)
     assert max(g.abs().max() for g in expected) > 0.01
@@ -97,7 +97,7 @@ def test_micro_batches_have_the_gradient_of_the_whole_batch(batch, parts):
     assert step.loss_sum / step.loss_n == pytest.approx(loss, abs=1e-6) and step.loss_n == ROWS
 
 
-def test_gradients_of_the_step_before_are_gone(batch):
+def test_gradients_of_the_previous_step_are_cleared(batch):
     model = net()
     step = stepper(model, accum_steps=2)
     step(batch, 0, 0.0)
@@ -107,18 +107,18 @@ def test_gradients_of_the_step_before_are_gone(batch):
 
 
 @pytest.mark.parametrize("parts", [2, 4])
-def test_batch_norm_sees_each_micro_batch_by_itself(batch, parts):
-    """Every class is in each: part k holds every ``parts``-th row.  Running statistics move once a part, in order."""
+def test_batch_norm_normalises_each_micro_batch_alone(batch, parts):
+    """Each micro-batch has every class.  Running statistics are updated once per micro-batch, in order."""
     model = net(nn.BatchNorm1d(16))
-    expected, loss, twin = expected_gradients(model, batch, parts)
-    whole, _, _ = expected_gradients(model, batch)
+    expected, loss, reference = expected_gradients(model, batch, parts)
+    unsplit, _, _ = expected_gradients(model, batch)
     step = stepper(model, accum_steps=parts)
     step(batch, 0, 0.0)
     assert_near(gradients(model), expected)
     assert step.loss_sum / ROWS == pytest.approx(loss, abs=1e-6)
-    assert max((a - b).abs().max() for a, b in zip(whole, expected, strict=True)) > 1e-3, "unlike the whole batch"
+    assert max((a - b).abs().max() for a, b in zip(unsplit, expected, strict=True)) > 1e-3, "differs from one batch"
     for name in ("running_mean", "running_var"):
-        torch.testing.assert_close(getattr(model[2], name), getattr(twin[2], name), rtol=0, atol=1e-6)
+        torch.testing.assert_close(getattr(model[2], name), getattr(reference[2], name), rtol=0, atol=1e-6)
     assert model[2].num_batches_tracked == parts
 
 
@@ -127,8 +127,8 @@ def test_batch_norm_sees_each_micro_batch_by_itself(batch, parts):
 
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("share", [0.1, 0.5, 1.5])
-def test_a_clipped_gradient_points_the_same_way(batch, parts, share):
-    """min(1, c / |g|) g, |g| over all parameters and of the whole step; one shorter than c stays as it is."""
+def test_gradient_is_clipped_by_its_norm(batch, parts, share):
+    """min(1, c / |g|) g, with |g| over all parameters and all micro-batches; a gradient shorter than c is unchanged."""
     model = net()
     expected, _, _ = expected_gradients(model, batch)
     norm = torch.cat([g.flatten() for g in expected]).norm().item()
@@ -139,7 +139,7 @@ def test_a_clipped_gradient_points_the_same_way(batch, parts, share):
     assert_near(model.parameters(), [w - LR * g for w, g in zip(before, clipped, strict=True)], atol=2e-6)
 
 
-def test_a_bound_that_is_never_reached_changes_no_bit(batch):
+def test_clipping_with_a_large_bound_changes_no_bit(batch):
     weights = []
     for bound in (0.0, 1e6):
         model = net()
@@ -151,8 +151,8 @@ def test_a_bound_that_is_never_reached_changes_no_bit(batch):
 # ---------------------------------------------------------------- random draws
 
 
-class Masked(nn.Module):
-    """Answers with its dropout's mask, [N, 7 * 32]."""
+class DropoutMask(nn.Module):
+    """Outputs the mask of its dropout, [N, 7 * 32]."""
 
     def __init__(self):
         super().__init__()
@@ -162,14 +162,14 @@ class Masked(nn.Module):
         return self.dropout(self.scale.expand(len(images), -1))
 
 
-def masks(batch, step, team=None, **changes):
-    """Which units each micro-batch of a step drops, bool; whatever was drawn before."""
-    model = Masked()
-    taken = stepper(model, team, lr=0.0, **changes)
+def masks(batch, step, context=None, **changes):
+    """The units that each micro-batch of a step drops, bool; the generators start from a random state."""
+    model = DropoutMask()
+    take_step = stepper(model, context, lr=0.0, **changes)
     torch.manual_seed(np.random.default_rng().integers(2**32))
     torch.rand(7)
-    taken(batch, step, 0.0)
-    return [(z == 0).detach() for z in taken.objective.outputs]
+    take_step(batch, step, 0.0)
+    return [(z == 0).detach() for z in take_step.objective.outputs]
 
 
 def same(a, b):
@@ -177,7 +177,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_masks_are_a_function_of_seed_and_step(batch, parts):
+def test_dropout_masks_are_a_function_of_seed_and_step(batch, parts):
     first = masks(batch, 12, accum_steps=parts)
     assert 0.4 < first[0].double().mean() < 0.6
     assert same(first, masks(batch, 12, accum_steps=parts)), "as after a resume"
@@ -185,32 +185,33 @@ def test_masks_are_a_function_of_seed_and_step(batch, parts):
     everything = [first, *others]
     assert not any(same(a, b) for i, a in enumerate(everything) for b in everything[:i])
     rows = first[0]
-    assert not torch.equal(rows[0], rows[1]), "each row has its own"
+    assert not torch.equal(rows[0], rows[1]), "each row has its own mask"
 
 
-def test_each_micro_batch_has_masks_of_its_own(batch):
+def test_each_micro_batch_has_its_own_dropout_mask(batch):
     one, two = masks(batch, 5, accum_steps=2)
     assert not torch.equal(one, two)
-    [whole] = masks(batch, 5)
-    assert torch.equal(whole[: len(one)], one), "drawn from seed, step and the part's number alone"
+    [unsplit] = masks(batch, 5)
+    assert torch.equal(unsplit[: len(one)], one), "a function of seed, step and micro-batch number only"
 
 
-@pytest.mark.parametrize("processes, each", [(2, 1), (2, 2), (3, 2)])
-def test_a_member_of_a_team_draws_what_one_process_would(batch, processes, each):
-    """Its k-th part is part k * processes + rank of one process with as many micro-batches."""
-    alone = masks(batch, 5, accum_steps=processes * each)
+@pytest.mark.parametrize("processes, accum_steps", [(2, 1), (2, 2), (3, 2)])
+def test_several_processes_draw_the_masks_of_one(batch, processes, accum_steps):
+    """Micro-batch k of a process is micro-batch k * processes + rank of one process with as many micro-batches."""
+    expected = masks(batch, 5, accum_steps=processes * accum_steps)
     for rank in range(processes):
         share = slice(rank, None, processes)
-        own = Batch(batch.rows[share], batch.images[share], batch.labels[share], batch.step_rows)
-        assert same(masks(own, 5, Member(rank, processes), accum_steps=each), alone[rank::processes])
+        part = Batch(batch.rows[share], batch.images[share], batch.labels[share], batch.step_rows)
+        actual = masks(part, 5, OneOfSeveral(rank, processes), accum_steps=accum_steps)
+        assert same(actual, expected[rank::processes])
 
 
-def test_a_step_taken_again_has_the_same_loss_to_the_bit(batch):
+def test_repeated_step_has_the_same_loss_to_the_bit(batch):
     def loss(step, seed=3):
-        taken = stepper(net(nn.Dropout(0.5)), seed=seed, accum_steps=2)
+        take_step = stepper(net(nn.Dropout(0.5)), seed=seed, accum_steps=2)
         torch.rand(step + seed)
-        taken(batch, step, 0.0)
-        return taken.loss_sum
+        take_step(batch, step, 0.0)
+        return take_step.loss_sum
 
     assert loss(8) == loss(8) and len({loss(8), loss(9), loss(8, seed=4)}) == 3
 
@@ -218,18 +219,18 @@ def test_a_step_taken_again_has_the_same_loss_to_the_bit(batch):
 # ---------------------------------------------------------------- the moving average
 
 
-def test_the_average_is_the_recursion_over_the_steps_weights(drawn_manifest, pack_cache, tmp_path, monkeypatch):
-    """e_n = d_n e_(n-1) + (1 - d_n) w_n, d_n = min(decay, 1 - n^(-2/3)): the first step's weights, then ever slower.
+def test_moving_average_follows_its_recursion(drawn_manifest, pack_cache, tmp_path, monkeypatch):
+    """e_n = d_n e_(n-1) + (1 - d_n) w_n with d_n = min(decay, 1 - n^(-2/3)), so e_1 = w_1.
 
-    Running statistics are averaged as the weights are.  What is measured and kept is the average.
+    Running statistics are averaged too.  The best bundle holds the average.
     """
     real, after = Stepper.__call__, []
 
-    def recorded(self, batch, step, epoch):
+    def record(self, batch, step, epoch):
         real(self, batch, step, epoch)
         after.append({k: v.double() for k, v in self.model.state_dict().items() if v.is_floating_point()})
 
-    monkeypatch.setattr(Stepper, "__call__", recorded)
+    monkeypatch.setattr(Stepper, "__call__", record)
     p = TeacherParams(
         backbone="test_resnet", image_size=32, embed_dim=16, epochs=1, batch_size=14, lr=3e-3, warmup_epochs=0.0,
         plain_epochs=0, ramp_end=0, ema_decay=0.6, max_train_batches=6, threads=1, device="cpu", onnx="none",
@@ -245,6 +246,6 @@ def test_the_average_is_the_recursion_over_the_steps_weights(drawn_manifest, pac
     for name, average in expected.items():
         torch.testing.assert_close(tensors[f"ema.{name}"].double(), average, rtol=1e-5, atol=1e-6, msg=name)
         assert torch.equal(tensors[f"ema.{name}"], best[name]), name
-        assert torch.equal(tensors[f"model.{name}"].double(), after[-1][name]), "the last step's weights go on"
+        assert torch.equal(tensors[f"model.{name}"].double(), after[-1][name]), "training continues from the weights"
     gaps = [(average - after[-1][name]).abs().max() for name, average in expected.items()]
-    assert max(gaps) > 1e-3, "they can be told apart"
+    assert max(gaps) > 1e-3, "average and weights differ"
