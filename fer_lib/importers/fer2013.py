@@ -116,7 +116,7 @@ def read_tree(votes: Votes | None, builder: ImportBuilder) -> None:
         )
     if votes:
         soft = sum("soft_label" in row for row in builder.rows)
-        builder.notes.append(f"{mapped} of {len(builder.rows)} rows stand in the image_map, {soft} got a soft label")
+        builder.notes.append(f"{mapped} of {len(builder.rows)} rows are in the image_map, {soft} got a soft label")
 
 
 def vote_columns(votes: Votes, builder: ImportBuilder) -> dict[str, dict]:

@@ -45,7 +45,7 @@ def test_fer2013_official_split_labels_and_votes(real):
     voted = ~np.isnan(soft[:, 0])
     assert np.allclose(soft[voted].sum(1), 1, atol=1e-12)
     assert result.report["notes"] == [
-        f"35709 of 35887 rows stand in the image_map, {voted.sum()} got a soft label",
+        f"35709 of 35887 rows are in the image_map, {voted.sum()} got a soft label",
     ]
     agree = soft[voted].argmax(1) == manifest.labels[voted]
     assert 0.6 < agree.mean() < 0.75  # the two sets of annotators agree on about two thirds
