@@ -53,15 +53,15 @@ _PROBED = 64  # faces made to estimate a pack's size when its upper bound does n
 class Faces:
     """The faces of a pack, read on access: indexed like a read-only array uint8 [N, R, R, 3].
 
-    ``thin(i)`` is face i for the loader, uint8 [R, R, C], C = 1 for grey, possibly read-only.  Reading raises DataError
+    ``compact(i)`` is face i for the loader, uint8 [R, R, C], C = 1 for grey, maybe read-only.  Reading raises DataError
     for a face that was damaged on the disk, and in a pack without pixels for an image that can't be decoded.
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, n: int, side: int, thin: Callable[[int], np.ndarray]):
+    def __init__(self, n: int, side: int, compact: Callable[[int], np.ndarray]):
         self.shape = (n, side, side, 3)
-        self.thin = thin
+        self.compact = compact
 
     def __len__(self) -> int:
         return self.shape[0]
