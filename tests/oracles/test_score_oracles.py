@@ -201,27 +201,27 @@ def test_every_score_equals_its_second_computation(logits, y):
 
 @pytest.mark.parametrize(("logits", "y"), CASES)
 def test_scikit_learn_agrees_where_it_has_the_score(logits, y):
-    from sklearn import metrics
+    import sklearn.metrics as oracle
 
     k = logits.shape[1]
     classes, pred, probs = np.arange(k), logits.argmax(1), metrics.softmax(logits)
     seen = metrics.summary(logits, y)
-    np.testing.assert_array_equal(seen["confusion"], metrics.confusion_matrix(y, pred, labels=classes))
-    f1 = metrics.f1_score(y, pred, labels=classes, average=None, zero_division=0)
+    np.testing.assert_array_equal(seen["confusion"], oracle.confusion_matrix(y, pred, labels=classes))
+    f1 = oracle.f1_score(y, pred, labels=classes, average=None, zero_division=0)
     np.testing.assert_allclose(list(seen["per_class_f1"].values()), f1, rtol=0, atol=TOLERANCE)
-    assert seen["accuracy"] == pytest.approx(metrics.accuracy_score(y, pred), abs=TOLERANCE)
-    macro = metrics.f1_score(y, pred, labels=classes, average="macro", zero_division=0)
+    assert seen["accuracy"] == pytest.approx(oracle.accuracy_score(y, pred), abs=TOLERANCE)
+    macro = oracle.f1_score(y, pred, labels=classes, average="macro", zero_division=0)
     assert seen["macro_f1"] == pytest.approx(macro, abs=TOLERANCE)
-    present = metrics.f1_score(y, pred, labels=np.unique(y), average="macro", zero_division=0)
+    present = oracle.f1_score(y, pred, labels=np.unique(y), average="macro", zero_division=0)
     assert seen["macro_f1_present"] == pytest.approx(present, abs=TOLERANCE)
     if (
         probs[np.arange(len(y)), y].min() > 1e-14
     ):  # scikit-learn clips probabilities, so it is right only above its clip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            assert seen["nll"] == pytest.approx(metrics.log_loss(y, probs, labels=classes), abs=TOLERANCE)
+            assert seen["nll"] == pytest.approx(oracle.log_loss(y, probs, labels=classes), abs=TOLERANCE)
     if k > 2:
-        brier = metrics.brier_score_loss(y, probs, labels=classes, scale_by_half=False)
+        brier = oracle.brier_score_loss(y, probs, labels=classes, scale_by_half=False)
     else:
-        brier = 2 * metrics.brier_score_loss(y == 1, probs[:, 1], pos_label=True, labels=[False, True])
+        brier = 2 * oracle.brier_score_loss(y == 1, probs[:, 1], pos_label=True, labels=[False, True])
     assert seen["brier"] == pytest.approx(brier, abs=TOLERANCE)
