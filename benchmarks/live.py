@@ -34,11 +34,11 @@ from fer_lib.devices import describe_device
 from fer_lib.emotions import NUM_CLASSES
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.yunet import download, read_model
-from fer_lib.live.session import Session, until_end
+from fer_lib.live.session import Session, wait_until_end
 from fer_lib.live.session_files import read_frames
 from fer_lib.live.smoothing import Smoother
 from fer_lib.live.synthetic_session import FPS as DRAWN_FPS
-from fer_lib.live.synthetic_session import acted, pictures
+from fer_lib.live.synthetic_session import make_script, render_frames
 from fer_lib.models.bundle import ONNX, derive_bundle, read_bundle, write_bundle
 from fer_lib.models.classifier import build_classifier
 from fer_lib.params import LiveParams, SmoothingParams
@@ -54,7 +54,7 @@ WARM = 0.2  # of the long session, before memory is looked at
 
 def clip(file: Path, seconds: float) -> Path:
     """A drawn person, moving, on 640 x 360 pixels."""
-    images = pictures(1337, acted(1337))[0]
+    images = render_frames(1337, make_script(1337))[0]
     video = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"mp4v"), FPS, SIZE)
     for i in range(round(seconds * FPS)):
         face = images[int(i * DRAWN_FPS / FPS) % len(images)]
@@ -95,7 +95,7 @@ def session(video: Path, model: Path, way: str, folder: Path, yunet: str) -> dic
                    detect_every=every)  # fmt: skip
     live = Session(p, read_bundle(model), folder)
     live.start()
-    found = until_end(live)
+    found = wait_until_end(live)
     rows = len(read_frames(folder).frame_index)
     if rows != found["frames"]:
         raise SystemExit(f"{found['frames']} frames were judged and {rows} logged")
@@ -166,10 +166,10 @@ def measure(name: str, bundle, video: Path, work: Path, a: argparse.Namespace) -
 def memory(video: Path, work: Path, a: argparse.Namespace) -> dict:
     """The resident size of this process over a long session."""
     p = LiveParams(source=str(video), model=str(FOLDER), detector="yunet", detector_model=a.yunet)
-    live, own, seen = Session(p, work / "long"), psutil.Process(), []
+    live, own, seen = Session(p, read_bundle(FOLDER), work / "long"), psutil.Process(), []
     live.start()
     while live.wait(0.5) is None:
-        seen.append((live.pace.frames, own.memory_info().rss))
+        seen.append((live.latency.frames, own.memory_info().rss))
     found, total = live.wait(), round(a.minutes * 60 * FPS)
     logged = len(read_frames(work / "long").frame_index)
     early = [rss for frames, rss in seen if WARM * total <= frames < 2 * WARM * total]

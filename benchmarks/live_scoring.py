@@ -25,7 +25,7 @@ from fer_lib.live.log import SessionLog
 from fer_lib.live.score import flips, measure, raw_labels, score, segments
 from fer_lib.live.session_files import NO_LABEL, FrameRecord, read_frames, write_session
 from fer_lib.live.smoothing import Smoother, smooth
-from fer_lib.live.smoothing_grid import study
+from fer_lib.live.smoothing_grid import score_grid
 from fer_lib.params import SmoothingParams, StudyParams
 
 FPS, HOLD, HAND = 30.0, 3.0, 0.3  # frames a second; seconds of one expression, and until the label follows
@@ -92,7 +92,7 @@ def run(length: int, repeat: int, work: Path) -> dict:
     frames = read_frames(long)
     rows = [None if np.isnan(row).any() else row for row in frames.probs]
     labels, grid = smooth(frames.probs, p), StudyParams()
-    settings = len(study(short, grid))
+    settings = len(score_grid(short, grid))
     found = {
         "smoothing, all at once": seconds(lambda: smooth(frames.probs, p), repeat),
         "smoothing, frame by frame": seconds(lambda: frame_by_frame(rows, p), repeat),
@@ -100,7 +100,7 @@ def run(length: int, repeat: int, work: Path) -> dict:
         "reading the files": seconds(lambda: read_frames(long), repeat),
         "scoring from the files on": seconds(lambda: score(long, labels), repeat),
     }
-    took = seconds(lambda: study(short, grid), repeat)
+    took = seconds(lambda: score_grid(short, grid), repeat)
     return {
         "frames": length, "repeat": repeat, "seconds": found, "cores": os.cpu_count(),
         "study": {"frames": SHORTER, "settings": settings, "seconds": took},

@@ -152,7 +152,7 @@ def cold_pass(manifest: Manifest, contract: FaceContract, folder: Path, kind: st
 
 def checksums(pack: FacePack) -> dict[str, float]:
     """GB a second of processor time: the pack's checksum of a face, and CRC-32 of all its bytes."""
-    face = np.ascontiguousarray(pack.faces.thin(0)).reshape(-1)
+    face = np.ascontiguousarray(pack.faces.compact(0)).reshape(-1)
     found = {}
     for name, work in (("checksum", checksum), ("crc32", zlib.crc32)):
         times = []

@@ -1,4 +1,4 @@
-"""Facial expression recognition that can be trusted: seven clean classes, calibrated models, comparable runs."""
+"""Facial expression recognition: seven classes, calibrated models, comparable runs."""
 
 import os
 
@@ -7,20 +7,31 @@ from fer_lib.default_model import URI as _DEFAULT
 from fer_lib.emotions import EMOTIONS
 
 _torchvision.install()
-# Threads that wait by spinning take the core from the thread they wait for as soon as anything else runs: a small net
-# then trains at a third of its rate.  OpenMP reads this once, when torch loads it.
+# Spinning OpenMP threads compete for cores with other processes: a small model then trains at a third of its speed.
+# OpenMP reads this once, when torch loads it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# ONNX Runtime sends usage data to its maker unless this is set before it is imported; kernels and workers inherit it.
+# Switches off ONNX Runtime telemetry.  It must be set before the import; kernels and workers inherit it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
-__all__ = ["EMOTIONS", "load"]
+_LAZY = {  # public name -> its module, imported on first use; a name may be a module
+    "Bundle": "fer_lib.models.bundle",
+    "FaceContract": "fer_lib.faces.contract",
+    "FerError": "fer_lib.errors",
+    "Manifest": "fer_lib.datasets.manifest",
+    "Predictor": "fer_lib.deploy.predict",
+    "metrics": "fer_lib.calibration.metrics",
+    "plots": "fer_lib.calibration.plots",
+    "read_bundle": "fer_lib.models.bundle",
+    "temperature": "fer_lib.calibration.temperature",
+}
+__all__ = ["EMOTIONS", "load", *_LAZY]
 
 
 def load(uri: str = _DEFAULT, **options):
     """A predictor for ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``runs:/ID/PATH``, a folder, or ``packaged``.
 
-    ``options`` are those of :class:`fer_lib.deploy.predict.Predictor`.  Raises FerError when there is no such model.
+    ``options`` are those of :class:`fer_lib.deploy.predict.Predictor`.  Raises FerError when the model does not exist.
     """
     from fer_lib.deploy.predict import Predictor
     from fer_lib.models.bundle import read_bundle
@@ -29,3 +40,18 @@ def load(uri: str = _DEFAULT, **options):
     predictor = Predictor(read_bundle(resolve(uri)), **options)
     predictor.name = model_name(uri, predictor.bundle)
     return predictor
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f"module 'fer_lib' has no attribute {name!r}")
+    import importlib
+
+    module = importlib.import_module(_LAZY[name])
+    value = module if _LAZY[name].endswith(f".{name}") else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -1,10 +1,9 @@
 """Lets ``import torchvision`` (so timm) work beside a CPU build of torch.
 
-No CPU build of torchvision for Linux is on the package registry.  Its Python side registers fake kernels for
-``torchvision::nms`` and ``torchvision::qnms`` as it is imported, and fails when the compiled library that declares them
-could not be loaded.  Declaring the two schemas first is enough for everything but ``torchvision.io`` and
-``torchvision.ops.nms`` themselves.  The hook costs nothing until torchvision is asked for; it tries the compiled
-library first (the macOS and Windows CPU builds have one that loads) and declares the schemas only where that fails.
+The package registry has no CPU build of torchvision for Linux.  On import torchvision registers fake kernels for
+``torchvision::nms`` and ``torchvision::qnms``, and fails when its compiled library, which declares them, does not load.
+Declaring the two schemas first is enough for everything but ``torchvision.io`` and ``torchvision.ops.nms``.  The hook
+runs when torchvision is imported.  It declares the schemas only when the compiled library does not load.
 """
 
 import sys
@@ -15,7 +14,7 @@ _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_library = None  # kept alive: the declarations vanish with the object
+_library = None  # a reference, because the declarations end with the object
 
 
 class _BeforeTorchvision(MetaPathFinder):
@@ -27,7 +26,7 @@ class _BeforeTorchvision(MetaPathFinder):
 
 
 def _compiled_library() -> str | None:
-    """Path of torchvision's compiled operators, found without importing it; None where there is no such file."""
+    """Path of torchvision's compiled operators, without importing it; None when the file does not exist."""
     package = PathFinder.find_spec("torchvision")
     if package is None or not package.submodule_search_locations:
         return None
@@ -37,7 +36,7 @@ def _compiled_library() -> str | None:
 
 
 def _loads(library: str) -> bool:
-    """Whether the compiled operators load (and so declare themselves); a build for another torch lacks its symbols."""
+    """Whether the compiled operators load, which declares them; a build for another torch does not load."""
     import torch
 
     try:
@@ -52,7 +51,7 @@ def _declare_missing_operators() -> None:
     import torch
 
     if torch.version.cuda is not None or torch.version.hip is not None:
-        return  # the registry's torchvision is built for these; a mismatch is torchvision's to report
+        return  # the registry's torchvision is built for these
     library = _compiled_library()
     if library is not None and _loads(library):
         return
@@ -62,6 +61,6 @@ def _declare_missing_operators() -> None:
 
 
 def install() -> None:
-    """Puts the hook in place, once; harmless where torchvision is already imported."""
+    """Install the hook once; does nothing when torchvision is already imported."""
     if "torchvision" not in sys.modules and not any(isinstance(f, _BeforeTorchvision) for f in sys.meta_path):
         sys.meta_path.insert(0, _BeforeTorchvision())

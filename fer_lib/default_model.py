@@ -1,5 +1,5 @@
-"""The registered model that ``fer predict``, ``fer live`` and ``fer_lib.load`` use where none is named."""
+"""The registered model that ``fer predict``, ``fer live`` and ``fer_lib.load`` use by default."""
 
 NAME = "fer-student"
-ALIAS = "champion"  # under every registered name, the alias of a model that is meant for photos
+ALIAS = "champion"  # under every registered name, the alias of a model for photos
 URI = f"models:/{NAME}@{ALIAS}"

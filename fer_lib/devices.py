@@ -1,4 +1,4 @@
-"""Which device computes, and does it really (SPEC 0)?  ``auto`` = cuda > xpu > mps > cpu."""
+"""Selection and check of the compute device.  ``auto`` is the first of cuda, xpu, mps, cpu that torch can use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHOICES = ("auto", "cpu", "cuda", "xpu", "mps")
 
 
 def install_line() -> str:
-    """The command that puts a CUDA build of the installed torch in place of this one."""
+    """The pip command that installs a CUDA build of the installed torch version."""
     import importlib.metadata
 
     torch, vision = (importlib.metadata.version(name).partition("+")[0] for name in ("torch", "torchvision"))
@@ -28,23 +28,23 @@ def available() -> list[str]:
     """Backends that torch can use here, best first; the last one is always ``cpu``."""
     import torch
 
-    found = {"cuda": torch.cuda.is_available(), "xpu": hasattr(torch, "xpu") and torch.xpu.is_available()}
-    found["mps"] = torch.backends.mps.is_available()
-    return [name for name in ("cuda", "xpu", "mps") if found[name]] + ["cpu"]
+    usable = {"cuda": torch.cuda.is_available(), "xpu": hasattr(torch, "xpu") and torch.xpu.is_available()}
+    usable["mps"] = torch.backends.mps.is_available()
+    return [name for name in ("cuda", "xpu", "mps") if usable[name]] + ["cpu"]
 
 
 def cores() -> int:
-    """Cores that this process may use; its share of them, ``$FER_CORES``, where phases run side by side."""
+    """Number of cores for this process: its share ``$FER_CORES`` when phases run in parallel, else all usable cores."""
     if share := os.environ.get("FER_CORES"):
         return int(share)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def resolve_device(name: str = "auto"):
-    """The ``torch.device`` of a parameter's value.
+    """The ``torch.device`` for a device parameter.
 
     Raises:
-        FerError: an unknown name, or a device that torch cannot use here (with what to do about it).
+        FerError: the name is unknown, or torch cannot use the device; the message has the next step.
     """
     import torch
 
@@ -55,17 +55,17 @@ def resolve_device(name: str = "auto"):
         return torch.device(usable[0])
     if name not in usable:
         raise FerError(
-            f"device {name!r} was asked for, but torch {torch.__version__} can use only {', '.join(usable)} here: "
+            f"device {name!r} is set, but torch {torch.__version__} can use only {', '.join(usable)} here: "
             f"set device: auto" + (f", or install a CUDA build: {install_line()}" if name == "cuda" else "")
         )
     return torch.device(name)
 
 
 def architecture_fits(capability: tuple[int, int], arch_list: list[str]) -> bool:
-    """Whether a build compiled for ``arch_list`` (``sm_90``, ``compute_90``, ...) runs on a card of this capability.
+    """Whether a build for ``arch_list`` (``sm_90``, ``compute_90``, ...) runs on a GPU of this compute capability.
 
-    Machine code runs on cards of the same major version and at least its minor one (``sm_80`` on 8.6; but not the
-    architecture-specific ``sm_90a``); PTX (``compute_XX``) is compiled on the spot for any newer card.
+    Machine code (``sm_XX``) runs on the same major version with an equal or higher minor version (``sm_80`` on 8.6);
+    ``sm_90a`` runs only on 9.0.  PTX (``compute_XX``) is compiled at load time for any newer GPU.
     """
     for arch in arch_list:
         match = re.fullmatch(r"(sm|compute)_(\d+)(\d)(a?)f?", arch)
@@ -87,13 +87,13 @@ def _driver() -> str:
     query = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):  # a driver too broken to name itself: the forward pass will tell
+    except (OSError, subprocess.TimeoutExpired):  # the check of a training step reports a broken driver
         return "unknown"
     return answer.stdout.strip().splitlines()[0] if answer.returncode == 0 and answer.stdout.strip() else "unknown"
 
 
 def describe_device(name: str = "auto") -> dict[str, Any]:
-    """What computes: backend, name, memory (GB); for CUDA also capability, driver and the build's architectures."""
+    """Facts about a device: backend, name, memory (GB); for CUDA also capability, driver and build architectures."""
     import os
 
     import psutil
@@ -121,7 +121,7 @@ def describe_device(name: str = "auto") -> dict[str, Any]:
 
 
 def peak_memory_gb(device) -> float:
-    """The most memory held at a time, GB: of a CUDA card since the last call, else of this process since its start."""
+    """Peak memory in GB: of a CUDA device since the last call, else of this process since its start."""
     import torch
 
     if device.type == "cuda":
@@ -134,12 +134,12 @@ def peak_memory_gb(device) -> float:
         return memory.peak_wset / 1e9
     import resource
 
-    unit = 1 if platform.system() == "Darwin" else 1024  # bytes there, KiB elsewhere
+    unit = 1 if platform.system() == "Darwin" else 1024  # bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def _processor() -> str:
-    """The processor's own name; on Linux ``platform`` only knows its family."""
+    """The processor's model name; on Linux ``platform`` has only its family."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
@@ -149,12 +149,12 @@ def _processor() -> str:
 
 
 def check_device(name: str = "auto") -> dict[str, Any]:
-    """:func:`describe_device`, then a real forward-backward step compared with the same step on the CPU in float64.
+    """:func:`describe_device`, and a forward-backward step compared with the same step on the CPU in float64.
 
-    Adds ``step_seconds`` and ``max_gradient_error`` (absolute, largest gradient about 1).
+    Adds ``step_seconds`` and ``max_gradient_error`` (absolute; the largest gradient is about 1).
 
     Raises:
-        FerError: the build has no code for this card (with the install line), or the step fails or is wrong.
+        FerError: the build does not support this GPU (with the install command), or the step fails or is wrong.
     """
     facts = describe_device(name)
     if facts["backend"] == "cuda" and "backend_detail" not in facts:
@@ -164,24 +164,24 @@ def check_device(name: str = "auto") -> dict[str, Any]:
                 f"{facts['name']} needs sm_{capability[0]}{capability[1]}, but torch {facts['torch']} was built for "
                 f"{', '.join(facts['arch_list'])}. Install a build that has it: {install_line()}"
             )
-    began = time.perf_counter()
+    start = time.perf_counter()
     try:
-        ours = _gradients(facts["backend"], "float32")
-    except RuntimeError as error:  # torch reports every device fault as one
+        gradients = _gradients(facts["backend"], "float32")
+    except RuntimeError as error:  # torch raises it for every device fault
         raise FerError(
-            f"a forward-backward step on {facts['name']} failed: {error}. Use device: cpu, or install a fitting build: "
-            f"{install_line()}"
+            f"a forward-backward step on {facts['name']} failed: {error}. Use device: cpu, or install a "
+            f"matching build: {install_line()}"
         ) from error
-    facts["step_seconds"] = round(time.perf_counter() - began, 3)
-    worst = max(float((a - b).abs().max()) for a, b in zip(ours, _gradients("cpu", "float64"), strict=True))
+    facts["step_seconds"] = round(time.perf_counter() - start, 3)
+    worst = max(float((a - b).abs().max()) for a, b in zip(gradients, _gradients("cpu", "float64"), strict=True))
     facts["max_gradient_error"] = worst
-    if not worst < 1e-2:  # TF32 keeps ten bits of the mantissa; NaN fails as well
+    if not worst < 1e-2:  # TF32 has a mantissa of ten bits; NaN fails too
         raise FerError(f"{facts['name']} computes wrong gradients (off by {worst:.2g}): update its driver or use cpu")
     return facts
 
 
 def _gradients(backend: str, precision: str) -> list:
-    """Gradients, as float64 on the CPU and scaled to a largest value of 1, of one small convolutional step."""
+    """Gradients of one small convolutional step, as float64, scaled to a maximum of 1."""
     import torch
 
     dtype, generator = getattr(torch, precision), torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""The seven classes, their order (never changed: index = class id) and the spellings that datasets use."""
+"""The seven classes in their fixed order (index = class id) and the spellings in datasets."""
 
 import re
 
@@ -18,8 +18,8 @@ ALIASES: dict[str, int] = {s: EMOTIONS.index(name) for name, group in _SPELLINGS
 
 
 def class_id(name: str) -> int | None:
-    """Class id of a dataset's own label, or None when it is not one of the seven (excluded and counted by the caller).
+    """Class id of a dataset's label; None when it is not one of the seven.
 
-    The spelling is stripped, lower-cased and reduced to alphanumerics first, so ``" Happi-ness "`` is 3.
+    The label is lower-cased and reduced to alphanumerics first, so ``" Happi-ness "`` is 3.
     """
     return ALIASES.get(re.sub(r"[^a-z0-9]", "", str(name).strip().lower()))

@@ -1,7 +1,7 @@
-"""The exceptions that users read, and the one translation of operating-system errors into such messages.
+"""Exceptions for users, and the translation of operating-system errors into messages.
 
-Every message names the thing, the place and the next step.  Library code raises FerError where it knows more than the
-system does.  Elsewhere an OSError passes through: the command line, a phase and the live page call `user_message`.
+Every message says what is wrong, where, and what to do.  Library code raises FerError where it knows more than the
+operating system.  Elsewhere an OSError passes through: the command line, a phase and the live page call `user_message`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class BundleError(FerError):
 def disk_trouble(error: BaseException | None) -> str | None:
     """What to do when a full or read-only disk caused ``error``, also through MLflow's database.
 
-    None when no error of that kind stands in the chain of causes.
+    None when the chain of causes has no such error.
     """
     while error is not None:
         number, text = getattr(error, "errno", None), str(error)
@@ -47,7 +47,7 @@ def disk_trouble(error: BaseException | None) -> str | None:
 
 
 def os_error_hint(error: OSError) -> str:
-    """The next step after an OSError met while writing."""
+    """The next step after an OSError during writing."""
     if error.errno in _FULL:
         return "the disk, a quota or the file size limit is full: free some space or choose another output folder"
     if error.errno in _CLOSED:
@@ -60,7 +60,7 @@ def os_error_hint(error: OSError) -> str:
 def user_message(error: BaseException) -> str | None:
     """The message for a person; None when ``error`` is a defect of the program and needs its traceback.
 
-    A FerError says it itself.  An OSError that names its file, and a full or read-only disk, are translated.
+    A FerError has its own message.  An OSError with a file name, and a full or read-only disk, are translated.
     """
     if isinstance(error, FerError):
         return str(error)

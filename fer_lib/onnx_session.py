@@ -1,4 +1,4 @@
-"""Opening ONNX files with ONNX Runtime, in one way for classifiers and detectors."""
+"""ONNX Runtime sessions for classifiers and detectors."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def open_session(model: Path | str | bytes, threads: int = 0, spin: bool = True):
-    """onnxruntime session on the CPU for a file's path or its bytes.
+    """An ONNX Runtime session on the CPU for a file's path or its bytes.
 
-    ``threads`` 0: the runtime's own choice.  ``spin``: they wait for the next call at work, which is fastest where
-    nothing else wants the cores.  Int8 weights are turned into float32 once, on loading, instead of at each call.
+    ``threads`` 0: the runtime's default.  ``spin``: idle threads spin until the next call, which is fastest when no
+    other process needs the cores.  Int8 weights are converted to float32 once, at load time.
     """
     import onnxruntime
 

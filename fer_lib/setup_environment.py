@@ -1,4 +1,4 @@
-"""Makes the project's environment from ``requirements.lock``: ``python3 fer_lib/setup_environment.py [--venv DIR]``."""
+"""Creates the environment from ``requirements.lock``: ``python3 fer_lib/setup_environment.py [--venv DIR]``."""
 
 import argparse
 import ast
@@ -9,19 +9,19 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED_OPTIONS = "index-url|extra-index-url|find-links|trusted-host|cert|no-index"  # pip and uv name them alike
+SHARED_OPTIONS = "index-url|extra-index-url|find-links|trusted-host|cert|no-index"  # the same names in pip and uv
 
 
 def uv_options(pip_config: str) -> list:
     """Options for uv, which reads no pip configuration, from the output of ``pip config list``."""
-    found = re.findall(rf"^(global|install|:env:)\.({SHARED_OPTIONS})=(.{{3,}})$", pip_config, re.M)
-    settings = {name: value for _, name, value in sorted(found, key=lambda match: match[0] == ":env:")}  # last wins
+    matches = re.findall(rf"^(global|install|:env:)\.({SHARED_OPTIONS})=(.{{3,}})$", pip_config, re.M)
+    settings = {name: value for _, name, value in sorted(matches, key=lambda match: match[0] == ":env:")}  # last wins
     options = [f"--{name}={word}" for name, value in settings.items() for word in ast.literal_eval(value).split()]
     return [re.sub("^--no-index=.*", "--no-index", o) for o in options] + ["--index-strategy=unsafe-best-match"]
 
 
 def set_up(venv: Path) -> None:
-    """Bring ``venv`` to the state of the lock; return at once if nothing changed since the last complete set-up."""
+    """Install the lock into ``venv``; return at once if nothing has changed since the last complete set-up."""
     lock, config, stamp = ROOT / "requirements.lock", venv / "pyvenv.cfg", venv / "fer-setup.txt"
     complete = "\n".join([str(venv), str(ROOT), lock.read_text("utf-8"), (ROOT / "pyproject.toml").read_text("utf-8")])
     python = str(venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
@@ -31,14 +31,14 @@ def set_up(venv: Path) -> None:
         sys.exit(f"set-up stopped: {venv} is not a virtual environment. Name another folder: --venv (make: VENV=...)")
     stamp.unlink(missing_ok=True)
     pip, cv2 = [python, "-Im", "pip", "--disable-pip-version-check"], [python, "-Ic", "import cv2"]
-    uninstall = [*pip, "uninstall", "-qqy", "opencv-python", "opencv-python-headless"]  # they own the same files
-    moved = not config.is_file() or f" {venv}\n" not in config.read_text("utf-8")  # scripts contain the folder's path
+    uninstall = [*pip, "uninstall", "-qqy", "opencv-python", "opencv-python-headless"]  # they contain the same files
+    moved = config.is_file() and re.search(rf"^command(?!.* {re.escape(str(venv))}$)", config.read_text("utf-8"), re.M)
     if moved or not os.path.exists(python) or subprocess.run(uninstall, capture_output=True).returncode:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)  # scripts contain the path
     options = uv_options(subprocess.run([*pip, "config", "list"], capture_output=True, text=True).stdout)
     uv = [python, "-Im", "uv", "pip", "install", "--compile-bytecode", "--python", python, *options, "-r", str(lock)]
     if subprocess.run([*pip, "install", "-qq", "uv==0.13.9"]).returncode or subprocess.run(uv).returncode:
-        print("set-up: uv can't be had or did not install the lock; pip does, in a few minutes", flush=True)
+        print("set-up: uv is not available or failed; pip installs the lock in a few minutes", flush=True)
         subprocess.run([*pip, "install", "-r", str(lock)], check=True)
     subprocess.run([*pip, "install", "-q", "--no-deps", "--no-build-isolation", "-e", str(ROOT)], check=True)
     if subprocess.run(cv2, capture_output=True).returncode:
@@ -51,7 +51,7 @@ def set_up(venv: Path) -> None:
 
 if __name__ == "__main__":
     if sys.version_info < (3, 11):  # noqa: UP036 - any python3 starts this file
-        sys.exit(f"set-up stopped: Python 3.11+ is needed, this is {sys.version[:6]}: make demo PYTHON=python3.12")
+        sys.exit(f"set-up stopped: Python {sys.version.split()[0]} is too old, use 3.11+: make setup PYTHON=python3.12")
     parser = argparse.ArgumentParser(description="Make or refresh the project's Python environment.")
     parser.add_argument("--venv", default=ROOT / ".venv", help="the environment's folder (default: .venv)")
     try:

@@ -1,4 +1,4 @@
-"""Copies of a face that are not the same file: what people and tools do to pictures."""
+"""Copies of a face that are not the same file: what people and tools do to images."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fer_lib.datasets.manifest import content_id
 from fer_lib.errors import DataError
 from fer_lib.importers import ImportResult, import_source
-from fer_lib.importers.votes import VOTED, judge
+from fer_lib.importers.votes import VOTE_COLUMNS, label_votes
 from fer_lib.params import SourceSpec
 from fer_lib.synthetic.layouts import LAYOUTS
 from fer_lib.synthetic.noise_injection import Record
@@ -45,7 +45,7 @@ _WORDS = st.one_of(
 
 @st.composite
 def damage(draw, data: bytes) -> bytes:
-    """A text with words replaced, lines dropped, doubled or cut off; a picture with bytes replaced or cut off."""
+    """A text with words replaced, lines dropped, doubled or cut off; an image with bytes replaced or cut off."""
     if data.startswith(b"\xff\xd8"):
         wrong = bytearray(data[: draw(st.integers(0, len(data)))] if draw(st.booleans()) else data)
         for at in draw(st.lists(st.integers(0, len(data) - 1), max_size=8)):
@@ -93,7 +93,7 @@ def account(source: str, root: Path, result: ImportResult) -> None:
         kept, dropped = result.report["label_lines_kept"], result.report["label_lines_dropped"]
         assert rows == kept and kept + dropped == lines
         pictures = sum(names.get("no label line", 0) for names in result.report["excluded"].values())
-        assert rows + counted - pictures == lines, "these are pictures, all others lines"
+        assert rows + counted - pictures == lines, "these are images, all others lines"
     elif source == "rafml_argmax":
         shares, parts = (text_lines(root / "EmoLabel" / name) for name in ("distribution.txt", "partition_label.txt"))
         of_parts = bad.get("wrong partition line", 0) + bad.get("partition without a distribution", 0)
@@ -126,7 +126,7 @@ def numbered(source: str, lines: list[str], result: ImportResult) -> None:
             pixels = np.array(said["pixels"].split(), int).astype(np.uint8)
             assert row.content_id == content_id(pixels.tobytes()) and row.label == int(said["emotion"])
         else:
-            assert row.label == judge(np.array([[int(said[name]) for name in VOTED]])).label[0]
+            assert row.label == label_votes(np.array([[int(said[name]) for name in VOTE_COLUMNS]])).label[0]
 
 
 def text_lines(path: Path) -> list[str]:

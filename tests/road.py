@@ -1,4 +1,4 @@
-"""The whole road on a handful of drawn faces, walked once by the real command; tests of several folders look at it."""
+"""One run of all phases on a few synthetic faces by the real command, shared by tests of several folders."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ PHASES = ("check", "import", "manifest", "teacher_a", "teacher_b", "checkpoints"
 
 @dataclass(frozen=True)
 class Ended:
-    """What a command left: exit code, stdout, stderr, and the processor seconds of it and its children."""
+    """Result of a command: exit code, stdout, stderr, and CPU seconds of it and its children."""
 
     code: int
     out: str
@@ -106,7 +106,7 @@ class Ended:
 
 @dataclass
 class Road:
-    """A home with the notebooks, ``params/tiny.yaml``, and what the first run of it said."""
+    """A home with the notebooks and ``params/tiny.yaml``, and the result of its first run."""
 
     home: Path
     first: Ended
@@ -117,25 +117,25 @@ class Road:
 
     @cached_property
     def walk(self) -> tuple[Any, dict[str, Any]]:
-        """The first run of the file: its parent and phase -> nested run (looked up once: they do not change)."""
+        """The first run of the file: its parent run and phase -> child run (cached)."""
         parent = self.parents()[-1]
         return parent, self.nested(parent)
 
     def parents(self) -> list:
-        """The runs of run files, newest first."""
+        """Parent runs, newest first."""
         return self._search("tags.`fer.kind` = 'run'")
 
     def nested(self, parent) -> dict[str, Any]:
-        """Phase -> run below a parent: directly, or below the phase whose weights it started from."""
+        """Phase -> run below a parent, directly or as a child of the phase that made its weights."""
         every, found, parents = self._search(""), {}, {parent.info.run_id}
-        for run in reversed(every):  # oldest first: whatever a run lies below was there before it
+        for run in reversed(every):  # oldest first: parents come before their children
             if run.data.tags.get("mlflow.parentRunId") in parents:
                 parents.add(run.info.run_id)
                 found[run.info.run_name] = run
         return found
 
     def of_folder(self, folder: Path) -> Any:
-        """The run that wrote a phase folder (there is one)."""
+        """The one run that wrote a phase folder."""
         [run] = self._search(f"tags.`fer.folder` = 'mlruns/phases/{folder.name}'")
         return run
 
@@ -157,7 +157,7 @@ class Road:
         return json.loads(self.artifact(run, path).read_text())
 
     def statuses(self, parent) -> dict[str, str]:
-        """Phase -> what became of it in that run, in order."""
+        """Phase -> its status in that run, in order."""
         return {row["phase"]: row["status"] for row in self.json(parent, "phases.json")["phases"]}
 
     def folder(self, run) -> Path:
@@ -175,13 +175,13 @@ def make_home(home: Path) -> Path:
 
 
 def environment(home: Path | None) -> dict[str, str]:
-    """The environment of a user's shell: FER_HOME or none, one thread a library, nothing of an outer MLflow run."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "FER_HOME", "PYTEST_"))}
-    return kept | {"OMP_NUM_THREADS": "1"} | ({"FER_HOME": str(home)} if home else {})
+    """The environment of a user's shell: optional FER_HOME, one thread per library, no outer MLflow run."""
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "FER_HOME", "PYTEST_"))}
+    return variables | {"OMP_NUM_THREADS": "1"} | ({"FER_HOME": str(home)} if home else {})
 
 
 def command(*words: str, home: Path | None, cwd: Path, timeout: float = 3600) -> Ended:
-    """``python -m WORDS`` in a process of its own."""
+    """Run ``python -m WORDS`` in a new process."""
     before = _cpu_of_children()
     done = subprocess.run(
         [sys.executable, "-m", *words], cwd=cwd, env=environment(home), capture_output=True, text=True, timeout=timeout
@@ -190,11 +190,11 @@ def command(*words: str, home: Path | None, cwd: Path, timeout: float = 3600) ->
 
 
 def fer(*arguments: str) -> Ended:
-    """``fer ARGUMENTS`` in this process (a new one costs seconds of imports); its kernels are real."""
+    """Run ``fer ARGUMENTS`` in this process, which saves seconds of imports; its kernels are real."""
     from fer_lib.cli.main import main
 
     out, err = io.StringIO(), io.StringIO()
-    handler, began = signal.getsignal(signal.SIGTERM), _cpu_of_children() + sum(os.times()[:2])
+    handler, start = signal.getsignal(signal.SIGTERM), _cpu_of_children() + sum(os.times()[:2])
     code = None
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -203,7 +203,7 @@ def fer(*arguments: str) -> Ended:
         code = end.code
     finally:
         signal.signal(signal.SIGTERM, handler)
-    return Ended(code, out.getvalue(), err.getvalue(), _cpu_of_children() + sum(os.times()[:2]) - began)
+    return Ended(code, out.getvalue(), err.getvalue(), _cpu_of_children() + sum(os.times()[:2]) - start)
 
 
 def _cpu_of_children() -> float:

@@ -28,7 +28,7 @@ def test_an_os_error_names_its_file_and_the_next_step(tmp_path):
         assert str(path) in message and step in message and "Errno" not in message
 
 
-def test_a_kernel_reports_the_same_message(tmp_path):
+def test_a_kernel_error_has_the_same_message(tmp_path):
     for name in ("no such.csv", "it's", 'a "quoted" name'):
         error = raised((tmp_path / name).read_text)
         assert reported_message(type(error).__name__, str(error)) == user_message(error)
@@ -52,6 +52,6 @@ def test_defects_keep_their_traceback():
     assert user_message(DataError("row 3 is wrong")) == "row 3 is wrong"
 
 
-def test_a_path_that_is_no_text_is_escaped():
+def test_a_path_that_is_not_utf8_is_escaped():
     error = FileNotFoundError(errno.ENOENT, "No such file", b"caf\xe9.png")
     assert r"caf\xe9.png" in user_message(error)

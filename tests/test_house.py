@@ -1,4 +1,4 @@
-"""Rules of the house that a reader would otherwise have to check by eye."""
+"""Project rules: notebooks, module sizes, light imports, no machine paths, layers."""
 
 import ast
 import json
@@ -16,7 +16,7 @@ REPO = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
 MODULES = sorted((REPO / "fer_lib").rglob("*.py"))
 HEAVY = ("torch", "torchvision", "timm", "mlflow", "pandas", "cv2", "sklearn", "matplotlib", "scipy", "onnxruntime")
-# put together here, so that this file does not match itself
+# built from parts, so that this file does not match itself
 MACHINE_PATH = re.compile(
     r"(?<![\w.])/(?:" + "|".join(["work", "root", "home", "tmp", "Users", "opt"]) + r")/\w|\b[A-Z]:\\+Users\b"
 )
@@ -27,7 +27,7 @@ def code_cells(notebook: Path) -> list[dict]:
 
 
 def parameters_of(notebook: Path) -> dict:
-    """name -> default of the notebook's one tagged parameters cell."""
+    """name -> default in the notebook's parameters cell."""
     cells = [c for c in code_cells(notebook) if "parameters" in c["metadata"].get("tags", [])]
     assert len(cells) == 1, f"{notebook.name}: {len(cells)} cells tagged parameters"
     values = {}
@@ -37,22 +37,22 @@ def parameters_of(notebook: Path) -> dict:
     return values
 
 
-def test_every_kind_has_its_notebook_and_every_notebook_its_kind():
+def test_kinds_and_notebooks_match():
     assert {notebook.stem for notebook in NOTEBOOKS} == {stem for _, stem in KINDS.values()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_notebooks_parameters_mirror_their_model(kind):
+def test_notebook_parameters_match_their_model(kind):
     model, stem = KINDS[kind]
     values = parameters_of(REPO / "notebooks" / f"{stem}.ipynb")
     assert set(values) == set(model.model_fields), set(values) ^ set(model.model_fields)
-    given, default = model(**values), model()
-    different = [name for name in model.model_fields if getattr(given, name) != getattr(default, name)]
+    written, default = model(**values), model()
+    different = [name for name in model.model_fields if getattr(written, name) != getattr(default, name)]
     assert not different, f"{stem}: other defaults than {model.__name__}: {different}"
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_stripped_short_and_defines_nothing(notebook):
+def test_a_notebook_is_stripped_and_short_and_defines_nothing(notebook):
     cells = code_cells(notebook)
     assert not any(cell["outputs"] or cell["execution_count"] for cell in cells), "outputs not stripped"
     assert len(cells) <= 16, f"{len(cells)} code cells"
@@ -63,20 +63,20 @@ def test_a_notebook_is_stripped_short_and_defines_nothing(notebook):
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(REPO)))
-def test_a_module_is_short_and_says_what_it_is(module):
+def test_a_module_is_short_and_has_a_docstring(module):
     text = module.read_text()
     assert text.count("\n") <= 300, f"{text.count(chr(10))} lines"
     assert not text or ast.get_docstring(ast.parse(text)), "no docstring"
 
 
-def test_importing_the_library_is_light():
+def test_importing_the_library_loads_no_heavy_package():
     code = f"import sys, fer_lib; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def tracked_text() -> dict[str, str]:
-    """Committed files that read as text; the licence aside."""
+    """Committed text files by name."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPO, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("not a git checkout")
@@ -88,7 +88,7 @@ def tracked_text() -> dict[str, str]:
     return texts
 
 
-def test_no_committed_file_carries_a_path_of_a_machine():
+def test_no_committed_file_contains_a_path_of_a_machine():
     texts = tracked_text()
     assert "pyproject.toml" in texts
     found = [
@@ -101,13 +101,13 @@ def test_no_committed_file_carries_a_path_of_a_machine():
 
 
 @pytest.mark.parametrize("bad", ["open('/ho" + "me/ann/x')", "in /wo" + "rk/main", "C:\\Us" + "ers\\ann"])
-def test_the_rule_about_paths_sees_them(bad):
+def test_machine_paths_are_recognised(bad):
     assert MACHINE_PATH.search(bad)
     assert not MACHINE_PATH.search("see docs/home/x, https://a.b/tmp/c, out/work/y and ${TMPDIR:-/tmp}")
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess:
-    """import-linter on the library in a folder, by the contracts of pyproject.toml."""
+    """Run import-linter with the contracts of pyproject.toml in a folder."""
     code = (
         "import sys; sys.path.insert(0, ''); from importlinter.cli import lint_imports_command as c; c(['--no-cache'])"
     )

@@ -1,4 +1,4 @@
-"""Pages of measurements are what their script makes of the figures beside them."""
+"""Measurement pages match the numbers that their scripts rendered."""
 
 import json
 
@@ -8,16 +8,16 @@ WITH_GOALS = ["loader", "manifest_scale", "audit_scale", "teacher_speed", "live_
 
 
 @pytest.mark.parametrize("name", [*WITH_GOALS, "backbones", "arcface_sweep"])
-def test_a_page_is_rendered_from_its_figures(repo, measurement, name):
+def test_a_page_matches_its_numbers(repo, measurement, name):
     folder = repo / "docs" / "results"
     result = json.loads((folder / f"{name}.json").read_text())
     page = (folder / f"{name}.md").read_text()
     assert page == measurement(name).page(result)
     if name in WITH_GOALS:
-        assert "goal >=" in page or "goal <=" in page, "a goal stands beside what was measured, met or missed"
+        assert "goal >=" in page or "goal <=" in page, "each measurement has its goal"
 
 
-def test_the_arcface_sweep_says_how_often_test_rows_were_scored_and_lets_val_rows_choose(repo, measurement):
+def test_the_arcface_sweep_counts_test_scores_and_selects_on_val_rows(repo, measurement):
     sweep = measurement("arcface_sweep")
     result = json.loads((repo / "docs" / "results" / "arcface_sweep.json").read_text())
     assert "39 times in all" in sweep.page(result) and "gives no advice" in sweep.page(result)

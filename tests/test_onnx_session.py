@@ -54,17 +54,17 @@ def test_telemetry_is_off_before_the_runtime_is_imported(way):
     assert "ORT_DISABLE_TELEMETRY 1" in run(WATCH + way)
 
 
-def test_the_runtime_leaves_no_device_id(tmp_path):
+def test_the_runtime_writes_no_device_id(tmp_path):
     """It writes one into the user's cache folder as it is imported, unless telemetry is off."""
     run("import fer_lib, onnxruntime; onnxruntime.SessionOptions()", HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
     assert [p.name for p in tmp_path.rglob("*") if "onnxruntime" in p.name or "device" in p.name.lower()] == []
 
 
-def test_a_users_own_choice_stands():
+def test_the_users_setting_is_kept():
     assert "ORT_DISABLE_TELEMETRY 0" in run(WATCH + WAYS["the package"], ORT_DISABLE_TELEMETRY="0")
 
 
-def test_a_kernel_has_it_off_before_its_first_cell(tmp_path):
+def test_telemetry_is_off_before_the_first_cell_of_a_kernel(tmp_path):
     cell = nbformat.v4.new_code_cell("import os; print(os.environ['ORT_DISABLE_TELEMETRY'])")
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "a.ipynb")
     run(
@@ -85,7 +85,7 @@ def imports(tree):
             yield node.module or ""
 
 
-def test_one_module_imports_the_runtime():
+def test_only_one_module_imports_the_runtime():
     """All others open their models through it, so none can import the runtime first."""
     scripts = [path for room in ("fer_lib", "benchmarks") for path in (REPO / room).rglob("*.py")]
     texts = {path: path.read_text() for path in scripts}

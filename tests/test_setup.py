@@ -1,4 +1,4 @@
-"""The places that say what is installed agree: pyproject.toml, requirements.lock, environment.yml, README, the code."""
+"""pyproject.toml, requirements.lock, environment.yml, the README and the imports agree."""
 
 import ast
 import contextlib
@@ -38,7 +38,7 @@ def project(repo) -> dict:
 
 @pytest.fixture(scope="module")
 def declared(project) -> list[Requirement]:
-    """What the project asks for, its extras included."""
+    """The requirements of the project and its extras."""
     extras = [text for group in project["optional-dependencies"].values() for text in group]
     return [Requirement(text) for text in project["dependencies"] + extras]
 
@@ -84,7 +84,7 @@ def reached(requirements: list[Requirement], platform: dict[str, str]) -> set[st
 
 
 @pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform["sys_platform"])
-def test_the_lock_holds_all_that_is_reached_and_no_more(declared, lock, platform):
+def test_the_lock_has_every_dependency_and_no_other(declared, lock, platform):
     pinned = {name for name, pin in lock.items() if pin.marker is None or pin.marker.evaluate(platform)}
     assert pinned == reached(declared, platform), "the lock is out of date: make lock"
 
@@ -118,7 +118,7 @@ def test_versions_agree(repo, project):
     assert "Apache License" in (repo / "LICENSE").read_text()
 
 
-def test_the_readme_names_the_versions_and_commands_that_hold(repo, project, lock):
+def test_the_readme_has_the_current_versions_and_commands(repo, project, lock):
     text = (repo / "README.md").read_text()
     for name in ("torch", "torchvision"):
         versions = set(re.findall(rf"\b{name}==([\w.]+)", text))

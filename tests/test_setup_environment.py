@@ -107,7 +107,7 @@ def build(project: Path, module: str) -> str:
 
 @unix
 @needs_uv
-def test_set_up_from_an_interrupted_start_to_a_changed_lock(project):
+def test_set_up_resumes_after_a_failure_and_follows_a_changed_lock(project):
     # no index can be reached, so nothing is marked as complete
     unreachable = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
     stopped = set_up(project, **unreachable)
@@ -115,11 +115,12 @@ def test_set_up_from_an_interrupted_start_to_a_changed_lock(project):
     assert "set-up stopped: Command" in stopped.stderr and "Check network" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert not (project / ".venv/fer-setup.txt").exists()
+    (project / ".venv/kept").touch()
 
     # the next run goes on: without uv pip installs the lock, then the OpenCV that loads
     done = set_up(project)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "uv can't be had" in done.stdout and "opencv-python-headless==1.0 replaces it" in done.stdout
+    assert "uv is not available" in done.stdout and "opencv-python-headless==1.0 replaces it" in done.stdout
     assert {"opencv_python_headless-1.0", "smalltorch-2.0", "tiny-1.0"} <= distributions(project)
     assert "opencv_python-1.0" not in distributions(project)
     assert build(project, "cv2") == "headless"
@@ -127,6 +128,10 @@ def test_set_up_from_an_interrupted_start_to_a_changed_lock(project):
     # nothing changed: no command runs, which would need uv or pip
     warm = set_up(project, PIP_CONFIG_FILE="unreadable")
     assert (warm.returncode, warm.stdout, warm.stderr) == (0, "", "")
+
+    # like an environment of another tool, which notes no command
+    config = project / ".venv/pyvenv.cfg"
+    config.write_text("".join(line for line in config.open() if not line.startswith("command")))
 
     # a changed lock: uv installs it, compiled, from the folders of pip's configuration, a local build before the plain
     # one; the OpenCV with windows, which loads now, replaces the headless one
@@ -138,14 +143,15 @@ def test_set_up_from_an_interrupted_start_to_a_changed_lock(project):
     (project / "requirements.lock").write_text("opencv-python==1.1\nsmalltorch==2.1\n")
     again = set_up(project, PIP_FIND_LINKS=f"{wheels} {project.parent}/cpu")
     assert again.returncode == 0, again.stderr
-    assert "uv can't be had" not in again.stdout and "Bytecode compiled" in again.stderr
+    assert "uv is not available" not in again.stdout and "Bytecode compiled" in again.stderr
     assert {"opencv_python-1.1", "smalltorch-2.1+cpu"} <= distributions(project)
     assert not any(name.startswith("opencv_python_headless") for name in distributions(project))
     assert (build(project, "cv2"), build(project, "smalltorch")) == ("windowed", "cpu")
+    assert (project / ".venv/kept").exists(), "the environment was created again"
 
 
 @pytest.mark.parametrize("option, made_in", [("--system-site-packages", "elsewhere"), ("--copies", ".venv")])
-def test_a_moved_environment_and_one_without_pip_are_made_again(project, option, made_in):
+def test_a_moved_environment_and_one_without_pip_are_created_again(project, option, made_in):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", option, project / made_in], check=True)
     (project / made_in).rename(project / ".venv")
     (project / "venv.py").write_text("import sys\nsys.exit(f'venv {sys.argv[1:]}')\n")  # found before Python's own
@@ -153,7 +159,7 @@ def test_a_moved_environment_and_one_without_pip_are_made_again(project, option,
     assert stopped.returncode == 1 and f"venv {['--clear', str(project / '.venv')]}" in stopped.stderr, stopped.stderr
 
 
-def test_a_folder_that_is_no_environment_is_left_alone(project):
+def test_a_folder_that_is_not_an_environment_is_not_changed(project):
     (project / ".venv").mkdir()
     (project / ".venv/thesis.txt").write_text("years of work")
     stopped = set_up(project)
@@ -174,7 +180,7 @@ def test_an_old_python_gets_a_message_instead_of_a_syntax_error():
         "runpy.run_path(sys.argv[1], run_name='__main__')"
     )
     done = subprocess.run([sys.executable, "-c", code, SCRIPT], capture_output=True, text=True)
-    assert done.returncode == 1 and "Python 3.11+ is needed, this is 3.9.2" in done.stderr
+    assert done.returncode == 1 and "Python 3.9.2 is too old, use 3.11+: make setup PYTHON=python3" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -192,7 +198,7 @@ def test_an_old_python_gets_a_message_instead_of_a_syntax_error():
         ("global.index-url=\"https://user:it's@host/simple\"", ["--index-url=https://user:it's@host/simple"]),
     ],
 )  # fmt: skip
-def test_uv_takes_the_indexes_that_pip_is_configured_for(pip_config, options):
+def test_uv_uses_the_indexes_of_the_pip_configuration(pip_config, options):
     assert uv_options(pip_config) == [*options, "--index-strategy=unsafe-best-match"]
 
 
@@ -200,7 +206,7 @@ def test_uv_takes_the_indexes_that_pip_is_configured_for(pip_config, options):
 @needs_uv
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed here")
 def test_make_lock_keeps_pins_and_writes_both_files(project):
-    """Pins stay until an upgrade is asked for; markers name the platform; no CUDA libraries, no local builds."""
+    """Pins change only with --upgrade; markers name the platform; no CUDA libraries and no local builds."""
     shutil.copy(REPO / "Makefile", project)
     (project / "pyproject.toml").write_text(
         '[project]\nname = "tiny"\nversion = "1.0"\nrequires-python = ">=3.11"\ndependencies = ["smalltorch"]\n'

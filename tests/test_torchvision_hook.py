@@ -1,4 +1,4 @@
-"""The hook that lets torchvision be imported beside a CPU build of torch; each case in a process of its own."""
+"""The import hook for torchvision with a CPU build of torch; each case runs in a new process."""
 
 import subprocess
 import sys
@@ -22,13 +22,13 @@ def test_torchvision_imports_and_both_operators_are_declared():
     assert out.split() == ["4", "torchvision.nms.default", "torchvision.qnms.default"]
 
 
-def test_nothing_heavy_is_imported_until_torchvision_is_asked_for():
+def test_the_hook_imports_nothing_before_torchvision():
     assert run("import fer_lib, sys; print('torch' in sys.modules, 'torchvision' in sys.modules)") == "False False"
 
 
 @pytest.mark.parametrize("loads", [True, False], ids=["library loads", "library does not load"])
 def test_schemas_are_declared_only_where_the_compiled_library_does_not_load(loads):
-    """torch's loader is swapped for one that succeeds (declaring the operators, as a real one does) or fails."""
+    """Replaces torch's loader by one that succeeds, and declares the operators, or fails."""
     out = run(
         "import torch, fer_lib\n"
         "from fer_lib import _torchvision\n"
@@ -46,7 +46,7 @@ def test_schemas_are_declared_only_where_the_compiled_library_does_not_load(load
     assert out == f"1 True {loads} True"
 
 
-def test_a_cuda_build_of_torch_is_left_alone():
+def test_a_cuda_build_of_torch_is_not_changed():
     out = run(
         "import torch\n"
         "from fer_lib import _torchvision\n"
@@ -57,7 +57,7 @@ def test_a_cuda_build_of_torch_is_left_alone():
     assert out == "None False"
 
 
-def test_the_hook_is_installed_once_and_leaves_after_use():
+def test_the_hook_is_installed_once_and_removed_after_use():
     out = run(
         "import sys, fer_lib\n"
         "from fer_lib import _torchvision as t\n"

@@ -1,17 +1,15 @@
-"""The way back from a live session into training: a manifest of the faces that may be learned from (SPEC 10).
+"""Buffers: training manifests made from the faces of a recorded live session.
 
-What is kept of a frame is the surroundings of its scored face as a PNG, with the box in it: the face contract cuts
-from there the very pixels that the session saw (the video is lossless, PNG too), whatever the contract's size and, up
-to ``context``, its margin.  The whole frame would hold nothing more that a contract reads, at ten times the bytes.
+A row keeps the surroundings of its scored face as a PNG, with the face's box in it.  A face contract reads from there
+the same pixels that the session scored (video and PNG are lossless), for any size and any margin up to ``context``, at
+a tenth of the bytes of the whole frame.
 
-All rows are train.  Their labels are the model's own answers, on which that model is always right, so that as val rows
-they would choose the epoch that learned nothing and fit a temperature to certainty: whoever trains on a buffer takes
-val from an annotated manifest.
+All rows are train.  Their labels are the model's own answers: as val rows they would favour an epoch that learned
+nothing and a temperature for overconfidence.  Take val rows from an annotated manifest.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -24,60 +22,56 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from fer_lib.adapt.selection import NONE, Chosen, choose
+from fer_lib.adapt.selection import NO_CLASS, Selection, select_frames
 from fer_lib.datasets.manifest import Manifest, content_id, sample_id
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import Box
 from fer_lib.live import session_files
-from fer_lib.live.recording import recorded_folder, recorded_pictures, replayed_from
+from fer_lib.live.recording import open_recorded_frames, raw_video_folder, replay_origin
 from fer_lib.live.score import read_truth
 from fer_lib.live.sessions import session_id
 from fer_lib.params import BufferParams
-from fer_lib.storage.atomic import fresh_folder, readable, write_json, write_synced
+from fer_lib.storage.atomic import fresh_folder, write_json, write_synced
 
 SOURCE = "live"
 REPORT, TABLE = "buffer.json", "buffer.csv"
-TABLE_COLUMNS = ("frame_index", "time_sec", "kind", "label", "neg_label", "p", "sample_id")
 
 
-def buffer(
+def write_buffer(
     session: Path | str, out: Path | str, p: BufferParams, progress: Callable[[int, int], None] | None = None
 ) -> Manifest:
-    """Write the manifest of what may be learned from the recorded session in ``session`` to the folder ``out``.
+    """Write the manifest of the recorded ``session``'s usable faces to the folder ``out``.
 
-    There: ``manifest.parquet`` (``weight`` 1 and no ``neg_label``: a positive; ``weight`` 0 and a ``neg_label``: for
-    negative learning alone), ``faces/``, ``buffer.json`` (counts by kind and class, why frames were left out) and
-    ``buffer.csv`` (a line a row).  The same session and parameters give the same rows.  ``progress(done, total)``
-    counts pictures of the video.
-    DataError when the session was not recorded raw, when nothing of it may be learned from, or when ``out`` holds
-    something else than a buffer.
+    Files: ``manifest.parquet`` (``weight`` 1 and no ``neg_label`` for a positive; ``weight`` 0 and a ``neg_label`` for
+    negative learning only), ``faces/``, ``buffer.json`` (counts by kind and class, reasons for frames left out) and
+    ``buffer.csv`` (one line per row).  The same session and parameters give the same rows.  ``progress(done, total)``
+    counts images of the video.
+    Raises DataError when the session has no raw video, when no frame is usable, or when ``out`` holds something else
+    than a buffer.
     """
     session, out = Path(session), Path(out)
-    about, frames, faces = (
-        session_files.read_session(session),
-        session_files.read_frames(session),
-        session_files.read_faces(session),
-    )
-    pictures, truth = pictures_of(session, about), read_truth(session, frames)
-    recorded = session_files.read_recorded(pictures)
+    about, frames = session_files.read_session(session), session_files.read_frames(session)
+    faces, truth = session_files.read_faces(session), read_truth(session, frames)
+    video = video_folder(session, about)
+    recorded = session_files.read_recorded(video)
     try:
-        with fresh_folder(out, may_replace=_is_ours) as work:
+        with fresh_folder(out, may_replace=_is_buffer) as work:
             while True:
                 usable = np.isin(frames.frame_index, list(faces.keys() & set(recorded)))
-                chosen = choose(frames, truth, usable, p)
-                if not len(chosen.position):
-                    raise DataError(_nothing(session, chosen, p))
-                wanted = frames.frame_index[chosen.position].tolist()
-                cut, read = _cut(pictures, work / "faces", {i: faces[i].box for i in wanted}, p.context, progress)
-                if len(cut) == len(wanted):
+                selection = select_frames(frames, truth, usable, p)
+                if not len(selection.position):
+                    raise DataError(_no_frames(session, selection, p))
+                wanted = frames.frame_index[selection.position].tolist()
+                crops, read = _write_crops(
+                    video, work / "faces", {i: faces[i].box for i in wanted}, p.context, progress
+                )
+                if len(crops) == len(wanted):
                     break
-                recorded = recorded[:read]  # of a killed session the list may be longer than the video
-            drawn = bool(about.get("drawn"))
-            manifest = _manifest(session, frames, faces, chosen, cut, drawn, p, work)
-            _write_table(work / TABLE, frames, chosen, manifest)
-            report = _report(session, out, about, frames, chosen, manifest, p)
-            write_json(work / REPORT, report)
+                recorded = recorded[:read]  # a killed session may list more frames than its video holds
+            manifest = _write_manifest(session, frames, faces, selection, crops, bool(about.get("drawn")), p, work)
+            _write_table(work / TABLE, frames, selection, manifest)
+            write_json(work / REPORT, _report(session, out, about, frames, selection, manifest, p))
             ids = {"manifest_sha256": manifest.sha256}
             write_json(work / "outputs.json", {"ids": ids, "headline": {"rows": len(manifest)}})
     except FileExistsError as error:
@@ -86,87 +80,81 @@ def buffer(
 
 
 def read_report(folder: Path | str) -> dict[str, Any]:
-    """``buffer.json`` of a folder that :func:`buffer` wrote, ``session`` made absolute; DataError where there is none.
+    """``buffer.json`` of a buffer folder, with ``session`` as an absolute path.  Raises DataError for another folder.
 
-    ``session_sha256`` names the session by its log: a copy of it elsewhere has the same.
+    ``session_sha256`` identifies the session by its log, so a copy has the same.
     """
     file = Path(folder) / REPORT
     if not file.is_file():
         raise DataError(f"{folder} is no buffer ({REPORT} is missing): make one with fer live buffer SESSION")
-    with readable(file):
-        report = json.loads(file.read_text(encoding="utf-8"))
+    report = json.loads(file.read_text(encoding="utf-8"))
     return report | {"session": os.path.normpath(Path(folder).absolute() / report["session"])}
 
 
-def pictures_of(session: Path, about: dict[str, Any]) -> Path:
-    """The folder that holds the session's video (:func:`recorded_folder`); DataError when there is none, and what to
-    do."""
-    if (folder := recorded_folder(session, about)) is not None:
+def video_folder(session: Path, about: dict[str, Any]) -> Path:
+    """The folder with the session's raw video, its own or that of the session it replays.  Raises DataError."""
+    if (folder := raw_video_folder(session, about)) is not None:
         return folder
-    original = replayed_from(session, about)
+    original = replay_origin(session, about)
     where = f" and {original} has none either" if original != session else ""
     raise DataError(
-        f"{session} holds no pictures to learn from ({session_files.RAW_VIDEO} is missing{where}): record it with "
+        f"{session} holds no images to learn from ({session_files.RAW_VIDEO} is missing{where}): record it with "
         "fer live --record raw"
     )
 
 
 def surroundings(shape: tuple[int, ...], box: Box, context: float) -> tuple[int, int, int, int]:
-    """(top, left, bottom, right) in whole pixels of what is kept of a picture round ``box``.
+    """The crop around ``box``: (top, left, bottom, right) in whole pixels.
 
-    The square of a contract with that margin lies within it but for what lies outside the picture, so that edges are
-    replicated where they are in the picture itself.
+    It holds the square of every contract with a margin up to ``context``, except what lies outside the image.
     """
     top, left, bottom, right = box
     half = max(bottom - top, right - left) * (0.5 + context)
-    middle = (top + bottom) / 2, (left + right) / 2
-    low = [max(0, math.floor(at - half) - 1) for at in middle]
-    high = [min(size, math.ceil(at + half) + 1) for at, size in zip(middle, shape[:2], strict=True)]
+    centre = (top + bottom) / 2, (left + right) / 2
+    low = [max(0, math.floor(at - half) - 1) for at in centre]
+    high = [min(size, math.ceil(at + half) + 1) for at, size in zip(centre, shape[:2], strict=True)]
     return low[0], low[1], high[0], high[1]
 
 
-def _cut(
+def _write_crops(
     session: Path, out: Path, boxes: dict[int, Box], context: float, progress: Callable | None
 ) -> tuple[dict[int, tuple[str, Box]], int]:
-    """Write the PNG of each frame of ``boxes`` that the video holds: frame_index -> (its content id, the box in it).
-
-    Also how many pictures the video holds.
-    """
-    shutil.rmtree(out, ignore_errors=True)  # an earlier choice's
+    """Write a PNG per frame of ``boxes`` in the video; frame_index -> (content id, box in it), and the images read."""
+    shutil.rmtree(out, ignore_errors=True)  # crops of an earlier selection
     out.mkdir()
-    cut, read, total = {}, 0, len(session_files.read_recorded(session))
-    with recorded_pictures(session) as pictures:
-        for index, image in pictures:
+    crops, read, total = {}, 0, len(session_files.read_recorded(session))
+    with open_recorded_frames(session) as images:
+        for index, image in images:
             read += 1
             if index in boxes:
                 top, left, bottom, right = surroundings(image.shape, boxes[index], context)
-                done, data = cv2.imencode(".png", cv2.cvtColor(image[top:bottom, left:right], cv2.COLOR_RGB2BGR))
-                if not done:
+                encoded, data = cv2.imencode(".png", cv2.cvtColor(image[top:bottom, left:right], cv2.COLOR_RGB2BGR))
+                if not encoded:
                     raise DataError(f"{session}: frame {index} cannot be written as PNG ({image.shape})")
-                write_synced(out / _file(index), data.tobytes())
+                write_synced(out / f"{index:09d}.png", data.tobytes())
                 box = tuple(side - edge for side, edge in zip(boxes[index], (top, left, top, left), strict=True))
-                cut[index] = content_id(data.tobytes(), box), box
+                crops[index] = content_id(data.tobytes(), box), box
             if progress is not None and (read % 50 == 0 or read == total):
                 progress(read, total)
-    return cut, read
+    return crops, read
 
 
-def _file(index: int) -> str:
-    return f"{index:09d}.png"
-
-
-def _manifest(session, frames, faces, chosen: Chosen, cut: dict, drawn: bool, p: BufferParams, work: Path) -> Manifest:
+def _write_manifest(
+    session: Path, frames, faces, selection: Selection, crops: dict, drawn: bool, p: BufferParams, work: Path
+) -> Manifest:
     name, rows = session.resolve().name, []
-    for at, kind, label, negative in zip(chosen.position, chosen.kind, chosen.label, chosen.negative, strict=True):
+    for at, kind, label, negative in zip(
+        selection.position, selection.kind, selection.label, selection.negative, strict=True
+    ):
         index = int(frames.frame_index[at])
-        content, box = cut[index]
+        content, box = crops[index]
         record = f"{name}/{index:09d}"
         rows.append({
             "sample_id": sample_id(SOURCE, record, content), "content_id": content, "source": SOURCE, "record": record,
-            "image_path": f"faces/{_file(index)}", "label": int(label), "split": "train", "val_role": "",
+            "image_path": f"faces/{index:09d}.png", "label": int(label), "split": "train", "val_role": "",
             "confidence": float(faces[index].score), "orig_image": record,
             **dict(zip(("bbox_top", "bbox_left", "bbox_bottom", "bbox_right"), box, strict=True)),
-            "weight": float(kind == "positive"), "neg_label": np.nan if negative == NONE else float(negative),
+            "weight": float(kind == "positive"), "neg_label": np.nan if negative == NO_CLASS else float(negative),
             "group": f"{name}/{math.floor(frames.time_sec[at] / p.block_sec)}",
         })  # fmt: skip
     created = p.model_dump(mode="json") | {"session": name, "session_sha256": session_id(session)}
@@ -174,47 +162,48 @@ def _manifest(session, frames, faces, chosen: Chosen, cut: dict, drawn: bool, p:
     return Manifest(pd.DataFrame(rows), meta).write(work / "manifest.parquet")
 
 
-def _write_table(file: Path, frames, chosen: Chosen, manifest: Manifest) -> None:
-    with open(file, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(TABLE_COLUMNS)
-        columns = (chosen.position, chosen.kind, chosen.label, chosen.negative, chosen.p, manifest.sample_ids)
-        for at, kind, label, negative, p, sample in zip(*columns, strict=True):
-            named = "" if negative == NONE else EMOTIONS[negative]
-            when = round(float(frames.time_sec[at]), 6)
-            writer.writerow([int(frames.frame_index[at]), when, kind, EMOTIONS[label], named, float(p), sample])
+def _write_table(file: Path, frames, selection: Selection, manifest: Manifest) -> None:
+    columns = {
+        "frame_index": frames.frame_index[selection.position],
+        "time_sec": [round(float(time), 6) for time in frames.time_sec[selection.position]],
+        "kind": selection.kind,
+        "label": [EMOTIONS[i] for i in selection.label],
+        "neg_label": ["" if i == NO_CLASS else EMOTIONS[i] for i in selection.negative],
+        "p": selection.p,
+        "sample_id": manifest.sample_ids,
+    }
+    pd.DataFrame(columns).to_csv(file, index=False, lineterminator="\n")
 
 
-def _report(session, out, about, frames, chosen: Chosen, manifest: Manifest, p: BufferParams) -> dict[str, Any]:
+def _report(session, out, about, frames, selection: Selection, manifest: Manifest, p: BufferParams) -> dict[str, Any]:
     try:
-        place = Path(os.path.relpath(session.absolute(), out.absolute())).as_posix()
+        relative = Path(os.path.relpath(session.absolute(), out.absolute())).as_posix()
     except ValueError:  # Windows: two drives
-        place = session.absolute().as_posix()
-    counts = chosen.counts()
-    notes = []
+        relative = session.absolute().as_posix()
+    counts, notes = selection.counts(), []
     if not sum(counts["positive"].values()):
         notes.append(
-            f"no positive: no stable frame reached {p.positive:g}, so nothing here says what a face shows, only what "
-            "it does not; adapt on it together with other buffers, or record a longer session"
+            f"no positive: no stable frame reached {p.positive:g}, so these rows only name classes that a face does "
+            "not show; adapt on them together with other buffers, or record a longer session"
         )
     if frames.truncated:
         notes.append("the session's last line was cut off and left out")
     return {
-        "session": place, "session_sha256": manifest.meta["created"]["session_sha256"],
+        "session": relative, "session_sha256": manifest.meta["created"]["session_sha256"],
         "model": frames.model, "ckpt": frames.ckpt, "smoothing": about.get("smoothing"),
         "params": p.model_dump(mode="json"), "frames": len(frames.frame_index),
         "rows": len(manifest), "manifest_sha256": manifest.sha256,
-        "counts": counts, "left_out": chosen.left_out, "notes": notes,
+        "counts": counts, "left_out": selection.left_out, "notes": notes,
     }  # fmt: skip
 
 
-def _nothing(session: Path, chosen: Chosen, p: BufferParams) -> str:
-    why = ", ".join(f"{name} {n:,}" for name, n in chosen.left_out.items() if n)
+def _no_frames(session: Path, selection: Selection, p: BufferParams) -> str:
+    reasons = ", ".join(f"{name} {n:,}" for name, n in selection.left_out.items() if n)
     return (
-        f"{session}: none of its frames may be learned from ({why}): a face needs a probability of {p.negative:g} or "
-        f"more; record a longer session in better light, or lower it with -p negative=VALUE"
+        f"{session}: none of its frames can be learned from ({reasons}): a face needs a probability of {p.negative:g} "
+        f"or more; record a longer session in better light, or lower it with -p negative=VALUE"
     )
 
 
-def _is_ours(path: Path) -> bool:
+def _is_buffer(path: Path) -> bool:
     return path.is_dir() and ((path / REPORT).is_file() or not any(path.iterdir()))

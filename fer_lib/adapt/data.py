@@ -1,5 +1,4 @@
-"""What a model is adapted on: rows of live buffers, rows of before that are replayed, and val rows that people
-labelled."""
+"""Training data of an adaptation: rows of live buffers, replayed train rows and annotated val rows."""
 
 from __future__ import annotations
 
@@ -12,42 +11,42 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fer_lib.adapt.buffer import buffer, read_report
+from fer_lib.adapt.buffer import read_report, write_buffer
 from fer_lib.datasets.curate import merge
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.emotions import NUM_CLASSES
+from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
 from fer_lib.live.session_files import read_frames
-from fer_lib.live.sessions import same_pictures, session_id
+from fer_lib.live.sessions import same_source, session_id
 from fer_lib.models.bundle import Bundle
 from fer_lib.params import AdaptParams, BufferParams
 from fer_lib.storage.atomic import fresh_folder
 
-DRAWN_ROUNDS = 2  # of the seven expressions, in each drawn session
-DRAWN_GAP = 4  # frames; a drawn session is short
+DRAWN_ROUNDS = 2  # of the seven expressions per drawn session
+DRAWN_GAP = 4  # frames; drawn sessions are short
 
 
 @dataclass(frozen=True)
-class Material:
-    """``buffers`` folders; ``session`` that gates, None where none does; ``learned`` whether it was learned from too;
-    ``drawn`` whether all of it is drawn faces."""
+class AdaptData:
+    """``buffers`` (folders), the gate ``session`` or None, whether it is ``trained_on``, whether all is ``drawn``."""
 
     buffers: list[Path]
     session: Path | None
-    learned: bool
+    trained_on: bool
     drawn: bool
 
 
-def material(p: AdaptParams, buffers: Sequence[str], gate_session: str, base: Bundle, out: Path) -> Material:
-    """The buffers and the session that gates.  Without buffers: two drawn sessions, of two people, written to ``out``;
-    ``base`` judges the first, which is learned from, and the second gates.
+def find_data(p: AdaptParams, buffers: Sequence[str], gate_session: str, base: Bundle, out: Path) -> AdaptData:
+    """The buffers to train on and the session for the gate.
 
-    DataError for a folder that is no buffer, and for a session that is not there.
+    Without ``buffers``, two sessions of two drawn people are written to ``out``: ``base`` predicts on the first, which
+    becomes the buffer, and the second is the gate session.
+    Raises DataError for a folder that is no buffer and for a missing session.
     """
-    folders = [Path(folder) for folder in buffers] or [_drawn(out, base, p.seed)]
+    folders = [Path(folder) for folder in buffers] or [_drawn_buffer(out, base, p.seed)]
     reports = [read_report(folder) for folder in folders]
     if p.offline_only:
-        return Material(folders, None, False, not buffers)
+        return AdaptData(folders, None, False, not buffers)
     if gate_session:
         session = Path(gate_session)
     elif buffers:
@@ -55,35 +54,32 @@ def material(p: AdaptParams, buffers: Sequence[str], gate_session: str, base: Bu
     else:
         session = _drawn_session(out / "gate_session", p.seed + 1)
     if not session.is_dir():
-        raise DataError(
-            f"the session {session}, that is to gate, is not there: name one by gate_session, or set offline_only: true"
-        )
-    learned = session_id(session) in {report["session_sha256"] for report in reports}
-    there = [report["session"] for report in reports if Path(report["session"]).is_dir()]
-    return Material(folders, session, learned or any(same_pictures(session, s) for s in there), not buffers)
+        raise DataError(f"the gate session {session} is not there: name one by gate_session, or set offline_only: true")
+    trained_on = session_id(session) in {report["session_sha256"] for report in reports}
+    existing = [report["session"] for report in reports if Path(report["session"]).is_dir()]
+    return AdaptData(folders, session, trained_on or any(same_source(session, s) for s in existing), not buffers)
 
 
 def _drawn_session(folder: Path, seed: int) -> Path:
-    from fer_lib.live.synthetic_session import write_drawn_session
+    from fer_lib.live.synthetic_session import write_synthetic_session
 
-    return folder if folder.is_dir() else write_drawn_session(folder, seed, DRAWN_ROUNDS)
+    return folder if folder.is_dir() else write_synthetic_session(folder, seed, DRAWN_ROUNDS)
 
 
-def _drawn(out: Path, base: Bundle, seed: int) -> Path:
-    """The buffer of a drawn session that ``base`` judged; what is there already is taken, for a fit that goes on."""
+def _drawn_buffer(out: Path, base: Bundle, seed: int) -> Path:
+    """The buffer of a drawn session replayed by ``base``; existing folders are reused by a resumed fit."""
     from fer_lib.live.replay import replay
 
-    session, judged = _drawn_session(out / "session", seed), out / "session-judged"
-    if not judged.is_dir():
-        replay(session, base, str(base.path), judged)
-    if not (judged / "buffer").is_dir():
-        buffer(judged, judged / "buffer", _drawn_params(judged))
-    return judged / "buffer"
+    session, replayed = _drawn_session(out / "session", seed), out / "session-judged"
+    if not replayed.is_dir():
+        replay(session, base, str(base.path), replayed)
+    if not (replayed / "buffer").is_dir():
+        write_buffer(replayed, replayed / "buffer", _drawn_params(replayed))
+    return replayed / "buffer"
 
 
 def _drawn_params(session: Path) -> BufferParams:
-    """Thresholds at a third and two thirds of the session's own probabilities: it is there to show the way, with any
-    base, and few bases are ever sure of drawn faces."""
+    """Thresholds at the tertiles of the session's own probabilities: few models are confident of drawn faces."""
     probs = read_frames(session).probs
     largest = np.nanmax(probs[~np.isnan(probs).any(axis=1)], axis=1)
     negative, positive = np.quantile(largest, [1 / 3, 2 / 3])
@@ -91,11 +87,11 @@ def _drawn_params(session: Path) -> BufferParams:
 
 
 def training_set(p: AdaptParams, buffers: Sequence[Path], offline: Manifest, base: Bundle, out: Path) -> Manifest:
-    """Rows of the buffers and replayed train rows of ``offline`` as train, its val rows as val; written to ``out``.
+    """Write to ``out`` a manifest: buffer rows and replayed train rows as train, val rows of ``offline`` as val.
 
-    ``round(replay x rows of the buffers)`` train rows are replayed, the classes in equal shares as far as they go, by
-    the order of a hash of the seed and their ids.  DataError when the base's contract wants more context round a face
-    than a buffer kept, and when nothing could be learned.
+    ``round(replay x buffer rows)`` train rows of ``offline`` are replayed, in equal class shares where possible and in
+    the order of a hash of seed and sample id.
+    Raises DataError when the base's contract needs more context around a face than a buffer stores.
     """
     parts = [Manifest.read(folder / "manifest.parquet") for folder in buffers]
     for folder, part in zip(buffers, parts, strict=True):
@@ -103,13 +99,12 @@ def training_set(p: AdaptParams, buffers: Sequence[Path], offline: Manifest, bas
     rows = sum(map(len, parts))
     val = offline.rows(split="val").frame
     replayed = _replayed(offline.frame[offline.frame["split"] == "train"], round(p.replay * rows), p.seed)
-    kept = Manifest(pd.concat([replayed, val]).reset_index(drop=True), offline.meta, offline.path)
-    merged, _ = merge([*parts, kept])
+    replay_and_val = Manifest(pd.concat([replayed, val]).reset_index(drop=True), offline.meta, offline.path)
+    merged, _ = merge([*parts, replay_and_val])
     created = {"buffers": sorted(part.sha256 for part in parts), "offline": offline.sha256, "replay": p.replay}
     with fresh_folder(out) as work:
         Manifest(merged.frame, {**merged.meta, "created": created}).write(work / "manifest.parquet")
-    # its root is written relative to the folder that it was made in, which lay beside this one
-    return Manifest.read(out / "manifest.parquet")
+    return Manifest.read(out / "manifest.parquet")  # read again: its root depends on the folder
 
 
 def _replayed(train: pd.DataFrame, wanted: int, seed: int) -> pd.DataFrame:
@@ -118,26 +113,22 @@ def _replayed(train: pd.DataFrame, wanted: int, seed: int) -> pd.DataFrame:
     order = [hashlib.sha256(f"replay:{seed}:{s}".encode()).hexdigest() for s in train["sample_id"]]
     train = train.assign(order=order).sort_values("order")
     rank = train.groupby("label").cumcount()
-    most = -(-wanted // NUM_CLASSES)
-    chosen = train[rank < most] if (rank < most).sum() <= wanted else train[rank < most].iloc[:wanted]
-    return chosen.drop(columns="order")
+    return train[rank < -(-wanted // NUM_CLASSES)].iloc[:wanted].drop(columns="order")
 
 
 def _check_context(folder: Path, part: Manifest, base: Bundle) -> None:
-    kept = float(part.meta.get("created", {}).get("context", 0.0))
-    turned = 2**0.5 if base.contract.align == "eyes" else 1.0  # the square may stand on a corner
-    needed = ((1 + 2 * base.contract.margin) * turned - 1) / 2
-    if needed > kept + 1e-9:
+    stored = float(part.meta.get("created", {}).get("context", 0.0))
+    rotation = 2**0.5 if base.contract.align == "eyes" else 1.0  # alignment may rotate the square by 45 degrees
+    needed = ((1 + 2 * base.contract.margin) * rotation - 1) / 2
+    if needed > stored + 1e-9:
         raise DataError(
-            f"{folder} keeps {kept:g} of a box's side round each face, the contract of {base.name} reads {needed:.2f}: "
-            f"make the buffer again with -p context={min(1.0, needed + 0.05):.2f}"
+            f"{folder} keeps {stored:g} of a box's side around each face, the contract of {base.name} reads "
+            f"{needed:.2f}: make the buffer again with -p context={min(1.0, needed + 0.05):.2f}"
         )
 
 
 def counts_table(buffers: Sequence[Path], training: Manifest) -> pd.DataFrame:
-    """Rows of train by where they come from and what they teach, and of val, a column a class."""
-    from fer_lib.emotions import EMOTIONS
-
+    """Counts by class (columns): train rows by origin and kind, and val rows."""
     lines: dict[str, dict[str, Any]] = {}
     for folder in buffers:
         for kind, counts in read_report(folder)["counts"].items():

@@ -48,9 +48,9 @@ def warning(line: dict) -> str | None:
     if 2 * line["unlike"] <= line["compared"]:
         return None
     return (
-        f"group {line['group']} ({line['pictures']:,} pictures, {line['middle']} in the middle) may be a chain: "
+        f"group {line['group']} ({line['pictures']:,} images, {line['middle']} in the middle) may be a chain: "
         f"{line['unlike']} of {line['compared']} are little like the middle one (the least {line['least']:.2f}). "
-        "Look at its pictures, and raise similarity if they are not all one"
+        "Look at its images, and raise similarity if they are not all one"
     )
 
 

@@ -10,9 +10,9 @@ import pandas as pd
 
 from fer_lib.audit import group_check
 from fer_lib.audit.groups import RULES, WHICH_ONE, Duplicates, leaking_rows
-from fer_lib.datasets.interchange import neutral
+from fer_lib.datasets.interchange import escape_formula
 from fer_lib.datasets.manifest import SPLITS, Manifest
-from fer_lib.datasets.near_duplicates import earlier_copies, group_names, twins_of, united_twins
+from fer_lib.datasets.near_duplicates import earlier_duplicates, group_names, twins_of, unite_twins
 from fer_lib.emotions import EMOTIONS
 from fer_lib.params.audit import AuditParams
 
@@ -43,7 +43,7 @@ class Audit:
 def spreadsheet_safe(table: pd.DataFrame) -> pd.DataFrame:
     """``table`` without texts that a spreadsheet would run as formulas.  Ids and class names never are such texts."""
     texts = [name for name in ("source", "record", "image_path") if name in table]
-    return table.assign(**{name: table[name].map(lambda text: neutral(str(text))) for name in texts})
+    return table.assign(**{name: table[name].map(lambda text: escape_formula(str(text))) for name in texts})
 
 
 def _clean(manifest: Manifest, params: AuditParams, duplicates: Duplicates, keep: np.ndarray) -> Manifest:
@@ -51,7 +51,7 @@ def _clean(manifest: Manifest, params: AuditParams, duplicates: Duplicates, keep
     group = group_names(manifest.frame, duplicates.group)
     frame = manifest.frame.assign(group=group)[keep].reset_index(drop=True)
     audit = {"of": manifest.sha256, "near": params.near, "similarity": params.similarity, "remove": params.remove}
-    twins = twins_of(united_twins(manifest, earlier_copies(manifest.frame, duplicates.group)), frame["sample_id"])
+    twins = twins_of(unite_twins(manifest, earlier_duplicates(manifest.frame, duplicates.group)), frame["sample_id"])
     return Manifest(frame, {**manifest.meta, "root": manifest.root.as_posix(), "audit": audit, "twins": twins})
 
 

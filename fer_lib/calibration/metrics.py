@@ -24,7 +24,7 @@ def checked_labels(y, n: int, k: int) -> np.ndarray:
     """``y`` as int64 [n], every value in 0..k-1; :class:`DataError` otherwise."""
     y = np.asarray(y)
     if y.shape != (n,):
-        raise DataError(f"labels have shape {y.shape} where {n} rows of scores need ({n},): pass one label a row")
+        raise DataError(f"labels have shape {y.shape} where {n} rows of scores need ({n},): pass one label per row")
     if not np.issubdtype(y.dtype, np.integer):
         raise DataError(f"labels are {y.dtype}, not integers: pass class ids 0..{k - 1}")
     bad = np.flatnonzero((y < 0) | (y >= k))

@@ -1,4 +1,4 @@
-"""The pictures that go with the scores: matplotlib figures without pyplot's global state, readable at 100 dpi."""
+"""The images that go with the scores: matplotlib figures without pyplot's global state, readable at 100 dpi."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -103,7 +103,7 @@ def confusion_matrix(cm, title: str) -> Figure:
 
 
 def per_class_bars(per_class_f1: dict[str, float], title: str) -> Figure:
-    """One bar a class with its F1 (0..1), and their mean as a line."""
+    """One bar per class with its F1 (0..1), and their mean as a line."""
     if not per_class_f1:
         raise DataError("no classes to draw: pass {name: f1}")
     names, values = list(per_class_f1), list(per_class_f1.values())

@@ -1,1 +1,1 @@
-"""The ``fer`` command: one module a subcommand, imported when it is called."""
+"""The ``fer`` command: one module per subcommand, imported when it is called."""

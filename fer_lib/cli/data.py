@@ -85,7 +85,7 @@ def _sources_of(params: Path) -> list:
 @data.command("import-manifest")
 def import_manifest(
     csv: Annotated[Path, typer.Argument(help="an interchange CSV of 4 or 11 columns", metavar="CSV")],
-    root: Annotated[Path, typer.Option(help="the folder that holds the pictures", show_default=False)],
+    root: Annotated[Path, typer.Option(help="the folder that holds the images", show_default=False)],
     out: OUT,
     rebase: Annotated[
         list[str] | None, typer.Option(help="OLD=NEW: paths that begin with OLD begin with NEW; NEW '.' is the root")
@@ -100,7 +100,7 @@ def import_manifest(
     from fer_lib.params.strict import validate
 
     params = validate(CsvParams, {"rebase": rebase or []} | values_of(param), "import-manifest")
-    with counting("reading pictures") as progress:
+    with counting("reading images") as progress:
         manifest = import_csv(csv, root, out, params, progress)
     report = json.loads((out / "import_report.json").read_text(encoding="utf-8"))
     show(count_table(nested_counts(manifest.frame), f"Manifest of {csv.name}"))
@@ -117,7 +117,7 @@ def build(
     out: OUT,
     param: PARAM = None,
 ) -> None:
-    """Build the manifest of imported datasets: every picture checked, val and its roles assigned."""
+    """Build the manifest of imported datasets: every image checked, val and its roles assigned."""
     from fer_lib.cli.data_views import count_table, counting, save_pages, show
     from fer_lib.datasets.assemble import assemble
     from fer_lib.datasets.build import nested_counts
@@ -129,7 +129,7 @@ def build(
         raise ParamsError("imports and output_dir are the command's own: fer data build IMPORTS -o OUT")
     if params.manifests:
         raise ParamsError("manifests are joined by fer data curate MANIFEST... -o OUT")
-    with counting("checking pictures") as progress:
+    with counting("checking images") as progress:
         manifest = assemble(params, imports, [], out, progress)
     show(count_table(nested_counts(manifest.frame), "Manifest"))
     save_pages(manifest, "Rows of the manifest", "rows", out)
@@ -151,7 +151,7 @@ def curate(
 
     values = ({"selection": selection} if selection else {}) | values_of(param)
     params = validate(CurateParams, values, "curate")
-    with counting("measuring pictures") as progress:
+    with counting("measuring images") as progress:
         manifest = curated([read_rows(path) for path in manifests], params, out, progress)
     report = json.loads((out / "curation_report.json").read_text(encoding="utf-8"))
     show(steps_table(report), count_table(report["counts"]["by_source_split_label"], "Kept"))
@@ -167,7 +167,7 @@ def validate(
     allow: Annotated[list[str] | None, typer.Option(help="a problem that does not count; may be repeated")] = None,
     as_json: JSON = False,
 ) -> None:
-    """Check paths, pictures, boxes, duplicates over splits and labels.  Exit code 1 when something is wrong."""
+    """Check paths, images, boxes, duplicates over splits and labels.  Exit code 1 when something is wrong."""
     from fer_lib.cli.data_views import counting, facts_table, findings_table, show
     from fer_lib.datasets import validate as checks
     from fer_lib.params.strict import closest
@@ -177,7 +177,7 @@ def validate(
         if kind not in checks.PROBLEMS:
             raise ParamsError(f"--allow {kind}: no such problem{closest(kind, checks.PROBLEMS)}")
     rows = read_rows(manifest)
-    with counting("decoding pictures") as progress:
+    with counting("decoding images") as progress:
         report, findings = checks.validate(rows, progress)
     if as_json:
         typer.echo(json.dumps(report, indent=1))
@@ -189,7 +189,7 @@ def validate(
         }
         facts |= {f"duplicates: {name}": n for name, n in report["duplicates"].items() if n is not None}
         show(facts_table(str(manifest), facts), findings_table(findings, allowed))
-    wrong = [f for f in findings if f.kind not in (*allowed, *checks.NOTED)]
+    wrong = [f for f in findings if f.kind not in (*allowed, *checks.HARMLESS)]
     if wrong:
         kinds = ", ".join(f"{f.kind} {f.count:,}" for f in wrong)
         raise DataError(f"{manifest} is not valid: {kinds}; repair it, or --allow what is known and meant")
@@ -200,7 +200,7 @@ def validate(
 
 @data.command()
 def audit(manifest: MANIFEST, out: OUT, param: PARAM = None) -> None:
-    """List pictures that are there twice, identically or nearly, and write the manifest without them.
+    """List images that are there twice, identically or nearly, and write the manifest without them.
 
     -p noise=true also looks for labels that look wrong, which trains small nets.
     """
@@ -215,7 +215,7 @@ def audit(manifest: MANIFEST, out: OUT, param: PARAM = None) -> None:
     if params.manifest or params.output_dir:
         raise ParamsError("manifest and output_dir are the command's own: fer data audit MANIFEST -o OUT")
     rows, cache = read_rows(manifest), paths.mlruns() / "cache"
-    with counting("comparing pictures") as progress:
+    with counting("comparing images") as progress:
         found = audit_manifest(params, rows, out, progress, cache)
     figures = {"matrices": pages.matrices(found)}
     figures |= {name: pages.group_sheet(found, name, params.shown) for name in pages.sheet_names(found) if params.shown}
@@ -263,9 +263,9 @@ def export_csv(
     form: Annotated[Literal["short", "full"], typer.Option(help="4 columns, or 11 with the boxes")] = "full",
 ) -> None:
     """Write a manifest as an interchange CSV."""
-    from fer_lib.datasets.interchange import left_behind, write_csv
+    from fer_lib.datasets.interchange import unwritten_columns, write_csv
 
     rows = read_rows(manifest)
     typer.echo(f"{len(rows):,} rows in {write_csv(rows, csv, form)}; their paths are relative to {rows.root}")
-    if lost := left_behind(rows, form):
+    if lost := unwritten_columns(rows, form):
         typer.echo(f"not in a CSV, so still only in the manifest: {', '.join(lost)}")

@@ -1,4 +1,4 @@
-"""What ``fer data`` shows: a bar while pictures are read, and tables of what was found."""
+"""What ``fer data`` shows: a bar while images are read, and tables of what was found."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def count_table(counts: dict[str, dict[str, dict[str, int]]], title: str) -> Tab
 
 
 def left_out_table(reports: list[dict]) -> Table:
-    """What an import left out: a line a source, kind and name."""
+    """What an import left out: one line per source, kind and name."""
     table = _table("Left out", ("source", "why", "what"), ("rows",))
     for report in reports:
         for split, names in report["excluded"].items():
@@ -92,19 +92,19 @@ def steps_table(report: dict) -> Table:
 
 def findings_table(findings: list, allowed: list[str]) -> Table:
     """What was found in a manifest, with the first examples."""
-    from fer_lib.datasets.validate import NOTED, PROBLEMS
+    from fer_lib.datasets.validate import HARMLESS, PROBLEMS
 
     table = _table("Found", ("problem", "for instance"), ("count",))
     for finding in findings:
-        so = " (not wrong)" if finding.kind in NOTED else " (allowed)" if finding.kind in allowed else ""
+        so = " (not wrong)" if finding.kind in HARMLESS else " (allowed)" if finding.kind in allowed else ""
         name = f"{finding.kind}: {PROBLEMS[finding.kind]}{so}"
         table.add_row(name, Text("\n".join(finding.examples[:3])), f"{finding.count:,}")
     return table
 
 
 def audit_tables(summary: dict) -> tuple[Table, Table]:
-    """Groups of equal pictures, with what there is to warn of, and the evaluated rows that also stand in train."""
-    groups = _table("Groups of equal pictures", ("",), ("identical", "identical or nearly"))
+    """Groups of equal images, with what there is to warn of, and the evaluated rows that also stand in train."""
+    groups = _table("Groups of equal images", ("",), ("identical", "identical or nearly"))
     if summary["largest_group"] is not None:
         said = [
             f"The largest is group {summary['largest_group']}.",

@@ -29,7 +29,7 @@ def live(
     detector_model: Annotated[
         Path | None, typer.Option(help="YuNet's file, or the SSD's caffemodel with its prototxt beside it.")
     ] = None,
-    detect_scale: Annotated[float, typer.Option(help="YuNet looks at pictures reduced by this.")] = 0.5,
+    detect_scale: Annotated[float, typer.Option(help="YuNet looks at images reduced by this.")] = 0.5,
     detect_every: Annotated[
         int, typer.Option(help="Frames from one search to the next; between, faces are followed.")
     ] = 3,
@@ -122,7 +122,7 @@ def _new_folder() -> Path:
 
 
 def _session(p, folder: Path, headless: bool) -> dict[str, Any]:
-    from fer_lib.live.session import until_end
+    from fer_lib.live.session import wait_until_end
     from fer_lib.tracking.live import open_session
 
     session = open_session(p, folder)
@@ -132,12 +132,12 @@ def _session(p, folder: Path, headless: bool) -> dict[str, Any]:
         typer.echo(f"{p.source}: logging to {folder}; Ctrl+C ends it", err=True)
     else:
         _show(session, f"fer live: {p.source}")
-    return until_end(session)
+    return wait_until_end(session)
 
 
 def _show(session, title: str) -> None:
     """The window; Ctrl+C ends the session as q does, and what breaks the window is told once the logs are closed."""
-    from fer_lib.live.session import until_end
+    from fer_lib.live.session import wait_until_end
     from fer_lib.live.window import show
 
     try:
@@ -146,12 +146,12 @@ def _show(session, title: str) -> None:
         session.controls.end()
     except BaseException:
         session.controls.end()
-        until_end(session)
+        wait_until_end(session)
         raise
 
 
 def _say(summary: dict[str, Any], folder: Path) -> None:
-    from fer_lib.live.session_writer import ENDED
+    from fer_lib.live.session_writer import NORMAL_END
 
     latency = summary["latency_ms"] or {}
     pace = f"{summary['fps']:.1f} frames/s" if summary["fps"] else "no pace"
@@ -159,7 +159,7 @@ def _say(summary: dict[str, Any], folder: Path) -> None:
     if summary["dropped"]:
         parts.append(f"{summary['dropped']:,} dropped")
     typer.echo(f"{', '.join(parts)}\nwritten: {folder}")
-    if summary["end"] != ENDED:
+    if summary["end"] != NORMAL_END:
         typer.echo(summary["end"], err=True)
 
 
@@ -197,7 +197,7 @@ def replay(
     model: Annotated[str, typer.Option(help="The model that is asked instead, written as for fer live.")] = "packaged",
     out: Annotated[Path | None, typer.Option(help="New session's folder. Default: SESSION-MODEL beside it.")] = None,
 ) -> None:
-    """Ask another model about a kept session: same pictures, faces, labels and smoothing."""
+    """Ask another model about a kept session: same images, faces, labels and smoothing."""
     from fer_lib.live.replay import replay as ask
     from fer_lib.models.bundle import read_bundle
     from fer_lib.tracking.live import log_replay

@@ -18,29 +18,29 @@ def buffer(
     ] = None,
 ) -> None:
     """Choose the faces that may be learned from, and write them with what each may teach."""
-    from fer_lib.adapt import buffer as buffers
+    from fer_lib.adapt.buffer import read_report, write_buffer
     from fer_lib.cli.data_files import values_of
     from fer_lib.params import BufferParams
     from fer_lib.params.strict import validate
 
     p = validate(BufferParams, values_of(param), "live buffer")
     folder = out or session / "buffer"
-    manifest = buffers.buffer(session, folder, p, _progress())
-    report = buffers.read_report(folder)
+    manifest = write_buffer(session, folder, p, _progress())
+    report = read_report(folder)
     _say(report, p.positive)
     print(f"{len(manifest):,} rows in {folder} (sha256 {manifest.sha256[:12]})")
     print(f"to learn from them: notebook 11_adapt with buffers: [{folder}]")
 
 
 def _progress():
-    """Counts pictures on a line of its own, where somebody watches."""
+    """Counts images on a line of its own, where somebody watches."""
     import sys
 
     if not sys.stderr.isatty():
         return None
 
     def tell(done: int, total: int) -> None:
-        print(f"\r{done:,} of {total:,} pictures", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        print(f"\r{done:,} of {total:,} images", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
     return tell
 

@@ -36,17 +36,17 @@ def serve(p: LiveParams, folder: Path, port: int, open_browser: bool) -> dict[st
         name = "browser camera" if is_browser else f"camera {p.source}" if p.source.isdigit() else Path(p.source).name
         about = {"name": name, "folder": str(folder), "record": p.record, "model": p.model}
         bundle = read_bundle(resolve(p.model))
-        app = create_app(lambda fed: Session(p, bundle, folder, fed), is_browser, token, about)
-        running: SessionHub = app.state.running
-        closing.callback(running.finish)
-        running.open()
-        about["note"] = running.session.detector.note  # the terminal was told already
+        app = create_app(lambda source: Session(p, bundle, folder, source), is_browser, token, about)
+        hub: SessionHub = app.state.hub
+        closing.callback(hub.finish)
+        hub.open()
+        about["note"] = hub.session.detector.note  # the terminal was told already
         store.configure()
-        store.experiment_id()  # a new store takes seconds: better now than before the first picture
+        store.experiment_id()  # a new store takes seconds: better now than before the first image
         server = uvicorn.Server(config(app))
-        running.when_begun = lambda session: session.at_end.append(LiveRun(p, folder).end)
-        running.when_over = lambda error: _tell_end(error, folder, server.should_exit)
-        running.close_server = lambda: setattr(server, "should_exit", True)
+        hub.on_start = lambda session: session.end_callbacks.append(LiveRun(p, folder).end)
+        hub.on_end = lambda error: _tell_end(error, folder, server.should_exit)
+        hub.close_server = lambda: setattr(server, "should_exit", True)
         url = f"http://{HOST}:{listening.getsockname()[1]}/#{token}"
         print(f"Live page: {url}", flush=True)
         print("(this machine only; the session begins when it is opened; Ctrl+C ends it)", flush=True)
@@ -54,7 +54,7 @@ def serve(p: LiveParams, folder: Path, port: int, open_browser: bool) -> dict[st
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         with _ended_by_ctrl_c():
             server.run(sockets=[listening])
-    return running.result()
+    return hub.result()
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:function or module:t
     "sweep": ("fer_lib.cli.sweep:sweep", "run a params file under every combination of some values, and compare"),
     "check": ("fer_lib.cli.check:check", "check device, store and disk"),
     "data": ("fer_lib.cli.data:data", "import, build, curate, validate and count datasets"),
-    "predict": ("fer_lib.cli.predict:predict", "name the expressions in pictures"),
+    "predict": ("fer_lib.cli.predict:predict", "name the expressions in images"),
     "live": ("fer_lib.cli.live:app", "recognise expressions on a camera or a video, in a window, a page or headless"),
     "score": ("fer_lib.cli.score:score", "score a live session against its manual labels; study its smoothing"),
     "onnx": ("fer_lib.cli.onnx:onnx", "write a model or a checkpoint alone as an ONNX file, proved and timed"),

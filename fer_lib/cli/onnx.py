@@ -27,13 +27,13 @@ def onnx(
     """Write a model as an ONNX file, prove that its logits are torch's, and time both."""
     import tempfile
 
-    from fer_lib.deploy.fit_onnx import export_proved
+    from fer_lib.deploy.onnx import export_verified
 
     with tempfile.TemporaryDirectory(prefix="fer-onnx-") as work:
         bundle = open_model(model, Path(work) / "bundle")
         path = out or Path(f"{bundle.name}.onnx")
         _check_writable(path, force)
-        report = export_proved(bundle, path, opset)
+        report = export_verified(bundle, path, opset)
         _say(bundle, path, report)
 
 

@@ -1,4 +1,4 @@
-"""``fer predict``: expressions of the faces in pictures and folders."""
+"""``fer predict``: expressions of the faces in images and folders."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", "
 
 
 def predict(
-    paths: Annotated[list[Path], typer.Argument(help="Pictures, and folders of pictures.", show_default=False)],
+    paths: Annotated[list[Path], typer.Argument(help="Images, and folders of images.", show_default=False)],
     model: ModelOption = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write one row a face to this file.")] = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write one row per face to this file.")] = None,
     annotated: Annotated[
-        Path | None, typer.Option("--annotate", help="Also write each picture with its faces drawn into this folder.")
+        Path | None, typer.Option("--annotate", help="Also write each image with its faces drawn into this folder.")
     ] = None,
-    whole: Annotated[bool, typer.Option("--whole", help="Each picture is one face already: look for none.")] = False,
+    whole: Annotated[bool, typer.Option("--whole", help="Each image is one face already: look for none.")] = False,
     detector: Annotated[Literal["auto", "yunet", "haar"], typer.Option(help="What finds the faces.")] = "auto",
     prior: Annotated[
         str,
         typer.Option(
-            help="How frequent the classes are where these pictures come from: uniform, or 7 shares with commas, "
+            help="How frequent the classes are where these images come from: uniform, or 7 shares with commas, "
             "Angry first. Default: as in training."
         ),
     ] = "",
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")] = False,
 ) -> None:
-    """Say what the faces in pictures express, with calibrated probabilities.  Exit 1 when a picture can't be read."""
+    """Say what the faces in images express, with calibrated probabilities.  Exit 1 when an image can't be read."""
     from fer_lib import load
     from fer_lib.errors import DataError
     from fer_lib.faces.decode import decode
@@ -88,25 +88,25 @@ def _prior(text: str) -> list[float] | None:
 
 
 def list_pictures(paths: list[Path], recursive: bool) -> list[tuple[Path, str | None]]:
-    """(picture, None) for each picture named or found, in order; (path, reason) for what can't be used."""
+    """(image, None) for each image named or found, in order; (path, reason) for what can't be used."""
     found: list[tuple[Path, str | None]] = []
     for path in paths:
         if path.is_dir():
             inside = sorted(path.rglob("*") if recursive else path.iterdir())
             pictures = [(p, None) for p in inside if p.suffix.lower() in PICTURES and p.is_file()]
             hint = "" if recursive else " (--recursive also looks into its folders)"
-            found += pictures or [(path, f"{path}: no picture in this folder{hint}")]
+            found += pictures or [(path, f"{path}: no image in this folder{hint}")]
         else:
             found.append((path, None if path.is_file() else f"{path}: there is no such file; check the path"))
     return found
 
 
 def write_csv(file: Path, results: list[dict[str, Any]]) -> None:
-    """One row a face; a picture without a face, or that failed, has one row with ``error`` or an empty label.
+    """One row per face; an image without a face, or that failed, has one row with ``error`` or an empty label.
 
     DataError when the file can't be written.
     """
-    from fer_lib.datasets.interchange import neutral
+    from fer_lib.datasets.interchange import escape_formula
     from fer_lib.emotions import EMOTIONS
     from fer_lib.storage.atomic import explained
 
@@ -118,7 +118,7 @@ def write_csv(file: Path, results: list[dict[str, Any]]) -> None:
         probs = [f"prob_{e}" for e in EMOTIONS]
         writer.writerow(["path", "face", "label", "confidence", *probs, *box, "score", "error"])
         for result in results:
-            path, error = neutral(result["path"]), neutral(result["error"] or "")
+            path, error = escape_formula(result["path"]), escape_formula(result["error"] or "")
             for i, face in enumerate(result["faces"]):
                 values = [face["probs"][e] for e in EMOTIONS]
                 score = "" if face["score"] is None else face["score"]
@@ -128,14 +128,14 @@ def write_csv(file: Path, results: list[dict[str, Any]]) -> None:
 
 
 def _draw(image, faces, folder: Path, path: Path, number: int) -> None:
-    """The picture with its faces, as a PNG of its name in ``folder``.  DataError when it can't be written."""
+    """The image with its faces, as a PNG of its name in ``folder``.  DataError when it can't be written."""
     from PIL import Image
 
     from fer_lib.deploy.predict import annotate
     from fer_lib.storage.atomic import explained
 
     target = folder / f"{path.stem}.png"
-    if target.exists():  # two folders may hold pictures of one name; an older result is not overwritten either
+    if target.exists():  # two folders may hold images of one name; an older result is not overwritten either
         target = folder / f"{path.stem}-{number}.png"
     with explained(target):
         Image.fromarray(annotate(image, faces)).save(target)
@@ -167,4 +167,4 @@ def _show(results: list[dict[str, Any]], uri: str, whole: bool) -> None:
     if read:
         console.print(table)
     if not whole and any(not r["faces"] for r in read):
-        console.print("Where a picture is a cropped face already, use --whole.")
+        console.print("Where an image is a cropped face already, use --whole.")

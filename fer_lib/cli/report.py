@@ -1,4 +1,4 @@
-"""``fer report``: a finished run as a file, a page, pictures, and the model that the package ships."""
+"""``fer report``: export a finished run, render its page and the README images, install the packaged model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def render(
     results: RESULTS,
     readme: Annotated[bool, typer.Option("--readme", help="also fill the README's results; real faces only")] = False,
 ) -> None:
-    """Write the page and pictures of an exported run."""
+    """Write the page and images of an exported run."""
     from fer_lib.report.render import render as write
     from fer_lib.storage.paths import home
 
@@ -42,11 +42,11 @@ def render(
 
 @report.command()
 def pictures(results: RESULTS) -> None:
-    """Draw the README's pictures and show them in it."""
-    from fer_lib.report.figures import readme_pictures
+    """Draw the README's images and show them in it."""
+    from fer_lib.report.figures import readme_images
     from fer_lib.storage.paths import home
 
-    for path in readme_pictures(results, home() / "README.md"):
+    for path in readme_images(results, home() / "README.md"):
         typer.echo(str(path))
 
 

@@ -47,7 +47,7 @@ def _row(run, base, indent: str) -> list[str]:
     from fer_lib.storage import locks
 
     lock, status = run.data.tags.get("fer.lock"), run.info.status
-    if status == "RUNNING" and lock and not locks.lock_is_held(base / lock):
+    if status == "RUNNING" and lock and not locks.is_locked(base / lock):
         status = "dead (fer runs reap)"
     started = datetime.datetime.fromtimestamp(run.info.start_time / 1000)
     ended = run.info.end_time and (run.info.end_time - run.info.start_time) / 60_000

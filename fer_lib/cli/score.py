@@ -42,7 +42,7 @@ def _say(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     from fer_lib.emotions import EMOTIONS
-    from fer_lib.live.score_view import KINDS, MEASURES, pace
+    from fer_lib.live.score_view import KINDS, MEASURES, speed_text
 
     console = Console()
     table = Table(title=f"Protocol-Lite, {result['n_used']:,} of {result['n_expected']:,} labelled frames")
@@ -56,21 +56,19 @@ def _say(result: dict[str, Any]) -> None:
             values = (f"{result[kind]['per_class_f1'][name]:.3f}" for kind in KINDS)
             table.add_row(f"F1 {name} ({n:,})", *values)
     console.print(table)
-    print(pace(result))
+    print(speed_text(result))
 
 
 def _study(session: Path, result: dict[str, Any], folder: Path) -> None:
     from fer_lib.live import plots
     from fer_lib.live import smoothing_grid as grid
-    from fer_lib.live.score_view import study_in_words
+    from fer_lib.live.score_view import grid_text
     from fer_lib.params import SmoothingParams, StudyParams
-    from fer_lib.storage.atomic import explained
 
-    table = grid.study(session, StudyParams())
+    table = grid.score_grid(session, StudyParams())
     current = SmoothingParams(**(result["smoothing"] or {}))
-    here, better = grid.row_of(table, current), grid.suggestion(table, current)
-    with explained(folder):
-        table.to_csv(folder / "study.csv", index=False)
-        title = f"{session.name}: {len(table):,} smoothing settings"
-        plots.trade(table, here, better, title).savefig(folder / "study.png")
-    print(f"study: {study_in_words(table, here, better)}")
+    here, better = grid.find_row(table, current), grid.suggest_setting(table, current)
+    table.to_csv(folder / "study.csv", index=False)
+    title = f"{session.name}: {len(table):,} smoothing settings"
+    plots.tradeoff(table, here, better, title).savefig(folder / "study.png")
+    print(f"study: {grid_text(table, here, better)}")

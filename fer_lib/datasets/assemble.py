@@ -1,4 +1,4 @@
-"""The manifest of a phase: built of imports, joined with other manifests, and narrowed to what was asked for."""
+"""The manifest phase: build from imports, join other manifests, curate."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ def assemble(
     out: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
-    """:func:`build_manifest`; then, where ``params.curate`` asks for anything or ``manifests`` (folders) are to be
-    joined, :func:`curate`.
+    """:func:`build_manifest`; then :func:`curate`, when ``params.curate`` or ``manifests`` (folders to join) are set.
 
-    ``out/manifest.parquet`` is what comes out; where it was curated, ``out/built.parquet`` is what the imports alone
-    gave, which ``manifest_validation.json`` describes, and ``curation_report.json`` and ``removed.csv`` tell the rest.
-    Raises :class:`DataError` as both do; an earlier ``manifest.parquet`` then stays as it was.
+    Writes ``out/manifest.parquet``.  With curation, ``out/built.parquet`` has the rows of the imports, which
+    ``manifest_validation.json`` describes; ``curation_report.json`` and ``removed.csv`` describe the curation.
+    Raises :class:`DataError` as both do; an earlier ``manifest.parquet`` then does not change.
     """
     if not manifests and params.curate == CurateParams():
         built = build_manifest(params, import_dir, out, progress)

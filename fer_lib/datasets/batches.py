@@ -1,7 +1,7 @@
-"""Which rows a training step sees, and their augmented pictures: everything a function of (seed, epoch, sample).
+"""The rows of each training step and their augmented images, as a function of (seed, epoch, sample).
 
-Nothing here keeps a position: a step's rows are computed from its number, so a resumed run goes on exactly where the
-unbroken one would be, and identical batches come out whatever prepares them.
+A step's rows are computed from its number, without a stored position.  So a resumed run has the batches of an
+uninterrupted one, and any number of workers gives identical batches.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from fer_lib.errors import DataError
 from fer_lib.faces.augment import augment
 from fer_lib.params import AugmentParams
 
-_AHEAD = 3  # batches that wait ready or are being made, beside one for each worker
+_AHEAD = 3  # batches in preparation besides one per worker
 
 
 class _Words(ISeedSequence):
-    """Philox's key as it is.  ``Philox(key=...)`` gives the same stream, but first asks the system for a seed: 4 us."""
+    """Philox's key.  ``Philox(key=...)`` gives the same stream, but first reads a seed from the system: 4 us."""
 
     def __init__(self, words: np.ndarray):
         self.words = words
@@ -38,7 +38,7 @@ class _Words(ISeedSequence):
 
 
 def keyed_rng(*key: int | str) -> np.random.Generator:
-    """A counter-based generator (Philox) of its own for every key."""
+    """A counter-based generator (Philox) with a separate stream for every key."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(_Words(np.frombuffer(digest, np.uint64))))
 
@@ -50,10 +50,11 @@ def _permutation(n: int, *key: int | str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Row numbers of each step.  ``balanced``: equal shares of every class in each batch (SPEC 5).
+    """Row numbers of each step.  ``balanced``: equal shares of every class in each batch.
 
-    Each class is walked by a permutation that continues over epochs, so that every row is seen within
-    ceil(7 max n_c / N) epochs; batch_size modulo 7 is passed round the classes.
+    Each class has permutations that continue over epochs, so every row is drawn within ceil(7 max n_c / N) epochs; the
+    remainder of batch_size modulo 7 rotates over the classes.  Raises DataError without rows, and for balanced batches
+    without rows of a class.
     """
 
     labels: np.ndarray
@@ -75,7 +76,7 @@ class Sampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Balanced: rounded up, or the classes' walks would fall short of N rows an epoch.  Otherwise whole batches."""
+        """Balanced: rounded up, for at least N rows per epoch.  Otherwise whole batches only."""
         whole, rest = divmod(len(self.labels), self.batch_size)
         return max(1, whole + (self.balanced and rest > 0))
 
@@ -85,23 +86,23 @@ class Sampler:
         return [np.flatnonzero(self.labels == c) for c in range(NUM_CLASSES)]
 
     def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """(row numbers int64 [B], how many full walks came before each, int64 [B]) of global step ``step``."""
+        """(row numbers int64 [B], number of earlier full permutations int64 [B]) of global step ``step``."""
         if not self.balanced:
             epoch, index = divmod(step, self.steps_per_epoch)
             order = _permutation(len(self.labels), self.seed, "order", epoch)
             rows = order[index * self.batch_size : (index + 1) * self.batch_size]
             return rows, np.full(len(rows), epoch)
-        picked, walks = [], []
+        rows, walks = [], []
         for c in range(NUM_CLASSES):
             members = self._members[c]
-            for position in range(self._drawn(c, step), self._drawn(c, step + 1)):
+            for position in range(self._draws(c, step), self._draws(c, step + 1)):
                 walk, offset = divmod(position, len(members))
-                picked.append(members[_permutation(len(members), self.seed, "class", c, walk)[offset]])
+                rows.append(members[_permutation(len(members), self.seed, "class", c, walk)[offset]])
                 walks.append(walk)
-        return np.asarray(picked), np.asarray(walks)
+        return np.asarray(rows), np.asarray(walks)
 
-    def _drawn(self, c: int, steps: int) -> int:
-        """How many rows of class ``c`` the first ``steps`` batches took."""
+    def _draws(self, c: int, steps: int) -> int:
+        """Number of rows of class ``c`` in the first ``steps`` batches."""
         base, extra = divmod(self.batch_size, NUM_CLASSES)
         return base * steps + (extra * steps + NUM_CLASSES - 1 - c) // NUM_CLASSES
 
@@ -115,7 +116,7 @@ class Batch:
     rows: np.ndarray  # int64 [B], positions in the pack
     images: np.ndarray  # float32 [B, 3, S, S], normalised, channels last in memory
     labels: np.ndarray  # int64 [B]
-    step_rows: np.ndarray  # int64, the rows of the whole step, of which these may be one process' share
+    step_rows: np.ndarray  # int64, the rows of the whole step; ``rows`` may be one process' share
 
 
 def train_batches(
@@ -130,10 +131,9 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Augmented batches of global steps ``first_step`` to ``last_step`` (exclusive), made ahead by ``workers`` threads.
 
-    Threads, because nearly all of the work lies in OpenCV and NumPy, which let other threads run.  0 workers: each
-    batch is made in the caller's thread when it is asked for.  The batches are the same for any number.
-    ``share`` (r, n): only every n-th row from the r-th on, for one of n processes.  ``empty(shape)``: float32 memory
-    for the pictures of a batch (pinned, where a GPU reads them).
+    Threads suffice because OpenCV and NumPy release the GIL.  With 0 workers the caller's thread makes each batch.
+    ``share`` (r, n): every n-th row from the r-th on, for one of n processes.  ``empty(shape)``: float32 memory
+    for a batch (pinned for a GPU).
     """
     keys = [int(s[:15], 16) for s in pack.manifest.sample_ids]
     contract, size = pack.contract, pack.contract.image_size
@@ -144,7 +144,7 @@ def train_batches(
         images = empty((len(rows), size, size, 3))
         for image, row, walk in zip(images, rows.tolist(), walks.tolist(), strict=True):
             rng = keyed_rng(sampler.seed, "augment", walk, keys[row])
-            contract.channels_last(augment(pack.faces.thin(row), rng, size, augmentation), image)
+            contract.channels_last(augment(pack.faces.compact(row), rng, size, augmentation), image)
         return Batch(rows, images.transpose(0, 3, 1, 2), sampler.labels[rows], step_rows)
 
     yield from _ahead(make, range(first_step, last_step), workers)
@@ -153,7 +153,7 @@ def train_batches(
 def eval_batches(
     pack: FacePack, batch_size: int, flip: bool = False, workers: int = 1
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(row numbers, float32 [B, 3, S, S]) of the centre view of every row in order; ``flip`` mirrors it sideways."""
+    """(row numbers, float32 [B, 3, S, S]) of each row's centre crop, in order; ``flip`` mirrors it."""
     contract = pack.contract
 
     def make(start: int) -> tuple[np.ndarray, np.ndarray]:
@@ -165,10 +165,10 @@ def eval_batches(
 
 
 def _ahead(make: Callable[[int], Any], jobs: Iterable[int], workers: int) -> Iterator[Any]:
-    """``make(job)`` for each job in order, a few made ahead in threads; an error in one is raised here, in its turn."""
-    cv2.setNumThreads(1)  # OpenCV's own pool fights with torch's and with these threads
+    """``make(job)`` for each job in order, some ahead in threads; an error is raised when its job is due."""
+    cv2.setNumThreads(1)  # OpenCV's thread pool competes with torch's and with these threads
     if workers == 0:
-        for job in jobs:  # not map(), which would take a StopIteration in make for the end
+        for job in jobs:  # map() would end at a StopIteration in make
             yield make(job)
         return
     jobs, waiting = iter(jobs), deque()

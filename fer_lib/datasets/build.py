@@ -1,4 +1,4 @@
-"""From imported datasets to one verified manifest, and its counts."""
+"""Build a verified manifest from imported datasets, and count its rows."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
 from fer_lib.params import ManifestParams
-from fer_lib.storage.atomic import explained, fresh_file, json_text
+from fer_lib.storage.atomic import fresh_file, json_text
 
 SHOWN = 10
-_CHUNK = 512  # pictures a thread takes at a time
+_CHUNK = 512  # images per task of a thread
 
 
 def build_manifest(
@@ -31,69 +31,66 @@ def build_manifest(
     progress: Callable[[int, int], None] | None = None,
     name: str = "manifest.parquet",
 ) -> Manifest:
-    """Join the imports under ``import_dir``, check every picture, assign val and its roles, write it all to ``out``.
+    """Join the imports under ``import_dir``, check every image, assign val and its roles.
 
-    Writes ``out/<name>`` and ``out/manifest_validation.json``.  ``progress(done, total)`` counts pictures.
-    Missing or undecodable pictures beyond ``params.tolerance`` raise :class:`DataError` with the first ten, and nothing
-    is written; tolerated ones are left out and counted.
+    Writes ``out/<name>`` and ``out/manifest_validation.json``.  ``progress(done, total)`` counts images.  Tolerated
+    missing or undecodable images are left out and counted.  Raises :class:`DataError` with the first ten when there are
+    more than ``params.tolerance``; nothing is written then.
     """
     import_dir, out = Path(import_dir).absolute(), Path(out).absolute()
     imported = read_imports(import_dir)
     selected = select_sources(imported, params.include_sources, params.exclude_sources, import_dir)
-    frame = capped(selected, params.max_per_class)
-    with explained(out):
-        out.mkdir(parents=True, exist_ok=True)
-    checked = check_pictures(frame, import_dir, progress, decoding=params.check == "pictures")
-    failed = checked["problem"] != ""
-    if failed.sum() > params.tolerance:
-        raise DataError(_too_many(checked[failed], params.tolerance))
-    kept = frame[~failed.to_numpy()].reset_index(drop=True)
-    if kept.empty:
+    frame = cap_rows(selected, params.max_per_class)
+    out.mkdir(parents=True, exist_ok=True)
+    checked = check_images(frame, import_dir, progress, decoding=params.check == "pictures")
+    problems = checked["problem"][checked["problem"] != ""]
+    if len(problems) > params.tolerance:
+        raise DataError(_too_many(problems, params.tolerance))
+    usable = frame.drop(index=frame.index[problems.index]).reset_index(drop=True)
+    if usable.empty:
         raise DataError(f"none of the {len(frame)} rows under {import_dir} can be used; import the datasets again")
-    about = {
-        "rows_capped": len(selected) - len(frame),
-        "bad_labels": bad_labels(import_dir, sorted(set(selected["source"]))),
-        "kept_out_of_val": len(
-            excluded_from_val(kept)
-        ),  # contents that could not be chosen: they are trained or tested on
+    excluded = excluded_from_val(usable)
+    usable = assign_val(usable, params.val_fraction, params.seed)
+    usable = assign_val_roles(usable, params.val_roles, params.seed)
+    reports = _import_reports(import_dir, sorted(set(selected["source"])))
+    meta = {
+        "root": import_dir.as_posix(),
+        "tolerance": params.tolerance,
+        "created": params.model_dump(mode="json", exclude={"output_dir", "imports", "smoke", "manifests", "curate"}),
+        "drawn": {s: reports[s]["drawn"] for s in sorted(set(usable["source"])) if "drawn" in reports.get(s, {})},
+        "bad_labels": _bad_labels(reports) if len(reports) == selected["source"].nunique() else None,
     }
-    kept = assign_val(kept, params.val_fraction, params.seed)
-    kept = assign_val_roles(kept, params.val_roles, params.seed)
-    created = params.model_dump(mode="json", exclude={"output_dir", "imports", "smoke", "manifests", "curate"})
-    meta = {"root": import_dir.as_posix(), "tolerance": params.tolerance, "created": created}
-    meta["drawn"] = drawn_sources(import_dir, sorted(set(kept["source"])))
-    manifest = Manifest(kept, meta | {"bad_labels": about["bad_labels"]})
-    # both files are written before either takes its place, so that neither is ever seen without the other
+    manifest = Manifest(usable, meta)
+    report = {
+        "manifest": name,
+        "root": str(import_dir),
+        "manifest_sha256": manifest.sha256,
+        **check_report(frame, checked, decoded=params.check == "pictures"),
+        "left_out": problems.head(SHOWN).tolist(),
+        **row_report(usable, by_val_role={role: int((usable["val_role"] == role).sum()) for role in VAL_ROLES}),
+        "rows_capped": len(selected) - len(frame),
+        "bad_labels": meta["bad_labels"],
+        "kept_out_of_val": len(excluded),
+    }
+    # both files are written before either is renamed, so neither is ever there without the other
     with fresh_file(out / "manifest_validation.json") as work:
-        report = {"manifest": name, **_validation(manifest, frame, checked, params, import_dir), **about}
         work.write_text(json_text(report), encoding="utf-8")
         return manifest.write(out / name)
 
 
-def bad_labels(import_dir: Path, sources: Sequence[str]) -> int | None:
-    """How many records these imports left out because their label is no class of the source (a tolerated error).
-
-    None, for unknown, when one of them left no report of its own.
-    """
-    files = [import_dir / source / REPORT for source in sources]
-    if not all(file.is_file() for file in files):
-        return None
-    reports = (json.loads(file.read_text(encoding="utf-8")) for file in files)
-    return sum(report["bad_records"].get("label out of range", 0) for report in reports)
-
-
-def drawn_sources(import_dir: Path, sources: Sequence[str]) -> dict[str, bool]:
-    """Source -> whether its faces are drawn (``root: embedded``); without those whose import did not record it."""
+def _import_reports(import_dir: Path, sources: Sequence[str]) -> dict[str, dict]:
+    """The report of each source's import, where there is one."""
     files = {source: import_dir / source / REPORT for source in sources}
-    reports = {s: json.loads(file.read_text(encoding="utf-8")) for s, file in files.items() if file.is_file()}
-    return {source: report["drawn"] for source, report in reports.items() if "drawn" in report}
+    return {s: json.loads(file.read_text(encoding="utf-8")) for s, file in files.items() if file.is_file()}
 
 
-def capped(frame: pd.DataFrame, most: int) -> pd.DataFrame:
-    """At most ``most`` rows of each class in each split of each source, by sample id (a hash), so always the same ones.
+def _bad_labels(reports: dict[str, dict]) -> int:
+    """Records that the imports left out because their label is not a class of the source."""
+    return sum(report["bad_records"].get("label out of range", 0) for report in reports.values())
 
-    0 keeps every row.
-    """
+
+def cap_rows(frame: pd.DataFrame, most: int) -> pd.DataFrame:
+    """At most ``most`` rows per source, split and class, the first by sample id (a hash); 0 keeps every row."""
     if most == 0:
         return frame
     frame = frame.reset_index(drop=True)
@@ -101,24 +98,23 @@ def capped(frame: pd.DataFrame, most: int) -> pd.DataFrame:
     return frame[rank.reindex(frame.index) < most].reset_index(drop=True)
 
 
-def check_pictures(
+def check_images(
     frame: pd.DataFrame, root: Path, progress: Callable[[int, int], None] | None = None, decoding: bool = True
 ) -> pd.DataFrame:
-    """Decode every picture once, threads sharing the work; without ``decoding`` only see that each file is there.
+    """Decode every image once, in threads; without ``decoding`` check only that each file exists.
 
-    Returns one line a row of ``frame``: ``problem`` ("" or what is wrong), and as bools ``missing``, ``outside`` (its
-    box leaves the photo on a side) and ``beyond`` (its box has no pixel of the photo); these two are False where
-    nothing was decoded.
+    Returns one line per row of ``frame``: ``problem`` (text, "" for none) and the bools ``missing``, ``outside`` (the
+    box extends beyond the photo) and ``beyond`` (the box has no pixel of it).  The last two are False without decoding.
     """
     places, paths = pd.factorize(frame["image_path"], sort=True)
     parts = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
-    looked: list[tuple[str, bool, int, int]] = []
+    results: list[tuple[str, bool, int, int]] = []
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for seen in pool.map(lambda part: [_look(f"{root}/{path}", decoding) for path in part], parts):
-            looked += seen
+        for part in pool.map(lambda part: [_check_image(f"{root}/{path}", decoding) for path in part], parts):
+            results += part
             if progress is not None:
-                progress(len(looked), len(paths))
-    problem, missing, height, width = (np.array(column)[places] for column in zip(*looked, strict=True))
+                progress(len(results), len(paths))
+    problem, missing, height, width = (np.array(column)[places] for column in zip(*results, strict=True))
     outside, beyond = np.zeros(len(frame), bool), np.zeros(len(frame), bool)
     if decoding and all(side in frame for side in BOX):
         top, left, bottom, right = (frame[side].to_numpy(np.float64) for side in BOX)
@@ -127,8 +123,8 @@ def check_pictures(
     return pd.DataFrame({"problem": problem, "missing": missing, "outside": outside, "beyond": beyond})
 
 
-def _look(path: str, decoding: bool) -> tuple[str, bool, int, int]:
-    """(what is wrong or "", whether the file is missing, height, width); sizes are 0 where nothing was decoded."""
+def _check_image(path: str, decoding: bool) -> tuple[str, bool, int, int]:
+    """(problem or "", whether the file is missing, height, width); sizes are 0 without decoding."""
     if not os.path.isfile(path):
         return f"missing: {path}", True, 0, 0
     if not decoding:
@@ -140,46 +136,43 @@ def _look(path: str, decoding: bool) -> tuple[str, bool, int, int]:
     return "", False, height, width
 
 
-def _too_many(failed: pd.DataFrame, tolerance: int) -> str:
-    shown = "".join(f"\n  row {row}: {problem}" for row, problem in failed["problem"].head(SHOWN).items())
-    more = f"\n  and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
+def _too_many(problems: pd.Series, tolerance: int) -> str:
+    shown = "".join(f"\n  row {row}: {problem}" for row, problem in problems.head(SHOWN).items())
+    more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
     return (
-        f"{len(failed)} rows have a missing or undecodable picture, tolerance {tolerance}:{shown}{more}\n"
+        f"{len(problems)} rows have a missing or undecodable image, tolerance {tolerance}:{shown}{more}\n"
         "repair or remove the raw files and import again, or set tolerance (it becomes part of every metric's id)"
     )
 
 
-def _validation(
-    manifest: Manifest, frame: pd.DataFrame, checked: pd.DataFrame, params: ManifestParams, import_dir: Path
-) -> dict:
-    failed, missing = checked["problem"] != "", checked["missing"]
-    paths = frame["image_path"].reset_index(drop=True)
-    attempted = paths[~missing].nunique() if params.check == "pictures" else 0
+def check_report(frame: pd.DataFrame, checked: pd.DataFrame, decoded: bool = True) -> dict:
+    """The counts of a report about ``checked``, the result of :func:`check_images` for ``frame``."""
+    failed, missing, paths = checked["problem"] != "", checked["missing"], frame["image_path"].reset_index(drop=True)
+    attempted = paths[~missing].nunique() if decoded else 0
     undecodable = paths[failed & ~missing].nunique()
-    kept = manifest.frame
     return {
-        "root": str(import_dir),
-        "manifest_sha256": manifest.sha256,
         "rows_total": len(frame),
-        "rows_valid": len(kept),
+        "rows_valid": int((~failed).sum()),
         "missing_paths": int(missing.sum()),
-        "decode": {"attempted": int(attempted), "ok": int(attempted - undecodable), "fail": int(undecodable)},
-        "left_out": checked["problem"][failed].head(SHOWN).tolist(),
-        "boxes_outside": int(checked["outside"].sum()) if params.check == "pictures" else None,
-        "duplicates": duplicates(kept),
-        "counts": {
-            "by_source": {s: int(n) for s, n in kept["source"].value_counts().sort_index().items()},
-            "by_source_split_label": nested_counts(kept),
-            "by_val_role": {role: int((kept["val_role"] == role).sum()) for role in VAL_ROLES},
-        },
+        "decode": {"attempted": attempted, "ok": attempted - undecodable, "fail": undecodable},
+        "boxes_outside": int(checked["outside"].sum()) if decoded else None,
+    }
+
+
+def row_report(frame: pd.DataFrame, **counts: dict) -> dict:
+    """The part of a report that every manifest has: duplicates, counts of rows (and ``counts``), class names."""
+    by_source = {source: int(n) for source, n in frame["source"].value_counts().sort_index().items()}
+    return {
+        "duplicates": duplicates(frame),
+        "counts": {"by_source": by_source, "by_source_split_label": nested_counts(frame), **counts},
         "canonical": list(EMOTIONS),
     }
 
 
 def duplicates(frame: pd.DataFrame) -> dict:
-    """Groups of rows with one content: ``exact`` all, ``across_splits``, ``across_sources``, ``conflicting_labels``.
+    """Groups of rows with equal content: ``exact`` all, ``across_splits``, ``across_sources``, ``conflicting_labels``.
 
-    ``contents`` is the number of different pictures; ``near`` is null because near-duplicates are the audit's work.
+    ``contents`` is the number of different contents; ``near`` is null because the audit finds near-duplicates.
     """
     groups = frame.groupby("content_id").agg(
         size=("label", "size"), labels=("label", "nunique"), splits=("split", "nunique"), sources=("source", "nunique")
@@ -195,7 +188,7 @@ def duplicates(frame: pd.DataFrame) -> dict:
 
 
 def nested_counts(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, int]]]:
-    """Rows by source, split and class name (classes that are absent count 0)."""
+    """Rows by source, split and class name; an absent class counts 0."""
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for (source, split), rows in frame.groupby(["source", "split"], sort=True):
         labels = np.bincount(rows["label"], minlength=len(EMOTIONS))
@@ -203,18 +196,18 @@ def nested_counts(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, int]]]:
     return counts
 
 
-def twins(manifest: Manifest, split: str = "test", other: str = "train") -> set[str]:
-    """Sample ids of ``split`` whose very content also stands in ``other``: the leak to leave out."""
+def leaked_ids(manifest: Manifest, split: str = "test", other: str = "train") -> set[str]:
+    """Sample ids of the rows of ``split`` whose content is also in ``other``: exact duplicates that leak."""
     for name in (split, other):
         if name not in SPLITS:
             raise DataError(f"unknown split {name!r}: use {', '.join(SPLITS)}")
     frame = manifest.frame
-    seen = frame.loc[frame["split"] == other, "content_id"]
-    return set(frame.loc[(frame["split"] == split) & frame["content_id"].isin(seen), "sample_id"])
+    contents = frame.loc[frame["split"] == other, "content_id"]
+    return set(frame.loc[(frame["split"] == split) & frame["content_id"].isin(contents), "sample_id"])
 
 
 def summary(manifest: Manifest) -> pd.DataFrame:
-    """Counts to look at: a line a source and split, a column a class, and the total."""
+    """Row counts: one line per source and split, one column per class, and the total."""
     lines = [
         {"source": source, "split": split, **counts[split], "total": sum(counts[split].values())}
         for source, counts in nested_counts(manifest.frame).items()

@@ -1,4 +1,4 @@
-"""How many rows there are: one figure by source, split and label."""
+"""Bar charts of row counts by source, split and label."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ _GREY = "#6b6b6b"
 
 
 def count_charts(frame: pd.DataFrame, title: str) -> Figure:
-    """Bars of rows by source (its splits stacked) and, a panel a source, by label with a bar a split.
+    """Rows by source with stacked splits, and one panel per source with rows by label and split.
 
-    ``frame`` has ``source``, ``split`` and ``label`` (class ids), a row a face.  Panels of labels have their own
-    scales, so that a small source can be read beside a large one; with several sources the first one is of all.
-    Raises :class:`DataError` when there are no rows.
+    ``frame``: one row per face, with ``source``, ``split`` and ``label`` (class ids).  The label panels have separate
+    scales; with several sources the first panel shows all.  Raises :class:`DataError` when there are no rows.
     """
     if frame.empty:
         raise DataError(f"{title}: there are no rows to draw")
     counts = frame.groupby(["source", "split", "label"]).size()
     sources = sorted(set(frame["source"]))
-    named = {"all sources": frame} if len(sources) > 1 else {}
-    panels = named | {source: frame[frame["source"] == source] for source in sources}
+    panels = {"all sources": frame} if len(sources) > 1 else {}
+    panels |= {source: frame[frame["source"] == source] for source in sources}
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     top = 0.9 + 0.32 * len(sources)
@@ -35,8 +34,8 @@ def count_charts(frame: pd.DataFrame, title: str) -> Figure:
     head, body = figure.subfigures(2, 1, height_ratios=(top, 3.1 * rows))
     _by_source(head.subplots(), counts, sources)
     grid = body.subplots(rows, columns, squeeze=False).ravel()
-    for axes, (name, own) in zip(grid, panels.items(), strict=False):
-        _by_label(axes, own, name)
+    for axes, (name, part) in zip(grid, panels.items(), strict=False):
+        _by_label(axes, part, name)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     return figure
@@ -50,7 +49,7 @@ def _by_source(axes, counts: pd.Series, sources: list[str]) -> None:
         if rows.any():
             bars = axes.barh(sources, rows, left=start, color=COLOURS[split], label=f"{split} ({rows.sum():,})")
             wide = rows > 0.06 * counts.groupby("source").sum().max()
-            texts = [f"{n:,}" if shown else "" for n, shown in zip(rows, wide, strict=True)]
+            texts = [f"{n:,}" if fits else "" for n, fits in zip(rows, wide, strict=True)]
             axes.bar_label(bars, labels=texts, label_type="center", fontsize=8, color="white")
             start += rows
     axes.bar_label(axes.containers[-1], labels=[f"{int(n):,}" for n in start], fontsize=8, padding=3)
@@ -59,7 +58,7 @@ def _by_source(axes, counts: pd.Series, sources: list[str]) -> None:
     axes.set_title("rows by source and split", fontsize=10, color=_GREY, loc="left")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
-    _bare(axes)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _by_label(axes, frame: pd.DataFrame, name: str) -> None:
@@ -74,8 +73,4 @@ def _by_label(axes, frame: pd.DataFrame, name: str) -> None:
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.margins(x=0.02, y=0.2)
     axes.set_title(f"{name}: rows by label (n = {len(frame):,})", fontsize=10, color=_GREY, loc="left")
-    _bare(axes)
-
-
-def _bare(axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,6 +1,6 @@
-"""Curated manifests: several joined into one, and the named selections of SPEC 3 out of it, every removed row counted.
+"""Curated manifests: join several manifests, apply the named selections and filters, and count every removed row.
 
-What is done is a function of the rows alone: neither the order of the manifests nor that of their rows matters.
+The result depends on the rows alone, not on the order of manifests or rows.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fer_lib.datasets.build import duplicates, nested_counts
-from fer_lib.datasets.interchange import neutral
+from fer_lib.datasets.build import nested_counts, row_report
+from fer_lib.datasets.interchange import escape_formula
 from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
-from fer_lib.datasets.near_duplicates import joined_groups, twins_of, united_twins
+from fer_lib.datasets.near_duplicates import join_groups, twins_of, unite_twins
 from fer_lib.datasets.quality import measure
-from fer_lib.datasets.training_data import joined_drawn
-from fer_lib.emotions import EMOTIONS
+from fer_lib.datasets.training_data import join_drawn
 from fer_lib.errors import DataError
 from fer_lib.params.curate import CurateParams
-from fer_lib.storage.atomic import explained, fresh_file, json_text
+from fer_lib.storage.atomic import fresh_file, json_text
 
 Progress = Callable[[int, int], None]
 CURATED_FILES = ("curation_report.json", "removed.csv")  # beside the manifest
@@ -32,7 +31,7 @@ SURVIVOR = "the test row before the val row before the train row; then the selec
 
 @dataclass(frozen=True)
 class Curated:
-    """A curated manifest, its report, and a line for each removed row with the step that took it."""
+    """A curated manifest, its report, and one line per removed row with the step that removed it."""
 
     manifest: Manifest
     report: dict
@@ -43,102 +42,98 @@ def curate(
     manifests: Sequence[Manifest], params: CurateParams, out: Path, progress: Progress | None = None
 ) -> Manifest:
     """:func:`choose`, written to ``out``: ``manifest.parquet``, ``curation_report.json``, ``removed.csv``."""
-    chosen, out = choose(manifests, params, progress), Path(out).absolute()
-    with explained(out):
-        out.mkdir(parents=True, exist_ok=True)
-    # all are written before any takes its place, so that none is ever seen without the others
+    curated, out = choose(manifests, params, progress), Path(out).absolute()
+    # all files are written before any is renamed, so none is ever there without the others
     with fresh_file(out / CURATED_FILES[0]) as report, fresh_file(out / CURATED_FILES[1]) as removed:
-        report.write_text(json_text(chosen.report), encoding="utf-8")
-        chosen.removed.to_csv(removed, index=False)
-        return chosen.manifest.write(out / "manifest.parquet")
+        report.write_text(json_text(curated.report), encoding="utf-8")
+        curated.removed.to_csv(removed, index=False)
+        return curated.manifest.write(out / "manifest.parquet")
 
 
 def choose(manifests: Sequence[Manifest], params: CurateParams, progress: Progress | None = None) -> Curated:
     """Join, select, filter, de-duplicate, cap.
 
-    Each step's removed rows stand in the report by source, split and label.  ``progress(done, total)`` counts pictures
+    The report counts each step's removed rows by source, split and label.  ``progress(done, total)`` counts images
     where they are measured.  Raises :class:`DataError` when a source of the selection is absent (unless allowed), when
-    a step leaves nothing, and when manifests contradict each other.
+    a step leaves no row, and when manifests contradict each other.
     """
     joined, about = merge(manifests)
-    kept = _Kept(joined.frame)
-    absent = _select(kept, params)
-    _filter(kept, params, joined, progress)
+    steps = _Steps(joined.frame)
+    absent = _select(steps, params)
+    _filter(steps, params, joined, progress)
     if params.deduplicate or params.selected.deduplicate:
-        kept.keep("de-duplicated by content", _survivors(kept.frame, params), survivor=SURVIVOR)
-    _cap(kept, params)
+        steps.keep("de-duplicated by content", _survivors(steps.frame, params), survivor=SURVIVOR)
+    _cap(steps, params)
     inputs = {m.sha256: len(m) for m in manifests}
     created = params.model_dump(mode="json") | {"inputs": sorted(inputs)}
-    twins = twins_of(joined.meta["twins"], kept.frame["sample_id"])
-    manifest = Manifest(kept.frame.reset_index(drop=True), {**joined.meta, "twins": twins, "created": created})
+    twins = twins_of(joined.meta["twins"], steps.frame["sample_id"])
+    manifest = Manifest(steps.frame.reset_index(drop=True), {**joined.meta, "twins": twins, "created": created})
     report = {
         "selection": params.selection,
         "params": params.model_dump(mode="json"),
         "inputs": [{"manifest_sha256": sha256, "rows": n} for sha256, n in sorted(inputs.items())],
         **about,
         "sources_absent": absent,
-        "steps": kept.steps,
+        "steps": steps.entries,
         "rows_total": len(joined),
         "rows_kept": len(manifest),
         "manifest": "manifest.parquet",
         "manifest_sha256": manifest.sha256,
-        "duplicates": duplicates(manifest.frame),
-        "counts": {
-            "by_source": {s: int(n) for s, n in manifest.frame["source"].value_counts().sort_index().items()},
-            "by_source_split_label": nested_counts(manifest.frame),
-        },
-        "canonical": list(EMOTIONS),
+        **row_report(manifest.frame),
     }
-    return Curated(manifest, report, kept.removed())
+    return Curated(manifest, report, steps.removed())
 
 
 def merge(manifests: Sequence[Manifest]) -> tuple[Manifest, dict]:
-    """The rows of all manifests in one, paths relative to their common root, and what that took.
+    """The rows of all manifests in one, paths relative to their common root, and a report of the merge.
 
-    A row that stands in several of them (the same sample id) is kept once.  What one knows of it and another does not
-    (soft label, confidence, subject, ...) is taken from the one that knows; :class:`DataError` when they disagree on
-    any value.  Only of these there may be two: its path (the first in the alphabet is taken) and its val role, where a
-    content whose val rows have different roles gets the first of these in VAL_ROLES for all.  Both are counted.  The
-    twins that any of them remembers are united, and so are groups that a row of several manifests links.
+    A row of several manifests (the same sample id) is kept once; a value that one manifest lacks (soft label,
+    confidence, subject, ...) is taken from another.  Raises :class:`DataError` when they disagree on a value.  Two
+    values may differ: the path (the first in alphabetical order is used) and the val role (the val rows of a content
+    all get their first role in VAL_ROLES).  The report counts both.  Twins are united, and groups that share a row.
     """
     if not manifests:
         raise DataError("no manifest to curate: name at least one")
     root = _common_root([m.root for m in manifests])
-    parts = [_moved(m, root) for m in manifests]
+    parts = [_relocated(m, root) for m in manifests]
     columns = list(dict.fromkeys(name for part in parts for name in part))
     frame = pd.concat([part.reindex(columns=columns) for part in parts], ignore_index=True)
     frame = frame.sort_values(["source", "record", "sample_id", "image_path"], kind="stable", ignore_index=True)
-    frame["val_role"], unified = _one_role_a_content(frame)
+    frame["val_role"], unified = _unify_val_roles(frame)
     if "group" in frame:
-        frame["group"] = joined_groups(frame["sample_id"], frame["group"])
-    frame, about = _one_line_a_row(frame)
-    tolerance = sum(int(m.meta.get("tolerance", 0)) for m in manifests)
-    meta = {"root": root.as_posix(), "tolerance": tolerance, "twins": united_twins(*manifests)}
-    known = [m.meta.get("bad_labels") for m in manifests]
-    meta["bad_labels"] = None if None in known else sum(known)
-    meta["drawn"] = joined_drawn(manifests)
+        frame["group"] = join_groups(frame["sample_id"], frame["group"])
+    frame, about = _merge_rows(frame)
+    bad_labels = [m.meta.get("bad_labels") for m in manifests]
+    meta = {
+        "root": root.as_posix(),
+        "tolerance": sum(int(m.meta.get("tolerance", 0)) for m in manifests),
+        "twins": unite_twins(*manifests),
+        "bad_labels": None if None in bad_labels else sum(bad_labels),
+        "drawn": join_drawn(manifests),
+    }
     return Manifest(frame, meta), {"root": root.as_posix(), **about, "val_roles_unified": unified}
 
 
-def _one_line_a_row(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
-    """Each sample id once, of sorted lines; how many were there more often, were completed, and had several paths."""
+def _merge_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
+    """One row per sample id of a sorted frame, and counts of repeated, completed and relocated rows."""
     again = frame["sample_id"].duplicated(keep=False)
     lines, completed = frame[again], np.zeros(again.sum(), bool)
     frame, ids = frame.copy(), lines["sample_id"]
     for column in [name for name in frame if name not in ("sample_id", "image_path")]:
         known = lines[column].notna()
         values = lines.loc[known, column].map(lambda v: tuple(v) if isinstance(v, list | np.ndarray) else v)
-        several = values.groupby(ids).nunique()
-        if (several > 1).any():
-            row = lines[ids == several.index[several > 1][0]].iloc[0]
+        different = values.groupby(ids).nunique()
+        different = different[different > 1]
+        if len(different):
+            row = lines[ids == different.index[0]].iloc[0]
             raise DataError(
-                f"the manifests disagree on the {column} of {int((several > 1).sum())} rows, for instance record "
+                f"the manifests disagree on the {column} of {len(different)} rows, for instance record "
                 f"{row['record']!r} of {row['source']!r}: build them from one import, or leave that source out of one"
             )
         first = lines.loc[known].drop_duplicates("sample_id").set_index("sample_id")[column]
-        found = ~known & ids.isin(first.index)
-        completed |= found.to_numpy()
-        frame.loc[found.index[found], column] = ids[found].map(first)
+        filled = ~known & ids.isin(first.index)
+        completed |= filled.to_numpy()
+        frame.loc[filled.index[filled], column] = ids[filled].map(first)
     repeated = frame["sample_id"].duplicated()
     about = {
         "rows_in_several": int(repeated.sum()),
@@ -153,19 +148,19 @@ def _common_root(roots: Sequence[Path]) -> Path:
         return Path(os.path.commonpath([root.absolute() for root in roots]))
     except ValueError as error:  # Windows: two drives
         places = ", ".join(sorted(map(str, set(roots))))
-        raise DataError(f"the manifests' pictures lie on different drives ({places}): import them to one") from error
+        raise DataError(f"the manifests' images lie on different drives ({places}): import them to one") from error
 
 
-def _moved(manifest: Manifest, root: Path) -> pd.DataFrame:
-    """The rows with paths relative to ``root``, which lies above the manifest's own."""
-    below = manifest.root.absolute().relative_to(root).as_posix()
-    if below == ".":
+def _relocated(manifest: Manifest, root: Path) -> pd.DataFrame:
+    """The rows with paths relative to ``root``, a parent of the manifest's root."""
+    prefix = manifest.root.absolute().relative_to(root).as_posix()
+    if prefix == ".":
         return manifest.frame
-    return manifest.frame.assign(image_path=f"{below}/" + manifest.frame["image_path"])
+    return manifest.frame.assign(image_path=f"{prefix}/" + manifest.frame["image_path"])
 
 
-def _one_role_a_content(frame: pd.DataFrame) -> tuple[pd.Series, int]:
-    """The val roles, and how many rows got another one than a manifest gave them."""
+def _unify_val_roles(frame: pd.DataFrame) -> tuple[pd.Series, int]:
+    """One val role per content, and the number of rows whose role changes."""
     rank = frame["val_role"].map({role: i for i, role in enumerate(VAL_ROLES)})
     first = rank.groupby(frame["content_id"]).transform("min")
     roles = first[frame["split"] == "val"].map(dict(enumerate(VAL_ROLES))).reindex(frame.index).fillna("")
@@ -173,93 +168,86 @@ def _one_role_a_content(frame: pd.DataFrame) -> tuple[pd.Series, int]:
 
 
 @dataclass
-class _Kept:
-    """The rows that are left, and what each step took away."""
+class _Steps:
+    """The remaining rows, and what each step removed."""
 
     frame: pd.DataFrame
-    steps: list[dict] = field(default_factory=list)
+    entries: list[dict] = field(default_factory=list)
     _removed: list[pd.DataFrame] = field(default_factory=list)
 
     def keep(self, step: str, mask, **about) -> None:
-        """Keep the rows where ``mask`` holds; DataError when none is left."""
+        """Keep the rows where ``mask`` holds; DataError when no row is left."""
         mask = np.asarray(mask, bool)
-        gone = self.frame[~mask]
-        entry = {"step": step, "removed": len(gone), "left": int(mask.sum()), "removed_by": nested_counts(gone)}
-        self.steps.append(entry | about)
-        self._removed.append(gone[["sample_id", "source", "image_path", "label", "split"]].assign(step=step))
+        removed = self.frame[~mask]
+        entry = {"step": step, "removed": len(removed), "left": int(mask.sum()), "removed_by": nested_counts(removed)}
+        self.entries.append(entry | about)
+        self._removed.append(removed[["sample_id", "source", "image_path", "label", "split"]].assign(step=step))
         self.frame = self.frame[mask]
         if self.frame.empty:
-            counts = ", ".join(f"{s['step']}: {s['removed']}" for s in self.steps if s["removed"])
+            counts = ", ".join(f"{s['step']}: {s['removed']}" for s in self.entries if s["removed"])
             raise DataError(f"nothing is left of the manifest; removed by step: {counts}. Ask for less")
 
     def removed(self) -> pd.DataFrame:
-        """Every row that was taken away, with its step; texts that a spreadsheet would run are made harmless."""
+        """Every removed row with its step; texts that a spreadsheet would run are escaped."""
         rows = pd.concat(self._removed, ignore_index=True)
-        return rows.assign(**{name: rows[name].map(neutral) for name in ("source", "image_path")})
+        return rows.assign(**{name: rows[name].map(escape_formula) for name in ("source", "image_path")})
 
 
-def _select(kept: _Kept, params: CurateParams) -> list[str]:
-    """Sources and splits; returns the sources of the selection that are not there."""
-    wanted, held = params.selected.sources, set(kept.frame["source"])
-    absent = [source for source in wanted if source not in held]
+def _select(steps: _Steps, params: CurateParams) -> list[str]:
+    """Select sources and splits; returns the selection's absent sources."""
+    wanted, present = params.selected.sources, set(steps.frame["source"])
+    absent = [source for source in wanted if source not in present]
     if absent and not params.allow_missing:
         raise DataError(
             f"{params.selection} is made of {', '.join(wanted)}; the manifests lack {', '.join(absent)} (they have "
-            f"{', '.join(sorted(held))}): import these, or set allow_missing to go on without them"
+            f"{', '.join(sorted(present))}): import these, or set allow_missing to go on without them"
         )
-    chosen = [source for source in wanted if source in held]
-    if wanted and not chosen:
+    if wanted and len(absent) == len(wanted):
         raise DataError(f"{params.selection}: none of {', '.join(wanted)} is there: import at least one")
-    named = kept.frame["source"].isin(chosen) if wanted else np.ones(len(kept.frame), bool)
-    kept.keep(f"sources of {params.selection}", named)
-    left = select_sources(kept.frame, params.include_sources, params.exclude_sources, params.selection)
-    kept.keep("sources included and excluded", kept.frame.index.isin(left.index))
+    selected = steps.frame["source"].isin(wanted) if wanted else np.ones(len(steps.frame), bool)
+    steps.keep(f"sources of {params.selection}", selected)
+    left = select_sources(steps.frame, params.include_sources, params.exclude_sources, params.selection)
+    steps.keep("sources included and excluded", steps.frame.index.isin(left.index))
     splits = [s for s in params.selected.splits if not params.splits or s in params.splits]
     if not splits:
         raise DataError(
             f"{params.selection} holds only {', '.join(params.selected.splits)}: no such split was asked for"
         )
-    kept.keep(f"splits {', '.join(splits)}", kept.frame["split"].isin(splits))
+    steps.keep(f"splits {', '.join(splits)}", steps.frame["split"].isin(splits))
     return absent
 
 
-def _filter(kept: _Kept, params: CurateParams, joined: Manifest, progress: Progress | None) -> None:
-    """Confidence, box size, blur; rows that have no confidence stay and are counted."""
+def _filter(steps: _Steps, params: CurateParams, joined: Manifest, progress: Progress | None) -> None:
+    """Confidence, box size, blur; rows without a confidence stay and are counted."""
     if params.min_confidence:
-        has = kept.frame.get("confidence", pd.Series(np.nan, index=kept.frame.index)).astype(float)
-        low = has < params.min_confidence
-        kept.keep(f"confidence >= {params.min_confidence:g}", ~low, unmeasured=int(has.isna().sum()))
-    boxed = BOX[0] in kept.frame and kept.frame[BOX[0]].notna().all()
+        confidence = steps.frame.get("confidence", pd.Series(np.nan, index=steps.frame.index)).astype(float)
+        high = ~(confidence < params.min_confidence)
+        steps.keep(f"confidence >= {params.min_confidence:g}", high, unmeasured=int(confidence.isna().sum()))
+    boxed = BOX[0] in steps.frame and steps.frame[BOX[0]].notna().all()
     if params.min_blur or (params.min_box and not boxed):
-        measured = measure(Manifest(kept.frame, joined.meta), progress).set_index(kept.frame.index)
+        measured = measure(Manifest(steps.frame, joined.meta), progress).set_index(steps.frame.index)
         pixels, sharp = measured["box_px"], measured["blur"]
     elif params.min_box:
-        top, left, bottom, right = (kept.frame[side] for side in BOX)
+        top, left, bottom, right = (steps.frame[side] for side in BOX)
         pixels = np.minimum(bottom - top, right - left)
     if params.min_box:
-        kept.keep(f"box >= {params.min_box} px", pixels >= params.min_box)
+        steps.keep(f"box >= {params.min_box} px", pixels >= params.min_box)
     if params.min_blur:
-        kept.keep(f"blur >= {params.min_blur:g}", sharp[kept.frame.index] >= params.min_blur)
+        steps.keep(f"blur >= {params.min_blur:g}", sharp[steps.frame.index] >= params.min_blur)
 
 
 def _survivors(frame: pd.DataFrame, params: CurateParams) -> np.ndarray:
-    """Which rows stay when each content stands once: see SURVIVOR."""
+    """bool [N]: the row of each content that stays, as SURVIVOR says."""
     order = {source: i for i, source in enumerate(params.selected.sources)}
-    ranks = pd.DataFrame(
-        {
-            "split": -frame["split"].map(SPLITS.index),
-            "named": frame["source"].map(lambda source: order.get(source, len(order))),
-            "source": frame["source"],
-            "sample_id": frame["sample_id"],
-            "content_id": frame["content_id"],
-        }
+    ranks = frame.assign(
+        split=-frame["split"].map(SPLITS.index), selected=frame["source"].map(lambda s: order.get(s, len(order)))
     )
-    first = ranks.sort_values(["split", "named", "source", "sample_id"]).drop_duplicates("content_id").index
+    first = ranks.sort_values(["split", "selected", "source", "sample_id"]).drop_duplicates("content_id").index
     return frame.index.isin(first)
 
 
-def _cap(kept: _Kept, params: CurateParams) -> None:
-    """Caps within each of the capped splits, the narrowest group first; which rows stay is by hash of seed and id."""
+def _cap(steps: _Steps, params: CurateParams) -> None:
+    """Cap rows within each of the capped splits, the narrowest group first, by a hash of seed and sample id."""
     caps = (
         (params.max_per_class_and_source, ["source", "label"], "class and source"),
         (params.max_per_class, ["label"], "class"),
@@ -267,8 +255,8 @@ def _cap(kept: _Kept, params: CurateParams) -> None:
     )
     for most, keys, name in caps:
         if most:
-            digests = [hashlib.sha256(f"cap:{params.seed}:{i}".encode()).hexdigest() for i in kept.frame["sample_id"]]
-            ranked = kept.frame.assign(digest=digests).sort_values("digest")
-            rank = ranked.groupby(["split", *keys]).cumcount().reindex(kept.frame.index)
-            mask = (rank < most) | ~kept.frame["split"].isin(params.cap_splits)
-            kept.keep(f"at most {most} of each {name} in {', '.join(params.cap_splits)}", mask)
+            digests = [hashlib.sha256(f"cap:{params.seed}:{i}".encode()).hexdigest() for i in steps.frame["sample_id"]]
+            ranked = steps.frame.assign(digest=digests).sort_values("digest")
+            rank = ranked.groupby(["split", *keys]).cumcount().reindex(steps.frame.index)
+            mask = (rank < most) | ~steps.frame["split"].isin(params.cap_splits)
+            steps.keep(f"at most {most} of each {name} in {', '.join(params.cap_splits)}", mask)

@@ -1,12 +1,11 @@
-"""Faces through the contract once, in the order of a manifest's rows, mapped into memory: uint8, grey in one channel.
+"""Face packs: the faces of a manifest's rows after the face contract, memory-mapped, uint8, in the rows' order.
 
-Three kinds give the same pixels at other prices.  ``faces`` keeps what training reads, R x R.  ``native`` keeps squares
-smaller than R at their own size, before resizing and CLAHE, which are then done at each reading.  ``none`` keeps no
-pixels: one pass finds the rows that can't be used (and the eyes, where faces are aligned), then each reading decodes.
+The three kinds give the same pixels.  ``faces`` stores them as training reads them, R x R.  ``native`` stores squares
+smaller than R at their own size; resizing and CLAHE then run at each reading.  ``none`` stores no pixels: one pass
+finds the unusable rows (and the landmarks, where eyes are aligned), and each reading decodes the image.
 
-A pack is keyed by its kind, the rows, their order, the part of the contract that decides pixels at R and the versions
-of the libraries that decode and resize, so a change of any makes another pack, and backbones that differ in mean and
-std only share one.
+The folder's name hashes the kind, the rows and their order, the contract's fields that decide pixels at R, and the
+versions of the libraries that decode and resize.  Backbones that differ only in mean and std share a pack.
 """
 
 from __future__ import annotations
@@ -27,44 +26,42 @@ import numpy as np
 import PIL
 from filelock import FileLock
 
-from fer_lib.datasets.cropping import Cut, cut_square, cutter
+from fer_lib.datasets.cropping import Crop, crop_function, square_and_eyes
 from fer_lib.datasets.manifest import BOX, Manifest
 from fer_lib.datasets.pack_format import (
-    CHUNK,
     FORMAT,
-    RECORD,
     Chunk,
     PackWriter,
-    bytes_done,
     checksum,
-    read_pack,
+    partial_bytes,
+    partial_folder,
+    read_index,
     stored_reader,
-    unfinished,
 )
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import CONTRACT_VERSION, FaceContract, to_gray, to_rgb
 from fer_lib.faces.yunet import YUNET_SHA256
 from fer_lib.params.base import PackKind
-from fer_lib.storage.atomic import explained
 
 log = logging.getLogger(__name__)
 
-LIBRARIES = {"opencv": cv2.__version__, "pillow": PIL.__version__}  # whose decoding and resizing decide pixels
-_PROBED = 64  # faces made to estimate a pack's size when the most it could take does not fit
+CHUNK = 256  # rows: 51 MB of colour faces at 258 pixels; an interruption loses at most one chunk
+LIBRARIES = {"opencv": cv2.__version__, "pillow": PIL.__version__}  # their decoding and resizing decide pixels
+_PROBED = 64  # faces made to estimate a pack's size when its upper bound does not fit
 
 
 class Faces:
-    """The faces of a pack, read when asked for: indexed like a read-only array uint8 [N, R, R, 3].
+    """The faces of a pack, read on access: indexed like a read-only array uint8 [N, R, R, 3].
 
-    ``thin(i)`` is face i as the loader takes it, uint8 [R, R, C], one channel where it is grey, perhaps read-only.
-    Reading raises DataError for a face that was damaged on the disk or, without stored pixels, can't be decoded.
+    ``thin(i)`` is face i for the loader, uint8 [R, R, C], C = 1 for grey, possibly read-only.  Reading raises DataError
+    for a face that was damaged on the disk, and in a pack without pixels for an image that can't be decoded.
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, n: int, side: int, to_gray: Callable[[int], np.ndarray]):
+    def __init__(self, n: int, side: int, thin: Callable[[int], np.ndarray]):
         self.shape = (n, side, side, 3)
-        self.thin = to_gray
+        self.thin = thin
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -73,10 +70,10 @@ class Faces:
         """One face [R, R, 3] for an integer; [n, R, R, 3] for a slice, numbers or a mask."""
         rows = np.arange(len(self))[index]
         if rows.ndim == 0:
-            return to_rgb(self.thin(int(rows)))
+            return to_rgb(self.compact(int(rows)))
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
         for face, row in zip(out, rows.tolist(), strict=True):
-            face[...] = to_rgb(self.thin(row))
+            face[...] = to_rgb(self.compact(row))
         return out
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -88,10 +85,10 @@ class Faces:
 
 @dataclass(frozen=True)
 class FacePack:
-    """``faces`` uint8 [N, R, R, 3]; row i is row i of ``manifest``, which holds the rows that could be used.
+    """``faces`` uint8 [N, R, R, 3]; row i is row i of ``manifest``, which has the usable rows.
 
-    ``n_expected`` counts the rows asked for; it differs from ``len(manifest)`` only within an explicit tolerance.
-    ``without_points`` counts the faces that ``align: eyes`` left as they are, because no eyes were found in them.
+    ``n_expected``: the requested rows; more than ``len(manifest)`` only within a tolerance.
+    ``without_points``: faces that ``align: eyes`` leaves unaligned because no eyes were found.
     """
 
     faces: Faces
@@ -109,34 +106,32 @@ def open_or_build(
     progress: Callable[[int, int], None] | None = None,
     kind: PackKind = "faces",
 ) -> FacePack:
-    """The pack of ``manifest``'s rows, made when absent; ``progress(done, total)`` counts rows while it is made.
+    """The pack of ``manifest``'s rows, built when absent; ``progress(done, total)`` counts rows during the build.
 
-    An interrupted build goes on from its last whole chunk and ends with the bytes of an unbroken one; pictures that it
-    could not use are tried again.  What a tolerance leaves out of a finished pack is told whenever it is opened.
-    Raises DataError naming the first ten pictures that are missing or undecodable as soon as they are more than
-    ``tolerance``, when the disk has no room for the pack, and when a pack is not what was written; FerError when eyes
-    are to be aligned without YuNet.
+    An interrupted build continues after its last whole chunk, tries unusable images again, and ends with the bytes of
+    an uninterrupted one.  A warning names the rows that a finished pack leaves out.
+    Raises DataError with the first ten missing or undecodable images as soon as there are more than ``tolerance``, when
+    the disk has no room, and for a damaged pack; FerError when eyes are to be aligned without YuNet.
     """
     folder = _pack_folder(manifest, contract, cache_dir, tolerance, kind)
-    if not (folder / RECORD).is_file():
-        with explained(cache_dir):
-            cache_dir.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        cache_dir.mkdir(parents=True, exist_ok=True)
         check_room([manifest], contract, cache_dir, tolerance, kind)
-        with FileLock(cache_dir / f".{folder.name}.lock"):  # two phases that start together pack once
-            if not (folder / RECORD).is_file():
+        with FileLock(cache_dir / f".{folder.name}.lock"):  # of two phases that start together, one builds
+            if not folder.is_dir():
                 _build(manifest, contract, folder, tolerance, progress, kind)
-    chunks = read_pack(folder)
+    chunks = read_index(folder, len(manifest))
     bad = [pair for c in chunks for pair in c.bad]
     if bad:
         log.warning(
-            "%s leaves out %d of %d pictures that could not be used when it was made (%s%s): to try them again, "
+            "%s leaves out %d of %d images that could not be used when it was made (%s%s): to try them again, "
             "delete that folder", folder, len(bad), len(manifest), bad[0][1], ", ..." if len(bad) > 1 else "",
         )  # fmt: skip
     used = Manifest(manifest.frame.drop(index=[i for i, _ in bad]), manifest.meta, manifest.path) if bad else manifest
+    read = _decoder(chunks, used, contract) if kind == "none" else _pack_reader(folder, chunks, contract)
     return FacePack(
-        Faces(len(used), contract.resize, _thin_reader(folder, chunks, used, contract, kind)),
-        used, contract, len(manifest), sum(c.without_points for c in chunks),
-    )  # fmt: skip
+        Faces(len(used), contract.resize, read), used, contract, len(manifest), sum(c.without_points for c in chunks)
+    )
 
 
 def check_room(
@@ -147,45 +142,46 @@ def check_room(
     kind: PackKind,
     later: Sequence[Manifest] = (),
 ) -> None:
-    """DataError when the disk can't hold the packs of ``wanted`` and ``later`` that are not made yet, all together.
+    """DataError when the disk has no room for the missing packs of ``wanted`` and ``later`` together.
 
-    ``later``: rows that will be packed after these; they are counted, but their pictures are not opened.  Only when
-    three channels at R would not fit are some faces of ``wanted`` made, to see what they really take.
+    ``later``: rows that are packed afterwards; their images are not opened.  When three channels at R do not fit, some
+    faces of ``wanted`` are made to estimate the size.
     """
 
     def missing(manifests: Sequence[Manifest]) -> dict[Path, Manifest]:
         folders = {_pack_folder(m, contract, cache_dir, tolerance, kind): m for m in manifests}
-        return {folder: m for folder, m in folders.items() if not (folder / RECORD).is_file()}
+        return {folder: m for folder, m in folders.items() if not folder.is_dir()}
 
     now = missing(wanted)
     if kind == "none" or not now:
         return
     packs, side = now | missing(later), contract.resize
     free = shutil.disk_usage(next(p for p in (cache_dir, *cache_dir.absolute().parents) if p.exists())).free
-    free += sum(map(bytes_done, packs))
-    faces, chosen = sum(map(len, packs.values())), sum(map(len, now.values()))
-    if faces * side**2 * 3 <= free:
+    free += sum(map(partial_bytes, packs))
+    rows = sum(map(len, packs.values()))
+    if rows * side**2 * 3 <= free:
         return
-    need = sum(len(m) * _size_of_a_face(m, contract, kind) for m in now.values()) / chosen * faces
+    estimate = sum(len(m) * _mean_bytes(m, contract, kind) for m in now.values())
+    need = estimate * rows / sum(map(len, now.values()))
     if need <= free:
         return
-    others = [p.name for p in sorted(cache_dir.glob("pack-*.partial")) if p not in map(unfinished, packs)]
+    others = [p.name for p in sorted(cache_dir.glob("pack-*.partial")) if p not in map(partial_folder, packs)]
     smaller = "pack: native (faces smaller than that stay at their own size), " if kind == "faces" else ""
     left = f", or delete the unfinished {', '.join(others)}" if others else ""
     counts = " + ".join(f"{len(m):,}" for m in packs.values())
     what = f"face pack of {counts} faces" if len(packs) == 1 else f"{len(packs)} face packs of {counts} faces together"
     raise DataError(
         f"{what} at {side} px: needs {need / 1e9:.1f} GB, {cache_dir} has {free / 1e9:.1f} GB: use {smaller}pack: none "
-        f"(pictures are decoded whenever they are seen) or a smaller image_size, or free some space{left}"
+        f"(images are decoded at each reading) or a smaller image_size, or free some space{left}"
     )
 
 
-def _size_of_a_face(manifest: Manifest, contract: FaceContract, kind: PackKind) -> float:
-    """Bytes, the mean of faces spread over the rows."""
-    chosen = np.unique(np.linspace(0, len(manifest) - 1, _PROBED).astype(int))
-    rows = manifest.frame.iloc[chosen].to_dict("records")
+def _mean_bytes(manifest: Manifest, contract: FaceContract, kind: PackKind) -> float:
+    """Bytes per stored face, measured on faces spread over the rows."""
+    sample = np.unique(np.linspace(0, len(manifest) - 1, _PROBED).astype(int))
+    rows = manifest.frame.iloc[sample].to_dict("records")
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        sizes = [r.face.size for r in pool.map(cutter(manifest, contract, kind), rows) if not r.error]
+        sizes = [r.face.size for r in pool.map(crop_function(manifest, contract, kind), rows) if not r.error]
     return float(np.mean(sizes or [contract.resize**2 * 3]))
 
 
@@ -198,73 +194,70 @@ def _pack_folder(manifest: Manifest, contract: FaceContract, cache_dir: Path, to
 
 
 def rows_key(manifest: Manifest) -> str:
-    """64 hex over the rows and their order, which the manifest's own hash leaves out."""
+    """64 hex over the rows and their order; the manifest's own hash ignores the order."""
     return hashlib.sha256(json.dumps([manifest.sha256, manifest.sample_ids]).encode()).hexdigest()
 
 
-def _thin_reader(
-    folder: Path, chunks: list[Chunk], used: Manifest, contract: FaceContract, kind: PackKind
-) -> Callable[[int], np.ndarray]:
-    """A function of a row of ``used``: its face uint8 [R, R, C]."""
-    if kind == "none":
-        rows = used.frame[["image_path", *(side for side in BOX if side in used.frame)]].to_dict("records")
-        eyes = [points for c in chunks for points in c.eyes] or [None] * len(rows)
+def _decoder(chunks: list[Chunk], used: Manifest, contract: FaceContract) -> Callable[[int], np.ndarray]:
+    """A function of a row of ``used``: its face uint8 [R, R, C], from the image file."""
+    rows = used.frame[["image_path", *(side for side in BOX if side in used.frame)]].to_dict("records")
+    landmarks = [points for c in chunks for points in c.eyes] or [None] * len(rows)
 
-        def made(i: int) -> np.ndarray:
-            found = None if eyes[i] is None else np.asarray(eyes[i], np.float32)
-            return to_gray(contract.finish(cut_square(used, contract, rows[i], lambda *_: found)[0]))
+    def read(i: int) -> np.ndarray:
+        points = None if landmarks[i] is None else np.asarray(landmarks[i], np.float32)
+        return to_gray(contract.finish(square_and_eyes(used, contract, rows[i], lambda *_: points)[0]))
 
-        return made
-    read = stored_reader(folder, chunks)
+    return read
 
-    def stored(i: int) -> np.ndarray:
-        face = read(i)
+
+def _pack_reader(folder: Path, chunks: list[Chunk], contract: FaceContract) -> Callable[[int], np.ndarray]:
+    """A function of a row: its face uint8 [R, R, C], from the pack."""
+    stored = stored_reader(folder, chunks)
+
+    def read(i: int) -> np.ndarray:
+        face = stored(i)
         return face if len(face) == contract.resize else to_gray(contract.finish(face))
 
-    return stored
+    return read
 
 
 def _build(manifest: Manifest, contract: FaceContract, folder: Path, tolerance: int, progress, kind: PackKind) -> None:
-    cut, rows = cutter(manifest, contract, kind), manifest.frame.to_dict("records")
+    crop, rows = crop_function(manifest, contract, kind), manifest.frame.to_dict("records")
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         writer = PackWriter(folder)
-        again = [row for row, _ in writer.bad]
-        healed = [i for i, r in zip(again, pool.map(cut, (rows[i] for i in again)), strict=True) if not r.error]
-        if healed:
-            writer.back_to(min(healed))
+        unusable = [row for row, _ in writer.bad]
+        for row, result in zip(unusable, pool.map(crop, (rows[i] for i in unusable)), strict=True):
+            if not result.error:
+                writer.truncate([c for c in writer.chunks if c.first + c.rows <= row])
+                break
         for start in range(writer.rows, len(rows), CHUNK):
-            results = list(pool.map(cut, rows[start : start + CHUNK]))
-            chunk, faces = _chunk(start, results, contract, kind)
-            if len(writer.bad) + len(chunk.bad) > tolerance:  # not kept: the next build tries these rows again
+            results = list(pool.map(crop, rows[start : start + CHUNK]))
+            chunk = _chunk(start, results, contract, kind)
+            if len(writer.bad) + len(chunk.bad) > tolerance:  # not written: the next build tries these rows again
                 if not writer.chunks:
                     shutil.rmtree(writer.folder)
                 raise DataError(_too_many(writer.bad + chunk.bad, start + chunk.rows, len(rows), tolerance))
-            writer.append(chunk, faces)
+            writer.append(chunk, [r.face for r in results if not r.error])
             if progress:
                 progress(start + chunk.rows, len(rows))
-    left_out = [message for _, message in writer.bad]
-    writer.finish(
-        kind=kind, n=len(rows) - len(left_out), left_out=left_out, contract=contract.model_dump(mode="json"),
-        without_points=sum(chunk.without_points for chunk in writer.chunks),
-    )  # fmt: skip
+    writer.finish()
 
 
 def _too_many(bad: list[tuple[int, str]], done: int, rows: int, tolerance: int) -> str:
     listed = "\n  ".join(message for _, message in bad[:10])
-    seen = f"the first {done:,} of {rows:,}" if done < rows else f"{rows:,}"
+    part = f"the first {done:,} of {rows:,}" if done < rows else f"{rows:,}"
     return (
-        f"{len(bad)} of {seen} pictures can't be used (tolerance {tolerance}):\n  {listed}\n"
-        "restore the files (what is packed stays, and the same call goes on there), or rebuild the manifest with a "
-        "tolerance"
+        f"{len(bad)} of {part} images can't be used (tolerance {tolerance}):\n  {listed}\n"
+        "restore the files (the same call then continues the pack), or rebuild the manifest with a tolerance"
     )
 
 
-def _chunk(start: int, results: list[Cut], contract: FaceContract, kind: PackKind) -> tuple[Chunk, list[np.ndarray]]:
-    good = [r for r in results if not r.error]
-    faces, align = [r.face for r in good], contract.align == "eyes"
-    remembered = [None if r.eyes is None else r.eyes.tolist() for r in good] if align and kind == "none" else []
+def _chunk(start: int, results: list[Crop], contract: FaceContract, kind: PackKind) -> Chunk:
+    usable, align = [r for r in results if not r.error], contract.align == "eyes"
+    landmarks = [None if r.eyes is None else r.eyes.tolist() for r in usable] if align and kind == "none" else []
     return Chunk(
-        first=start, rows=len(results), sides=[len(f) for f in faces], channels=[f.shape[2] for f in faces],
-        sums=[checksum(f) for f in faces], bad=[(start + i, r.error) for i, r in enumerate(results) if r.error],
-        eyes=remembered, without_points=sum(r.eyes is None for r in good) if align else 0,
-    ), faces  # fmt: skip
+        first=start, rows=len(results), sides=[len(r.face) for r in usable],
+        channels=[r.face.shape[2] for r in usable], sums=[checksum(r.face) for r in usable],
+        bad=[(start + i, r.error) for i, r in enumerate(results) if r.error], eyes=landmarks,
+        without_points=sum(r.eyes is None for r in usable) if align else 0,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The folders that imports leave: where one may go, finding them again, and the report over all of them."""
+"""Import folders: where an import may be written, how a manifest finds imports, and their common report."""
 
 from __future__ import annotations
 
@@ -15,29 +15,24 @@ from filelock import FileLock
 from fer_lib.datasets.manifest import read_frame
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
-from fer_lib.storage.atomic import explained, previous, readable, settle, write_json
+from fer_lib.storage.atomic import previous, settle, write_json
 
 ROWS, REPORT, IMAGES = "rows.parquet", "report.json", "images"
-_DEBRIS = (".DS_Store", "Thumbs.db", "desktop.ini")  # what looking into a folder may leave there
+_DEBRIS = (".DS_Store", "Thumbs.db", "desktop.ini")  # files that a file manager leaves in a folder
 
 
 @contextmanager
-def locked(out: Path, name: str) -> Iterator[None]:
+def import_lock(out: Path, name: str) -> Iterator[None]:
     """Hold ``<out>/.<name>.lock``, so that one process at a time writes ``<out>/<name>``."""
-    with explained(out):
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / f".{name}.lock")
-        lock.acquire()
-    try:
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out / f".{name}.lock"):
         yield
-    finally:
-        lock.release()
 
 
 def refuse_overlap(target: Path, raw: dict[str, Path]) -> None:
     """Raise :class:`DataError` when ``target``, which an import replaces whole, is, holds or lies in raw data.
 
-    ``raw``: parameter -> the file or folder that it names.  Links and other spellings of a path are seen through.
+    ``raw``: parameter -> the file or folder that it names.  Links and other spellings of a path are resolved.
     """
     for field, path in raw.items():
         for folder in (target, previous(target)):
@@ -49,18 +44,16 @@ def refuse_overlap(target: Path, raw: dict[str, Path]) -> None:
 
 
 def replaceable(target: Path) -> bool:
-    """Whether nothing but an earlier import's work would be lost with ``target``."""
+    """Whether ``target`` is absent, empty or only has the files of an import."""
     if target.is_symlink() or not target.is_dir():
         return not os.path.lexists(target)
-    found = set(os.listdir(target)) - {*_DEBRIS}
-    return not found or (ROWS in found and found <= {ROWS, REPORT, IMAGES})
+    names = set(os.listdir(target)) - {*_DEBRIS}
+    return not names or (ROWS in names and names <= {ROWS, REPORT, IMAGES})
 
 
 def refuse_foreign(target: Path) -> None:
     """Raise :class:`DataError` naming ``target`` unless it is absent, empty or a folder that an import wrote."""
-    with explained(target):
-        mine = replaceable(target)
-    if not mine:
+    if not replaceable(target):
         raise DataError(
             f"{target} stands where the import would be written, but no import wrote it (that leaves {ROWS}, {REPORT} "
             f"and {IMAGES}/, nothing else): choose another output folder or name, or move it away; it stays as it is"
@@ -70,16 +63,15 @@ def refuse_foreign(target: Path) -> None:
 def import_folders(import_dir: Path) -> list[Path]:
     """Every folder under ``import_dir`` that an import wrote, by name.
 
-    What killed imports left is no import; an old folder that one had moved aside is put back first.
+    Leftovers of killed imports are ignored; a folder that one of them moved aside is restored first.
     """
     if not import_dir.is_dir():
         return []
-    with readable(import_dir):
-        names = sorted(os.listdir(import_dir))
+    names = sorted(os.listdir(import_dir))
     for name in names:
         target = import_dir / name.removeprefix(".").removesuffix(".previous")
         if previous(target).name == name and not target.exists():
-            with locked(import_dir, target.name), explained(target):
+            with import_lock(import_dir, target.name):
                 settle(target)
             names = sorted({*names, target.name})
     return [import_dir / name for name in names if name[0] != "." and (import_dir / name / ROWS).is_file()]
@@ -87,19 +79,16 @@ def import_folders(import_dir: Path) -> list[Path]:
 
 def read_imports(import_dir: Path) -> pd.DataFrame:
     """The rows of every dataset under ``import_dir``, by source and record."""
-    found = import_folders(Path(import_dir))
-    if not found:
+    folders = import_folders(Path(import_dir))
+    if not folders:
         raise DataError(f"{import_dir} holds no imported dataset (no */{ROWS}): run the import phase first")
-    frames = [read_frame(folder / ROWS)[0] for folder in found]
+    frames = [read_frame(folder / ROWS)[0] for folder in folders]
     return pd.concat(frames, ignore_index=True).sort_values(["source", "record"], kind="stable", ignore_index=True)
 
 
 def write_clean_report(out: Path) -> dict:
-    """Write ``<out>/clean_report.json`` (SPEC appendix) over every import that lies in ``out``; returns its contents.
-
-    So it tells of all that a manifest built from ``out`` holds, whichever commands imported it.
-    """
-    with locked(out, "clean_report"):
+    """Write ``<out>/clean_report.json`` about every import in ``out``; returns the report."""
+    with import_lock(out, "clean_report"):
         entries = [_entry(folder) for folder in import_folders(out)]
         counts = Counter()
         for entry in entries:
@@ -110,7 +99,7 @@ def write_clean_report(out: Path) -> dict:
             "canonical": list(EMOTIONS),
             "mode": "+".join(sorted({entry["mode"] for entry in entries})),
             "source_root": os.pathsep.join(dict.fromkeys(entry["source"] for entry in entries)),
-            "out_root": printable(out),
+            "out_root": utf8_text(out),
             "warnings": [warning for entry in entries for warning in entry["warnings"]],
             "reports": entries,
             "manifest": {"rows": sum(counts.values()), "counts": dict(sorted(counts.items()))},
@@ -119,8 +108,8 @@ def write_clean_report(out: Path) -> dict:
     return report
 
 
-def printable(value: object) -> str:
-    r"""``value`` as text that any file takes: bytes of a file name that are no UTF-8 are written as ``\udc..``."""
+def utf8_text(value: object) -> str:
+    r"""``value`` as UTF-8 text: bytes of a file name that are not UTF-8 are written as ``\udc..``."""
     return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -128,27 +117,26 @@ def _entry(folder: Path) -> dict:
     """The report that an import left in its own folder."""
     path = folder / REPORT
     try:
-        with readable(path):
-            entry = json.loads(path.read_text(encoding="utf-8"))
+        entry = json.loads(path.read_text(encoding="utf-8"))
         if not {"dataset", "source", "mode", "splits", "warnings"} <= set(entry):
             raise ValueError("keys are missing")
-    except (DataError, ValueError, TypeError) as error:  # TypeError: something else than a mapping
+    except (OSError, ValueError, TypeError) as error:  # TypeError: not a mapping
         raise DataError(
             f"{path} is missing or damaged ({error}): import {folder.name} again, or move {folder} away"
         ) from error
-    return entry | {"output": printable(folder)}
+    return entry | {"output": utf8_text(folder)}
 
 
 def _within(inner: Path, outer: Path) -> bool:
-    """Whether ``inner`` is ``outer`` or lies below it, by what the disk says they are."""
+    """Whether ``inner`` is ``outer`` or below it, as files on the disk."""
     if not outer.exists():
         return False
     inner = inner.resolve()
     return any(path.exists() and os.path.samefile(path, outer) for path in (inner, *inner.parents))
 
 
-def names_in_use(names: Iterable[str]) -> None:
-    """Raise :class:`DataError` when two of the names would be one folder, on some disks at least."""
+def refuse_equal_names(names: Iterable[str]) -> None:
+    """Raise :class:`DataError` when two names differ only in case, which is one folder on some disks."""
     twice = [name for name, n in Counter(name.casefold() for name in names).items() if n > 1]
     if twice:
         raise DataError(f"two sources are called {twice[0]!r}: give one of them another name")

@@ -1,7 +1,7 @@
-"""Interchange CSVs: manifests as a table that other tools read, in and out, in the two forms of SPEC 3.
+"""Interchange CSVs: write a manifest for other tools, and read rows back.
 
-The short form has ``image_path,label,split,source``; the full one adds ``confidence,orig_image,face_id`` and the box.
-A CSV has no record keys, so rows that come in get ids made of source, path, face and content.
+The short form has ``image_path,label,split,source``; the full form adds ``confidence,orig_image,face_id`` and the box.
+A CSV has no record keys: ids of its rows are made of source, path, face and content.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fer_lib.datasets.manifest import BOX, Manifest, safe_path
 from fer_lib.emotions import NUM_CLASSES, class_id
 from fer_lib.errors import DataError
 from fer_lib.params.curate import CsvParams
-from fer_lib.storage.atomic import fresh_file, readable
+from fer_lib.storage.atomic import fresh_file
 
 SHORT = ("image_path", "label", "split", "source")
 NUMBERS = ("confidence", "bbox_top", "bbox_left", "bbox_right", "bbox_bottom")
@@ -36,38 +36,37 @@ _WINDOWS = re.compile(r"[A-Za-z]:|//")
 
 
 def write_csv(manifest: Manifest, path: Path, form: Literal["short", "full"] = "full") -> Path:
-    """The manifest's rows in their order, labels as class ids, whole or not at all.
+    """Write the manifest's rows in their order, labels as class ids, atomically.
 
-    A text that a spreadsheet would run as a formula (it begins with = + - @, tab or return) gets a ' before it, which
-    :func:`read_rows` takes away.  Numbers, negative ones too, stay numbers.  Raises :class:`DataError` when the short
-    form would lose the boxes, so that another face would be read back.
+    A text that a spreadsheet would run as a formula (it begins with = + - @, tab or return) gets a leading ', which
+    :func:`read_rows` removes.  Numbers stay numbers.  Raises :class:`DataError` when the short form would lose boxes.
     """
     frame, path = manifest.frame, Path(path)
     if form == "short" and BOX[0] in frame:
         raise DataError(f"{path}: rows with a box need the full form: the short one has no columns for it")
-    columns = [_cells(frame, name) for name in (SHORT if form == "short" else FULL)]
+    names = SHORT if form == "short" else FULL
     with fresh_file(path) as work, open(work, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)  # lines end as RFC 4180 says, without which a lone return would not be quoted
-        writer.writerow(SHORT if form == "short" else FULL)
-        writer.writerows(zip(*columns, strict=True))
+        writer = csv.writer(stream)  # CRLF line ends (RFC 4180), so that a lone return in a cell is quoted
+        writer.writerow(names)
+        writer.writerows(zip(*(_cells(frame, name) for name in names), strict=True))
     return path
 
 
-def left_behind(manifest: Manifest, form: Literal["short", "full"] = "full") -> list[str]:
-    """The columns in which some row says something that the CSV has no place for."""
-    made_again = {"sample_id", "content_id", "record"}  # by whoever reads it
-    kept = made_again | set(SHORT if form == "short" else FULL)
-    said = manifest.frame.drop(columns=[c for c in manifest.frame if c in kept]).replace("", None).notna().any()
-    return sorted(said.index[said])
+def unwritten_columns(manifest: Manifest, form: Literal["short", "full"] = "full") -> list[str]:
+    """The columns with values that the CSV has no place for."""
+    written = {"sample_id", "content_id", "record", *(SHORT if form == "short" else FULL)}  # ids are made again
+    rest = manifest.frame.drop(columns=[c for c in manifest.frame if c in written])
+    filled = rest.replace("", None).notna().any()
+    return sorted(filled.index[filled])
 
 
-def neutral(text: str) -> str:
-    """``text`` with a ' before it where a spreadsheet would run it, or where it looks as if that had been done."""
+def escape_formula(text: str) -> str:
+    """``text`` with a leading ' where a spreadsheet would run it or :func:`unescape_formula` would remove one."""
     return f"'{text}" if _FORMULA.match(text) else text
 
 
-def restored(text: str) -> str:
-    """What :func:`neutral` was given."""
+def unescape_formula(text: str) -> str:
+    """The inverse of :func:`escape_formula`."""
     return text[1:] if _QUOTED.match(text) else text
 
 
@@ -77,15 +76,15 @@ def _cells(frame: pd.DataFrame, name: str) -> list[str]:
     values = frame[name].tolist()
     if name in NUMBERS:
         return ["" if pd.isna(v) else repr(float(v)) for v in values]
-    return ["" if pd.isna(v) else neutral(str(v)) for v in values]
+    return ["" if pd.isna(v) else escape_formula(str(v)) for v in values]
 
 
 @dataclass
 class CsvRows:
-    """The rows of a CSV and all that was left out.
+    """The rows of a CSV, and counts of what was left out.
 
-    ``rows``: dicts with a manifest's columns but the ids, and ``line``, in the file's order; ``bad``: (kind, "line n:
-    what"); ``excluded``: split -> label name -> rows that are none of the seven; ``rebased``: rule -> rows.
+    ``rows``: dicts in the file's order, with a manifest's columns except ids, and ``line``.  ``bad``: (kind, "line n:
+    problem").  ``excluded``: split -> label name -> rows of no class.  ``rebased``: rule -> rows.
     """
 
     path: Path
@@ -96,12 +95,12 @@ class CsvRows:
     form: str = ""
     total: int = 0
 
-    def problem(self, kind: str, line: int, what: str) -> None:
-        """A row that can't be used."""
-        self.bad.append((kind, f"line {line}: {what}"))
+    def problem(self, kind: str, line: int, text: str) -> None:
+        """Count an unusable row."""
+        self.bad.append((kind, f"line {line}: {text}"))
 
     def check(self, tolerance: int) -> None:
-        """:class:`DataError` with the first ten bad rows when there are more than ``tolerance``, or no good one."""
+        """:class:`DataError` with the first ten bad rows when more than ``tolerance`` are bad, or when none is good."""
         shown = "".join(f"\n  {self.path.name}, {where} ({kind})" for kind, where in self.bad[:SHOWN])
         more = f"\n  and {len(self.bad) - SHOWN} more" if len(self.bad) > SHOWN else ""
         if len(self.bad) > tolerance:
@@ -115,33 +114,34 @@ class CsvRows:
 
 
 def read_rows(path: Path, root: Path, rebase: Sequence[str] = ()) -> CsvRows:
-    """Parse and re-base a CSV of either form (columns by name, in any order); the pictures are not looked at.
+    """Parse and re-base a CSV of either form (columns by name, in any order) without opening its images.
 
-    Labels are ids 0..6 or names and aliases; names of no class are excluded and counted.  ``rebase``: ``OLD=NEW``, the
-    longest OLD that fits is taken.  Raises :class:`DataError` for a file that is no such CSV at all.
+    Labels are ids 0..6 or names and aliases; names of no class are excluded and counted.  ``rebase``: ``OLD=NEW``; the
+    longest matching OLD applies.  Raises :class:`DataError` for a file that is not an interchange CSV.
     """
-    found, rules = CsvRows(Path(path)), _rules(rebase, Path(root).absolute())
-    seen: dict[tuple[str, str], int] = {}
-    for line, header, fields in _lines(found):
-        found.total += 1
+    table, root = CsvRows(Path(path)), Path(root).absolute()
+    rules = _rules(rebase, root)
+    lines: dict[tuple[str, str], int] = {}
+    for line, header, fields in _lines(table):
+        table.total += 1
         if len(fields) != len(header):
-            found.problem("wrong field count", line, f"{len(fields)} fields instead of {len(header)}")
+            table.problem("wrong field count", line, f"{len(fields)} fields instead of {len(header)}")
             continue
-        row = _row(dict(zip(header, fields, strict=True)), line, Path(root).absolute(), rules, found)
+        row = _row(dict(zip(header, fields, strict=True)), line, root, rules, table)
         if row is None:
             continue
-        first = seen.setdefault((row["source"], row["record"]), line)
+        first = lines.setdefault((row["source"], row["record"]), line)
         if first != line:
-            found.problem("row stands twice", line, f"{row['record']!r} of {row['source']!r} is line {first}'s too")
+            table.problem("row stands twice", line, f"{row['record']!r} of {row['source']!r} is line {first}'s too")
             continue
-        found.rows.append(row)
-    return found
+        table.rows.append(row)
+    return table
 
 
-def _lines(found: CsvRows) -> Iterator[tuple[int, tuple[str, ...], list[str]]]:
-    """(line it begins on, header, fields) of every record; blank lines are none."""
-    path = found.path
-    with readable(path), open(path, newline="", encoding="utf-8-sig") as stream:
+def _lines(table: CsvRows) -> Iterator[tuple[int, tuple[str, ...], list[str]]]:
+    """(first line, header, fields) of every record, without blank lines."""
+    path = table.path
+    with open(path, newline="", encoding="utf-8-sig") as stream:
         reader = csv.reader(stream, strict=True)
         try:
             header = tuple(name.strip() for name in next(reader, ()))
@@ -150,7 +150,7 @@ def _lines(found: CsvRows) -> Iterator[tuple[int, tuple[str, ...], list[str]]]:
                     f"{path}, line 1: the columns {', '.join(header) or '(none)'} are not those of an interchange CSV: "
                     f"it has {','.join(SHORT)}, or these and {','.join(FULL[4:])}"
                 )
-            found.form = "short" if len(header) == len(SHORT) else "full"
+            table.form = "short" if len(header) == len(SHORT) else "full"
             before = reader.line_num
             for fields in reader:
                 if fields:
@@ -162,32 +162,32 @@ def _lines(found: CsvRows) -> Iterator[tuple[int, tuple[str, ...], list[str]]]:
             raise DataError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from error
 
 
-def _row(cells: dict[str, str], line: int, root: Path, rules: Sequence, found: CsvRows) -> dict[str, Any] | None:
-    """One row, or None when it was bad or excluded (``found`` knows which)."""
-    cells = {name: restored(value) for name, value in cells.items()}
+def _row(cells: dict[str, str], line: int, root: Path, rules: Sequence, table: CsvRows) -> dict[str, Any] | None:
+    """One row, or None when it is bad or excluded, which ``table`` counts."""
+    cells = {name: unescape_formula(value) for name, value in cells.items()}
     split = SPLIT_NAMES.get(cells["split"].strip().lower())
     if split is None:
-        return found.problem("unknown split", line, f"split {cells['split']!r} (use train, val, test)")
+        return table.problem("unknown split", line, f"split {cells['split']!r} (use train, val, test)")
     if not cells["source"].strip():
-        return found.problem("no source", line, "every row names its source")
+        return table.problem("no source", line, "every row names its source")
     try:
-        relative = _relative(cells["image_path"], root, rules, found.rebased)
+        relative = _relative(cells["image_path"], root, rules, table.rebased)
     except DataError as error:
-        return found.problem("path outside the root", line, str(error))
+        return table.problem("path outside the root", line, str(error))
     row = {"line": line, "image_path": relative, "split": split, "source": cells["source"]}
-    for name in NUMBERS if found.form == "full" else ():
+    for name in NUMBERS if table.form == "full" else ():
         if (value := _number(cells[name])) is not None and math.isnan(value):
-            return found.problem("not a number", line, f"{name} {cells[name]!r}")
+            return table.problem("not a number", line, f"{name} {cells[name]!r}")
         row[name] = value
-    if found.form == "full":
+    if table.form == "full":
         row |= {name: cells[name] or None for name in ("orig_image", "face_id")}
-        if (wrong := _box_problem(row)) is not None:
-            return found.problem("bad box", line, wrong)
+        if problem := _box_problem([row[side] for side in BOX]):
+            return table.problem("bad box", line, problem)
     label = _label(cells["label"])
     if label is None:
-        return found.problem("label out of range", line, f"label {cells['label']!r} is not 0..{NUM_CLASSES - 1}")
+        return table.problem("label out of range", line, f"label {cells['label']!r} is not 0..{NUM_CLASSES - 1}")
     if label < 0:
-        found.excluded[split][cells["label"].strip()] += 1
+        table.excluded[split][cells["label"].strip()] += 1
         return None
     box = row.get(BOX[0]) is not None
     face = row.get("face_id") or (",".join(repr(row[side]) for side in BOX) if box else "")
@@ -199,8 +199,8 @@ def _label(text: str) -> int | None:
     number = _number(text)
     if not text.strip() or (number is not None and not math.isnan(number)):
         return int(number) if number in range(NUM_CLASSES) else None
-    found = class_id(text)
-    return -1 if found is None else found
+    label = class_id(text)
+    return -1 if label is None else label
 
 
 def _number(text: str) -> float | None:
@@ -214,31 +214,27 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else math.nan
 
 
-def _box_problem(row: dict[str, Any]) -> str | None:
-    top, left, bottom, right = (row[side] for side in BOX)
-    given = [side is not None for side in (top, left, bottom, right)]
-    if not any(given):
-        return None
-    if not all(given):
-        return f"a box has four sides or none: {', '.join(f'{side} {row[side]}' for side in BOX)}"
-    return (
-        None if bottom > top and right > left else f"empty box: top {top}, left {left}, bottom {bottom}, right {right}"
-    )
+def _box_problem(box: Sequence[float | None]) -> str:
+    text = ", ".join(f"{side} {value}" for side, value in zip(BOX, box, strict=True))
+    if box.count(None) in range(1, len(BOX)):
+        return f"a box has four sides or none: {text}"
+    top, left, bottom, right = box
+    return "" if top is None or (bottom > top and right > left) else f"empty box: {text}"
 
 
 def _rules(rebase: Sequence[str], root: Path) -> list[tuple[str, bool, str, str]]:
-    """(OLD with forward slashes, whether case matters, NEW as an absolute path, the rule as written), longest first."""
+    """(OLD with forward slashes, whether case matters, absolute NEW, the rule as written), the longest OLD first."""
     rules = []
     for rule in CsvParams(rebase=list(rebase)).rebase:
         old, _, new = rule.partition("=")
         old = old.replace("\\", "/").rstrip("/")
         target = posixpath.normpath(Path(root, os.path.expanduser(new)).absolute().as_posix())
         rules.append((old, not _WINDOWS.match(old), target.rstrip("/"), rule))
-    return sorted(rules, key=lambda found: -len(found[0]))
+    return sorted(rules, key=lambda rule: -len(rule[0]))
 
 
 def _relative(written: str, root: Path, rules: Sequence[tuple[str, bool, str, str]], rebased: Counter) -> str:
-    """``written`` as a path below ``root``; :class:`DataError` when it lies elsewhere."""
+    """``written`` relative to ``root``; :class:`DataError` when it is not below it."""
     path = written.replace("\\", "/")
     for old, exact, new, rule in rules:
         begins = path[: len(old)] == old if exact else path[: len(old)].lower() == old.lower()

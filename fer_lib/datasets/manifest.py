@@ -1,7 +1,7 @@
-"""The manifest: one row a face, its ids, and the only way from a row to its picture.
+"""The manifest: one row per face, the rows' ids, and the path of each row's image.
 
-A manifest is a Parquet file whose schema metadata (key ``fer``) carries schema version, root, creation parameters and
-the hash of its rows.  Paths are relative to the root; absolute and ``..`` paths are refused on reading.
+A manifest is a Parquet file.  Its schema metadata (key ``fer``) holds the schema version, the root, the creation
+parameters and the hash of the rows.  Image paths are relative to the root; absolute and ``..`` paths are refused.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from fer_lib.errors import DataError
 SPLITS = ("train", "val", "test")
 VAL_ROLES = ("select", "temperature", "conformal")
 BOX = ("bbox_top", "bbox_left", "bbox_bottom", "bbox_right")
-SHARE_SLACK = 1e-6  # how far from 1 the shares of a soft label may sum
-_UNSAFE = r"(?s)^$|^/|^.:|\\|\x00|^\.\.$|^\.\./|/\.\.$|/\.\./"  # what safe_path refuses, for a whole column at once
+SHARE_SLACK = 1e-6  # tolerance for the sum of a soft label
+_UNSAFE = r"(?s)^$|^/|^.:|\\|\x00|^\.\.$|^\.\./|/\.\.$|/\.\./"  # the rule of safe_path, for a whole column
 
 
 def content_id(data: bytes, box: Sequence[float] | None = None) -> str:
-    """SHA-256 (64 hex) of the raw source bytes, or of a CSV row's pixels as bytes, and of the box if there is one."""
+    """SHA-256 (64 hex) of the source's bytes, or of a CSV row's pixels as bytes, and of the box if there is one."""
     digest = hashlib.sha256(data)
     if box is not None:
         digest.update(("|box:" + ",".join(repr(float(side)) for side in box)).encode())
@@ -39,20 +39,29 @@ def content_id(data: bytes, box: Sequence[float] | None = None) -> str:
 
 
 def sample_id(source: str, record: str, content: str) -> str:
-    """20 hex that name one row for ever: a hash of source, the source's own record key, and the content."""
+    """The permanent name of a row, 20 hex: a hash of source, the source's record key, and the content."""
     return hashlib.sha256(json.dumps([source, record, content]).encode()).hexdigest()[:20]
 
 
 def evalset_id(sample_ids: Sequence[str], labels: Iterable[int], split: str, tolerance: int) -> str:
-    """12 hex; equal ids are the condition of comparing two numbers.  Row order does not matter."""
+    """12 hex; two scores can be compared only when their ids are equal.  Row order does not matter.
+
+    Raises DataError when there is not one label per sample id.
+    """
     from fer_lib.calibration.metrics import METRIC_VERSION
 
     labels = [int(label) for label in labels]
     if len(labels) != len(sample_ids):
-        raise DataError(f"evalset_id: {len(sample_ids)} sample ids but {len(labels)} labels; pass one label a row")
+        raise DataError(f"evalset_id: {len(sample_ids)} sample ids but {len(labels)} labels; pass one label per row")
     rows = sorted(zip(sample_ids, labels, strict=True))
     text = json.dumps([rows, split, int(tolerance), str(METRIC_VERSION)])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def box_of(row: Any) -> tuple[float, float, float, float] | None:
+    """(top, left, bottom, right) of a row (a mapping or a Series); None for an image that is the face."""
+    box = [row.get(side) for side in BOX]
+    return None if any(pd.isna(side) for side in box) else tuple(float(side) for side in box)
 
 
 def protocol_id(evalset: str, contract: Any, view: str) -> str:
@@ -61,10 +70,9 @@ def protocol_id(evalset: str, contract: Any, view: str) -> str:
 
 
 class Manifest:
-    """Rows and where they lie.  ``frame`` is never changed after construction; make a new Manifest instead.
+    """The rows and their root.  ``frame`` is never changed after construction; make a new Manifest instead.
 
-    ``root`` is the folder that ``image_path`` is relative to; it lives in ``meta["root"]``, relative to the manifest
-    file where that is possible, so that a moved checkout still opens.
+    ``image_path`` is relative to ``root``, which ``meta["root"]`` names relative to the manifest file where possible.
     """
 
     def __init__(self, frame: pd.DataFrame, meta: dict, path: Path | None = None):
@@ -77,17 +85,17 @@ class Manifest:
 
     @classmethod
     def read(cls, path: str | Path) -> Manifest:
-        """Read and verify; raises :class:`DataError` for a file, a path or a row that can't be trusted."""
+        """Read and verify; raises :class:`DataError` for a damaged file, an unsafe path or an invalid row."""
         path = Path(path)
         frame, meta = read_frame(path)
         manifest = cls(frame, meta, path)
         if "sha256" not in meta:
             raise DataError(f"{path} holds the rows of an import, not a manifest; build the manifest from it")
-        manifest.__dict__["sha256"] = meta["sha256"]  # read_frame found the rows to be those that it was computed from
+        manifest.__dict__["sha256"] = meta["sha256"]  # read_frame has verified the rows by a faster hash
         return manifest
 
     def write(self, path: str | Path) -> Manifest:
-        """Write atomically and return the manifest as it reads back from ``path`` (its root rewritten for there)."""
+        """Write atomically; returns the manifest as it is read back from ``path``, its root relative to that file."""
         path = Path(path)
         meta = {**self.meta, "schema": SCHEMA_VERSION, "root": relative_root(self.root, path), "sha256": self.sha256}
         write_frame(path, self.frame, meta)
@@ -95,7 +103,7 @@ class Manifest:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash (64 hex) of the rows' contents; neither file bytes, nor root, nor row order enter it."""
+        """Hash (64 hex) of the rows' contents, independent of file bytes, root and row order."""
         frame = self.frame.sort_values("sample_id")
         digest = hashlib.sha256()
         for name in frame.columns:
@@ -119,7 +127,7 @@ class Manifest:
         return Path(os.path.normpath(base.absolute() / root))
 
     def resolve(self, row: Any) -> Path:
-        """The picture of a row (anything with ``image_path``) or of a relative path."""
+        """The image file of a row (anything with ``image_path``) or of a relative path."""
         relative = row if isinstance(row, str) else row["image_path"] if hasattr(row, "keys") else row.image_path
         return self.root / safe_path(relative, self.path or "manifest")
 
@@ -130,7 +138,7 @@ class Manifest:
         include_sources: Sequence[str] = (),
         exclude_sources: Sequence[str] = (),
     ) -> Manifest:
-        """The rows of a split, a val role and some sources; an unknown or empty choice is a :class:`DataError`."""
+        """The rows of a split, a val role and some sources.  DataError for an unknown name or when no row is left."""
         frame = select_sources(self.frame, include_sources, exclude_sources, self.path or "manifest")
         for column, wanted, known in (("split", split, SPLITS), ("val_role", val_role, VAL_ROLES)):
             if wanted is None:
@@ -149,48 +157,48 @@ class Manifest:
 
     @property
     def soft_labels(self) -> np.ndarray:
-        """Targets for training, float64 [N, 7], each row summing to 1; NaN rows where a row has none.
+        """Targets for training, float64 [N, 7]: each row sums to 1, or is NaN without a soft label.
 
-        Of a source with votes, what its rule left of them; of one that publishes shares, these.
+        They are the shares of the votes after the source's rule, or the shares that the source publishes.
         """
         return class_columns(self.frame, "soft_label")
 
     @property
     def votes(self) -> tuple[np.ndarray, np.ndarray]:
-        """The people themselves: ``votes`` float64 [N, 7] as cast, and ``votes_all`` float64 [N], of all that voted.
+        """Annotator votes as cast: ``votes`` float64 [N, 7], and ``votes_all`` float64 [N], all votes of a row.
 
-        A row of which only shares are known (a soft label that no rule has touched) has these as its votes, and NaN in
-        ``votes_all``; a row without either is NaN in both.
+        A row with published shares only (no rule was applied) has them as its votes, and NaN in ``votes_all``.  A row
+        without either is NaN in both.
         """
         votes = class_columns(self.frame, "votes")
         if "soft_label" in self.frame:
-            judged = self.frame.get("excluded_share", pd.Series(np.nan, self.frame.index)).notna().to_numpy()
-            shares = np.where(judged[:, None], np.nan, self.soft_labels)
+            ruled = ~np.isnan(_floats(self.frame, "excluded_share"))
+            shares = np.where(ruled[:, None], np.nan, self.soft_labels)
             votes = np.where(np.isnan(votes), shares, votes)
-        alone = np.full(len(self), np.nan)
-        return votes, self.frame["votes_all"].to_numpy(np.float64) if "votes_all" in self.frame else alone
+        return votes, _floats(self.frame, "votes_all")
 
     @property
     def weights(self) -> np.ndarray:
-        """float64 [N]: how much each row's label counts; 1 where nothing is said, 0 where it is not to be learned."""
-        if "weight" not in self.frame:
-            return np.ones(len(self))
-        return np.array(self.frame["weight"].fillna(1.0), np.float64)
+        """float64 [N]: the weight of each row's label; 1 by default, 0 for a label that is not trained on."""
+        return _floats(self.frame, "weight", 1.0)
 
     @property
     def negatives(self) -> np.ndarray:
-        """int64 [N]: a class that each row is not, -1 where none is known."""
-        if "neg_label" not in self.frame:
-            return np.full(len(self), -1)
-        return np.array(self.frame["neg_label"].fillna(-1.0), np.int64)
+        """int64 [N]: a class that a row does not show, -1 where none is known."""
+        return _floats(self.frame, "neg_label", -1.0).astype(np.int64)
 
     @property
     def sample_ids(self) -> list[str]:
         return self.frame["sample_id"].tolist()
 
 
+def _floats(frame: pd.DataFrame, name: str, missing: float = np.nan) -> np.ndarray:
+    """A new array float64 [N]; ``missing`` where there is no value or no such column."""
+    return frame[name].to_numpy(np.float64, na_value=missing) if name in frame else np.full(len(frame), missing)
+
+
 def class_columns(frame: pd.DataFrame, name: str, where: Any = "manifest") -> np.ndarray:
-    """A column of seven numbers a row, float64 [N, 7]; NaN rows where there are none.
+    """A column of seven numbers per row, float64 [N, 7]; a row without them is NaN.
 
     Raises :class:`DataError` for a row that holds anything else.
     """
@@ -199,7 +207,7 @@ def class_columns(frame: pd.DataFrame, name: str, where: Any = "manifest") -> np
         try:
             lists = pa.array(frame[name], COLUMNS[name], from_pandas=True)
         except pa.ArrowException as error:
-            raise DataError(f"{where}: {name} holds what is no list of numbers ({error}); import it again") from error
+            raise DataError(f"{where}: {name} must hold lists of numbers ({error}); import it again") from error
         lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
         _refuse(frame, pd.Series(~np.isin(lengths, (0, NUM_CLASSES))), name, f"must be {NUM_CLASSES} or null", where)
         out[lengths > 0] = pc.list_flatten(lists).to_numpy(zero_copy_only=False).reshape(-1, NUM_CLASSES)
@@ -212,14 +220,14 @@ def select_sources(frame: pd.DataFrame, include: Sequence[str], exclude: Sequenc
     for name in (*include, *exclude):
         if name not in known:
             raise DataError(f"unknown source {name!r}: {where} has {', '.join(known) or 'no sources'}")
-    kept = [name for name in known if (not include or name in include) and name not in exclude]
-    if not kept:
+    sources = [name for name in known if (not include or name in include) and name not in exclude]
+    if not sources:
         raise DataError(f"no source of {where} is left after include {list(include)} and exclude {list(exclude)}")
-    return frame[frame["source"].isin(kept)]
+    return frame[frame["source"].isin(sources)]
 
 
 def relative_root(root: Path, manifest: Path) -> str:
-    """``root`` as seen from the manifest's folder; absolute only where no relative way exists (another drive)."""
+    """``root`` relative to the manifest's folder; absolute where it is on another drive."""
     try:
         return Path(os.path.relpath(root.absolute(), manifest.parent.absolute())).as_posix()
     except ValueError:  # Windows: two drives
@@ -227,7 +235,7 @@ def relative_root(root: Path, manifest: Path) -> str:
 
 
 def safe_path(path: str, where: Any) -> str:
-    """``path`` itself when it is relative, POSIX and stays under its root; else a :class:`DataError`."""
+    """``path`` itself.  DataError unless it is relative, has forward slashes and stays below its root."""
     if not path or path[0] == "/" or path[1:2] == ":" or "\\" in path or "\0" in path or ".." in path.split("/"):
         raise DataError(
             f"{where}: image_path {path!r} is absolute or leaves the root; paths must be relative with forward slashes "
@@ -237,7 +245,7 @@ def safe_path(path: str, where: Any) -> str:
 
 
 def tidy(frame: pd.DataFrame, where: Any) -> pd.DataFrame:
-    """Columns checked, ordered and typed; rows checked.  Raises :class:`DataError` naming file, row and value."""
+    """``frame`` with ordered and typed columns.  Raises :class:`DataError` for an invalid row: file, row and value."""
     missing = [name for name in REQUIRED if name not in frame]
     unknown = [name for name in frame if name not in COLUMNS]
     if missing or unknown:
@@ -250,18 +258,18 @@ def tidy(frame: pd.DataFrame, where: Any) -> pd.DataFrame:
     _refuse(frame, (frame["val_role"] != "") & (frame["split"] != "val"), "val_role", "only val rows have one", where)
     _refuse(frame, frame["source"].isna() | (frame["source"] == ""), "source", "every row names its source", where)
     _refuse(frame, frame["sample_id"].duplicated(), "sample_id", "sample ids must be unique", where)
-    refused = pc.match_substring_regex(pa.array(frame["image_path"], pa.string()), _UNSAFE).fill_null(True)
-    for row in np.flatnonzero(refused.to_numpy(zero_copy_only=False))[:1]:
+    unsafe = pc.match_substring_regex(pa.array(frame["image_path"], pa.string()), _UNSAFE).fill_null(True)
+    for row in np.flatnonzero(unsafe.to_numpy(zero_copy_only=False))[:1]:
         safe_path(frame["image_path"].iloc[row], f"{where}, row {row}")
     _check_faces(frame, where)
     return frame.astype({"label": np.int64})
 
 
 def _check_faces(frame: pd.DataFrame, where: Any) -> None:
-    """Boxes are whole or absent, soft labels shares, votes counts."""
+    """Refuse incomplete and empty boxes, soft labels that are not shares, and votes that are not counts."""
     if sides := [side for side in BOX if side in frame]:
-        given = frame[sides].notna().sum(axis=1)
-        _refuse(frame, ~given.isin((0, len(BOX))), sides[0], "a box has four sides or none", where)
+        present = frame[sides].notna().sum(axis=1)
+        _refuse(frame, ~present.isin((0, len(BOX))), sides[0], "a box has four sides or none", where)
         empty = (frame["bbox_bottom"] <= frame["bbox_top"]) | (frame["bbox_right"] <= frame["bbox_left"])
         _refuse(frame, empty, "bbox_bottom", "a box has its bottom below its top and its right after its left", where)
     if "soft_label" in frame:
@@ -271,11 +279,12 @@ def _check_faces(frame: pd.DataFrame, where: Any) -> None:
         _refuse(frame, pd.Series(wrong), "soft_label", "must be 7 shares that sum to 1, or null", where)
     if "votes" in frame or "votes_all" in frame:
         votes = class_columns(frame, "votes", where)
-        most = frame["votes_all"].to_numpy(np.float64) if "votes_all" in frame else np.full(len(frame), np.nan)
-        none = np.isnan(votes).all(axis=1) & np.isnan(most)
-        fits = (votes >= 0).all(axis=1) & np.isfinite(most) & (votes.sum(axis=1) <= most)
+        total = _floats(frame, "votes_all")
+        absent = np.isnan(votes).all(axis=1) & np.isnan(total)
+        valid = (votes >= 0).all(axis=1) & np.isfinite(total) & (votes.sum(axis=1) <= total)
         name = "votes" if "votes" in frame else "votes_all"
-        _refuse(frame, pd.Series(~(fits | none)), name, "7 counts with at least their sum in votes_all, or null", where)
+        rule = "7 counts with at least their sum in votes_all, or null"
+        _refuse(frame, pd.Series(~(valid | absent)), name, rule, where)
 
 
 def _refuse(frame: pd.DataFrame, bad: pd.Series, column: str, rule: str, where: Any) -> None:

@@ -1,4 +1,4 @@
-"""The Parquet file that rows lie in: its columns, their types, and a hash of what was written."""
+"""Read and write the Parquet file of a manifest's or import's rows: columns, types, and a hash of the table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from fer_lib.errors import DataError
 from fer_lib.storage.atomic import fresh_file
 
-SCHEMA_VERSION = 2  # a file of this version may lack any optional column, so a new one of these needs no new version
+SCHEMA_VERSION = 2  # a new optional column needs no new version
 _META_KEY = b"fer"
 
 REQUIRED: dict[str, pa.DataType] = {
@@ -32,19 +32,19 @@ OPTIONAL: dict[str, pa.DataType] = {
     "subject": pa.string(),
     "weight": pa.float64(),
     "neg_label": pa.float64(),
-    "soft_label": pa.list_(pa.float64()),  # 7 a row; Parquet cannot read fixed-size lists back beside nulls
-    "excluded_share": pa.float64(),  # share of the surviving votes that fell outside the seven classes
-    "votes": pa.list_(pa.float64()),  # how many people chose each of the seven, untouched by any rule
-    "votes_all": pa.float64(),  # how many voted in all, also for what is none of the seven
-    "group": pa.string(),  # one name for the rows that are one picture
-    # who is shown, as annotators saw it: groups to compare scores over, where a source says
+    "soft_label": pa.list_(pa.float64()),  # 7 per row; Parquet does not read fixed-size lists back beside nulls
+    "excluded_share": pa.float64(),  # share of the remaining votes outside the seven classes
+    "votes": pa.list_(pa.float64()),  # annotator votes for each class as cast, before any rule
+    "votes_all": pa.float64(),  # all annotator votes, those for other classes included
+    "group": pa.string(),  # one name for the rows that show one image
+    # the person as annotators describe them: groups to compare scores over
     **dict.fromkeys(("group_gender", "group_race", "group_age"), pa.string()),
 }
 COLUMNS = {**REQUIRED, **OPTIONAL}
 
 
 def write_frame(path: Path, frame: pd.DataFrame, meta: dict) -> None:
-    """Rows and metadata as Parquet, whole or not at all; the same input gives the same bytes."""
+    """Write rows and metadata as Parquet, atomically; the same input gives the same bytes."""
     schema = pa.schema([(name, COLUMNS[name]) for name in frame.columns])
     table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
     meta = meta | {"table_sha256": _table_sha256(table, meta)}
@@ -54,26 +54,26 @@ def write_frame(path: Path, frame: pd.DataFrame, meta: dict) -> None:
 
 
 def read_frame(path: Path) -> tuple[pd.DataFrame, dict]:
-    """Rows and metadata of a Parquet file written by :func:`write_frame`."""
+    """Rows and metadata of a Parquet file of :func:`write_frame`.  DataError when it is missing, damaged or changed."""
     if not path.is_file():
         raise DataError(f"{path} is missing: import the datasets and build the manifest first")
     try:
         table = pq.read_table(path)
         meta = json.loads((table.schema.metadata or {}).get(_META_KEY, b"{}"))
         types = dict(zip(table.schema.names, table.schema.types, strict=True))
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names or metadata that are no UTF-8 or JSON
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names or metadata are not UTF-8 or JSON
         raise DataError(f"{path} is not a readable Parquet file ({error}); build it again") from error
     schema = meta.get("schema") if isinstance(meta, dict) else None
     if schema != SCHEMA_VERSION:
         raise DataError(f"{path} has manifest schema {schema!r}, this version reads {SCHEMA_VERSION}; build it again")
-    strange = len(types) < table.num_columns or any(kind != COLUMNS.get(name) for name, kind in types.items())
-    if strange or meta.get("table_sha256") != _table_sha256(table, meta):
+    unknown = len(types) < table.num_columns or any(kind != COLUMNS.get(name) for name, kind in types.items())
+    if unknown or meta.get("table_sha256") != _table_sha256(table, meta):
         raise DataError(f"{path}: its rows do not match the hash stored with them; build the manifest again")
     return table.replace_schema_metadata(None).to_pandas(), meta
 
 
 def _table_sha256(table: pa.Table, meta: dict) -> str:
-    """Hash (64 hex) of table and metadata as they stand in the file: fast, where :attr:`Manifest.sha256` sorts rows."""
+    """Hash (64 hex) of table and metadata in file order; faster than :attr:`Manifest.sha256`, which sorts rows."""
     digest = hashlib.sha256(json.dumps({**meta, "table_sha256": ""}, sort_keys=True).encode())
     for name in table.column_names:
         column = table[name].combine_chunks()

@@ -1,7 +1,7 @@
-"""Which pictures a model has learned from, and which ones chose its epoch or its temperature.
+"""Which images a model was trained on, and which ones selected its epoch or its temperature.
 
-The record travels in the model's bundle, so that whoever measures the model later, on whatever manifest, can tell what
-it may only remember.  Pictures are named by the first 64 bits of their ``content_id``.
+The record is part of the model's bundle.  An evaluation on any manifest can then find leaked rows.  An image is
+identified by the first 64 bits of its ``content_id``.
 """
 
 from __future__ import annotations
@@ -21,32 +21,35 @@ EXPOSURE_FILE = "seen.npz"
 
 @dataclass(frozen=True)
 class TrainingExposure:
-    """``learned`` and ``chosen_on`` uint64, sorted, distinct: pictures of train, and of val.
+    """``trained_on`` and ``selected_on`` uint64, sorted, distinct: images of train, and of val.
 
-    ``whole`` is False when something the model started or learned from (weights, a teacher) left no such record.
+    ``complete`` is False when a model that this one derives from (starting weights, a teacher) has no such record.
     """
 
-    learned: np.ndarray
-    chosen_on: np.ndarray
-    whole: bool = True
+    trained_on: np.ndarray
+    selected_on: np.ndarray
+    complete: bool = True
 
     @classmethod
-    def of(cls, train: Iterable[str], val: Iterable[str], whole: bool = True) -> TrainingExposure:
+    def of(cls, train: Iterable[str], val: Iterable[str], complete: bool = True) -> TrainingExposure:
         """From the content ids of the rows of train and of val."""
-        return cls(np.unique(numbers(train)), np.unique(numbers(val)), whole)
+        return cls(np.unique(content_numbers(train)), np.unique(content_numbers(val)), complete)
 
     def with_ancestors(self, ancestors: Iterable[TrainingExposure | None]) -> TrainingExposure:
-        """Also what the models saw that this one comes from; None: an ancestor without a record."""
-        found = list(ancestors)
-        known = [self, *(a for a in found if a is not None)]
-        learned, chosen = (np.unique(np.concatenate([getattr(s, k) for s in known])) for k in ("learned", "chosen_on"))
-        return TrainingExposure(learned, chosen, all(s.whole for s in known) and len(known) == 1 + len(found))
+        """With the images of the models that this one derives from; None: an ancestor without a record."""
+        ancestors = list(ancestors)
+        records = [self, *(a for a in ancestors if a is not None)]
+        return TrainingExposure(
+            np.unique(np.concatenate([r.trained_on for r in records])),
+            np.unique(np.concatenate([r.selected_on for r in records])),
+            all(r.complete for r in records) and all(a is not None for a in ancestors),
+        )
 
     def write(self, file: Path | BinaryIO) -> None:
-        np.savez(file, learned=self.learned, chosen_on=self.chosen_on, whole=self.whole)
+        np.savez(file, **{"learned": self.trained_on, "chosen_on": self.selected_on, "whole": self.complete})
 
 
-def numbers(content_ids: Iterable[str]) -> np.ndarray:
+def content_numbers(content_ids: Iterable[str]) -> np.ndarray:
     """uint64 [N]: the first 16 hex of each content id."""
     return np.fromiter((int(c[:16], 16) for c in content_ids), np.uint64)
 
@@ -60,6 +63,4 @@ def read_exposure(folder: Path) -> TrainingExposure | None:
         with np.load(file) as stored:
             return TrainingExposure(stored["learned"], stored["chosen_on"], bool(stored["whole"]))
     except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
-        raise DataError(
-            f"{file} is no record of the pictures a model saw ({error}): train or export it again"
-        ) from error
+        raise DataError(f"{file} is not a training exposure record ({error}): train or export it again") from error

@@ -1,4 +1,4 @@
-"""How large and how sharp each face is, measured on the pictures themselves."""
+"""The size and the sharpness of each face, measured on the images."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from fer_lib.faces.contract import Box
 from fer_lib.faces.decode import decode
 
 BLUR_SIDE = 96
-"""Longer side, in pixels, to which a face is shrunk before its blur is measured, so that sizes can be compared."""
-_CHUNK = 64  # photos a thread takes at a time
+"""Longer side in pixels to which a face is shrunk before its blur is measured, for comparable values."""
+_CHUNK = 64  # photos per task of a thread
 
 
 def blur(face: np.ndarray) -> float:
     """Variance of the Laplacian of grey values 0..255; smaller is more blurred (Pech-Pacheco et al. 2000).
 
-    ``face`` uint8 RGB [H, W, 3], shrunk by area to a longer side of BLUR_SIDE; a smaller one is not enlarged, for that
-    would blur it.
+    ``face`` uint8 RGB [H, W, 3], shrunk by area to a longer side of BLUR_SIDE.  A smaller face is not enlarged, because
+    that would blur it.
     """
     grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)
     scale = BLUR_SIDE / max(grey.shape)
@@ -35,38 +35,37 @@ def blur(face: np.ndarray) -> float:
 
 
 def measure(manifest: Manifest, progress: Callable[[int, int], None] | None = None) -> pd.DataFrame:
-    """One line a row of the manifest, in its order: ``sample_id``, ``box_px``, ``blur``.
+    """One line per row of the manifest, in its order: ``sample_id``, ``box_px``, ``blur``.
 
-    ``box_px``: the shorter side in pixels of the box as it was given, or of the picture where there is none; ``blur``:
-    of what of the box lies in the photo.  Each picture is decoded once; ``progress(done, total)`` counts them.  Raises
-    :class:`DataError` naming a picture that can't be read.
+    ``box_px``: the shorter side of the box, or of the image without a box, in pixels; ``blur``: of the part of the box
+    within the photo.  Each image is decoded once; ``progress(done, total)`` counts them.  Raises :class:`DataError`
+    naming an unreadable image.
     """
     frame = manifest.frame
     places, paths = pd.factorize(frame["image_path"], sort=True)
     boxes = frame[list(BOX)].to_numpy(np.float64) if BOX[0] in frame else np.full((len(frame), 4), np.nan)
     order = np.argsort(places, kind="stable")
     rows_of = np.split(order, np.cumsum(np.bincount(places, minlength=len(paths)))[:-1])
-    found = np.full((len(frame), 2), np.nan)
+    values = np.full((len(frame), 2), np.nan)
 
-    def look(start: int) -> int:
+    def measure_chunk(start: int) -> int:
         stop = min(start + _CHUNK, len(paths))
         for photo in range(start, stop):
             path = manifest.resolve(paths[photo])
             image = decode(path)
             for row in rows_of[photo]:
-                found[row] = _measured(image, None if np.isnan(boxes[row]).any() else tuple(boxes[row]), str(path))
-        return stop - start
+                box = None if np.isnan(boxes[row]).any() else tuple(boxes[row])
+                values[row] = _size_and_blur(image, box, str(path))
+        return stop
 
-    done = 0
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for seen in pool.map(look, range(0, len(paths), _CHUNK)):
-            done += seen
+        for done in pool.map(measure_chunk, range(0, len(paths), _CHUNK)):
             if progress is not None:
                 progress(done, len(paths))
-    return pd.DataFrame({"sample_id": frame["sample_id"], "box_px": found[:, 0], "blur": found[:, 1]})
+    return pd.DataFrame({"sample_id": frame["sample_id"], "box_px": values[:, 0], "blur": values[:, 1]})
 
 
-def _measured(image: np.ndarray, box: Box | None, path: str) -> tuple[float, float]:
+def _size_and_blur(image: np.ndarray, box: Box | None, path: str) -> tuple[float, float]:
     if box is None:
         return float(min(image.shape[:2])), blur(image)
     top, left, bottom, right = box

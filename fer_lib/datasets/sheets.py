@@ -1,4 +1,4 @@
-"""Pages of faces that a person looks at: contact sheets, and the face contract step by step."""
+"""Figures of faces: contact sheets, and the steps of the face contract."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fer_lib.datasets.manifest import BOX, Manifest
+from fer_lib.datasets.manifest import BOX, Manifest, box_of
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
-from fer_lib.faces.contract import Box, FaceContract
+from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
 from fer_lib.faces.detectors import Detector, Haar
 from fer_lib.faces.landmarks import find_points
@@ -24,23 +24,14 @@ DPI = 100
 STEPS = {"raw": "raw", "box": "box", "square": "aligned", "clahe": "CLAHE", "crop": "crop"}
 
 
-def box_of(row: Any) -> Box | None:
-    """(top, left, bottom, right) of a row that is a face in a photo; None for a picture that is the face."""
-    values = [row[side] if side in row else None for side in BOX]
-    return None if any(v is None or pd.isna(v) for v in values) else tuple(float(v) for v in values)
-
-
 def face_tile(manifest: Manifest, row: Any, size: int = 72, margin: float = 0.0) -> np.ndarray:
-    """The face of a row, as the face contract cuts it: uint8 [size, size, 3].
-
-    A picture that can't be read is a red cross on grey, so that a sheet shows it instead of hiding it.
-    """
+    """The face of a row after the face contract's crop, uint8 [size, size, 3]; a red cross for an unreadable image."""
     try:
-        box = box_of(row)
-        square = FaceContract(margin=margin).square(decode(manifest.resolve(row)), box)
+        square = FaceContract(margin=margin).square(decode(manifest.resolve(row)), box_of(row))
     except DataError:
         return _cross(size)
-    return _resized(square, size)
+    interpolation = cv2.INTER_AREA if square.shape[0] > size else cv2.INTER_CUBIC
+    return cv2.resize(square, (size, size), interpolation=interpolation)
 
 
 def _cross(size: int) -> np.ndarray:
@@ -57,9 +48,9 @@ def face_grid(
     caption: Callable[[Any], str] | None = None,
     size: int = 72,
 ) -> Figure:
-    """A line of faces a (label, rows of the manifest's frame), the label at its left.
+    """One line of faces per (label, rows of the manifest's frame), the label on the left.
 
-    ``caption(row)``: up to two short lines under each face.  Raises :class:`DataError` when there is nothing to show.
+    ``caption(row)``: up to two short lines under each face.  Raises :class:`DataError` when there is no row.
     """
     columns = max((len(frame) for _, frame in rows), default=0)
     if columns == 0:
@@ -81,21 +72,21 @@ def face_grid(
 
 
 def contact_sheet(manifest: Manifest, source: str, per_class: int = 10, seed: int = 1337, size: int = 64) -> Figure:
-    """Faces of one source, a line a class with its name and count; the split stands under each face.
+    """Faces of one source, one line per class with its name and count, the split under each face.
 
-    The choice is a function of ``seed`` and the sample ids: row order and other sources do not matter.
+    The sample depends on ``seed`` and the sample ids, not on row order and other sources.
     """
     frame = manifest.rows(include_sources=[source]).frame
     lines = []
     for label, name in enumerate(EMOTIONS):
-        own = frame[frame["label"] == label].sort_values("sample_id")
-        chosen = np.random.default_rng([seed, label]).permutation(len(own))[:per_class]
-        lines.append((f"{name}\n(n = {len(own):,})", own.iloc[chosen]))
+        rows = frame[frame["label"] == label].sort_values("sample_id")
+        sample = np.random.default_rng([seed, label]).permutation(len(rows))[:per_class]
+        lines.append((f"{name}\n(n = {len(rows):,})", rows.iloc[sample]))
     return face_grid(manifest, lines, f"{source} (n = {len(frame):,})", lambda row: row["split"], size)
 
 
 def example_rows(manifest: Manifest, n: int, seed: int = 1337) -> pd.DataFrame:
-    """``n`` rows spread over the sources in turn, faces in photos first, by ``seed`` and sample id alone."""
+    """``n`` rows from all sources in turn, faces in photos first; they depend on ``seed`` and the sample ids."""
     frame = manifest.frame.sort_values("sample_id")
     frame = frame.iloc[np.random.default_rng(seed).permutation(len(frame))]
     boxed = frame[BOX[0]].isna() if BOX[0] in frame else pd.Series(True, index=frame.index)
@@ -108,11 +99,11 @@ def example_rows(manifest: Manifest, n: int, seed: int = 1337) -> pd.DataFrame:
 def steps_page(
     manifest: Manifest, contract: FaceContract, rows: pd.DataFrame, detector: Detector | None = None, size: int = 150
 ) -> Figure:
-    """Every step of the face contract for each of ``rows``: raw, box, aligned, CLAHE, crop.
+    """The steps of the face contract for each of ``rows``: raw, box, aligned, CLAHE, crop.
 
-    ``detector`` finds the points that level the eyes (YuNet); where it is None or sees none, or the contract does not
-    align, the square stays as it is and the page says so.  A step that does not apply to a row is left blank; a picture
-    that can't be read is a red cross.
+    ``detector`` (YuNet) finds the landmarks that level the eyes.  Without a detector, landmarks or alignment in the
+    contract, the square is not turned, and the page shows why.  A step that does not apply is blank; an unreadable
+    image is a red cross.
     """
     wide, high = size + 2 * GAP, size + 2 * GAP + CAPTION
     canvas = np.full((len(rows) * high, len(STEPS) * wide, 3), 255, np.uint8)
@@ -131,7 +122,7 @@ def steps_page(
             stages["square"] = stages.pop("aligned")
         for column, step in enumerate(STEPS):
             top, left = line * high, column * wide
-            text = _said(step, stages, points, contract, detector)
+            text = _step_caption(step, stages, points, contract, detector)
             if step in stages:
                 tile = _fitted(stages[step], size)
                 y, x = top + (size - tile.shape[0]) // 2, left + (size - tile.shape[1]) // 2
@@ -149,7 +140,7 @@ def steps_page(
     return figure
 
 
-def _said(
+def _step_caption(
     step: str,
     stages: dict[str, np.ndarray],
     points: np.ndarray | None,
@@ -157,7 +148,7 @@ def _said(
     detector: Detector | None,
 ) -> str:
     if step == "box" and step not in stages:
-        return "no box: the picture is the face"
+        return "no box: the image is the face"
     if step not in stages:
         return "off in this contract"
     height, width = stages[step].shape[:2]
@@ -171,28 +162,23 @@ def _said(
 
 
 def _page(canvas: np.ndarray, title: str, labels: Sequence[str]):
-    """A figure in which the canvas has one pixel a pixel, with room for the labels at its left."""
+    """A figure that shows each pixel of the canvas as one pixel, with the labels on the left."""
     height, width = canvas.shape[:2]
     left = 14 + 7.5 * max(len(part) for label in labels for part in label.split("\n"))
     top = 46
-    whole, full = left + width + 8, top + height + 6
-    figure = Figure(figsize=(whole / DPI, full / DPI), dpi=DPI)
-    axes = figure.add_axes((left / whole, 6 / full, width / whole, height / full))
+    total_width, total_height = left + width + 8, top + height + 6
+    figure = Figure(figsize=(total_width / DPI, total_height / DPI), dpi=DPI)
+    axes = figure.add_axes((left / total_width, 6 / total_height, width / total_width, height / total_height))
     axes.imshow(canvas, interpolation="nearest", aspect="auto")
-    figure.text(8 / whole, 1 - 6 / full, title, ha="left", va="top", fontsize=10)
+    figure.text(8 / total_width, 1 - 6 / total_height, title, ha="left", va="top", fontsize=10)
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure, axes
 
 
-def _resized(image: np.ndarray, size: int) -> np.ndarray:
-    how = cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_CUBIC
-    return cv2.resize(image, (size, size), interpolation=how)
-
-
 def _fitted(image: np.ndarray, size: int) -> np.ndarray:
-    """The picture with its longer side at ``size``; enlarged by repeating pixels, so that they can be counted."""
+    """The image with its longer side at ``size``; enlarged by repeating pixels."""
     scale = size / max(image.shape[:2])
     to = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     return cv2.resize(image, to, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)

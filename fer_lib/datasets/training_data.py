@@ -1,7 +1,6 @@
-"""What a model was trained on, as its bundle records it: sources, rows, drawn faces, ``--smoke``.
+"""The training data of a model, as its bundle records it: sources, rows, drawn faces, ``--smoke``.
 
-Manifests carry ``meta["drawn"]``, source -> whether its faces are drawn (``root: embedded``); a source that is absent
-is not known to be the one or the other.
+Manifests carry ``meta["drawn"]``: source -> whether its faces are drawn (``root: embedded``), where that is known.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ class SourceRows(BaseModel):
 
 
 class TrainingData(BaseModel):
-    """What the weights learned from, the model that they started from (``init_from``) included.
+    """The training data of the weights and of the model that they started from (``init_from``).
 
-    ``smoke``: a ``--smoke`` run trained some of it.  ``complete`` is False when the starting model has no such record.
+    ``smoke``: part of it was a ``--smoke`` run.  ``complete`` is False when the starting model has no such record.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -42,22 +41,22 @@ class TrainingData(BaseModel):
         counts = train.frame["source"].value_counts().sort_index()
         return cls(sources={s: SourceRows(rows=int(n), drawn=drawn.get(s)) for s, n in counts.items()}, smoke=smoke)
 
-    def started_from(self, other: TrainingData | None) -> TrainingData:
-        """Also what the starting model learned from.  A source of both counts the larger number of rows."""
+    def with_start(self, other: TrainingData | None) -> TrainingData:
+        """With the data of the starting model; a source of both has the larger number of rows."""
         if other is None:
             return self.model_copy(update={"complete": False})
         sources = dict(other.sources)
-        for name, mine in self.sources.items():
-            theirs = sources.get(name, mine)
-            drawn = _any_drawn([mine.drawn, theirs.drawn])
-            sources[name] = SourceRows(rows=max(mine.rows, theirs.rows), drawn=drawn)
+        for name, own in self.sources.items():
+            start = sources.get(name, own)
+            drawn = _any_drawn([own.drawn, start.drawn])
+            sources[name] = SourceRows(rows=max(own.rows, start.rows), drawn=drawn)
         return TrainingData(
             sources=dict(sorted(sources.items())), smoke=self.smoke or other.smoke, complete=other.complete
         )
 
     @property
     def drawn(self) -> bool:
-        """Whether any of it is known to be drawn faces."""
+        """Whether any source is known to be drawn faces."""
         return any(source.drawn for source in self.sources.values())
 
     @property
@@ -65,13 +64,13 @@ class TrainingData(BaseModel):
         return sum(source.rows for source in self.sources.values())
 
 
-def joined_drawn(manifests: Sequence[Manifest]) -> dict[str, bool]:
+def join_drawn(manifests: Sequence[Manifest]) -> dict[str, bool]:
     """``meta["drawn"]`` of joined manifests: a source that is drawn in one of them counts as drawn."""
-    found: dict[str, list[bool | None]] = {}
+    values: dict[str, list[bool | None]] = {}
     for manifest in manifests:
         for source in set(manifest.frame["source"]):
-            found.setdefault(source, []).append((manifest.meta.get("drawn") or {}).get(source))
-    joined = {source: _any_drawn(values) for source, values in sorted(found.items())}
+            values.setdefault(source, []).append((manifest.meta.get("drawn") or {}).get(source))
+    joined = {source: _any_drawn(drawn) for source, drawn in sorted(values.items())}
     return {source: drawn for source, drawn in joined.items() if drawn is not None}
 
 
@@ -80,7 +79,7 @@ def _any_drawn(values: Sequence[bool | None]) -> bool | None:
 
 
 def not_for_photos(data: TrainingData | None) -> str:
-    """Why a model with this record is not for photos; "" where nothing is known that speaks against it."""
+    """Why a model with this record is not for photos; "" where no reason is known."""
     if data is None:
         return ""
     if data.drawn:
@@ -89,7 +88,7 @@ def not_for_photos(data: TrainingData | None) -> str:
 
 
 def training_text(data: TrainingData | None) -> str:
-    """The record in a few words, such as ``trained on 28,709 faces of fer2013``."""
+    """The record as text, such as ``trained on 28,709 faces of fer2013``."""
     if data is None:
         return "its bundle does not record what it was trained on"
     if all(source.drawn for source in data.sources.values()):
@@ -105,6 +104,6 @@ def training_text(data: TrainingData | None) -> str:
     return "; ".join([f"trained on {faces}", *filter(None, notes)])
 
 
-def as_record(value: dict[str, Any] | None) -> TrainingData | None:
+def read_training_data(value: dict[str, Any] | None) -> TrainingData | None:
     """The record in ``bundle.json``; None where it has none, as in bundles of earlier versions."""
     return None if value is None else TrainingData.model_validate(value)

@@ -1,12 +1,14 @@
-"""The library part of 09_export_onnx: choose the student, export it, prove the file, time it, seal the bundle."""
+"""Export: the best student as a verified and calibrated ONNX bundle, and the ONNX files of a finished fit."""
 
 from __future__ import annotations
 
 import csv
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,15 +18,17 @@ from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
 from fer_lib.datasets.openings import log_test_opening
 from fer_lib.deploy import latency
-from fer_lib.deploy.onnx import compact, export_onnx, parity
+from fer_lib.deploy.onnx import INPUT, OUTPUT, ExportError, compact, export_bundle, export_verified, parity
 from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import BundleError, FerError
 from fer_lib.faces.decode import decode
 from fer_lib.models.bundle import META, ONNX, Bundle, bundle_folder, derive_bundle, read_bundle
 from fer_lib.onnx_session import open_session
 from fer_lib.params import ExportParams
+from fer_lib.storage.atomic import fresh_file, write_json
+from fer_lib.training.checkpoint import checkpoint_bundle
 
-REAL_FACES = 256  # of val/select, that the exported file is checked on
+REAL_FACES = 256  # val/select faces for verifying the exported file
 SIDES = ("top", "left", "bottom", "right")
 
 
@@ -33,13 +37,13 @@ def export_model(
 ) -> dict[str, Any]:
     """Export the best candidate into `out` and return what was done.
 
-    `inputs`: ``candidates``, fit phase folders or bundles; ``evaluation``, an evaluation phase
-    folder whose ``bundles/NAME`` is taken where it exists, or blank; ``manifest``, a manifest or its phase folder,
-    whose val/select faces are used for the checks, or blank.  ``cache_dir``: where face packs lie.
+    `inputs`: ``candidates``, fit phase folders or bundles; ``evaluation``, an evaluation phase folder whose
+    ``bundles/NAME`` is used where it exists, or blank; ``manifest``, a manifest or its phase folder, whose val/select
+    faces verify the export, or blank.  ``cache_dir``: the folder of face packs.
 
-    The candidate with the highest macro-F1 on val/select wins; ties go to the smaller file.  Written: ``bundle/``
-    (weights, ``model.onnx``, metrics with ``onnx``), with ``compact`` also ``packaged/`` (the small file, measured by
-    itself), ``onnxparity.json``, ``latencybenchmarks.csv``.  Returned: bundle (Path), selected, ranking, parity,
+    The candidate with the highest macro-F1 on val/select wins; ties go to the smaller file.  Files: ``bundle/``
+    (weights, ``model.onnx``, metrics with ``onnx``), with ``compact`` also ``packaged/`` (the small file with its own
+    test metrics), ``onnxparity.json``, ``latencybenchmarks.csv``.  Returned: bundle (Path), selected, ranking, parity,
     latency, ids, onnx_bytes.
 
     Raises FerError when candidates were measured on different rows, or the file differs from torch by more than
@@ -51,14 +55,13 @@ def export_model(
     bundle = _calibrated(read_bundle(ranking[0]["bundle"]), inputs.get("evaluation"))
     faces, labels = _select_faces(inputs.get("manifest"), REAL_FACES)
 
-    exported = export_onnx(bundle, out / "float32.onnx", opset=params.opset)
-    report = parity(bundle, exported, **faces, tolerance=params.parity_tolerance)
-    files = {"fp32": exported}
-    final = derive_bundle(bundle, out / "bundle", extra_files={ONNX: exported})
+    final, report = export_bundle(
+        bundle, out / "bundle", opset=params.opset, n=64, **faces, tolerance=params.parity_tolerance
+    )
+    files = {"fp32": final.path / ONNX}
     if params.compact:
-        files["int8-weights"] = compact(exported, out / "compact.onnx")
+        files["int8-weights"] = _write_packaged(final, inputs.get("manifest"), out, cache_dir or out / "cache")
         report["compact"] = _compact_report(bundle, files, faces)
-        _write_packaged(final, files["int8-weights"], inputs.get("manifest"), out, cache_dir or out / "cache")
     if len(labels):
         final = derive_bundle(final, out / "bundle", metrics={"onnx": _agreement(final, faces, labels)})
     rows = latency.benchmark(bundle, files)
@@ -67,8 +70,6 @@ def export_model(
         writer = csv.DictWriter(stream, latency.COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    for file in files.values():
-        file.unlink()  # the bundle holds the one that counts
     return {
         "bundle": final.path,
         "selected": final.name,
@@ -76,18 +77,63 @@ def export_model(
         "parity": report,
         "latency": rows,
         "ids": final.meta["ids"],
-        "onnx_bytes": (final.path / ONNX).stat().st_size,
+        "onnx_bytes": files["fp32"].stat().st_size,
     }
+
+
+def export_fit(folder: Path, which: Literal["none", "best", "both"]) -> dict[str, Any]:
+    """Write ``best.onnx``, with "both" also ``last.onnx`` (of ``checkpoint_last``), and ``onnxparity.json``.
+
+    Returns the content of ``onnxparity.json``: per file what :func:`fer_lib.deploy.onnx.parity` returns and its
+    ``weights_sha256`` and ``epoch``.  "none" writes nothing.  An export failure does not fail the fit: the file is left
+    out, and its entry has ``error`` instead of the figures.
+    Raises DataError when the disk refuses, BundleError when the weights are damaged.
+    """
+    if which == "none":
+        return {}
+    best = read_bundle(folder / "best")
+    report = {"best.onnx": _export_or_error(best, folder / "best.onnx", folder / "best")}
+    if which == "both":
+        with tempfile.TemporaryDirectory(prefix="fer-onnx-") as work:
+            last = checkpoint_bundle(folder / "checkpoint_last", Path(work) / "last")
+            if last.weights_sha256 == best.weights_sha256 and "error" not in report["best.onnx"]:
+                with fresh_file(folder / "last.onnx") as file:
+                    shutil.copyfile(folder / "best.onnx", file)
+                report["last.onnx"] = report["best.onnx"] | weights_ids(last)
+            else:
+                report["last.onnx"] = _export_or_error(last, folder / "last.onnx", folder / "checkpoint_last")
+    write_json(folder / "onnxparity.json", report)
+    return report
+
+
+def export_failures(report: dict[str, Any]) -> dict[str, str]:
+    """From :func:`export_fit`'s report: file -> why it was not written, with the command that writes it later."""
+    return {file: f"{file} was not written: {entry['error']}" for file, entry in report.items() if "error" in entry}
+
+
+def _export_or_error(bundle: Bundle, out: Path, source: Path) -> dict[str, Any]:
+    """The report of the exported file, or its ``error``; ``source``: the folder to name to ``fer onnx``."""
+    try:
+        return export_verified(bundle, out) | weights_ids(bundle)
+    except ExportError as error:
+        out.unlink(missing_ok=True)  # the file of an earlier attempt
+        later = f"The weights are kept; write the file later with: fer onnx {source} {out} --opset 20"
+        return {"error": f"{error}. {later}"} | weights_ids(bundle)
+
+
+def weights_ids(bundle: Bundle) -> dict[str, Any]:
+    """``weights_sha256`` and ``epoch`` for the entry of an exported file."""
+    return {"weights_sha256": bundle.weights_sha256, "epoch": bundle.meta["ids"].get("epoch")}
 
 
 def rank(candidates: Sequence[Path]) -> list[dict[str, Any]]:
     """Candidates by macro-F1 on val/select, best first: [{name, folder, bundle, macro_f1, bytes, evalset_id}].
 
-    Raises FerError without candidates, for one whose bundle has no such number, and when they were not measured on the
-    same rows.
+    Raises FerError without candidates and when they were measured on different rows, BundleError for a bundle without
+    macro-F1.
     """
     if not candidates:
-        raise FerError("nothing to export: no candidate was given; run a student phase first, or name candidates")
+        raise FerError("nothing to export: there is no candidate; run a student phase first, or name candidates")
     rows = []
     for folder in candidates:
         bundle = read_bundle(bundle_folder(folder))
@@ -113,35 +159,38 @@ def rank(candidates: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _calibrated(bundle: Bundle, evaluation: Path | str | None) -> Bundle:
-    """The evaluation's bundle of this model (temperature and test metrics in it), else the bundle itself."""
+    """The evaluation's bundle of this model, with temperature and test metrics; without one, the bundle itself."""
     if not evaluation:
         return bundle
     folder = Path(evaluation) / "bundles" / bundle.name
     if not (folder / META).is_file():
         return bundle
-    measured = read_bundle(folder)
-    if measured.weights_sha256 != bundle.weights_sha256:
+    evaluated = read_bundle(folder)
+    if evaluated.weights_sha256 != bundle.weights_sha256:
         raise BundleError(
-            f"{folder} was evaluated with other weights than {bundle.path} holds: run the evaluate phase again, after "
-            "the training"
+            f"{folder} was evaluated with other weights than those of {bundle.path}: run the evaluate phase again"
         )
-    return measured
+    return evaluated
+
+
+def _read_manifest(path: Path | str) -> Manifest:
+    path = Path(path)
+    return Manifest.read(path / "manifest.parquet" if path.is_dir() else path)
 
 
 def _select_faces(manifest: Path | str | None, n: int) -> tuple[dict[str, list], np.ndarray]:
-    """Up to `n` faces of val/select, evenly spread over its rows ({images, boxes}), and their class ids."""
+    """Up to `n` faces of val/select ({images, boxes}), evenly spread over its rows, and their class ids."""
     if not manifest:
         return {"images": [], "boxes": []}, np.empty(0, dtype=np.int64)
-    path = Path(manifest)
-    chosen = Manifest.read(path / "manifest.parquet" if path.is_dir() else path).rows(split="val", val_role="select")
-    at = np.unique(np.linspace(0, len(chosen) - 1, min(n, len(chosen))).round().astype(int))
-    records = chosen.frame.iloc[at].to_dict("records")
+    rows = _read_manifest(manifest).rows(split="val", val_role="select")
+    positions = np.unique(np.linspace(0, len(rows) - 1, min(n, len(rows))).round().astype(int))
+    records = rows.frame.iloc[positions].to_dict("records")
     boxes = [tuple(float(row.get(f"bbox_{side}", np.nan)) for side in SIDES) for row in records]
     faces = {
-        "images": [decode(chosen.resolve(row)) for row in records],
+        "images": [decode(rows.resolve(row)) for row in records],
         "boxes": [None if np.isnan(box).any() else box for box in boxes],
     }
-    return faces, chosen.labels[at]
+    return faces, rows.labels[positions]
 
 
 def _compact_report(bundle: Bundle, files: Mapping[str, Path], faces: dict[str, list]) -> dict[str, Any]:
@@ -155,42 +204,43 @@ def _compact_report(bundle: Bundle, files: Mapping[str, Path], faces: dict[str, 
     }
 
 
-def _write_packaged(bundle: Bundle, file: Path, manifest: Path | str | None, out: Path, cache_dir: Path) -> None:
-    """``out/packaged``: the small file as a bundle of its own, whose test metrics are measured on that very file.
+def _write_packaged(bundle: Bundle, manifest: Path | str | None, out: Path, cache_dir: Path) -> Path:
+    """Write ``out/packaged``, a bundle with only the compact ONNX file and that file's test metrics; return the file.
 
-    This reads the test rows again, which is logged.  It has none where the float weights have none (no evaluation was
-    given).
+    Measuring it reads the test rows, which is logged.  It has no test metrics where the float32 bundle has none.
     """
+    file = compact(bundle.path / ONNX, out / "compact.onnx")
     contract, temperature = bundle.contract, bundle.temperature
     metrics: dict[str, Any] = {"test": None, "test_raw": None, "test_float32": bundle.meta["metrics"].get("test")}
     if metrics["test_float32"] and manifest:
-        path = Path(manifest)
-        whole = Manifest.read(path / "manifest.parquet" if path.is_dir() else path)
+        whole = _read_manifest(manifest)
         rows, weights = whole.rows(split="test"), {f"{bundle.name}, int8": [bundle.weights_sha256]}
         log_test_opening(rows, weights, "compact export", cache_dir, out, manifest_sha256=whole.sha256)
         tolerance = int(rows.meta.get("tolerance", 0))
-        pack = open_or_build(rows, contract, cache_dir, tolerance, kind="none")  # so no pack is kept
+        pack = open_or_build(rows, contract, cache_dir, tolerance, kind="none")  # test faces are not cached
         session = open_session(file)
-        parts = [session.run(["logits"], {"faces": faces})[0] for _, faces in eval_batches(pack, 256)]
+        parts = [session.run([OUTPUT], {INPUT: faces})[0] for _, faces in eval_batches(pack, 256)]
         logits, labels = np.concatenate(parts).astype(np.float64), pack.manifest.labels
         evalset = evalset_id(pack.manifest.sample_ids, labels, "test", tolerance)
         identity = {"evalset_id": evalset, "protocol_id": protocol_id(evalset, contract, "none")}
         identity |= {"n_expected": len(rows), "n_used": len(labels)}
         scaled = logits if temperature is None else temperature.apply(logits)
         metrics |= {"test": summary(scaled, labels) | identity, "test_raw": summary(logits, labels) | identity}
-    derive_bundle(bundle, out / "packaged", extra_files={ONNX: file}, metrics=metrics, weights=False)
+    packaged = derive_bundle(bundle, out / "packaged", extra_files={ONNX: file}, metrics=metrics, weights=False)
+    file.unlink()
+    return packaged.path / ONNX
 
 
 def _agreement(bundle: Bundle, faces: dict[str, list], labels: np.ndarray) -> dict[str, Any]:
-    """How the file that ships and the torch weights that were measured compare on real faces, after temperature."""
+    """Agreement of the ONNX file and the torch weights on real faces, after temperature."""
     logits = {runtime: Predictor(bundle, runtime=runtime).logits(**faces) for runtime in ("onnx", "torch")}
     scale = bundle.temperature.apply if bundle.temperature is not None else np.asarray
-    shipped, measured = (softmax(scale(logits[k])) for k in ("onnx", "torch"))
+    onnx_probs, torch_probs = (softmax(scale(logits[k])) for k in ("onnx", "torch"))
     return {
         "rows": "val/select",
         "n": len(labels),
-        "max_abs_prob_diff": float(np.abs(shipped - measured).max()),
-        "label_agreement": float((shipped.argmax(1) == measured.argmax(1)).mean()),
-        "accuracy_onnx": float((shipped.argmax(1) == labels).mean()),
-        "accuracy_torch": float((measured.argmax(1) == labels).mean()),
+        "max_abs_prob_diff": float(np.abs(onnx_probs - torch_probs).max()),
+        "label_agreement": float((onnx_probs.argmax(1) == torch_probs.argmax(1)).mean()),
+        "accuracy_onnx": float((onnx_probs.argmax(1) == labels).mean()),
+        "accuracy_torch": float((torch_probs.argmax(1) == labels).mean()),
     }

@@ -1,4 +1,4 @@
-"""How long one call takes: the rows of ``latencybenchmarks.csv``."""
+"""Inference latency: the rows of ``latencybenchmarks.csv``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fer_lib.deploy.onnx import INPUT, OUTPUT
-from fer_lib.models.bundle import Bundle
+from fer_lib.models.bundle import WEIGHTS, Bundle
 from fer_lib.onnx_session import open_session
 
 COLUMNS = ("model", "precision", "runtime", "threads", "batch", "size", "p50_ms", "p95_ms", "p99_ms", "images_per_sec")
@@ -23,11 +23,11 @@ def benchmark(
     threads: int = 1,
     iterations: int = 20,
 ) -> list[dict[str, Any]]:
-    """Time the torch model and each ONNX file (name of its precision -> path) on the CPU with `threads` threads.
+    """Time the torch model and each ONNX file (precision name -> path) on the CPU with `threads` threads.
 
-    Returns one row (COLUMNS) for each runtime and batch size: quantiles in milliseconds a call over `iterations` calls
-    after three that don't count, and images a second from the median.  torch is left out where the bundle holds no
-    torch weights.  The face is already cropped and normalised: detection and decoding are not in these numbers.
+    Returns one row (COLUMNS) per runtime and batch size: quantiles in milliseconds per call over `iterations` calls
+    after three warm-up calls, and images per second from the median.  A bundle without torch weights has no torch rows.
+    Inputs are cropped and normalised faces: detection and decoding are not included.
     """
     import torch
 
@@ -45,7 +45,7 @@ def benchmark(
     for precision, path in onnx_files.items():
         session = open_session(path, threads)
         add(precision, "onnxruntime", lambda faces, session=session: session.run([OUTPUT], {INPUT: faces}))
-    if bundle.has("model.safetensors"):
+    if bundle.has(WEIGHTS):
         model, before = bundle.model(), torch.get_num_threads()
         torch.set_num_threads(threads)
         try:

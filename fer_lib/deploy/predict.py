@@ -1,4 +1,4 @@
-"""Prediction: pictures in, calibrated class probabilities out, through the bundle's own face contract."""
+"""Prediction: images in, calibrated class probabilities out, through the bundle's own face contract."""
 
 from __future__ import annotations
 
@@ -86,20 +86,20 @@ class Predictor:
         boxes: Sequence[Box | None] | None = None,
         points: Sequence[np.ndarray | None] | None = None,
     ) -> np.ndarray:
-        """Logits before temperature, float64 [N,7], of uint8 RGB pictures [H,W,3].
+        """Logits before temperature, float64 [N,7], of uint8 RGB images [H,W,3].
 
-        ``boxes`` (top, left, bottom, right) and ``points`` [5,2] belong to the picture of the same position; without a
-        box the whole picture is the face.  A contract with ``align: eyes`` has missing points found by YuNet, as
-        packing does.  Raises DataError, naming the position, for a picture of another kind, FerError where YuNet is
+        ``boxes`` (top, left, bottom, right) and ``points`` [5,2] belong to the image of the same position; without a
+        box the whole image is the face.  A contract with ``align: eyes`` has missing points found by YuNet, as
+        packing does.  Raises DataError, naming the position, for an image of another kind, FerError where YuNet is
         wanted and can't be had.
         """
         images = list(images)
         boxes = [None] * len(images) if boxes is None else list(boxes)
         points = [None] * len(images) if points is None else list(points)
         if not len(images) == len(boxes) == len(points):
-            raise DataError(f"{len(images)} pictures, {len(boxes)} boxes, {len(points)} point sets: they must match")
+            raise DataError(f"{len(images)} images, {len(boxes)} boxes, {len(points)} point sets: they must match")
         for i, image in enumerate(images):
-            check_image(image, f"picture {i}")
+            check_image(image, f"image {i}")
         if self.bundle.contract.align == "eyes":
             points = [
                 find_points(image, box, self._aligner) if p is None else p
@@ -125,12 +125,12 @@ class Predictor:
         return softmax(scaled + self._correction) if len(logits) else logits
 
     def predict(self, image: Path | str | bytes | np.ndarray, whole: bool = False) -> list[FacePrediction]:
-        """The faces found in a picture (path, encoded bytes or uint8 RGB [H,W,3]), largest first; [] without any.
+        """The faces found in an image (path, encoded bytes or uint8 RGB [H,W,3]), largest first; [] without any.
 
-        ``whole`` takes the picture as one face and asks no detector.  Raises DataError when it can't be read.
+        ``whole`` takes the image as one face and asks no detector.  Raises DataError when it can't be read.
         """
         if isinstance(image, np.ndarray):
-            check_image(image, "the picture")
+            check_image(image, "the image")
         else:
             image = decode(image)
         if whole:

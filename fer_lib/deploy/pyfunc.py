@@ -1,6 +1,6 @@
 """The bundle as an MLflow model: ``mlflow.pyfunc.load_model("models:/NAME@ALIAS").predict(images)``.
 
-Each row is one face picture (the whole picture is the face): a uint8 RGB array [H,W,3], encoded image bytes, or, for
+Each row is one face image (the whole image is the face): a uint8 RGB array [H,W,3], encoded image bytes, or, for
 callers that can only send JSON to a served model, base64 text of such bytes or nested lists of integers 0..255.  MLflow
 has no type for "array or bytes", so its signature shows the input as ``any`` and this module checks each row itself.
 """
@@ -47,7 +47,7 @@ class FerModel(mlflow.pyfunc.PythonModel):
         _log.log(level, "model: %s", self.predictor.describe())
 
     def predict(self, context, model_input: list[bytes | str | list[list[list[int]]]], params=None) -> pd.DataFrame:
-        """Rows of pictures to float64 [N,7], the columns named by class.  Raises DataError naming the row."""
+        """Rows of images to float64 [N,7], the columns named by class.  Raises DataError naming the row."""
         images = [_picture(row, f"row {i}") for i, row in enumerate(model_input)]
         return pd.DataFrame(self.predictor.probs(images), columns=list(EMOTIONS))
 
@@ -61,7 +61,7 @@ def signature() -> ModelSignature:
         inputs=Schema([ColSpec(AnyType())]), outputs=Schema([ColSpec(DataType.double, name) for name in EMOTIONS])
     )
     # Marks the input as described by predict's type hint: without it MLflow puts the list into a DataFrame first, which
-    # pictures do not fit.
+    # images do not fit.
     made._is_signature_from_type_hint = True
     return made
 
@@ -83,7 +83,7 @@ def _picture(row, what: str) -> np.ndarray:
         try:
             row = base64.b64decode("".join(row.split()), validate=True)
         except (binascii.Error, ValueError) as error:
-            raise DataError(f"{what}: text must be base64 of a picture file (no path is read): {error}") from error
+            raise DataError(f"{what}: text must be base64 of an image file (no path is read): {error}") from error
     if isinstance(row, (bytes, bytearray, memoryview)):
         try:
             return decode(bytes(row))

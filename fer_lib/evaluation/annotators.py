@@ -1,28 +1,27 @@
-"""A model held against the people who voted: how near it comes to their distribution, and how well they do themselves.
+"""Comparison of a model with annotator votes: divergence from their distribution, and both accuracies.
 
-v are the votes of a row for the seven classes as shares of them, p the model's probabilities, y the manifest's label,
-and c the model's arg-max; every figure is a mean over the rows that have votes:
+Per row, v are the votes for the seven classes as shares, p the model's probabilities, y the manifest's label and c the
+model's arg-max.  Every figure is a mean over the rows with votes:
 
-- ``kl``: KL(v || p) = sum_k v_k (ln v_k - ln p_k), in nats, 0 ln 0 = 0; ``entropy``: that of v, so that the
-  cross-entropy of p under the votes is their sum, and no p can bring it below ``entropy``;
+- ``kl``: KL(v || p) = sum_k v_k (ln v_k - ln p_k), in nats, with 0 ln 0 = 0;
+- ``entropy``: the entropy of v in nats.  ``kl`` + ``entropy`` is the cross-entropy of p under the votes, so ``entropy``
+  is its lower bound;
 - ``js``: Jensen-Shannon divergence (Lin 1991), KL(v || m) / 2 + KL(p || m) / 2 with m = (v + p) / 2, at most ln 2;
-- ``annotators.label``: v_y, the chance that one vote drawn at random is the label: the accuracy that people reach on
-  these very labels, to be held against ``model.label``;
-- ``annotators.label_of_all``: the same of a vote drawn among all that were cast, also those for what is none of the
-  seven (contempt, unknown, no face), which then miss; only over rows whose votes were counted, ``votes.counts``;
-- ``annotators.plurality``: max_k v_k, the same against the class most voted for (a tie needs no rule: each of its
-  classes has this share), to be held against ``model.plurality``.  The drawn vote took part in making that plurality,
-  so this is a little more than a newcomer would reach;
-- ``annotators.each_other``: sum_k v_k^2, the chance that two votes drawn with replacement agree, to be held against
-  ``model.vote``: v_c, the chance that the model agrees with one vote drawn at random, whose ceiling is
-  ``annotators.plurality``;
-- ``model.plurality``: whether c is the class most voted for, a tie of m classes giving 1/m for each of them;
-- ``model.top2``: the same for the model's two likeliest classes, each giving its part.
+- ``annotators.label``: v_y, the probability that a random vote is the label, that is the annotators' accuracy.  Compare
+  it with ``model.label``;
+- ``annotators.label_of_all``: the same for a random vote among all that were cast.  Votes outside the seven classes
+  (contempt, unknown, no face) count as misses; only rows with counted votes, ``votes.counts``;
+- ``annotators.plurality``: max_k v_k, the probability that a random vote is the most frequent class.  Compare it with
+  ``model.plurality``.  The vote is part of that plurality, so a new annotator would score slightly less;
+- ``annotators.each_other``: sum_k v_k^2, the probability that two votes drawn with replacement agree.  Compare it with
+  ``model.vote``: v_c, the probability that the model agrees with a random vote, at most ``annotators.plurality``;
+- ``model.plurality``: whether c is the most frequent class; each of m tied classes counts 1/m;
+- ``model.top2``: the same for the model's two most probable classes, added up.
 
-The votes are those that were cast, as the source counts them: a rule that makes labels of them (FERPlus' majority rule
-takes lone votes away before it looks) also takes away the people who disagree, and would flatter the rest.  Only where
-a source publishes shares alone, as RAF-ML does, these are the votes; ``votes`` says how many rows are of either kind.
-KL, JS and ``entropy`` are of the same votes, so they are larger than against the soft labels that models learn from.
+The votes are the raw ones of the source.  A rule that turns them into labels (FERPlus' majority rule drops single
+votes) removes disagreement and would overstate agreement.  Where a source publishes only shares, as RAF-ML does, the
+shares are the votes; ``votes`` counts the rows of either kind.  KL, JS and ``entropy`` use the same raw votes, so they
+are larger than against the soft labels used in training.
 """
 
 from __future__ import annotations
@@ -36,15 +35,14 @@ from fer_lib.calibration import metrics
 from fer_lib.errors import DataError
 
 
-def people_report(logits, scaled, y, votes, votes_all) -> dict[str, Any] | None:
-    """The figures above, JSON-ready; None when no row has votes for the seven.
+def annotator_report(logits, scaled, y, votes, votes_all) -> dict[str, Any] | None:
+    """The figures above, JSON-ready; None when no row has votes for the seven classes.
 
-    ``logits`` and ``scaled`` [N, K] before and after the temperature (``kl`` and ``js`` are given for both; scaling by
-    class may change the arg-max, the ``model`` figures are of the raw logits, as the report's accuracy is), ``y`` int
-    [N], ``votes`` [N, K]: shares or counts, a row of NaN or zeros where nobody voted, and ``votes_all`` [N], the number
-    of all votes, NaN where only shares are known (both as :attr:`Manifest.votes` has them).  ``n`` counts the rows with
-    votes, ``n_without`` the others.  Raises DataError for shapes that disagree and for votes that are negative,
-    infinite, or NaN in a part of a row.
+    ``logits`` and ``scaled`` [N, K]: before and after the temperature (``kl`` and ``js`` use both, ``model`` uses the
+    raw logits).  ``y``: int [N].  ``votes`` [N, K]: shares or counts; NaN or zeros for a row without votes.
+    ``votes_all`` [N]: the number of all votes, NaN where only shares are known (see :attr:`Manifest.votes`).
+    ``n`` counts the rows with votes, ``n_without`` the others.
+    Raises DataError for mismatched shapes and for votes that are negative, infinite or NaN in part of a row.
     """
     logits, y = metrics.checked_logits(logits, y)
     scaled, _ = metrics.checked_logits(scaled, y)
@@ -56,8 +54,8 @@ def people_report(logits, scaled, y, votes, votes_all) -> dict[str, Any] | None:
     rows = np.arange(len(v))
     most = v == v.max(axis=1, keepdims=True)
     credit = most / most.sum(axis=1, keepdims=True)
-    order = np.argsort(-z, axis=1, kind="stable")  # the first class wins a tie, as everywhere
-    chosen = order[:, 0]
+    order = np.argsort(-z, axis=1, kind="stable")  # the first class wins a tie
+    top = order[:, 0]
     distances = {
         name: {kind: float(measure(v, log_p[voted]).mean()) for kind, log_p in log_probs(logits, scaled).items()}
         for name, measure in (("kl", kl), ("js", js))
@@ -77,16 +75,16 @@ def people_report(logits, scaled, y, votes, votes_all) -> dict[str, Any] | None:
             **({"label_of_all": float(of_all.mean())} if len(of_all) else {}),
         },
         "model": {
-            "label": float((chosen == y).mean()),
-            "plurality": float(credit[rows, chosen].mean()),
-            "top2": float((credit[rows, chosen] + credit[rows, order[:, 1]]).mean()),
-            "vote": float(v[rows, chosen].mean()),
+            "label": float((top == y).mean()),
+            "plurality": float(credit[rows, top].mean()),
+            "top2": float((credit[rows, top] + credit[rows, order[:, 1]]).mean()),
+            "vote": float(v[rows, top].mean()),
         },
     }
 
 
 def checked_votes(votes, shape: tuple[int, int]) -> np.ndarray:
-    """Votes as shares, float64 [N, K], each row summing to 1 or all NaN (nobody voted)."""
+    """Votes as shares, float64 [N, K]; each row sums to 1 or, without votes, is all NaN.  Raises DataError."""
     votes = np.asarray(votes, np.float64)
     if votes.shape != shape:
         raise DataError(f"votes have shape {votes.shape} where {shape[0]} rows of {shape[1]} classes are scored")
@@ -104,11 +102,12 @@ def checked_votes(votes, shape: tuple[int, int]) -> np.ndarray:
 
 
 def log_probs(logits: np.ndarray, scaled: np.ndarray) -> dict[str, np.ndarray]:
+    """Log-probabilities [N, K] before and after scaling."""
     return {"raw": metrics.log_softmax(logits), "scaled": metrics.log_softmax(scaled)}
 
 
 def kl(v: np.ndarray, log_p: np.ndarray) -> np.ndarray:
-    """KL(v || p) of each row, [N]; from log-probabilities, so that a p that underflows still gives a finite value."""
+    """KL(v || p) of each row, [N], in nats; log-probabilities keep it finite where p underflows."""
     return (xlogy(v, v) - v * log_p).sum(axis=1)
 
 

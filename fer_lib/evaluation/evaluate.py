@@ -1,8 +1,8 @@
-"""Every model of a run on one suite: the same rows, single view and flip average, with and without leaked pictures.
+"""Evaluation of all models of a run on the same rows: single view and flip average, with and without leaked images.
 
-The temperature is fitted on val/temperature under the same view, frozen, and applied to the test rows.  Each reading
-of test rows is logged (:mod:`fer_lib.datasets.openings`).  Where one model was trained on from another, what
-that changed is set beside what it cost (:mod:`fer_lib.evaluation.stages`).
+The temperature is fitted on val/temperature under the same view and applied unchanged to the test rows.  Each reading
+of test rows is logged (:mod:`fer_lib.datasets.openings`).  Models that started from another model's weights are
+compared with it (:mod:`fer_lib.evaluation.stages`).
 """
 
 from __future__ import annotations
@@ -20,21 +20,20 @@ from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id, select_
 from fer_lib.datasets.openings import log_test_opening
 from fer_lib.datasets.provenance import TrainingExposure, read_exposure
 from fer_lib.errors import BundleError, DataError, FerError
-from fer_lib.evaluation.annotators import people_report
+from fer_lib.evaluation.annotators import annotator_report
 from fer_lib.evaluation.leaks import checked_leaks
-from fer_lib.evaluation.report import model_report
-from fer_lib.evaluation.stages import Measured, write_stages
+from fer_lib.evaluation.paired import Measurement
+from fer_lib.evaluation.report import model_report, reliability_lists
+from fer_lib.evaluation.stages import write_stages
 from fer_lib.models.bundle import Bundle, bundle_folder, derive_bundle, read_bundle
 from fer_lib.models.ensemble import combine
 from fer_lib.models.softlabels import cached_logits, read_record
 from fer_lib.params import EvaluateParams
 
-PARTS = ("report", "temperature")  # the rows reported on, and those that the temperature is fitted on
-
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: bundles and their weights (one bundle of weight 1 for a single model)."""
+    """A model or an ensemble to evaluate: bundles and their weights (a single model has one bundle of weight 1)."""
 
     name: str
     kind: str
@@ -49,14 +48,15 @@ class Subject:
         contracts = "+".join(b.contract.id for b in self.bundles)
         return protocol_id(evalset, self.bundles[0].contract, f"{view}:{self.space}:{contracts}")
 
-    def seen(self) -> TrainingExposure | None:
-        """What the members have seen; None when none of them left a record."""
-        first, *others = sorted((read_exposure(b.path) for b in self.bundles), key=lambda seen: seen is None)
+    def exposure(self) -> TrainingExposure | None:
+        """The training exposure of all members; None when no member has a record."""
+        first, *others = sorted((read_exposure(b.path) for b in self.bundles), key=lambda record: record is None)
         return None if first is None else first.with_ancestors(others)
 
     def describe(self) -> dict[str, Any]:
+        """The model's entry in ``evaluation.json``, without its views."""
         own = self.bundles[0].meta["model"]
-        known = {
+        entry = {
             "kind": self.kind,
             "backbone": "+".join(b.meta["model"]["backbone"] for b in self.bundles),
             "image_size": own["image_size"]
@@ -68,15 +68,15 @@ class Subject:
         }
         if len(self.bundles) > 1:
             members = zip(self.bundles, self.weights, strict=True)
-            known["members"] = [{"name": b.name, "weight": w, "weights_sha256": b.weights_sha256} for b, w in members]
-            known["space"] = self.space
-        return known
+            entry["members"] = [{"name": b.name, "weight": w, "weights_sha256": b.weights_sha256} for b, w in members]
+            entry["space"] = self.space
+        return entry
 
 
 def subjects(models: list[Path], ensembles: list[Path]) -> list[Subject]:
-    """Fit folders or bundles, and soft-label folders (their ensembles of more than one) as subjects.
+    """Subjects from fit or bundle folders (``models``) and soft-label folders of several teachers (``ensembles``).
 
-    Raises FerError when two share a name, BundleError when an ensemble's member is no longer what it was.
+    Raises FerError when two share a name, BundleError when a teacher's weights changed after the soft labels.
     """
     found = []
     for folder in models:
@@ -106,27 +106,27 @@ def subjects(models: list[Path], ensembles: list[Path]) -> list[Subject]:
 def evaluate(
     p: EvaluateParams, manifest: Manifest, models: list[Path], ensembles: list[Path], out: Path, cache_dir: Path, device
 ) -> dict[str, Any]:
-    """Measure every model; writes ``evaluation.json``, ``predictions/NAME-VIEW.npz`` and ``bundles/NAME`` into ``out``.
+    """Evaluate every model; write ``evaluation.json``, ``predictions/NAME-VIEW.npz`` and ``bundles/NAME`` into ``out``.
 
-    A bundle there carries the temperature fitted under the single view, and as ``metrics["test"]`` the scores of
-    exactly what it predicts (single view, scaled).  Where rows have votes, each report says under ``people`` how the
-    model compares with the annotators (:func:`people.people_report`).  Returns the content of ``evaluation.json``.
-    ``stages.json`` is written where a model was trained on from another one of them.
-    Raises DataError when rows are known to stand in train too and their source is not in ``p.allow_leaks``, and when
-    the chosen sources leave no rows to measure, or none to fit a temperature on.
+    A bundle there carries the temperature of the single view and, as ``metrics["test"]``, the scores of its own
+    predictions (single view, scaled).  Where rows have votes, each report has ``people``, the comparison with the
+    annotators (:func:`fer_lib.evaluation.annotators.annotator_report`).  ``stages.json`` is written where one model
+    started from another's weights.  Returns the content of ``evaluation.json``.
+    Raises FerError without models, DataError when rows leak from training and their source is not in
+    ``p.allow_leaks``, and when the chosen sources leave no rows to measure or none to fit a temperature on.
     """
-    found = subjects(models, ensembles)
-    if not found:
+    evaluated = subjects(models, ensembles)
+    if not evaluated:
         raise FerError("nothing to evaluate: name finished teacher or student phases, or soft-label phases")
     chosen = dict(include_sources=p.include_sources, exclude_sources=p.exclude_sources)
     role = {} if p.split == "test" else {"val_role": "select"}
     rows = manifest.rows(split=p.split, **role, **chosen)
-    held = _held(manifest, p)
-    known, leaks = checked_leaks(manifest, rows, p.split, p.allow_leaks, {s.name: s.seen() for s in found})
-    leaked = known.learned if p.leak_free else frozenset()
+    temperature_rows = _temperature_rows(manifest, p)
+    known, leaks = checked_leaks(manifest, rows, p.split, p.allow_leaks, {s.name: s.exposure() for s in evaluated})
+    leaked = known.trained_on if p.leak_free else frozenset()
     out.mkdir(parents=True, exist_ok=True)
     (out / "predictions").mkdir(exist_ok=True)
-    weights = {s.name: [b.weights_sha256 for b in s.bundles] for s in found}
+    weights = {s.name: [b.weights_sha256 for b in s.bundles] for s in evaluated}
     log_test_opening(
         rows, weights, "evaluation", cache_dir, out, suite=p.suite or p.split, manifest_sha256=manifest.sha256, **chosen
     )
@@ -135,45 +135,34 @@ def evaluate(
         "metric_version": metrics.METRIC_VERSION, "sources": sorted(set(rows.frame["source"])), "leaks": leaks,
         "sets": {}, "models": {},
     }  # fmt: skip
-    single: dict[str, dict[str, Measured]] = {}  # model -> set of rows -> what the single view gave
-    for subject in found:
+    single_view: dict[str, dict[str, Measurement]] = {}  # model -> set of rows -> measurement
+    for subject in evaluated:
         views = {}
         for view in p.views:
             logits, used = _logits(subject, rows, cache_dir, view, p, device)
-            held_logits, held_labels = None, None
-            if held is not None:
-                held_logits, held_used = _logits(subject, held, cache_dir, view, p, device)
-                held_labels = held_used.labels
+            val_logits, val_labels = None, None
+            if temperature_rows is not None:
+                val_logits, val_used = _logits(subject, temperature_rows, cache_dir, view, p, device)
+                val_labels = val_used.labels
             clean = np.asarray([s not in leaked for s in used.sample_ids])
             views[view] = {}
             for name, keep in {"all": np.ones(len(used), bool), **({"leak_free": clean} if leaked else {})}.items():
                 expected = len(rows) if name == "all" else len(rows) - len(leaked)
-                identity = _identity(used, keep, name, p.split, manifest, expected)
-                identity["leaked"] = sum(s in known.learned for s, k in zip(used.sample_ids, keep, strict=True) if k)
-                _same(
-                    result["sets"].setdefault(name, identity | {"removed": len(rows) - expected}),
-                    identity,
-                    subject.name,
-                )
-                report = model_report(
-                    logits[keep], used.labels[keep], held_logits, held_labels, p.calibration, p.fixed_temperature,
-                    p.resamples, p.seed, allow_bound=p.smoke, view=view,
-                )  # fmt: skip
-                scaled = Temperature.model_validate(report["temperature"]).apply(logits[keep], view)
-                tables = {
-                    f"reliability_{kind}": _table(z, used.labels[keep])
-                    for kind, z in (("raw", logits[keep]), ("scaled", scaled))
-                }
-                votes, votes_all = used.votes
-                people = people_report(logits[keep], scaled, used.labels[keep], votes[keep], votes_all[keep])
-                if people is not None:
-                    report["people"] = people
+                ids = [s for s, k in zip(used.sample_ids, keep, strict=True) if k]
+                label, y = p.split if name == "all" else f"{p.split}/{name}", used.labels[keep]
+                identity = {
+                    "evalset_id": evalset_id(ids, y, label, int(manifest.meta.get("tolerance", 0))),
+                    "n_expected": expected, "n_used": len(ids), "leaked": sum(s in known.trained_on for s in ids),
+                }  # fmt: skip
+                first = result["sets"].setdefault(name, identity | {"removed": len(rows) - expected})
+                _check_same_rows(first, identity, subject.name)
+                votes = [v[keep] for v in used.votes]
+                report = _report(logits[keep], y, votes, val_logits, val_labels, p, view)
                 protocol = subject.protocol(identity["evalset_id"], view)
-                views[view][name] = {"protocol_id": protocol, **identity, **report, **tables}
+                views[view][name] = {"protocol_id": protocol, **identity, **report}
                 if view == "none":
-                    ids = [s for s, k in zip(used.sample_ids, keep, strict=True) if k]
-                    seen = Measured(subject.name, views[view][name], logits[keep], used.labels[keep], ids)
-                    single.setdefault(subject.name, {})[name] = seen
+                    measurement = Measurement(subject.name, views[view][name], logits[keep], y, ids)
+                    single_view.setdefault(subject.name, {})[name] = measurement
             np.savez_compressed(
                 out / "predictions" / f"{subject.name}-{view}.npz",
                 logits=logits,
@@ -184,18 +173,29 @@ def evaluate(
         if subject.kind != "ensemble":
             _write_bundle(out / "bundles" / subject.name, subject.bundles[0], views["none"]["all"], p.split)
     (out / "evaluation.json").write_text(json.dumps(result, indent=1))
-    write_stages(out, result, {s.name: s.bundles[0] for s in found if len(s.bundles) == 1}, single, p)
+    write_stages(out, result, {s.name: s.bundles[0] for s in evaluated if len(s.bundles) == 1}, single_view, p)
     return result
 
 
-def _held(manifest: Manifest, p: EvaluateParams) -> Manifest | None:
-    """The rows that a temperature is fitted on, of the sources that are measured; None where none is fitted."""
+def _report(logits, y, votes, val_logits, val_labels, p: EvaluateParams, view) -> dict[str, Any]:
+    """Scores, comparison with the annotators where rows have votes, and reliability tables of one set of rows."""
+    report = model_report(
+        logits, y, val_logits, val_labels, p.calibration, p.fixed_temperature, p.resamples, p.seed,
+        allow_bound=p.smoke, view=view,
+    )  # fmt: skip
+    scaled = Temperature.model_validate(report["temperature"]).apply(logits, view)
+    people = annotator_report(logits, scaled, y, *votes)
+    return report | ({} if people is None else {"people": people}) | reliability_lists(logits, scaled, y)
+
+
+def _temperature_rows(manifest: Manifest, p: EvaluateParams) -> Manifest | None:
+    """The val/temperature rows of the evaluated sources; None where no temperature is fitted."""
     if p.calibration not in ("global", "vector"):
         return None
-    held = manifest.frame[manifest.frame["val_role"] == "temperature"]
+    candidates = manifest.frame[manifest.frame["val_role"] == "temperature"]
     sources = select_sources(manifest.frame, p.include_sources, p.exclude_sources, manifest.path or "the manifest")
-    if not held["source"].isin(sources["source"]).any():
-        of = f" of {', '.join(sorted(set(sources['source'])))}" if len(held) else ""
+    if not candidates["source"].isin(sources["source"]).any():
+        of = f" of {', '.join(sorted(set(sources['source'])))}" if len(candidates) else ""
         raise DataError(
             f"{manifest.path or 'the manifest'} has no val rows of the role temperature{of}, so none can be fitted: "
             "evaluate with calibration: none or fixed, with other sources, or on a manifest that has val rows"
@@ -211,30 +211,17 @@ def _logits(
     logits, packs = zip(*[cached_logits(b, rows, cache_dir, **options) for b in subject.bundles], strict=True)
     used = packs[0].manifest
     if any(pack.manifest.sha256 != used.sha256 for pack in packs):
-        raise DataError(f"{subject.name}: its members could use different pictures; repair the manifest first")
+        raise DataError(f"{subject.name}: not all of its members could read the same images; repair the manifest first")
     return combine(list(logits), subject.weights, subject.space), used
 
 
-def _identity(
-    used: Manifest, keep: np.ndarray, name: str, split: str, manifest: Manifest, expected: int
-) -> dict[str, Any]:
-    ids = [s for s, k in zip(used.sample_ids, keep, strict=True) if k]
-    label = split if name == "all" else f"{split}/{name}"
-    evalset = evalset_id(ids, used.labels[keep], label, int(manifest.meta.get("tolerance", 0)))
-    return {"evalset_id": evalset, "n_expected": expected, "n_used": len(ids)}
-
-
-def _same(known: dict[str, Any], identity: dict[str, Any], name: str) -> None:
-    if known["evalset_id"] != identity["evalset_id"]:
+def _check_same_rows(first: dict[str, Any], identity: dict[str, Any], name: str) -> None:
+    if first["evalset_id"] != identity["evalset_id"]:
         raise DataError(
             f"{name} was measured on {identity['n_used']} rows ({identity['evalset_id']}), the models before it on "
-            f"{known['n_used']} ({known['evalset_id']}): they can't stand in one table"
+            f"{first['n_used']} ({first['evalset_id']}): one table can't hold both; repair the manifest, or evaluate "
+            "them in two phases"
         )
-
-
-def _table(logits: np.ndarray, y: np.ndarray) -> dict[str, list]:
-    table = metrics.reliability_table(metrics.softmax(logits), y)
-    return {k: [None if isinstance(x, float) and np.isnan(x) else x for x in v.tolist()] for k, v in table.items()}
 
 
 def _write_bundle(path: Path, bundle: Bundle, report: dict[str, Any], split: str) -> None:

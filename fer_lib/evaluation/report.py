@@ -1,4 +1,4 @@
-"""What is reported of one model on one set of rows: scores before and after scaling, each with its uncertainty."""
+"""Scores of one model on one set of rows, before and after temperature scaling, with intervals."""
 
 import numpy as np
 
@@ -16,12 +16,11 @@ def temperature_for(
     allow_bound: bool = False,
     view: View = "none",
 ) -> Temperature:
-    """The temperature that ``calibration`` (none | global | vector | fixed) asks for.
+    """The temperature for ``calibration`` (none | global | vector | fixed).
 
-    ``allow_bound`` takes a temperature that ends on its bracket (a handful of rows that are all right), flagged.
-
-    ``logits_val`` [N, K] (under ``view``) and ``y_val`` [N] are the rows of val/temperature; none and fixed do not read
-    them.
+    ``logits_val`` [N, K] (under ``view``) and ``y_val`` [N] are the val/temperature rows; none and fixed ignore them.
+    ``allow_bound`` accepts, with a note, a temperature at the end of its search bracket, as few rows may give.
+    Raises FerError for an unknown calibration, and what :func:`fer_lib.calibration.temperature.fit` raises.
     """
     if calibration == "none":
         return Temperature(mode="none", note="not calibrated")
@@ -33,7 +32,7 @@ def temperature_for(
 
 
 def ece_report(logits, y, resamples: int, seed: int) -> dict[str, float]:
-    """ECE ``value``, its 95 % interval ``lo``, ``hi``; ``null_mean``, ``null_q95``: that of a calibrated model here."""
+    """ECE ``value`` with 95 % interval ``lo``, ``hi``; ``null_mean``, ``null_q95``: the ECE of a calibrated model."""
     probs = metrics.softmax(logits)
     low, high = ece_interval(probs, y, resamples=resamples, seed=seed)
     null = ece_null(probs, resamples=resamples, seed=seed)
@@ -58,12 +57,13 @@ def model_report(
     allow_bound: bool = False,
     view: View = "none",
 ) -> dict:
-    """Scores of ``logits_test`` [N, K] against ``y_test`` [N], with a temperature fitted on the validation rows only.
+    """Scores of ``logits_test`` [N, K] against ``y_test`` [N]; the temperature is fitted on the validation rows only.
 
-    ``view``: the one under which both sets of logits were computed.
-    Keys: ``raw`` and ``scaled`` (:func:`scores.summary` before and after scaling), ``temperature`` (its dump),
-    ``ece_raw`` and ``ece_scaled`` ({value, lo, hi, null_mean, null_q95}), ``accuracy_interval`` (Wilson) and
-    ``macro_f1_interval`` (bootstrap over rows), both 95 % of the raw predictions.  JSON-ready; same seed, same numbers.
+    ``view``: the view of both sets of logits.
+    Keys: ``raw`` and ``scaled`` (:func:`fer_lib.calibration.metrics.summary` before and after scaling),
+    ``temperature``, ``ece_raw`` and ``ece_scaled`` ({value, lo, hi, null_mean, null_q95}), ``accuracy_interval``
+    (Wilson) and ``macro_f1_interval`` (bootstrap over rows), both 95 % and of the raw predictions.  The result is
+    JSON-ready and deterministic for a seed.
     """
     temperature = temperature_for(logits_val_temp, y_val_temp, calibration, fixed_temperature, allow_bound, view)
     logits_test, y_test = metrics.checked_logits(logits_test, y_test)
@@ -82,4 +82,19 @@ def model_report(
                 lambda z, y: metrics.macro_f1(z.argmax(axis=1), y, k), logits_test, y_test, resamples, seed
             )
         ),
+    }
+
+
+def reliability_lists(logits: np.ndarray, scaled: np.ndarray, y: np.ndarray) -> dict[str, dict[str, list]]:
+    """``reliability_raw`` and ``reliability_scaled``: reliability tables before and after scaling; NaN becomes None."""
+    tables = {
+        f"reliability_{kind}": metrics.reliability_table(metrics.softmax(z), y)
+        for kind, z in (("raw", logits), ("scaled", scaled))
+    }
+    return {
+        name: {
+            column: [None if isinstance(x, float) and np.isnan(x) else x for x in values.tolist()]
+            for column, values in table.items()
+        }
+        for name, table in tables.items()
     }

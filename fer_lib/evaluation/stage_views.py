@@ -1,4 +1,4 @@
-"""A child beside its parent as sentences, tables and a plot; what is shown of ``stages.json``."""
+"""Views of ``stages.json``: sentences, tables and a plot of each child model beside its parent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BETTER, _WORSE, _GREY = "#3b6fb6", "#c44e52", "#6b6b6b"
 
 
 def verdict(difference: dict[str, float]) -> str:
-    """``better``, ``worse``, or that chance explains the difference, by its interval; ``value`` larger is better."""
+    """``better``, ``worse`` or within chance, by the interval of a difference whose larger ``value`` is better."""
     if difference["lo"] > 0:
         return "better"
     if difference["hi"] < 0:
@@ -24,12 +24,12 @@ def verdict(difference: dict[str, float]) -> str:
     return f"{'higher' if difference['value'] > 0 else 'lower'}, by no more than chance explains"
 
 
-def sentences(stage: dict[str, Any]) -> list[str]:
-    """What a person should read of one child and its parent: scores, single classes, price; a loss is called one."""
+def stage_sentences(stage: dict[str, Any]) -> list[str]:
+    """Sentences about one child and its parent: scores, single classes, cost and unknown settings."""
     parent, child, scores = stage["parent"], stage["child"], stage["scores"]["all"]
     gain, test = scores["difference"], scores["mcnemar"]
     macro = gain["macro_f1"]
-    said = [
+    lines = [
         f"`{child}`, trained on from `{parent}`, is {verdict(macro)}: macro-F1 {scores['parent']['macro_f1']:.4f} → "
         f"{scores['child']['macro_f1']:.4f} ({_signed(macro)}) on the same {scores['n_used']:,} rows; accuracy "
         f"{scores['parent']['accuracy']:.4f} → {scores['child']['accuracy']:.4f} ({_signed(gain['accuracy'])}), "
@@ -42,14 +42,16 @@ def sentences(stage: dict[str, Any]) -> list[str]:
             if name.startswith("f1/") and (d["lo"] > 0 if sign > 0 else d["hi"] < 0)
         ]
         if classes:
-            said.append(f"F1 in points is {word}, beyond chance, for {', '.join(classes)}.")
-    said.append(_price(stage["cost"]))
+            lines.append(f"F1 in points is {word}, beyond chance, for {', '.join(classes)}.")
+    lines.append(_cost_sentence(stage["cost"]))
     if not all(stage["settings_known"]):
-        said.append("What else their trainings differ in is not known: a model came without its alignmentreport.json.")
-    return said
+        lines.append(
+            "Other differences between their trainings are not known: a model came without its alignmentreport.json."
+        )
+    return lines
 
 
-def _price(cost: dict[str, Any]) -> str:
+def _cost_sentence(cost: dict[str, Any]) -> str:
     parts = []
     before, after = cost["parent"], cost["child"]
     if after["train_seconds"] is not None:
@@ -63,7 +65,7 @@ def _price(cost: dict[str, Any]) -> str:
             f"{new / old:.2g} times the time for a face ({old:.1f} → {new:.1f} ms on one CPU thread, at "
             f"{' → '.join(sizes)} px)"
         )
-    return f"It cost {' and '.join(parts)}." if parts else "What it cost is not known: no history lies beside it."
+    return f"It cost {' and '.join(parts)}." if parts else "Its cost is not known: no history lies beside it."
 
 
 def _signed(difference: dict[str, float]) -> str:
@@ -71,7 +73,7 @@ def _signed(difference: dict[str, float]) -> str:
 
 
 def stages_table(report: dict[str, Any] | None) -> pd.DataFrame:
-    """A line a child and score on all rows: parent's, child's, the difference and its interval; then what they cost."""
+    """One line per child and score on all rows: parent's, child's, difference and interval; then one per cost."""
     import pandas as pd
 
     lines = []
@@ -88,14 +90,14 @@ def stages_table(report: dict[str, Any] | None) -> pd.DataFrame:
         for what, old, new, d in pairs:
             ends = {"low": d.get("lo"), "high": d.get("hi")}
             lines.append(who | {"what": what, "before": old, "after": new, "difference": new - old, **ends})
-        for what, (old, new) in _costs(stage["cost"]).items():
+        for what, (old, new) in _cost_pairs(stage["cost"]).items():
             known = None not in (old, new)
             lines.append(who | {"what": what, "before": old, "after": new, "difference": new - old if known else None})
     return pd.DataFrame(lines)
 
 
 def changed_table(report: dict[str, Any] | None) -> pd.DataFrame:
-    """A line a child and setting that its training had otherwise than its parent's."""
+    """One line per child and training setting that differs from its parent's."""
     import pandas as pd
 
     return pd.DataFrame(
@@ -107,8 +109,8 @@ def changed_table(report: dict[str, Any] | None) -> pd.DataFrame:
     )
 
 
-def _costs(cost: dict[str, Any]) -> dict[str, tuple[float | None, float | None]]:
-    """What is said of costs: name with its unit -> (parent's, child's), None for what is not known."""
+def _cost_pairs(cost: dict[str, Any]) -> dict[str, tuple[float | None, float | None]]:
+    """Cost name with its unit -> (parent's, child's); None where unknown."""
 
     def both(read) -> tuple[float | None, float | None]:
         return read(cost["parent"]), read(cost["child"])
@@ -123,7 +125,7 @@ def _costs(cost: dict[str, Any]) -> dict[str, tuple[float | None, float | None]]
 
 
 def draw_stages(report: dict[str, Any] | None) -> Figure | None:
-    """A row a child: left the differences with their 95 % intervals, right its costs as multiples of the parent's."""
+    """One row of plots per child: differences with 95 % intervals, and costs as multiples of the parent's."""
     from matplotlib.figure import Figure
 
     if report is None:
@@ -132,7 +134,7 @@ def draw_stages(report: dict[str, Any] | None) -> Figure | None:
     figure = Figure(figsize=(11, 3.6 * len(stages)), dpi=100, layout="constrained")
     for stage, (left, right) in zip(stages, figure.subplots(len(stages), 2, squeeze=False), strict=True):
         _draw_differences(left, stage)
-        _draw_costs(right, stage)
+        _draw_cost_pairs(right, stage)
         for axes in (left, right):
             axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -152,8 +154,8 @@ def _draw_differences(axes, stage: dict[str, Any]) -> None:
     axes.set(xlabel=f"child minus parent, 95 % interval, n = {n:,}", title=f"{stage['parent']} → {stage['child']}")
 
 
-def _draw_costs(axes, stage: dict[str, Any]) -> None:
-    known = {name: new / old for name, (old, new) in _costs(stage["cost"]).items() if old and new}
+def _draw_cost_pairs(axes, stage: dict[str, Any]) -> None:
+    known = {name: new / old for name, (old, new) in _cost_pairs(stage["cost"]).items() if old and new}
     bars = axes.barh(range(len(known)), list(known.values()), color=_BETTER)
     axes.bar_label(bars, labels=[f"{ratio:.2f} x" for ratio in known.values()], padding=3, fontsize=9)
     axes.axvline(1, color=_GREY, linestyle="--", linewidth=1)

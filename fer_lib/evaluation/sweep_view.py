@@ -1,4 +1,4 @@
-"""A sweep over checkpoints to look at: its table, its curves, the reliability of the chosen one, and what to say."""
+"""Views of a checkpoint sweep: table, curves, reliability diagrams of the chosen checkpoint, and a summary."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PANELS = (("macro_f1", "macro-F1"), ("ece", "ECE"))
 
 
 def sweep_table(result: dict[str, Any]) -> pd.DataFrame:
-    """A line a checkpoint; lines of one ``evalset`` may be compared, ``protocol`` adds preprocessing and view."""
+    """One line per checkpoint; lines of one ``evalset`` are comparable, ``protocol`` adds preprocessing and view."""
     lines = []
     for index, entry in enumerate(result["checkpoints"]):
         raw, calibrated, temperature = entry["raw"], entry["calibrated"], entry["temperature"]
@@ -34,7 +34,7 @@ def sweep_table(result: dict[str, Any]) -> pd.DataFrame:
 
 
 def sweep_curves(result: dict[str, Any]) -> Figure:
-    """Macro-F1 and ECE on val/select by epochs: a colour a fit, raw solid, calibrated dashed, the chosen starred."""
+    """Macro-F1 and ECE on val/select by epochs: one colour per fit, calibrated dashed, the chosen starred."""
     chosen = result["chosen"]
     figure = Figure(figsize=(12, 5.2), layout="constrained")
     panels = figure.subplots(1, len(_PANELS))
@@ -63,7 +63,7 @@ def sweep_curves(result: dict[str, Any]) -> Figure:
 
 
 def chosen_reliability(result: dict[str, Any]) -> Figure:
-    """The reliability diagrams of the chosen checkpoint before and after its temperature, under the sweep's view."""
+    """Reliability diagrams of the chosen checkpoint before and after its temperature, under the sweep's view."""
     chosen = result["chosen"]
     report = chosen["views"][result["view"]]
     panels = {
@@ -73,24 +73,24 @@ def chosen_reliability(result: dict[str, Any]) -> Figure:
     return plots.reliability_panels(panels, f"{chosen['fit']}, {chosen['checkpoint']}: val/select")
 
 
-def sentences(result: dict[str, Any]) -> list[str]:
-    """What was chosen and what is to be said of it, a sentence each."""
+def sweep_summary(result: dict[str, Any]) -> list[str]:
+    """The chosen checkpoint, its scores and its caveats, one sentence each."""
     chosen, part = result["chosen"], result["select_by"]
     low, high = chosen["interval"]
-    said = [
+    lines = [
         f"{chosen['fit']}, {chosen['checkpoint']} (epochs: {chosen['epochs']:g}): {part} macro-F1 "
         f"{chosen[part]['macro_f1']:.4f} [{low:.4f}, {high:.4f}], accuracy {chosen[part]['accuracy']:.4f}, ECE "
         f"{chosen['raw']['ece']:.4f} raw and {chosen['calibrated']['ece']:.4f} calibrated, on {result['n_used']:,} of "
         f"{result['n_expected']:,} rows ({result['evalset_id']})."
     ]
     if chosen["as_good"]:
-        said.append(f"{chosen['as_good']} others lie in its 95 % interval too: the choice among them is within noise.")
+        lines.append(f"{chosen['as_good']} others lie in its 95 % interval too: the choice among them is within noise.")
     if result["differences"]:
-        said.append(f"The fits see other pixels of the same rows: {'. '.join(result['differences'])}.")
-    if twins := result["leaks"]["twins_in_train"]:
-        said.append(f"{twins:,} of these rows are known to stand in train too.")
+        lines.append(f"The fits see other pixels of the same rows: {'. '.join(result['differences'])}.")
+    if leaked := result["leaks"]["twins_in_train"]:
+        lines.append(f"{leaked:,} of these rows are known to be in train too.")
     for fit, rows in result["leaks"]["learned_elsewhere"].items():
-        said.append(f"{fit} learned from {rows:,} of these rows elsewhere, as allowed.")
+        lines.append(f"{fit} learned from {rows:,} of these rows elsewhere, as allowed.")
     if unrecorded := result["leaks"]["unrecorded"]:
-        said.append(f"Not known is which pictures were seen in training by {', '.join(unrecorded)}.")
-    return said
+        lines.append(f"The training images of {', '.join(unrecorded)} are not known.")
+    return lines

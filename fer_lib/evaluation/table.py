@@ -1,4 +1,4 @@
-"""An evaluation as tables and arrays to look at."""
+"""Tables and arrays of an evaluation and of gates, for notebooks and pages."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fer_lib.calibration.temperature import Temperature
 
 
 def results_table(result: dict[str, Any]) -> pd.DataFrame:
-    """A line a model, view and set of rows, with the ids under which lines may be compared.
+    """One line per model, view and set of rows, with the ids that say which lines are comparable.
 
-    Only lines of one ``evalset`` were measured on the same rows; ``protocol`` adds preprocessing and view.
+    Lines of one ``evalset`` were measured on the same rows; ``protocol`` adds preprocessing and view.
     """
     lines = []
     for name, model in result["models"].items():
@@ -35,11 +35,11 @@ def results_table(result: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def people_table(result: dict[str, Any]) -> pd.DataFrame:
-    """A line a model and view of what ``people`` says of all its rows; empty where no row has votes.
+def annotators_table(result: dict[str, Any]) -> pd.DataFrame:
+    """One line per model and view: its comparison with the annotators on all rows; empty where no row has votes.
 
-    The last lines are the annotators themselves: one of their votes for the seven classes, as cast, drawn at random
-    against the label, the plurality and another; then, where the votes were counted, one vote among all that were cast.
+    The last lines are the annotators themselves: a random vote for the seven classes against the label, the plurality
+    and another vote; then, where votes were counted, a random vote among all that were cast.
     """
     lines, people = [], None
     for name, model in result["models"].items():
@@ -67,8 +67,24 @@ def people_table(result: dict[str, Any]) -> pd.DataFrame:
 def predictions(
     folder: Path, result: dict[str, Any], name: str, view: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(raw probs [N, 7], scaled probs [N, 7], y [N]) of a model on all rows of an evaluation's folder."""
+    """(raw probs [N, 7], scaled probs [N, 7], y [N]) of a model on all rows, from an evaluation's ``folder``."""
     with np.load(folder / "predictions" / f"{name}-{view}.npz") as stored:
         logits, y = stored["logits"], stored["y"]
     temperature = Temperature.model_validate(result["models"][name]["views"][view]["all"]["temperature"])
     return metrics.softmax(logits), metrics.softmax(temperature.apply(logits, view)), y
+
+
+def gates_table(result: dict[str, Any]) -> pd.DataFrame:
+    """One line per gate and score of a ``gates.json``."""
+    lines = []
+    for gate in result["gates"]:
+        for name, score in gate["scores"].items():
+            change = score.get("change", {})
+            lines.append(
+                {
+                    "gate": gate.get("suite", "session"), "score": name, "base": score["base"],
+                    "candidate": score["candidate"], "change": score["candidate"] - score["base"],
+                    "lo": change.get("lo"), "hi": change.get("hi"), "passed": score["passed"], "rows": gate["n_used"],
+                }
+            )  # fmt: skip
+    return pd.DataFrame(lines)

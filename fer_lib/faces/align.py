@@ -31,9 +31,9 @@ def crop_square(image: np.ndarray, top: int, left: int, side: int) -> np.ndarray
 
 
 def eye_angle(points: np.ndarray) -> float:
-    """Tilt of the eye line in degrees, positive when the eye on the picture's right lies lower.
+    """Tilt of the eye line in degrees, positive when the eye on the image's right lies lower.
 
-    ``points`` float [5, 2] are (x, y) in YuNet's order: the person's right eye (left in the picture), left eye, nose,
+    ``points`` float [5, 2] are (x, y) in YuNet's order: the person's right eye (left in the image), left eye, nose,
     right and left mouth corner.  Eyes at one and the same place (a strict profile) have no line: the tilt is then 0.
     Raises DataError for another shape or for values that are not finite.
     """
@@ -49,13 +49,13 @@ def eye_angle(points: np.ndarray) -> float:
 def eyes_level(
     image: np.ndarray, points: np.ndarray, square: tuple[int, int, int] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The picture turned until the eyes are level, at its own scale, outside edge-replicated.
+    """The image turned until the eyes are level, at its own scale, outside edge-replicated.
 
-    ``image`` uint8 [H, W, 3]; ``points`` as in :func:`eye_angle`.  By default the whole picture turns about the middle
-    between the eyes and keeps its size.  With ``square`` = (top, left, side), in pixels and free to leave the picture,
+    ``image`` uint8 [H, W, 3]; ``points`` as in :func:`eye_angle`.  By default the whole image turns about the middle
+    between the eyes and keeps its size.  With ``square`` = (top, left, side), in pixels and free to leave the image,
     it turns about that square's centre and only the square is returned [side, side, 3], sampled at MAX_SIDE or fewer
     pixels a side where it is larger.
-    Returns the picture and the 2x3 affine matrix that takes (x, y) of ``image`` to (x, y) of the result.
+    Returns the image and the 2x3 affine matrix that takes (x, y) of ``image`` to (x, y) of the result.
     """
     angle = eye_angle(points)
     if square is None:

@@ -1,6 +1,6 @@
 """Training augmentation of packed faces: one crop resized, one colour matrix, a rectangle, in OpenCV and NumPy.
 
-A pure function of the face and the random generator, so that a resumed run sees the same pictures.
+A pure function of the face and the random generator, so that a resumed run sees the same images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fer_lib.faces import webcam
 from fer_lib.params import AugmentParams
 
 CROP_TRIES = 10
-ERASED_AREA = (0.02, 0.2)  # share of the picture
+ERASED_AREA = (0.02, 0.2)  # share of the image
 ERASED_RATIO = (0.3, 1 / 0.3)  # Zhong et al. 2020
 LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601
 

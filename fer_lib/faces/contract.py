@@ -1,4 +1,4 @@
-"""The face contract: one object that says how a picture becomes the input of a model.
+"""The face contract: one object that says how an image becomes the input of a model.
 
 It travels in every bundle and is used by import, packing, training, soft labels, evaluation and prediction, so that a
 model never sees two different crops of the same face.
@@ -25,7 +25,7 @@ Channels = tuple[float, float, float]
 
 # Part of the id: raise it whenever the same fields begin to give different pixels.
 CONTRACT_VERSION = 1
-# A box whose longer side is larger than this many times the picture is a broken record, not a face.
+# A box whose longer side is larger than this many times the image is a broken record, not a face.
 MAX_BOX_OVER_PICTURE = 2.0
 
 
@@ -75,11 +75,11 @@ class FaceContract(BaseModel):
     def face(self, image: np.ndarray, box: Box | None = None, points: np.ndarray | None = None) -> np.ndarray:
         """The face as uint8 RGB [R, R, 3].
 
-        ``image`` uint8 RGB [H, W, 3]; ``box`` in pixels, None when the picture is already a face crop: then all of it
-        is taken and ``margin`` does not apply, for there is nothing around it.  What lies outside the picture is
+        ``image`` uint8 RGB [H, W, 3]; ``box`` in pixels, None when the image is already a face crop: then all of it
+        is taken and ``margin`` does not apply, for there is nothing around it.  What lies outside the image is
         edge-replicated.  ``points`` float [5, 2] (x, y) of the detector turn the face when ``align`` is "eyes"; a face
         without points stays as it is.
-        Raises DataError for an array of another kind and for a box that is empty, not finite or off the picture.
+        Raises DataError for an array of another kind and for a box that is empty, not finite or off the image.
         """
         return self.finish(self.square(image, box, points))
 
@@ -200,7 +200,7 @@ def _grey_in_lab() -> tuple[np.ndarray, np.ndarray]:
 
 
 def to_gray(face: np.ndarray) -> np.ndarray:
-    """uint8 [h, w, 3] with three equal channels as [h, w, 1]; any other picture as it is."""
+    """uint8 [h, w, 3] with three equal channels as [h, w, 1]; any other image as it is."""
     middle = face[len(face) // 2]
     if face.shape[2] == 1 or (middle != middle[:, :1]).any():  # told from one row nearly always
         return face
@@ -224,14 +224,14 @@ def _scale_and_shift(mean: Channels, std: Channels, width: int) -> tuple[np.ndar
 def _checked(image: np.ndarray) -> np.ndarray:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise DataError(f"a picture must be uint8 RGB [height, width, 3], got {got}: use fer_lib.faces.decode.decode")
+        raise DataError(f"an image must be uint8 RGB [height, width, 3], got {got}: use fer_lib.faces.decode.decode")
     if 0 in image.shape:
-        raise DataError(f"a picture of shape {image.shape} has no pixels")
+        raise DataError(f"an image of shape {image.shape} has no pixels")
     return image
 
 
 def _square(shape: tuple[int, ...], box: Box | None, margin: float) -> tuple[int, int, int]:
-    """(top, left, side) of the square round the box's centre, in whole pixels, free to leave the picture."""
+    """(top, left, side) of the square round the box's centre, in whole pixels, free to leave the image."""
     height, width = shape[:2]
     if box is None:
         top, left, bottom, right, margin = 0.0, 0.0, float(height), float(width), 0.0
@@ -240,10 +240,10 @@ def _square(shape: tuple[int, ...], box: Box | None, margin: float) -> tuple[int
         if not all(math.isfinite(v) for v in (top, left, bottom, right)) or bottom <= top or right <= left:
             raise DataError(f"box {box} is empty or not finite: expected (top, left, bottom, right) in pixels")
         if bottom <= 0 or right <= 0 or top >= height or left >= width:
-            raise DataError(f"box {box} lies outside the picture of {width} x {height} pixels: check its order")
+            raise DataError(f"box {box} lies outside the image of {width} x {height} pixels: check its order")
     longer = max(bottom - top, right - left)
     if longer > MAX_BOX_OVER_PICTURE * max(height, width):
-        raise DataError(f"box {box} is far larger than the picture of {width} x {height} pixels: check its units")
+        raise DataError(f"box {box} is far larger than the image of {width} x {height} pixels: check its units")
     side = max(1, math.floor(longer * (1.0 + 2.0 * margin) + 0.5))
     return math.floor((top + bottom - side) / 2 + 0.5), math.floor((left + right - side) / 2 + 0.5), side
 

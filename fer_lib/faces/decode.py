@@ -1,4 +1,4 @@
-"""Bytes to pixels: the one way in which pictures enter, safe for files that nobody has checked."""
+"""Bytes to pixels: the one way in which images enter, safe for files that nobody has checked."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MAX_PIXELS = 50_000_000
 
 
 def decode(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """The picture as uint8 RGB [H, W, 3], EXIF orientation applied, first frame of a sequence, transparency ignored.
+    """The image as uint8 RGB [H, W, 3], EXIF orientation applied, first frame of a sequence, transparency ignored.
 
-    ``source`` is a path or the encoded bytes.  Grey pictures come as three equal channels, of 16 bits the high byte.
+    ``source`` is a path or the encoded bytes.  Grey images come as three equal channels, of 16 bits the high byte.
     Raises DataError, naming the file, when it is missing, not one of FORMATS, truncated or otherwise undecodable, of 32
     bits a channel, or when its header announces more than ``max_pixels`` (found before any pixel is decoded).
     """
-    name = f"picture of {len(source)} bytes" if isinstance(source, bytes) else str(source)
+    name = f"image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
@@ -35,11 +35,11 @@ def decode(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarr
     except DataError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise DataError(f"{name}: not a picture that is read here ({', '.join(FORMATS)}): {_what(data)}") from error
+        raise DataError(f"{name}: not an image that is read here ({', '.join(FORMATS)}): {_what(data)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(_too_large(name, str(error), max_pixels)) from error
     except Exception as error:  # a broken file can raise almost anything out of Pillow's decoders
-        raise DataError(f"{name}: broken or truncated picture ({error}): fetch it again or leave it out") from error
+        raise DataError(f"{name}: broken or truncated image ({error}): fetch it again or leave it out") from error
 
 
 def _rgb(picture: Image.Image, name: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a detector gives and takes: faces of a picture, the picture in the sizes that it was trained on."""
+"""What a detector gives and takes: faces of an image, the image in the sizes that it was trained on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fer_lib.errors import DataError
 class Face:
     """One found face.
 
-    ``box`` = (top, left, bottom, right) in pixels of the picture, which it may leave; ``score`` 0..1; ``points``
+    ``box`` = (top, left, bottom, right) in pixels of the image, which it may leave; ``score`` 0..1; ``points``
     float32 [5, 2] (x, y): the person's right eye, left eye, nose, right and left mouth corner.
     """
 
@@ -36,7 +36,7 @@ class Detector(Protocol):
     note: str
 
     def detect(self, image: np.ndarray, refine: bool = True) -> list[Face]:
-        """Faces of a uint8 RGB picture [H, W, 3], the largest first; an empty list when there is none.
+        """Faces of a uint8 RGB image [H, W, 3], the largest first; an empty list when there is none.
 
         ``refine`` looks closer for the points, which alignment needs; boxes and scores are the same without it.
         """
@@ -44,14 +44,14 @@ class Detector(Protocol):
 
 
 def checked(image: np.ndarray) -> np.ndarray:
-    """The picture; DataError unless it is uint8 RGB [H, W, 3] with at least one pixel."""
+    """The image; DataError unless it is uint8 RGB [H, W, 3] with at least one pixel."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise DataError(f"a detector wants a uint8 RGB picture [height, width, 3], got {image.dtype} {image.shape}")
+        raise DataError(f"a detector wants a uint8 RGB image [height, width, 3], got {image.dtype} {image.shape}")
     return image
 
 
 def fitted(image: np.ndarray, smallest: int, largest: int) -> tuple[np.ndarray, float]:
-    """The picture with its longer side within the two limits, and the factor that takes its pixels back."""
+    """The image with its longer side within the two limits, and the factor that takes its pixels back."""
     longer = max(checked(image).shape[:2])
     target = min(max(longer, smallest), largest)
     if target == longer:
@@ -62,7 +62,7 @@ def fitted(image: np.ndarray, smallest: int, largest: int) -> tuple[np.ndarray, 
 
 
 def largest_first(faces: list[Face], image: np.ndarray) -> list[Face]:
-    """By area; boxes of no extent and boxes wholly off the picture, which a net can regress, are no faces."""
+    """By area; boxes of no extent and boxes wholly off the image, which a net can regress, are no faces."""
     height, width = image.shape[:2]
 
     def is_on(face: Face) -> bool:

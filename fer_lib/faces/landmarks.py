@@ -15,7 +15,7 @@ def find_points(image: np.ndarray, box: Box | None, detector: Detector) -> np.nd
     """Points float32 [5, 2] (x, y) of the largest face in uint8 RGB ``image`` [H, W, 3]; None where none is seen.
 
     With ``box`` (top, left, bottom, right) only faces whose centre lies in it count.  ``detector`` must give points
-    (YuNet).  Raises DataError for a box that is not finite or far off the picture.
+    (YuNet).  Raises DataError for a box that is not finite or far off the image.
     """
     if box is None:
         faces = detector.detect(image)
@@ -27,7 +27,7 @@ def find_points(image: np.ndarray, box: Box | None, detector: Detector) -> np.nd
     y0, x0 = max(0, int(top - more)), max(0, int(left - more))
     view = image[y0 : max(0, int(np.ceil(bottom + more))), x0 : max(0, int(np.ceil(right + more)))]
     if 0 in view.shape:
-        raise DataError(f"box {box} lies outside the picture of {image.shape[1]} x {image.shape[0]} pixels")
+        raise DataError(f"box {box} lies outside the image of {image.shape[1]} x {image.shape[0]} pixels")
     for face in detector.detect(np.ascontiguousarray(view)):
         y, x = y0 + (face.box[0] + face.box[2]) / 2, x0 + (face.box[1] + face.box[3]) / 2
         if top <= y <= bottom and left <= x <= right and face.points is not None:

@@ -18,14 +18,14 @@ from fer_lib.faces.detection import Face, checked, largest_first, mistaken
 SSD_FILE = "res10_300x300_ssd_iter_140000_fp16.caffemodel"
 SSD_URL = f"https://github.com/opencv/opencv_3rdparty/raw/dnn_samples_face_detector_20180205_fp16/{SSD_FILE}"
 PROTOTXT_URL = "https://github.com/opencv/opencv/raw/4.x/samples/dnn/face_detector/deploy.prototxt"
-SIDE = 300  # pixels: pictures are squeezed into this square, as in its training
+SIDE = 300  # pixels: images are squeezed into this square, as in its training
 MEAN_BGR = (104.0, 177.0, 123.0)
 MIN_SCORE = 0.5
 FACE = 1  # class 0 is the background
 
 
 class Ssd:
-    """The net as OpenCV runs it.  An object keeps its last picture: use one a thread."""
+    """The net as OpenCV runs it.  An object keeps its last image: use one a thread."""
 
     name, note = "dnn", ""
 
@@ -56,7 +56,7 @@ class Ssd:
             )
 
     def detect(self, image: np.ndarray, refine: bool = True) -> list[Face]:  # no points, so nothing to refine
-        """As :meth:`found.Detector.detect`; boxes end at the picture's edges."""
+        """As :meth:`found.Detector.detect`; boxes end at the image's edges."""
         return faces_of(self._run(checked(image)), image, self.min_score)
 
     def _run(self, image: np.ndarray) -> np.ndarray:
@@ -68,8 +68,8 @@ class Ssd:
 def faces_of(output: np.ndarray, image: np.ndarray, min_score: float = MIN_SCORE) -> list[Face]:
     """The faces in an SSD's ``output`` float [1, 1, N, 7] for ``image`` [H, W, 3], the largest first.
 
-    A row is picture, class, score, left, top, right, bottom, the last four as shares of the picture.  Rows of another
-    class, below ``min_score`` or not finite are no faces; boxes are cut at the picture's edges.
+    A row is image, class, score, left, top, right, bottom, the last four as shares of the image.  Rows of another
+    class, below ``min_score`` or not finite are no faces; boxes are cut at the image's edges.
     """
     rows = np.asarray(output, np.float64).reshape(-1, 7)
     rows = rows[np.isfinite(rows).all(axis=1) & (rows[:, 1] == FACE) & (rows[:, 2] >= min_score)]

@@ -39,7 +39,7 @@ class YuNet:
     """
 
     name, note = "yunet", ""
-    # Pixels of the longer side; pictures are resized into this range, for YuNet was trained on faces of 10 to 300.
+    # Pixels of the longer side; images are resized into this range, for YuNet was trained on faces of 10 to 300.
     # Of 190 FER2013 crops it finds 148 at their own 48 pixels and 186 at 160; of 189 ExpW boxes 187 at 1024.
     SIDES = (160, 1024)
     LOOKS = 2  # closer looks at a face
@@ -51,7 +51,7 @@ class YuNet:
         ``min_score`` of a face, and ``nms``: the overlap (intersection over union) from which two are the same one.
         """
         verify(model, "YuNet model")
-        # One thread: the other cores are for judging the picture before, or for other pictures.
+        # One thread: the other cores are for judging the image before, or for other images.
         self._net, self.min_score, self.nms = open_session(_of_any_size(model), threads=1), min_score, nms
         self._outputs = [f"{kind}_{stride}" for stride in STRIDES for kind in KINDS]
 
@@ -61,7 +61,7 @@ class YuNet:
         for row in self._run(small):
             points = row[4:14].reshape(5, 2)
             if refine:
-                # A face that is large enough in the resized picture needs no more pixels than that one has.
+                # A face that is large enough in the resized image needs no more pixels than that one has.
                 source, up = (small, 1.0) if max(row[2:4]) >= self.VIEW / 2 else (image, scale)
                 points = self._look_closer(source, points * up, max(row[2:4]) * up) / up
             x, y, width, height = (float(v) for v in row[:4] * scale)
@@ -104,7 +104,7 @@ class YuNet:
 
 
 def _of_any_size(model: bytes) -> bytes:
-    """The net, whose file fixes the size of its pictures, with height and width left open."""
+    """The net, whose file fixes the size of its images, with height and width left open."""
     import onnx
 
     proto = onnx.load_from_string(model)
@@ -117,7 +117,7 @@ def _of_any_size(model: bytes) -> bytes:
 
 
 def _padded(image: np.ndarray) -> np.ndarray:
-    """The picture with black to the right and below it, up to whole cells of the coarsest grid."""
+    """The image with black to the right and below it, up to whole cells of the coarsest grid."""
     down, right = (-side % STRIDES[-1] for side in image.shape[:2])
     return cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_CONSTANT) if down or right else image
 

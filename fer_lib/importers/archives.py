@@ -1,4 +1,4 @@
-"""Photos that are still in their 7z archive, in one file or in numbered parts."""
+"""Unpacks photos from a 7z archive, in one file or in numbered parts."""
 
 from __future__ import annotations
 
@@ -8,64 +8,55 @@ import json
 import lzma
 import re
 import struct
+from bisect import bisect
+from itertools import accumulate
 from pathlib import Path
 
 from filelock import FileLock
 
 from fer_lib.errors import DataError
-from fer_lib.storage.atomic import explained, fresh_folder, settle
+from fer_lib.storage.atomic import fresh_folder, settle
+from fer_lib.storage.paths import home
 
-# ExpW's first part is called origin.7z.001.001: the number right behind 7z is the one that counts
-_PART = re.compile(r"(?P<stem>.+\.7z)(?:\.(?P<number>\d{3}))?(?:\.\d{3})?")
+# ExpW's first part is called origin.7z.001.001: the number right behind 7z counts
+_PART = re.compile(r"(?P<archive>(?P<stem>.+\.7z)(?:\.(?P<number>\d{3}))?)(?:\.\d{3})?")
 
 
 def unpacked(paths: list[Path], wanted: str, name: str) -> Path:
-    """The folder with an archive's content, unpacked on first use into the store's cache; the parts stay as they are.
+    """The folder with an archive's content, unpacked once into the store's cache; of several archives ``wanted``.
 
-    Of several archives among ``paths`` it is the one called ``wanted``.
-
-    Raises :class:`DataError`: without py7zr (the extra ``archives``) it says how, and it names a missing part and a
-    broken archive.
+    Raises :class:`DataError` for a missing part, a damaged archive, and when py7zr (the extra ``archives``) is missing.
     """
-    from fer_lib.storage.paths import home
-
-    parts = _ordered(paths, wanted, name)
+    parts = sorted_parts(paths, wanted, name)
     try:
         import py7zr
     except ImportError as error:
         raise DataError(
             f"{name}: the photos in {parts[0].parent} are still packed ({len(parts)} files, first {parts[0].name}). "
             "Either pip install 'fer-lab[archives]' and import again, or unpack them by hand so that a folder origin/ "
-            f"with the photos stands beside label.lst: 7z x {_wanted(parts[0])}, which 7z finds only under that name"
+            f"with the photos is beside label.lst: 7z x {_PART.fullmatch(parts[0].name)['archive']}, which 7z finds "
+            "only under that name"
         ) from error
     stamp = [(part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in parts]
     folder = home() / "mlruns" / "cache" / f"unpacked-{hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:12]}"
-    broken = (py7zr.exceptions.ArchiveError, lzma.LZMAError, EOFError, ValueError, struct.error)
-    with explained(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(folder.name + ".lock"))
-        with lock:  # two imports that start together unpack once
-            settle(folder)
-            if folder.is_dir():
-                return folder
+    damaged = (py7zr.exceptions.ArchiveError, lzma.LZMAError, EOFError, ValueError, struct.error)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(folder.name + ".lock")):  # two imports that start together unpack once
+        settle(folder)
+        if not folder.is_dir():
             try:
                 with fresh_folder(folder) as work, _Joined(parts) as stream, py7zr.SevenZipFile(stream) as archive:
                     archive.extractall(work)
-            except broken as error:
-                raise DataError(f"{name}: {parts[0]} is no whole 7z archive ({error}): fetch it again") from error
+            except damaged as error:
+                raise DataError(f"{name}: {parts[0]} is no whole 7z archive ({error}): download it again") from error
     return folder
 
 
-def _wanted(first: Path) -> str:
-    match = _PART.fullmatch(first.name)
-    return f"{match['stem']}.{match['number']}" if match["number"] else match["stem"]
-
-
-def _ordered(paths: list[Path], wanted: str, name: str) -> list[Path]:
+def sorted_parts(paths: list[Path], wanted: str, name: str) -> list[Path]:
+    """The parts of one archive in order."""
     archives: dict[str, dict[int, Path]] = {}
     for path in sorted(paths):
-        match = _PART.fullmatch(path.name)
-        if match:
+        if match := _PART.fullmatch(path.name):
             archives.setdefault(match["stem"], {}).setdefault(int(match["number"] or 1), path)
     if not archives:
         raise DataError(
@@ -74,25 +65,22 @@ def _ordered(paths: list[Path], wanted: str, name: str) -> list[Path]:
     if len(archives) > 1 and wanted not in archives:
         raise DataError(
             f"{name}: {paths[0].parent} holds several archives, {', '.join(sorted(archives))}, and none is {wanted}: "
-            "unpack the one with the photos by hand, or leave it alone there"
+            "unpack the one with the photos by hand, and leave the others there"
         )
-    found = archives[wanted if wanted in archives else next(iter(archives))]
-    absent = [n for n in range(1, max(found) + 1) if n not in found]
-    if absent:
-        where = next(iter(found.values())).parent
-        raise DataError(f"{name}: part {absent[0]:03d} of the 7z archive in {where} is missing: fetch it too")
-    return [found[n] for n in sorted(found)]
+    parts = archives.get(wanted) or next(iter(archives.values()))
+    if absent := [n for n in range(1, max(parts) + 1) if n not in parts]:
+        folder = next(iter(parts.values())).parent
+        raise DataError(f"{name}: part {absent[0]:03d} of the 7z archive in {folder} is missing: download it too")
+    return [parts[n] for n in sorted(parts)]
 
 
 class _Joined(io.RawIOBase):
-    """Parts of a file, read as the one file that they are."""
+    """The parts of a file, read as one file."""
 
     def __init__(self, parts: list[Path]):
         self.files = [open(part, "rb") for part in parts]
-        self.starts = [0]
-        for part in parts:
-            self.starts.append(self.starts[-1] + part.stat().st_size)
-        self.at = 0
+        self.starts = [0, *accumulate(part.stat().st_size for part in parts)]
+        self.position = 0
 
     def readable(self) -> bool:
         return True
@@ -101,20 +89,20 @@ class _Joined(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self.at
+        return self.position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.at = max(0, offset + (0, self.at, self.starts[-1])[whence])
-        return self.at
+        self.position = max(0, offset + (0, self.position, self.starts[-1])[whence])
+        return self.position
 
     def readinto(self, buffer) -> int:
-        part = next((i for i in range(len(self.files)) if self.at < self.starts[i + 1]), None)
-        if part is None:
+        part = bisect(self.starts, self.position) - 1
+        if part == len(self.files):
             return 0
-        self.files[part].seek(self.at - self.starts[part])
-        data = self.files[part].read(min(len(buffer), self.starts[part + 1] - self.at))
+        self.files[part].seek(self.position - self.starts[part])
+        data = self.files[part].read(min(len(buffer), self.starts[part + 1] - self.position))
         buffer[: len(data)] = data
-        self.at += len(data)
+        self.position += len(data)
         return len(data)
 
     def close(self) -> None:

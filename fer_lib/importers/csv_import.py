@@ -1,4 +1,4 @@
-"""An interchange CSV becomes a manifest: its pictures read and decoded, its rows given ids, val and its roles."""
+"""Makes a manifest of an interchange CSV: decodes its images, computes ids, and assigns val and its roles."""
 
 from __future__ import annotations
 
@@ -25,87 +25,84 @@ Row = dict[str, Any]
 
 
 def import_csv(path: Path, root: Path, out: Path, params: CsvParams, progress: Progress | None = None) -> Manifest:
-    """A CSV as ``out/manifest.parquet`` with ``out/import_report.json`` beside it.
+    """Write ``out/manifest.parquet`` and ``out/import_report.json`` and return the manifest.
 
-    Every picture is read and decoded once (``progress(done, total)`` counts them).  Boxes that partly leave their photo
-    are kept and counted.  Raises :class:`DataError` naming file and line for more bad rows than ``params.tolerance``;
-    nothing is written then.
+    Every image is decoded once; ``progress(done, total)`` counts images.  A box that leaves its photo on a side stays
+    as it is and is counted.  Raises :class:`DataError` naming file and line for more bad rows than
+    ``params.tolerance``; nothing is written then.
     """
     path, root, out = Path(path), Path(root).absolute(), Path(out).absolute()
-    found = read_rows(path, root, params.rebase)
-    outside = _look_at_pictures(found, root, progress)
-    found.check(params.tolerance)
-    rows = pd.DataFrame(found.rows).drop(columns="line").sort_values(["source", "record"], ignore_index=True)
-    carved = assign_val(rows.assign(val_role=""), params.val_fraction, params.seed)
-    frame = assign_val_roles(carved, params.val_roles, params.seed)
+    table = read_rows(path, root, params.rebase)
+    outside = _add_ids(table, root, progress)
+    table.check(params.tolerance)
+    rows = pd.DataFrame(table.rows).drop(columns="line").sort_values(["source", "record"], ignore_index=True)
+    frame = assign_val(rows.assign(val_role=""), params.val_fraction, params.seed)
+    frame = assign_val_roles(frame, params.val_roles, params.seed)
     created = params.model_dump(mode="json") | {"csv": path.name}
     manifest = Manifest(frame, {"root": root.as_posix(), "tolerance": params.tolerance, "created": created})
     report = {
         "csv": str(path),
-        "form": found.form,
+        "form": table.form,
         "root": str(root),
         "manifest": "manifest.parquet",
         "manifest_sha256": manifest.sha256,
-        "rows_total": found.total,
+        "rows_total": table.total,
         "rows_kept": len(manifest),
-        "excluded": {split: dict(sorted(names.items())) for split, names in sorted(found.excluded.items())},
-        "bad_rows": dict(sorted(Counter(kind for kind, _ in found.bad).items())),
-        "left_out": [where for _, where in found.bad[:SHOWN]],
-        "rebased": {rule: found.rebased[rule] for rule in params.rebase},
+        "excluded": {split: dict(sorted(names.items())) for split, names in sorted(table.excluded.items())},
+        "bad_rows": dict(sorted(Counter(kind for kind, _ in table.bad).items())),
+        "left_out": [where for _, where in table.bad[:SHOWN]],
+        "rebased": {rule: table.rebased[rule] for rule in params.rebase},
         "boxes_outside": outside,
-        "kept_out_of_val": len(
-            excluded_from_val(rows)
-        ),  # contents that could not be chosen: they are trained or tested on
+        "kept_out_of_val": len(excluded_from_val(rows)),  # contents that are in train or test already
         "moved_to_val": int((frame["split"].to_numpy() != rows["split"].to_numpy()).sum()),
         "counts": {source: int(n) for source, n in frame["source"].value_counts().sort_index().items()},
         "canonical": list(EMOTIONS),
     }
-    with fresh_file(out / "import_report.json") as work:  # neither file is ever seen without the other
+    with fresh_file(out / "import_report.json") as work:  # neither file appears without the other
         work.write_text(json_text(report), encoding="utf-8")
         return manifest.write(out / "manifest.parquet")
 
 
-def _look_at_pictures(found: CsvRows, root: Path, progress: Progress | None) -> int:
-    """Give rows their ids; those without a usable picture become bad rows.  Returns how many boxes leave a photo."""
-    photos: dict[str, list[Row]] = defaultdict(list)
-    for row in found.rows:
-        photos[row["image_path"]].append(row)
+def _add_ids(table: CsvRows, root: Path, progress: Progress | None) -> int:
+    """Add ids to the rows and drop those without a usable image; returns how many boxes leave their photo."""
+    rows_of: dict[str, list[Row]] = defaultdict(list)
+    for row in table.rows:
+        rows_of[row["image_path"]].append(row)
     outside = 0
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        looked = pool.map(lambda path: _look(root / path, photos[path]), photos)
-        for done, problems in enumerate(looked, 1):
-            for kind, line, what in problems:
-                if kind == "box leaves the photo":
-                    outside += 1
-                else:
-                    found.problem(kind, line, what)
+        results = pool.map(lambda path: _check_image(root / path, rows_of[path]), rows_of)
+        for done, (problems, leaving) in enumerate(results, 1):
+            outside += leaving
+            for problem in problems:
+                table.problem(*problem)
             if progress is not None:
-                progress(done, len(photos))
-    found.rows = [row for row in found.rows if "sample_id" in row]
+                progress(done, len(rows_of))
+    table.rows = [row for row in table.rows if "sample_id" in row]
     return outside
 
 
-def _look(path: Path, rows: list[Row]) -> list[tuple[str, int, str]]:
-    """Write ``content_id`` and ``sample_id`` into the rows of one picture; (kind, line, what) of all that is wrong."""
+def _check_image(path: Path, rows: list[Row]) -> tuple[list[tuple[str, int, str]], int]:
+    """Add ids to the rows of one image; returns (kind, line, reason) of bad rows, and how many boxes leave it."""
     try:
         data = path.read_bytes()
         height, width = decode(data).shape[:2]
     except OSError as error:
         kind = "missing picture" if isinstance(error, FileNotFoundError) else "unreadable picture"
-        return [(kind, row["line"], f"{path}: {error.strerror or error}") for row in rows]
+        return [(kind, row["line"], f"{path}: {error.strerror or error}") for row in rows], 0
     except DataError as error:
-        return [("undecodable picture", row["line"], f"{path}: {error}") for row in rows]
-    problems = []
+        return [("undecodable picture", row["line"], f"{path}: {error}") for row in rows], 0
+    problems, leaving = [], 0
     for row in rows:
         box = [row.get(side) for side in BOX]
-        if None not in box:
+        if None in box:
+            box = None
+        else:
             top, left, bottom, right = box
             if bottom <= 0 or right <= 0 or top >= height or left >= width:
-                said = f"box {tuple(box)} lies outside {path} of {width} x {height} pixels"
-                problems.append(("box outside the photo", row["line"], said))
+                reason = f"box {tuple(box)} lies outside {path} of {width} x {height} pixels"
+                problems.append(("box outside the photo", row["line"], reason))
                 continue
-            if top < 0 or left < 0 or bottom > height or right > width:
-                problems.append(("box leaves the photo", row["line"], ""))
-        row["content_id"] = content_id(data, None if None in box else box)
+            leaving += top < 0 or left < 0 or bottom > height or right > width
+        row["content_id"] = content_id(data, box)
         row["sample_id"] = sample_id(row["source"], row["record"], row["content_id"])
-    return problems
+    return problems, leaving

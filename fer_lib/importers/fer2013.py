@@ -1,4 +1,8 @@
-"""FER2013 (Goodfellow et al. 2013): ``fer2013.csv``, or the tree of JPEGs whose file names carry the official split."""
+"""FER2013 (Goodfellow et al. 2013): ``fer2013.csv``, or the tree of JPEGs whose names carry the official split.
+
+``votes`` adds FERPlus' surviving votes as soft labels (the label stays FER2013's): by row for the CSV, through
+``image_map`` for the tree ``<any>/<class>/<Usage>_*``.
+"""
 
 from __future__ import annotations
 
@@ -7,138 +11,121 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 
+from fer_lib.datasets.manifest import content_id
 from fer_lib.emotions import EMOTIONS, class_id
 from fer_lib.errors import DataError
-from fer_lib.importers import existing, register
-from fer_lib.importers.base import ImportBuilder
-from fer_lib.importers.image_files import relative_to, walk
-from fer_lib.importers.lists import whole
-from fer_lib.importers.tables import table
-from fer_lib.importers.votes import USAGE, Votes, judge, read_image_map, read_votes
-from fer_lib.params import SourceSpec
+from fer_lib.importers.builder import BadRecord, ImportBuilder, Source
+from fer_lib.importers.image_files import split_class_folders
+from fer_lib.importers.text_files import csv_rows, whole_number
+from fer_lib.importers.votes import USAGE, Votes, label_votes, read_image_map, read_votes
+from fer_lib.storage.paths import external
 
 SIDE = 48
-_HEADER = ("emotion", "pixels", "Usage")
-_NAMED = re.compile("|".join(USAGE))
+USAGE_IN_NAME = re.compile("|".join(USAGE))
 
 
-@register("fer2013", reads=("votes", "image_map"))
-def read(spec: SourceSpec, root: Path, draft: ImportBuilder) -> None:
-    """``root``: the CSV, a folder with ``fer2013.csv``, or the tree ``<any>/<class>/<Usage>_*``.
-
-    ``spec.votes`` adds FERPlus' surviving votes as soft labels (the label stays FER2013's): by row for the CSV, through
-    ``spec.image_map`` for the tree.
-    """
-    csv_file = root if root.is_file() else root / "fer2013.csv"
-    if csv_file.is_file():
-        _read_csv(spec, csv_file, draft)
+def read(builder: ImportBuilder) -> None:
+    file = builder.root if builder.root.is_file() else builder.root / "fer2013.csv"
+    votes = read_votes(external(builder.spec.votes), builder) if builder.spec.votes else None
+    if file.is_file():
+        read_csv(file, votes, builder)
     else:
-        _read_tree(spec, root, draft)
+        read_tree(votes, builder)
 
 
-def _read_csv(spec: SourceSpec, path: Path, draft: ImportBuilder) -> None:
-    draft.layout = "fer2013_csv"
-    votes = read_votes(existing(spec.votes, spec), draft) if spec.votes else None
-    judged = judge(votes.counts) if votes else None
-    rows = 0
-    for row, line, label, pixels, usage in pixel_rows(path, draft):
-        rows = row + 1
-        if votes:
-            same_row(votes, row, usage, f"{path}, line {line}")
-        if pixels is None:
-            continue
-        split = USAGE[usage]
-        extras = judged.extras(row) if judged else {}
-        name = f"{split}/{EMOTIONS[label]}/row{row:07d}.png"
-        draft.add_pixels(pixels, name, record=f"row{row:07d}", split=split, label=label, **extras)
-    if votes and rows != len(votes.usage):
-        raise DataError(
-            f"{votes.path} has {len(votes.usage)} rows, {path} has {rows}: they must be one and the same set"
-        )
+def read_csv(path: Path, votes: Votes | None, builder: ImportBuilder) -> None:
+    builder.layout = "fer2013_csv"
+    labels = label_votes(votes.counts) if votes else None
+    for row, label, pixels, split in pixel_rows(path, votes, builder):
+        name = f"row{row:07d}"
+        columns = labels.columns(row) if labels else {}
+        file = f"{split}/{EMOTIONS[label]}/{name}.png"
+        add_pixels(builder, pixels, relative=file, record=name, split=split, label=label, **columns)
 
 
-def pixel_rows(path: Path, draft: ImportBuilder) -> Iterator[tuple[int, int, int, np.ndarray | None, str]]:
-    """(row from 0, line, class id, uint8 [48, 48], Usage) of ``fer2013.csv``.
+def add_pixels(builder: ImportBuilder, pixels: np.ndarray, **columns) -> None:
+    """Add a row of gray pixels uint8 [48, 48] as a lossless PNG."""
+    png = cv2.imencode(".png", pixels)[1].tobytes()
+    builder.add_bytes(png, content=content_id(pixels.tobytes()), **columns)
 
-    The pixels of a row that can't be used are None, its usage "" and the draft knows why.
+
+def pixel_rows(path: Path, votes: Votes | None, builder: ImportBuilder) -> Iterator[tuple[int, int, np.ndarray, str]]:
+    """(row from 0, class id, uint8 [48, 48], split) of the usable rows of ``fer2013.csv``.
+
+    Raises :class:`DataError` when ``votes`` are those of other rows.
     """
-    for row, line, fields in table(path, _HEADER, draft):
-        where = f"{path}, line {line} (row {row})"
-        emotion, text, usage = fields or ("", "", "")
-        pixels = None
-        if fields is None:
-            pass  # one of the draft's problems already; each line is one row or one problem
-        elif usage not in USAGE:
-            draft.problem("unknown Usage", f"{where}: {usage!r} (use {', '.join(USAGE)})")
-        elif emotion not in set("0123456"):
-            draft.problem("label out of range", f"{where}: emotion {emotion!r} is not 0..6")
-        else:
-            pixels = _pixels(text, where, draft)
-        yield (row, line, -1, None, "") if pixels is None else (row, line, int(emotion), pixels, usage)
+    rows = 0
+    for row, where, fields in csv_rows(path, ("emotion", "pixels", "Usage"), builder):
+        rows, usage = row + 1, ""
+        with builder.record(where):
+            if fields is not None:
+                pixels = checked_pixels(fields)
+                usage = fields["Usage"]
+        if votes:
+            votes.check_row(row, usage, where)
+        if usage:
+            yield row, int(fields["emotion"]), pixels, USAGE[usage]
+    if votes:
+        votes.check_length(rows, path)
 
 
-def _pixels(text: str, where: str, draft: ImportBuilder) -> np.ndarray | None:
+def checked_pixels(fields: dict[str, str]) -> np.ndarray:
+    """Pixels uint8 [48, 48] of a row of ``fer2013.csv``; BadRecord for a wrong usage, label or pixel."""
+    if fields["Usage"] not in USAGE:
+        raise BadRecord("unknown Usage", f"{fields['Usage']!r} (use {', '.join(USAGE)})")
+    if fields["emotion"] not in set("0123456"):
+        raise BadRecord("label out of range", f"emotion {fields['emotion']!r} is not 0..6")
     try:
-        values = np.fromstring(text, np.int64, sep=" ")
-    except ValueError:  # something in there is no whole number
+        values = np.fromstring(fields["pixels"], np.int64, sep=" ")
+    except ValueError:  # a word that is no whole number
         values = np.full(SIDE * SIDE, -1)
     if values.size == SIDE * SIDE and values.min() >= 0 and values.max() <= 255:
         return values.astype(np.uint8).reshape(SIDE, SIDE)
-    words = text.split()
+    words = fields["pixels"].split()
     if len(words) != SIDE * SIDE:
-        draft.problem("wrong pixel count", f"{where}: {len(words)} pixels instead of {SIDE * SIDE} ({SIDE} x {SIDE})")
-    else:
-        # words by str.split, which takes separators (\x1f, no-break spaces) that are none between numbers
-        wrong = next((word for word in words if whole(word, range(256)) is None), "other than a space")
-        draft.problem("pixel out of range", f"{where}: {wrong!r} is not a whole number from 0 to 255")
-    return None
+        raise BadRecord("wrong pixel count", f"{len(words)} pixels instead of {SIDE * SIDE} ({SIDE} x {SIDE})")
+    # str.split takes separators (\x1f, no-break spaces) that NumPy does not
+    wrong = next((word for word in words if whole_number(word, range(256)) is None), "other than a space")
+    raise BadRecord("pixel out of range", f"{wrong!r} is not a whole number from 0 to 255")
 
 
-def same_row(votes: Votes, row: int, usage: str, where: str) -> None:
-    """Raise :class:`DataError` unless vote row ``row`` exists and has the usage found at ``where`` ("": a bad row)."""
-    if row >= len(votes.usage):
-        raise DataError(f"{where}: {votes.path} ends after {len(votes.usage)} rows; it belongs to another set")
-    if usage and votes.usage[row] and usage != votes.usage[row]:
-        raise DataError(f"{where}: Usage {usage}, but {votes.where(row)} says {votes.usage[row]}: rows do not match")
-
-
-def _read_tree(spec: SourceSpec, root: Path, draft: ImportBuilder) -> None:
-    draft.layout = "fer2013_tree"
-    extras = _mapped_votes(spec, draft) if spec.votes else {}
-    known = 0
-    for _, folder, pictures in walk(root, draft):
+def read_tree(votes: Votes | None, builder: ImportBuilder) -> None:
+    builder.layout = "fer2013_tree"
+    columns = vote_columns(votes, builder) if votes else {}
+    mapped = 0
+    for _, folder, images in split_class_folders(builder):
         label = class_id(folder)
-        if label is not None and not pictures:
-            raise DataError(f"{draft.name}: the class folder {folder} under {root} holds no picture")
-        for path in pictures:
-            usage = _NAMED.search(path.name)
-            if usage is None:
-                draft.problem("no Training, PublicTest or PrivateTest in the file name", str(path))
-                continue
-            split = USAGE[usage.group()]
-            if label is None:
-                draft.exclude(split, folder)
-                continue
-            relative = relative_to(root, path)
-            known += relative in extras
-            draft.add_file(path, relative, record=relative, split=split, label=label, **extras.get(relative, {}))
-    if spec.votes:
-        if not known:
-            raise DataError(f"{draft.name}: {spec.image_map} names no picture under {root}; check image_map and root")
-        voted = sum("soft_label" in row for row in draft.rows)
-        draft.notes.append(f"{known} of {len(draft.rows)} rows stand in the image_map, {voted} got a soft label")
+        if label is not None and not images:
+            raise DataError(f"{builder.name}: the class folder {folder} under {builder.root} holds no image: remove it")
+        for path in images:
+            with builder.record():
+                if (usage := USAGE_IN_NAME.search(path.name)) is None:
+                    raise BadRecord("no Training, PublicTest or PrivateTest in the file name", str(path))
+                split, name = USAGE[usage.group()], path.relative_to(builder.root).as_posix()
+                if label is None:
+                    builder.exclude(split, folder)
+                    continue
+                mapped += name in columns
+                builder.add_file(path, name, record=name, split=split, label=label, **columns.get(name, {}))
+    if votes and not mapped:
+        raise DataError(
+            f"{builder.name}: {builder.spec.image_map} names no image under {builder.root}; check image_map and root"
+        )
+    if votes:
+        soft = sum("soft_label" in row for row in builder.rows)
+        builder.notes.append(f"{mapped} of {len(builder.rows)} rows stand in the image_map, {soft} got a soft label")
 
 
-def _mapped_votes(spec: SourceSpec, draft: ImportBuilder) -> dict[str, dict]:
-    """Picture path -> manifest columns of its votes; the vote rows of one picture are added up."""
-    if not spec.image_map:
-        raise DataError(f"{draft.name}: votes over a picture tree need image_map, the CSV that joins rows and pictures")
-    votes = read_votes(existing(spec.votes, spec), draft)
+def vote_columns(votes: Votes, builder: ImportBuilder) -> dict[str, dict]:
+    """Image path -> manifest columns of its votes; the vote rows of one image are added up."""
     rows_of = defaultdict(list)
-    for row, picture in read_image_map(existing(spec.image_map, spec), votes, draft).items():
-        rows_of[picture].append(row)
-    pictures = sorted(rows_of)
-    judged = judge(np.array([votes.counts[rows_of[p]].sum(0) for p in pictures], np.int64).reshape(-1, 10))
-    return {picture: judged.extras(i) for i, picture in enumerate(pictures)}
+    for row, image in read_image_map(votes, builder).items():
+        rows_of[image].append(row)
+    labels = label_votes(np.array([votes.counts[rows].sum(0) for rows in rows_of.values()]))
+    return {image: labels.columns(i) for i, image in enumerate(rows_of)}
+
+
+DECLARATIONS = {"fer2013": Source(read, ("votes", "image_map"))}

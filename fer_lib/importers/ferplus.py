@@ -1,142 +1,129 @@
-"""FERPlus (Barsoum et al. 2016): vote rows over FER2013's pictures, the native folders, or a class tree."""
+"""FERPlus (Barsoum et al. 2016): vote rows over FER2013's images, the native folders, or a class tree.
+
+The first of these that exists is read:
+
+1. ``fer2013new.csv`` (``root`` or in it) with the images ``images``, by default ``fer2013.csv`` beside it; an image
+   tree is joined by ``image_map``;
+2. ``[data/]FER2013{Train,Valid,Test}/label.csv`` with the PNGs beside it;
+3. a tree ``<split>/<class>/*``, whose folders are the labels.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
+from fer_lib.datasets.manifest import BOX
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
-from fer_lib.importers import existing, register, tree
-from fer_lib.importers.base import ImportBuilder
-from fer_lib.importers.fer2013 import pixel_rows, same_row
-from fer_lib.importers.lists import plain, whole
-from fer_lib.importers.photos import photo_size, sides, usable
-from fer_lib.importers.tables import csv_lines, fields_of
-from fer_lib.importers.votes import USAGE, VOTED, Judged, Votes, judge, read_image_map, read_votes, vote_counts
-from fer_lib.params import SourceSpec
+from fer_lib.importers import tree
+from fer_lib.importers.builder import BadRecord, ImportBuilder, Source
+from fer_lib.importers.fer2013 import add_pixels, pixel_rows
+from fer_lib.importers.text_files import csv_fields, file_name, lines_of, whole_number
+from fer_lib.importers.votes import (
+    USAGE,
+    VOTE_COLUMNS,
+    VoteLabels,
+    Votes,
+    label_votes,
+    read_image_map,
+    read_votes,
+    vote_counts,
+)
+from fer_lib.storage.paths import external
 
 NATIVE = {"FER2013Train": "train", "FER2013Valid": "val", "FER2013Test": "test"}
 
 
-@register("ferplus", reads=("images", "image_map", "rule"))
-def read(spec: SourceSpec, root: Path, draft: ImportBuilder) -> None:
-    """The first of these that is there:
-
-    1. ``fer2013new.csv`` (``root`` or in it) with the pictures ``spec.images``, blank: ``fer2013.csv`` beside it; a
-       picture tree is joined by ``spec.image_map``;
-    2. ``[data/]FER2013{Train,Valid,Test}/label.csv`` with the PNGs beside it;
-    3. a tree ``<split>/<class>/*``, whose folders are the labels.
-    """
-    votes = root if root.is_file() else root / "fer2013new.csv"
-    images = existing(spec.images, spec) if spec.images else votes.parent / "fer2013.csv"
-    native = [f for n in NATIVE for f in (root / n, root / "data" / n) if (f / "label.csv").is_file()]
-    if votes.is_file() and images.exists():
-        _read_joined(spec, votes, images, draft)
+def read(builder: ImportBuilder) -> None:
+    root, images = builder.root, builder.spec.images
+    file = root if root.is_file() else root / "fer2013new.csv"
+    images = external(images) if images else file.parent / "fer2013.csv"
+    native = [f for name in NATIVE for f in (root / name, root / "data" / name) if (f / "label.csv").is_file()]
+    if file.is_file() and images.exists():
+        read_joined(file, images, builder)
     elif any(next(folder.glob("*.png"), None) for folder in native):
-        _read_native(spec, native, draft)
-    elif votes.is_file() or native:
+        builder.layout = "ferplus_native"
+        for folder in native:
+            read_native(folder, builder)
+    elif file.is_file() or native:
         raise DataError(
-            f"{draft.name}: {root} holds votes but no pictures: set images to FER2013's fer2013.csv, or to its picture "
+            f"{builder.name}: {root} holds votes but no images: set images to FER2013's fer2013.csv, or to its image "
             "tree together with image_map"
         )
     else:
-        tree.read(spec, root, draft)
+        builder.layout = "tree"
+        tree.read(builder)
 
 
-def _read_joined(spec: SourceSpec, path: Path, images: Path, draft: ImportBuilder) -> None:
-    votes = read_votes(path, draft)
-    judged = judge(votes.counts, spec.rule)
-    draft.layout = "ferplus_csv"
+def read_joined(path: Path, images: Path, builder: ImportBuilder) -> None:
+    """Rows of a vote file over the pixels of ``fer2013.csv``, or over an image tree and its map."""
+    votes = read_votes(path, builder)
+    labels = label_votes(votes.counts, builder.spec.rule)
     if images.is_dir() and not (images / "fer2013.csv").is_file():
-        draft.layout = "ferplus_tree_map"
-        _add_from_tree(spec, votes, judged, images, draft)
+        builder.layout = "ferplus_tree_map"
+        add_mapped(votes, labels, images, builder)
         return
+    builder.layout = "ferplus_csv"
     images = images / "fer2013.csv" if images.is_dir() else images
-    rows = 0
-    for row, line, _, pixels, usage in pixel_rows(images, draft):
-        rows = row + 1
-        same_row(votes, row, usage, f"{images}, line {line}")
-        name = _place(votes, judged, row, draft, ".png") if pixels is not None else None
-        if name:
-            draft.add_pixels(pixels, name, **_columns(votes, judged, row))
-    if rows != len(votes.usage):
-        raise DataError(f"{path} has {len(votes.usage)} rows, {images} has {rows}: they must be one and the same set")
+    for row, _, pixels, _ in pixel_rows(images, votes, builder):
+        if columns := row_columns(votes, labels, row, ".png", builder):
+            add_pixels(builder, pixels, **columns)
 
 
-def _add_from_tree(spec: SourceSpec, votes: Votes, judged: Judged, images: Path, draft: ImportBuilder) -> None:
-    if not spec.image_map:
-        raise DataError(f"{draft.name}: votes over a picture tree need image_map, the CSV that joins rows and pictures")
-    picture_of = read_image_map(existing(spec.image_map, spec), votes, draft)
+def add_mapped(votes: Votes, labels: VoteLabels, images: Path, builder: ImportBuilder) -> None:
+    image_of = read_image_map(votes, builder)
     unmapped = 0
     for row in range(len(votes.usage)):
-        picture = picture_of.get(row)
-        if judged.label[row] >= 0 and picture is None:
-            draft.exclude(USAGE[votes.usage[row]], "not in image_map")
+        if labels.label[row] >= 0 and row not in image_of:
+            builder.exclude(USAGE[votes.usage[row]], "not in image_map")
             unmapped += 1
-            continue
-        name = _place(votes, judged, row, draft, Path(picture or "").suffix)
-        if name:
-            draft.add_file(images / picture, name, **_columns(votes, judged, row))
+        elif columns := row_columns(votes, labels, row, Path(image_of.get(row, "")).suffix, builder):
+            with builder.record(columns["record"]):
+                builder.add_file(images / image_of[row], **columns)
     if unmapped:
-        draft.warnings.append(f"{draft.name}: {unmapped} labelled vote rows stand in no line of {spec.image_map}")
+        builder.warnings.append(
+            f"{builder.name}: {unmapped} labelled vote rows have no line in {builder.spec.image_map}"
+        )
 
 
-def _place(votes: Votes, judged: Judged, row: int, draft: ImportBuilder, suffix: str) -> str | None:
-    """Where the picture of a kept row goes; None for a row without a label, which is counted under its reason."""
+def row_columns(votes: Votes, labels: VoteLabels, row: int, suffix: str, builder: ImportBuilder) -> dict | None:
+    """File and columns of a labelled row; None for a bad record, and for a row that its votes exclude."""
     if not votes.usage[row]:
-        return None  # already one of the draft's problems
-    split = USAGE[votes.usage[row]]
-    if judged.label[row] < 0:
-        draft.exclude(split, judged.reason[row])
         return None
-    return f"{split}/{EMOTIONS[judged.label[row]]}/row{row:07d}{suffix}"
+    split, label, name = USAGE[votes.usage[row]], int(labels.label[row]), f"row{row:07d}"
+    if label < 0:
+        builder.exclude(split, labels.reason[row])
+        return None
+    columns = {"relative": f"{split}/{EMOTIONS[label]}/{name}{suffix}", "record": name, "split": split, "label": label}
+    return columns | labels.columns(row)
 
 
-def _columns(votes: Votes, judged: Judged, row: int) -> dict:
-    return {
-        "record": f"row{row:07d}",
-        "split": USAGE[votes.usage[row]],
-        "label": int(judged.label[row]),
-        **judged.extras(row),
-    }
-
-
-def _read_native(spec: SourceSpec, folders: list[Path], draft: ImportBuilder) -> None:
-    draft.layout = "ferplus_native"
-    for folder in folders:
-        split = NATIVE[folder.name]
-        rows = list(_native_rows(folder / "label.csv", draft))
-        judged = judge(np.array([counts for *_, counts in rows], np.int64).reshape(-1, len(VOTED)), spec.rule)
-        for i, (line, name, box, _) in enumerate(rows):
-            label = int(judged.label[i])
-            if label < 0:
-                draft.exclude(split, judged.reason[i])
-                continue
-            record, where = f"{folder.name}/{line}/{name}", f"{folder / 'label.csv'}, line {line}"
-            data = draft.read(folder / name, record)
-            size = photo_size(data, where, draft) if data is not None else None
-            if size is None or not usable(box, size, where, draft):
-                continue
-            more = judged.extras(i) | ({} if box == (0, 0, *size) else sides(box))
-            relative = f"{split}/{EMOTIONS[label]}/{line}-{name}"
-            draft.add_file(folder / name, relative, record=record, split=split, label=label, **more)
-
-
-def _native_rows(path: Path, draft: ImportBuilder):
-    """(line, file name, box, ten counts) of a headerless ``label.csv``: ``fer0000000.png,"(0, 0, 48, 48)",4,0,...``.
-
-    The box comes as top, left, bottom, right.
-    """
-    for line, text in csv_lines(path):
-        where = f"{path}, line {line}"
-        fields = fields_of(text, 2 + len(VOTED), where, draft)
-        if fields is None or not plain(fields[0], where, draft):
+def read_native(folder: Path, builder: ImportBuilder) -> None:
+    """Rows of a headerless ``label.csv``: ``fer0000000.png,"(0, 0, 48, 48)",4,0,...`` with left, top, right, bottom."""
+    rows, split = [], NATIVE[folder.name]
+    for number, line in lines_of(folder / "label.csv", "\n"):
+        where = f"{folder / 'label.csv'}, line {number}"
+        with builder.record(where):
+            name, sides, *votes = csv_fields(line, 2 + len(VOTE_COLUMNS))
+            file_name(name)
+            box = [whole_number(side.strip(), range(10**6)) for side in sides.strip("()").split(",")]
+            if len(box) != 4 or None in box:
+                raise BadRecord("wrong box", repr(sides))
+            left, top, right, bottom = box
+            rows.append((number, where, name, (top, left, bottom, right), vote_counts(votes)))
+    labels = label_votes([votes for *_, votes in rows], builder.spec.rule)
+    for i, (number, where, name, box, _) in enumerate(rows):
+        label = int(labels.label[i])
+        if label < 0:
+            builder.exclude(split, labels.reason[i])
             continue
-        edges = [whole(side.strip(), range(10**6)) for side in fields[1].strip("()").split(",")]
-        if len(edges) != 4 or None in edges:
-            draft.problem("wrong box", f"{where}: {fields[1]!r}")
-        elif counts := vote_counts(fields[2:], where, draft):
-            left, top, right, bottom = edges  # FERPlus' order
-            yield line, fields[0], (top, left, bottom, right), counts
+        with builder.record(where):
+            size = builder.photo_size(folder / name)
+            builder.check_box(box, size)
+            columns = {} if box == (0, 0, *size) else dict(zip(BOX, map(float, box), strict=True))
+            record, file = f"{folder.name}/{number}/{name}", f"{split}/{EMOTIONS[label]}/{number}-{name}"
+            columns |= labels.columns(i)
+            builder.add_file(folder / name, file, record=record, split=split, label=label, **columns)
+
+
+DECLARATIONS = {"ferplus": Source(read, ("images", "image_map", "rule"))}

@@ -1,117 +1,132 @@
-"""Walking folders of pictures, so that every picture in a raw tree is taken or counted with its reason."""
+"""Walks folders of images; every image in a raw tree is taken, or excluded and counted with the reason."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from PIL import Image
 
+from fer_lib.emotions import class_id
+from fer_lib.errors import DataError
 from fer_lib.faces.decode import FORMATS
-from fer_lib.importers.base import ImportBuilder
-from fer_lib.storage.atomic import readable
+from fer_lib.importers.builder import ImportBuilder
 
-PICTURES = frozenset(".jpg .jpeg .jpe .jfif .png .bmp .webp .tif .tiff .gif .ppm .pgm".split())
-_NOT_READ = frozenset(".heic .heif .avif .jp2 .j2k .jxl .tga .psd .svg .ico .exr .hdr .dng .cr2 .nef .arw".split())
-_HEAD = 4096  # bytes that hold a header's magic number and size
+IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .bmp .webp .tif .tiff .gif .ppm .pgm".split())
+_OTHER_SUFFIXES = frozenset(
+    ".heic .heif .avif .jp2 .j2k .jxl .tga .psd .svg .ico .exr .hdr .dng .cr2 .nef .arw".split()
+)
+_HEADER_BYTES = 4096
 
 
-def walk(
-    root: Path, draft: ImportBuilder, split_of: Callable[[str], str] = lambda top: "all"
+def split_class_folders(
+    builder: ImportBuilder, split_of: Callable[[str], str] = lambda top: "all"
 ) -> Iterator[tuple[str, str, list[Path]]]:
-    """``<top>/<class>/*`` under ``root`` in name order: (top, class folder, its pictures).
+    """(top folder, class folder, its images) of ``<root>/<top>/<class>/*`` in name order.
 
-    Pictures elsewhere in the tree, or of a kind that is not read, are excluded with the reason, under the split that
-    ``split_of(top)`` says; files that are no pictures are counted in ``draft.ignored_files``.
+    Images elsewhere in the tree, or in a format that is not read, are excluded under the split ``split_of(top)``.
     """
-    tops, files = entries(root)
-    stray(files, "all", f"loose in {root.name}", draft)
+    tops, files = entries(builder.root)
+    exclude_loose(files, "all", f"loose in {builder.root.name}", builder)
     for top in tops:
         split = split_of(top.name)
         classes, files = entries(top)
-        stray(files, split, "in no class folder", draft)
+        exclude_loose(files, split, "in no class folder", builder)
         for folder in classes:
-            yield top.name, folder.name, pictures_of(folder, split, draft)
+            yield top.name, folder.name, images_in(folder, split, builder)
 
 
-def pictures_of(folder: Path, split: str, draft: ImportBuilder) -> list[Path]:
-    """The pictures of a class folder by name; those in folders inside it, and of kinds not read, are excluded."""
-    nested, files = entries(folder)
-    for inner in nested:
-        buried(inner, split, draft)
-    taken = [path for path in files if path.suffix.lower() in PICTURES]
-    others = [path for path in files if path.suffix.lower() not in PICTURES]
-    left = [path for path in others if is_picture(path)]
-    draft.ignored_files += len(others) - len(left)
-    for path in left:
-        draft.exclude(split, f"{folder.name}: suffix {path.suffix.lower() or '(none)'} is not read")
-    if left:
-        draft.warnings.append(
-            f"{draft.name}: {len(left)} pictures in {folder} have a suffix that is not read, {left[0].name} ...: "
-            f"save them as one of {' '.join(sorted(PICTURES))}"
+def class_folders(builder: ImportBuilder) -> Iterator[tuple[Path, int]]:
+    """(image, class id) of ``<root>/<class>/*`` by name; folders of other classes are excluded under ``all``."""
+    require_folder(builder, "the class folders")
+    folders, files = entries(builder.root)
+    exclude_loose(files, "all", f"loose in {builder.root.name}", builder)
+    for folder in folders:
+        images = images_in(folder, "all", builder)
+        label = class_id(folder.name)
+        if label is None:
+            builder.exclude("all", folder.name, len(images))
+        else:
+            yield from ((path, label) for path in images)
+
+
+def require_folder(builder: ImportBuilder, content: str) -> None:
+    """Raise :class:`DataError` when the root is a file, not the folder that holds ``content``."""
+    if not builder.root.is_dir():
+        raise DataError(f"{builder.name}: {builder.root} is a file; root must be the folder that holds {content}")
+
+
+def images_in(folder: Path, split: str, builder: ImportBuilder) -> list[Path]:
+    """The images in a folder by name; images in its sub-folders, and in formats that are not read, are excluded."""
+    folders, files = entries(folder)
+    for inner in folders:
+        exclude_below(inner, split, builder)
+    others = [path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]
+    unread = ignore_others(others, builder)
+    for path in unread:
+        builder.exclude(split, f"{folder.name}: suffix {path.suffix.lower() or '(none)'} is not read")
+    if unread:
+        builder.warnings.append(
+            f"{builder.name}: {len(unread)} images in {folder} have a suffix that is not read, {unread[0].name} ...: "
+            f"save them as one of {' '.join(sorted(IMAGE_SUFFIXES))}"
         )
-    return taken
+    return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
-def buried(folder: Path, split: str, draft: ImportBuilder, why: str = "a folder in a class folder") -> None:
-    """Exclude every picture below ``folder``, which no layout reads, for the reason ``why``."""
-    found = list(files_below(folder))
-    count = sum(map(is_picture, found))
-    draft.ignored_files += len(found) - count
-    if count:
-        draft.exclude(split, f"{folder.parent.name}/{folder.name}: {why}", count)
-    draft.warnings.append(f"{draft.name}: {folder} is not read, {why}: {count} pictures in it excluded")
+def exclude_below(folder: Path, split: str, builder: ImportBuilder, reason: str = "a folder in a class folder") -> None:
+    """Exclude every image below ``folder``, which the layout does not read."""
+    images = ignore_others(files_below(folder), builder)
+    if images:
+        builder.exclude(split, f"{folder.parent.name}/{folder.name}: {reason}", len(images))
+    builder.warnings.append(f"{builder.name}: {folder} is not read, {reason}: {len(images)} images in it excluded")
 
 
-def stray(files: list[Path], split: str, why: str, draft: ImportBuilder) -> None:
-    """Exclude the pictures among ``files``, which lie where this layout has folders."""
-    count = sum(map(is_picture, files))
-    draft.ignored_files += len(files) - count
-    if count:
-        draft.exclude(split, why, count)
-        draft.warnings.append(
-            f"{draft.name}: {count} pictures in {files[0].parent} lie in no class folder: excluded, {files[0].name} ..."
+def exclude_loose(files: list[Path], split: str, reason: str, builder: ImportBuilder) -> None:
+    """Exclude the images among ``files``, which lie where the layout has folders."""
+    if images := ignore_others(files, builder):
+        builder.exclude(split, reason, len(images))
+        builder.warnings.append(
+            f"{builder.name}: {len(images)} images in {files[0].parent} are in no class folder: excluded, "
+            f"{images[0].name} ..."
         )
 
 
-def is_picture(path: Path) -> bool:
-    """By its suffix, also one that is not read here, or by its content; what can't be looked at raises DataError."""
-    if path.suffix.lower() in PICTURES | _NOT_READ:
+def ignore_others(files: Iterable[Path], builder: ImportBuilder) -> list[Path]:
+    """The images among ``files``, by suffix or first bytes; all other files are counted as ignored."""
+    files = list(files)
+    images = [path for path in files if is_image(path)]
+    builder.ignored_files += len(files) - len(images)
+    return images
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is an image, by its suffix (also one that is not read) or its first bytes."""
+    if path.suffix.lower() in IMAGE_SUFFIXES | _OTHER_SUFFIXES:
         return True
-    with readable(path):
-        if not path.is_file():
-            return False
-        with open(path, "rb") as handle:
-            head = handle.read(_HEAD)
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        header = file.read(_HEADER_BYTES)
     try:
-        with Image.open(io.BytesIO(head), formats=FORMATS):
+        with Image.open(io.BytesIO(header), formats=FORMATS):
             return True
-    except Exception:  # a file that is no picture can raise almost anything out of Pillow's readers
+    except Exception:  # Pillow's readers raise almost anything on other files
         return False
 
 
 def entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Sub-folders and files by name; hidden entries and the Mac's ``__MACOSX`` are no data."""
-    with readable(folder), os.scandir(folder) as entries:
-        found = sorted((e.name, e.is_dir()) for e in entries if _is_data(e.name))
-    return [folder / n for n, is_dir in found if is_dir], [folder / n for n, is_dir in found if not is_dir]
+    """Sub-folders and files by name, without hidden entries and the Mac's ``__MACOSX``."""
+    with os.scandir(folder) as scan:
+        names = sorted((e.name, e.is_dir()) for e in scan if not e.name.startswith(".") and e.name != "__MACOSX")
+    return [folder / n for n, is_dir in names if is_dir], [folder / n for n, is_dir in names if not is_dir]
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Every file below ``folder``, but for hidden ones; links to folders are not followed."""
+    """Every file below ``folder`` but hidden ones; links to folders are not followed."""
     folders, files = entries(folder)
     yield from files
     for inner in folders:
         if not inner.is_symlink():
             yield from files_below(inner)
-
-
-def relative_to(root: Path, path: Path) -> str:
-    """``path`` under ``root`` with forward slashes."""
-    return str(PurePosixPath(path.relative_to(root)))
-
-
-def _is_data(name: str) -> bool:
-    return not name.startswith(".") and name != "__MACOSX"

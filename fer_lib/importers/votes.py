@@ -1,4 +1,4 @@
-"""FERPlus' votes (Barsoum et al. 2016, arXiv:1608.01041): reading them, and the rule that makes one label of ten."""
+"""FERPlus' annotator votes (Barsoum et al. 2016, arXiv:1608.01041): the vote file, and the rules that label a row."""
 
 from __future__ import annotations
 
@@ -11,35 +11,46 @@ import numpy as np
 from fer_lib.datasets.manifest import safe_path
 from fer_lib.emotions import NUM_CLASSES, class_id
 from fer_lib.errors import DataError
-from fer_lib.importers.base import ImportBuilder
-from fer_lib.importers.lists import whole
-from fer_lib.importers.tables import header_of, table
+from fer_lib.importers.builder import BadRecord, ImportBuilder
+from fer_lib.importers.text_files import csv_header, csv_rows, whole_number
+from fer_lib.storage.paths import external
 
 USAGE = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
-VOTED = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
-_HEADER = ("Usage", "Image name", *VOTED)
-_ORDER = np.array([class_id(name) for name in VOTED[:NUM_CLASSES]])  # vote column -> class id
+VOTE_COLUMNS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
+_CLASS_IDS = np.array([class_id(name) for name in VOTE_COLUMNS[:NUM_CLASSES]])  # vote column -> class id
 
 
 @dataclass(frozen=True)
 class Votes:
-    """A vote file, row by row: ``usage`` and ``names`` as written, ``counts`` int64 [N, 10], ``lines`` in the file."""
+    """A vote file by row: ``usage`` ("" for a bad record) and ``names`` as written, ``counts`` int64 [N, 10]."""
 
     path: Path
     usage: list[str]
     names: list[str]
     counts: np.ndarray
-    lines: list[int]
+    places: list[str]
 
-    def where(self, row: int) -> str:
-        return f"{self.path}, line {self.lines[row]} (row {row})"
+    def check_row(self, row: int, usage: str, where: str) -> None:
+        """Raise :class:`DataError` unless ``row`` exists and has this usage; "" is the usage of a bad record."""
+        if row >= len(self.usage):
+            raise DataError(f"{where}: {self.path} ends after {len(self.usage)} rows; it belongs to another set")
+        if usage and self.usage[row] and usage != self.usage[row]:
+            raise DataError(f"{where}: Usage {usage}, but {self.places[row]} says {self.usage[row]}: rows do not match")
+
+    def check_length(self, rows: int, path: Path) -> None:
+        """Raise :class:`DataError` unless there are as many votes as rows in ``path``."""
+        if rows != len(self.usage):
+            raise DataError(f"{self.path} has {len(self.usage)} rows, {path} has {rows}: use the files of one dataset")
 
 
 @dataclass(frozen=True)
-class Judged:
-    """``label`` int64 [N] (-1: excluded for ``reason``), ``soft`` float64 [N, 7] (NaN rows where no vote survives) and
-    ``excluded_share`` float64 [N], the part of the surviving votes outside the seven classes; ``cast`` float64 [N, 7]
-    and ``cast_all`` float64 [N]: the votes as they were given, for the seven and in all."""
+class VoteLabels:
+    """Labels of N rows of votes.
+
+    ``label`` int64 [N], -1 for a row that is excluded for ``reason``; ``soft`` float64 [N, 7], NaN where no vote
+    survives; ``excluded_share`` float64 [N], the share of surviving votes outside the seven classes; ``cast`` float64
+    [N, 7] and ``cast_all`` float64 [N], the votes before the rule.
+    """
 
     label: np.ndarray
     reason: list[str]
@@ -48,11 +59,8 @@ class Judged:
     cast: np.ndarray
     cast_all: np.ndarray
 
-    def extras(self, row: int) -> dict:
-        """The manifest columns of a row's votes: those that were cast, and what the rule left of them.
-
-        No column where nobody voted, no soft label where no vote for the seven survives.
-        """
+    def columns(self, row: int) -> dict:
+        """The manifest columns of a row's votes; none where nobody voted, no soft label where no vote survives."""
         if self.cast_all[row] == 0:
             return {}
         columns = {"votes": self.cast[row].tolist(), "votes_all": float(self.cast_all[row])}
@@ -61,82 +69,82 @@ class Judged:
         return columns | {"soft_label": self.soft[row].tolist(), "excluded_share": float(self.excluded_share[row])}
 
 
-def judge(counts: np.ndarray, rule: Literal["majority", "plurality"] = "majority") -> Judged:
+def label_votes(counts: np.ndarray, rule: Literal["majority", "plurality"] = "majority") -> VoteLabels:
     """Labels and soft labels of ``counts`` int [N, 10].
 
-    A vote that stands alone (a count <= 1) does not survive.  ``majority`` keeps a row when its largest surviving count
-    is more than half of all that survive, over all ten columns, and is one of the seven; ``plurality`` when its largest
-    raw count has no equal and is one of the seven.  The soft label is the surviving votes over the seven, summing to 1.
+    A single vote (a count <= 1) does not survive.  ``majority`` labels a row when its largest surviving count is more
+    than half of all surviving votes, over all ten columns, and is one of the seven; ``plurality`` when its largest raw
+    count is unique and one of the seven.  The soft label is the surviving votes over the seven, scaled to sum 1.
     """
-    counts = np.asarray(counts, np.int64)
+    counts = np.asarray(counts, np.int64).reshape(-1, len(VOTE_COLUMNS))
     surviving = np.where(counts <= 1, 0, counts)
     basis = surviving if rule == "majority" else counts
-    top, total = basis.max(1, initial=0), basis.sum(1)
-    winner = basis.argmax(1)
+    top, total, winner = basis.max(1), basis.sum(1), basis.argmax(1)
     decided = 2 * top > total if rule == "majority" else (basis == top[:, None]).sum(1) == 1
     undecided = "no majority" if rule == "majority" else "tie"
-    kept = decided & (total > 0) & (winner < NUM_CLASSES)
+    labelled = decided & (total > 0) & (winner < NUM_CLASSES)
     reason = [
-        "" if k else "no votes left" if t == 0 else VOTED[w] if d else undecided
-        for k, t, d, w in zip(kept, total, decided, winner, strict=True)
+        "" if has_label else "no votes left" if n == 0 else VOTE_COLUMNS[column] if is_decided else undecided
+        for has_label, n, is_decided, column in zip(labelled, total, decided, winner, strict=True)
     ]
-    label = np.where(kept, _ORDER[np.minimum(winner, NUM_CLASSES - 1)], -1)
-    within = surviving[:, :NUM_CLASSES].sum(1)
+    label = np.where(labelled, _CLASS_IDS[np.minimum(winner, NUM_CLASSES - 1)], -1)
+    total, within = surviving.sum(1), surviving[:, :NUM_CLASSES].sum(1)
     soft = np.full((len(counts), NUM_CLASSES), np.nan)
-    has = within > 0
-    soft[np.ix_(has, _ORDER)] = surviving[has, :NUM_CLASSES] / within[has, None]
-    left = surviving.sum(1)
-    share = np.divide(left - within, left, out=np.full(len(counts), np.nan), where=left > 0)
+    rows = within > 0
+    soft[np.ix_(rows, _CLASS_IDS)] = surviving[rows, :NUM_CLASSES] / within[rows, None]
+    share = np.divide(total - within, total, out=np.full(len(counts), np.nan), where=total > 0)
     cast = np.zeros((len(counts), NUM_CLASSES))
-    cast[:, _ORDER] = counts[:, :NUM_CLASSES]
-    return Judged(label, reason, soft, share, cast, counts.sum(1).astype(np.float64))
+    cast[:, _CLASS_IDS] = counts[:, :NUM_CLASSES]
+    return VoteLabels(label, reason, soft, share, cast, counts.sum(1).astype(np.float64))
 
 
-def read_votes(path: Path, draft: ImportBuilder) -> Votes:
-    """``fer2013new.csv``; a row that can't be read is a problem of the draft and keeps its place, with usage ""."""
-    usage, names, counts, lines = [], [], [], []
-    for row, line, fields in table(path, _HEADER, draft):
-        part, name, *texts = fields or ("", "", *["0"] * len(VOTED))
-        where = f"{path}, line {line} (row {row})"
-        cast = vote_counts(texts, where, draft)
-        if fields and cast and part not in USAGE:
-            draft.problem("unknown Usage", f"{where}: {part!r} (use {', '.join(USAGE)})")
-        usage.append(part if cast and part in USAGE else "")
-        names.append(name)
-        counts.append(cast if cast and usage[-1] else [0] * len(VOTED))
-        lines.append(line)
-    return Votes(path, usage, names, np.array(counts, np.int64).reshape(-1, len(VOTED)), lines)
+def read_votes(path: Path, builder: ImportBuilder) -> Votes:
+    """``fer2013new.csv``; a bad record keeps its row, with usage "" and no votes."""
+    usages, names, counts, places = [], [], [], []
+    for _, where, fields in csv_rows(path, ("Usage", "Image name", *VOTE_COLUMNS), builder):
+        usage, votes = "", [0] * len(VOTE_COLUMNS)
+        with builder.record(where):
+            if fields is not None:
+                row_votes = vote_counts([fields[name] for name in VOTE_COLUMNS])
+                if fields["Usage"] not in USAGE:
+                    raise BadRecord("unknown Usage", f"{fields['Usage']!r} (use {', '.join(USAGE)})")
+                usage, votes = fields["Usage"], row_votes
+        usages.append(usage)
+        names.append(fields["Image name"] if fields else "")
+        counts.append(votes)
+        places.append(where)
+    return Votes(path, usages, names, np.array(counts, np.int64).reshape(-1, len(VOTE_COLUMNS)), places)
 
 
-def vote_counts(fields: list[str], where: str, draft: ImportBuilder) -> list[int] | None:
-    """Ten counts; None and a problem of the draft for anything but whole numbers from 0 to 1000."""
-    counts = [whole(text.strip(), range(1001)) for text in fields]
-    if None not in counts:
-        return counts
-    draft.problem("votes are no counts", f"{where}: {','.join(fields)}")
-    return None
+def vote_counts(texts: list[str]) -> list[int]:
+    """Ten counts; BadRecord for anything but whole numbers from 0 to 1000."""
+    counts = [whole_number(text.strip(), range(1001)) for text in texts]
+    if None in counts:
+        raise BadRecord("votes are no counts", ",".join(texts))
+    return counts
 
 
-def read_image_map(path: Path, votes: Votes, draft: ImportBuilder) -> dict[int, str]:
-    """Vote row -> picture, relative to the picture tree, from a CSV with the columns ``row`` and ``fer2013_jpg``.
+def read_image_map(votes: Votes, builder: ImportBuilder) -> dict[int, str]:
+    """Vote row -> image below the image tree, from ``spec.image_map``: a CSV with the columns row and fer2013_jpg.
 
-    Where it has ``Usage`` or ``ferplus_image`` these must agree with the votes: a map of another file is an error.  A
-    line that can't be read is a problem of the draft.
+    The columns Usage and ferplus_image must agree with the votes where the CSV has them: a map of other votes raises
+    :class:`DataError`.
     """
-    found: dict[int, str] = {}
-    columns = header_of(path)
+    if not builder.spec.image_map:
+        raise DataError(f"{builder.name}: votes over an image tree need image_map, the CSV that joins rows and images")
+    path, image_of = external(builder.spec.image_map), {}
+    columns = csv_header(path)
     if not {"row", "fer2013_jpg"} <= set(columns):
         raise DataError(f"{path}: its header {columns} lacks row or fer2013_jpg")
-    checks = [pair for pair in (("Usage", votes.usage), ("ferplus_image", votes.names)) if pair[0] in columns]
-    for _, line, fields in table(path, tuple(columns), draft):
+    known = [pair for pair in (("Usage", votes.usage), ("ferplus_image", votes.names)) if pair[0] in columns]
+    for _, where, fields in csv_rows(path, columns, builder):
         if fields is None:
             continue
-        entry, where = dict(zip(columns, fields, strict=True)), f"{path}, line {line}"
-        row = whole(entry["row"], range(len(votes.usage)))
-        if row is None or row in found:
-            raise DataError(f"{where}: row {entry['row'][:80]!r} is no row of {votes.path}, or stands there twice")
-        for column, expected in checks:
-            if expected[row] and entry[column] != expected[row]:  # "": that vote row is a problem already
-                raise DataError(f"{where}: {column} {entry[column]!r} but {votes.where(row)} has {expected[row]!r}")
-        found[row] = safe_path(entry["fer2013_jpg"], where)
-    return found
+        row = whole_number(fields["row"], range(len(votes.usage)))
+        if row is None or row in image_of:
+            raise DataError(f"{where}: row {fields['row'][:80]!r} is no row of {votes.path}, or is mapped twice")
+        for column, values in known:
+            if values[row] and fields[column] != values[row]:
+                raise DataError(f"{where}: {column} {fields[column]!r} but {votes.places[row]} has {values[row]!r}")
+        image_of[row] = safe_path(fields["fer2013_jpg"], where)
+    return image_of

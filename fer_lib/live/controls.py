@@ -1,7 +1,7 @@
-"""What a person can do to a running session, whether by key, by click or from a page: labels, smoothing, overlay, end.
+"""User input of a running session, by key, click or page: manual label, smoothing, overlay, end.
 
-A window and a page run in threads of their own and only ever call :class:`Controls`; the session reads from it what
-holds for the frame that it works on.
+Window and page run in their own threads and call only :class:`Controls`; the session reads the current setting from it
+for every frame.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fer_lib.errors import ParamsError
 from fer_lib.live.session_files import NO_LABEL
 from fer_lib.params import SmoothingParams
 
-# key -> (setting, step), SPEC 10
+# key -> (smoothing parameter, step)
 STEPS = {
     "[": ("ema_alpha", -0.05), "]": ("ema_alpha", 0.05),
     "-": ("hysteresis_delta", -0.02), "=": ("hysteresis_delta", 0.02),
@@ -32,7 +32,7 @@ HELP = (
 
 @dataclass(frozen=True)
 class Setting:
-    """What holds at a moment: the manual ``label`` (0..6, -1 none) and who gave it (key, click, page)."""
+    """The current setting: the manual ``label`` (0..6, -1 none), its source (key, click, page), smoothing, overlay."""
 
     label: int
     label_source: str
@@ -41,12 +41,12 @@ class Setting:
 
 
 class Controls:
-    """The state that people change; every method may be called from any thread."""
+    """The state that users change; every method may be called from any thread."""
 
     def __init__(self, smoothing: SmoothingParams, overlay: bool = True):
         self._lock = threading.Lock()
         self._now = Setting(NO_LABEL, "", smoothing, overlay)
-        self._ending = threading.Event()
+        self._end = threading.Event()
 
     @property
     def now(self) -> Setting:
@@ -55,15 +55,15 @@ class Controls:
 
     @property
     def ended(self) -> bool:
-        """Whether somebody asked the session to end."""
-        return self._ending.is_set()
+        """Whether somebody has ended the session."""
+        return self._end.is_set()
 
     def end(self) -> None:
-        self._ending.set()
+        self._end.set()
 
     def wait(self) -> None:
-        """Until somebody asks the session to end."""
-        self._ending.wait()
+        """Wait until somebody ends the session."""
+        self._end.wait()
 
     def label(self, label: int, source: str) -> None:
         """Set the manual label, 0..6, or -1 for none.  ParamsError for another number."""
@@ -72,22 +72,22 @@ class Controls:
         self._set(label=label, label_source=source)
 
     def smooth(self, **values: float) -> SmoothingParams:
-        """Set smoothing parameters, each held within its range (:data:`LIMITS`); what holds now.
+        """Set smoothing parameters, each clipped to its range (:data:`LIMITS`); returns the new parameters.
 
-        ParamsError for a name that there is not or a value that is no number.
+        ParamsError for an unknown name or a value that is no number.
         """
         with self._lock:
-            found = self._now.smoothing.model_dump()
+            merged = self._now.smoothing.model_dump()
             for name, value in values.items():
-                found[name] = _within(name, value)
-            self._now = replace(self._now, smoothing=SmoothingParams(**found))
+                merged[name] = _clip(name, value)
+            self._now = replace(self._now, smoothing=SmoothingParams(**merged))
             return self._now.smoothing
 
     def overlay(self, shown: bool) -> None:
         self._set(overlay=bool(shown))
 
     def key(self, key: str) -> bool:
-        """What a key does (SPEC 10); False for one that does nothing."""
+        """Handle a key press; False for a key without a function."""
         if key in STEPS:
             name, step = STEPS[key]
             self.smooth(**{name: getattr(self.now.smoothing, name) + step})
@@ -108,11 +108,11 @@ class Controls:
             self._now = replace(self._now, **values)
 
 
-def _within(name: str, value: float) -> float | int:
+def _clip(name: str, value: float) -> float | int:
     if name not in LIMITS:
         raise ParamsError(f"there is no smoothing parameter {name!r}: use {', '.join(LIMITS)}")
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise ParamsError(f"{name} {value!r} is no number")
     low, high = LIMITS[name]
-    kept = min(max(value, low), high)
-    return int(round(kept)) if isinstance(low, int) else round(float(kept), 6)
+    clipped = min(max(value, low), high)
+    return int(round(clipped)) if isinstance(low, int) else round(float(clipped), 6)

@@ -1,4 +1,4 @@
-"""A bundle as a live session uses it: face tensors in, calibrated probabilities out, and when a label is "Unknown"."""
+"""A bundle in a live session: face tensors to calibrated probabilities, and the "Unknown" decision."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from fer_lib.params import LiveParams
 
 
 class LiveModel:
-    """One model of one session.  Use it from one thread; ``contract`` says what its faces are."""
+    """The model of one session, for use in one thread; ``contract`` describes its input."""
 
     def __init__(self, bundle: Bundle, p: LiveParams):
-        """Temperature, bias and abstention are the bundle's unless ``p`` names others.
+        """Temperature, bias and abstention thresholds are the bundle's unless ``p`` overrides them.
 
-        DataError for a ``logit_bias`` file that is none, BundleError for a bundle that does not load.
+        DataError for an invalid ``logit_bias`` file, BundleError for a bundle that does not load.
         """
         self.bundle, self.contract = bundle, bundle.contract
         self.temperature = bundle.temperature
@@ -31,9 +31,9 @@ class LiveModel:
         bias = read_logit_bias(p.logit_bias) if p.logit_bias else bundle.logit_bias
         self.logit_bias = np.zeros(NUM_CLASSES) if bias is None else bias
         self.abstention = bundle.abstention if p.abstention is None else checked_abstention(p.abstention)
-        self._run = _onnx(bundle, p.threads) if bundle.has(ONNX) else _torch(bundle, p.threads)
+        self._run = _onnx_runner(bundle, p.threads) if bundle.has(ONNX) else _torch_runner(bundle, p.threads)
         side = self.contract.image_size
-        self.probs(np.zeros((1, 3, side, side), np.float32))  # the first call is slow
+        self.probs(np.zeros((1, 3, side, side), np.float32))  # warm-up: the first call is slow
 
     def probs(self, faces: np.ndarray) -> np.ndarray:
         """Calibrated probabilities float64 [N, 7] of ``faces`` float32 [N, 3, S, S], before any smoothing."""
@@ -41,14 +41,14 @@ class LiveModel:
         return softmax((logits if self.temperature is None else self.temperature.apply(logits)) + self.logit_bias)
 
     def label(self, smoothed: Smoothed) -> int:
-        """What is shown: the smoothed label, or UNKNOWN where its probability is below its class's value."""
+        """The label to show: the smoothed one, or UNKNOWN when its probability is below its class's threshold."""
         if smoothed.stable and self.abstention is not None:
             if smoothed.probs[smoothed.label] < self.abstention[smoothed.label]:
                 return UNKNOWN
         return smoothed.label
 
-    def about(self) -> dict[str, Any]:
-        """What the session's record keeps of it."""
+    def info(self) -> dict[str, Any]:
+        """The entry ``model_facts`` of ``session.json``."""
         return {
             "name": self.bundle.name, "weights_sha256": self.bundle.weights_sha256, "contract": self.contract.id,
             "runtime": "onnx" if self.bundle.has(ONNX) else "torch",
@@ -58,14 +58,14 @@ class LiveModel:
         }  # fmt: skip
 
 
-def _onnx(bundle: Bundle, threads: int):
+def _onnx_runner(bundle: Bundle, threads: int):
     from fer_lib.onnx_session import open_session
 
     session = open_session(bundle.path / ONNX, threads, spin=False)
     return lambda faces: session.run(["logits"], {"faces": faces})[0]
 
 
-def _torch(bundle: Bundle, threads: int):
+def _torch_runner(bundle: Bundle, threads: int):
     import torch
 
     model = bundle.model()

@@ -1,4 +1,4 @@
-"""Pictures of a scored session: truth, raw and shown labels over time; F1 by class; the study's trade."""
+"""Plots of a scored session: labels over time, F1 per class, and the trade-off of the smoothing grid."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from fer_lib.live.score import Segment, raw_labels
 from fer_lib.live.session_files import Frames
 
 DPI = 100
-_BARE = "#f2f2f2"
+_GREY = "#f2f2f2"
 
 
-def timeline(frames: Frames, truth: np.ndarray, shown: np.ndarray, found: list[Segment], title: str) -> Figure:
-    """Three bands over time (truth, raw, smoothed; grey: no label) and the largest probability of each frame.
+def timeline(frames: Frames, truth: np.ndarray, shown: np.ndarray, runs: list[Segment], title: str) -> Figure:
+    """Three bands over time (truth, raw, smoothed; grey: no label) and the maximum probability of each frame.
 
-    ``truth``, ``shown`` int8 [T]; the segments that count are underlined in the truth's band.
+    ``truth``, ``shown`` int8 [T].  Scored segments are underlined in the truth band.
     """
     figure = Figure(figsize=(11.0, 4.6), dpi=DPI, layout="constrained")
     figure.suptitle(title, fontsize=13)
     bands, under = figure.subplots(2, 1, sharex=True, height_ratios=(1.7, 1))
     time = frames.time_sec
     edges = np.append(time, 2 * time[-1] - time[-2] if len(time) > 1 else time[-1] + 1 / 30)
-    colours = ListedColormap([_BARE, *COLOURS])
+    colours = ListedColormap([_GREY, *COLOURS])
     for row, labels in enumerate((truth, raw_labels(frames), shown)):
         cells = np.maximum(labels, -1)[None].astype(int) + 1
         bands.pcolormesh(edges, [2.1 - row, 2.9 - row], cells, cmap=colours, vmin=0, vmax=len(COLOURS), rasterized=True)
-    for segment in found:
+    for segment in runs:
         if len(segment.scored):
             span = time[[segment.scored[0], segment.scored[-1]]]
             bands.plot(span, [2.04, 2.04], color="black", linewidth=2.5, solid_capstyle="butt")
     bands.set_yticks([2.5, 1.5, 0.5], ["truth\n(underlined: counts)", "raw", "smoothed"])
     bands.set_ylim(0, 3)
     bands.tick_params(left=False)
-    seen = sorted({int(k) for labels in (truth, raw_labels(frames), shown) for k in np.unique(labels) if k >= 0})
-    handles = [Patch(color=COLOURS[k], label=EMOTIONS[k]) for k in seen] + [Patch(color=_BARE, label="none")]
+    present = sorted({int(k) for labels in (truth, raw_labels(frames), shown) for k in np.unique(labels) if k >= 0})
+    handles = [Patch(color=COLOURS[k], label=EMOTIONS[k]) for k in present] + [Patch(color=_GREY, label="none")]
     bands.legend(handles=handles, ncols=len(handles), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     under.plot(time, frames.probs.max(axis=1), color="#3b6fb6", linewidth=0.9)
     under.set_ylim(0, 1.02)
@@ -54,7 +54,7 @@ def timeline(frames: Frames, truth: np.ndarray, shown: np.ndarray, found: list[S
 
 
 def per_class(result: dict[str, Any], title: str) -> Figure:
-    """F1 of each class that was scored or shown, raw beside smoothed, and its frames.  ``result``: a score."""
+    """Raw and smoothed F1 of each class that was scored or shown.  ``result``: from :func:`score.score`."""
     names = [n for n in EMOTIONS if result["raw"]["support"][n] or result["smoothed"]["per_class_f1"][n]]
     figure = Figure(figsize=(8.0, 4.2), dpi=DPI, layout="constrained")
     figure.suptitle(title, fontsize=13)
@@ -71,8 +71,8 @@ def per_class(result: dict[str, Any], title: str) -> Figure:
     return figure
 
 
-def trade(table: pd.DataFrame, current: pd.Series | None, better: pd.Series | None, title: str) -> Figure:
-    """Accuracy against flips a minute of every setting of a study, its front, and where ``current`` lies."""
+def tradeoff(table: pd.DataFrame, current: pd.Series | None, better: pd.Series | None, title: str) -> Figure:
+    """Accuracy against flips per minute of every setting of a grid, the Pareto front, and the ``current`` setting."""
     figure = Figure(figsize=(8.6, 5.4), dpi=DPI, layout="constrained")
     figure.suptitle(title, fontsize=13)
     axes = figure.subplots()
@@ -80,17 +80,17 @@ def trade(table: pd.DataFrame, current: pd.Series | None, better: pd.Series | No
         table["flips_per_min"], table["accuracy"], c=table["coverage"], cmap="viridis", s=9, alpha=0.55, linewidths=0,
         rasterized=True,
     )  # fmt: skip
-    figure.colorbar(dots, ax=axes, label="coverage: share of frames with a label")
+    figure.colorbar(dots, ax=axes, label="coverage (share of frames with a label)")
     best = table[table["on_front"]].sort_values("flips_per_min")
     axes.step(best["flips_per_min"], best["accuracy"], where="post", color="#c44e52", linewidth=1.4, label="front")
-    for row, marker, name in ((current, "o", "these settings"), (better, "*", "as calm, more accurate")):
+    for row, marker, name in ((current, "o", "these settings"), (better, "*", "no more flips, more accurate")):
         if row is not None:
             values = "a {ema_alpha:g}, margin {hysteresis_delta:g}, vote {vote_min_count:g} of {vote_window:g}"
             label = f"{name}: {values.format(**row.to_dict())}"
             axes.plot(row["flips_per_min"], row["accuracy"], marker, color="black", markersize=9, mfc="white",
                       mew=1.6, linestyle="none", label=label)  # fmt: skip
-    axes.set_xlabel("flips a minute of labelled time (fewer is calmer)")
-    axes.set_ylabel("accuracy, unlabelled frames wrong")
+    axes.set_xlabel("flips per minute of labelled time")
+    axes.set_ylabel("accuracy (frames without a label count as wrong)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="lower right")

@@ -1,7 +1,7 @@
-"""A session's videos: raw pictures without loss, so that another model can be asked later, and annotated ones.
+"""The videos of a session: raw frames without loss, for replays with another model, and annotated frames.
 
-Raw pictures are FFV1 in Matroska, which a killed process leaves readable; ``recorded.csv`` beside it names the frame of
-each.  A video has one size, so a picture of another size is left out, and counted.
+The raw video is FFV1 in Matroska, which stays readable after a kill; ``recorded.csv`` lists its frames.  A video has
+one size, so frames of another size are left out and counted.
 """
 
 from __future__ import annotations
@@ -16,24 +16,22 @@ import numpy as np
 
 from fer_lib.errors import DataError
 from fer_lib.live import session_files
-from fer_lib.storage.atomic import explained
 
-USUAL_FPS = 25.0  # where a camera does not say
+DEFAULT_FPS = 25.0  # for a camera that does not report its own
 
 
 class VideoFile:
-    """A video being written, frame by frame, with the list of its frames.  One thread's."""
+    """A video and the list of its frames, written frame by frame in one thread."""
 
     def __init__(self, folder: Path, name: str, size: tuple[int, int], fps: float, lossless: bool):
-        """``size`` (width, height) in pixels.  DataError when OpenCV cannot write such a file there."""
+        """``size`` (width, height) in pixels.  DataError when OpenCV cannot write the file, OSError for its list."""
         self.size, self.path, self.left_out, self.frames = size, folder / name, 0, 0
         code = cv2.VideoWriter.fourcc(*("FFV1" if lossless else "MJPG"))
-        even = (size[0] + size[0] % 2, size[1] + size[1] % 2)  # codecs cut an odd last row or column off
+        even = (size[0] + size[0] % 2, size[1] + size[1] % 2)  # codecs drop an odd last row or column
         self._pad = even[1] - size[1], even[0] - size[0]
-        with explained(self.path):
-            self._list = open(folder / session_files.listing(name), "x", encoding="utf-8", buffering=1)
-            self._list.write("frame_index\n")
-        self._video = cv2.VideoWriter(str(self.path), code, fps if 1 <= fps <= 240 else USUAL_FPS, even)
+        self._list = open(folder / session_files.frame_list(name), "x", encoding="utf-8", buffering=1)
+        self._list.write("frame_index\n")
+        self._video = cv2.VideoWriter(str(self.path), code, fps if 1 <= fps <= 240 else DEFAULT_FPS, even)
         if not self._video.isOpened():
             self._list.close()
             raise DataError(f"{self.path} cannot be written: is there room, and does this OpenCV have FFmpeg?")
@@ -46,84 +44,80 @@ class VideoFile:
         if any(self._pad):
             image = cv2.copyMakeBorder(image, 0, self._pad[0], 0, self._pad[1], cv2.BORDER_REPLICATE)
         self._video.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        with explained(self.path):
-            self._list.write(f"{index}\n")
+        self._list.write(f"{index}\n")
         self.frames += 1
 
     def close(self) -> None:
-        """DataError, and ``frames`` is what it holds, when that is less than was given.
+        """Close the files and set ``frames`` to the frames that the video holds; DataError when some are missing.
 
-        FFmpeg goes on in silence where a disk or a limit of file sizes (4 GB on FAT) refuses.
+        FFmpeg reports no error when the disk is full or a file size limit (4 GB on FAT) is reached.
         """
         self._video.release()
-        with explained(self.path):
-            self._list.close()
-        given, self.frames = self.frames, _held(self.path, self.frames)
-        if self.frames < given:
+        self._list.close()
+        expected, self.frames = self.frames, _count_frames(self.path, self.frames)
+        if self.frames < expected:
             raise DataError(
-                f"{self.path} holds {self.frames:,} of {given:,} pictures, the others could not be written: is the "
-                "disk full, or the file as large as it may be there? What was logged of the frames is whole"
+                f"{self.path} holds only {self.frames:,} of {expected:,} frames: check whether the disk is full or the "
+                "file has reached its size limit; the logs of all frames are complete"
             )
 
 
-def _held(file: Path, given: int) -> int:
-    """How many of the ``given`` pictures a closed video holds; counted only where its head says something else."""
-    if not given:
+def _count_frames(file: Path, expected: int) -> int:
+    """The number of frames of a closed video; decoded and counted only when its header differs from ``expected``."""
+    if not expected:
         return 0
     video = cv2.VideoCapture(str(file))
     try:
-        if abs(video.get(cv2.CAP_PROP_FRAME_COUNT) - given) <= 1:
-            return given
+        if abs(video.get(cv2.CAP_PROP_FRAME_COUNT) - expected) <= 1:
+            return expected
         count = 0
-        while count < given and video.grab():
+        while count < expected and video.grab():
             count += 1
         return count
     finally:
         video.release()
 
 
-def recorded_folder(session: Path, about: dict[str, Any]) -> Path | None:
-    """The folder that holds a session's raw video: its own, else, of a replay, that of the session that was replayed.
+def raw_video_folder(session: Path, info: dict[str, Any]) -> Path | None:
+    """The folder with a session's raw video: its own, or for a replay that of the original session; None without one.
 
-    ``about``: the session's ``session.json``.  None where neither holds one.
+    ``info``: content of ``session.json``.
     """
-    for folder in (session, replayed_from(session, about)):
+    for folder in (session, replay_origin(session, info)):
         if (folder / session_files.RAW_VIDEO).is_file():
             return folder
     return None
 
 
-def replayed_from(session: Path, about: dict[str, Any]) -> Path:
-    """The folder of the session that this one is a replay of, which lies beside it; its own where it is none."""
-    return session.parent / str(about["replay_of"]) if about.get("replay_of") else session
+def replay_origin(session: Path, info: dict[str, Any]) -> Path:
+    """The folder of a replay's original session, which is beside it; ``session`` itself when it is no replay."""
+    return session.parent / str(info["replay_of"]) if info.get("replay_of") else session
 
 
 @contextmanager
-def recorded_pictures(folder: Path | str) -> Iterator[Iterator[tuple[int, np.ndarray]]]:
-    """The (frame_index, uint8 RGB [H, W, 3]) of a session's raw video, in order, pictures cut to their own size.
+def open_recorded_frames(folder: Path | str) -> Iterator[Iterator[tuple[int, np.ndarray]]]:
+    """Iterate over (frame_index, uint8 RGB [H, W, 3]) of a session's raw video, in order and without padding.
 
-    DataError when the session was not recorded, or its video cannot be read.
+    DataError when the session has no raw video, or OpenCV cannot read it.
     """
     folder = Path(folder)
     size = session_files.read_session(folder).get("size")
     file = folder / session_files.RAW_VIDEO
     if not file.is_file():
-        raise DataError(f"{folder} holds no pictures ({session_files.RAW_VIDEO} is missing): record with --record raw")
-    numbers = session_files.read_recorded(folder)
+        raise DataError(f"{folder} holds no raw video ({session_files.RAW_VIDEO} is missing): record with --record raw")
+    indices = session_files.read_recorded(folder)
     video = cv2.VideoCapture(str(file))
     try:
         if not video.isOpened():
             raise DataError(f"{file} is no video that OpenCV can read: record the session again")
-        yield _pictures(video, numbers, size)
+        width, height = size or (None, None)  # the recorded size has no padding
+        # a killed session may have listed more frames than its video holds
+        yield ((index, image[:height, :width]) for index, image in zip(indices, read_images(video), strict=False))
     finally:
         video.release()
 
 
-def _pictures(video: cv2.VideoCapture, numbers: list[int], size: list[int] | None):
-    for number in numbers:  # of a killed session the list may be longer than the video
-        done, image = video.read()
-        if not done:
-            return
-        if size is not None:
-            image = image[: size[1], : size[0]]
-        yield number, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+def read_images(video: cv2.VideoCapture) -> Iterator[np.ndarray]:
+    """The images of an open video, uint8 RGB [H, W, 3]."""
+    while (result := video.read())[0]:
+        yield cv2.cvtColor(result[1], cv2.COLOR_BGR2RGB)

@@ -1,5 +1,4 @@
-"""Another model asked about a kept session: the same pictures, faces, labels and smoothing, so that the model alone
-differs."""
+"""Replay a recorded session with another model: same frames, faces, manual labels and smoothing."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from fer_lib.faces.landmarks import find_points
 from fer_lib.live import session_files
 from fer_lib.live.live_model import LiveModel
 from fer_lib.live.log import SessionLog
-from fer_lib.live.recording import recorded_folder, recorded_pictures
+from fer_lib.live.recording import open_recorded_frames, raw_video_folder, read_images
 from fer_lib.live.score import CORRECTIONS
 from fer_lib.live.session_files import FrameRecord, Frames, read_faces, read_frames, read_session, write_session
 from fer_lib.live.session_writer import SESSION_FORMAT, fingerprint
@@ -33,110 +32,101 @@ def replay(
     folder: Path | str, bundle: Bundle, model: str, out: Path | str | None = None,
     smoothing: SmoothingParams | None = None,
 ) -> Path:  # fmt: skip
-    """Write the session in ``folder`` as ``bundle`` would have judged it to ``out``; that folder.
+    """Write the session in ``folder`` with the predictions of ``bundle`` to ``out``; returns ``out``.
 
-    ``model``: what the bundle is called in the new session's files. ``out``: by default beside the session, named
-    after both. ``smoothing``: by default what held when the session ended. A frame whose picture was not kept, or
-    whose face a kill cost, is left out and counted in ``session.json`` (``frames_without_picture``).
-    DataError when there are no pictures or ``out`` exists.
+    ``model``: name of the bundle in the new session's files.  ``out``: by default beside the session, named after
+    session and model.  ``smoothing``: by default the session's last setting.  A frame without its image, or without its
+    row in ``faces.csv`` after a kill, is left out and counted in ``session.json`` (``frames_without_picture``).
+    DataError when no image is available or ``out`` exists.
     """
     folder = Path(folder)
-    frames, faces, about = read_frames(folder), read_faces(folder), read_session(folder)
-    p = LiveParams(model=model, smoothing=smoothing or _smoothing(about, folder))
+    frames, faces, info = read_frames(folder), read_faces(folder), read_session(folder)
+    p = LiveParams(model=model, smoothing=smoothing or _smoothing(info, folder))
     out = Path(out) if out is not None else folder.with_name(f"{folder.name}-{_slug(model)}")
     if out.exists():
         raise DataError(f"{out} exists already: give another --out, or move it away")
-    judge = LiveModel(bundle, p)
-    with _pictures(folder, about) as pictures, fresh_folder(out) as work:
-        write_session(work, _replayed(work, pictures, frames, faces, about, judge, p, folder))
+    live_model = LiveModel(bundle, p)
+    with _open_images(folder, info) as images, fresh_folder(out) as work:
+        write_session(work, _write_logs(work, images, frames, faces, info, live_model, p, folder))
         if (folder / CORRECTIONS).is_file():
             shutil.copyfile(folder / CORRECTIONS, work / CORRECTIONS)
     return out
 
 
-def _replayed(
-    work: Path, pictures: Iterator, frames: Frames, faces: dict[int, Face], about: dict, judge: LiveModel,
-    p: LiveParams, folder: Path,
+def _write_logs(
+    work: Path, images: Iterator, frames: Frames, faces: dict[int, Face], info: dict, model: LiveModel, p: LiveParams,
+    folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
-    place = {int(index): i for i, index in enumerate(frames.frame_index)}
-    head = {"input": str(about.get("input", "")), "detector": frames.detector, "ckpt": judge.bundle.weights_sha256[:12],
+    """Write the logs to ``work``; returns the content of ``session.json``."""
+    positions = {int(index): i for i, index in enumerate(frames.frame_index)}
+    head = {"input": str(info.get("input", "")), "detector": frames.detector, "ckpt": model.bundle.weights_sha256[:12],
             "model": p.model}  # fmt: skip
     started = datetime.now().astimezone().isoformat(timespec="seconds")
     log, smoother = SessionLog(work, head, started, p.smoothing, p.show_emo_ratio), Smoother(p.smoothing)
-    aligner = _aligner(judge, about)
+    detector = _landmark_detector(model, info)
     try:
-        for index, image in pictures:
-            if index not in place:
-                continue  # the session ended before it was judged
-            i, face = place[index], faces.get(index)
+        for index, image in images:
+            if index not in positions:
+                continue  # the session ended before its prediction
+            i, face = positions[index], faces.get(index)
             if face is None and not np.isnan(frames.probs[i]).any():
-                continue  # it had one, whose row a kill cost: without it no model is asked the same
+                continue  # a kill lost the row of its face
             probs = None
             if face is not None:
-                points = face.points if aligner is None else find_points(image, face.box, aligner)
-                probs = judge.probs(judge.contract.batch([(image, face.box, points)]))[0]
-            label = judge.label(smoother.step(probs))
+                points = face.points if detector is None else find_points(image, face.box, detector)
+                probs = model.probs(model.contract.batch([(image, face.box, points)]))[0]
+            label = model.label(smoother.step(probs))
             manual = int(frames.manual[i])
             log.add(FrameRecord(index, float(frames.time_sec[i]), manual, "replay", label, probs, face))
     finally:
         log.close()
     if not log.frames:
-        raise DataError(f"{folder}: no frame of it has a picture: record with --record raw")
+        raise DataError(f"{folder}: none of its frames has an image: record with --record raw")
     return {
-        "format": SESSION_FORMAT, "started": started, **head, "replay_of": about.get("replay_of", folder.name),
-        "source": about.get("source"), "size": about.get("size"), "model_facts": judge.about(),
+        "format": SESSION_FORMAT, "started": started, **head, "replay_of": info.get("replay_of", folder.name),
+        "source": info.get("source"), "size": info.get("size"), "model_facts": model.info(),
         "params": p.model_dump(mode="json"), "smoothing": p.smoothing.model_dump(), "frames": log.frames,
-        "frames_without_picture": len(place) - log.frames, "end": "it was over",
-        **({"drawn": True} if about.get("drawn") else {}),
+        "frames_without_picture": len(positions) - log.frames, "end": "it was over",
+        **({"drawn": True} if info.get("drawn") else {}),
     }  # fmt: skip
 
 
-def _smoothing(about: dict[str, Any], folder: Path) -> SmoothingParams:
-    """What held when the session ended."""
+def _smoothing(info: dict[str, Any], folder: Path) -> SmoothingParams:
+    """The session's last smoothing setting."""
     try:
-        return SmoothingParams(**about["smoothing"])
+        return SmoothingParams(**info["smoothing"])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{folder / session_files.SESSION} does not say under which smoothing it ran, as fer live writes it: "
-            "record the session again"
+            f"{folder / session_files.SESSION} has no valid entry 'smoothing', which fer live writes: record the "
+            "session again"
         ) from error
 
 
-def _aligner(judge: LiveModel, about: dict[str, Any]):
-    """Who finds the points anew: nobody where the model turns no faces, or where the session's own did."""
-    if judge.contract.align != "eyes" or about.get("points_refined"):
+def _landmark_detector(model: LiveModel, info: dict[str, Any]):
+    """The detector for missing landmarks; None when the model does not align faces or the session stored landmarks."""
+    if model.contract.align != "eyes" or info.get("points_refined"):
         return None
     return get_detector("yunet")
 
 
 @contextmanager
-def _pictures(folder: Path, about: dict[str, Any]) -> Iterator[Iterator[tuple[int, np.ndarray]]]:
-    """The recording, else the file that the session was made from, if it still is that file."""
-    if (place := recorded_folder(folder, about)) is not None:
-        with recorded_pictures(place) as pictures:
-            yield pictures
+def _open_images(folder: Path, info: dict[str, Any]) -> Iterator[Iterator[tuple[int, np.ndarray]]]:
+    """The (index, image) pairs of the raw video, else of the session's source file if it is unchanged."""
+    if (video_folder := raw_video_folder(folder, info)) is not None:
+        with open_recorded_frames(video_folder) as images:
+            yield images
         return
-    source = about.get("source") or {}
+    source = info.get("source") or {}
     if not source.get("path"):
-        raise DataError(f"{folder} has no pictures to look at again: record sessions with --record raw")
+        raise DataError(f"{folder} has no images to replay: record sessions with --record raw")
     file = Path(source["path"])
     if not file.is_file() or fingerprint(file) != source.get("fingerprint"):
-        raise DataError(f"{folder} was made from {file}, which is gone or another file now: put it back")
+        raise DataError(f"{folder} was made from {file}, which is missing or has changed: restore that file")
     video = cv2.VideoCapture(str(file))
     try:
-        yield _of_file(video)
+        yield enumerate(read_images(video))
     finally:
         video.release()
-
-
-def _of_file(video: cv2.VideoCapture) -> Iterator[tuple[int, np.ndarray]]:
-    index = 0
-    while True:
-        done, image = video.read()
-        if not done:
-            return
-        yield index, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        index += 1
 
 
 def _slug(model: str) -> str:

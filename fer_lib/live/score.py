@@ -1,8 +1,8 @@
-"""Protocol-Lite (SPEC 10): how good a live session was, against the labels that were given by hand while it ran.
+"""Protocol-Lite: score a live session against its manual labels (docs/scoring.md).
 
-The frames that count lie in manual segments, runs of one label that last 600 ms or more, without the 250 ms at either
-end, in which the person was still changing.  Raw labels are the arg-max of each frame, smoothed ones those that were
-shown.  Both are measured over one denominator: a frame without a face, an unstable and an Unknown one count as wrong.
+Scored frames lie in manual segments: runs of one label that last at least 600 ms, without the 250 ms at either end, in
+which the expression still changes.  Raw labels are each frame's arg-max, smoothed labels are those shown.  Both use the
+same denominator: frames without a face, unstable frames and Unknown frames count as wrong.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from fer_lib.datasets.manifest import evalset_id
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
 from fer_lib.live.session_files import NO_LABEL, Frames, read_frames, read_session
-from fer_lib.storage.atomic import explained, fresh_file, readable
+from fer_lib.storage.atomic import fresh_file
 
 MIN_SEGMENT, TRIM = 0.6, 0.25  # seconds
 CORRECTIONS, CORRECTIONS_COLUMNS = "corrections.csv", ("start_frame", "end_frame", "label")
-_ROUNDING = 2e-6  # seconds: times are written with six decimals
-NONE = NUM_CLASSES  # column of the confusion counts: no label was shown
+_TIME_TOLERANCE = 2e-6  # seconds: times are written with six decimals
+NO_OUTPUT = NUM_CLASSES  # confusion column of frames without a shown label
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One run of a manual label: positions ``first`` to ``last`` (both in it), of which ``scored`` positions count."""
+    """A run of one manual label: positions ``first`` to ``last`` inclusive; ``scored`` are the positions that count."""
 
     label: int
     first: int
@@ -41,37 +41,36 @@ class Segment:
 
 
 def read_truth(folder: Path | str, frames: Frames) -> np.ndarray:
-    """The manual label int8 [T] of each frame, -1 without one, after the corrections that lie beside the session.
+    """The manual label int8 [T] of each frame, -1 without one, with the session's corrections applied.
 
-    ``corrections.csv``: ``start_frame,end_frame,label``, both frames in it; an empty label takes labels away; a later
-    line wins.  DataError, naming the line, for frames that are not in the session or a label that there is not.
+    ``corrections.csv``: ``start_frame,end_frame,label``, both frames inclusive; an empty label removes labels; a later
+    line wins.  DataError, with the line, for frames outside the session or an unknown label.
     """
     file = Path(folder) / CORRECTIONS
     if not file.is_file():
         return frames.manual.copy()
-    with readable(file):
-        return _corrected(file.read_text(encoding="utf-8-sig"), frames, file)
+    return _apply_corrections(file.read_text(encoding="utf-8-sig"), frames, file)
 
 
 def correct(folder: Path | str, spans: list[tuple[int, int, str]]) -> Path:
-    """Add corrections (start_frame, end_frame, label) to the session's file; its path.
+    """Append corrections (start_frame, end_frame, label) to the session's ``corrections.csv``; returns its path.
 
-    Where they change no label, nothing is written: a notebook that is run again adds them once.  DataError, and
-    nothing is written, for one that could not be read again.
+    Corrections that change no label are not written, so a notebook can be run again.  DataError for an invalid
+    correction; nothing is written then.
     """
     folder = Path(folder)
     file = folder / CORRECTIONS
     before = file.read_text(encoding="utf-8-sig") if file.is_file() else ",".join(CORRECTIONS_COLUMNS) + "\n"
     text = before + "".join(f"{start},{end},{label}\n" for start, end, label in spans)
     frames = read_frames(folder)
-    if (_corrected(text, frames, file) == _corrected(before, frames, file)).all():
+    if (_apply_corrections(text, frames, file) == _apply_corrections(before, frames, file)).all():
         return file
-    with explained(folder), fresh_file(file) as work:
+    with fresh_file(file) as work:
         work.write_text(text, encoding="utf-8")
     return file
 
 
-def _corrected(text: str, frames: Frames, file: Path) -> np.ndarray:
+def _apply_corrections(text: str, frames: Frames, file: Path) -> np.ndarray:
     lines, truth = list(csv.reader(text.splitlines())), frames.manual.copy()
     if not lines or tuple(lines[0]) != CORRECTIONS_COLUMNS:
         raise DataError(f"{file}: the first line must be {','.join(CORRECTIONS_COLUMNS)}")
@@ -93,19 +92,24 @@ def _corrected(text: str, frames: Frames, file: Path) -> np.ndarray:
 
 
 def segments(truth: np.ndarray, time: np.ndarray) -> list[Segment]:
-    """Every run of one manual label; ``scored`` is empty where it is too short or nothing is left of it."""
+    """All runs of one manual label; ``scored`` is empty for a segment that is too short."""
     edges = np.flatnonzero(np.diff(truth)) + 1
-    found = []
+    result = []
     for first, end in zip([0, *edges], [*edges, len(truth)], strict=True):
         if truth[first] == NO_LABEL:
             continue
         start, stop = time[first], time[end - 1]
         scored = np.arange(first, end)
-        if stop - start < MIN_SEGMENT - _ROUNDING:
+        if stop - start < MIN_SEGMENT - _TIME_TOLERANCE:
             scored = scored[:0]
-        inner = (time[scored] >= start + TRIM - _ROUNDING) & (time[scored] <= stop - TRIM + _ROUNDING)
-        found.append(Segment(int(truth[first]), int(first), int(end - 1), float(stop - start), scored[inner]))
-    return found
+        inner = (time[scored] >= start + TRIM - _TIME_TOLERANCE) & (time[scored] <= stop - TRIM + _TIME_TOLERANCE)
+        result.append(Segment(int(truth[first]), int(first), int(end - 1), float(stop - start), scored[inner]))
+    return result
+
+
+def scored_positions(runs: list[Segment]) -> np.ndarray:
+    """The positions int64 of all scored frames."""
+    return np.concatenate([run.scored for run in runs]) if runs else np.zeros(0, np.int64)
 
 
 def raw_labels(frames: Frames) -> np.ndarray:
@@ -116,35 +120,36 @@ def raw_labels(frames: Frames) -> np.ndarray:
     return labels
 
 
-def flips(labels: np.ndarray, time: np.ndarray) -> dict[str, float]:
-    """How often the label changes from one labelled frame to the next, and a minute of labelled time.
+def frame_durations(time: np.ndarray) -> np.ndarray:
+    """Seconds float64 [T] from each frame to the next; the last frame lasts as long as the one before it."""
+    return np.diff(time, append=2 * time[-1] - time[-2]) if len(time) > 1 else np.zeros(len(time))
 
-    A frame lasts until the next one, the last one as long as the frame before it.
-    """
+
+def flips(labels: np.ndarray, time: np.ndarray) -> dict[str, float]:
+    """The number of label changes between successive labelled frames, and its rate per labelled minute."""
     shown = labels >= 0
     changes = int((np.diff(labels[shown]) != 0).sum()) if shown.any() else 0
-    lasts = np.diff(time, append=2 * time[-1] - time[-2]) if len(time) > 1 else np.zeros(len(time))
-    minutes = float(lasts[shown].sum()) / 60
+    minutes = float(frame_durations(time)[shown].sum()) / 60
     return {"flips": changes, "labelled_minutes": minutes, "flips_per_min": changes / minutes if minutes else 0.0}
 
 
 def measure(labels: np.ndarray, truth: np.ndarray, scored: np.ndarray) -> dict[str, Any]:
-    """Accuracy, macro-F1 over 7 and over the classes present, per-class figures, confusion and coverage.
+    """Accuracy, macro-F1 over 7 classes and over those present, per-class F1 and recall, confusion and coverage.
 
-    ``labels``, ``truth`` [T]; ``scored`` positions.  Row = truth, column = label, the eighth that none was shown.
+    ``labels``, ``truth`` [T]; ``scored`` positions.  Confusion: row = truth, column = label, eighth column = no label.
     """
     shown, y = labels[scored].astype(np.int64), truth[scored].astype(np.int64)
-    column = np.where(shown >= 0, shown, NONE)
+    column = np.where(shown >= 0, shown, NO_OUTPUT)
     counts = np.bincount(y * (NUM_CLASSES + 1) + column, minlength=NUM_CLASSES * (NUM_CLASSES + 1))
     counts = counts.reshape(NUM_CLASSES, NUM_CLASSES + 1)
     square = np.zeros((NUM_CLASSES + 1, NUM_CLASSES + 1))
-    square[:NUM_CLASSES] = counts  # no frame's truth is "none", so its row is empty
+    square[:NUM_CLASSES] = counts  # no true label is "none", so the last row stays empty
     f1, support = f1_from_confusion(square)[:NUM_CLASSES], counts.sum(axis=1)
     present = support > 0
     return {
         "accuracy": float(np.trace(counts) / counts.sum()),
         "macro_f1": float(f1.mean()), "macro_f1_present": float(f1[present].mean()),
-        "coverage": float(1 - counts[:, NONE].sum() / counts.sum()),
+        "coverage": float(1 - counts[:, NO_OUTPUT].sum() / counts.sum()),
         "per_class_f1": dict(zip(EMOTIONS, f1.tolist(), strict=True)),
         "per_class_recall": {
             name: float(counts[k, k] / support[k]) if support[k] else None for k, name in enumerate(EMOTIONS)
@@ -154,19 +159,19 @@ def measure(labels: np.ndarray, truth: np.ndarray, scored: np.ndarray) -> dict[s
 
 
 def score(folder: Path | str, smoothed: np.ndarray | None = None) -> dict[str, Any]:
-    """All of Protocol-Lite's figures of the session in ``folder``, ready for JSON.
+    """The Protocol-Lite score of the session in ``folder``, ready for JSON.
 
-    ``smoothed`` int8 [T]: labels to measure in place of those that were shown.
-    DataError when there is no such session, or no segment that counts (with what to do about it).
+    ``smoothed`` int8 [T]: labels to measure instead of the shown ones.
+    DataError when ``folder`` holds no session or none of its segments is long enough.
     """
     frames = read_frames(folder)
-    about, truth = read_session(folder), read_truth(folder, frames)
-    found = segments(truth, frames.time_sec)
-    scored = np.concatenate([s.scored for s in found]) if found else np.zeros(0, np.int64)
+    info, truth = read_session(folder), read_truth(folder, frames)
+    runs = segments(truth, frames.time_sec)
+    scored = scored_positions(runs)
     if not len(scored):
-        raise DataError(_nothing(folder, found))
+        raise DataError(_no_segment_message(folder, runs))
     shown = frames.pred if smoothed is None else smoothed
-    evalset = _evalset(about, frames, truth, scored)
+    evalset = _evalset(info, frames, truth, scored)
     rules = json.dumps([evalset, MIN_SEGMENT, TRIM])
     seconds = float(frames.time_sec[-1] - frames.time_sec[0])
     faces = ~np.isnan(frames.probs).any(axis=1)
@@ -177,34 +182,34 @@ def score(folder: Path | str, smoothed: np.ndarray | None = None) -> dict[str, A
         "frames": len(truth), "seconds": seconds, "truncated_lines": frames.truncated,
         "face_share": float(faces.mean()),
         "n_expected": int((truth != NO_LABEL).sum()), "n_used": len(scored),
-        "segments": len(found), "segments_scored": sum(len(s.scored) > 0 for s in found),
+        "segments": len(runs), "segments_scored": sum(len(s.scored) > 0 for s in runs),
         "corrected": (Path(folder) / CORRECTIONS).is_file(),
         "frames_per_sec": (len(truth) - 1) / seconds if seconds else None,
-        **{key: about.get(key) for key in ("fps", "latency_ms", "dropped", "smoothing")},
+        **{key: info.get(key) for key in ("fps", "latency_ms", "dropped", "smoothing")},
     }  # fmt: skip
     for name, labels in (("raw", raw_labels(frames)), ("smoothed", shown)):
         result[name] = measure(labels, truth, scored) | flips(labels, frames.time_sec)
     return result
 
 
-def _evalset(about: dict[str, Any], frames: Frames, truth: np.ndarray, scored: np.ndarray) -> str:
-    """Of these very frames and labels: a replay, which keeps times and source, has the same, another session has not.
+def _evalset(info: dict[str, Any], frames: Frames, truth: np.ndarray, scored: np.ndarray) -> str:
+    """The evalset id of the scored frames and labels; equal for a session and its replays, else different.
 
-    A camera's times tell its sessions apart, files that run at one rate are told by their fingerprint.
+    Frame times distinguish a camera's sessions; the source's fingerprint distinguishes files of equal frame rate.
     """
     ids = [f"{frames.frame_index[i]:09d} {frames.time_sec[i]:.6f}" for i in scored.tolist()]
-    source = (about.get("source") or {}).get("fingerprint", "")
+    source = (info.get("source") or {}).get("fingerprint", "")
     return evalset_id(ids, truth[scored], f"protocol-lite {source}", 0)
 
 
-def _nothing(folder: Path | str, found: list[Segment]) -> str:
-    if not found:
+def _no_segment_message(folder: Path | str, runs: list[Segment]) -> str:
+    if not runs:
         return (
             f"{folder} has no manual label, so there is nothing to score against: label while it runs (keys 1 to 7, "
             "or the bar), or add corrections in notebook 10_score_session"
         )
-    longest = max(s.seconds for s in found)
+    longest = max(s.seconds for s in runs)
     return (
-        f"{folder}: none of its {len(found)} manual segments counts, the longest lasts {longest:.2f} s; one needs "
-        f"{MIN_SEGMENT} s and frames that lie {TRIM} s off both its ends: keep a label for longer"
+        f"{folder}: none of its {len(runs)} manual segments counts, the longest lasts {longest:.2f} s; a segment needs "
+        f"{MIN_SEGMENT} s and frames at least {TRIM} s from both its ends: keep a label for longer"
     )

@@ -1,8 +1,8 @@
-"""What a live session leaves on disk (SPEC 10): the names and columns of its files, and how they are read back.
+"""The files of a live session: their names, columns and readers.
 
-``per_frame.csv`` holds, frame by frame, the calibrated probabilities before smoothing (so the raw label is their
-arg-max) and the label that was shown after it; ``faces.csv`` beside it where the scored face was; ``recorded.csv``
-which frames the session's video holds, in its order; ``session.json`` under what conditions all of it came about.
+``per_frame.csv`` has one row per frame with the calibrated probabilities before smoothing (their arg-max is the raw
+label) and the label shown after it; ``faces.csv`` the box and landmarks of the scored face; ``recorded.csv`` the frames
+of the session's video in order; ``session.json`` source, model, settings and summary.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import numpy as np
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
 from fer_lib.faces.detectors import Face
-from fer_lib.storage.atomic import readable, write_json
+from fer_lib.storage.atomic import write_json
 
 PER_FRAME, EVENTS, SUMMARY = "per_frame.csv", "events.csv", "demoresultssummary.csv"
 THRESHOLDS, CORRECTNESS = "thresholds.json", "per_class_correctness.csv"
 FACES, RECORDED, SESSION = "faces.csv", "recorded.csv", "session.json"
 RAW_VIDEO, ANNOTATED_VIDEO = "raw.mkv", "annotated.avi"
-ANNOTATED_LIST = "annotated.csv"  # its frames, as RECORDED names those of the raw video
+ANNOTATED_LIST = "annotated.csv"  # the frames of ANNOTATED_VIDEO, as RECORDED lists those of RAW_VIDEO
 
 PROBS = tuple(f"prob_{name}" for name in EMOTIONS)
 PER_FRAME_COLUMNS = (
@@ -38,22 +38,22 @@ SUMMARY_COLUMNS = (
 )  # fmt: skip
 CORRECTNESS_COLUMNS = ("label", "frames_with_manual", "frames_with_manual_and_pred", "correct_frames", "accuracy")
 OVERALL = "__overall__"
-POINTS = tuple(
+LANDMARK_COLUMNS = tuple(
     f"{point}_{axis}" for point in ("right_eye", "left_eye", "nose", "right_mouth", "left_mouth") for axis in "xy"
 )
-FACES_COLUMNS = ("frame_index", "top", "left", "bottom", "right", "score", *POINTS)
+FACES_COLUMNS = ("frame_index", "top", "left", "bottom", "right", "score", *LANDMARK_COLUMNS)
 
 NO_LABEL, UNSTABLE, UNKNOWN = -1, -1, -2  # of manual and of predicted labels
-SPELLED = {UNSTABLE: "(unstable)", UNKNOWN: "Unknown", **dict(enumerate(EMOTIONS))}
-_PRED = {text: label for label, text in SPELLED.items()}
-_MANUAL = {"": NO_LABEL, **{name: label for label, name in enumerate(EMOTIONS)}}
+LABEL_TEXT = {UNSTABLE: "(unstable)", UNKNOWN: "Unknown", **dict(enumerate(EMOTIONS))}
+_PRED_LABELS = {text: label for label, text in LABEL_TEXT.items()}
+_MANUAL_LABELS = {"": NO_LABEL, **{name: label for label, name in enumerate(EMOTIONS)}}
 
 
 @dataclass(frozen=True)
 class FrameRecord:
-    """What is written of one frame.
+    """The log entry of one frame.
 
-    ``time`` seconds of media; ``manual`` 0..6 or NO_LABEL, set by ``manual_source`` (key, click, page, file);
+    ``time`` seconds of media; ``manual`` 0..6 or NO_LABEL, from ``manual_source`` (key, click, page, file);
     ``pred`` 0..6, UNSTABLE or UNKNOWN; ``probs`` float64 [7] before smoothing and ``face``, None without a face.
     """
 
@@ -68,11 +68,11 @@ class FrameRecord:
 
 @dataclass(frozen=True)
 class Frames:
-    """A session's frames in order, T of them.
+    """The T frames of a session in order.
 
     ``frame_index`` int64 [T]; ``time_sec`` float64 [T]; ``manual`` int8 [T], -1 without a label; ``pred`` int8 [T], -1
     unstable or no face, -2 Unknown; ``probs`` float64 [T, 7] before smoothing, NaN rows without a face.  ``detector``,
-    ``model`` and ``ckpt`` of the session; ``truncated`` lines (0 or 1) that a kill left half written.
+    ``model`` and ``ckpt`` of the session; ``truncated`` (0 or 1) lines that a kill left incomplete.
     """
 
     frame_index: np.ndarray
@@ -87,74 +87,70 @@ class Frames:
 
 
 def read_session(folder: Path | str) -> dict[str, Any]:
-    """``session.json`` of a session's folder; DataError when there is none or it is no JSON object."""
+    """``session.json`` of a session's folder; DataError when it is missing or is no JSON object."""
     file = Path(folder) / SESSION
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{folder} holds no live session ({SESSION} is missing): give a folder that fer live wrote"
-        ) from error
-    except (OSError, ValueError) as error:
+        content = json.loads(_read_bytes(file))
+    except ValueError as error:
         raise DataError(f"{file} cannot be read ({error}): record the session again") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise DataError(f"{file} holds no JSON object: record the session again")
-    return found
+    return content
 
 
-def write_session(folder: Path, about: dict[str, Any]) -> None:
-    """Write ``session.json``, whole or not at all."""
-    write_json(folder / SESSION, about)
+def write_session(folder: Path, content: dict[str, Any]) -> None:
+    """Write ``session.json`` atomically."""
+    write_json(folder / SESSION, content)
 
 
 def read_frames(folder: Path | str) -> Frames:
     """The frames of a session's folder.
 
-    A last line without its line end, as a kill leaves it, is dropped and counted.  DataError, naming file and line, for
-    anything else that is not what a session writes, and for a session without a frame.
+    A last line without its line end, as a kill leaves it, is dropped and counted.  DataError, with file and line, for
+    any other line that a session does not write, and for a session without a frame.
     """
     import pandas as pd
 
     file = Path(folder) / PER_FRAME
-    text, truncated = _whole_lines(file, PER_FRAME_COLUMNS)
-    kinds = dict.fromkeys(PER_FRAME_COLUMNS, "category") | {"frame_index": "int64", "time_sec": "float64"}
-    kinds |= dict.fromkeys(PROBS, "float64")
+    text, truncated = _complete_lines(file, PER_FRAME_COLUMNS)
+    dtypes = dict.fromkeys(PER_FRAME_COLUMNS, "category") | {"frame_index": "int64", "time_sec": "float64"}
+    dtypes |= dict.fromkeys(PROBS, "float64")
     try:
         table = pd.read_csv(
-            io.StringIO(text), dtype=kinds, keep_default_na=False, na_values=dict.fromkeys(PROBS, [""]),
+            io.StringIO(text), dtype=dtypes, keep_default_na=False, na_values=dict.fromkeys(PROBS, [""]),
             float_precision="round_trip", index_col=False,
         )  # fmt: skip
         frames = _frames(table, truncated)
     except (ValueError, KeyError) as error:  # pandas' own parser errors are ValueErrors
-        raise _malformed(file, text) from error
+        raise _line_error(file, text) from error
     if not len(frames.frame_index):
         raise DataError(f"{file} holds no frame: the session ended before its first one; record it again")
-    if not _is_sound(frames):
-        raise _malformed(file, text)
+    if not _is_valid(frames):
+        raise _line_error(file, text)
     return frames
 
 
 def _frames(table, truncated: int) -> Frames:
-    """KeyError for a label that there is not; ValueError for a row that is too short."""
+    """KeyError for an unknown label; ValueError for a row that is too short."""
     if table[["manual_label", "pred_label", "ckpt"]].isna().to_numpy().any():
         raise ValueError("a row is too short")
 
-    def ids(column: str, known: dict[str, int]) -> np.ndarray:
-        categories = np.array([known[text] for text in table[column].cat.categories], np.int8)
+    def ids(column: str, labels: dict[str, int]) -> np.ndarray:
+        categories = np.array([labels[text] for text in table[column].cat.categories], np.int8)
         return categories[table[column].cat.codes.to_numpy()] if len(table) else np.zeros(0, np.int8)
 
     def constant(column: str) -> str:
         return str(table[column].iloc[0]) if len(table) else ""
 
     return Frames(
-        table["frame_index"].to_numpy(), table["time_sec"].to_numpy(), ids("manual_label", _MANUAL),
-        ids("pred_label", _PRED), table[list(PROBS)].to_numpy(), constant("detector"), constant("model"),
+        table["frame_index"].to_numpy(), table["time_sec"].to_numpy(), ids("manual_label", _MANUAL_LABELS),
+        ids("pred_label", _PRED_LABELS), table[list(PROBS)].to_numpy(), constant("detector"), constant("model"),
         constant("ckpt"), truncated,
     )  # fmt: skip
 
 
-def _is_sound(frames: Frames) -> bool:
-    """Whether numbers rise, times do not fall, and probabilities are all there, a distribution, or all absent."""
+def _is_valid(frames: Frames) -> bool:
+    """Whether indices increase, times do not decrease, and each row of probabilities is a distribution or empty."""
     empty = np.isnan(frames.probs)
     full = frames.probs[~empty.any(axis=1)]
     return bool(
@@ -168,8 +164,8 @@ def _is_sound(frames: Frames) -> bool:
     )
 
 
-def _malformed(file: Path, text: str) -> DataError:
-    """The error that names the first line which no session writes."""
+def _line_error(file: Path, text: str) -> DataError:
+    """The error for the first line that a session does not write."""
     last_index, last_time, number = -1, -np.inf, 1
     for number, cells in enumerate(csv.reader(io.StringIO(text)), 1):
         if number == 1:
@@ -180,7 +176,7 @@ def _malformed(file: Path, text: str) -> DataError:
             index, time, probs = int(cells[0]), float(cells[1]), cells[4 : 4 + NUM_CLASSES]
             if index <= last_index or not last_time <= time < np.inf:
                 raise ValueError("frame_index and time_sec must rise")
-            if cells[2] not in _MANUAL or cells[3] not in _PRED:
+            if cells[2] not in _MANUAL_LABELS or cells[3] not in _PRED_LABELS:
                 raise ValueError(f"labels {cells[2]!r} and {cells[3]!r} are not both of {', '.join(EMOTIONS)}")
             values = [float(p) for p in probs if p]
             if values and (len(values) != NUM_CLASSES or min(values) < 0 or abs(sum(values) - 1) >= 1e-3):
@@ -191,13 +187,11 @@ def _malformed(file: Path, text: str) -> DataError:
     return DataError(f"{file} cannot be read as a table of {number} lines: record the session again")
 
 
-def _whole_lines(file: Path, columns: tuple[str, ...]) -> tuple[str, int]:
-    """The file's lines that end, and how many (0 or 1) do not; DataError for other columns."""
-    with readable(file):
-        data = file.read_bytes()
-    whole, _, rest = data.rpartition(b"\n")
+def _complete_lines(file: Path, columns: tuple[str, ...]) -> tuple[str, int]:
+    """The complete lines of a table, and the number (0 or 1) of incomplete ones; DataError for other columns."""
+    complete, _, rest = _read_bytes(file).rpartition(b"\n")
     try:
-        text = (whole + b"\n").decode("utf-8")
+        text = (complete + b"\n").decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is no UTF-8 text ({error}): record the session again") from error
     head = text.partition("\n")[0].rstrip("\r")
@@ -206,10 +200,19 @@ def _whole_lines(file: Path, columns: tuple[str, ...]) -> tuple[str, int]:
     return text, int(bool(rest))
 
 
+def _read_bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{file.parent} holds no live session ({file.name} is missing): give a folder that fer live wrote"
+        ) from error
+
+
 def read_faces(folder: Path | str) -> dict[int, Face]:
-    """The scored face of each frame that has one, by frame_index; DataError, naming the line, for a broken file."""
+    """The scored face of each frame that has one, by frame_index; DataError with the line of an invalid row."""
     file = Path(folder) / FACES
-    text, _ = _whole_lines(file, FACES_COLUMNS)
+    text, _ = _complete_lines(file, FACES_COLUMNS)
     faces = {}
     for number, cells in enumerate(csv.reader(io.StringIO(text)), 1):
         if number == 1:
@@ -225,15 +228,15 @@ def read_faces(folder: Path | str) -> dict[int, Face]:
     return faces
 
 
-def listing(video: str) -> str:
-    """The file that names a video's frames."""
+def frame_list(video: str) -> str:
+    """The name of the file that lists a video's frames."""
     return RECORDED if video == RAW_VIDEO else ANNOTATED_LIST
 
 
 def read_recorded(folder: Path | str) -> list[int]:
-    """The frame_index of each picture of the session's video, in its order."""
+    """The frame_index of each frame of the session's raw video, in order."""
     file = Path(folder) / RECORDED
-    text, _ = _whole_lines(file, ("frame_index",))
+    text, _ = _complete_lines(file, ("frame_index",))
     try:
         return [int(line) for line in text.splitlines()[1:]]
     except ValueError as error:

@@ -1,9 +1,9 @@
-"""A calm label out of one probability vector a frame (SPEC 10): a moving average, a margin to change, a vote.
+"""Temporal smoothing of frame probabilities: exponential moving average, hysteresis margin, majority vote.
 
-Of a frame with a face: ``e <- a e + (1 - a) p``, the first one taken as it is; the label stays unless the top class of
-``e`` leads it by ``hysteresis_delta``; of the last ``vote_window`` labels the most frequent one is shown when it stands
-there ``vote_min_count`` times, of several equally frequent ones the label of the moment, else the first class.  A frame
-without a face is unstable and changes nothing.
+For a frame with a face: ``e <- a e + (1 - a) p``, with ``e = p`` for the first one.  The label changes to the top class
+of ``e`` when that leads by ``hysteresis_delta``.  The most frequent of the last ``vote_window`` labels is shown when it
+occurs ``vote_min_count`` times; a tie goes to the current label, else to the first class.  A frame without a face is
+unstable and does not change the state.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from fer_lib.params import SmoothingParams
 
 @dataclass(frozen=True)
 class Smoothed:
-    """What is shown of one frame.
+    """The smoothed output of one frame.
 
     ``probs`` float64 [7], the moving average, None without a face; ``label`` 0..6, or -1 while ``stable`` is False;
-    ``votes`` how often the leading label stands in the window.
+    ``votes`` of the leading label in the window.
     """
 
     probs: np.ndarray | None
@@ -33,11 +33,11 @@ class Smoothed:
 
 
 class Smoother:
-    """Frame by frame, for a running session.  ``p`` may be set to other parameters at any time: they hold at once."""
+    """Smooths a running session frame by frame.  Parameters assigned to ``p`` take effect with the next frame."""
 
     def __init__(self, p: SmoothingParams):
-        self._kept: deque[int] = deque()  # the last labels, at most the window
-        self._counts = [0] * NUM_CLASSES  # of them
+        self._window: deque[int] = deque()  # the last labels
+        self._counts = [0] * NUM_CLASSES  # of the labels in the window
         self._average: np.ndarray | None = None
         self._label = UNSTABLE  # after the margin, before the vote
         self.p = p
@@ -49,11 +49,11 @@ class Smoother:
     @p.setter
     def p(self, p: SmoothingParams) -> None:
         self._p = p
-        while len(self._kept) > p.vote_window:  # the newest stay
-            self._counts[self._kept.popleft()] -= 1
+        while len(self._window) > p.vote_window:  # the latest labels stay
+            self._counts[self._window.popleft()] -= 1
 
     def step(self, probs: np.ndarray | None) -> Smoothed:
-        """Take in ``probs`` float64 [7] of a frame, None where no face was found."""
+        """Smooth one frame's ``probs`` float64 [7]; None for a frame without a face."""
         if probs is None:
             return Smoothed(None, UNSTABLE, False, 0)
         p, e = self._p, self._average
@@ -62,9 +62,9 @@ class Smoother:
         if self._label == UNSTABLE or e[top] >= e[self._label] + p.hysteresis_delta:
             self._label = top
         self._average = e
-        if len(self._kept) == p.vote_window:
-            self._counts[self._kept.popleft()] -= 1
-        self._kept.append(self._label)
+        if len(self._window) == p.vote_window:
+            self._counts[self._window.popleft()] -= 1
+        self._window.append(self._label)
         self._counts[self._label] += 1
         votes = max(self._counts)
         winner = self._label if self._counts[self._label] == votes else self._counts.index(votes)
@@ -73,52 +73,54 @@ class Smoother:
 
 
 def smooth(probs: np.ndarray, p: SmoothingParams) -> np.ndarray:
-    """The labels int8 [T] that :class:`Smoother` gives for a session's ``probs`` [T, 7], NaN rows without a face."""
+    """The labels int8 [T] of :class:`Smoother` for a whole session's ``probs`` [T, 7]; NaN rows have no face."""
     faces = ~np.isnan(probs).any(axis=1)
     shown = np.full(len(probs), UNSTABLE, np.int8)
     if faces.any():
-        kept = held(average(probs[faces], p.ema_alpha), p.hysteresis_delta)
-        winner, votes = vote(kept, p.vote_window)
+        labels = apply_margin(moving_average(probs[faces], p.ema_alpha), p.hysteresis_delta)
+        winner, votes = majority_vote(labels, p.vote_window)
         shown[faces] = np.where(votes >= p.vote_min_count, winner, UNSTABLE)
     return shown
 
 
-def average(probs: np.ndarray, alpha: float) -> np.ndarray:
-    """The moving average float64 [F, 7] of frames that all have a face."""
+def moving_average(probs: np.ndarray, alpha: float) -> np.ndarray:
+    """The exponential moving average float64 [F, 7] of frames that all have a face."""
     from scipy.signal import lfilter
 
     return lfilter([1.0 - alpha], [1.0, -alpha], probs, axis=0, zi=alpha * probs[:1])[0]
 
 
-def held(averages: np.ndarray, delta: float) -> np.ndarray:
-    """The label int8 [F] after the margin: it stays unless another leads it by ``delta``."""
+def apply_margin(averages: np.ndarray, delta: float) -> np.ndarray:
+    """The label int8 [F] after the margin: it changes when another class leads by ``delta``."""
     tops = averages.argmax(axis=1)
     leads = averages.max(axis=1)
     labels = np.empty(len(averages), np.int8)
     label, start = int(tops[0]), 0
     while start < len(averages):
-        # the first frame from here on in which another class leads by enough
-        moved = _first_lead(averages, tops, leads, label, delta, start)
-        labels[start:moved] = label
-        if moved < len(averages):
-            label = int(tops[moved])
-        start = moved
+        end = _next_change(averages, tops, leads, label, delta, start)
+        labels[start:end] = label
+        if end < len(averages):
+            label = int(tops[end])
+        start = end
     return labels
 
 
-def _first_lead(averages: np.ndarray, tops: np.ndarray, leads: np.ndarray, label: int, delta: float, start: int) -> int:
-    length = 64  # looked at in growing pieces, for most labels last a while
+def _next_change(
+    averages: np.ndarray, tops: np.ndarray, leads: np.ndarray, label: int, delta: float, start: int
+) -> int:
+    """The first frame from ``start`` on in which another class leads by ``delta``; the frame count without one."""
+    length = 64  # search in growing chunks, because most labels last a while
     while start < len(averages):
-        piece = slice(start, start + length)
-        found = (leads[piece] >= averages[piece, label] + delta) & (tops[piece] != label)
-        if found.any():
-            return start + int(found.argmax())
+        chunk = slice(start, start + length)
+        changes = (leads[chunk] >= averages[chunk, label] + delta) & (tops[chunk] != label)
+        if changes.any():
+            return start + int(changes.argmax())
         start, length = start + length, 4 * length
     return len(averages)
 
 
-def vote(labels: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """(leading label int8 [F], its votes int32 [F]) among the last ``window`` labels, fewer at the beginning."""
+def majority_vote(labels: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """(leading label int8 [F], its votes int32 [F]) among the last ``window`` labels, fewer at the start."""
     sums = np.zeros((NUM_CLASSES, len(labels) + 1), np.int32)
     np.cumsum(labels == np.arange(NUM_CLASSES, dtype=np.int8)[:, None], axis=1, out=sums[:, 1:])
     counts = sums[:, 1:].copy()

@@ -1,7 +1,7 @@
-"""A session without a camera: a drawn person shows one expression after another, the packaged model judges them.
+"""A synthetic session: a drawn person shows one expression after another, the packaged model predicts them.
 
-It leaves the files of ``fer live --record raw``, so that scoring, its notebook and their tests have a session anywhere.
-What a model that learned from photos says of drawn faces tells nothing about real ones.
+It has the files of ``fer live --record raw``, so scoring and its notebook work without a camera.  Accuracy on drawn
+faces says nothing about accuracy on photos.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from fer_lib.synthetic import drawing, features
 from fer_lib.synthetic.dataset import draw_face
 
 FPS = 15.0
-SIZE = (208, 160)  # of a picture, width and height in pixels
-SIDE, HEAD = 136, 120  # of the drawn square in it, and of the head in that
-UNSTEADY = 0.02 * HEAD  # pixels (standard deviation) by which a detector's boxes tremble
-REST, MOVE, HOLD = 0.6, 0.3, 3.0  # seconds: at rest, into or out of an expression, in it
-REACTION = 0.2  # seconds after which the hand that labels has followed
-STRENGTH = 0.75  # least strength of an expression that somebody means to show
+SIZE = (208, 160)  # of a frame, width and height in pixels
+SIDE, HEAD = 136, 120  # pixels of the drawn square in the frame, and of the head in the square
+JITTER = 0.02 * HEAD  # standard deviation of the box edges in pixels, as of a detector
+REST, MOVE, HOLD = 0.6, 0.3, 3.0  # seconds: neutral, onset or offset of an expression, at its apex
+REACTION = 0.2  # seconds by which the manual label lags
+MIN_STRENGTH = 0.75  # of a drawn expression
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What is to be seen at one frame: ``label`` shown with ``strength`` 0..1, or nobody; and the ``manual`` label."""
+    """One frame of the script: ``label`` shown with ``strength`` 0..1, or no face; and its ``manual`` label."""
 
     label: int
     strength: float
@@ -42,26 +42,26 @@ class Moment:
     face: bool = True
 
 
-def acted(seed: int, rounds: int = 1) -> list[Moment]:
-    """The script: all seven expressions in a random order, ``rounds`` times, and once nobody is there."""
+def make_script(seed: int, rounds: int = 1) -> list[Moment]:
+    """A script: all seven expressions in random order, ``rounds`` times, with one gap without a face."""
     rng, script = np.random.default_rng([seed, 1]), []
     for turn in range(rounds):
         for label in map(int, rng.permutation(len(EMOTIONS))):
             script += [Moment(label, 0.0, NO_LABEL)] * round(REST * FPS)
             rise, hold, late = round(MOVE * FPS), round(HOLD * FPS), round(REACTION * FPS)
-            course = [*np.linspace(0, 1, rise + 1)[1:], *np.ones(hold), *np.linspace(1, 0, rise + 1)[1:]]
-            by_hand = range(late, late + rise + hold)
-            script += [Moment(label, float(s), label if i in by_hand else NO_LABEL) for i, s in enumerate(course)]
+            strengths = [*np.linspace(0, 1, rise + 1)[1:], *np.ones(hold), *np.linspace(1, 0, rise + 1)[1:]]
+            labelled = range(late, late + rise + hold)
+            script += [Moment(label, float(s), label if i in labelled else NO_LABEL) for i, s in enumerate(strengths)]
         if turn == 0:
             script += [Moment(0, 0.0, NO_LABEL, face=False)] * round(REST * FPS)
     return script
 
 
-def pictures(seed: int, script: list[Moment]) -> tuple[list[np.ndarray], list[Face | None]]:
-    """A uint8 RGB picture [H, W, 3] of each moment, and where a face is found in it, as unsteadily as detectors do."""
+def render_frames(seed: int, script: list[Moment]) -> tuple[list[np.ndarray], list[Face | None]]:
+    """A uint8 RGB image [H, W, 3] per moment, and its face, with the jitter of a detector; None without a face."""
     rng = np.random.default_rng([seed, 2])
-    who, background = features.person(rng), int(rng.integers(2**31))
-    meant = {label: _units(seed, label) for label in {m.label for m in script}}
+    person, background = features.random_person(rng), int(rng.integers(2**31))
+    units_by_label = {label: _units(seed, label) for label in {m.label for m in script}}
     width, height = SIZE
     images, faces = [], []
     for i, moment in enumerate(script):
@@ -74,40 +74,39 @@ def pictures(seed: int, script: list[Moment]) -> tuple[list[np.ndarray], list[Fa
             yaw=7 * np.sin(t / 1.3), pitch=3 * np.sin(t / 1.9), roll=3 * np.sin(t / 0.9), gaze=0.3 * np.sin(t),
             scale=HEAD / SIDE, light=(0.25, 0.1), seed=background,
         )  # fmt: skip
-        units = {name: value * moment.strength for name, value in meant[moment.label].items()}
-        face = drawing.draw(who, units, scene, SIDE)
+        units = {name: value * moment.strength for name, value in units_by_label[moment.label].items()}
+        face = drawing.draw(person, units, scene, SIDE)
         left = round((width - SIDE) / 2 + 12 * np.sin(t / 2.3))
         top = round((height - SIDE) / 2 + 6 * np.sin(t / 1.7))
         edges = (top, height - SIDE - top, left, width - SIDE - left)
         images.append(cv2.copyMakeBorder(face, *edges, cv2.BORDER_REPLICATE))
-        down, right, grown = rng.normal(0.0, UNSTEADY, 3)
-        y, x, half = top + SIDE / 2 + down, left + SIDE / 2 + right, HEAD / 2 + grown
+        down, right, growth = rng.normal(0.0, JITTER, 3)
+        y, x, half = top + SIDE / 2 + down, left + SIDE / 2 + right, HEAD / 2 + growth
         faces.append(Face((float(y - half), float(x - half), float(y + half), float(x + half)), 1.0))
     return images, faces
 
 
 def _units(seed: int, label: int) -> dict[str, float]:
-    """The action units of one clear showing of an expression."""
+    """The action units of one clear expression."""
     if EMOTIONS[label] == "Neutral":
         return {}
-    shown = (draw_face(seed, index, label, size=8) for index in range(10_000))
-    return next(face.units for face in shown if face.strength >= STRENGTH)
+    faces = (draw_face(seed, index, label, size=8) for index in range(10_000))
+    return next(face.units for face in faces if face.strength >= MIN_STRENGTH)
 
 
-def write_drawn_session(folder: Path, seed: int = 42, rounds: int = 1, record: bool = True) -> Path:
-    """Write the session into ``folder``, in place of one that lies there; its path.  Same seed, same pictures.
+def write_synthetic_session(folder: Path, seed: int = 42, rounds: int = 1, record: bool = True) -> Path:
+    """Write the session to ``folder``, replacing an existing one; returns ``folder``.  Equal seeds give equal images.
 
-    ``record``: with the raw video.  FerError when this installation has no packaged model, DataError when the disk
-    refuses.
+    ``record``: with the raw video.  FerError without a packaged model, DataError when the disk refuses.
     """
     from fer_lib.deploy.packaged import packaged_bundle
     from fer_lib.deploy.predict import Predictor
 
-    script, p = acted(seed, rounds), SmoothingParams()
-    images, faces = pictures(seed, script)
-    bundle, seen = packaged_bundle(), [i for i, face in enumerate(faces) if face is not None]
-    found = Predictor(bundle).probs([images[i] for i in seen], [faces[i].box for i in seen])
-    probs = dict(zip(seen, found, strict=True))
+    script, p = make_script(seed, rounds), SmoothingParams()
+    images, faces = render_frames(seed, script)
+    bundle, visible = packaged_bundle(), [i for i, face in enumerate(faces) if face is not None]
+    visible_probs = Predictor(bundle).probs([images[i] for i in visible], [faces[i].box for i in visible])
+    probs = dict(zip(visible, visible_probs, strict=True))
     head = {"input": "drawn faces", "detector": "drawn", "ckpt": bundle.weights_sha256[:12], "model": bundle.name}
     with fresh_folder(folder) as work:
         log, smoother = SessionLog(work, head, "2026-01-01T00:00:00+00:00", p, True), Smoother(p)
@@ -115,8 +114,8 @@ def write_drawn_session(folder: Path, seed: int = 42, rounds: int = 1, record: b
         try:
             for i, moment in enumerate(script):
                 row = probs.get(i)
-                shown = smoother.step(row).label
-                log.add(FrameRecord(i, i / FPS, moment.manual, "file", shown, row, faces[i]))
+                pred = smoother.step(row).label
+                log.add(FrameRecord(i, i / FPS, moment.manual, "file", pred, row, faces[i]))
                 if video is not None:
                     video.add(i, images[i])
         finally:
@@ -124,7 +123,7 @@ def write_drawn_session(folder: Path, seed: int = 42, rounds: int = 1, record: b
             if video is not None:
                 video.close()
         source = {"name": head["input"], "is_camera": False, "fps": FPS, "fingerprint": f"drawn-{seed}-{rounds}"}
-        about = {**head, "drawn": True, "seed": seed, "source": source, "size": list(SIZE), "dropped": 0,
+        info = {**head, "drawn": True, "seed": seed, "source": source, "size": list(SIZE), "dropped": 0,
                  "smoothing": p.model_dump()}  # fmt: skip
-        write_session(work, about)
+        write_session(work, info)
     return folder

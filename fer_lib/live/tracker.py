@@ -1,8 +1,8 @@
-"""Faces that are followed from frame to frame: found by a detector every few frames, moved by optical flow between.
+"""Track faces from frame to frame: a detector every few frames, optical flow in between.
 
-A face keeps its number while its box overlaps the one before (intersection over union, assigned as a whole by the
-Hungarian method); one that is not found again in :data:`PATIENCE` detections is gone.  Between detections a box is
-moved and scaled by the median flow of points in it (Kalal et al. 2010) on a small grey picture.
+Detections are assigned to tracks by intersection over union with the Hungarian method; a track that
+:data:`MAX_MISSED` successive detections miss ends with the next miss.  Between detections a box moves and scales with
+the median flow of points in it (Kalal et al. 2010, "Forward-Backward Error") on a small grey image.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from scipy.optimize import linear_sum_assignment
 
 from fer_lib.faces.detectors import Detector, Face
 
-OVERLAP = 0.3  # of a face with its former box
-PATIENCE = 2  # detections in a row that may miss a face
-GRID = 5  # points followed in a face, a side
-LARGER = 1.2  # times the area of the first face that another must have to be first: sizes jitter, people do not
-FLOW_SIDE = 320  # pixels of the longer side of the picture on which they are followed
+MIN_IOU = 0.3  # of a face with its previous box
+MAX_MISSED = 2  # successive detections that may miss a face
+GRID = 5  # points per side of the grid tracked in a face
+SWITCH_RATIO = 1.2  # area ratio by which another face becomes the first one, so that box jitter does not switch it
+FLOW_SIDE = 320  # pixels of the longer side of the image for optical flow
 
 
 @dataclass(frozen=True)
-class Tracked:
-    """A face and its ``number``, which it keeps; ``missed`` detections in a row did not find it."""
+class TrackedFace:
+    """A face and the constant ``number`` of its track; ``missed`` successive detections did not find it."""
 
     number: int
     face: Face
@@ -32,31 +32,31 @@ class Tracked:
 
 
 class Tracker:
-    """Pictures of one stream in order -> its faces, the largest first, which stays that until another is larger by
-    LARGER; the rest by size.  One thread's."""
+    """Tracks the faces of one stream in one thread.  The first face is the largest one; it stays first until another
+    one is larger by :data:`SWITCH_RATIO`.  The others are sorted by size."""
 
     def __init__(self, detector: Detector, every: int = 1, scale: float = 1.0, refine: bool = False):
-        """``every`` so many frames are searched, reduced by ``scale``; ``refine``: with points that alignment needs."""
+        """Detect in one of ``every`` frames, resized by ``scale``; ``refine``: with the landmarks for alignment."""
         self.detector, self.every, self.scale, self.refine = detector, every, scale, refine
-        self._faces: list[Tracked] = []
+        self._faces: list[TrackedFace] = []
         self._grey: np.ndarray | None = None
-        self._seen = self._numbers = self._first = 0
+        self._frames = self._last_number = self._first = 0
 
-    def step(self, image: np.ndarray) -> list[Tracked]:
-        """The faces of the next picture, uint8 RGB [H, W, 3]; of another size than the last one it is searched anew."""
+    def step(self, image: np.ndarray) -> list[TrackedFace]:
+        """The faces of the next frame, uint8 RGB [H, W, 3]; a change of the frame size triggers detection."""
         grey, factor = _small_grey(image) if self.every > 1 else (None, 1.0)
-        changed = self._grey is not None and grey is not None and grey.shape != self._grey.shape
-        if self._seen % self.every == 0 or changed:
-            self._faces = self._matched(self._detect(image))
+        resized = self._grey is not None and grey is not None and grey.shape != self._grey.shape
+        if self._frames % self.every == 0 or resized:
+            self._faces = self._match(self._detect(image))
         elif self._faces:
-            self._faces = [t for t in map(lambda t: _moved(t, self._grey, grey, factor), self._faces) if t is not None]
-        self._grey, self._seen = grey, self._seen + 1
-        return self._ordered([t for t in self._faces if not t.missed])
+            self._faces = [t for t in map(lambda t: _move(t, self._grey, grey, factor), self._faces) if t is not None]
+        self._grey, self._frames = grey, self._frames + 1
+        return self._order([t for t in self._faces if not t.missed])
 
-    def _ordered(self, faces: list[Tracked]) -> list[Tracked]:
+    def _order(self, faces: list[TrackedFace]) -> list[TrackedFace]:
         faces = sorted(faces, key=lambda t: t.face.area, reverse=True)
         for i, tracked in enumerate(faces):
-            if tracked.number == self._first and tracked.face.area * LARGER >= faces[0].face.area:
+            if tracked.number == self._first and tracked.face.area * SWITCH_RATIO >= faces[0].face.area:
                 return [tracked, *faces[:i], *faces[i + 1 :]]
         self._first = faces[0].number if faces else self._first
         return faces
@@ -67,25 +67,26 @@ class Tracker:
         size = (max(1, round(image.shape[1] * self.scale)), max(1, round(image.shape[0] * self.scale)))
         faces = self.detector.detect(cv2.resize(image, size, interpolation=cv2.INTER_AREA), refine=self.refine)
         up = np.array([image.shape[1] / size[0], image.shape[0] / size[1]])
-        return [_scaled(face, up) for face in faces]
+        return [_scale(face, up) for face in faces]
 
-    def _matched(self, found: list[Face]) -> list[Tracked]:
-        """The found faces under the numbers of those that they are, and those that were not found for a while yet."""
+    def _match(self, detections: list[Face]) -> list[TrackedFace]:
+        """The detections with the numbers of their tracks, and the tracks that were missed at most MAX_MISSED times."""
         before = self._faces
-        overlap = np.array([[iou(t.face.box, f.box) for f in found] for t in before]).reshape(len(before), len(found))
+        shape = len(before), len(detections)
+        overlap = np.array([[iou(t.face.box, f.box) for f in detections] for t in before]).reshape(shape)
         pairs = dict(
             (int(column), before[row])
             for row, column in zip(*linear_sum_assignment(-overlap), strict=True)
-            if overlap[row, column] >= OVERLAP
+            if overlap[row, column] >= MIN_IOU
         )
         faces = []
-        for column, face in enumerate(found):
+        for column, face in enumerate(detections):
             if column not in pairs:
-                self._numbers += 1
-            faces.append(Tracked(pairs[column].number if column in pairs else self._numbers, face))
-        kept = {t.number for t in faces}
-        gone = [replace(t, missed=t.missed + 1) for t in before if t.number not in kept]
-        return faces + [t for t in gone if t.missed <= PATIENCE]
+                self._last_number += 1
+            faces.append(TrackedFace(pairs[column].number if column in pairs else self._last_number, face))
+        matched = {t.number for t in faces}
+        missed = [replace(t, missed=t.missed + 1) for t in before if t.number not in matched]
+        return faces + [t for t in missed if t.missed <= MAX_MISSED]
 
 
 def iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
@@ -98,24 +99,24 @@ def iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 
 
 def _small_grey(image: np.ndarray) -> tuple[np.ndarray, float]:
-    """A grey picture of at most FLOW_SIDE pixels, and how many of its pixels one of the picture is."""
+    """A grey image of at most FLOW_SIDE pixels, and its scale."""
     factor = min(1.0, FLOW_SIDE / max(image.shape[:2]))
     size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
     return cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY), factor
 
 
-def _moved(tracked: Tracked, before: np.ndarray, now: np.ndarray, factor: float) -> Tracked | None:
-    """Where a face went; where the flow is lost it stays where it was, and off the picture it is gone."""
+def _move(tracked: TrackedFace, before: np.ndarray, now: np.ndarray, factor: float) -> TrackedFace | None:
+    """The face moved by optical flow; unchanged when the flow is lost, None when it has left the image."""
     face = tracked.face
     top, left, bottom, right = (v * factor for v in face.box)
-    inner = np.linspace(0.2, 0.8, GRID)  # the rim of a box is background
+    inner = np.linspace(0.2, 0.8, GRID)  # the border of a box is background
     points = np.stack(np.meshgrid(left + inner * (right - left), top + inner * (bottom - top)), -1)
     points = points.reshape(-1, 1, 2).astype(np.float32)
-    ahead, found, _ = cv2.calcOpticalFlowPyrLK(before, now, points, None, winSize=(15, 15), maxLevel=2)
-    good = found.ravel() == 1
+    moved, status, _ = cv2.calcOpticalFlowPyrLK(before, now, points, None, winSize=(15, 15), maxLevel=2)
+    good = status.ravel() == 1
     if good.sum() < len(points) / 2:
         return tracked
-    old, new = points[good, 0], ahead[good, 0]
+    old, new = points[good, 0], moved[good, 0]
     shift = np.median(new - old, axis=0) / factor
     spread = [np.median(np.abs(p - np.median(p, axis=0)).sum(axis=1)) for p in (old, new)]
     growth = float(np.clip(spread[1] / max(spread[0], 1e-6), 0.9, 1.1))
@@ -131,7 +132,7 @@ def _moved(tracked: Tracked, before: np.ndarray, now: np.ndarray, factor: float)
     return replace(tracked, face=replace(face, box=box, points=spots))
 
 
-def _scaled(face: Face, up: np.ndarray) -> Face:
+def _scale(face: Face, up: np.ndarray) -> Face:
     top, left, bottom, right = face.box
     points = None if face.points is None else (face.points * up).astype(np.float32)
     box = (top * up[1], left * up[0], bottom * up[1], right * up[0])

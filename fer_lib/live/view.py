@@ -1,4 +1,4 @@
-"""What a window or a page is shown of one frame, and how the newest one reaches it without holding up the session."""
+"""One labelled frame for a window or page, and a slot that hands over the latest one without blocking the session."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import numpy as np
 
 from fer_lib.emotions import EMOTIONS
 from fer_lib.live.controls import Setting
-from fer_lib.live.session_files import SPELLED
-from fer_lib.live.tracker import Tracked
+from fer_lib.live.session_files import LABEL_TEXT
+from fer_lib.live.tracker import TrackedFace
 
 
 @dataclass(frozen=True)
 class View:
-    """One frame as it was judged.
+    """One labelled frame.
 
-    ``image`` uint8 RGB [H, W, 3], not to be written to; ``faces`` as :class:`tracker.Tracker` orders them, of which
-    the first, the largest, is scored; ``probs`` float64 [7] before and ``smoothed`` after the moving average, None
-    without a face; ``label`` 0..6, -1 unstable or no face, -2 Unknown; ``votes`` of the leading label in the window;
-    ``setting`` what held for it; ``fps`` frames a second of late; ``latency_ms`` from the picture to the label;
-    ``dropped`` frames of the camera so far.
+    ``image`` uint8 RGB [H, W, 3], read-only by convention; ``faces`` in the order of :class:`tracker.Tracker`, the
+    first one is scored; ``probs`` float64 [7] before and ``smoothed`` after the moving average, None without a face;
+    ``label`` 0..6, -1 unstable or no face, -2 Unknown; ``votes`` of the leading label in the window; ``setting`` in
+    force for the frame; ``fps`` recent frames per second; ``latency_ms`` from capture to label; ``dropped`` frames of
+    the camera so far.
     """
 
     index: int
     time: float
     image: np.ndarray
-    faces: tuple[Tracked, ...]
+    faces: tuple[TrackedFace, ...]
     probs: np.ndarray | None
     smoothed: np.ndarray | None
     label: int
@@ -39,47 +39,47 @@ class View:
 
     @property
     def text(self) -> str:
-        """The label in words: a class, ``(unstable)`` or ``Unknown``."""
-        return SPELLED[self.label]
+        """The label as text: a class, ``(unstable)`` or ``Unknown``."""
+        return LABEL_TEXT[self.label]
 
     @property
     def manual(self) -> str:
-        """The manual label in words, blank without one."""
+        """The manual label as text, blank without one."""
         return EMOTIONS[self.setting.label] if self.setting.label >= 0 else ""
 
 
 class LatestValue:
-    """A place for one thing: whoever puts never waits, whoever takes gets the newest; what was replaced is counted."""
+    """A slot for one value: ``put`` never waits, ``take`` returns the latest value; replaced values are counted."""
 
     def __init__(self):
         self._change = threading.Condition()
-        self._thing, self._fresh, self._over, self._looked = None, False, False, False
-        self.skipped = 0  # since somebody first took one: nobody misses anything where nobody looks
+        self._value, self._fresh, self._over, self._reading = None, False, False, False
+        self.skipped = 0  # values replaced unread since the first take
 
-    def put(self, thing) -> None:
+    def put(self, value) -> None:
         with self._change:
-            self.skipped += self._fresh and self._looked
-            self._thing, self._fresh = thing, True
+            self.skipped += self._fresh and self._reading
+            self._value, self._fresh = value, True
             self._change.notify_all()
 
     def end(self) -> None:
-        """Nothing will be put any more; whoever waits is woken."""
+        """Declare that no value follows, and wake every waiting thread."""
         with self._change:
             self._over = True
             self._change.notify_all()
 
     @property
     def over(self) -> bool:
-        """Whether it has ended and the last thing was taken."""
+        """Whether it has ended and its last value was read."""
         with self._change:
             return self._over and not self._fresh
 
     def take(self, timeout: float | None = None):
-        """The newest thing that was not taken yet; None when none came in time or it has ended."""
+        """The latest unread value; None after ``timeout`` seconds or when it has ended."""
         with self._change:
-            self._looked = True
+            self._reading = True
             self._change.wait_for(lambda: self._fresh or self._over, timeout)
             if not self._fresh:
                 return None
             self._fresh = False
-            return self._thing
+            return self._value

@@ -1,6 +1,6 @@
-"""The OpenCV window of a live session: shows its newest view, and gives keys and clicks to its controls.
+"""The OpenCV window of a live session: shows the latest view, and forwards keys and clicks to the controls.
 
-OpenCV wants all of a window's calls in the main thread, so the session works in another one.
+OpenCV requires all window calls in the main thread, so the session runs in other threads.
 """
 
 from __future__ import annotations
@@ -19,108 +19,108 @@ from fer_lib.live.draw import bar_label, draw
 from fer_lib.live.session_files import NO_LABEL
 from fer_lib.live.view import LatestValue
 
-PATIENCE = 0.03  # seconds that a view is waited for before keys are looked at again
-PROBE_SECONDS = 30.0  # a display over a slow line may take a while to answer
-KEYPAD = range(0xFFB0, 0xFFBA)  # X11's digits of the number pad
-WITHOUT = "fer live --web shows the session in a browser, --headless records it without showing anything"
+VIEW_TIMEOUT = 0.03  # seconds to wait for a view before keys are read again
+PROBE_SECONDS = 30.0  # a display over a slow connection may take a while
+KEYPAD = range(0xFFB0, 0xFFBA)  # X11 codes of the digits 0 to 9 on the keypad
+ALTERNATIVES = "fer live --web shows the session in a browser, --headless records it without showing anything"
 _PROBE = "import cv2; cv2.namedWindow('fer', cv2.WINDOW_GUI_NORMAL); cv2.destroyAllWindows()"
 
 
-class Shown(Protocol):
-    """What a window needs of a session."""
+class WindowSession(Protocol):
+    """The part of a session that the window uses."""
 
-    newest: LatestValue
+    latest_view: LatestValue
     controls: Controls
 
 
 def check_window() -> None:
-    """FerError, naming what is missing and what to do, where a window cannot be opened.
+    """FerError, with the cause and the next step, when no window can be opened.
 
-    OpenCV's own answer to a display that it can't use is to end the process, so another process tries it first.
+    OpenCV ends the process when it cannot use the display, so a child process tries it first.
     """
     linux = sys.platform.startswith("linux")
     if linux and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise FerError(
             "no window can be opened: neither $DISPLAY nor $WAYLAND_DISPLAY names a screen here (over ssh: log in with "
-            f"ssh -X). {WITHOUT}"
+            f"ssh -X). {ALTERNATIVES}"
         )
     if not cv2.currentUIFramework():
         raise FerError(
             f"no window can be opened: this OpenCV {cv2.__version__} was built without windows "
             "(opencv-python-headless, which the set-up takes where system libraries are missing). Install them "
             "(Debian, Ubuntu: sudo apt-get install libgl1 libglib2.0-0), remove the environment's folder and run make "
-            f"setup again; or do without: {WITHOUT}"
+            f"setup again; or do without: {ALTERNATIVES}"
         )
-    if linux and (trouble := _probe()):
+    if linux and (failure := _probe()):
         display, hint = os.environ.get("DISPLAY"), "Log in on that screen, or with ssh -X"
         if not display:
             display, hint = os.environ["WAYLAND_DISPLAY"], "This OpenCV wants X11: start XWayland, set $DISPLAY"
-        raise FerError(f"no window can be opened on display {display}: {trouble}. {hint}; or do without: {WITHOUT}")
+        raise FerError(f"no window can be opened on display {display}: {failure}. {hint}; or else: {ALTERNATIVES}")
 
 
 def _probe() -> str:
-    """Blank when a process of its own could open a window, else what it said."""
+    """Blank when a child process can open a window, else its error."""
     try:
-        done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=PROBE_SECONDS)
+        result = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=PROBE_SECONDS)
     except subprocess.TimeoutExpired:
         return f"it did not answer in {PROBE_SECONDS:.0f} seconds"
-    if done.returncode == 0:
+    if result.returncode == 0:
         return ""
-    said = [line.strip().rstrip(".") for line in done.stderr.splitlines() if line.strip()]
-    return said[0] if said else f"OpenCV ended with code {done.returncode}"
+    lines = [line.strip().rstrip(".") for line in result.stderr.splitlines() if line.strip()]
+    return lines[0] if lines else f"OpenCV ended with code {result.returncode}"
 
 
-def show(session: Shown, title: str) -> None:
+def show(session: WindowSession, title: str) -> None:
     """Show the session until it is over or somebody ends it, by key, by page or by closing the window.
 
-    In the main thread, after :func:`check_window`.  It opens with the first view.
+    Call it in the main thread, after :func:`check_window`.  The window opens with the first view.
     """
     shape: tuple[int, ...] | None = None
 
-    def clicked(event: int, x: int, y: int, flags: int, _) -> None:
+    def on_mouse(event: int, x: int, y: int, flags: int, _) -> None:
         if event == cv2.EVENT_LBUTTONDOWN and shape is not None:
             click(session.controls, x, y, shape)
 
     try:
-        while not (session.newest.over or session.controls.ended):
-            if (view := session.newest.take(timeout=PATIENCE)) is not None:
-                picture = draw(view)
+        while not (session.latest_view.over or session.controls.ended):
+            if (view := session.latest_view.take(timeout=VIEW_TIMEOUT)) is not None:
+                image = draw(view)
                 if shape is None:
-                    # of the picture's own size: a click's pixel is then one of the picture, whatever the backend
+                    # not resizable, so that a click's coordinates are image pixels in every backend
                     cv2.namedWindow(title, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)
-                    cv2.setMouseCallback(title, clicked)
-                shape = picture.shape
-                cv2.imshow(title, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+                    cv2.setMouseCallback(title, on_mouse)
+                shape = image.shape
+                cv2.imshow(title, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
             if shape is None:
                 continue
             session.controls.key(key_of(cv2.waitKeyEx(1)))
-            if not _is_open(title):  # it would come back with the next picture
+            if not _is_open(title):  # imshow would open it again
                 session.controls.end()
     finally:
         if shape is not None:
-            with contextlib.suppress(cv2.error):  # it was closed already
+            with contextlib.suppress(cv2.error):  # the user has closed it
                 cv2.destroyWindow(title)
-            cv2.waitKey(1)  # some backends take a window away only when they are asked for events
+            cv2.waitKey(1)  # some backends close a window only while they process events
 
 
 def _is_open(title: str) -> bool:
     try:
         return cv2.getWindowProperty(title, cv2.WND_PROP_VISIBLE) >= 1
-    except cv2.error:  # what Qt answers once its last window was closed
+    except cv2.error:  # Qt raises after its last window is closed
         return False
 
 
 def click(controls: Controls, x: int, y: int, shape: tuple[int, ...]) -> None:
-    """A click on pixel (``x``, ``y``) of a drawn window: sets the label of the bar, or clears it when it is set."""
+    """Handle a click on pixel (``x``, ``y``): set the label of the bar's segment, or clear it if it is set."""
     label = bar_label(x, y, shape)
     if label is not None:
         controls.label(NO_LABEL if controls.now.label == label else label, "click")
 
 
 def key_of(code: int) -> str:
-    """The key of OpenCV's ``code``, small letters whatever Caps Lock is; blank for none and for those without a sign.
+    """The lower-case character of OpenCV's key ``code``; blank for no key and for keys without a character.
 
-    Above the low 16 bits some backends report Shift, Num Lock and the like.
+    Some backends report Shift, Num Lock and other modifiers above the low 16 bits.
     """
     low = code & 0xFFFF
     if code < 0:

@@ -1,4 +1,4 @@
-"""Arrays that cost minutes to compute, kept on the disk."""
+"""A cache on disk for arrays that take minutes to compute."""
 
 from __future__ import annotations
 
@@ -10,33 +10,32 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_lib.storage.atomic import fresh_file, readable
+from fer_lib.storage.atomic import fresh_file
 
 log = logging.getLogger(__name__)
 
 
 def cached_array(file: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array kept in ``file``, computed where there is none and again where it is not what was written.
+    """The array in ``file``; it is computed and written when the file is missing or damaged.
 
-    The file is a plain ``.npy`` with four bytes behind it, the CRC-32 of all before.  Raises DataError when the disk
-    refuses to be read or written.
+    The file is a plain ``.npy`` followed by four bytes, the CRC-32 of the content before them.  Raises DataError when
+    the file cannot be written, OSError when it cannot be read.
     """
-    kept = _read(file) if file.is_file() else None
-    if kept is None:
-        kept = compute()
+    array = _read(file) if file.is_file() else None
+    if array is None:
+        array = compute()
         stream = io.BytesIO()
-        np.save(stream, kept, allow_pickle=False)
+        np.save(stream, array, allow_pickle=False)
         with fresh_file(file) as work:
             work.write_bytes(stream.getvalue() + _crc(stream.getvalue()))
-    return kept
+    return array
 
 
 def _read(file: Path) -> np.ndarray | None:
-    with readable(file):
-        content = file.read_bytes()
+    content = file.read_bytes()
     if len(content) > 4 and content[-4:] == _crc(content[:-4]):
         return np.load(io.BytesIO(content[:-4]), allow_pickle=False)
-    log.warning("%s is damaged: what it held is computed again", file)
+    log.warning("%s is damaged: its array is computed again", file)
     return None
 
 

@@ -1,4 +1,4 @@
-"""A timm backbone, an embedding, and one head of seven logits."""
+"""The classifier: a timm backbone, an embedding, and a head of seven logits."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 class FerClassifier(nn.Module):
     """backbone -> Linear(embed_dim) -> BatchNorm -> SiLU -> Dropout -> head.
 
-    ``head="cosine"``: logits are ``s * cos(theta)`` between the embedding and one weight vector a class (ArcFace's
-    inference form, Deng 2019); the margin belongs to the training loss, so that any checkpoint is a working model.
-    ``head="linear"``: a plain affine head.
+    ``head="cosine"``: logits are ``s * cos(theta)`` between the embedding and one weight vector per class (ArcFace's
+    inference form, Deng 2019).  The margin belongs to the training loss, so every checkpoint is a working model.
+    ``head="linear"``: an affine head.
 
     Input float32 ``[B, 3, S, S]``, normalised by the face contract; output float32 ``[B, 7]`` logits.
+    Raises FerError when timm has no model ``backbone``.
     """
 
     def __init__(
@@ -49,15 +50,16 @@ class FerClassifier(nn.Module):
         self.scale = s if head == "cosine" else 1.0
 
     def no_weight_decay(self) -> set[str]:
-        """What the backbone's own training spares from weight decay (position embeddings, bias tables), for timm."""
-        spared = getattr(self.backbone, "no_weight_decay", set)
-        return {f"backbone.{name}" for name in spared()}
+        """Parameters that the backbone exempts from weight decay (position embeddings, bias tables), read by timm."""
+        exempt = getattr(self.backbone, "no_weight_decay", set)
+        return {f"backbone.{name}" for name in exempt()}
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Embeddings float32 [B, embed_dim] of ``images`` [B, 3, S, S]."""
         return self.embedding(self.backbone(images))
 
     def forward(self, images: torch.Tensor, scaled: bool = True) -> torch.Tensor:
-        """Logits; with ``scaled`` False what a margin is put on: cos(theta), or the linear head's own logits."""
+        """Logits [B, 7]; with ``scaled`` False, cos(theta) of the cosine head or the logits of the linear head."""
         scores = self.head(self.embed(images)).float()
         return scores * self.scale if scaled else scores
 
@@ -79,29 +81,29 @@ class CosineHead(nn.Module):
 def row_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """[N, K] dot products of the rows of ``a`` [N, D] and ``b`` [K, D], without a matrix product.
 
-    Where TF32 is allowed, a GPU rounds the factors of a matrix product to ten bits, in the backward pass too.
+    When TF32 is allowed, a GPU rounds the factors of a matrix product to ten bits, in the backward pass too.
     """
     return (a.unsqueeze(1) * b).sum(-1)
 
 
 def build_classifier(config: dict[str, Any]) -> FerClassifier:
-    """The classifier that a bundle's ``model`` section describes, with untrained weights."""
+    """The classifier of a bundle's ``model`` section, with untrained weights."""
     return FerClassifier(**config)
 
 
 def check_size(model: FerClassifier) -> None:
-    """FerError when the backbone does not take pictures of its configured size, which some only say in a forward."""
+    """FerError when the backbone rejects images of its configured size.  Some do so only in a forward pass."""
     size, name = model.config["image_size"], model.config["backbone"]
     training = model.training
     try:
         with torch.inference_mode():
             model.eval()(torch.zeros(1, 3, size, size))
-    except Exception as error:  # whatever a net raises for a size that it can't take
-        own = timm.models.get_pretrained_cfg(name)
-        usual = "another size" if own is None else f"{own.input_size[-1]}, for which it was made"
+    except Exception as error:  # each architecture raises its own error for an unsupported size
+        cfg = timm.models.get_pretrained_cfg(name)
+        advice = "another size" if cfg is None else f"{cfg.input_size[-1]}, its default"
         raise FerError(
-            f"backbone {name} does not take pictures of {size} x {size} ({str(error) or type(error).__name__}): set "
-            f"image_size to {usual}"
+            f"backbone {name} does not accept images of {size} x {size} ({str(error) or type(error).__name__}): set "
+            f"image_size to {advice}"
         ) from error
     finally:
         model.train(training)
@@ -109,23 +111,26 @@ def check_size(model: FerClassifier) -> None:
 
 @lru_cache(maxsize=64)
 def takes(backbone: str, size: int) -> bool:
-    """Whether :func:`check_size` would pass, found out without weights."""
+    """Whether :func:`check_size` would pass for the backbone; computed on torch's meta device, without weights."""
     with torch.device("meta"):
         try:
             make_backbone(backbone, size).eval()(torch.zeros(1, 3, size, size))
-        except Exception:  # as above; a net that can't even be tried so counts as one that can't
+        except Exception:  # as in check_size; a net that does not run on the meta device counts as rejecting the size
             return False
     return True
 
 
 def make_backbone(name: str, image_size: int, pretrained: bool = False) -> nn.Module:
-    """timm's model without its classifier; ``pretrained`` fetches its weights from timm's hub."""
+    """timm's model without its classifier; ``pretrained`` downloads its weights from timm's hub.
+
+    Raises FerError with similar names when timm has no such model.
+    """
     if not timm.is_model(name.split(".")[0]):
-        near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=8, cutoff=0.5)
+        similar = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=8, cutoff=0.5)
         raise FerError(
-            f"backbone '{name}' is not a timm {timm.__version__} model; near it: {', '.join(near) or 'none'}"
+            f"backbone '{name}' is not a timm {timm.__version__} model; similar names: {', '.join(similar) or 'none'}"
         )
-    try:  # transformers need the picture size when they are built; convolutional nets refuse the argument
+    try:  # transformers need the image size when they are built; convolutional nets reject the argument
         return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=image_size)
     except TypeError:
         return timm.create_model(name, pretrained=pretrained, num_classes=0)
@@ -134,25 +139,25 @@ def make_backbone(name: str, image_size: int, pretrained: bool = False) -> nn.Mo
 def trainable_parameters(model: FerClassifier, tune: str) -> list[str]:
     """Names of the parameters that ``tune`` leaves trainable: all, head, bn (norm layers and head), last_block, norms.
 
-    The embedding and the head are trained under every setting but ``norms`` (norm layers alone, the embedding's too),
-    since they are new to the classes.  ``last_block`` is the backbone's last numbered block and what follows it (a
-    convolution or norm before the pooling).
+    Embedding and head, which pretraining does not cover, are trained under every setting except ``norms`` (all norm
+    layers, the embedding's included, and nothing else).  ``last_block``: the last numbered block of the backbone and
+    the layers after it (a convolution or norm before the pooling).
     """
-    own = [n for n, _ in model.named_parameters() if not n.startswith("backbone.")]
+    embedding_and_head = [n for n, _ in model.named_parameters() if not n.startswith("backbone.")]
     names = [n for n, _ in model.backbone.named_parameters()]
     norms = {n for n, m in model.named_modules() if isinstance(m, NORMS)}
     if tune == "norms":
         return [n for n, _ in model.named_parameters() if n.rpartition(".")[0] in norms]
     if tune == "head":
-        chosen: list[str] = []
+        selection: list[str] = []
     elif tune == "bn":
-        chosen = [n for n in names if f"backbone.{n}".rpartition(".")[0] in norms]
+        selection = [n for n in names if f"backbone.{n}".rpartition(".")[0] in norms]
     elif tune == "last_block":
         from timm.models import group_parameters
 
         groups = group_parameters(model.backbone, model.backbone.group_matcher(coarse=False))
         blocks = [g for g in groups if any(part.isdigit() for name in groups[g] for part in name.split("."))]
-        chosen = [n for g in sorted(groups) if g >= max(blocks) for n in groups[g]]
+        selection = [n for g in sorted(groups) if g >= max(blocks) for n in groups[g]]
     else:
-        chosen = names
-    return own + [f"backbone.{n}" for n in chosen]
+        selection = names
+    return embedding_and_head + [f"backbone.{n}" for n in selection]

@@ -1,4 +1,4 @@
-"""Logits of a model over a face pack."""
+"""Logits of a model for a face pack."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def predict_logits(
     flip_average: bool = False,
     max_batches: int = 0,
 ) -> np.ndarray:
-    """float64 logits [N, 7] of every row in order, the model in eval mode as given.
+    """float64 logits [N, 7] of the rows of ``pack`` in order.  ``model``, already on ``device``, is put into eval mode.
 
-    ``flip_average``: the mean of the logits of the view and of its mirror image.  ``max_batches`` > 0 stops early (then
-    N is what those batches held).
+    ``flip_average``: mean of the logits of the view and of its mirror image.  ``max_batches`` > 0: only the rows of
+    that many batches.
     """
     model.eval()
     views = [False, True] if flip_average else [False]

@@ -1,4 +1,4 @@
-"""Teachers' logits on disk: computed once a manifest, combined, verified by whoever reads them (SPEC 6)."""
+"""Soft labels: the logits of a teacher ensemble on disk, computed once per manifest and verified when read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _FILES = (
 
 @dataclass(frozen=True)
 class SoftLabels:
-    """``logits`` float64 [N, 7] in the order of the manifest asked for; ``record`` the folder's alignmentreport."""
+    """``logits`` float64 [N, 7] in the row order of the reader's manifest; ``record``: ``alignmentreport.json``."""
 
     logits: np.ndarray
     record: dict[str, Any]
@@ -55,14 +55,15 @@ def cached_logits(
     device,
     pack_kind: PackKind = "faces",
 ) -> tuple[np.ndarray, FacePack]:
-    """float64 logits [N, 7] of the bundle's model over ``rows`` and the pack they came from, computed once.
+    """float64 logits [N, 7] of the bundle's model for ``rows``, and the pack that holds these N faces.
 
-    Keyed by weights, rows, contract, view and what decodes the pictures; a damaged file is computed again.
+    The logits are cached under a key of weights, rows, contract, view and image libraries.  N is smaller than the
+    number of ``rows`` when a tolerance left images out.
     """
     tolerance = int(rows.meta.get("tolerance", 0))
     pack = open_or_build(rows, bundle.contract, cache_dir, tolerance, kind=pack_kind)
-    used = pack.manifest  # other rows once a picture that a tolerance left out is back
-    parts = [bundle.weights_sha256, rows_key(used), bundle.contract.id, flip_average, tolerance, LIBRARIES]
+    pack_rows = rows_key(pack.manifest)  # changes when an image that a tolerance left out is restored
+    parts = [bundle.weights_sha256, pack_rows, bundle.contract.id, flip_average, tolerance, LIBRARIES]
     file = cache_dir / f"logits-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.npy"
 
     def compute() -> np.ndarray:
@@ -74,36 +75,40 @@ def cached_logits(
 def export_softlabels(
     p: SoftLabelParams, manifest: Manifest, teachers: list[Path], out: Path, cache_dir: Path, device
 ) -> dict[str, Any]:
-    """Logits of every train row under the (searched or given) ensemble; weights are chosen on val/select.
+    """Write the ensemble logits of all train rows into ``out`` and return the content of ``alignmentreport.json``.
 
-    ``teachers``: bundle folders.  Writes SPEC 6's files into ``out`` and returns the alignmentreport.
+    ``teachers``: bundle folders.  Without ``p.weights`` the ensemble weights are searched on val/select.
+    Raises FerError when there are no teachers, or not one weight per teacher.
     """
     if not teachers:
         raise FerError("no teachers: name at least one finished 04_train_teacher phase, or bundle folders")
     if p.weights and len(p.weights) != len(teachers):
-        raise FerError(f"{len(p.weights)} weights for {len(teachers)} teachers: give one each, or none to search")
+        raise FerError(
+            f"{len(p.weights)} weights for {len(teachers)} teachers: give one per teacher, or none to search them"
+        )
     out.mkdir(parents=True, exist_ok=True)
     bundles = [read_bundle(t) for t in teachers]
     train, select = manifest.rows(split="train"), manifest.rows(split="val", val_role="select")
     options = dict(flip_average=p.flip_average, batch_size=p.batch_size, device=device, pack_kind=p.pack)
-    on_select, packs = zip(*[cached_logits(b, select, cache_dir, **options) for b in bundles], strict=True)
-    used = _same_rows(packs)
-    weights = list(p.weights) or search_weights(list(on_select), used.labels, p.space)[0]
-    chosen = combine(list(on_select), weights, p.space)
+    select_logits, packs = zip(*[cached_logits(b, select, cache_dir, **options) for b in bundles], strict=True)
+    select_rows = _common_rows(packs)
+    weights = list(p.weights) or search_weights(list(select_logits), select_rows.labels, p.space)[0]
+    ensemble_logits = combine(list(select_logits), weights, p.space)
     train_logits, train_packs = zip(*[cached_logits(b, train, cache_dir, **options) for b in bundles], strict=True)
-    rows = _same_rows(train_packs)
+    rows = _common_rows(train_packs)
     logits = combine(list(train_logits), weights, p.space)
 
-    evalset = evalset_id(used.sample_ids, used.labels, "val/select", int(manifest.meta.get("tolerance", 0)))
+    tolerance = int(manifest.meta.get("tolerance", 0))
+    evalset = evalset_id(select_rows.sample_ids, select_rows.labels, "val/select", tolerance)
     view = "flip" if p.flip_average else "none"
     identity = {
         "evalset_id": evalset,
         "protocol_id": protocol_id(evalset, bundles[0].contract, f"{view}:ensemble:{[b.contract.id for b in bundles]}"),
-        "n_expected": len(select), "n_used": len(used),
+        "n_expected": len(select), "n_used": len(select_rows),
     }  # fmt: skip
-    summaries = [metrics.summary(z, used.labels) for z in on_select]
+    summaries = [metrics.summary(z, select_rows.labels) for z in select_logits]
     members = [
-        {"uri": _beside(out, t), "model": b.name, "backbone": b.meta["model"]["backbone"],
+        {"uri": _relative_path(out, t), "model": b.name, "backbone": b.meta["model"]["backbone"],
          "epoch": b.meta["ids"].get("epoch"), "weight": w, "weights_sha256": b.weights_sha256,
          "face_contract_id": b.contract.id, "face_contract": b.contract.model_dump(mode="json"),
          "val_select": {k: s[k] for k in ("accuracy", "macro_f1", "nll", "ece")}}
@@ -116,31 +121,31 @@ def export_softlabels(
         "teachers": members, "ranking": [m["model"] for m in ranking], "ensemble_space": p.space, "logits_kind": "raw",
         "flip_average": p.flip_average, "sharpness": sharpness(logits), **identity,
     }  # fmt: skip
-    summary = metrics.summary(chosen, used.labels)
+    summary = metrics.summary(ensemble_logits, select_rows.labels)
     scores = {k: summary[k] for k in ("accuracy", "macro_f1", "per_class_f1", "nll", "ece", "brier")} | identity
-    weighed = TrainingExposure.of((), used.frame["content_id"])  # the rows that chose the ensemble's weights
-    seen = weighed.with_ancestors([read_exposure(b.path) for b in bundles])
-    _write_folder(out, logits, rows, record, scores, seen)
+    selection = TrainingExposure.of((), select_rows.frame["content_id"])  # the ensemble's weights depend on these rows
+    exposure = selection.with_ancestors([read_exposure(b.path) for b in bundles])
+    _write_folder(out, logits, rows, record, scores, exposure)
     return record
 
 
-def _beside(out: Path, bundle: Path) -> str:
-    """The bundle's folder as ``out`` sees it when both lie in the same place, so that they can move together."""
+def _relative_path(out: Path, bundle: Path) -> str:
+    """The bundle's path relative to ``out`` when both are below one parent, which may then be moved; else absolute."""
     out, bundle = out.resolve(), bundle.resolve()
     near = bundle.is_relative_to(out.parent)
     return (Path("..") / bundle.relative_to(out.parent) if near else bundle).as_posix()
 
 
-def _same_rows(packs: tuple[FacePack, ...]) -> Manifest:
-    """The rows that every member scored; FerError when a tolerance left one of them with others."""
+def _common_rows(packs: tuple[FacePack, ...]) -> Manifest:
+    """The rows of every pack; FerError when a tolerance left them with different rows."""
     first = packs[0].manifest
     if any(pack.manifest.sample_ids != first.sample_ids for pack in packs):
-        raise FerError("the teachers could read different pictures; repair the manifest before they are put together")
+        raise FerError("the teachers' face packs hold different rows: repair the unreadable images of the manifest")
     return first
 
 
 def _write_folder(
-    out: Path, logits: np.ndarray, rows: Manifest, record: dict, metrics: dict, seen: TrainingExposure
+    out: Path, logits: np.ndarray, rows: Manifest, record: dict, metrics: dict, exposure: TrainingExposure
 ) -> None:
     np.savez(out / "softlabels.npz", logits=logits.astype(np.float32), y=rows.labels.astype(np.uint8))
     with open(out / "softlabels_index.jsonl", "w") as lines:
@@ -152,13 +157,13 @@ def _write_folder(
     (out / "classorder.json").write_text(json.dumps(list(EMOTIONS)))
     (out / "alignmentreport.json").write_text(json.dumps(record, indent=1))
     (out / "ensemble_metrics.json").write_text(json.dumps(metrics, indent=1))
-    seen.write(out / EXPOSURE_FILE)
+    exposure.write(out / EXPOSURE_FILE)
     hashes = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in _FILES}
     (out / "hash_manifest.json").write_text(json.dumps(hashes, indent=1))
 
 
 def softlabels_sha256(folder: Path) -> str:
-    """What the folder is: a hash over its files' hashes, each checked.  BundleError when one differs or is missing."""
+    """SHA-256 over the hashes of the folder's files.  BundleError when a file is missing or was changed."""
     try:
         hashes = json.loads((folder / "hash_manifest.json").read_text())
     except (OSError, ValueError) as error:
@@ -171,11 +176,11 @@ def softlabels_sha256(folder: Path) -> str:
 
 
 def read_softlabels(folder: Path, rows: Manifest, contract: FaceContract | None = None) -> SoftLabels:
-    """The folder's logits for exactly ``rows``, in their order, for a student that sees faces by ``contract``.
+    """The folder's logits for exactly ``rows``, in their order, for a student with face contract ``contract``.
 
-    A teacher may have its own image size and normalisation; align, margin, CLAHE and grey must be the student's.
-    Raises BundleError when a hash, the class order, the labels or a teacher's face contract differ, or when a row isn't
-    covered.  Without ``contract`` the teachers' contracts are only checked to be recorded and to mean today's pixels.
+    A teacher may have its own image size and normalisation; align, margin, CLAHE and grey must match the student's.
+    Without ``contract``, teachers' contracts only have to be recorded and to be of the current version.
+    Raises BundleError when a hash, the class order, the labels or a teacher's contract differ, or a row is missing.
     """
     digest = softlabels_sha256(folder)
     record = read_record(folder)
@@ -200,33 +205,36 @@ def read_softlabels(folder: Path, rows: Manifest, contract: FaceContract | None 
 
 
 def _check_contract(folder: Path, teacher: dict[str, Any], contract: FaceContract | None) -> None:
-    """BundleError unless the faces that ``teacher`` saw are those of ``contract`` but for size and normalisation."""
-    if "face_contract" not in teacher:  # an id alone does not tell align, margin and CLAHE
+    """BundleError unless the teacher's contract equals ``contract`` except for size and normalisation."""
+    if "face_contract" not in teacher:  # the id alone does not give align, margin and CLAHE
         raise BundleError(f"{folder} does not record the face contract of teacher {teacher['model']}; {_ADVICE}")
-    theirs = FaceContract.model_validate(teacher["face_contract"])
-    if theirs.id != teacher["face_contract_id"]:  # the version, part of the id, was raised
+    recorded = FaceContract.model_validate(teacher["face_contract"])
+    if recorded.id != teacher["face_contract_id"]:  # the contract version, part of the id, has changed
         raise BundleError(
             f"{folder}: the face contract of teacher {teacher['model']} gives other pixels in this fer-lab (id "
-            f"{teacher['face_contract_id']}, now {theirs.id}); train the teacher again and {_ADVICE}"
+            f"{teacher['face_contract_id']}, now {recorded.id}); train the teacher again and {_ADVICE}"
         )
-    if contract is not None and theirs.crop_settings != contract.crop_settings:
+    if contract is not None and recorded.crop_settings != contract.crop_settings:
         raise BundleError(
-            f"{folder}: teacher {teacher['model']} saw faces with {theirs.crop_settings}, the student sees "
-            f"{contract.crop_settings}: give the student the teacher's settings, or {_ADVICE} with teachers that were "
-            "trained with the student's"
+            f"{folder}: teacher {teacher['model']} was trained on faces with {recorded.crop_settings}, the student is "
+            f"trained with {contract.crop_settings}: give the student the teacher's settings, or {_ADVICE} with "
+            "teachers that were trained with the student's"
         )
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The folder's ``alignmentreport.json`` with the teachers' bundles where they lie now."""
+    """The folder's ``alignmentreport.json``, with absolute paths of the teachers' bundles."""
     record = json.loads((folder / "alignmentreport.json").read_text())
     members = [t | {"uri": (folder / t["uri"]).resolve().as_posix()} for t in record["teachers"]]
     return record | {"teachers": members}
 
 
 def sharpness(logits: np.ndarray) -> list[dict[str, float]]:
-    """How sharp the targets are: quantiles of the largest probability and of the entropy (nats) at temperatures."""
-    out = []
+    """Quantiles of the largest probability and of the entropy (nats) at each of ``SHARPNESS_TEMPERATURES``.
+
+    ``logits`` float [N, 7].
+    """
+    table = []
     for t in SHARPNESS_TEMPERATURES:
         log_p = metrics.log_softmax(logits / t)
         p = np.exp(log_p)
@@ -236,5 +244,5 @@ def sharpness(logits: np.ndarray) -> list[dict[str, float]]:
             for name, values in (("max_prob", top), ("entropy", entropy))
             for q in (5, 25, 50, 75, 95)
         }
-        out.append({"temperature": t, **quantiles})
-    return out
+        table.append({"temperature": t, **quantiles})
+    return table

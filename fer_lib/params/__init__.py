@@ -1,8 +1,8 @@
-"""Parameters of every phase: one pydantic model a notebook, unknown keys forbidden.
+"""Parameters of all phases: one pydantic model per notebook; unknown keys are errors.
 
-A run file (``params/NAME.yaml``) is ``name``, ``experiment`` and an ordered mapping ``phases``; each phase names its
-kind (default: the phase's own name) and overrides of that kind's defaults.  Inputs that are blank are taken from
-the newest finished phase before it in the same run; inputs may name a phase of the run, a folder, or a registry URI.
+A run file (``params/NAME.yaml``) has ``name``, ``experiment`` and an ordered mapping ``phases``.  Each phase has a kind
+(default: its name) and overrides of that kind's defaults.  An input may name a phase of the run, a folder or a registry
+URI; a blank input uses the newest earlier phase of the run.
 """
 
 from __future__ import annotations

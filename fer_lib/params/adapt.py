@@ -1,4 +1,4 @@
-"""Parameters of adapting a model to what a live session left (11)."""
+"""Parameters of adapting a model to a live session (11)."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ NormPolicy = Literal["frozen", "update"]
 
 
 class AdaptParams(PhaseParams):
-    """11_adapt (SPEC 8, 10, 11)."""
+    """11_adapt."""
 
     RUNTIME_FIELDS: ClassVar[frozenset[str]] = FitParams.RUNTIME_FIELDS
 
-    manifest: str = ""  # its val rows choose the epoch, fit the temperature and gate; its train rows are replayed
-    base: str = ""  # the model that is adapted, with torch weights; blank: the newest student phase before
+    manifest: str = ""  # val rows select the epoch, fit the temperature and gate; train rows are replayed
+    base: str = ""  # the model to adapt, with torch weights; blank: the newest earlier student phase
     name: str = "adapted"
-    buffers: list[str] = []  # folders that fer live buffer wrote; blank: that of a drawn session
-    gate_session: str = ""  # recorded, with manual labels, replayed by both models; blank: the first buffer's own
-    offline_only: bool = False  # no session gates, and the version says so
-    tune: Tune = "head"  # head: embedding and head; bn: scale and shift of norm layers; both
-    bn_policy: NormPolicy = "frozen"  # running statistics of batch norm: kept as they are, or following the new rows
+    buffers: list[str] = []  # folders written by fer live buffer; blank: the buffer of a synthetic session
+    gate_session: str = ""  # recorded, with manual labels; both models replay it; blank: that of buffer 1
+    offline_only: bool = False  # no session gates; the registered version records it
+    tune: Tune = "head"  # head: embedding and head; bn: scale and shift of the norm layers; both
+    bn_policy: NormPolicy = "frozen"  # running statistics of batch norm: fixed, or updated on the new rows
     negl_weight: Annotated[float, Field(ge=0.0)] = 0.05
-    replay: Annotated[float, Field(ge=0.0, le=100.0)] = 1.0  # train rows of the manifest for each row of the buffers
+    replay: Annotated[float, Field(ge=0.0, le=100.0)] = 1.0  # train rows of the manifest per row of the buffers
     epochs: Annotated[int, Field(ge=1)] = 3
     batch_size: Annotated[int, Field(ge=2)] = 64
     lr: Positive = 1e-4
@@ -42,9 +42,9 @@ class AdaptParams(PhaseParams):
     max_val_batches: Count = 0
     calibration: Literal["global", "vector"] = "global"
     gates: GateParams = GateParams(offline=[OfflineGate(suite="val")])
-    allow_leaks: list[str] = []  # sources whose rows may gate although they stand in train too
+    allow_leaks: list[str] = []  # sources whose rows may gate although they are in train too
     registered_name: RegisteredName = "fer-student"
-    alias: Alias = ""  # what a candidate that passes is called in the registry; blank: nothing is registered
+    alias: Alias = ""  # registry alias of a candidate that passes; blank: nothing is registered
     pack: PackKind = "faces"
     workers: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = "auto"
     device: Device = "auto"
@@ -53,7 +53,7 @@ class AdaptParams(PhaseParams):
 
 
 class AdaptFit(FitParams):
-    """The fit that :class:`AdaptParams` ask for on one base: its architecture and contract, and what is new here."""
+    """The fit of one base model with :class:`AdaptParams`: its architecture and contract, and the adapt parameters."""
 
     name: str = "adapted"
     mode: Literal["adapt"] = "adapt"

@@ -1,4 +1,4 @@
-"""Parameters of the audit (03): duplicates, and on request wrong labels."""
+"""Parameters of the audit (03): duplicates and, optionally, wrong labels."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from fer_lib.params.noise import NoiseParams
 class AuditParams(PhaseParams):
     """03_audit_data.
 
-    ``remove`` says which rows of a group of equal pictures the manifest that comes out lacks:
-    none; within: all but one in each split; across: those in train that also stand in val or test, and those in val
-    that also stand in test; all: all but one.
+    ``remove`` sets which rows of a group of duplicate images are removed from the manifest.  none: no row; within: all
+    but one in each split; across: rows of train that are also in val or test, and rows of val that are also in test;
+    all: all but one.
     """
 
     manifest: str = ""
-    near: bool = True  # also resized, re-compressed, grey, mirrored, equalised, slightly cropped or turned copies
-    similarity: Annotated[float, Field(ge=0.8, le=1.0)] = 0.92  # from which two pictures are one; 1: identical
+    near: bool = True  # also resized, re-compressed, grey, mirrored, equalised, slightly cropped or rotated copies
+    similarity: Annotated[float, Field(ge=0.8, le=1.0)] = 0.92  # above it two images are near-duplicates; 1: identical
     remove: Literal["none", "within", "across", "all"] = "across"
     shown: Count = 24  # groups on each contact sheet
-    noise: bool = False  # also look for wrong labels, which trains small nets
+    noise: bool = False  # also search for wrong labels, which trains small networks
     noise_nets: NoiseParams = NoiseParams()

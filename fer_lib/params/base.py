@@ -1,4 +1,4 @@
-"""What all phases' parameters share: strict models and the types of single values."""
+"""Base classes of all parameters, and types of single values."""
 
 from __future__ import annotations
 
@@ -11,58 +11,60 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=0)]
 Device = Literal["auto", "cpu", "cuda", "xpu", "mps"]
-# How faces are kept: at R (fast), at their own size where that is smaller (compact), or only decoded when seen.
+# Face packs: at the model's size (fast), at the image's own size where smaller (compact), or no pack.
 PackKind = Literal["faces", "native", "none"]
 
 
-def _usable_roles(roles: tuple[float, float, float]) -> tuple[float, float, float]:
+def _check_roles(roles: tuple[float, float, float]) -> tuple[float, float, float]:
     if abs(sum(roles) - 1.0) > 1e-9:
         raise ValueError(f"val_roles must sum to 1, got {roles}")
     if min(roles[:2]) <= 0.0:
         raise ValueError(
-            f"val_roles {roles}: select picks the epoch and temperature calibrates, so both must be above 0"
+            f"val_roles {roles}: select selects the epoch and temperature calibrates, so both must be above 0"
         )
     return roles
 
 
-ValRoles = Annotated[tuple[Fraction, Fraction, Fraction], AfterValidator(_usable_roles)]
+ValRoles = Annotated[tuple[Fraction, Fraction, Fraction], AfterValidator(_check_roles)]
 
 
 def usable_alias(alias: str) -> bool:
-    """Whether the registry takes this alias of a model version."""
+    """Whether the registry accepts this alias of a model version."""
     return bool(re.fullmatch(r"[A-Za-z0-9_-]+", alias)) and not re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE)
 
 
-def _taken_as_alias(alias: str) -> str:
+def _check_alias(alias: str) -> str:
     if alias and not usable_alias(alias):
         raise ValueError("Input should be letters, digits, _ and -, not latest or v1")
     return alias
 
 
-def _taken_as_name(name: str) -> str:
+def _check_name(name: str) -> str:
     if not name.strip() or set(name) & set("/:@.%\"'"):
         raise ValueError("Input should be a name without quotes and / : @ . %")
     return name
 
 
-# What MLflow would refuse only when everything before is done.
-Alias = Annotated[str, AfterValidator(_taken_as_alias)]
-RegisteredName = Annotated[str, AfterValidator(_taken_as_name)]
+# MLflow would refuse these only at the end of a run.
+Alias = Annotated[str, AfterValidator(_check_alias)]
+RegisteredName = Annotated[str, AfterValidator(_check_name)]
 
 
 class Strict(BaseModel):
+    """A frozen model that refuses unknown keys, NaN and infinity, and booleans as numbers."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _true_is_no_number(cls, value, info):
+    def _refuse_bool_as_number(cls, value, info):
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation in (int, float):
-            raise ValueError("Input should be a number")  # pydantic would read true as 1
+            raise ValueError("Input should be a number")  # pydantic reads true as 1
         return value
 
 
 class PhaseParams(Strict):
-    """What every phase has.  ``output_dir`` blank: a folder of its own under ``mlruns/phases``."""
+    """Parameters of every phase.  ``output_dir`` blank: a new folder under ``mlruns/phases``."""
 
     output_dir: str = ""
     seed: int = 1337
@@ -70,12 +72,12 @@ class PhaseParams(Strict):
 
     @classmethod
     def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
-        """Names of the fields that have no effect beside these values, whatever they are set to."""
+        """Names of the fields that have no effect with these values."""
         return frozenset()
 
     @classmethod
     def collect(cls, namespace: dict[str, Any]):
-        """The phase's parameters out of a notebook's globals, validated."""
+        """The validated parameters of a phase from a notebook's globals."""
         return cls(**{k: namespace[k] for k in cls.model_fields if k in namespace})
 
 

@@ -1,4 +1,4 @@
-"""Parameters of curated manifests, of interchange CSVs coming in, and the selections that SPEC 3 names."""
+"""Parameters of curated manifests and of CSV imports, and the named selections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNCLEANED = "uncleaned_"
 
 
 class Selection(Strict):
-    """What a curated manifest holds: ``sources`` (empty: all), ``splits``, and whether a content may stand twice."""
+    """The rows of a curated manifest: ``sources`` (empty: all), ``splits``, and whether duplicates are removed."""
 
     sources: tuple[str, ...] = ()
     splits: tuple[Split, ...] = ("train", "val", "test")
@@ -30,25 +30,25 @@ SELECTIONS: dict[str, Selection] = {
     ),
     "test_all_sources": Selection(splits=("test",)),
 }
-"""The curated manifests by name; ``uncleaned_<name>`` is the same sources and splits with no row taken away."""
+"""Selections by name; ``uncleaned_<name>`` has the same sources and splits and removes no row."""
 
 
 class CurateParams(Strict):
-    """A curated manifest out of one or several (``fer data curate``).
+    """A curated manifest from one or several manifests (``fer data curate``).
 
-    Steps, in this order: join, sources, splits, confidence, box size, blur, duplicates, caps.  Each says how many rows
-    it removed.
+    Steps in order: join, sources, splits, confidence, box size, blur, duplicates, caps.  The report has the number of
+    rows that each step removed.
     """
 
     selection: str = "classification_manifest"
-    allow_missing: bool = False  # go on without sources of the selection that are not there (they are reported)
+    allow_missing: bool = False  # continue without absent sources of the selection; the report lists them
     include_sources: list[str] = []
     exclude_sources: list[str] = []
-    splits: list[Split] = []  # of the selection's; blank: all of them
-    min_confidence: Annotated[float, Field(ge=0.0)] = 0.0  # of the detector's box; rows without one stay
-    min_box: Count = 0  # pixels of the shorter side of the box, or of the picture where there is none
+    splits: list[Split] = []  # a subset of the selection's splits; blank: all
+    min_confidence: Annotated[float, Field(ge=0.0)] = 0.0  # of the detector's box; rows without one are kept
+    min_box: Count = 0  # pixels of the shorter side of the box, or of the image without a box
     min_blur: Annotated[float, Field(ge=0.0)] = 0.0  # variance of the Laplacian; see fer_lib.datasets.quality
-    deduplicate: bool = False  # one row a content (the selection may ask for it by itself)
+    deduplicate: bool = False  # one row per content; the selection may also set it
     max_per_class: Count = 0  # rows of each class in each capped split; 0: all
     max_per_source: Count = 0  # rows of each source in each capped split
     max_per_class_and_source: Count = 0
@@ -57,39 +57,39 @@ class CurateParams(Strict):
 
     @field_validator("selection")
     @classmethod
-    def _a_known_selection(cls, value):
+    def _check_selection(cls, value):
         if value.removeprefix(UNCLEANED) not in SELECTIONS:
             raise ValueError(f"Input should be one of {', '.join(SELECTIONS)}, or {UNCLEANED} before one of these")
         return value
 
     @model_validator(mode="after")
-    def _uncleaned_takes_nothing_away(self):
-        takers = ("min_confidence", "min_box", "min_blur", "deduplicate", "max_per_class", "max_per_source",
+    def _refuse_filters_when_uncleaned(self):
+        filters = ("min_confidence", "min_box", "min_blur", "deduplicate", "max_per_class", "max_per_source",
                   "max_per_class_and_source")  # fmt: skip
-        asked = [name for name in takers if getattr(self, name)]
-        if self.selection.startswith(UNCLEANED) and asked:
-            raise ValueError(f"{self.selection} keeps every row, so {', '.join(asked)} can't be asked of it")
+        active = [name for name in filters if getattr(self, name)]
+        if self.selection.startswith(UNCLEANED) and active:
+            raise ValueError(f"{self.selection} keeps every row, so {', '.join(active)} cannot be set")
         return self
 
     @property
     def selected(self) -> Selection:
-        """The sources, splits and rule on duplicates that ``selection`` stands for."""
+        """The :class:`Selection` that ``selection`` names."""
         named = SELECTIONS[self.selection.removeprefix(UNCLEANED)]
         return named.model_copy(update={"deduplicate": False}) if self.selection.startswith(UNCLEANED) else named
 
 
 class CsvParams(Strict):
-    """An interchange CSV coming in as a manifest (``fer data import-manifest``)."""
+    """Import of an interchange CSV as a manifest (``fer data import-manifest``)."""
 
     rebase: list[str] = []  # OLD=NEW: paths that begin with OLD begin with NEW instead
-    tolerance: Count = 0  # bad rows forgiven (still counted)
-    val_fraction: Fraction = 0.05  # of the train rows of a source that has no val rows of its own
+    tolerance: Count = 0  # number of bad rows that are allowed; they are counted
+    val_fraction: Fraction = 0.05  # of the train rows of a source without val rows
     val_roles: ValRoles = (0.6, 0.2, 0.2)  # select, temperature, conformal
     seed: int = 1337
 
     @field_validator("rebase")
     @classmethod
-    def _old_and_new(cls, value):
+    def _check_rebase(cls, value):
         for rule in value:
             if not rule.partition("=")[0] or "=" not in rule:
                 raise ValueError(f"{rule!r} should be OLD=NEW, for instance D:\\data=/data or D:\\data=. (the root)")

@@ -11,32 +11,32 @@ from fer_lib.params.base import Count, Device, Fraction, PackKind, PhaseParams, 
 
 
 class AugmentParams(Strict):
-    """Training augmentation (SPEC 4): random resized crop, flip, colour jitter; as options rotation and webcams."""
+    """Training augmentation: random resized crop, flip, colour jitter; optional rotation and webcam effects."""
 
     scale: tuple[Fraction, Fraction] = (0.7, 1.0)
     ratio: tuple[Positive, Positive] = (0.75, 4 / 3)
     flip: Fraction = 0.5
     jitter: tuple[float, float, float, float] = (0.2, 0.2, 0.1, 0.02)  # brightness, contrast, saturation, hue
     rotation: Annotated[float, Field(ge=0.0, le=45.0)] = 0.0  # degrees either way
-    erasing: Fraction = 0.0  # cut-out: probability of one random rectangle set to the mean
-    grey: Fraction = 0.0  # probability of a view without colour
-    motion_blur: Fraction = 0.0  # probability of a streak of up to 6 % of the side
+    erasing: Fraction = 0.0  # probability of random erasing: one rectangle set to the mean
+    grey: Fraction = 0.0  # probability of a grey image
+    motion_blur: Fraction = 0.0  # probability of motion blur of up to 6 % of the side
     gamma: Annotated[float, Field(ge=0.0, le=3.0)] = 0.0  # g: exponent between 1 / (1 + g) and 1 + g
-    noise: Annotated[float, Field(ge=0.0, le=64.0)] = 0.0  # levels: its standard deviation is drawn from 0 to this
+    noise: Annotated[float, Field(ge=0.0, le=64.0)] = 0.0  # grey levels: the largest standard deviation
     jpeg: Fraction = 0.0  # probability of JPEG at quality 20..80
 
     @field_validator("scale", "ratio")
     @classmethod
-    def _from_low_to_high(cls, value):
+    def _check_range(cls, value):
         if not 0.0 < value[0] <= value[1]:
             raise ValueError("Input should be two numbers above 0, the smaller first")
         return value
 
 
 class FitParams(PhaseParams):
-    """What teacher and student training share."""
+    """Parameters that teachers and students share."""
 
-    # How a fit is computed, as opposed to what: none of these is part of what a checkpoint or a phase is known by.
+    # Fields that do not change the result: excluded from the cache key and from the identity of a checkpoint.
     RUNTIME_FIELDS: ClassVar[frozenset[str]] = frozenset(("device", "threads", "workers", "pack", "checkpoint_minutes"))
 
     manifest: str = ""
@@ -58,18 +58,18 @@ class FitParams(PhaseParams):
     clip_grad: Annotated[float, Field(ge=0.0)] = 0.0  # 0: off
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # 0: off
     label_smoothing: Fraction = 0.0
-    soft_label_weight: Fraction = 0.0  # share of the annotators' votes in the target, where a row has votes
+    soft_label_weight: Fraction = 0.0  # share of the annotator votes in the target of rows that have votes
     focal_gamma: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0  # 0: cross-entropy
-    logit_adjustment: Annotated[float, Field(ge=0.0, le=4.0)] = 0.0  # tau; corrects the class prior in the loss
+    logit_adjustment: Annotated[float, Field(ge=0.0, le=4.0)] = 0.0  # tau (Menon et al. 2021)
     imbalance: Literal["none", "balanced", "class_weights", "both"] = "balanced"
     min_per_class: Annotated[int, Field(ge=1)] = 2
     cb_beta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9999
     augment: AugmentParams = AugmentParams()
     pack: PackKind = "faces"
-    workers: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = "auto"  # threads that prepare batches, same for any
+    workers: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = "auto"  # threads that prepare batches
     include_sources: list[str] = []
     exclude_sources: list[str] = []
-    init_from: str = ""  # a phase, a bundle folder or a registry URI whose weights this one starts from
+    init_from: str = ""  # a phase, a bundle folder or a registry URI with the starting weights
     eval_every: Annotated[int, Field(ge=1)] = 1
     checkpoint_every: Annotated[int, Field(ge=1)] = 10
     checkpoint_minutes: Positive = 10.0
@@ -77,41 +77,41 @@ class FitParams(PhaseParams):
     max_val_batches: Count = 0
     calibration: Literal["global", "vector"] = "global"
     device: Device = "auto"
-    processes: Annotated[int, Field(ge=1, le=64)] = 1  # devices (or, on a CPU, processes) that share every batch
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a CUDA card that computes in it
-    compile: bool = False  # torch.compile, for the training steps
-    threads: Count = 0  # 0: torch's own choice
+    processes: Annotated[int, Field(ge=1, le=64)] = 1  # devices, or CPU processes, that share every batch
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a CUDA device that supports it
+    compile: bool = False  # torch.compile for the training step
+    threads: Count = 0  # 0: torch's default
     deterministic: bool = True
 
     @field_validator("pretrained")
     @classmethod
-    def _weights_are_named(cls, value):
-        """A word that is neither of the three nor looks like a file would only be found out after the data phases."""
+    def _check_pretrained(cls, value):
+        """Refuse a misspelled word before the data phases run."""
         if value not in ("none", "hub", "package") and not re.search(r"[/\\.]", value):
             raise ValueError("Input should be none, hub, package, or the path of a file of weights")
         return value
 
     @model_validator(mode="after")
-    def _batch_fits_the_sampler(self):
+    def _check_balanced_batch(self):
         if self.imbalance in ("balanced", "both") and self.batch_size < 7 * self.min_per_class:
             raise ValueError(
-                f"batch_size {self.batch_size} is too small for balanced batches of >= {self.min_per_class} a class: "
+                f"batch_size {self.batch_size} is too small for balanced batches of >= {self.min_per_class} per class: "
                 f"use batch_size >= {7 * self.min_per_class}, or imbalance: class_weights"
             )
         return self
 
     @model_validator(mode="after")
-    def _micro_batches_feed_batch_norm(self):
+    def _check_micro_batches(self):
         parts = self.accum_steps * self.processes
         if self.batch_size < 2 * parts:
             raise ValueError(
                 f"batch_size {self.batch_size} in {parts} micro-batches (accum_steps x processes) leaves fewer than 2 "
-                f"rows to each, and batch norm needs 2: use batch_size >= {2 * parts}, or fewer of them"
+                f"rows in each, and batch norm needs 2: use batch_size >= {2 * parts}, or fewer of them"
             )
         return self
 
     @model_validator(mode="after")
-    def _prior_is_corrected_once(self):
+    def _check_prior_correction(self):
         if self.logit_adjustment and self.imbalance != "none":
             raise ValueError(
                 f"logit_adjustment {self.logit_adjustment} and imbalance: {self.imbalance} would correct the class "
@@ -121,38 +121,38 @@ class FitParams(PhaseParams):
 
 
 class TeacherParams(FitParams):
-    """04_train_teacher (SPEC 5)."""
+    """04_train_teacher: ArcFace with a warm-up of the margin (Deng et al. 2019)."""
 
     name: str = "teacher"
-    head: Literal["cosine", "linear"] = "cosine"  # linear: plain softmax, which has no use for arcface_s and arcface_m
+    head: Literal["cosine", "linear"] = "cosine"  # linear: softmax; arcface_s and arcface_m have no effect
     arcface_s: Positive = 30.0
     arcface_m: Annotated[float, Field(ge=0.0, lt=1.5)] = 0.35
     plain_epochs: Annotated[float, Field(ge=0.0)] = 5  # epochs, or a fraction of the run when < 1
     ramp_end: Annotated[float, Field(ge=0.0)] = 15
-    mixup: Annotated[float, Field(ge=0.0, le=8.0)] = 0.0  # alpha of the Beta that shares are drawn from; 0: off
+    mixup: Annotated[float, Field(ge=0.0, le=8.0)] = 0.0  # alpha of the Beta distribution; 0: off
     onnx: Literal["none", "best", "both"] = "both"  # files written at the end: best.onnx, last.onnx
 
     @model_validator(mode="after")
-    def _ramp_ends_after_it_starts(self):
+    def _check_ramp(self):
         start, end = (v * self.epochs if v < 1 else v for v in (self.plain_epochs, self.ramp_end))
         if end < start:
             raise ValueError(
-                f"ramp_end {self.ramp_end:g} (epoch {end:g} of {self.epochs}) must not lie before plain_epochs "
+                f"ramp_end {self.ramp_end:g} (epoch {end:g} of {self.epochs}) must not be before plain_epochs "
                 f"{self.plain_epochs:g} (epoch {start:g}); below 1 they are fractions of the run"
             )
         return self
 
 
 class StudentParams(FitParams):
-    """07_train_student (SPEC 7)."""
+    """07_train_student: cross-entropy, KD (Hinton et al. 2015) or DKD (Zhao et al. 2022)."""
 
-    _EACH: ClassVar[frozenset[str]] = frozenset(("temperature", "teacher_temperature", "teacher_view", "softlabels"))
-    # The fields of distillation that each mode reads; in the others they are what they are in vain.
-    READS: ClassVar[dict[str, frozenset[str]]] = {
+    _SHARED: ClassVar[frozenset[str]] = frozenset(("temperature", "teacher_temperature", "teacher_view", "softlabels"))
+    # The distillation fields that have an effect in each mode.
+    MODE_FIELDS: ClassVar[dict[str, frozenset[str]]] = {
         "ce": frozenset(),
-        "kd": _EACH | {"alpha"},
-        "dkd": _EACH | {"dkd_alpha", "dkd_beta", "dkd_warmup_epochs"},
-        "dkd_mixed": _EACH | {"alpha"},
+        "kd": _SHARED | {"alpha"},
+        "dkd": _SHARED | {"dkd_alpha", "dkd_beta", "dkd_warmup_epochs"},
+        "dkd_mixed": _SHARED | {"alpha"},
     }
 
     name: str = "student"
@@ -165,16 +165,16 @@ class StudentParams(FitParams):
     head: Literal["linear", "cosine"] = "linear"
     mode: Literal["ce", "kd", "dkd", "dkd_mixed"] = "ce"
     softlabels: str = ""
-    alpha: Fraction = 0.5  # KD: share of the distillation term
+    alpha: Fraction = 0.5  # weight of the KD term
     temperature: Positive = 2.0
     dkd_alpha: Annotated[float, Field(ge=0.0)] = 1.0
     dkd_beta: Annotated[float, Field(ge=0.0)] = 1.0
     dkd_warmup_epochs: Annotated[float, Field(ge=0.0)] = 20.0  # min(this, epochs / 4)
-    teacher_temperature: Positive = 1.0  # z_t is divided by it before anything else
+    teacher_temperature: Positive = 1.0  # the teacher logits are divided by it first
     teacher_view: Literal["cached", "online"] = "cached"
     tune: Literal["all", "head", "bn", "last_block"] = "all"
 
     @classmethod
     def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
-        every = frozenset().union(*cls.READS.values())
-        return every - cls.READS[values.get("mode", cls.model_fields["mode"].default)]
+        every = frozenset().union(*cls.MODE_FIELDS.values())
+        return every - cls.MODE_FIELDS[values.get("mode", cls.model_fields["mode"].default)]

@@ -1,4 +1,4 @@
-"""Parameters of the gates that a candidate has to pass before it may take another model's place (SPEC 11)."""
+"""Parameters of the gates that a candidate must pass before it replaces another model."""
 
 from __future__ import annotations
 
@@ -15,41 +15,44 @@ Suite = Literal["val", "test", "eval_only", "test_all_sources"]
 
 
 class OfflineGate(Strict):
-    """How much worse than the base a candidate may be on one suite of a manifest."""
+    """The largest allowed drop of a candidate against the base model on one suite of a manifest."""
 
-    # val: the val rows that chose no epoch; test, test_all_sources: the test rows; eval_only: those of SPEC 3's sources
+    # val: val rows that did not select the epoch; test, test_all_sources: test rows; eval_only: those of its sources
     suite: Suite = "eval_only"
     macro_f1_drop: Fraction = 0.01
     minority_f1_drop: Fraction = 0.02
 
 
 class SessionGate(Strict):
-    """What a candidate must be worth on the same replayed session: smoothed macro-F1 over present classes has to rise
-    by more than ``macro_f1_gain``, flips a minute by no more than the share ``flips_rise``."""
+    """Gates on one session that both models replay.
+
+    The smoothed macro-F1 over the classes present must rise by more than ``macro_f1_gain``, and the flips per minute
+    must not rise by more than the share ``flips_rise``.
+    """
 
     macro_f1_gain: Fraction = 0.0
     flips_rise: Annotated[float, Field(ge=0.0)] = 0.10
 
 
 class GateParams(Strict):
-    """All that has to hold.  ``decide_by``: the offline differences themselves, or their paired 95 % intervals."""
+    """All gates.  ``decide_by``: the offline differences, or their paired 95 % confidence intervals."""
 
     offline: Annotated[list[OfflineGate], Field(min_length=1)] = [OfflineGate()]
     session: SessionGate = SessionGate()
     decide_by: Literal["point", "interval"] = "point"
-    resamples: Annotated[int, Field(ge=100)] = 1000  # of the intervals
+    resamples: Annotated[int, Field(ge=100)] = 1000  # bootstrap resamples of the intervals
 
     @field_validator("offline")
     @classmethod
-    def _each_suite_once(cls, value):
+    def _check_suites(cls, value):
         if len({gate.suite for gate in value}) < len(value):
-            raise ValueError("a suite stands twice: give each one gate")
+            raise ValueError("a suite occurs twice: set one gate per suite")
         return value
 
 
 def read_gates(path: Path, name: str) -> GateParams:
-    """The gates called ``name`` in a file such as ``params/gates.yaml``; ParamsError that names the closest one."""
-    known = read_mapping(path)
-    if name not in known:
-        raise ParamsError(f"{path} has no gates {name!r}{closest(name, known)}")
-    return validate(GateParams, known[name], f"gates {name}")
+    """The gates ``name`` in a file such as ``params/gates.yaml``.  Raises ParamsError with the closest name."""
+    gates = read_mapping(path)
+    if name not in gates:
+        raise ParamsError(f"{path} has no gates {name!r}{closest(name, gates)}")
+    return validate(GateParams, gates[name], f"gates {name}")

@@ -11,17 +11,16 @@ from fer_lib.params.curate import CurateParams
 class ManifestParams(PhaseParams):
     """02_build_manifest.
 
-    The imports become a manifest; then ``manifests`` are joined to it and ``curate`` chooses rows, as ``fer data
-    curate`` does.
+    Builds a manifest from the imports, joins ``manifests`` to it and applies ``curate``, like ``fer data curate``.
     """
 
     imports: str = ""
-    manifests: list[str] = []  # others to join: earlier phases, or folders that fer data wrote
+    manifests: list[str] = []  # others to join: earlier phases, or folders written by fer data
     include_sources: list[str] = []
     exclude_sources: list[str] = []
-    max_per_class: Count = 0  # rows kept of each class in each split of each source; 0: all (what --smoke shrinks)
+    max_per_class: Count = 0  # rows per class in each split of each source; 0: all; --smoke lowers it
     val_fraction: Fraction = 0.05
     val_roles: ValRoles = (0.6, 0.2, 0.2)  # select, temperature, conformal
-    check: Literal["pictures", "paths"] = "pictures"  # each is decoded once, or only looked for on disk
-    tolerance: Count = 0  # missing or undecodable pictures forgiven; part of the protocol id
-    curate: CurateParams = CurateParams()  # selection, filters, caps; its defaults keep every row
+    check: Literal["pictures", "paths"] = "pictures"  # decode each image once, or only check that the file exists
+    tolerance: Count = 0  # number of missing or undecodable images that are allowed; part of the protocol id
+    curate: CurateParams = CurateParams()  # selection, filters, caps; the defaults keep every row

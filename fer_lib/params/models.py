@@ -1,4 +1,4 @@
-"""Parameters of what is done with trained models: soft labels (06), evaluation (08), export (09)."""
+"""Parameters of soft labels (06), evaluation (08) and export (09)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fer_lib.params.base import Alias, Device, PackKind, PhaseParams, Positive, 
 
 
 class SoftLabelParams(PhaseParams):
-    """06_export_softlabels (SPEC 6)."""
+    """06_export_softlabels."""
 
     manifest: str = ""
-    teachers: list[str] = []  # blank: every teacher phase before this one
+    teachers: list[str] = []  # blank: every earlier teacher phase
     weights: list[Annotated[float, Field(ge=0.0)]] = []  # blank: searched on val/select
     space: Literal["logit", "prob"] = "logit"
     flip_average: bool = True
@@ -23,18 +23,18 @@ class SoftLabelParams(PhaseParams):
 
 
 class EvaluateParams(PhaseParams):
-    """08_evaluate (SPEC 9)."""
+    """08_evaluate."""
 
     manifest: str = ""
-    models: list[str] = []  # blank: every teacher and student phase before this one
-    ensembles: list[str] = []  # blank: every soft-label phase before this one
+    models: list[str] = []  # blank: every earlier teacher and student phase
+    ensembles: list[str] = []  # blank: every earlier soft-label phase
     split: Literal["test", "val"] = "test"
-    suite: str = ""  # the name under which the rows are reported; blank: the split
+    suite: str = ""  # name of the rows in reports; blank: the split
     views: list[Literal["none", "flip"]] = ["none", "flip"]
-    include_sources: list[str] = []  # sources whose rows are measured, and fit the temperature; blank: all
-    exclude_sources: list[str] = []  # sources left out of both, so that models of unlike training share one set
-    leak_free: bool = True  # also without the pictures that are known to stand in train too
-    allow_leaks: list[str] = []  # sources whose rows may be evaluated although they stand in train too
+    include_sources: list[str] = []  # sources for the scores and the temperature; blank: all
+    exclude_sources: list[str] = []  # sources excluded from both, so that all models share one set of rows
+    leak_free: bool = True  # also score without images that are known to be in train too
+    allow_leaks: list[str] = []  # sources whose rows may be evaluated although they are in train too
     calibration: Literal["none", "global", "vector", "fixed"] = "global"
     fixed_temperature: Positive = 1.2
     resamples: Annotated[int, Field(ge=100)] = 1000
@@ -43,9 +43,9 @@ class EvaluateParams(PhaseParams):
     device: Device = "auto"
 
     @model_validator(mode="after")
-    def _single_view_is_measured(self):
+    def _check_views(self):
         if "none" not in self.views:
-            raise ValueError("views must include 'none': it is the single view that the exported model predicts on")
+            raise ValueError("views must include 'none': the exported model predicts on that single view")
         return self
 
 
@@ -54,11 +54,9 @@ class ExportParams(PhaseParams):
 
     evaluation: str = ""
     manifest: str = ""
-    candidates: list[
-        str
-    ] = []  # blank: every student phase before this one; the best macro-F1 on val/select is registered
+    candidates: list[str] = []  # blank: every earlier student phase; the best macro-F1 on val/select is registered
     registered_name: RegisteredName = "fer-student"
     alias: Alias = "candidate"
     opset: Annotated[int, Field(ge=17, le=23)] = 18
     parity_tolerance: Positive = 1e-4
-    compact: bool = False  # also a file of its own with int8 weights and a scale a channel, measured by itself
+    compact: bool = False  # also a file with int8 weights and one scale per channel, measured separately

@@ -1,4 +1,4 @@
-"""Parameters of scoring a live session: which one, and the grid of the smoothing study."""
+"""Parameters of scoring a live session, and the grid of the smoothing study."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fer_lib.params.live import SmoothingParams
 
 
 class StudyParams(Strict):
-    """The settings that are tried, each value of one with each of the others; ranges as in :class:`SmoothingParams`."""
+    """The grid of smoothing settings; ranges as in :class:`SmoothingParams`."""
 
     ema_alpha: Annotated[list[float], Field(min_length=1)] = [0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95]
     hysteresis_delta: Annotated[list[float], Field(min_length=1)] = [0.0, 0.02, 0.05, 0.08, 0.12, 0.2]
@@ -20,7 +20,7 @@ class StudyParams(Strict):
 
     @field_validator("*")
     @classmethod
-    def _each_is_a_setting(cls, values, info):
+    def _check_settings(cls, values, info):
         for value in values:
             SmoothingParams(**{info.field_name: value})
         return values
@@ -29,8 +29,8 @@ class StudyParams(Strict):
 class ScoreParams(PhaseParams):
     """10_score_session."""
 
-    session: str = ""  # its folder; blank: the newest labelled one below mlruns/live, else a drawn one
-    # [first frame, last frame, label] each: what its manual label should have been; a blank label takes it away.
+    session: str = ""  # its folder; blank: the newest labelled one below mlruns/live, else a synthetic one
+    # [first frame, last frame, label]: the corrected manual label; a blank label removes it.
     corrections: list[tuple[int, int, str]] = []
-    faces_per_segment: Annotated[int, Field(ge=1, le=24)] = 8  # on the pages that show them
+    faces_per_segment: Annotated[int, Field(ge=1, le=24)] = 8  # on the pages with faces
     study: StudyParams = StudyParams()

@@ -1,4 +1,4 @@
-"""Strict reading: YAML without doubled keys, and validation errors that name the closest valid key."""
+"""Strict YAML without duplicate keys, and validation errors with the closest valid key."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from pydantic import BaseModel, ValidationError
 from fer_lib.errors import ParamsError
 
 
-def closest(word: str, known: Iterable[str]) -> str:
-    """`` (closest: 'epochs')``, or the list of what there is when nothing is near."""
-    known = list(known)
-    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
-    if near:
-        return f" (closest: {near[0]!r})"
-    return f" (there are: {', '.join(known)})" if known else ""
+def closest(word: str, names: Iterable[str]) -> str:
+    """`` (closest: 'epochs')``, or all names when none is similar."""
+    names = list(names)
+    matches = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
+    if matches:
+        return f" (closest: {matches[0]!r})"
+    return f" (there are: {', '.join(names)})" if names else ""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error (the second would silently replace the first), and in which a
-    value that is none (``2024-13-45``, ``0x_``, ``!!bool maybe``, half a surrogate pair) is an error of YAML too."""
+    """YAML loader that raises YAMLError for duplicate keys and for invalid values.
+
+    Invalid values: ``2024-13-45``, ``0x_``, ``!!bool maybe``, half a surrogate pair.
+    """
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -35,23 +37,23 @@ class _Loader(yaml.SafeLoader):
                 value.encode("utf-8")
         except (yaml.YAMLError, RecursionError):
             raise
-        except Exception as error:  # PyYAML's constructors raise whatever int(), datetime() or a look-up does
+        except Exception as error:  # whatever int(), datetime() or a look-up raises in PyYAML
             kind = node.tag.rpartition(":")[2]
-            written = repr(node.value)[:80]
+            text = repr(node.value)[:80]
             raise yaml.constructor.ConstructorError(
-                None, None, f"{written} can't be read as {kind}; put quotes round a text", node.start_mark
+                None, None, f"{text} can't be read as {kind}; put quotes around a text", node.start_mark
             ) from error
         return value
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
-    seen = set()
+    keys = set()
     for key, _ in node.value:
         if not isinstance(key, yaml.ScalarNode):
             raise yaml.constructor.ConstructorError(None, None, "a key must be a text", key.start_mark)
-        if key.value in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
-        seen.add(key.value)
+        if key.value in keys:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} occurs twice", key.start_mark)
+        keys.add(key.value)
     return loader.construct_mapping(node, deep=True)
 
 
@@ -59,12 +61,12 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def read_mapping(path: Path) -> dict:
-    """The mapping in a YAML file; ParamsError with the line when it is missing, broken or no mapping."""
+    """The mapping in a YAML file.  Raises ParamsError, with the line, when it is missing, broken or not a mapping."""
     try:
         raw = parse(path.read_text(encoding="utf-8"))
     except OSError as error:
-        beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise ParamsError(f"cannot read {path}: {error.strerror}{closest(path.name, beside)}") from error
+        files = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise ParamsError(f"cannot read {path}: {error.strerror}{closest(path.name, files)}") from error
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path} is not UTF-8 text: {error}") from error
     except yaml.YAMLError as error:
@@ -77,34 +79,34 @@ def read_mapping(path: Path) -> dict:
 
 
 def parse(text: str) -> Any:
-    """YAML text as a value; yaml.YAMLError, whatever is wrong with it: broken, no value, a key said twice, too deep."""
+    """The value of a YAML text.  Raises yaml.YAMLError for every defect: syntax, values, duplicate keys, depth."""
     try:
         return yaml.load(text, Loader=_Loader)
     except RecursionError as error:
         raise yaml.YAMLError("it is nested too deeply") from error
-    except (ValueError, OverflowError) as error:  # the scanner's: an escape such as "\U7fffffff" that is no character
+    except (ValueError, OverflowError) as error:  # the scanner: an escape such as "\U7fffffff" that is not a character
         raise yaml.YAMLError(str(error)) from error
 
 
 def validate(model: type[BaseModel], values: dict[str, Any], phase: str) -> Any:
-    """The phase's parameters, or a ParamsError with one line for each wrong key."""
+    """The validated parameters.  Raises ParamsError with one line per wrong key."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ParamsError("\n".join(_explain(model, problem, phase) for problem in error.errors())) from error
+        raise ParamsError("\n".join(_problem_text(model, problem, phase) for problem in error.errors())) from error
 
 
-def _explain(model: type[BaseModel], problem: dict[str, Any], phase: str) -> str:
+def _problem_text(model: type[BaseModel], problem: dict[str, Any], phase: str) -> str:
     where = problem["loc"]
     key = ".".join(str(part) for part in where)
     if problem["type"] == "extra_forbidden":
         return f"phase {phase!r}: unknown key {key!r}{closest(str(where[-1]), _fields_at(model, where[:-1]))}"
-    said = problem["msg"].removeprefix("Value error, ")
-    return f"phase {phase!r}: key {key!r}: {said}, got {problem['input']!r}" if key else f"phase {phase!r}: {said}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"phase {phase!r}: " + (f"key {key!r}: {message}, got {problem['input']!r}" if key else message)
 
 
 def _fields_at(annotation: Any, where: Sequence[str | int]) -> list[str]:
-    """Field names of the (nested) model that the location points at."""
+    """Field names of the nested model at this location."""
     if typing.get_origin(annotation) in (list, tuple, typing.Annotated):
         rest = where[1:] if where and isinstance(where[0], int) else where
         return _fields_at(typing.get_args(annotation)[0], rest)

@@ -1,14 +1,14 @@
-"""A run file's phases, each a notebook in a kernel of its own, all below one MLflow run.
+"""Run files: each phase is a notebook in its own kernel, and all phases of a run share one parent MLflow run.
 
-runfile.py, includes.py  a run file becomes a plan of validated phases
+runfile.py, includes.py  read a run file into a plan of validated phases
 run.py                   one run file: ``fer run``
-sweep.py                 one run file under every combination of some values: ``fer sweep``
-grid.py                  what a sweep runs; comparison.py and curves.py show what came out
-schedule.py              which phase begins when, for both
-execution.py             a plan being executed: inputs, keys, folders, what became of each phase
-task.py                  one phase: its MLflow run, from its beginning to its end
-workers.py               where notebooks run: in this process, or several at once with a device each
-papermill.py             one notebook, executed
-cache_key.py             when a finished phase is used again; folders.py: where phases lie
-standalone.py            a phase that is run by itself, from its notebook
+sweep.py                 one run file with every combination of parameter values: ``fer sweep``
+grid.py                  the combinations of a sweep; comparison.py and curves.py compare their results
+schedule.py              the order in which phases start, for both
+execution.py             execution of a plan: inputs, cache keys, folders and the result of each phase
+task.py                  one phase and its MLflow run
+workers.py               executors for notebooks: this process, or a pool with one device per worker
+papermill.py             execution of one notebook
+cache_key.py             the cache key of a phase; folders.py: the folders of phases
+standalone.py            a phase that a notebook runs without a pipeline
 """

@@ -1,4 +1,4 @@
-"""When may a finished phase be used again?  When its re-use key is the same.
+"""When may a finished phase be used again?  When its cache key is the same.
 
 The key hashes the kind, its parameters, the ids of its inputs, the code of its notebook and the ``fer_lib`` sources
 which that code can reach.  Sources are compared as syntax trees without docstrings, so a comment costs no training.
@@ -26,13 +26,13 @@ PATH_FIELDS = ("root", "votes", "images", "image_map")  # parameters that may na
 # These carry values to and fro and record them; the values themselves are in the key, so their code need not be.
 UNHASHED_MODULES = frozenset(
     f"fer_lib.{name}"
-    for name in ("params", "pipeline", "errors", "cli", "storage.locks", "storage.paths",
+    for name in ("params", "pipeline", "errors", "cli", "storage.locks", "storage.paths", "importers.source_table",
                  *(f"tracking.{part}" for part in ("store", "runs", "records", "event_logger", "run_status")))
 )  # fmt: skip
 
 
 def phase_key(kind: str, params: dict[str, Any], inputs: dict[str, str | list[str]], notebook: Path) -> str:
-    """The re-use key, 64 hex digits.
+    """The cache key, 64 hex digits.
 
     Args:
         kind: the phase's kind.
@@ -50,8 +50,19 @@ def phase_key(kind: str, params: dict[str, Any], inputs: dict[str, str | list[st
     lists = {name: [value] if isinstance(value, str) else value for name, value in inputs.items()}
     ids = {name: [input_id(value, name) for value in values if value] for name, values in lists.items()}
     parts = {"kind": kind, "params": own, "inputs": ids, "files": dict(_files(own))}
-    parts |= {"notebook": _digest(_skeleton(ast.parse(code))), "sources": reachable(code)}
+    parts["notebook"] = _digest(_skeleton(ast.parse(code)))
+    parts["sources"] = reachable(code + source_imports(kind, params))
     return _digest(json.dumps(parts, sort_keys=True, ensure_ascii=False))
+
+
+def source_imports(kind: str, params: dict[str, Any]) -> str:
+    """Import statements of the modules that an import phase loads by name, those of its ``sources``."""
+    if kind != "import":
+        return ""
+    from fer_lib.importers.source_table import SOURCES
+
+    names = {spec["source"] for spec in params["sources"]}
+    return "".join(f"\nimport {SOURCES[name]}" for name in sorted(names & SOURCES.keys()))
 
 
 def _digest(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What came out of a sweep's combinations, side by side: rows, groups that may be ranked, a table, CSV and JSON.
+"""Comparison of a sweep's combinations: rows, groups that can be ranked, a table, CSV and JSON.
 
 A row is one combination and one of the last phases that its parameters reach.  Rows are ranked by ``val macro-F1``,
 never by what was measured on test rows, and only among those that were measured on the same faces (``evalset_id``).
@@ -11,11 +11,11 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from fer_lib.pipeline.execution import GOOD, Execution
+from fer_lib.pipeline.execution import FINISHED, Execution
 from fer_lib.storage.json_files import read_outputs
 
 RANKED_BY = "val macro-F1"
-LEFT_OUT = ("chance",)  # the same in every row
+OMITTED = ("chance",)  # the same in every row
 
 Row = dict[str, Any]
 
@@ -25,7 +25,7 @@ def rows(executions: list[Execution], last: list[str]) -> list[Row]:
 
     ``combination`` (its index), ``values``, ``phase``, ``status``, ``run_id``, ``scores`` (headline name -> value, and
     what each evaluation says of this phase's model, as ``<evaluation> accuracy``), ``evalset_id`` of the phase's own
-    scores (None: unknown), ``protocol_id`` (which also tells how the faces were seen) and ``evaluated_on``
+    scores (None: unknown), ``protocol_id`` (which also identifies the preprocessing) and ``evaluated_on``
     (evaluation -> evalset_id).
     """
     return [_row(index, execution, name) for index, execution in enumerate(executions) for name in last]
@@ -37,29 +37,29 @@ def _row(index: int, execution: Execution, name: str) -> Row:
                 "run_id": execution.run_id, "scores": {}, "evalset_id": None, "protocol_id": None,
                 "evaluated_on": {}}  # fmt: skip
     for phase in execution.plan.phases:
-        outcome = execution.outcomes.get(phase.name)
-        if outcome is None or outcome.status not in GOOD:
+        result = execution.results.get(phase.name)
+        if result is None or result.status not in FINISHED:
             continue
-        ids = read_outputs(outcome.folder).get("ids", {})
-        told = {key: value for key, value in outcome.headline.items() if key not in LEFT_OUT}
+        ids = read_outputs(result.folder).get("ids", {})
+        scores = {key: value for key, value in result.headline.items() if key not in OMITTED}
         if phase.name == name:
-            row["scores"] |= told
+            row["scores"] |= scores
             row["evalset_id"], row["protocol_id"] = ids.get("evalset_id"), ids.get("protocol_id")
         elif phase.kind == "evaluate":
-            own = {k.removeprefix(f"{model}/"): v for k, v in told.items() if k.startswith(f"{model}/")}
-            row["scores"] |= {f"{phase.name} {key}": value for key, value in (own or told).items()}
+            own = {k.removeprefix(f"{model}/"): v for k, v in scores.items() if k.startswith(f"{model}/")}
+            row["scores"] |= {f"{phase.name} {key}": value for key, value in (own or scores).items()}
             row["evaluated_on"][phase.name] = ids.get("evalset_id")
     return row
 
 
 def _status(execution: Execution, name: str) -> str:
     """``finished``, or why this phase has no result."""
-    outcome = execution.outcomes.get(name)
-    if outcome is not None and outcome.status in GOOD:
-        failed = [n for n, o in execution.outcomes.items() if o.status == "failed"]
+    result = execution.results.get(name)
+    if result is not None and result.status in FINISHED:
+        failed = [n for n, r in execution.results.items() if r.status == "failed"]
         return f"finished ({', '.join(failed)} failed)" if failed else "finished"
-    ended = [f"{n} {o.status}" for n, o in execution.outcomes.items() if o.status in ("failed", "stopped")]
-    return ", ".join(ended) or "not started"
+    problems = [f"{n} {r.status}" for n, r in execution.results.items() if r.status in ("failed", "stopped")]
+    return ", ".join(problems) or "not started"
 
 
 def grouped(found: list[Row]) -> list[list[Row]]:
@@ -104,19 +104,19 @@ def best(groups: list[list[Row]]) -> int | None:
 def headings(groups: list[list[Row]]) -> list[str]:
     """What each group was measured on, and why it is not ranked with the others."""
     measured = sum(bool(group[0]["scores"]) for group in groups)
-    found = []
+    lines = []
     for group in groups:
         if not group[0]["scores"]:
-            found.append("no result")
+            lines.append("no result")
             continue
         faces = {f"{name} on {evalset}": None for row in group for name, evalset in row["evaluated_on"].items()}
         own = [f"val on {group[0]['evalset_id']}"] if group[0]["rank"] is not None else []
-        said = ", ".join([*own, *faces])
+        heading = ", ".join([*own, *faces])
         protocols = {row["protocol_id"] for row in group if row["rank"] is not None}
-        if len(protocols) > 1:  # the same rows, so ranked, as one asks of a sweep over image_size; but said
-            said += f" (as {len(protocols)} protocols: not all see the same pixels of them)"
-        found.append(f"{said}: other faces than in the other tables, so ranked apart" if measured > 1 else said)
-    return found
+        if len(protocols) > 1:  # the same rows, so they are ranked, for example in a sweep over image_size
+            heading += f" (as {len(protocols)} protocols: not all see the same pixels of them)"
+        lines.append(f"{heading}: other faces than in the other tables, so ranked apart" if measured > 1 else heading)
+    return lines
 
 
 def _columns(groups: list[list[Row]]) -> tuple[list[str], list[str]]:
@@ -126,12 +126,12 @@ def _columns(groups: list[list[Row]]) -> tuple[list[str], list[str]]:
     return list(varied), list(dict.fromkeys(name for row in every for name in row["scores"]))
 
 
-def printed(groups: list[list[Row]]) -> Iterator[Any]:
-    """For each group a line that says what it was measured on, and its table."""
+def rich_tables(groups: list[list[Row]]) -> Iterator[Any]:
+    """For each group a heading and its table, for a rich console."""
     from rich.table import Table
     from rich.text import Text
 
-    from fer_lib.pipeline.progress import shown
+    from fer_lib.pipeline.progress import format_value
 
     varied, _ = _columns(groups)
     for heading, group in zip(headings(groups), groups, strict=True):
@@ -143,7 +143,7 @@ def printed(groups: list[list[Row]]) -> Iterator[Any]:
             table.add_column(head, justify="left" if words else "right", overflow="fold")
         for row in group:
             cells = ["" if row["rank"] is None else str(row["rank"]), *(row["values"].get(n, "") for n in varied)]
-            cells += [row["phase"], *(shown(row["scores"].get(name, "")) for name in scores)]
+            cells += [row["phase"], *(format_value(row["scores"].get(name, "")) for name in scores)]
             table.add_row(*(Text(cell) for cell in cells + [row["status"]] * _unfinished(group)))
         yield Text(heading)
         yield table
@@ -154,33 +154,34 @@ def _unfinished(group: list[Row]) -> bool:
 
 
 def as_csv(groups: list[list[Row]]) -> str:
-    """All groups as one CSV; what a spreadsheet would run as a formula is neutralised."""
-    from fer_lib.datasets.interchange import neutral
+    """All groups as one CSV; cells that a spreadsheet would run as formulas are escaped."""
+    from fer_lib.datasets.interchange import escape_formula
 
     varied, scores = _columns(groups)
     text = io.StringIO()
     writer = csv.writer(text)
     head = ["group", "rank", *varied, "phase", "status", *scores, "evalset_id", "protocol_id", "evaluated_on",
             "run_id"]  # fmt: skip
-    writer.writerow([neutral(name) for name in head])
+    writer.writerow([escape_formula(name) for name in head])
     for number, group in enumerate(groups, 1):
         for row in group:
             cells = [number, row["rank"], *(row["values"].get(name) for name in varied), row["phase"], row["status"]]
             cells += [row["scores"].get(name) for name in scores] + [row["evalset_id"], row["protocol_id"]]
             cells += [" ".join(f"{name}:{evalset}" for name, evalset in row["evaluated_on"].items()), row["run_id"]]
-            writer.writerow([neutral(cell) if isinstance(cell, str) else cell for cell in cells])
+            writer.writerow([escape_formula(cell) if isinstance(cell, str) else cell for cell in cells])
     return text.getvalue()
 
 
 def as_json(title: str, executions: list[Execution], groups: list[list[Row]]) -> dict[str, Any]:
-    """Every combination with what became of its phases, and the groups of rows."""
+    """Every combination with the results of its phases, and the groups of rows."""
     combinations = []
     for execution in executions:
         phases = {
-            name: {"status": o.status, "run_id": o.run_id, "headline": o.headline}
-            for name, o in execution.outcomes.items()
+            name: {"status": r.status, "run_id": r.run_id, "headline": r.headline}
+            for name, r in execution.results.items()
         }
-        told = {"values": execution.values, "run_id": execution.run_id, "status": execution.ended or "NOT STARTED"}
-        combinations.append(told | {"phases": phases, "not_started": execution.not_started})
-    tables = [{"measured": said, "rows": group} for said, group in zip(headings(groups), groups, strict=True)]
+        record = {"values": execution.values, "run_id": execution.run_id}
+        record |= {"status": execution.final_status or "NOT STARTED"}
+        combinations.append(record | {"phases": phases, "not_started": execution.not_started})
+    tables = [{"measured": heading, "rows": group} for heading, group in zip(headings(groups), groups, strict=True)]
     return {"name": title, "ranked_by": RANKED_BY, "combinations": combinations, "groups": tables}

@@ -1,4 +1,4 @@
-"""``fer run``: the phases of a run file below one MLflow run."""
+"""``fer run``: the phases of a run file as child runs of one MLflow run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fer_lib.errors import ParamsError
 from fer_lib.pipeline import folders
-from fer_lib.pipeline.runfile import Phase, RunPlan, load_run
+from fer_lib.pipeline.runfile import Phase, RunPlan, input_phases, load_run
 
 
 def run_file(
@@ -20,48 +20,48 @@ def run_file(
     until: Collection[str] = (),
     parallel: int = 1,
 ) -> int:
-    """Run the phases of a run file; 0 when all finished, 1 when one failed, 130 when it was interrupted.
+    """Run the phases of a run file; 0 when all finish, 1 when one fails, 130 after an interrupt.
 
     Args:
         path: the run file; overrides: ``phase.key=value``; smoke: shrink every phase (see :func:`runfile.load_run`).
         only: run this phase alone, on the newest finished phases before it.
-        from_: the same, but go on with those after it.  Phases before are taken as they are, even when the code that
-            made them has changed since (that is said).
-        fresh: ignore finished folders of the phases that are to run, and begin them anew.
-        until: run only phases of these kinds and what they need.
-        parallel: so many phases that do not need each other run at once, each with a device of its own.  A phase that
-            fails then stops only those that need it; one at a time, it ends the run.
+        from_: run this phase and those after it.  Phases before it are re-used, also when their code has changed; a
+            message says so.
+        fresh: run the phases in new folders, also when they are finished.
+        until: run only phases of these kinds and the phases that they need.
+        parallel: number of independent phases that run at once, each with its own device.  When a phase fails, only
+            those that need it are stopped; with 1, the run ends.
 
     Raises:
         ParamsError: before anything starts, when a parameter, ``only`` or ``from_`` is wrong.
-        FerError: a phase is being run by another process, or one before ``only``/``from_`` has never finished.
+        FerError: another process runs a phase, or a phase before ``only``/``from_`` has not finished.
     """
     plan = load_run(path, overrides, smoke)
-    chosen = choose(plan, only, from_, until)
+    phases = select_phases(plan, only, from_, until)
     for phase in plan.phases:
         folders.notebook_path(phase.kind)
 
-    from fer_lib.pipeline.execution import Execution, session
-    from fer_lib.pipeline.progress import PhaseBar, outcome_table
-    from fer_lib.pipeline.schedule import Schedule, goes_on, not_started
-    from fer_lib.pipeline.workers import workers
+    from fer_lib.pipeline.execution import Execution, open_session
+    from fer_lib.pipeline.progress import PhaseBar, result_table
+    from fer_lib.pipeline.schedule import Schedule, not_started, resume_hint
+    from fer_lib.pipeline.workers import open_workers
 
-    with session(fresh) as shared, workers(parallel) as place:
-        execution = Execution(shared, plan, chosen, taken=bool(only or from_))
-        execution.open()
-        with PhaseBar(shared.console, plan.name, len(chosen)) as bar:
-            code = Schedule([execution], place, bar, keep_going=parallel > 1).run()
-        shared.console.print(outcome_table(plan.name, list(execution.outcomes.values())))
+    with open_session(fresh) as shared, open_workers(parallel) as pool:
+        execution = Execution(shared, plan, phases, reuse_earlier=bool(only or from_))
+        execution.start_run()
+        with PhaseBar(shared.console, plan.name, len(phases)) as bar:
+            code = Schedule([execution], pool, bar, keep_going=parallel > 1).run()
+        shared.console.print(result_table(plan.name, list(execution.results.values())))
         for line in not_started([execution]):
             shared.console.print(f"not started: {line}", markup=False, highlight=False)
         if code == 0:
             shared.console.print("open the results with: fer ui")
         else:
-            shared.console.print(goes_on(fresh))
+            shared.console.print(resume_hint(fresh))
     return code
 
 
-def choose(
+def select_phases(
     plan: RunPlan, only: str | None = None, from_: str | None = None, until: Collection[str] = ()
 ) -> list[Phase]:
     """The phases to run, in order."""
@@ -72,9 +72,9 @@ def choose(
     if from_:
         return plan.phases[plan.phases.index(plan.phase(from_)) :]
     if until:
-        wanted = {phase.name for phase in plan.phases if phase.kind in until}
+        needed = {phase.name for phase in plan.phases if phase.kind in until}
         for phase in reversed(plan.phases):
-            if phase.name in wanted:
-                wanted |= {p.name for values in phase.links.values() for p in values if isinstance(p, Phase)}
-        return [phase for phase in plan.phases if phase.name in wanted]
+            if phase.name in needed:
+                needed |= input_phases(phase)
+        return [phase for phase in plan.phases if phase.name in needed]
     return plan.phases

@@ -1,7 +1,7 @@
-"""A run file (``params/NAME.yaml``) becomes a plan of validated phases, before anything heavy is imported or started.
+"""Reads a run file (``params/NAME.yaml``) into a plan of validated phases, without heavy imports.
 
     name: quickstart
-    seed: 1337                 # optional: for every phase that sets none
+    seed: 1337                 # optional: the default seed of all phases
     experiment: fer            # optional
     include: [data.yaml]       # optional: other run files, whose phases come first (see fer_lib.pipeline.includes)
     phases:                    # in the order in which they run
@@ -30,38 +30,39 @@ from fer_lib import params as params_module
 from fer_lib.errors import ParamsError
 from fer_lib.params import PhaseParams
 from fer_lib.params.strict import closest, parse, validate
-from fer_lib.pipeline.includes import read_run, targets
+from fer_lib.pipeline.includes import matching_phases, read_run
 from fer_lib.storage.paths import external, is_uri
 
 
 @dataclass(frozen=True)
 class Input:
-    """An input field: the kinds that a blank one is taken from, one or all of them, and whether it must be found.
+    """An input field of a phase.
 
-    Where ``taken`` is False a blank one stays so.  These kinds may be named, and those in ``named``.
+    ``kinds``: a blank field uses the newest earlier phase of these kinds, or all of them with ``many``; with
+    ``fill_blank=False`` it stays blank.  ``more_kinds``: further kinds that the field may name.
     """
 
     kinds: tuple[str, ...]
     many: bool = False
     required: bool = True
-    taken: bool = True
-    named: tuple[str, ...] = ()
+    fill_blank: bool = True
+    more_kinds: tuple[str, ...] = ()
 
 
 INPUTS: dict[str, Input] = {
     "imports": Input(("import",)),
     "manifest": Input(("manifest", "audit")),
-    "manifests": Input(("manifest", "audit"), many=True, required=False, taken=False),
-    "fits": Input(("teacher",), many=True, named=("student",)),
-    "teachers": Input(("teacher",), many=True, named=("checkpoints",)),
+    "manifests": Input(("manifest", "audit"), many=True, required=False, fill_blank=False),
+    "fits": Input(("teacher",), many=True, more_kinds=("student",)),
+    "teachers": Input(("teacher",), many=True, more_kinds=("checkpoints",)),
     "softlabels": Input(("softlabels",)),
-    "models": Input(("teacher", "student"), many=True, named=("checkpoints", "adapt")),
+    "models": Input(("teacher", "student"), many=True, more_kinds=("checkpoints", "adapt")),
     "ensembles": Input(("softlabels",), many=True, required=False),
     "evaluation": Input(("evaluate",), required=False),
-    "candidates": Input(("student",), many=True, named=("checkpoints", "adapt")),
+    "candidates": Input(("student",), many=True, more_kinds=("checkpoints", "adapt")),
     "session": Input((), required=False),
-    "init_from": Input((), required=False, named=("teacher", "student", "checkpoints", "adapt")),
-    "base": Input(("student",), named=("teacher", "checkpoints", "adapt")),
+    "init_from": Input((), required=False, more_kinds=("teacher", "student", "checkpoints", "adapt")),
+    "base": Input(("student",), more_kinds=("teacher", "checkpoints", "adapt")),
     "buffers": Input((), many=True, required=False),
     "gate_session": Input((), required=False),
 }
@@ -69,13 +70,13 @@ INPUTS: dict[str, Input] = {
 
 @dataclass(frozen=True)
 class Phase:
-    """One validated phase.  ``links``: input field -> earlier phases (by name, as :class:`Phase`) or folders/URIs."""
+    """One validated phase.  ``inputs``: input field -> earlier phases, or folders and URIs as written."""
 
     name: str
     kind: str
     notebook: str
     params: PhaseParams
-    links: dict[str, list[Phase | str]] = field(default_factory=dict)
+    inputs: dict[str, list[Phase | str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,18 +89,23 @@ class RunPlan:
     path: Path | None = None
 
     def phase(self, name: str) -> Phase:
-        """The phase of that name; ParamsError naming the closest one when there is none."""
+        """The phase with this name.  Raises ParamsError naming the closest one when there is none."""
         for phase in self.phases:
             if phase.name == name:
                 return phase
         raise ParamsError(f"there is no phase {name!r} in this run{closest(name, [p.name for p in self.phases])}")
 
 
+def input_phases(phase: Phase) -> set[str]:
+    """Names of the phases that ``phase`` uses as inputs."""
+    return {p.name for sources in phase.inputs.values() for p in sources if isinstance(p, Phase)}
+
+
 def input_fields(kind: str) -> dict[str, Input]:
-    """The input fields that this kind has; a blank one is never taken from a phase of the same kind."""
+    """The input fields of this kind; a blank one never uses a phase of the same kind."""
     fields = params_module.KINDS[kind][0].model_fields
     own = {name: spec for name, spec in INPUTS.items() if name in fields}
-    kinds = {name: tuple(k for k in spec.kinds if k != kind) if spec.taken else () for name, spec in own.items()}
+    kinds = {name: tuple(k for k in spec.kinds if k != kind) if spec.fill_blank else () for name, spec in own.items()}
     return {name: replace(spec, kinds=kinds[name]) for name, spec in own.items()}
 
 
@@ -108,13 +114,13 @@ def load_run(path: Path | str, overrides: Sequence[str] = (), smoke: bool = Fals
 
     Args:
         path: the YAML file.
-        overrides: ``phase.key=value`` (``key`` may be nested, ``augment.flip``; the value is read as YAML).  Where no
-            phase has that name, the name of a kind changes all its phases.
-        smoke: shrink every phase to a minute's work.
+        overrides: ``phase.key=value``; ``key`` may be nested (``augment.flip``), and the value is YAML.  The name of a
+            kind changes all its phases when no phase has that name.
+        smoke: shrink every phase to about a minute.
 
     Raises:
-        ParamsError: the file is missing or broken (with the line), or a phase, key or value is not valid (naming key,
-            phase and the closest valid key).
+        ParamsError: the file is missing or broken, or a phase, key or value is not valid.  The message has the line,
+            or the phase, the key and the closest valid key.
     """
     path = Path(path)
     text = read_run(path)
@@ -124,39 +130,39 @@ def load_run(path: Path | str, overrides: Sequence[str] = (), smoke: bool = Fals
         if not isinstance(value, str) or not value.strip():
             raise ParamsError(f"{path}: {key!r} must be a text, got {value!r}")
     kinds, values = {}, {}
-    for phase, given in text.phases.items():
-        kinds[phase], values[phase] = _phase(path, phase, given)
+    for phase, mapping in text.phases.items():
+        kinds[phase], values[phase] = _parse_phase(path, phase, mapping)
         if "name" in params_module.KINDS[kinds[phase]][0].model_fields:
-            values[phase].setdefault("name", phase)  # two students that both kept the default could not be told apart
+            values[phase].setdefault("name", phase)  # tables need distinct names
     if smoke:
         _apply_smoke(path, text.smoke, kinds, values)
     for override in overrides:
-        _override(override, kinds, values)
+        _apply_override(override, kinds, values)
     plan: list[Phase] = []
     for phase, kind in kinds.items():
         model, notebook = params_module.KINDS[kind]
-        ready = Phase(phase, kind, notebook, validate(model, values[phase], phase))
-        before = [earlier for earlier in plan if earlier.name in text.sight[phase]]
-        plan.append(Phase(phase, kind, notebook, ready.params, links(ready, before, list(kinds))))
-        _told_apart(plan[-1])
+        validated = Phase(phase, kind, notebook, validate(model, values[phase], phase))
+        before = [earlier for earlier in plan if earlier.name in text.visible_phases[phase]]
+        plan.append(replace(validated, inputs=resolve_inputs(validated, before, list(kinds))))
+        _check_model_names(plan[-1])
     return RunPlan(name, experiment, plan, path)
 
 
-def _phase(path: Path, phase: Any, given: Any) -> tuple[str, dict[str, Any]]:
+def _parse_phase(path: Path, phase: Any, mapping: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(phase, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", phase):
         raise ParamsError(f"{path}: phase name {phase!r}: use letters, digits, '_' and '-', beginning with a letter")
-    own = {} if given is None else given
-    if not isinstance(own, dict):
-        raise ParamsError(f"{path}: phase {phase!r} must be a mapping of parameters, got {given!r}")
-    own = copy.deepcopy(own)
-    kind = own.pop("kind", phase)
+    values = {} if mapping is None else mapping
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path}: phase {phase!r} must be a mapping of parameters, got {mapping!r}")
+    values = copy.deepcopy(values)
+    kind = values.pop("kind", phase)
     if kind not in params_module.KINDS:
         hint = closest(str(kind), params_module.KINDS)
         raise ParamsError(f"{path}: phase {phase!r}: unknown kind {kind!r}{hint}; set kind: KIND in the phase")
-    return kind, own
+    return kind, values
 
 
-def _override(text: str, kinds: dict[str, str], values: dict[str, dict]) -> None:
+def _apply_override(text: str, kinds: dict[str, str], values: dict[str, dict]) -> None:
     left, equals, right = text.partition("=")
     name, dot, key = left.strip().partition(".")
     if not equals or not dot or not key:
@@ -165,12 +171,13 @@ def _override(text: str, kinds: dict[str, str], values: dict[str, dict]) -> None
         value = parse(right)
     except yaml.YAMLError as error:
         raise ParamsError(f"-p {text}: the value is not valid YAML: {getattr(error, 'problem', error)}") from error
-    for phase in targets(name, kinds, f"-p {text}"):
-        _set(params_module.KINDS[kinds[phase]][0], values[phase], key.split("."), value, f"-p {text}: phase {phase!r}")
+    for phase in matching_phases(name, kinds, f"-p {text}"):
+        model = params_module.KINDS[kinds[phase]][0]
+        _set_value(model, values[phase], key.split("."), value, f"-p {text}: phase {phase!r}")
 
 
-def _set(model: type[BaseModel], values: dict, keys: list[str], value: Any, what: str) -> None:
-    """``values[k1][k2]... = value``; a number steps into a list; absent levels start from the model's defaults."""
+def _set_value(model: type[BaseModel], values: dict, keys: list[str], value: Any, what: str) -> None:
+    """``values[k1][k2]... = value``; a number indexes a list; absent levels start from the model's defaults."""
     if keys[0] not in model.model_fields:
         raise ParamsError(f"{what}: unknown key {keys[0]!r}{closest(keys[0], model.model_fields)}")
     if len(keys) > 1 and keys[0] not in values:
@@ -187,33 +194,30 @@ def _set(model: type[BaseModel], values: dict, keys: list[str], value: Any, what
             at = at.setdefault(key, {}) if isinstance(at, dict) else at[key]
 
 
-def _apply_smoke(path: Path, own: dict[str, dict], kinds: dict[str, str], values: dict[str, dict]) -> None:
+def _apply_smoke(path: Path, smoke: dict[str, dict], kinds: dict[str, str], values: dict[str, dict]) -> None:
     for phase, kind in kinds.items():
         model = params_module.KINDS[kind][0]
-        written = validate(model, values[phase], phase)  # a wrong value is reported as written, not as shrunk
-        values[phase] |= shrink(kind, written.model_dump(mode="json"), kinds) | {"smoke": True}
-    for phase, changes in own.items():
+        params = validate(model, values[phase], phase)  # before shrinking: messages show the value in the file
+        values[phase] |= shrink(kind, params.model_dump(mode="json"), kinds) | {"smoke": True}
+    for phase, changes in smoke.items():
         model = params_module.KINDS[kinds[phase]][0]
         for key, value in changes.items():
-            _set(model, values[phase], str(key).split("."), value, f"{path}: smoke: phase {phase!r}")
+            _set_value(model, values[phase], str(key).split("."), value, f"{path}: smoke: phase {phase!r}")
 
 
 def shrink(kind: str, values: dict[str, Any], phases: Iterable[str] = ()) -> dict[str, Any]:
-    """The changes that make a phase of this kind a matter of seconds, whatever its own parameters say.
-
-    ``phases``: the run's own, which are shrunk as well.
-    """
+    """The changes with which a phase of this kind takes seconds.  ``phases``: names of the run's phases."""
     if kind in ("teacher", "student"):
         return _shrink_fit(values, phases)
     if kind == "import":
-        fewer = [{"faces": min(s["faces"], 400)} if s["root"] == "embedded" else {} for s in values["sources"]]
-        return {"sources": [source | less for source, less in zip(values["sources"], fewer, strict=True)]}
+        changes = [{"faces": min(s["faces"], 400)} if s["root"] == "embedded" else {} for s in values["sources"]]
+        return {"sources": [source | change for source, change in zip(values["sources"], changes, strict=True)]}
     if kind == "manifest":
-        less: dict[str, Any] = {"max_per_class": min(values["max_per_class"] or 60, 60)}
-        if values["manifests"] and not values["curate"]["selection"].startswith("uncleaned_"):  # which keeps every row
+        changes: dict[str, Any] = {"max_per_class": min(values["max_per_class"] or 60, 60)}
+        if values["manifests"] and not values["curate"]["selection"].startswith("uncleaned_"):  # it keeps all rows
             caps = {"max_per_class_and_source": 60, "cap_splits": ["train", "val", "test"]}
-            less["curate"] = values["curate"] | caps
-        return less
+            changes["curate"] = values["curate"] | caps
+        return changes
     if kind == "audit":
         return {"noise_nets": values["noise_nets"] | {"folds": 2, "rounds": 1, "epochs": 1}}
     if kind in ("checkpoints", "evaluate"):
@@ -225,63 +229,63 @@ def _shrink_fit(values: dict[str, Any], phases: Iterable[str]) -> dict[str, Any]
     from fer_lib.models.classifier import takes
 
     cap = {"epochs": 1, "accum_steps": 1}
-    if not values["init_from"] or values["init_from"] in phases:  # else the weights' own width must be met
+    if not values["init_from"] or values["init_from"] in phases:  # weights from outside the run fix the width
         cap["embed_dim"] = 64
     if values["image_size"] > 48 and takes(values["backbone"], 48):
         cap["image_size"] = 48
     caps = {key: min(values[key], most) for key, most in cap.items()}
     batches = {"max_train_batches": 4, "max_val_batches": 2}
-    caps |= {key: min(values[key] or most, most) for key, most in batches.items()}  # 0 means all of them
+    caps |= {key: min(values[key] or most, most) for key, most in batches.items()}  # 0 means all
     least = max(7 * values["min_per_class"], 2 * values["processes"])
     caps["batch_size"] = min(values["batch_size"], max(32, least))
     times = {key: values[key] for key in ("warmup_epochs", "plain_epochs", "ramp_end") if values.get(key, 0) >= 1}
-    return caps | {key: value / values["epochs"] for key, value in times.items()}  # the same shares of one epoch
+    return caps | {key: value / values["epochs"] for key, value in times.items()}  # the same fractions of one epoch
 
 
-def links(phase: Phase, before: list[Phase], every: list[str]) -> dict[str, list[Phase | str]]:
-    """Where each input of ``phase`` comes from: earlier phases of the run, or folders and URIs as written.
+def resolve_inputs(phase: Phase, before: list[Phase], names: list[str]) -> dict[str, list[Phase | str]]:
+    """Input field of ``phase`` -> earlier phases of the run, or folders and URIs as written (:class:`Input`).
 
-    A blank field takes the newest earlier phase (or, when it is a list, all of them) of the right kinds.
+    ``before``: the phases that it can use; ``names``: all phases of the run.
     """
-    found: dict[str, list[Phase | str]] = {}
+    inputs: dict[str, list[Phase | str]] = {}
     for name, spec in input_fields(phase.kind).items():
-        written = getattr(phase.params, name)
-        given = [value for value in ([written] if isinstance(written, str) else written) if value]
-        if given:
-            found[name] = [_reference(phase, name, value, before, every) for value in given]
+        value = getattr(phase.params, name)
+        references = [v for v in ([value] if isinstance(value, str) else value) if v]
+        if references:
+            inputs[name] = [_resolve_reference(phase, name, v, before, names) for v in references]
             continue
         if name == "softlabels" and getattr(phase.params, "mode", "") == "ce":
-            found[name] = []
+            inputs[name] = []
             continue
         matching: list[Phase | str] = [p for p in before if p.kind in spec.kinds]
-        found[name] = matching if spec.many else matching[-1:]
+        inputs[name] = matching if spec.many else matching[-1:]
         if spec.required and not matching:
             kinds = " or ".join(spec.kinds)
-            raise ParamsError(f"phase {phase.name!r}: key {name!r} is blank and no {kinds} phase stands before it: "
-                              f"add one, or set {name} to a finished phase's folder")  # fmt: skip
-    return found
+            raise ParamsError(f"phase {phase.name!r}: key {name!r} is blank and no {kinds} phase is before it: add "
+                              f"one, or set {name} to a finished phase's folder")  # fmt: skip
+    return inputs
 
 
-def _told_apart(phase: Phase) -> None:
-    """ParamsError when two models that ``phase`` puts into one table have one name."""
+def _check_model_names(phase: Phase) -> None:
+    """Raise ParamsError when two models in one table of ``phase`` have the same name."""
     owner: dict[str, str] = {}
-    for model in phase.links.get("models", []):
+    for model in phase.inputs.get("models", []):
         if isinstance(model, Phase) and (first := owner.setdefault(model.params.name, model.name)) != model.name:
             raise ParamsError(f"phases {first!r} and {model.name!r} are both called {model.params.name!r}, and "
-                              f"{phase.name!r} puts them into one table: give one another name")  # fmt: skip
+                              f"{phase.name!r} has both in one table: set another name for one of them")  # fmt: skip
 
 
-def _reference(phase: Phase, name: str, value: str, before: list[Phase], every: list[str]) -> Phase | str:
+def _resolve_reference(phase: Phase, name: str, value: str, before: list[Phase], names: list[str]) -> Phase | str:
     for earlier in before:
         if earlier.name == value:
-            fitting = INPUTS[name].kinds + INPUTS[name].named
-            if earlier.kind not in fitting:
-                hint = closest(value, [p.name for p in before if p.kind in fitting])
+            kinds = INPUTS[name].kinds + INPUTS[name].more_kinds
+            if earlier.kind not in kinds:
+                hint = closest(value, [p.name for p in before if p.kind in kinds])
                 raise ParamsError(f"phase {phase.name!r}: key {name!r}: {value!r} is a phase of kind {earlier.kind!r}, "
-                                  f"not {' or '.join(fitting)}{hint}")  # fmt: skip
+                                  f"not {' or '.join(kinds)}{hint}")  # fmt: skip
             return earlier
-    if value in every:
-        raise ParamsError(f"phase {phase.name!r}: key {name!r}: the phase {value!r} does not stand before this one")
+    if value in names:
+        raise ParamsError(f"phase {phase.name!r}: key {name!r}: the phase {value!r} is not before this one")
     if is_uri(value) or external(value).exists():
         return value
     raise ParamsError(f"phase {phase.name!r}: key {name!r}: {value!r} is neither an earlier phase, nor an existing "

@@ -1,4 +1,4 @@
-"""Which phase begins when.  One schedule for a run, for phases side by side and for a sweep."""
+"""The order in which phases start, for a run, for parallel phases and for a sweep."""
 
 from __future__ import annotations
 
@@ -13,136 +13,136 @@ from fer_lib.pipeline.workers import InProcess, ProcessPool, signals_deferred, s
 
 
 class Schedule:
-    """Runs the phases of some executions: each when what it needs is finished and a slot is free, in their order.
+    """Runs the phases of executions in order; a phase starts when its inputs are finished and a slot is free.
 
-    Two executions never run the same phase: the second waits and re-uses it.  ``keep_going``: after a failure
-    everything that does not depend on it still runs; otherwise nothing more begins.
+    Two executions never run the same phase: the second waits and re-uses it.  ``keep_going``: after a failure, phases
+    that do not depend on it still run; otherwise no more phases start.
     """
 
-    def __init__(self, executions: list[Execution], place: InProcess | ProcessPool, bar, keep_going: bool):
-        self.executions, self.place, self.bar, self.keep_going = executions, place, bar, keep_going
+    def __init__(self, executions: list[Execution], pool: InProcess | ProcessPool, bar, keep_going: bool):
+        self.executions, self.pool, self.bar, self.keep_going = executions, pool, bar, keep_going
         self.tasks: dict[tuple[int, str], Task] = {}
         self.running: dict[Future, tuple[Task, int]] = {}
         self.stopping = False
 
     def run(self) -> int:
-        """0 when every phase is finished, 1 when one failed, 130 when it was interrupted.
+        """Run all; 0 when every phase finishes, 1 when one fails, 130 after an interrupt.
 
         Raises:
-            FerError: another process runs one of the phases, or an input is missing; what ran here has ended.
+            FerError: another process runs one of the phases, or an input is missing.  No phase runs any more.
         """
         try:
             self._run()
         except KeyboardInterrupt:
             with signals_ignored():
-                self._stop()
-                self._close("KILLED")
+                self._interrupt()
+                self._end_runs("KILLED")
             return 130
         except BaseException:
             with signals_ignored():
-                self._stop()
-                self._close("FAILED")
+                self._interrupt()
+                self._end_runs("FAILED")
             raise
-        return 0 if all(execution.complete for execution in self.executions) else 1
+        return 0 if all(execution.is_complete for execution in self.executions) else 1
 
     def _run(self) -> None:
-        trouble: FerError | None = None
+        error: FerError | None = None
         while True:
             if not self.stopping:
                 try:
-                    self._fill()
-                except FerError as error:  # what runs already may finish
-                    trouble, self.stopping = error, True
-                    self.bar.refused(error, len(self.running))
+                    self._start_ready()
+                except FerError as caught:  # running phases may finish
+                    error, self.stopping = caught, True
+                    self.bar.stop(error, len(self.running))
             if not self.running:
                 break
             for future in wait(self.running, return_when=FIRST_COMPLETED).done:
-                self._ended(future)
-        if trouble is not None:
-            raise trouble
-        self._close("FAILED")
+                self._handle_end(future)
+        if error is not None:
+            raise error
+        self._end_runs("FAILED")
 
-    def _fill(self) -> None:
-        """Begin what can begin, and settle what is finished already, until nothing more can."""
-        moved = True
-        while moved:
-            moved = False
+    def _start_ready(self) -> None:
+        """Start or skip phases until none is ready or all slots are taken."""
+        changed = True
+        while changed:
+            changed = False
             for execution in self.executions:
-                for phase in execution.left()[0]:
-                    if len(self.running) == self.place.count:
+                for phase in execution.pending()[0]:
+                    if len(self.running) == self.pool.count:
                         return
-                    moved |= self._move(execution, phase)
-                if execution.over:
-                    self._close_one(execution)
+                    changed |= self._advance(execution, phase)
+                if execution.is_over:
+                    self._end_one(execution)
 
-    def _move(self, execution: Execution, phase) -> bool:
-        """Settle or begin one phase; False when it has to wait."""
-        place = (id(execution), phase.name)
-        if place not in self.tasks:
-            self.tasks[place] = Task(execution, phase)
-        task = self.tasks[place]
-        outcome = task.settle()
-        if outcome is not None:
-            self.bar.settled(outcome)
+    def _advance(self, execution: Execution, phase) -> bool:
+        """Skip or start one phase; False when it has to wait."""
+        key = (id(execution), phase.name)
+        if key not in self.tasks:
+            self.tasks[key] = Task(execution, phase)
+        task = self.tasks[key]
+        result = task.find_result()
+        if result is not None:
+            self.bar.skip(result)
             return True
-        if task.waits:
+        if task.is_waiting:
             return False
-        slot = min(set(range(self.place.count)) - {used for _, used in self.running.values()})
+        slot = min(set(range(self.pool.count)) - {used for _, used in self.running.values()})
         with signals_deferred():
-            work = task.begin(self.place.environment(slot, phase.params))
-            self.bar.begin(task.outcome)
-        self.running[self.place.submit(work)] = (task, slot)
+            work = task.start(self.pool.environment(slot, phase.params))
+            self.bar.start(task.result)
+        self.running[self.pool.submit(work)] = (task, slot)
         return True
 
-    def _ended(self, future: Future) -> None:
+    def _handle_end(self, future: Future) -> None:
         error = future.exception()
         task, _ = self.running[future]
         if isinstance(error, BrokenProcessPool):
-            said = "the process that ran it was killed (out of memory?): run the same again, with a smaller --parallel"
-            error = NotebookFailed("WorkerDied", said, task.output)
+            message = "its worker process was killed (out of memory?): run the same command with a smaller --parallel"
+            error = NotebookFailed("WorkerDied", message, task.output)
         self._finish(future, error)
         if isinstance(error, KeyboardInterrupt):
             raise error
-        if task.outcome.status == "failed" and not self.keep_going:
+        if task.result.status == "failed" and not self.keep_going:
             self.stopping = True
-        if task.execution.over:
-            self._close_one(task.execution)
+        if task.execution.is_over:
+            self._end_one(task.execution)
 
     def _finish(self, future: Future, error: BaseException | None) -> None:
         with signals_deferred():
             task, slot = self.running.pop(future)
-            self.place.free(slot)
+            self.pool.free(slot)
             self._end(task, error)
 
     def _end(self, task: Task, error: BaseException | None) -> None:
         try:
             task.end(error)
         finally:
-            self.bar.end(task.outcome)
+            self.bar.finish(task.result)
 
-    def _stop(self) -> None:
-        """End what runs."""
-        self.place.interrupt()
+    def _interrupt(self) -> None:
+        """Interrupt the running phases and end their runs."""
+        self.pool.interrupt()
         for future in list(self.running):
             error = future.exception()
             self._finish(future, None if error is None else KeyboardInterrupt())
-        for task in self.tasks.values():  # begun, and interrupted before it was handed on
-            if task.outcome is not None and task.outcome.status == "running":
+        for task in self.tasks.values():  # started, but interrupted before it reached the pool
+            if task.result is not None and task.result.status == "running":
                 self._end(task, KeyboardInterrupt())
 
-    def _close(self, status: str) -> None:
-        """Close the executions that are open still, and not complete."""
+    def _end_runs(self, status: str) -> None:
+        """End the MLflow runs that are open, with ``status`` where a phase is missing."""
         for execution in self.executions:
-            if execution.run_id and not execution.ended:
-                execution.close("FINISHED" if execution.complete else status)
+            if execution.run_id and not execution.final_status:
+                execution.end_run("FINISHED" if execution.is_complete else status)
 
-    def _close_one(self, execution: Execution) -> None:
-        if not execution.ended:
-            execution.close("FINISHED" if execution.complete else "FAILED")
+    def _end_one(self, execution: Execution) -> None:
+        if not execution.final_status:
+            execution.end_run("FINISHED" if execution.is_complete else "FAILED")
 
 
 def not_started(executions: list[Execution]) -> list[str]:
-    """Names of phases that never began, with the combination that they belong to."""
+    """Names of phases that have not started, one line per combination."""
     lines = []
     for execution in executions:
         if names := execution.not_started:
@@ -150,6 +150,6 @@ def not_started(executions: list[Execution]) -> list[str]:
     return lines
 
 
-def goes_on(fresh: bool) -> str:
-    """What to give next after a run that did not finish; with ``--fresh`` again all of it would begin anew."""
-    return f"finished phases are kept: the same command{' without --fresh' * fresh} goes on from here"
+def resume_hint(fresh: bool) -> str:
+    """The next step after a run that did not finish; ``--fresh`` would start all phases again."""
+    return f"finished phases are kept: the same command{' without --fresh' * fresh} continues from here"

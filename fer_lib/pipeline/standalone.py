@@ -1,75 +1,72 @@
-"""A phase that is run by itself, from its notebook."""
+"""Phases that run from their notebook without a pipeline."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from fer_lib import params as params_module
 from fer_lib.errors import FerError
 from fer_lib.pipeline import cache_key, folders
-from fer_lib.pipeline.folders import finished
+from fer_lib.pipeline.folders import finished_phases
 from fer_lib.pipeline.runfile import input_fields
 from fer_lib.storage.json_files import read_json
 from fer_lib.storage.paths import external, home, is_uri
-from fer_lib.tracking.records import draw_figures
+from fer_lib.tracking.records import enable_png_figures
 from fer_lib.tracking.runs import PhaseRun, inherited_run
 
 
-def prepare_alone(params, kind: str, name: str | None = None) -> dict[str, Any]:
-    """The plan of a phase that is run by itself: phase, kind, key, params, resolved inputs, output_dir."""
-    inputs = alone_inputs(kind, params)
+def prepare_standalone(params, kind: str, name: str | None = None) -> dict[str, Any]:
+    """The plan of a phase without a pipeline: phase, kind, key, params, inputs, output_dir."""
+    inputs = standalone_inputs(kind, params)
     key = cache_key.phase_key(kind, params.model_dump(mode="json"), inputs, folders.notebook_path(kind))
     folder = external(params.output_dir) if params.output_dir else folders.folder_for(name or kind, key)
     plan = {"phase": name or kind, "kind": kind, "key": key, "params": folders.own_params(params)}
     return plan | {"inputs": inputs, "output_dir": str(folder)}
 
 
-def prepared(params) -> dict[str, Any]:
-    """The plan that the pipeline wrote into the phase's folder, with the inputs that it passed as parameters."""
+def read_plan(params) -> dict[str, Any]:
+    """The plan that the pipeline wrote to the phase's folder, with the inputs that it passed as parameters."""
     plan = read_json(Path(params.output_dir) / "phase.json")
     inputs = {name: getattr(params, name) for name in input_fields(plan["kind"])}
     return plan | {"inputs": inputs, "output_dir": params.output_dir}
 
 
-def upstream(kind: str, name: str) -> str | list[str]:
-    """What a notebook of ``kind``, run alone, takes for its blank input ``name``."""
-    return alone_inputs(kind, params_module.KINDS[kind][0]())[name]
+def standalone_inputs(kind: str, params) -> dict[str, str | list[str]]:
+    """Inputs of a phase without a pipeline: folders and URIs as written; blank ones are finished phases of the store.
 
+    All phases of the store belong to one manifest: the newest for which every input is finished.  Without one, the
+    needed phases of ``params/quickstart.yaml`` run first.
 
-def alone_inputs(kind: str, params) -> dict[str, str | list[str]]:
-    """Inputs of a phase that is run by itself: folders and URIs as written; blank ones from the store.
-
-    All that are taken from the store were made from one manifest, the newest for which everything needed is finished.
-    When there is none, the phases of ``params/quickstart.yaml`` that are needed are run first.
+    Raises:
+        FerError: a folder does not exist, or the quickstart failed.
     """
-    given, blank = {}, {}
+    named, blank = {}, {}
     for name, spec in input_fields(kind).items():
         value = getattr(params, name)
         if value:
-            values = [_written(kind, name, v) for v in ([value] if isinstance(value, str) else value)]
-            given[name] = values if spec.many else values[0]
+            values = [_input_location(kind, name, v) for v in ([value] if isinstance(value, str) else value)]
+            named[name] = values if spec.many else values[0]
         elif not spec.kinds or (name == "softlabels" and getattr(params, "mode", "") == "ce"):
-            given[name] = [] if spec.many else ""
+            named[name] = [] if spec.many else ""
         else:
             blank[name] = spec
     if not blank:
-        return given
-    found = _from_store(given, blank)
-    if found is None:
+        return named
+    inputs = _inputs_from_store(named, blank)
+    if inputs is None:
         from fer_lib.pipeline.run import run_file
 
         needed = {k for name, spec in blank.items() for k in spec.kinds}
         print(f"no finished {', '.join(sorted(needed))} phase yet: running those of params/quickstart.yaml first")
         if run_file(home() / "params" / "quickstart.yaml", until=needed):
-            raise FerError("the quickstart, whose phases this one would build on, failed: see its message above")
-        found = _from_store(given, blank)
-    if found is None:
-        raise FerError(f"phase of kind {kind!r}: nothing finished to take {', '.join(blank)} from: name the folders")
-    return given | found
+            raise FerError("the quickstart, whose phases are the inputs of this one, failed: see its message above")
+        inputs = _inputs_from_store(named, blank)
+    if inputs is None:
+        raise FerError(f"phase of kind {kind!r}: no finished phase for {', '.join(blank)}: set them to folders")
+    return named | inputs
 
 
-def _written(kind: str, name: str, value: str) -> str:
+def _input_location(kind: str, name: str, value: str) -> str:
     if is_uri(value):
         return value
     folder = external(value)
@@ -78,37 +75,36 @@ def _written(kind: str, name: str, value: str) -> str:
     return str(folder)
 
 
-def _from_store(given: dict, blank: dict) -> dict[str, str | list[str]] | None:
-    """A value for every blank field, consistent with one manifest; None when the store does not hold them."""
+def _inputs_from_store(named: dict, blank: dict) -> dict[str, str | list[str]] | None:
+    """A value for every blank field, all from one manifest; None when the store lacks one of them."""
     if set(blank) == {"imports"}:
-        imports = finished(("import",))
+        imports = finished_phases(("import",))
         return {"imports": imports[0]["folder"]} if imports else None
     kinds = blank["manifest"].kinds if "manifest" in blank else ()
-    manifests = [given["manifest"]] if "manifest" in given else [r["folder"] for r in finished(kinds)]
+    manifests = [named["manifest"]] if "manifest" in named else [r["folder"] for r in finished_phases(kinds)]
     for manifest in manifests:
-        found: dict[str, str | list[str]] = {}
+        inputs: dict[str, str | list[str]] = {}
         for name, spec in blank.items():
             if name == "manifest":
-                found[name] = manifest
+                inputs[name] = manifest
                 continue
-            newest: dict[str, str] = {}  # the newest of each phase name
-            for record in finished(spec.kinds):
+            newest: dict[str, str] = {}  # phase name -> its newest folder
+            for record in finished_phases(spec.kinds):
                 if record["inputs"].get("manifest") == manifest:
                     newest.setdefault(record["phase"], record["folder"])
-            folders = list(newest.values())
-            found[name] = folders if spec.many else (folders or [""])[0]
-        if all(found[name] for name, spec in blank.items() if spec.required):
-            return found
+            newest_folders = list(newest.values())
+            inputs[name] = newest_folders if spec.many else (newest_folders or [""])[0]
+        if all(inputs[name] for name, spec in blank.items() if spec.required):
+            return inputs
     return None
 
 
 def phase_run(params, kind: str, name: str | None = None) -> PhaseRun:
-    """Open the run of one phase: in a pipeline the one it was given ($MLFLOW_RUN_ID), else one of its own.
+    """Open the run of one phase: the one that the pipeline passes in $MLFLOW_RUN_ID, else a new one.
 
-    Alone, blank inputs are the newest finished phases of the store; where there is none, the quickstart is run up to
-    the kind that is missing, so every notebook runs with its defaults.
+    Without a pipeline, blank inputs are the newest finished phases of the store (:func:`standalone_inputs`).
     """
-    draw_figures()
+    enable_png_figures()
     run_id = inherited_run()
-    plan = prepare_alone(params, kind, name) if run_id is None else prepared(params)
+    plan = prepare_standalone(params, kind, name) if run_id is None else read_plan(params)
     return PhaseRun(params, plan, run_id)

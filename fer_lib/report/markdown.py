@@ -1,47 +1,85 @@
-"""Markdown that a program writes: tables, numbers as a person reads them, and sections of a page kept up to date."""
+"""Markdown pages from the jinja2 templates in ``templates/``, and sections of a page between markers.
+
+Templates print unknown values (None) as a dash and escape ``|``. Filters:
+
+- ``percent``, ``decimal``: fixed digits, with an interval in brackets if one is passed;
+- ``accuracy``: accuracy of a model report with its interval; ``thousands``: ``28,709``; ``duration``: ``12.3 min``;
+- ``paragraph``: joins the lines of a block into one;
+- ``table``: adds the alignment row to a block of table rows. Columns of numbers are right-aligned and don't wrap.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import FerError
-from fer_lib.storage.text import DASH
+from fer_lib.report.facts import ROW_SETS, VIEWS
+from fer_lib.storage.text import DASH, duration
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table; columns whose cells are all numbers (or a dash) are set to the right and never broken over two lines."""
-    rows = [["" if cell is None else str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    right = [bool(rows) and all(_numeric(row[i]) for row in rows) for i in range(len(header))]
-    rows = [[c.replace(" ", "\u00a0") if r else c for c, r in zip(row, right, strict=True)] for row in rows]
-    lines = [list(header), ["---:" if r else "---" for r in right], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _numeric(cell: str) -> bool:
-    return cell == DASH or re.match(r"[-<>]? ?\d", cell) is not None
-
-
-def percent(share: float | None, digits: int = 2) -> str:
-    """``0.6587`` -> ``65.87 %``; a dash for what is not known."""
-    return DASH if share is None else f"{100 * share:.{digits}f} %"
-
-
-def percent_in(share: float, interval: Sequence[float]) -> str:
-    """``65.87 % [64.3, 67.4]``: a share with its interval."""
-    return f"{percent(share)} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
-
-
-def decimal(value: float | None, digits: int = 4) -> str:
-    """Fixed digits; a dash for what is not known."""
-    return DASH if value is None else f"{value:.{digits}f}"
+def render_template(template: str, /, **context: Any) -> str:
+    """The Markdown of a template, with one blank line between blocks and none at either end."""
+    return re.sub(r"\n{3,}", "\n\n", ENVIRONMENT.get_template(template).render(context)).strip("\n")
 
 
 def replace_section(page: str, name: str, content: str) -> str:
     """The page with ``content`` between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``; FerError without them."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
-        raise FerError(f"the page has no one pair of markers {begin} and {end}: put them where the section belongs")
+        raise FerError(f"the page needs one pair of markers {begin} and {end}: add them where the section belongs")
     head, rest = page.split(begin)
     return f"{head}{begin}\n{content.strip()}\n{end}{rest.split(end)[1]}"
+
+
+def percent(share: float | None, interval: Sequence[float] | None = None) -> str:
+    """``65.87 %`` or ``65.87 % [64.3, 67.4]``; a dash for None."""
+    if share is None:
+        return DASH
+    return f"{100 * share:.2f} %" + (f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else "")
+
+
+def decimal(value: float | None, digits: int = 4, interval: Sequence[float] | None = None) -> str:
+    """``0.6587`` or ``0.6587 [0.643, 0.674]``; a dash for None."""
+    if value is None:
+        return DASH
+    return f"{value:.{digits}f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+
+
+def accuracy(report: dict[str, Any] | None) -> str:
+    """Accuracy of a model report with its 95 % interval; a dash for None."""
+    return DASH if report is None else percent(report["raw"]["accuracy"], report["accuracy_interval"])
+
+
+def table(rows: str) -> str:
+    """The Markdown table of ``| cell | cell |`` rows, the header first; an indented line continues the row above."""
+    lines = [line.strip() for line in re.sub(r"\n +", " ", rows).split("\n")]
+    header, *body = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line[1:-1])] for line in lines if line]
+    numeric = [bool(body) and all(re.match(rf"{DASH}$|[-<>]? ?\d", row[i]) for row in body) for i in range(len(header))]
+    body = [[c.replace(" ", "\u00a0") if n else c for c, n in zip(row, numeric, strict=True)] for row in body]
+    lines = [header, ["---:" if n else "---" for n in numeric], *body]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _to_markdown(value: Any) -> str:
+    return DASH if value is None else str(value).replace("|", "\\|")
+
+
+ENVIRONMENT = Environment(
+    loader=PackageLoader("fer_lib.report"), undefined=StrictUndefined, finalize=_to_markdown,
+    trim_blocks=True, lstrip_blocks=True, autoescape=False,
+)  # fmt: skip
+ENVIRONMENT.globals |= {"EMOTIONS": EMOTIONS, "ROW_SETS": ROW_SETS, "VIEWS": VIEWS}
+ENVIRONMENT.filters |= {
+    "accuracy": accuracy,
+    "decimal": decimal,
+    "duration": duration,
+    "paragraph": lambda block: " ".join(block.split()) + "\n",
+    "percent": percent,
+    "table": table,
+    "thousands": "{:,}".format,
+}

@@ -1,12 +1,11 @@
-"""Atomic writes: a file or folder is whole or absent, also after a kill or a power failure.
+"""Atomic writes: a file or folder is complete or absent, also after a kill or a power failure.
 
-A temporary neighbour is written, synced and renamed over the target.
+Writers fill a temporary path beside the target, sync it and rename it over the target.
 """
 
 from __future__ import annotations
 
 import glob
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from fer_lib.errors import DataError, os_error_hint
+from fer_lib.storage.json_files import json_text
 
 
 @contextmanager
 def explained(target: Path) -> Iterator[None]:
-    """Turn an ``OSError`` met while writing ``target`` into a :class:`DataError` that says what to do next."""
+    """Turn an OSError raised while writing ``target`` into a :class:`DataError` with the next step."""
     try:
         yield
     except OSError as error:
@@ -29,7 +29,7 @@ def explained(target: Path) -> Iterator[None]:
 
 @contextmanager
 def readable(source: Path) -> Iterator[None]:
-    """Turn an ``OSError`` met while reading ``source`` into a :class:`DataError` that names it."""
+    """Turn an OSError raised while reading ``source`` into a :class:`DataError` that names it."""
     try:
         yield
     except OSError as error:
@@ -40,12 +40,14 @@ def readable(source: Path) -> Iterator[None]:
 
 @contextmanager
 def fresh_folder(target: Path, may_replace: Callable[[Path], bool] = lambda old: True) -> Iterator[Path]:
-    """An empty folder beside ``target`` that takes its place when the block ends well and vanishes when it does not.
+    """Yield an empty folder that replaces ``target`` when the block succeeds and is removed when it fails.
 
-    What writers that were killed left is cleared first.  ``may_replace`` says whether what lies at ``target`` may go;
-    when it may not, FileExistsError is raised before anything is written.  Files that must outlast a power failure are
-    written with :func:`write_synced`.  Two writers at a time need a lock.  Raises :class:`DataError` when the disk
-    refuses.
+    Leftovers of killed writers are removed first.  Write files with :func:`write_synced` so that they survive a power
+    failure.  Concurrent writers need a lock.
+
+    Raises:
+        FileExistsError: ``may_replace(target)`` is false; nothing was written.
+        DataError: the disk is full or read-only, or the folder cannot be written for another reason.
     """
     work = _neighbour(target)
     with explained(target):
@@ -60,7 +62,7 @@ def fresh_folder(target: Path, may_replace: Callable[[Path], bool] = lambda old:
         yield work
         with explained(target):
             sync_folder(work)
-            if target.is_dir():  # a folder with content can't be renamed over, so the old one steps aside first
+            if target.is_dir():  # rename cannot replace a folder that has content
                 os.replace(target, previous(target))
             os.replace(work, target)
             sync_folder(target.parent)
@@ -70,27 +72,27 @@ def fresh_folder(target: Path, may_replace: Callable[[Path], bool] = lambda old:
 
 
 def previous(target: Path) -> Path:
-    """Where the old folder stands between the two renames: what a reader uses when a writer was killed just there."""
+    """Path of the old folder between the two renames; readers use it when a writer was killed there."""
     return target.parent / f".{target.name}.previous"
 
 
 def settle(target: Path) -> None:
-    """Clear what killed writers of ``target`` left beside it, and put an old folder back that they had moved aside."""
+    """Remove temporary paths of killed writers of ``target`` and restore an old folder that they moved aside."""
     if previous(target).is_dir():
         if target.exists():
             shutil.rmtree(previous(target))
         else:
             os.replace(previous(target), target)
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        if not _alive(left.name.split(".")[-2]):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        if not _alive(leftover.name.split(".")[-2]):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 
 @contextmanager
 def fresh_file(target: Path) -> Iterator[Path]:
-    """A temporary path beside ``target``; what is written there is synced and renamed onto ``target`` at the end.
+    """Yield a temporary path beside ``target``; its file is synced and renamed over ``target`` at the end.
 
-    Raises :class:`DataError` when the disk refuses.
+    Raises DataError when the disk is full or read-only, or the file cannot be written for another reason.
     """
     work = _neighbour(target)
     with explained(target):
@@ -108,7 +110,7 @@ def fresh_file(target: Path) -> Iterator[Path]:
 
 
 def write_synced(file: Path, content: bytes) -> None:
-    """Write and fsync one file.  Raises :class:`DataError` when the disk refuses."""
+    """Write and fsync one file.  Raises DataError when it cannot be written."""
     with explained(file), open(file, "wb") as stream:
         stream.write(content)
         stream.flush()
@@ -116,29 +118,10 @@ def write_synced(file: Path, content: bytes) -> None:
 
 
 def write_json(target: Path, value: Any) -> Path:
-    """``value`` as UTF-8 JSON, whole or not at all; returns ``target``."""
+    """Write ``value`` as UTF-8 JSON atomically (:func:`json_text`); returns ``target``."""
     with fresh_file(target) as work:
         work.write_text(json_text(value), encoding="utf-8")
     return target
-
-
-def json_text(value: Any) -> str:
-    """``value`` as indented JSON with a final newline.
-
-    Paths, NumPy scalars and arrays and pydantic models are written as what they hold; NaN and infinities raise
-    ``ValueError``, anything else ``TypeError``.
-    """
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return value.as_posix()
-    if hasattr(value, "tolist"):  # NumPy
-        return value.tolist()
-    if hasattr(value, "model_dump"):  # pydantic
-        return value.model_dump(mode="json")
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def _neighbour(target: Path) -> Path:
@@ -152,8 +135,8 @@ def _alive(pid: str) -> bool:
 
 
 def sync_folder(path: Path) -> None:
-    """Put a folder's list of names safely on the disk, which a rename needs as a file's content needs fsync."""
-    if os.name == "posix":  # Windows has no handle on a folder to sync
+    """Fsync a folder, so that a rename in it survives a power failure."""
+    if os.name == "posix":  # Windows cannot open a folder for fsync
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)

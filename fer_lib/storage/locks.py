@@ -1,13 +1,12 @@
-"""Who may write a folder: an OS lock that the living process holds, and beside it a file that says who that is.
+"""Locks on folders: an OS lock that a process holds while it lives, and a file beside it that names the process.
 
-The system lets go of the lock however the process dies, so nothing ever has to be unlocked.  The holder is a file of
-its own because a locked file cannot be read on Windows; what a crash leaves in it is looked at only while the lock is
-held, and believed only while the process it names is alive.
+The operating system releases the lock when the process ends, however it ends, so nobody has to unlock anything.  The
+owner stands in a second file because Windows cannot read a locked file.  A crash can leave that file behind, so it
+counts only while the lock is held and the process that it names is alive.
 """
 
 from __future__ import annotations
 
-import json
 import shlex
 import socket
 import time
@@ -17,45 +16,45 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fer_lib.errors import FerError
-from fer_lib.storage.atomic import explained, write_json
-from fer_lib.storage.json_files import now
+from fer_lib.storage.atomic import write_json
+from fer_lib.storage.json_files import now, try_read_json
 
-_LOOK = 0.3  # seconds: a look at a lock takes it for less, and so does a new holder to say who it is
+_TIMEOUT = 0.3  # seconds: is_locked holds a lock for less, and a new owner writes its file in less
 
 
 class RunLock:
-    """A lock held by this process until :meth:`release` (or the end of the ``with`` block)."""
+    """A lock that this process holds until :meth:`release` or the end of the ``with`` block."""
 
     def __init__(self, lock: Path, what: str):
-        """Take ``lock``, whose folder exists, at once.
+        """Acquire ``lock`` at once; its folder must exist.
 
         Raises:
-            FerError: another process holds it; ``what`` (``phase 'a' in /folder``) opens the message, which names
-                the holder and the next step.
-            DataError: the disk refuses.
+            FerError: another process holds it.  The message begins with ``what`` (``phase 'a' in /folder``) and names
+                the owner and the next step.
+            OSError: the lock file cannot be opened.
+            DataError: the owner file cannot be written.
         """
-        self._lock = FileLock(lock, timeout=_LOOK, poll_interval=0.02, thread_local=False)
-        with explained(lock):
-            try:
-                self._lock.acquire()
-            except Timeout as error:  # an OSError too
-                raise FerError(_refusal(lock, what)) from error
-        self._file, self._facts = _beside(lock), _myself()
+        self._lock = FileLock(lock, timeout=_TIMEOUT, poll_interval=0.02, thread_local=False)
         try:
-            write_json(self._file, self._facts)
+            self._lock.acquire()
+        except Timeout as error:
+            raise FerError(_locked_message(lock, what)) from error
+        self._owner_file, self._owner = _owner_path(lock), _this_process()
+        try:
+            write_json(self._owner_file, self._owner)
         except BaseException:
             self._lock.release()
             raise
 
-    def tell(self, **facts: Any) -> None:
-        """Add to what a process that is refused will read (``run_id``)."""
-        self._facts |= facts
-        write_json(self._file, self._facts)
+    def describe(self, **facts: Any) -> None:
+        """Add facts (``run_id``) to the owner file, which other processes read."""
+        self._owner |= facts
+        write_json(self._owner_file, self._owner)
 
     def release(self) -> None:
-        """Let go; nothing happens the second time."""
+        """Release the lock; a second call does nothing."""
         if self._lock.is_locked:
-            self._file.unlink(missing_ok=True)
+            self._owner_file.unlink(missing_ok=True)
             self._lock.release()
 
     def __enter__(self) -> RunLock:
@@ -65,32 +64,45 @@ class RunLock:
         self.release()
 
 
-def refuse_if_held(lock: Path, what: str) -> None:
-    """FerError that names the holder when a living process holds ``lock``."""
-    if lock_is_held(lock):
-        raise FerError(_refusal(lock, what))
+def is_locked(path: Path) -> bool:
+    """Whether a living process holds this lock file."""
+    if not path.parent.is_dir():
+        return False
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
 
 
-def holder(lock: Path) -> dict[str, Any] | None:
-    """What the holder of a held ``lock`` says: pid, host, user, since, command, run_id.
+def raise_if_locked(lock: Path, what: str) -> None:
+    """Raise FerError naming the owner when a living process holds ``lock``."""
+    if is_locked(lock):
+        raise FerError(_locked_message(lock, what))
 
-    None when it has not said so within a moment: the file of a holder that died is never taken for the next one's.
+
+def read_owner(lock: Path) -> dict[str, Any] | None:
+    """Facts about the owner of a held ``lock``: pid, host, user, since, command, run_id.
+
+    None when the owner has not written its file within ``_TIMEOUT``.  The file of a dead owner is never returned.
     """
-    until = time.monotonic() + _LOOK
-    while not _believable(found := _read(_beside(lock))):
-        if time.monotonic() > until:
+    deadline = time.monotonic() + _TIMEOUT
+    while not _is_alive(owner := try_read_json(_owner_path(lock))):
+        if time.monotonic() > deadline:
             return None
         time.sleep(0.02)
-    return found
+    return owner
 
 
-def _refusal(lock: Path, what: str) -> str:
-    said = holder(lock)
-    who = "it has not said which one"
-    if said is not None:
-        parts = [f"pid {said['pid']} on {said['host']}, user {said['user']}, since {said['since']}"]
-        parts += [f"MLflow run {said['run_id']}"] if said.get("run_id") else []
-        parts += [f"command: {said['command']}"] if said["command"] else []
+def _locked_message(lock: Path, what: str) -> str:
+    owner = read_owner(lock)
+    who = "which one is not known yet"
+    if owner is not None:
+        parts = [f"pid {owner['pid']} on {owner['host']}, user {owner['user']}, since {owner['since']}"]
+        parts += [f"MLflow run {owner['run_id']}"] if owner.get("run_id") else []
+        parts += [f"command: {owner['command']}"] if owner["command"] else []
         who = "; ".join(parts)
     return (
         f"{what} is being run by another process ({who}): wait for it, or end it and give the same command again; "
@@ -98,33 +110,25 @@ def _refusal(lock: Path, what: str) -> str:
     )
 
 
-def _beside(lock: Path) -> Path:
+def _owner_path(lock: Path) -> Path:
     return lock.with_name(f"{lock.name}.holder.json")
 
 
-def _read(file: Path) -> Any:
-    """The file's content, None when it is not (or not yet) there."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # absent, just being replaced, or a crash of the machine left it empty
-        return None
-
-
-def _believable(said: Any) -> bool:
-    """Whether the process that wrote this is alive; one on another host is taken at its word."""
+def _is_alive(owner: Any) -> bool:
+    """Whether the process described by an owner file is alive; assumed for a process on another host."""
     import psutil
 
-    if not isinstance(said, dict) or not {"pid", "host", "user", "since", "command", "born"} <= said.keys():
+    if not isinstance(owner, dict) or not {"pid", "host", "user", "since", "command", "born"} <= owner.keys():
         return False
-    if said["host"] != socket.gethostname():
+    if owner["host"] != socket.gethostname():
         return True
     try:
-        return abs(psutil.Process(said["pid"]).create_time() - said["born"]) < 2  # a pid may be given out again
+        return abs(psutil.Process(owner["pid"]).create_time() - owner["born"]) < 2  # the system reuses pids
     except psutil.Error:
         return False
 
 
-def _myself() -> dict[str, Any]:
+def _this_process() -> dict[str, Any]:
     import psutil
 
     own = psutil.Process()
@@ -135,7 +139,7 @@ def _myself() -> dict[str, Any]:
 
 
 def _command(own) -> str:
-    """The command line that a person would know: of a notebook's kernel, that of the program that started it."""
+    """The command line of a process; for a notebook's kernel, that of the program that started it."""
     import psutil
 
     try:
@@ -144,18 +148,5 @@ def _command(own) -> str:
         if any("ipykernel" in word for word in words) and parent is not None:
             return f"{shlex.join(parent.cmdline())} (pid {parent.pid})"
         return shlex.join(words)
-    except psutil.Error:  # another user's process may not be looked at
+    except psutil.Error:  # the process belongs to another user
         return ""
-
-
-def lock_is_held(path: Path) -> bool:
-    """Whether a living process holds this lock file: the system lets go of it however that process dies."""
-    if not path.parent.is_dir():
-        return False
-    lock = FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        return True
-    lock.release()
-    return False

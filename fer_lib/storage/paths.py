@@ -1,4 +1,4 @@
-"""Where things lie: the home folder, the store below it, and paths that are written in run files."""
+"""Paths: the home folder, the store below it, and paths in run files."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import re
 from pathlib import Path
 
 from fer_lib.errors import FerError
-from fer_lib.storage.atomic import explained
 
 
 def home() -> Path:
     """The folder that holds ``params/``, ``notebooks/`` and ``mlruns/``.
 
-    ``$FER_HOME``; else the nearest folder at or above the working folder, else at or above this package, that holds
-    both ``params`` and ``notebooks``; else the working folder.
+    ``$FER_HOME``; else the nearest folder with both ``params`` and ``notebooks`` at or above the working folder, else
+    at or above this package; else the working folder.
     """
     if named := os.environ.get("FER_HOME"):
         return Path(named).expanduser().resolve()
@@ -27,7 +26,7 @@ def home() -> Path:
 
 
 def mlruns(root: Path | None = None) -> Path:
-    """``<home>/mlruns``, created when absent; FerError when it cannot be."""
+    """``<home>/mlruns``, created when absent.  Raises FerError when it cannot be created."""
     folder = (root or home()) / "mlruns"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,23 +36,22 @@ def mlruns(root: Path | None = None) -> Path:
 
 
 def phases_dir() -> Path:
-    """``<home>/mlruns/phases``: one folder a phase."""
+    """``<home>/mlruns/phases``, with one folder per phase."""
     folder = mlruns() / "phases"
-    with explained(folder):
-        folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     return folder
 
 
 def is_uri(value: str) -> bool:
-    """Whether an input is a registry URI (or the model that ships with the package) rather than a folder."""
+    """Whether an input is a registry URI or ``packaged`` (the model in this package) rather than a folder."""
     return value == "packaged" or bool(re.match(r"[a-z]{2,}:/", value))
 
 
 def external(value: str) -> Path:
-    """A file or folder as written in a run file (``~`` and ``$NAME`` expanded): absolute, or below the home."""
+    """Path of a file or folder in a run file: ``~`` and ``$NAME`` are expanded, a relative path starts at the home."""
     return home() / Path(os.path.expandvars(value)).expanduser()
 
 
 def below(path: Path, base: Path) -> str:
-    """The path relative to ``base`` when it lies below it, so that a moved checkout still reads it; else absolute."""
+    """The path relative to ``base`` when it lies below it, so that a checkout can be moved; else absolute."""
     return (path.relative_to(base) if path.is_relative_to(base) else path).as_posix()

@@ -64,7 +64,7 @@ class DrawnFace:
 
 @lru_cache(maxsize=4096)
 def _person(seed: int, identity: int) -> features.Person:
-    return features.person(np.random.default_rng([seed, 0, identity]))
+    return features.random_person(np.random.default_rng([seed, 0, identity]))
 
 
 def _expression(label: int, rng: np.random.Generator) -> tuple[float, dict[str, float]]:
@@ -207,7 +207,7 @@ _LAYOUT_OF = {kind.source: layout for layout, kind in reversed(LAYOUTS.items())}
 _SHARED_FACES = {"fer2013": "", "ferplus": "", "expw_full": "expw", "expw_hq": "expw"}
 
 
-def embedded(spec: SourceSpec) -> Path:
+def embedded_root(spec: SourceSpec) -> Path:
     """The raw folder of drawn faces behind ``root: embedded``, written on first use and cached in the store.
 
     fer2013 and ferplus have the same faces, as the real ones do, and so have expw_full and expw_hq; every other source

@@ -66,7 +66,7 @@ class Person:
     lip_colour: tuple
 
 
-def person(rng: np.random.Generator) -> Person:
+def random_person(rng: np.random.Generator) -> Person:
     """One identity drawn from ``rng``."""
     u = rng.uniform
     tone = u(0, len(_SKINS) - 1.001)

@@ -1,1 +1,1 @@
-"""What a person compares later: the MLflow store, the runs in it, the model registry."""
+"""MLflow: the store, the runs in it and the model registry."""

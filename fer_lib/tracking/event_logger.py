@@ -1,4 +1,4 @@
-"""Training events into a run: MLflow's curves, the line that ``fer run`` shows, warnings as a tag."""
+"""Writes training events to a run: MLflow metrics, the progress line of ``fer run``, warnings as a tag."""
 
 from __future__ import annotations
 
@@ -9,43 +9,45 @@ from typing import Any
 from fer_lib.storage.json_files import read_json
 from fer_lib.tracking.records import epoch_line, numbers, write_progress
 
-LIVE_SECONDS = 30.0  # between two figures of a running epoch in MLflow
+LIVE_SECONDS = 30.0  # between two MLflow writes during an epoch
 
 
 class EventLogger:
-    """Writes the events of one fit into ``run`` (a :class:`fer_lib.tracking.runs.PhaseRun`); ``echo``: prints them."""
+    """Writes the events of one fit to ``run`` (a :class:`runs.PhaseRun`); ``echo`` prints them too."""
 
     def __init__(self, run, echo: bool = True):
         self.run, self.echo = run, echo
         self.epochs: int | None = None
-        self.told = time.monotonic()  # when figures of a running epoch last went to MLflow
+        self.last_live = time.monotonic()  # time of the last MLflow write during an epoch
 
     def follow(self, events: Iterable[dict[str, Any]]) -> dict[str, Any]:
-        """Consume the events (one call to MLflow an epoch) and return the last one; then their source is closed.
+        """Consume the events, with one MLflow call per epoch, close their source and return the last event.
 
-        ``start`` (``total_steps``, ``steps_per_epoch``; the folder's ``starting_weights.json`` becomes tags
-        ``fer.weights.*``; ``resumed_at_step``: when it is not 0, the first ``epochs_done`` rows of the folder's
-        ``history.json`` are written), ``step`` (how far an epoch is), ``epoch``
-        (``epoch`` and nested numbers; ``timing.warning``: a note), ``note`` (``message``; ``level="warning"`` also
-        becomes a tag of the run), ``end`` (nested numbers, written without a step).
+        Events by name:
+            start: ``total_steps``, ``steps_per_epoch``.  ``starting_weights.json`` becomes tags ``fer.weights.*``.
+                When ``resumed_at_step`` is not 0, the first ``epochs_done`` rows of ``history.json`` are logged.
+            step: ``epoch`` (a fraction), ``step``, ``loss``, ``images_per_sec``.
+            epoch: ``epoch`` and nested numbers; ``timing.warning`` is treated as a warning note.
+            note: ``message``; ``level="warning"`` also sets a tag of the run.
+            end: nested numbers, logged without a step.
         """
-        take = {"start": self._start, "step": self._step, "epoch": self._epoch, "note": self._note, "end": self._end}
+        handlers = {name: getattr(self, f"_{name}") for name in ("start", "step", "epoch", "note", "end")}
         last: dict[str, Any] = {}
         try:
             for last in events:
-                take[last["event"]](last)
+                handlers[last["event"]](last)
         finally:
-            if hasattr(events, "close"):  # a fit whose log failed must not train on unseen
+            if hasattr(events, "close"):  # stop the fit when logging has failed
                 events.close()
         return last
 
     def _start(self, event: dict[str, Any]) -> None:
         self.epochs = event.get("total_steps", 0) // max(1, event.get("steps_per_epoch", 1)) or None
-        began = self.run.output_dir / "starting_weights.json"
-        if began.is_file():  # now, so that a run that is killed says too what it began from
-            origin = {k: v for k, v in read_json(began).items() if k != "training_data"}
+        weights = self.run.output_dir / "starting_weights.json"
+        if weights.is_file():  # logged at the start, so that a killed run has the tags too
+            origin = {k: v for k, v in read_json(weights).items() if k != "training_data"}
             self.run.tags(**{f"fer.weights.{k.removeprefix('weights_')}": v for k, v in origin.items()})
-        if event.get("resumed_at_step"):  # this run is a new one: give it the epochs before the interruption
+        if event.get("resumed_at_step"):  # this MLflow run is new: log the epochs before the interruption
             echo, self.echo = self.echo, False
             for row in read_json(self.run.output_dir / "history.json"):
                 if row["epoch"] < event["epochs_done"]:
@@ -53,13 +55,13 @@ class EventLogger:
             self.echo = echo
 
     def _step(self, event: dict[str, Any]) -> None:
-        shown = {key: event[key] for key in ("loss", "images_per_sec") if key in event}
-        figures = "  ".join(f"{key} {value:.4g}" for key, value in shown.items())
+        values = {key: event[key] for key in ("loss", "images_per_sec") if key in event}
+        figures = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
         line = f"epoch {event['epoch']:.2f} of {self.epochs or '?'}  {figures}"
         write_progress(self.run.output_dir, epoch=event["epoch"], epochs=self.epochs, text=line)
-        if shown and time.monotonic() - self.told > LIVE_SECONDS:
-            self.told = time.monotonic()
-            self.run.metrics({"live": shown}, step=event["step"])
+        if values and time.monotonic() - self.last_live > LIVE_SECONDS:
+            self.last_live = time.monotonic()
+            self.run.metrics({"live": values}, step=event["step"])
 
     def _epoch(self, row: dict[str, Any]) -> None:
         values = numbers({key: value for key, value in row.items() if key not in ("event", "epoch")})

@@ -1,4 +1,4 @@
-"""One live session as one MLflow run: its parameters when it begins, its figures and logs when it ends."""
+"""One live session as one MLflow run: parameters at its start, metrics and logs at its end."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ LOGS = (
 
 
 def open_session(p: LiveParams, folder: Path, source=None) -> Session:
-    """A session of the model ``p.model`` whose MLflow run is open from now on and ends with it.
+    """A session of the model ``p.model`` with an open MLflow run that ends with the session.
 
-    Raises what :class:`Session` raises, and FerError when there is no such model.
+    Raises what :class:`Session` raises, and FerError when the model does not exist.
     """
     session = Session(p, read_bundle(resolve(p.model)), folder, source)
     try:
@@ -35,18 +35,18 @@ def open_session(p: LiveParams, folder: Path, source=None) -> Session:
     except BaseException:
         session.discard()
         raise
-    session.at_end.append(run.end)
+    session.end_callbacks.append(run.end)
     return session
 
 
 def log_replay(folder: Path) -> None:
-    """A finished replay as a run of its own, beside that of the session it came from."""
-    about = read_session(folder)
-    LiveRun(LiveParams(**about["params"]), folder, f"replay {folder.name}").end(about, None)
+    """Log a finished replay as a separate run."""
+    summary = read_session(folder)
+    LiveRun(LiveParams(**summary["params"]), folder, f"replay {folder.name}").end(summary, None)
 
 
 class LiveRun:
-    """The run of one session; ``run_id`` is its id.  A killed session's run is ended by the next command that looks."""
+    """The MLflow run ``run_id`` of one session.  :func:`run_status.reap` ends the run of a killed session."""
 
     def __init__(self, p: LiveParams, folder: Path, name: str = ""):
         import mlflow
@@ -54,8 +54,8 @@ class LiveRun:
         base = store.configure()
         run_status.reap()
         self.folder, self._client = folder, mlflow.MlflowClient()
-        place = below(folder.resolve(), base)
-        tags = {"fer.kind": "live", "fer.folder": place, "fer.lock": f"{place}/.lock", "fer.git": git_state()}
+        relative = below(folder.resolve(), base)
+        tags = {"fer.kind": "live", "fer.folder": relative, "fer.lock": f"{relative}/.lock", "fer.git": git_state()}
         experiment = store.experiment_id()
         name = name or f"live {folder.name}"
         run = store.retry_while_locked(lambda: self._client.create_run(experiment, tags=tags, run_name=name))
@@ -65,28 +65,28 @@ class LiveRun:
         store.retry_while_locked(lambda: self._client.log_batch(self.run_id, params=params))
 
     def end(self, summary: dict[str, Any], error: BaseException | None) -> None:
-        """Figures, logs and how it ended; videos stay where they are, for they show people.
+        """Log metrics, log files and the final status.  Videos show people, so they are not copied.
 
-        FerError when the store refuses, saying that the session's files are whole.
+        Raises FerError when the MLflow store fails; the session's files are complete then.
         """
         from mlflow.utils.time import get_current_time_millis
 
         now = get_current_time_millis()
         try:
             store.retry_while_locked(lambda: self._end(summary, error, now))
-        except Exception as trouble:
+        except Exception as store_error:
             raise FerError(
-                f"the session's files in {self.folder} are whole, but its MLflow run {self.run_id} could not be ended: "
-                f"{disk_trouble(trouble) or trouble}; fer runs reap ends it"
-            ) from trouble
+                f"the session's files in {self.folder} are complete, but its MLflow run {self.run_id} could not be "
+                f"ended: {disk_trouble(store_error) or store_error}; fer runs reap ends it"
+            ) from store_error
 
     def _end(self, summary: dict[str, Any], error: BaseException | None, now: int) -> None:
-        """It may be done again: everything is written under the same names and at the same time."""
+        """Safe to retry: each call writes the same names with the same time stamp."""
         from mlflow.entities import Metric
 
         keys = ("frames", "fps", "latency_ms", "dropped", "first_frame_sec", "seconds", "views_skipped",
                 "pictures_not_recorded")  # fmt: skip
-        values = numbers({"live": {k: summary.get(k) for k in keys}}) | self._scored()
+        values = numbers({"live": {k: summary.get(k) for k in keys}}) | self._score_metrics()
         self._client.log_batch(self.run_id, metrics=[Metric(k, v, now, 0) for k, v in values.items()])
         for name in LOGS:
             if (self.folder / name).is_file():
@@ -94,15 +94,15 @@ class LiveRun:
         self._client.set_tag(self.run_id, "fer.end", str(summary.get("end", "")))
         self._client.set_terminated(self.run_id, "FINISHED" if error is None else "FAILED")
 
-    def _scored(self) -> dict[str, float]:
-        """Protocol-Lite of a session that was labelled; nothing for one that was not."""
+    def _score_metrics(self) -> dict[str, float]:
+        """Protocol-Lite scores of a labelled session; empty for a session without enough labels."""
         from fer_lib.live.score import score
 
         try:
-            found = score(self.folder)
-        except DataError:  # no labels, or none for long enough: fer score says which
+            scores = score(self.folder)
+        except DataError:  # no labels, or no segment is long enough; fer score gives the reason
             return {}
-        self._client.set_tag(self.run_id, "evalset_id", found["evalset_id"])
-        self._client.set_tag(self.run_id, "protocol_id", found["protocol_id"])
-        kept = ("raw", "smoothed", "n_expected", "n_used", "face_share")
-        return numbers({"score": {k: found[k] for k in kept}})
+        self._client.set_tag(self.run_id, "evalset_id", scores["evalset_id"])
+        self._client.set_tag(self.run_id, "protocol_id", scores["protocol_id"])
+        keys = ("raw", "smoothed", "n_expected", "n_used", "face_share")
+        return numbers({"score": {k: scores[k] for k in keys}})

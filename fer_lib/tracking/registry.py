@@ -1,4 +1,4 @@
-"""The model registry: bundles in, versions and aliases out."""
+"""The MLflow model registry: registration of bundles, aliases, and model URIs."""
 
 from __future__ import annotations
 
@@ -29,11 +29,16 @@ _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<ver
 def register_bundle(
     bundle: Bundle, registered_name: str, alias: str = "", run_id: str | None = None, description: str = ""
 ) -> int:
-    """Make the bundle a version of `registered_name`, then point `alias` (if any) at it; returns the version.
+    """Register the bundle as a new version of ``registered_name`` and move ``alias`` (if any) to it.
 
-    The version belongs to run `run_id`, else to the active run, else to a run of its own.  The alias moves last, so an
-    interruption leaves the earlier champion in place.  Raises FerError when MLflow refuses a name or alias, and for an
-    alias that :func:`permitted_alias` does not grant.
+    The version belongs to run ``run_id``, else to the active run, else to a new run.  The alias moves last, so an
+    interruption leaves it at the earlier version.
+
+    Returns:
+        The version number.
+
+    Raises:
+        FerError: MLflow refuses the name or alias, or :func:`permitted_alias` does.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -41,7 +46,7 @@ def register_bundle(
 
     from fer_lib.deploy import pyfunc
 
-    if alias and not usable_alias(alias):  # MLflow would say so after registering
+    if alias and not usable_alias(alias):  # MLflow refuses it only after registering the version
         raise FerError(
             f"'{alias}' can't be an alias of '{registered_name}': use letters, digits, _ and -, not latest or v1"
         )
@@ -83,11 +88,10 @@ def register_bundle(
 
 
 def permitted_alias(bundle: Bundle, registered_name: str, alias: str, smoke: bool = False) -> tuple[str, str]:
-    """(the alias that ``bundle`` may take, "") or ("", why it may not take ``alias``).
+    """(the alias that ``bundle`` may take, "") or ("", the reason why it may not take ``alias``).
 
-    ``champion`` is what ``fer predict``, ``fer live`` and ``fer_lib.load`` use where no model is named.  A model of
-    drawn faces or of a ``--smoke`` run never takes it, under any name.  ``smoke``: the phase that registers is part of
-    such a run.
+    ``fer predict``, ``fer live`` and ``fer_lib.load`` use the alias ``champion`` by default.  So a model trained on
+    synthetic faces or in a ``--smoke`` run never takes it.  ``smoke``: the registering phase is part of such a run.
     """
     reason = not_for_photos(bundle.training_data) or ("a --smoke rehearsal, not for photos" if smoke else "")
     if alias != default_model.ALIAS or not reason:
@@ -95,32 +99,32 @@ def permitted_alias(bundle: Bundle, registered_name: str, alias: str, smoke: boo
     return "", f"{bundle.name} does not take the alias {registered_name}@{alias}: it is {reason}"
 
 
-def alias_holder(registered_name: str, alias: str) -> dict[str, Any] | None:
-    """The version (as :func:`list_models` has it) that ``registered_name@alias`` means now; None where none does."""
+def alias_version(registered_name: str, alias: str) -> dict[str, Any] | None:
+    """The version that ``registered_name@alias`` points at, as a row of :func:`list_models`; None without one."""
     return next((m for m in list_models() if m["name"] == registered_name and alias in m["aliases"]), None)
 
 
-def moved_alias(registered_name: str, alias: str, version: int, before: dict[str, Any] | None, bundle: Bundle) -> str:
-    """What to say of ``bundle``, now ``version``: which alias it took, and from which version (``before``)."""
+def alias_message(registered_name: str, alias: str, version: int, before: dict[str, Any] | None, bundle: Bundle) -> str:
+    """Message about the alias that ``bundle``, now ``version``, took from the version ``before``."""
     if not alias:
         return f"models:/{registered_name}/{version} is new; no alias was moved."
-    said = f"models:/{registered_name}@{alias} is now version {version}"
+    message = f"models:/{registered_name}@{alias} is now version {version}"
     if before is None:
-        return f"{said}; no version held the alias before."
-    told = f"{said}, before it was version {before['version']}"
+        return f"{message}; no version had the alias before."
+    message += f", before it was version {before['version']}"
     if before["macro_f1"] is None:
-        return f"{told}, of which no figure is known."
+        return f"{message}, whose macro-F1 is unknown."
     same = before["evalset_id"] == headline(bundle)["evalset_id"]
-    rows = "the same rows" if same else f"other rows ({before['evalset_id']}), so the two are not compared"
-    return f"{told} (macro-F1 {before['macro_f1']:.4f} on {rows})."
+    rows = "the same rows" if same else f"other rows ({before['evalset_id']}), so the two cannot be compared"
+    return f"{message} (macro-F1 {before['macro_f1']:.4f} on {rows})."
 
 
 def resolve(uri: str | Path) -> Path:
     """The bundle folder behind a URI.
 
     ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``runs:/ID/PATH``, ``packaged``, or a folder: a bundle, or a phase
-    folder that holds one as ``best`` (fit) or ``bundle`` (checkpoints, export).  Raises FerError that lists what there
-    is instead.
+    folder with one as ``best`` (fit) or ``bundle`` (checkpoints, export).  Raises FerError that lists the available
+    names, aliases or versions.
     """
     text = str(uri)
     if text == "packaged":
@@ -128,22 +132,22 @@ def resolve(uri: str | Path) -> Path:
 
         return packaged_bundle().path
     if text.startswith("models:/"):
-        return _bundle_in(_fetched(_download_uri(text)), text)
+        return _find_bundle(_download(_download_uri(text)), text)
     if text.startswith("runs:/"):
         store.configure()
-        return _bundle_in(_fetched(text), text)
+        return _find_bundle(_download(text), text)
     return bundle_folder(uri)
 
 
 def default_uri() -> str:
-    """``models:/fer-student@champion`` where the registry here has it, else ``packaged``.  Creates no store."""
+    """``models:/fer-student@champion`` if it is registered, else ``packaged``.  Creates no store."""
     if not (paths.home() / "mlruns" / "mlflow.db").is_file():
         return "packaged"
-    return default_model.URI if alias_holder(default_model.NAME, default_model.ALIAS) else "packaged"
+    return default_model.URI if alias_version(default_model.NAME, default_model.ALIAS) else "packaged"
 
 
 def model_name(uri: str | Path, bundle: Bundle) -> str:
-    """The model behind a URI as people name it: ``fer-student@champion version 3``, ``packaged student_dkd``."""
+    """Readable name of the model behind a URI: ``fer-student@champion version 3``, ``packaged student_dkd``."""
     match = _MODEL_URI.fullmatch(str(uri))
     if match is None:
         return f"packaged {bundle.name}" if str(uri) == "packaged" else f"{bundle.name} in {uri}"
@@ -157,14 +161,17 @@ def model_name(uri: str | Path, bundle: Bundle) -> str:
 
 
 def describe(uri: str | Path) -> str:
-    """Which model a URI means and what it was trained on, in one line.  Raises what :func:`resolve` raises."""
+    """Model name and training data of a URI, in one line.  Raises what :func:`resolve` raises."""
     bundle = read_bundle(resolve(uri))
     return f"{model_name(uri, bundle)} ({training_text(bundle.training_data)})"
 
 
 def list_models() -> list[dict[str, Any]]:
-    """Every registered version, newest first: name, version, aliases, macro_f1, accuracy, ece, measured_on, evalset_id,
-    size_bytes, created (UTC ISO), description.  A number that the bundle did not carry is None."""
+    """Every registered version by name, newest first.
+
+    Keys: name, version, aliases, macro_f1, accuracy, ece, measured_on, evalset_id, size_bytes, created (UTC ISO),
+    description.  A metric that the bundle does not have is None.
+    """
     import mlflow
 
     store.configure()
@@ -194,11 +201,11 @@ def list_models() -> list[dict[str, Any]]:
 
 
 def headline(bundle: Bundle) -> dict[str, Any]:
-    """macro_f1, accuracy and ece of the bundle with what they were measured on: its test metrics, else val/select."""
+    """The bundle's macro_f1, accuracy, ece and the ids of the rows they were measured on: test, else val/select."""
     metrics = bundle.meta["metrics"]
     on = next((k for k in ("test", "val_select") if isinstance(metrics.get(k), dict)), None)
     values = metrics[on] if on else {}
-    ids = bundle.meta["ids"] if on == "val_select" else {}  # a bundle's own ids are those of its selection rows
+    ids = bundle.meta["ids"] if on == "val_select" else {}  # a bundle's ids describe its selection rows
     return {
         **{k: values.get(k) for k in ("macro_f1", "accuracy", "ece")},
         "measured_on": on,
@@ -214,7 +221,7 @@ def _download_uri(uri: str) -> str:
 
     match = _MODEL_URI.fullmatch(uri)
     if match is None:
-        raise FerError(f"{uri} is no model URI: write models:/NAME@ALIAS or models:/NAME/VERSION")
+        raise FerError(f"{uri} is not a model URI: write models:/NAME@ALIAS or models:/NAME/VERSION")
     if not (paths.home() / "mlruns" / "mlflow.db").is_file():
         raise FerError(f"{uri}: there is no registry in {paths.home()}; train a model with `fer run`, or use packaged")
     store.configure()
@@ -229,8 +236,8 @@ def _download_uri(uri: str) -> str:
         raise FerError(f"{uri}: no model '{name}' is registered; there are: {names}") from error
     if alias:
         if alias not in model.aliases:
-            known = ", ".join(f"{a} (version {v})" for a, v in sorted(model.aliases.items())) or "none"
-            raise FerError(f"{uri}: '{name}' has no alias '{alias}'; its aliases: {known}")
+            aliases = ", ".join(f"{a} (version {v})" for a, v in sorted(model.aliases.items())) or "none"
+            raise FerError(f"{uri}: '{name}' has no alias '{alias}'; its aliases: {aliases}")
         version = model.aliases[alias]
     try:
         return client.get_model_version_download_uri(name, version)
@@ -241,8 +248,8 @@ def _download_uri(uri: str) -> str:
         raise FerError(f"{uri}: '{name}' has no version {version}; there are: {versions}") from error
 
 
-def _fetched(uri: str) -> Path:
-    """The files behind an artifact URI: in place when they are local, else a copy in the cache."""
+def _download(uri: str) -> Path:
+    """The files behind an artifact URI: in place when they are local, else downloaded to the cache."""
     parsed = urlparse(uri)
     if parsed.scheme == "file":
         return Path(url2pathname(parsed.path))
@@ -252,22 +259,22 @@ def _fetched(uri: str) -> Path:
     from mlflow.exceptions import MlflowException
 
     cache = paths.mlruns() / "cache" / "models" / hashlib.sha256(uri.encode()).hexdigest()[:16]
-    if not cache.is_dir() or parsed.scheme == "runs":  # a version never changes, the artifacts of a run may
+    if not cache.is_dir() or parsed.scheme == "runs":  # a version never changes, artifacts of a run may
         try:
             with fresh_folder(cache) as partial:
                 with _quiet():
                     mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(partial))
         except (MlflowException, OSError) as error:
-            raise FerError(f"{uri} can't be fetched: {error}; check the URI and its store") from error
+            raise FerError(f"{uri} cannot be downloaded: {error}; check the URI and its store") from error
     return cache
 
 
-def _bundle_in(folder: Path, uri: str) -> Path:
-    found = sorted(p.parent for p in folder.rglob(META)) if folder.is_dir() else []
-    if len(found) != 1:
-        what = "holds no bundle" if not found else f"holds {len(found)} bundles"
+def _find_bundle(folder: Path, uri: str) -> Path:
+    bundles = sorted(p.parent for p in folder.rglob(META)) if folder.is_dir() else []
+    if len(bundles) != 1:
+        what = "holds no bundle" if not bundles else f"holds {len(bundles)} bundles"
         raise FerError(f"{uri} {what} (looked for {META} in {folder}); register it again with `fer run`, or name one")
-    return found[0]
+    return bundles[0]
 
 
 def _size(folder: Path) -> int:
@@ -276,7 +283,7 @@ def _size(folder: Path) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without MLflow's remarks on the type hint (intended, see deploy/pyfunc.py) and its bars for local copies."""
+    """Silence MLflow's warning about the type hint (see deploy/pyfunc.py) and its progress bars."""
     logger, bar = logging.getLogger("mlflow"), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
     level, before = logger.level, os.environ.get(bar)
     logger.setLevel(logging.ERROR)

@@ -1,13 +1,13 @@
-"""One phase as one MLflow run: what a notebook opens in its second cell and finishes in its last.
+"""One phase as one MLflow run: a notebook opens it in its second cell and finishes it in its last cell.
 
     run = phase_run(params, "teacher")        # also usable as ``with phase_run(...) as run:``
     end = run.follow(train_teacher(params, run.inputs["manifest"], run.output_dir))
     run.outputs(ids={"weights_sha256": ...}, headline={"macro-F1": 0.61})
     run.finish()
 
-A phase owns a folder (``run.output_dir``) and holds an OS lock in it while it lives, so that two runs never write the
-same folder and :func:`run_status.reap` can tell a dead run from a slow one.  An interrupt (Ctrl+C, the notebook's stop
-button) ends the run as KILLED, with how far it had come; the same command goes on from the last checkpoint.
+A phase holds an OS lock in its folder (``run.output_dir``), so two runs never write the same folder and
+:func:`run_status.reap` can tell a dead run from a slow one.  An interrupt (Ctrl+C, the notebook's stop button) ends the
+run as KILLED and records its progress; the same command continues from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from fer_lib.errors import FerError
 from fer_lib.params import FitParams
-from fer_lib.storage.atomic import explained, write_json
+from fer_lib.storage.atomic import write_json
 from fer_lib.storage.json_files import flatten, now, read_json
 from fer_lib.storage.locks import RunLock
 from fer_lib.storage.paths import below
@@ -33,15 +33,15 @@ from fer_lib.tracking.records import git_state, numbers, progress_line, relative
 __all__ = ["PhaseRun", "inherited_run"]
 
 NOTE_FIELDS = ("intent", "action", "result", "decision", "next")
-_current: PhaseRun | None = None  # the one this process has open
+_current: PhaseRun | None = None  # the open run of this process
 
 
 def inherited_run() -> str | None:
-    """The MLflow run that the pipeline opened for this phase ($MLFLOW_RUN_ID, read once); None in a notebook run alone.
+    """Id of the MLflow run that the pipeline opened ($MLFLOW_RUN_ID, read once); None without a pipeline.
 
-    Ends the run that this process still has open, and marks the runs of dead processes as such.
+    Ends the run that this process has open, and runs of dead processes.
     """
-    if _current is not None:  # the first cell was run again in the same kernel
+    if _current is not None:  # the user ran the first cell again in the same kernel
         _current.close("KILLED")
     store.configure()
     run_id = os.environ.pop("MLFLOW_RUN_ID", None)
@@ -51,10 +51,10 @@ def inherited_run() -> str | None:
 
 
 class PhaseRun:
-    """A living phase.  Attributes: ``params``, ``kind``, ``name``, ``key``, ``output_dir``, ``inputs``, ``run_id``.
+    """An open phase.  Attributes: ``params``, ``kind``, ``name``, ``key``, ``output_dir``, ``inputs``, ``run_id``.
 
-    ``inputs`` maps each input field of the kind (``manifest``, ``teachers``, ...) to an absolute folder or registry
-    URI (``str``; ``""`` when optional and absent), or to a list of them.
+    ``inputs`` maps each input field (``manifest``, ``teachers``, ...) to an absolute folder or registry URI, or to a
+    list of them; an optional input that is absent is ``""``.
     """
 
     def __init__(self, params, plan: dict[str, Any], run_id: str | None = None):
@@ -62,10 +62,11 @@ class PhaseRun:
 
         Args:
             plan: phase, kind, key, params, inputs and output_dir, as ``pipeline.standalone`` prepares them.
-            run_id: the MLflow run that waits for this phase; None starts a new one.
+            run_id: the MLflow run that the pipeline opened; None starts a new one.
 
         Raises:
             FerError: another process runs the phase.
+            OSError: the folder cannot be created.
         """
         import mlflow
 
@@ -74,9 +75,8 @@ class PhaseRun:
         self.params, self.kind, self.started = params, plan["kind"], time.time()
         self.name, self.key, self.inputs = plan["phase"], plan["key"], plan["inputs"]
         self.output_dir = Path(plan["output_dir"])
-        with explained(self.output_dir):
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-        self._hold = RunLock(self.output_dir / ".lock", f"phase {self.name!r} in {self.output_dir}")
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        self._lock = RunLock(self.output_dir / ".lock", f"phase {self.name!r} in {self.output_dir}")
         self.run_id = ""
         self._outputs: dict[str, Any] | None = None
         self._note: dict[str, str] = {}
@@ -87,41 +87,41 @@ class PhaseRun:
         except BaseException as error:
             if self.run_id:
                 mlflow.end_run("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            self._hold.release()
+            self._lock.release()
             raise
         _current = self
-        self._unwatch = run_status.on_interrupted_cell(self.interrupt)
-        atexit.register(self._exit)  # a kernel shut down half-way: MLflow's own exit hook says FINISHED
+        self._unregister = run_status.on_interrupted_cell(self.interrupt)
+        atexit.register(self._exit)  # MLflow's own exit hook would set FINISHED
 
-    def _start(self, mlflow, base: Path, plan: dict[str, Any], given: str | None) -> None:
+    def _start(self, mlflow, base: Path, plan: dict[str, Any], run_id: str | None) -> None:
         for stale in ("done.json", "outputs.json", "progress.json"):
             (self.output_dir / stale).unlink(missing_ok=True)
-        self._end_predecessor(given)
+        self._end_predecessor(run_id)
         tags = {"fer.kind": self.kind, "fer.phase": self.name, "fer.key": self.key, "fer.git": git_state()}
         tags["fer.folder"] = below(self.output_dir, base)
-        watched = isinstance(self.params, FitParams)  # processor, memory, disk and card while a model is fitted
-        if given is None:
+        system_metrics = isinstance(self.params, FitParams)  # CPU, memory, disk and GPU
+        if run_id is None:
             tags["fer.lock"] = below(self.output_dir / ".lock", base)
-            where = store.experiment_id()
+            experiment = store.experiment_id()
             active = store.retry_while_locked(lambda: mlflow.start_run(
-                experiment_id=where, run_name=self.name, tags=tags, log_system_metrics=watched
+                experiment_id=experiment, run_name=self.name, tags=tags, log_system_metrics=system_metrics
             ))  # fmt: skip
         else:
-            active = store.retry_while_locked(lambda: mlflow.start_run(run_id=given, log_system_metrics=watched))
+            active = store.retry_while_locked(lambda: mlflow.start_run(run_id, log_system_metrics=system_metrics))
             store.retry_while_locked(lambda: mlflow.set_tags(tags))
         self.run_id = active.info.run_id
-        self._hold.tell(run_id=self.run_id)
+        self._lock.describe(run_id=self.run_id)
         write_plan(plan | {"run_id": self.run_id}, base)
-        known = active.data.params  # a param can be written once: log only those that are new
+        logged = active.data.params  # MLflow accepts each parameter once
         flat = flatten(self.params.model_dump(mode="json") | relative_inputs(self.inputs, base))
         flat = {k: v if isinstance(v, str) else json.dumps(v) for k, v in flat.items() if k != "output_dir"}
-        store.retry_while_locked(lambda: mlflow.log_params({k: v for k, v in flat.items() if k not in known}))
+        store.retry_while_locked(lambda: mlflow.log_params({k: v for k, v in flat.items() if k not in logged}))
 
-    def _end_predecessor(self, given: str | None) -> None:
-        """The run that wrote this folder before is dead (we hold its lock): end it, or it stays RUNNING for ever."""
+    def _end_predecessor(self, run_id: str | None) -> None:
+        """End the earlier run of this folder.  Its process is dead, since this one holds the lock."""
         before = self.output_dir / "phase.json"
         earlier = json.loads(before.read_text(encoding="utf-8")).get("run_id") if before.is_file() else None
-        if earlier and earlier != given:
+        if earlier and earlier != run_id:
             run_status.end_if_running(self._client, earlier)
 
     def __enter__(self) -> PhaseRun:
@@ -136,7 +136,7 @@ class PhaseRun:
             self.close("FAILED")
 
     def _mlflow(self):
-        """MLflow, whose active run is this one; FerError when it has ended: MLflow would begin a nameless one."""
+        """The mlflow module.  Raises FerError when this run has ended, because MLflow would start another."""
         import mlflow
 
         if _current is not self:
@@ -144,7 +144,7 @@ class PhaseRun:
         return mlflow
 
     def metrics(self, values: dict[str, Any], step: int | None = None) -> None:
-        """Write every numeric leaf of ``values`` in one call (a nested key becomes ``outer/inner``)."""
+        """Log every numeric leaf of ``values`` in one call; a nested key becomes ``outer/inner``."""
         mlflow = self._mlflow()
         store.retry_while_locked(lambda: mlflow.log_metrics(numbers(values), step=step))
 
@@ -154,23 +154,23 @@ class PhaseRun:
         store.retry_while_locked(lambda: mlflow.set_tags({key: str(value) for key, value in values.items()}))
 
     def warn(self, message: str, echo: bool = True) -> None:
-        """Something that the run ends well in spite of: printed, and a line of the tag ``fer.warning``."""
+        """Record a warning: print it and add a line to the tag ``fer.warning``."""
         self._warnings.append(message)
         self.tags(**{"fer.warning": "\n".join(self._warnings)[:4000]})
         if echo:
             print(message, flush=True)
 
     def figure(self, figure, name: str) -> None:
-        """Attach a matplotlib figure (a PNG unless the name says otherwise) and keep a copy in the phase's folder."""
+        """Attach a matplotlib figure (the name's suffix sets the format) and save a copy in the phase's folder."""
         mlflow = self._mlflow()
         path = self.output_dir / "figures" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=120, bbox_inches="tight")
-        keep = {"dpi": 120, "bbox_inches": "tight"}
-        store.retry_while_locked(lambda: mlflow.log_figure(figure, f"figures/{name}", save_kwargs=keep))
+        options = {"dpi": 120, "bbox_inches": "tight"}
+        figure.savefig(path, **options)
+        store.retry_while_locked(lambda: mlflow.log_figure(figure, f"figures/{name}", save_kwargs=options))
 
     def progress(self, what: str):
-        """What to hand on as ``progress``: ``fer run`` shows ``1,200 of 3,000 <what>`` while the phase runs."""
+        """A progress callback ``(done, total)``: ``fer run`` shows ``1,200 of 3,000 <what>`` while the phase runs."""
         return progress_line(self.output_dir, what)
 
     def json(self, value: Any, name: str) -> Path:
@@ -178,12 +178,12 @@ class PhaseRun:
         return self.artifact(write_json(self.output_dir / name, value))
 
     def artifact(self, path: Path | str, folder: str | None = None) -> Path:
-        """Attach a file or a whole folder; FerError when it does not exist."""
+        """Attach a file or a folder to the run.  Raises FerError when it does not exist."""
         mlflow = self._mlflow()
         path = Path(path)
         if path.is_dir():
-            below_run = f"{folder}/{path.name}" if folder else path.name
-            store.retry_while_locked(lambda: mlflow.log_artifacts(str(path), below_run))
+            target = f"{folder}/{path.name}" if folder else path.name
+            store.retry_while_locked(lambda: mlflow.log_artifacts(str(path), target))
         elif path.is_file():
             store.retry_while_locked(lambda: mlflow.log_artifact(str(path), folder))
         else:
@@ -191,9 +191,9 @@ class PhaseRun:
         return path
 
     def note(self, **fields: str) -> None:
-        """The run's description as a log entry: ``intent``, ``action``, ``result``, ``decision``, ``next``.
+        """Set parts of the run's description: ``intent``, ``action``, ``result``, ``decision``, ``next``.
 
-        May be called several times; later values replace earlier ones.
+        Later values replace earlier ones.  Raises FerError for any other field.
         """
         mlflow = self._mlflow()
         if unknown := set(fields) - set(NOTE_FIELDS):
@@ -203,15 +203,15 @@ class PhaseRun:
         store.retry_while_locked(lambda: mlflow.set_tag("mlflow.note.content", text))
 
     def follow(self, events: Iterable[dict[str, Any]], echo: bool = True) -> dict[str, Any]:
-        """Consume training events, write them to MLflow and return the last one (:class:`following.EventLogger`)."""
+        """Log training events and return the last one (:meth:`EventLogger.follow`)."""
         return EventLogger(self, echo).follow(events)
 
     def outputs(self, **values: Any) -> Path:
-        """Write ``outputs.json``, what the next phase reads.
+        """Write ``outputs.json``, which later phases read.
 
-        ``ids`` (mapping name -> id) is what the re-use keys of later phases depend on and is set as tags;
-        ``headline`` (mapping name -> number or text) is shown at the end of ``fer run``.  A ``Path`` inside the
-        phase's folder is written relative to it, so that a moved checkout still reads it.
+        ``ids`` (name -> id) become tags, and the cache keys of later phases depend on them.  ``headline`` (name ->
+        number or text) is printed at the end of ``fer run``.  A ``Path`` inside the phase's folder is written relative
+        to it, so that a checkout can be moved.
         """
 
         def relative(value):
@@ -227,9 +227,9 @@ class PhaseRun:
         return self.artifact(write_json(self.output_dir / "outputs.json", self._outputs))
 
     def finish(self) -> None:
-        """Mark the phase finished (``done.json``) and its run FINISHED; FerError when ``outputs`` was never called.
+        """Write ``done.json`` and set the run to FINISHED.  Raises FerError when :meth:`outputs` was not called.
 
-        Where the phase read test rows, its log of that is attached.
+        The log of test-row access is attached where the phase wrote one.
         """
         self._mlflow()
         if self._outputs is None:
@@ -240,12 +240,12 @@ class PhaseRun:
         if (openings := self.output_dir / OPENINGS).is_file():
             self.artifact(openings)
         plan = read_json(self.output_dir / "phase.json")
-        done = plan | {"finished": now(), "seconds": round(time.time() - self.started, 1)}
-        write_json(self.output_dir / "done.json", done)
+        record = plan | {"finished": now(), "seconds": round(time.time() - self.started, 1)}
+        write_json(self.output_dir / "done.json", record)
         self.close("FINISHED")
 
     def interrupt(self) -> None:
-        """End the run as KILLED and say in it how far it had come.  Does nothing once it has ended."""
+        """End the run as KILLED and record its progress.  Does nothing after the run has ended."""
         if _current is self:
             try:
                 run_status.mark_interrupted(self._client, self.run_id, self.output_dir)
@@ -253,24 +253,24 @@ class PhaseRun:
                 self.close("KILLED")
 
     def _exit(self) -> None:
-        """The process ends while the run is open."""
+        """Called when the process exits with the run open."""
         if run_status.died_of_interrupt():
             self.interrupt()
         self.close("FAILED")
 
     def close(self, status: str) -> None:
-        """End the run with an MLflow status and let go of the folder.  Does nothing the second time."""
+        """End the run with an MLflow status and release the folder.  A second call does nothing."""
         import mlflow
 
         global _current
         if _current is not self:
             return
         _current = None
-        self._unwatch()
+        self._unregister()
         try:
-            try:  # end_run forgets the run before it writes, so it can't be asked twice
+            try:  # end_run cannot be retried: it forgets the run before it writes
                 store.retry_while_locked(lambda: self._client.set_terminated(self.run_id, status))
             finally:
                 mlflow.end_run(status)
         finally:
-            self._hold.release()
+            self._lock.release()

@@ -1,8 +1,8 @@
-"""Where everything is kept: one SQLite file and one artifact folder below ``<home>/mlruns``.
+"""The MLflow store: one SQLite file and one artifact folder below ``<home>/mlruns``.
 
-MLflow is told about it in one place, :func:`configure`, which also cures three of its habits: several processes that
-open a cold SQLite store at once crash in its migration (so the first opening happens under a file lock), artifact
-roots are written down absolute (so a checkout that was moved is re-based on its next opening), and telemetry is on.
+:func:`configure` points MLflow at it and works around three problems.  Processes that open a new SQLite store at the
+same time crash in its migration, so a file lock guards the first opening.  MLflow records absolute artifact paths, so a
+moved checkout is re-based when it is opened.  Telemetry is switched off.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from fer_lib.errors import FerError
 from fer_lib.storage.paths import home, mlruns
 
 EXPERIMENT = "fer"
-PATIENCE = 600.0  # seconds that a fit waits for a database that another program keeps locked
-_ABSOLUTE = (  # every column in which MLflow writes down an absolute artifact path
+LOCK_TIMEOUT = 600.0  # seconds to wait for a database that another program has locked
+_PATH_COLUMNS = (  # every column with an absolute artifact path
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
@@ -40,9 +40,12 @@ def tracking_uri(root: Path | None = None) -> str:
 
 
 def configure(root: Path | str | None = None) -> Path:
-    """Point MLflow of this process (and of its children, by environment) at the store; create or re-base it if need be.
+    """Point MLflow in this process and its children at the store, and create or re-base it; returns the home.
 
-    Safe to call from several processes at once, also on a cold store, and cheap to call again.  Returns the home.
+    Several processes may call it at once, also on a new store.  Later calls are cheap.
+
+    Raises:
+        FerError: the store cannot be written or read.
     """
     base = Path(root).expanduser().resolve() if root is not None else home()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -70,59 +73,59 @@ def configure(root: Path | str | None = None) -> Path:
 
 
 def _open(base: Path) -> None:
-    """Create or re-base the store; the caller holds its lock."""
+    """Create or re-base the store.  The caller holds its lock."""
     from mlflow import MlflowClient
 
     folder = mlruns(base)
-    database, mark, making = folder / "mlflow.db", folder / "root.txt", folder / ".store.making"
-    if making.is_file():  # whoever made it was killed, and MLflow cannot go on with half a database; no run is in it
+    database, root_file, unfinished = folder / "mlflow.db", folder / "root.txt", folder / ".store.making"
+    if unfinished.is_file():  # its creator was killed: MLflow cannot open half a database, and no run is in it
         database.unlink(missing_ok=True)
-    cold = not database.is_file()
-    if not cold:
-        _readable(database)
-    if not cold and mark.is_file() and (old := mark.read_text(encoding="utf-8").strip()) != str(base):
+    is_new = not database.is_file()
+    if not is_new:
+        _check_database(database)
+    if not is_new and root_file.is_file() and (old := root_file.read_text(encoding="utf-8").strip()) != str(base):
         _rebase(database, Path(old), base)
     for noisy in ("alembic", "mlflow.store.tracking"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)  # the migration prints forty lines about nothing
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it logs as an error it raises too
-    if cold:
-        making.touch()
+        logging.getLogger(noisy).setLevel(logging.WARNING)  # the migration logs forty lines
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises what it logs
+    if is_new:
+        unfinished.touch()
     client = MlflowClient()
-    client.search_experiments(max_results=1)  # opens the database, so creates or migrates it
-    if cold:  # MLflow's own experiment would put artifacts in whatever folder the process was started in
+    client.search_experiments(max_results=1)  # creates or migrates the database
+    if is_new:  # the Default experiment would put artifacts below the working folder
         with contextlib.closing(sqlite3.connect(database, timeout=30)) as db, db:
             db.execute("UPDATE experiments SET artifact_location = ?", (artifact_root(base),))
-        making.unlink()
-    if not mark.is_file() or mark.read_text(encoding="utf-8").strip() != str(base):
-        mark.write_text(str(base) + "\n", encoding="utf-8")
+        unfinished.unlink()
+    if not root_file.is_file() or root_file.read_text(encoding="utf-8").strip() != str(base):
+        root_file.write_text(str(base) + "\n", encoding="utf-8")
     if client.get_experiment_by_name(EXPERIMENT) is None:
         client.create_experiment(EXPERIMENT, artifact_location=artifact_root(base))
 
 
-def _readable(database: Path) -> None:
-    """FerError when the file is no SQLite database: MLflow would end in forty lines that do not name it."""
+def _check_database(database: Path) -> None:
+    """Raise FerError naming the file when it is not a SQLite database; MLflow's error does not name it."""
     try:
         with contextlib.closing(sqlite3.connect(database, timeout=30)) as db:
             db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.DatabaseError as error:
         raise FerError(
-            f"the store {database} cannot be read ({error}): put a backup in its place, or move it away and an empty "
-            "one is made"
+            f"the store {database} cannot be read ({error}): restore a backup, or move it away to start with an "
+            "empty one"
         ) from error
 
 
 def artifact_root(root: Path | None = None) -> str:
-    """The artifact folder as a ``file://`` URI (which also works for a Windows drive)."""
+    """The artifact folder as a ``file://`` URI, which also works for a Windows drive."""
     return (mlruns(root) / "artifacts").as_uri()
 
 
 def _rebase(database: Path, old: Path, new: Path) -> None:
-    """Rewrite every recorded artifact path that began with ``old`` so that it begins with ``new``."""
+    """Replace the prefix ``old`` of every recorded artifact path by ``new``."""
     prefixes = {(old.as_uri(), new.as_uri()), (str(old), str(new)), ("file://" + old.as_posix(), new.as_uri())}
     prefixes.add((urllib.parse.unquote(old.as_uri()), new.as_uri()))
     with contextlib.closing(sqlite3.connect(database, timeout=30)) as db, db:
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        for table, column in _ABSOLUTE:
+        for table, column in _PATH_COLUMNS:
             if table not in tables:
                 continue
             for before, after in prefixes:
@@ -134,18 +137,18 @@ def _rebase(database: Path, old: Path, new: Path) -> None:
 
 
 def experiment_id(name: str = EXPERIMENT) -> str:
-    """Id of the experiment, created with its artifacts below the store when it is new."""
+    """Id of the experiment, which is created when it does not exist.  Raises FerError when it is deleted."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     base = configure()
     client = MlflowClient()
     with FileLock(mlruns(base) / ".store.lock", timeout=120):
-        found = client.get_experiment_by_name(name)
-        if found is not None and found.lifecycle_stage == "deleted":
+        experiment = client.get_experiment_by_name(name)
+        if experiment is not None and experiment.lifecycle_stage == "deleted":
             raise FerError(f"the experiment {name!r} is deleted: restore it in the MLflow page or name another one")
-        if found is not None:
-            return found.experiment_id
+        if experiment is not None:
+            return experiment.experiment_id
         try:
             return client.create_experiment(name, artifact_location=artifact_root(base))
         except MlflowException as error:
@@ -153,22 +156,22 @@ def experiment_id(name: str = EXPERIMENT) -> str:
 
 
 def retry_while_locked(call: Callable[[], Any]) -> Any:
-    """``call()``, again and again while another program keeps the database locked: no fit ends of a backup.
+    """Return ``call()``, repeated while another program, such as a backup, locks the database.
 
-    MLflow by itself waits 20 seconds.  Raises FerError after ``PATIENCE`` seconds.
+    MLflow itself waits 20 seconds.  Raises FerError after ``LOCK_TIMEOUT`` seconds.
     """
     from mlflow.exceptions import MlflowException
 
-    until = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + LOCK_TIMEOUT
     while True:
         try:
             return call()
         except MlflowException as error:
             if "database is locked" not in str(error):
                 raise
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise FerError(
-                    f"another program has kept {mlruns() / 'mlflow.db'} locked for {PATIENCE / 60:.0f} minutes: end it "
+                    f"another program has locked {mlruns() / 'mlflow.db'} for {LOCK_TIMEOUT / 60:.0f} minutes: end it "
                     "and give the same command again"
                 ) from error
         time.sleep(1.0)

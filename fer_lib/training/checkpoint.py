@@ -1,4 +1,4 @@
-"""A training state on disk: safetensors and JSON in one folder that is replaced atomically and verified when read."""
+"""Training checkpoints: safetensors and JSON in one folder, replaced atomically and verified when read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,21 @@ from fer_lib.calibration.temperature import Temperature
 from fer_lib.errors import BundleError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.models.bundle import Bundle, write_bundle
-from fer_lib.storage.atomic import explained, fresh_folder, previous, write_synced
+from fer_lib.storage.atomic import fresh_folder, previous, write_synced
 
 STATE, META = "state.safetensors", "state.json"
 LAST, BEFORE = "checkpoint_last", "checkpoint_before"
 
 
 def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
-    """Write ``tensors`` and ``meta`` to the folder ``path``; a reader sees the old or the new one, never a mixture.
+    """Write ``tensors`` and ``meta`` to the folder ``path``.  A reader gets the old or the new one, never a mixture.
 
-    The ``checkpoint_last`` that is replaced stays as ``checkpoint_before``, should the new one be damaged later.
+    A ``checkpoint_last`` is first linked to ``checkpoint_before``, in case the new one is damaged later.
+    Raises DataError when the disk is full or read-only.
     """
     content = save({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()})
     if path.name == LAST and (path / STATE).is_file() and (path / META).is_file():
-        _keep(path, path.with_name(BEFORE))
+        _link_files(path, path.with_name(BEFORE))
     with fresh_folder(path, may_replace=lambda p: (p / META).is_file()) as partial:
         write_synced(partial / STATE, content)
         record = {**meta, "sha256": hashlib.sha256(content).hexdigest()}
@@ -38,26 +38,23 @@ def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str
         write_synced(partial / META, json.dumps(record, indent=1).encode())
 
 
-def _keep(path: Path, kept: Path) -> None:
-    """The files of ``path`` in ``kept`` too, as links: that takes no room until ``path`` is replaced."""
-    with fresh_folder(kept) as partial:
+def _link_files(path: Path, target: Path) -> None:
+    """Put the files of ``path`` into ``target`` as hard links, which take no space until ``path`` is replaced."""
+    with fresh_folder(target) as partial:
         for name in (STATE, META):
             try:
                 os.link(path / name, partial / name)
-            except OSError:  # a disk without links
-                with explained(kept), open(path / name, "rb") as old, open(partial / name, "wb") as new:
-                    shutil.copyfileobj(old, new)
-                    new.flush()
-                    os.fsync(new.fileno())
+            except OSError:  # a file system without hard links
+                write_synced(partial / name, (path / name).read_bytes())
 
 
 def has_checkpoint(path: Path) -> bool:
-    """Whether :func:`load_checkpoint` would find one, be it the old one of a writer that was killed."""
+    """Whether :func:`load_checkpoint` has something to read, the old folder of a killed writer included."""
     return path.is_dir() or previous(path).is_dir()
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-    """The folder's tensors and meta, or None when there is none.  BundleError when it is truncated or was changed."""
+    """The folder's tensors and meta; None when there is none.  BundleError when it is damaged or was changed."""
     if not path.is_dir():
         path = previous(path)
         if not path.is_dir():
@@ -82,17 +79,17 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def checkpoint_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The weights of a checkpoint that would be deployed (the moving average, where one is kept), and its meta.
+    """The weights of a checkpoint for deployment (the moving average if there is one), and its meta.
 
-    ``meta["bundle"]`` tells what they are: name, kind, model_config, contract, training_prior, ids.
-    Raises BundleError when there is none, when it is damaged, or when it does not say what it is.
+    ``meta["bundle"]`` describes them: name, kind, model_config, contract, training_prior, ids.
+    Raises BundleError when there is no checkpoint, when it is damaged, or when it lacks that description.
     """
-    found = load_checkpoint(path)
-    if found is None:
+    checkpoint = load_checkpoint(path)
+    if checkpoint is None:
         raise BundleError(f"{path} is no checkpoint: give a folder checkpoint_last or checkpoint_epochNNN of a fit")
-    tensors, meta = found
+    tensors, meta = checkpoint
     if "bundle" not in meta:
-        raise BundleError(f"checkpoint {path} does not say which model it is of: take it further with the same fit")
+        raise BundleError(f"checkpoint {path} does not describe its model: resume it with the same fit first")
     prefix = "ema." if any(k.startswith("ema.") for k in tensors) else "model."
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}, meta
 
@@ -100,38 +97,37 @@ def checkpoint_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, A
 def checkpoint_bundle(
     path: Path, out: Path, temperature: Temperature | None = None, metrics: dict[str, Any] | None = None
 ) -> Bundle:
-    """A bundle at ``out`` of a checkpoint alone; nothing of the fit's folder is needed.
+    """Write the bundle of a checkpoint to ``out``.  Only the checkpoint's own folder is read.
 
-    Its ids have ``epoch``, the number (from 0) of the last epoch begun, and ``epochs``, how many were trained.
-
-    ``metrics`` and ``temperature`` must be of these very weights; without them the bundle has none.
-    Raises what :func:`checkpoint_weights` and :func:`fer_lib.models.bundle.write_bundle` raise.
+    The bundle's ids get ``epoch``, the number (from 0) of the last epoch that was started, and ``epochs``, how many
+    were trained.  ``metrics`` and ``temperature`` must belong to these weights; without them the bundle has none.
+    Raises the errors of :func:`checkpoint_weights` and :func:`fer_lib.models.bundle.write_bundle`.
     """
     weights, meta = checkpoint_weights(path)
-    described = meta["bundle"]
+    fields = meta["bundle"]
     return write_bundle(
-        out, **described | {
-            "contract": FaceContract.model_validate(described["contract"]),
-            "ids": {**described["ids"], "epoch": math.ceil(meta["epoch"]) - 1, "epochs": meta["epoch"]},
+        out, **fields | {
+            "contract": FaceContract.model_validate(fields["contract"]),
+            "ids": {**fields["ids"], "epoch": math.ceil(meta["epoch"]) - 1, "epochs": meta["epoch"]},
         }, state_dict=weights, temperature=temperature, metrics=metrics or {},
     )  # fmt: skip
 
 
 def _advice(path: Path) -> str:
-    """What to do about a checkpoint that is not whole; any other of the fit holds all that ``checkpoint_last`` does."""
+    """What to do about a damaged checkpoint.  Every checkpoint of a fit holds its whole state, so any can resume."""
     if path.name != LAST and path != previous(path.with_name(LAST)):
         return f"move {path} away: neither the fit nor its other checkpoints need it"
-    again = f"move {path} away and the same command starts again"
+    restart = f"move {path} away and the same command starts again"
     others = [path.with_name(BEFORE), *path.parent.glob("checkpoint_epoch*")]
     steps = {other: step for other in others if (step := _step(other)) is not None}
     if not steps:
-        return again
+        return restart
     newest = max(steps, key=steps.get)
-    return f"{again}, or goes on from step {steps[newest]} when you copy {newest} to {path.with_name(LAST)}"
+    return f"{restart}, or goes on from step {steps[newest]} when you copy {newest} to {path.with_name(LAST)}"
 
 
 def _step(path: Path) -> int | None:
-    """Where the checkpoint stands; None when it is none, or damaged."""
+    """The step number of a checkpoint; None when it is missing or damaged."""
     try:
         return _read(path)[1]["step"]
     except BundleError:
@@ -145,7 +141,7 @@ def _checksum(record: dict[str, Any]) -> str:
 def pack_state(
     model: torch.nn.Module, optimiser: torch.optim.Optimizer, ema: torch.nn.Module | None
 ) -> dict[str, torch.Tensor]:
-    """Model, optimiser and EMA tensors under one flat naming."""
+    """Tensors of model, optimiser and moving average in one flat dict."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     if ema is not None:
         tensors |= {f"ema.{k}": v for k, v in ema.state_dict().items()}
@@ -160,9 +156,9 @@ def unpack_state(
     optimiser: torch.optim.Optimizer,
     ema: torch.nn.Module | None,
 ) -> None:
-    """Put what :func:`pack_state` collected back, each tensor in its parameter's own memory layout.
+    """Load the tensors of :func:`pack_state`.  The optimiser's moments take the memory layout of their parameter.
 
-    Another layout would take other vector instructions, whose rounding differs, and the resumed run would drift.
+    Another layout selects other vector instructions.  Their rounding differs, and the resumed run would drift.
     """
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     if ema is not None:

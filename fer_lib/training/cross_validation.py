@@ -1,4 +1,4 @@
-"""Out-of-fold logits: every row predicted by a net that saw neither it nor a copy of it."""
+"""Out-of-fold logits: each row is predicted by a net that was trained without it and without its duplicates."""
 
 from __future__ import annotations
 
@@ -23,43 +23,42 @@ from fer_lib.models.cache import cached_array
 from fer_lib.models.classifier import build_classifier
 from fer_lib.models.inference import predict_logits
 from fer_lib.params import StudentParams
-from fer_lib.storage.atomic import explained
 from fer_lib.training.data import FitData
 from fer_lib.training.distributed import SingleProcess
 from fer_lib.training.fit import apply_settings
 from fer_lib.training.loop import fit
 from fer_lib.training.student import StudentObjective
 
-FOLDS_VERSION = 1  # of everything here that decides logits
+FOLDS_VERSION = 1  # raise it when code of this module changes the logits
 
 
 def assign_folds(frame: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
-    """The fold 0..folds-1 of each row, int64 [N]: a function of (seed, content), never of the row order.
+    """The fold of each row, int64 [N] in 0..folds-1: a function of seed and content, independent of the row order.
 
-    Rows of one content, or of one ``group`` (near copies, as an audit's manifest names them), share a fold.  Label by
-    label, these families go in hash order to the fold that holds the fewest rows of the label.
-    Raises DataError when there are fewer families than folds.
+    Rows of one ``content_id`` or one ``group`` (near-duplicates in an audit's manifest) are linked, and linked rows
+    share a fold.  For each label in turn, the sets of linked rows are sorted by hash; each goes to the fold that has
+    the fewest rows of the label.  Raises DataError when there are fewer sets than folds.
     """
-    family = _families(frame)
-    table = frame[["content_id", "label"]].assign(family=family)
-    one = table.groupby("family").agg(name=("content_id", "min"), label=("label", "min"), size=("label", "size"))
-    if len(one) < folds:
-        raise DataError(f"{len(frame)} rows are {len(one)} different pictures, too few for {folds} folds: use fewer")
-    one["hash"] = [hashlib.sha256(f"fold:{seed}:{name}".encode()).hexdigest() for name in one["name"]]
-    fold = pd.Series(0, index=one.index)
-    whole = np.zeros(folds, np.int64)
-    for _, same in one.sort_values("hash").groupby("label"):
-        held = np.zeros(folds, np.int64)
-        for name, size in zip(same.index, same["size"].tolist(), strict=True):
-            chosen = int(np.lexsort((whole, held))[0])
-            fold[name] = chosen
-            held[chosen] += size
-            whole[chosen] += size
-    return fold.loc[family].to_numpy(np.int64)
+    component = _components(frame)
+    table = frame[["content_id", "label"]].assign(component=component)
+    sets = table.groupby("component").agg(name=("content_id", "min"), label=("label", "min"), size=("label", "size"))
+    if len(sets) < folds:
+        raise DataError(f"{len(frame)} rows are {len(sets)} different images, too few for {folds} folds: use fewer")
+    sets["hash"] = [hashlib.sha256(f"fold:{seed}:{name}".encode()).hexdigest() for name in sets["name"]]
+    fold = pd.Series(0, index=sets.index)
+    totals = np.zeros(folds, np.int64)
+    for _, of_label in sets.sort_values("hash").groupby("label"):
+        label_totals = np.zeros(folds, np.int64)
+        for number, size in zip(of_label.index, of_label["size"].tolist(), strict=True):
+            smallest = int(np.lexsort((totals, label_totals))[0])
+            fold[number] = smallest
+            label_totals[smallest] += size
+            totals[smallest] += size
+    return fold.loc[component].to_numpy(np.int64)
 
 
-def _families(frame: pd.DataFrame) -> np.ndarray:
-    """A number a row, shared by rows that are linked by content or group, over any number of steps."""
+def _components(frame: pd.DataFrame) -> np.ndarray:
+    """The connected component of each row, int [N], in the graph that links rows of one content or one group."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -79,74 +78,75 @@ def _families(frame: pd.DataFrame) -> np.ndarray:
 def out_of_fold(
     pack: FacePack,
     fold: np.ndarray,
-    learned: np.ndarray,
+    trainable: np.ndarray,
     p: StudentParams,
     cache_dir: Path,
     device: torch.device,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """float64 logits [N, 7] of each row of ``pack``, by a net fitted to the rows of the other folds.
+    """float64 logits [N, 7] of each row of ``pack``, by a net trained on the other folds.
 
-    ``fold`` int [N]; ``learned`` bool [N]: the rows that may be learned from.  The last epoch's net is taken, so that
-    no choice looks at the rows it is to predict; logits are the mean of a face's and its mirror image's.  Each fold's
-    logits are kept in ``cache_dir``, so that an audit that was stopped goes on where it was, within a fold too.
-    ``progress(done, total)`` counts epochs.  Raises DataError when a fold leaves nothing to learn from.
+    ``fold`` int [N]; ``trainable`` bool [N]: the rows that may be trained on.  The net of the last epoch predicts,
+    because a selection by score would use the rows that it predicts.  Logits are averaged over a face and its mirror
+    image.  ``progress(done, total)`` counts epochs.
+
+    The logits of a fold are cached in ``cache_dir``.  A stopped audit resumes there, within a fold too.
+    Raises DataError when a fold leaves fewer than two rows to train on.
     """
     apply_settings(p)
     folds = np.unique(fold)
     logits = np.empty((len(fold), NUM_CLASSES))
     for number, k in enumerate(folds):
-        held, train = np.flatnonzero(fold == k), np.flatnonzero((fold != k) & learned)
+        val, train = np.flatnonzero(fold == k), np.flatnonzero((fold != k) & trainable)
         if len(train) < 2:  # batch norm needs two
-            raise DataError(f"fold {k} of {len(folds)} leaves {len(train)} rows to learn from: use more rows or folds")
+            raise DataError(f"fold {k} of {len(folds)} leaves {len(train)} rows to train on: use more rows or folds")
 
-        def epochs(done: int, before: int = number * p.epochs) -> None:
+        def count_epochs(done: int, before: int = number * p.epochs) -> None:
             if progress is not None:
                 progress(before + done, len(folds) * p.epochs)
 
-        logits[held] = _cached_fold(subset(pack, train), subset(pack, held), p, cache_dir, device, epochs)
-        epochs(p.epochs)
+        logits[val] = _cached_fold(subset(pack, train), subset(pack, val), p, cache_dir, device, count_epochs)
+        count_epochs(p.epochs)
     return logits
 
 
 def subset(pack: FacePack, rows: np.ndarray) -> FacePack:
-    """The faces of some rows of a pack, read through it; nothing is copied."""
+    """A pack of the ``rows`` (int [M]) of ``pack``; faces are read from ``pack``, not copied."""
     numbers = rows.tolist()
     manifest = Manifest(pack.manifest.frame.iloc[rows].reset_index(drop=True), pack.manifest.meta, pack.manifest.path)
-    faces = Faces(len(numbers), pack.faces.shape[1], lambda i: pack.faces.thin(numbers[i]))
+    faces = Faces(len(numbers), pack.faces.shape[1], lambda i: pack.faces.compact(numbers[i]))
     return FacePack(faces, manifest, pack.contract, len(numbers))
 
 
 def _cached_fold(
-    train: FacePack, held: FacePack, p: StudentParams, cache_dir: Path, device: torch.device, epochs: Callable
+    train: FacePack, val: FacePack, p: StudentParams, cache_dir: Path, device: torch.device, count_epochs: Callable
 ) -> np.ndarray:
     fields = p.model_dump(mode="json", exclude={"output_dir", "name", "device", "threads", "workers", "pack"})
-    parts = [FOLDS_VERSION, rows_key(train.manifest), rows_key(held.manifest), train.contract.id, fields]
+    parts = [FOLDS_VERSION, rows_key(train.manifest), rows_key(val.manifest), train.contract.id, fields]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     file, work = cache_dir / f"fold-{key}.npy", cache_dir / f".fold-{key}"
-    with explained(cache_dir):
-        cache_dir.mkdir(parents=True, exist_ok=True)
+    cache_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(cache_dir / f".fold-{key}.lock"):
-        logits = cached_array(file, lambda: _fit_fold(train, held, p, work, device, key, epochs))
-        if work.is_dir():  # kept until the logits are written
+        logits = cached_array(file, lambda: _fit_fold(train, val, p, work, device, key, count_epochs))
+        if work.is_dir():  # removed only now: until the logits are written a resume needs it
             shutil.rmtree(work)
     return logits
 
 
-def _fit_fold(train, held, p: StudentParams, work: Path, device, key: str, epochs: Callable) -> np.ndarray:
+def _fit_fold(train, val, p: StudentParams, work: Path, device, key: str, count_epochs: Callable) -> np.ndarray:
     labels = train.manifest.labels
     counts = np.bincount(labels, minlength=NUM_CLASSES)
     sampler = Sampler(labels, p.batch_size, False, p.seed)
-    roles = np.full(len(held.manifest), "select")  # there is no temperature to fit, and nothing is selected
+    roles = np.full(len(val.manifest), "select")  # no temperature is fitted
     prior = (counts / counts.sum()).tolist()
-    data = FitData(train, held, sampler, train.contract, prior, None, roles, len(roles))
+    data = FitData(train, val, sampler, train.contract, prior, None, roles, len(roles))
     config = dict(backbone=p.backbone, image_size=p.image_size, embed_dim=p.embed_dim, dropout=p.dropout, head=p.head)
     torch.manual_seed(p.seed)
     model = build_classifier(config)
-    evalset = evalset_id(held.manifest.frame["sample_id"].tolist(), held.manifest.labels, "fold", 0)
+    evalset = evalset_id(val.manifest.frame["sample_id"].tolist(), val.manifest.labels, "fold", 0)
     ids = {"fold": key, "evalset_id": evalset, "protocol_id": protocol_id(evalset, train.contract, "none")}
-    options = dict(kind="student", name=p.name, ids=ids, team=SingleProcess(device))
+    options = dict(kind="student", name=p.name, ids=ids, context=SingleProcess(device))
     for event in fit(model, StudentObjective(p, data, device, None), data, p, work, **options):
         if event["event"] == "epoch":
-            epochs(event["epoch"] + 1)
-    return predict_logits(read_bundle(work / "best").model().to(device), held, 256, device, flip_average=True)
+            count_epochs(event["epoch"] + 1)
+    return predict_logits(read_bundle(work / "best").model().to(device), val, 256, device, flip_average=True)

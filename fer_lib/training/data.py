@@ -1,4 +1,4 @@
-"""What a fit sees: the packs of train and val, the sampler, roles, prior and class weights."""
+"""The data of a fit: packs of train and val, the sampler, val roles, prior and class weights."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from fer_lib.params import FitParams
 
 @dataclass(frozen=True)
 class FitData:
-    """``val_roles`` [N_val] str (select, temperature, conformal); ``prior`` [7] as the loss sees the classes.
+    """``val_roles`` str [N_val] (select, temperature, conformal); ``prior`` [7]: the class shares in the loss.
 
-    ``n_select`` counts the val/select rows of the manifest, also those that a tolerance left out of the pack.
+    ``n_select`` counts the val/select rows of the manifest, including those that a tolerance left out of the pack.
     """
 
     train: FacePack
@@ -43,29 +43,29 @@ class FitData:
     def rows_with_votes(self) -> int:
         return int((~np.isnan(self.train.manifest.soft_labels).any(1)).sum())
 
-    def seen_before(self, step: int, steps_per_epoch: int) -> np.ndarray:
-        """bool [N_train]: the rows that the first ``step`` steps drew, computed again rather than stored."""
-        seen = np.zeros(len(self.sampler.labels), bool)
+    def coverage(self, step: int, steps_per_epoch: int) -> np.ndarray:
+        """bool [N_train]: the rows that the first ``step`` steps used, computed again rather than stored."""
+        covered = np.zeros(len(self.sampler.labels), bool)
         for k in range(step):
             epoch, index = divmod(k, steps_per_epoch)
-            seen[self.sampler.rows(epoch * self.sampler.steps_per_epoch + index)[0]] = True
-        return seen
+            covered[self.sampler.rows(epoch * self.sampler.steps_per_epoch + index)[0]] = True
+        return covered
 
 
 def make_contract(p: FitParams) -> FaceContract:
-    """The face contract that these parameters ask for, with the backbone's own mean and std."""
+    """The face contract of these parameters, with the backbone's own mean and std."""
     import timm
 
-    known = timm.models.get_pretrained_cfg(p.backbone)  # None for an architecture that never had weights
-    stats = {} if known is None else {"mean": known.mean, "std": known.std}
+    cfg = timm.models.get_pretrained_cfg(p.backbone)  # None for an architecture without pretrained weights
+    stats = {} if cfg is None else {"mean": cfg.mean, "std": cfg.std}
     return FaceContract(image_size=p.image_size, align=p.align, margin=p.margin, clahe=p.clahe, **stats)
 
 
 def loader_threads(p: FitParams, device: torch.device) -> int:
-    """``workers`` made out: ``auto`` takes cores that do not compute, up to 4 for a GPU and 1 for a CPU.
+    """The number of loader threads.  ``workers: auto`` uses idle cores: up to 4 for a GPU, 1 for a CPU.
 
-    Where every core computes it is 0: each batch is then made between two steps, since a thread beside them would only
-    keep the others of a step waiting for the one that it displaced.
+    It is 0 when torch computes on every core, and batches are then made between steps.  A loader thread would displace
+    one of torch's threads, and the others would wait for it.
     """
     if p.workers != "auto":
         return p.workers
@@ -75,13 +75,13 @@ def loader_threads(p: FitParams, device: torch.device) -> int:
 
 
 def open_data(manifest: Manifest, p: FitParams, cache_dir: Path) -> FitData:
-    """Packs and sampler of a fit.  DataError when train or val/select has no rows.
+    """Packs and sampler of a fit.  DataError when train or val/select has no rows, or the packs do not fit on the disk.
 
-    Test rows are never opened here; they only count when the room for all packs is reckoned, for evaluation packs them.
+    Test images are not read.  Test rows only count in the disk space that is checked, because evaluation packs them.
     """
     contract = make_contract(p)
-    keep = dict(include_sources=p.include_sources, exclude_sources=p.exclude_sources)
-    train, val = manifest.rows(split="train", **keep), manifest.rows(split="val", **keep)
+    sources = dict(include_sources=p.include_sources, exclude_sources=p.exclude_sources)
+    train, val = manifest.rows(split="train", **sources), manifest.rows(split="val", **sources)
     n_select = int((val.frame["val_role"] == "select").sum())
     if not n_select:
         raise DataError(
@@ -98,15 +98,15 @@ def open_data(manifest: Manifest, p: FitParams, cache_dir: Path) -> FitData:
     sampler = Sampler(labels, p.batch_size, balanced, p.seed)
     counts = np.bincount(labels, minlength=NUM_CLASSES)
     shares = np.bincount(labels, weights=packs[0].manifest.weights, minlength=NUM_CLASSES)
-    if not shares.any():  # no label counts, so none says that a class is more frequent
+    if not shares.any():  # every sample weight is 0: no class is more frequent than another
         shares = np.ones(NUM_CLASSES)
     weighted = p.imbalance in ("class_weights", "both")
     weights = np.asarray(effective_number_weights(counts.tolist(), p.cb_beta), np.float32) if weighted else None
-    drawn = np.full(NUM_CLASSES, 1.0) if balanced else shares
-    effective = drawn * (weights if weighted else 1.0)
-    if p.logit_adjustment:  # of the prior pi, the adjusted loss leaves pi^(1 - tau) in the logits
-        seen = counts > 0  # 0 to a power below 0 is no share
-        effective = np.power(counts / counts.sum(), 1.0 - p.logit_adjustment, where=seen, out=np.zeros(NUM_CLASSES))
+    sampling = np.full(NUM_CLASSES, 1.0) if balanced else shares
+    effective = sampling * (weights if weighted else 1.0)
+    if p.logit_adjustment:  # the adjusted loss leaves pi^(1 - tau) of the prior pi in the logits
+        present = counts > 0  # 0 to a negative power is undefined
+        effective = np.power(counts / counts.sum(), 1.0 - p.logit_adjustment, where=present, out=np.zeros(NUM_CLASSES))
     roles = packs[1].manifest.frame["val_role"].to_numpy(dtype=str)
     prior = (effective / effective.sum()).tolist()
     return FitData(packs[0], packs[1], sampler, contract, prior, weights, roles, n_select)

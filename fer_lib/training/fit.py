@@ -1,4 +1,4 @@
-"""A whole fit: device, data, model, starting weights, the loop, and the files that describe what came out (SPEC 5)."""
+"""A complete fit: device, data, model, starting weights, the training loop, and the reports beside ``best/``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -20,36 +18,39 @@ import torch
 
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
 from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, read_exposure
-from fer_lib.datasets.training_data import TrainingData, as_record
+from fer_lib.datasets.training_data import TrainingData, read_training_data
 from fer_lib.devices import describe_device
 from fer_lib.errors import DataError, FerError
 from fer_lib.models.bundle import Bundle, read_bundle
 from fer_lib.models.classifier import FerClassifier, build_classifier, check_size
-from fer_lib.models.weights import load_pretrained, resampled
+from fer_lib.models.weights import load_pretrained, resample_weights
 from fer_lib.params import FitParams
-from fer_lib.storage.atomic import explained, fresh_file, write_json
+from fer_lib.storage.atomic import fresh_file, write_json
+from fer_lib.storage.git import run_git
 from fer_lib.training.checkpoint import LAST, has_checkpoint
 from fer_lib.training.data import FitData, open_data
-from fer_lib.training.distributed import SingleProcess, together
+from fer_lib.training.distributed import SingleProcess, run_processes
 from fer_lib.training.loop import fit
 from fer_lib.training.step import precision
 
-_NEVER_SAW_OURS = ("none", "hub", "package", "init_from")  # init_from brings a record of its own
+# Starting weights with complete exposure records: hub and package weights never trained on these data sets, and the
+# bundle of init_from has its own record.  Weights of another file may come from any images.
+_RECORDED_SOURCES = ("none", "hub", "package", "init_from")
 
 
 def run_fit(
     p: FitParams, manifest: Manifest, out: Path, cache_dir: Path, *, kind: str, config: dict[str, Any],
-    objective: Callable, **how: Any,
+    objective: Callable, **options: Any,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Everything between validated parameters and a folder with ``best/`` and its reports; yields the loop's events.
+    """Train a model of ``config`` on ``manifest`` into ``out``; yields the events of :func:`fer_lib.training.loop.fit`.
 
-    ``objective(p, data, device)`` makes the loss.  ``how``: ``tune`` and ``norms``; ``init_from``, a bundle folder;
-    ``run_id``; ``inputs``, ids of what else decides the weights; ``ancestors``, what the teachers saw, None for one
-    that left no record.
-    Raises FerError for a device, backbone, starting weights or data that can't be had, before any step.
+    ``objective(p, data, device)`` makes the loss.  ``options``: ``tune`` and ``norms`` of the loop; ``init_from``, a
+    bundle folder to start from; ``run_id``; ``inputs``, ids of other inputs that the weights depend on; ``ancestors``,
+    the exposure records of the teachers, None for a teacher without one.
+    Raises FerError, before any step, for a device, backbone, starting weights or data that cannot be used.
     """
-    work = partial(_run_fit, p, manifest, out, cache_dir, kind=kind, config=config, objective=objective, **how)
-    yield from together(work, p)
+    work = partial(_run_fit, p, manifest, out, cache_dir, kind=kind, config=config, objective=objective, **options)
+    yield from run_processes(work, p)
 
 
 def _run_fit(
@@ -57,7 +58,7 @@ def _run_fit(
     manifest: Manifest,
     out: Path,
     cache_dir: Path,
-    team: SingleProcess,
+    context: SingleProcess,
     *,
     kind: str,
     config: dict[str, Any],
@@ -69,37 +70,36 @@ def _run_fit(
     inputs: dict[str, str] | None = None,
     ancestors: Sequence[TrainingExposure | None] = (),
 ) -> Iterator[dict[str, Any]]:
-    """The part of one process of the team; the first one prepares, the others then find packs and weights made."""
+    """The fit of one process.  Rank 0 writes packs and starting weights first, and the other ranks then read them."""
     apply_settings(p)
-    with explained(out):
-        out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(p.seed)
     model = build_classifier(config)
     check_size(model)
-    if team.rank > 0:
-        team.wait()
+    if context.rank > 0:
+        context.wait()
     weights = _starting_weights(model, p, init_from, out)
     data = open_data(manifest, p, cache_dir)
-    _write_seen(p, data, weights, init_from, ancestors, out)
-    if team.rank == 0:
-        team.wait()
+    _write_exposure(data, weights, init_from, ancestors, out)
+    if context.rank == 0:
+        context.wait()
     ids = _ids(p, manifest, data, weights, run_id, inputs or {})
     record = _training_data(p, data, weights)
-    options = dict(kind=kind, name=p.name, ids=ids, training_data=record, team=team, tune=tune, norms=norms)
-    for event in fit(model, objective(p, data, team.device), data, p, out, **options):
-        if event["event"] == "start" and team.rank == 0:
-            write_json(out / "environment.json", environment(team.device))
-            alignment = _alignment(p, manifest, data, weights, event, init_from, team.device, ids)
+    options = dict(kind=kind, name=p.name, ids=ids, training_data=record, context=context, tune=tune, norms=norms)
+    for event in fit(model, objective(p, data, context.device), data, p, out, **options):
+        if event["event"] == "start" and context.rank == 0:
+            write_json(out / "environment.json", environment(context.device))
+            alignment = _alignment(p, manifest, data, weights, event, init_from, context.device, ids)
             write_json(out / "alignmentreport.json", alignment)
-        if event["event"] == "end" and team.rank == 0:
-            describe_best(read_bundle(out / "best"), out)
+        if event["event"] == "end" and context.rank == 0:
+            _write_reports(read_bundle(out / "best"), out)
             if p.smoke:
                 write_json(out / "smoke_results.json", _smoke_results(read_bundle(out / "best"), event))
         yield event
 
 
-def describe_best(bundle: Bundle, out: Path) -> None:
-    """``reliabilitymetrics.json`` and ``calibration.json``: the figures of the very weights in ``best/``."""
+def _write_reports(bundle: Bundle, out: Path) -> None:
+    """Write ``reliabilitymetrics.json`` and ``calibration.json`` from the metrics of ``bundle``."""
     epoch, temperature = bundle.meta["ids"]["epoch"], bundle.meta["temperature"]
     keys = ("accuracy", "macro_f1", "per_class_f1", "nll", "ece", "brier")
     metrics = bundle.meta["metrics"]
@@ -121,17 +121,10 @@ def _smoke_results(best: Bundle, end: dict[str, Any]) -> dict[str, Any]:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """The machine and the packages, for ``environment.json``."""
+    """Machine, packages and git state, for ``environment.json``."""
     root = Path(__file__).resolve().parents[2]
-
-    def git(*words: str) -> str | None:
-        if shutil.which("git") is None:
-            return None
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else None
-
     lock = root / "requirements.lock"
-    changed = git("status", "--porcelain")
+    changes = run_git("status", "--porcelain")
     names = (
         "torch", "torchvision", "timm", "mlflow", "numpy", "pandas", "opencv-python", "opencv-python-headless",
         "onnxruntime", "scikit-learn", "fer-lab",
@@ -140,7 +133,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "python": platform.python_version(),
-        "git": {"commit": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)},
+        "git": {"commit": run_git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)},
         "packages": {n: installed[n] for n in names if n in installed},
         "torch": torch.__version__,
         "device": describe_device(device.type) | {"cpu_capability": torch.backends.cpu.get_cpu_capability()},
@@ -149,11 +142,11 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def apply_settings(p: FitParams) -> None:
-    """Set this process's torch to the threads and the determinism that ``p`` asks for."""
+    """Set torch's threads and determinism in this process as ``p`` says."""
     if p.threads:
         torch.set_num_threads(p.threads)
     torch.use_deterministic_algorithms(p.deterministic, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that writes every buffer once more
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid, slow: it fills every new buffer
     torch.backends.cudnn.benchmark = not p.deterministic
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not p.deterministic
     if p.deterministic:
@@ -161,77 +154,80 @@ def apply_settings(p: FitParams) -> None:
 
 
 def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, out: Path) -> dict[str, Any]:
-    """Load them once; a resume reads what the first start recorded and asks nobody."""
+    """Load the starting weights and record them.  A resume reads only the record; their source may be gone by then."""
     record = out / "starting_weights.json"
     if has_checkpoint(out / LAST) and record.is_file():
-        return _recorded(record, p, init_from)
+        return _recorded_weights(record, p, init_from)
     if init_from:
         bundle = read_bundle(init_from)
         theirs = {k: v for k, v in bundle.meta["model"].items() if k not in ("image_size", "dropout")}
         ours = {k: model.config[k] for k in theirs}
         if theirs != ours:
-            raise FerError(f"init_from {init_from} is another model: it has {theirs}, these parameters ask for {ours}")
-        model.load_state_dict(resampled(bundle.state_dict(), model, f"the weights of init_from {init_from}"))
+            raise FerError(
+                f"init_from {init_from} is another model: it has {theirs}, these parameters ask for {ours}; set them "
+                "to its values, or start from another bundle"
+            )
+        model.load_state_dict(resample_weights(bundle.state_dict(), model, f"the weights of init_from {init_from}"))
         weights = {"source": "init_from", "origin": str(bundle.path), "weights_sha256": bundle.weights_sha256}
-        weights["training_data"] = bundle.meta.get("training_data")  # kept here: a resume does not open the bundle
+        weights["training_data"] = bundle.meta.get("training_data")  # a resume does not open the bundle
     else:
         weights = load_pretrained(model, p.pretrained)
     write_json(record, weights)
     return weights
 
 
-def _recorded(record: Path, p: FitParams, init_from: str) -> dict[str, Any]:
-    """What the first start recorded.  FerError when it is damaged, or when these parameters ask for another start.
+def _recorded_weights(record: Path, p: FitParams, init_from: str) -> dict[str, Any]:
+    """The record of the first start.  FerError when it is damaged, or when ``p`` asks for other starting weights.
 
-    A path may have changed or lead nowhere by now, what it held counts; so only what is still there is compared.
+    The file or bundle may have moved since, so its path is not compared; its weights are, if it still exists.
     """
     advice = f"give this run another output_dir, or delete {record.parent}"
     try:
         weights = json.loads(record.read_text())
-        source = weights["source"] if weights["source"] in _NEVER_SAW_OURS else "a file"
+        source = weights["source"] if weights["source"] in _RECORDED_SOURCES else "a file"
     except (ValueError, KeyError, TypeError) as error:
         raise FerError(f"{record} is damaged ({type(error).__name__}: {error}); {advice}") from error
-    asked = "init_from" if init_from else p.pretrained if p.pretrained in _NEVER_SAW_OURS else "a file"
-    there = read_bundle(init_from).weights_sha256 if init_from and Path(init_from).exists() else ""
-    if asked != source or there not in ("", weights["weights_sha256"]):
+    requested = "init_from" if init_from else p.pretrained if p.pretrained in _RECORDED_SOURCES else "a file"
+    current = read_bundle(init_from).weights_sha256 if init_from and Path(init_from).exists() else ""
+    if requested != source or current not in ("", weights["weights_sha256"]):
         raise FerError(
-            f"{record.parent} holds a training that began from {' '.join(filter(None, (source, weights['origin'])))}; "
-            f"these parameters ask for {init_from or p.pretrained}: {advice}"
+            f"{record.parent} holds a training that started from {' '.join(filter(None, (source, weights['origin'])))}"
+            f"; these parameters ask for {init_from or p.pretrained}: {advice}"
         )
     return weights
 
 
-def _write_seen(
-    p: FitParams, data: FitData, weights: dict, init_from: str, ancestors: Sequence[TrainingExposure | None], out: Path
+def _write_exposure(
+    data: FitData, weights: dict, init_from: str, ancestors: Sequence[TrainingExposure | None], out: Path
 ) -> None:
-    """The pictures that decide the weights; weights of somebody's file may come from any, so they are not the whole."""
+    """Write the record of all images that the weights depend on."""
     if has_checkpoint(out / LAST) and (out / EXPOSURE_FILE).is_file():
-        return  # a resume reads nothing of what it started from
-    own = TrainingExposure.of(
+        return  # a resume must not need the bundle that it started from
+    exposure = TrainingExposure.of(
         data.train.manifest.frame["content_id"], data.val.manifest.frame["content_id"],
-        whole=weights["source"] in _NEVER_SAW_OURS,
+        complete=weights["source"] in _RECORDED_SOURCES,
     )  # fmt: skip
     start = [read_exposure(read_bundle(init_from).path)] if init_from else []
     with fresh_file(out / EXPOSURE_FILE) as work, open(work, "wb") as file:
-        own.with_ancestors([*ancestors, *start]).write(file)
+        exposure.with_ancestors([*ancestors, *start]).write(file)
 
 
 def _training_data(p: FitParams, data: FitData, weights: dict[str, Any]) -> dict[str, Any]:
-    """What the bundles say that the weights learned from."""
-    found = TrainingData.of(data.train.manifest, p.smoke)
+    """The ``training_data`` of the bundles, as a dict of :class:`TrainingData`."""
+    record = TrainingData.of(data.train.manifest, p.smoke)
     if weights["source"] == "init_from":
-        found = found.started_from(as_record(weights.get("training_data")))
-    return found.model_dump()
+        record = record.with_start(read_training_data(weights.get("training_data")))
+    return record.model_dump()
 
 
 def _ids(
     p: FitParams, manifest: Manifest, data: FitData, weights: dict, run_id: str, inputs: dict[str, str]
 ) -> dict[str, Any]:
-    """What the fit's numbers belong to; the evaluation set is the rows that are really scored."""
-    scored = data.val.manifest.frame[: p.max_val_batches * p.batch_size or None]
-    select = scored[scored["val_role"] == "select"]
+    """Ids of the inputs and of the evaluation set, which is the val/select rows that ``max_val_batches`` leaves."""
+    evaluated = data.val.manifest.frame[: p.max_val_batches * p.batch_size or None]
+    select = evaluated[evaluated["val_role"] == "select"]
     if select.empty:
-        raise DataError(f"the first {len(scored)} val rows hold none of the role select: raise max_val_batches")
+        raise DataError(f"none of the first {len(evaluated)} val rows has the role select: raise max_val_batches")
     tolerance = int(manifest.meta.get("tolerance", 0))
     evalset = evalset_id(select["sample_id"].tolist(), select["label"], "val/select", tolerance)
     return {
@@ -242,9 +238,9 @@ def _ids(
 
 
 def _alignment(p, manifest, data: FitData, weights, start: dict, init_from: str, device, ids: dict) -> dict[str, Any]:
-    """SPEC's ``alignmentreport.json``: what this fit was, in one page."""
-    kept = manifest.rows(include_sources=p.include_sources, exclude_sources=p.exclude_sources)
-    sources, counts = np.unique(kept.frame["source"].to_numpy(dtype=str), return_counts=True)
+    """The content of ``alignmentreport.json``: settings, data and ids of this fit."""
+    filtered = manifest.rows(include_sources=p.include_sources, exclude_sources=p.exclude_sources)
+    sources, counts = np.unique(filtered.frame["source"].to_numpy(dtype=str), return_counts=True)
     fields = p.model_dump()
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -260,7 +256,7 @@ def _alignment(p, manifest, data: FitData, weights, start: dict, init_from: str,
             "image_size": p.image_size, "embed_dim": p.embed_dim,
         },
         "data": {
-            "rows_total_before_filter": len(manifest), "rows_total_after_filter": len(kept),
+            "rows_total_before_filter": len(manifest), "rows_total_after_filter": len(filtered),
             "source_counts_after_filter": dict(zip(sources.tolist(), counts.tolist(), strict=True)),
             "train_rows": len(data.train.manifest), "val_rows": len(data.val.manifest),
             "class_counts": data.class_counts, "rows_with_votes": data.rows_with_votes,

@@ -1,4 +1,4 @@
-"""Where a fit stands, and what is said of it: the rows of ``history.json``, the line of a running epoch."""
+"""The progress of a fit: its counters, the rows of ``history.json``, step events, and warnings about slow epochs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fer_lib.devices import peak_memory_gb
 from fer_lib.params import FitParams
 from fer_lib.training.step import Objective, Stepper
 
-COLLAPSE = 0.5  # of the usual images/s
-LOST = 1.0  # seconds that an epoch must have lost
+SLOW_RATE = 0.5  # of the median images/s
+MIN_LOST_SECONDS = 1.0  # shorter losses are noise of the clock
 
 
 @dataclass
 class Progress:
-    """Where a fit stands: what a checkpoint holds beside tensors."""
+    """What a checkpoint stores beside its tensors."""
 
     step: int = 0
     best: float = -1.0
@@ -28,26 +28,29 @@ class Progress:
     loss_sum: float = 0.0  # over the samples of the running epoch
     loss_n: int = 0
     epoch_seconds: float = 0.0
-    wait_seconds: float = 0.0  # of these, waiting for batches
+    wait_seconds: float = 0.0  # part of epoch_seconds, spent waiting for batches
     total_seconds: float = 0.0
 
 
-def running(state: Progress, stepper: Stepper, steps: int, total: int, seconds: float) -> dict[str, Any]:
-    """A ``step`` event: how far, the epoch's mean loss so far, and images/s of this epoch."""
+def step_event(state: Progress, stepper: Stepper, steps: int, total: int, seconds: float) -> dict[str, Any]:
+    """A ``step`` event: position, mean loss and images/s of the running epoch, which has taken ``seconds``."""
     n = stepper.loss_n
     rates = {"loss": stepper.loss_sum / n, "images_per_sec": n / max(seconds, 1e-9)} if n else {}
     return {"event": "step", "step": state.step, "total_steps": total, "epoch": state.step / steps, **rates}
 
 
 def history_row(
-    epoch: int, state: Progress, steps: int, lr: float, seen: np.ndarray, objective: Objective, p: FitParams,
+    epoch: int, state: Progress, steps: int, lr: float, coverage: np.ndarray, objective: Objective, p: FitParams,
     device: torch.device,
 ) -> dict[str, Any]:  # fmt: skip
-    """What is known of an epoch of ``steps`` steps before validation; ``lr`` and the figures are its last step's."""
+    """The row of an epoch of ``steps`` steps before validation.
+
+    ``coverage`` bool [N_train]: rows used so far.  ``lr`` and the objective's figures are those of the last step.
+    """
     figures = objective.figures((state.step - 1) / steps)
     return {
         "epoch": epoch,
-        "train": {"loss": state.loss_sum / state.loss_n, "coverage": float(seen.mean()), **figures},
+        "train": {"loss": state.loss_sum / state.loss_n, "coverage": float(coverage.mean()), **figures},
         "val": None,
         "calibration": {"mode": p.calibration, "temperature": None},
         "lr": lr,
@@ -61,18 +64,17 @@ def history_row(
     }
 
 
-def collapse(history: list[dict[str, Any]], row: dict[str, Any]) -> str:
-    """What to say of an epoch that ran at less than half the usual pace and lost ``LOST`` seconds by it; blank for any
-    other: what lasts less is the clock's noise."""
-    before = [earlier["timing"]["images_per_sec"] for earlier in history]
-    usual = statistics.median(before or [0.0])
+def slow_epoch_warning(history: list[dict[str, Any]], row: dict[str, Any]) -> str:
+    """A warning when the epoch of ``row`` ran below ``SLOW_RATE`` and lost ``MIN_LOST_SECONDS``; else blank."""
+    rates = [earlier["timing"]["images_per_sec"] for earlier in history]
+    usual = statistics.median(rates or [0.0])
     rate, wait = row["timing"]["images_per_sec"], row["timing"]["data_wait_share"]
-    if rate >= COLLAPSE * usual or row["timing"]["epoch_sec"] * (1 - rate / usual) < LOST:
+    if rate >= SLOW_RATE * usual or row["timing"]["epoch_sec"] * (1 - rate / usual) < MIN_LOST_SECONDS:
         return ""
     cause = (
         f"{wait:.0%} of the time went into waiting for batches: raise workers, or look at the disk"
         if wait > 0.5
-        else f"device memory may be spilling into the host's (peak {row['timing']['peak_memory_gb']:.1f} GB: lower "
-        "batch_size and raise accum_steps), or something else is using this machine"
+        else f"device memory may be spilling into host memory (peak {row['timing']['peak_memory_gb']:.1f} GB: lower "
+        "batch_size and raise accum_steps), or another program is using this machine"
     )
     return f"epoch {row['epoch'] + 1} ran at {rate:.4g} images/s, earlier ones at {usual:.4g}: {cause}"

@@ -1,4 +1,4 @@
-"""Learning rate and margin as pure functions of progress, so that a resume has nothing to restore."""
+"""Learning rate and margin as pure functions of progress.  A resume has no schedule state to restore."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def learning_rate(step: int, *, total_steps: int, warmup_steps: int, peak: float
 
 
 def as_epochs(value: float, epochs: int) -> float:
-    """A length given in epochs, or as a fraction of the run when it is below 1 (0 is 0 either way)."""
+    """``value`` in epochs; a value between 0 and 1 is a fraction of the run of ``epochs``."""
     return value * epochs if 0.0 < value < 1.0 else value
 
 

@@ -1,4 +1,7 @@
-"""The student: plain cross-entropy, or distilled from cached or live teachers by KD or DKD (SPEC 7)."""
+"""Training of a student: cross-entropy, or distillation from teachers by KD (Hinton 2015) or DKD (Zhao 2022).
+
+The teachers' logits are cached soft labels, or computed on the student's own augmented view.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,9 @@ from fer_lib.training.label_loss import LabelLoss
 
 
 class StudentObjective:
-    """Cross-entropy, and for kd, dkd and dkd_mixed the distillation term beside it.
+    """Cross-entropy, plus a distillation term for the modes kd, dkd and dkd_mixed.
 
-    Raises FerError when a distilling mode has no soft labels, BundleError when they are not of these rows or faces.
+    Raises FerError when such a mode has no soft labels, BundleError when they belong to other rows or faces.
     """
 
     def __init__(self, p: StudentParams, data: FitData, device: torch.device, softlabels: Path | None):
@@ -39,11 +42,11 @@ class StudentObjective:
                 raise FerError(
                     f"student mode '{p.mode}' needs softlabels: name a finished 06_export_softlabels phase or folder"
                 )
-            found = read_softlabels(softlabels, data.train.manifest, data.contract)
+            targets = read_softlabels(softlabels, data.train.manifest, data.contract)
             if p.teacher_view == "cached":
-                self.teacher_logits = torch.from_numpy(found.logits).float()
+                self.teacher_logits = torch.from_numpy(targets.logits).float()
             else:
-                self.teachers = LiveTeachers(found.record, data.contract, device)
+                self.teachers = LiveTeachers(targets.record, data.contract, device)
 
     def loss(self, model, images, batch, epoch):
         p = self.p
@@ -60,7 +63,7 @@ class StudentObjective:
         if p.mode == "kd":
             return (1 - p.alpha) * ce + p.alpha * distillation_kl(logits, teacher, p.temperature)
         tckd, nckd = decoupled_kl(logits, teacher, y, p.temperature)
-        if p.mode == "dkd_mixed":  # the earlier system's form
+        if p.mode == "dkd_mixed":  # DKD terms with fixed weights 1 and 4, mixed with the cross-entropy as in KD
             return (1 - p.alpha) * ce + p.alpha * p.temperature**2 * (tckd + 4.0 * nckd)
         decoupled = p.temperature**2 * (p.dkd_alpha * tckd + p.dkd_beta * nckd)
         return ce + self.warmup(epoch) * decoupled
@@ -75,9 +78,9 @@ class StudentObjective:
 
 
 class LiveTeachers:
-    """The ensemble of a soft-label folder run on the student's own augmented view (Beyer 2021).
+    """The ensemble of a soft-label folder, run on the student's own augmented view (Beyer 2021).
 
-    BundleError when a teacher is no longer the one that wrote the folder.
+    Raises BundleError when a teacher's weights or face contract differ from those that the folder records.
     """
 
     def __init__(self, record: dict[str, Any], contract: FaceContract, device: torch.device):
@@ -85,36 +88,43 @@ class LiveTeachers:
         self.weights = [t["weight"] for t in record["teachers"]]
         bundles = [read_bundle(t["uri"]) for t in record["teachers"]]
         for teacher, bundle in zip(record["teachers"], bundles, strict=True):
-            now = bundle.weights_sha256, bundle.contract.id
-            if now != (teacher["weights_sha256"], teacher["face_contract_id"]):
+            current = bundle.weights_sha256, bundle.contract.id
+            if current != (teacher["weights_sha256"], teacher["face_contract_id"]):
                 raise BundleError(
                     f"{bundle.path} holds other weights or another face contract than when the soft labels were made: "
                     "export them again"
                 )
         self.models = [b.model().to(device) for b in bundles]
-        self.views = [partial(self._view, other=b.contract) for b in bundles]
+        self.views = [partial(self._view, teacher=b.contract) for b in bundles]
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Ensemble logits [B, 7] of ``images`` float32 [B, 3, S, S], normalised for the student."""
         logits = [model(view(images)) for model, view in zip(self.models, self.views, strict=True)]
         return combine(logits, self.weights, self.space)
 
-    def _view(self, images: torch.Tensor, other) -> torch.Tensor:
-        def column(values):
+    def _view(self, images: torch.Tensor, teacher: FaceContract) -> torch.Tensor:
+        """The images at the size and normalisation of the ``teacher`` contract."""
+
+        def channels(values):
             return torch.tensor(values, dtype=images.dtype, device=images.device)[None, :, None, None]
 
-        pixels = images * column(self.contract.std) + column(self.contract.mean)
-        if other.image_size != images.shape[-1]:
+        pixels = images * channels(self.contract.std) + channels(self.contract.mean)
+        if teacher.image_size != images.shape[-1]:
             pixels = F.interpolate(
-                pixels, size=(other.image_size,) * 2, mode="bilinear", antialias=True, align_corners=False
+                pixels, size=(teacher.image_size,) * 2, mode="bilinear", antialias=True, align_corners=False
             )
-        return (pixels - column(other.mean)) / column(other.std)
+        return (pixels - channels(teacher.mean)) / channels(teacher.std)
 
 
 def train_student(
     p: StudentParams, manifest: Manifest, out: Path, cache_dir: Path, softlabels: Path | None = None, **record: Any
 ) -> Iterator[dict[str, Any]]:
-    """Train a student into ``out``; yields the loop's events.  ``softlabels``: the folder of a phase 06."""
+    """Train a student into ``out``; yields the events of :func:`fer_lib.training.loop.fit`.
+
+    ``softlabels``: a folder of :func:`fer_lib.models.softlabels.export_softlabels`; ``record``: as for a teacher.
+    Raises the errors of :class:`StudentObjective` and :func:`fer_lib.training.fit.run_fit`.
+    """
     config = dict(
         backbone=p.backbone,
         image_size=p.image_size,

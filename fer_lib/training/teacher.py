@@ -1,4 +1,4 @@
-"""The teacher: ArcFace over balanced batches (SPEC 5), margin 0 first, then a linear ramp."""
+"""Training of a teacher: ArcFace (Deng 2019) over balanced batches, with margin 0 first and then a linear ramp."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class TeacherObjective:
-    """The label loss over ArcFace's logits at the epoch's margin (over the head's own, for a linear one).
+    """The label loss over ArcFace's logits at the epoch's margin; over the head's logits for a linear head.
 
-    With mixup, a row's loss is shared between its own label and its partner's, each with the margin on its own class.
+    With mixup (Zhang 2018) the loss of a row is split between its label and its partner's label.  The margin is on the
+    class of the respective label.
     """
 
     def __init__(self, p: TeacherParams, data: FitData, device: torch.device):
@@ -41,13 +42,13 @@ class TeacherObjective:
         y = torch.from_numpy(batch.labels).to(images.device)
         targets = self.labels.targets(y, torch.from_numpy(batch.rows))
         if not self.p.mixup:
-            return self._against(model(images, scaled=False), y, targets, epoch)
-        mixed, partner, own = mixup(images, self.p.mixup)
+            return self._label_loss(model(images, scaled=False), y, targets, epoch)
+        mixed, partner, share = mixup(images, self.p.mixup)
         scores = model(mixed, scaled=False)
-        theirs = self._against(scores, y[partner], targets[partner], epoch)
-        return own * self._against(scores, y, targets, epoch) + (1.0 - own) * theirs
+        partner_loss = self._label_loss(scores, y[partner], targets[partner], epoch)
+        return share * self._label_loss(scores, y, targets, epoch) + (1.0 - share) * partner_loss
 
-    def _against(self, scores: torch.Tensor, y: torch.Tensor, targets: torch.Tensor, epoch: float) -> torch.Tensor:
+    def _label_loss(self, scores: torch.Tensor, y: torch.Tensor, targets: torch.Tensor, epoch: float) -> torch.Tensor:
         if self.p.head == "cosine":
             scores = arcface_logits(scores, y, self.p.arcface_s, self.margin(epoch))
         return self.labels(scores, y, targets)
@@ -59,12 +60,16 @@ class TeacherObjective:
 def train_teacher(
     p: TeacherParams, manifest: Manifest, out: Path, cache_dir: Path, **record: Any
 ) -> Iterator[dict[str, Any]]:
-    """Train a teacher into ``out``; yields the loop's events.  ``record``: init_from, run_id of the run that asks."""
+    """Train a teacher into ``out``; yields the events of :func:`fer_lib.training.loop.fit`.
+
+    ``record``: ``init_from``, a bundle folder to start from, and ``run_id`` for the bundle's ids.
+    Raises the errors of :func:`fer_lib.training.fit.run_fit`.
+    """
     if p.head == "cosine" and p.arcface_m and as_epochs(p.ramp_end, p.epochs) > p.epochs:
         message = (
             f"the margin ramp ends at epoch {as_epochs(p.ramp_end, p.epochs):g}, the run at {p.epochs}: the margin "
             f"stays below {p.arcface_m}; set epochs >= {math.ceil(as_epochs(p.ramp_end, p.epochs))}, or plain_epochs: "
-            "0.08 and ramp_end: 0.25 (fractions of the run), or arcface_m: 0 for no margin"
+            "0.08 and ramp_end: 0.25 (fractions of the run), or arcface_m: 0 for training without a margin"
         )
         log.warning(message)
         yield {"event": "note", "level": "warning", "message": message}

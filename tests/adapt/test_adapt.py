@@ -10,15 +10,16 @@ import torch
 from torch.nn import functional as F
 
 from fer_lib.adapt import promotion
-from fer_lib.adapt.data import counts_table, material, training_set
+from fer_lib.adapt.data import counts_table, find_data, training_set
 from fer_lib.adapt.objective import AdaptObjective, fit_params, train_adapt
 from fer_lib.calibration.temperature import Temperature
 from fer_lib.datasets.batches import Batch
 from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.provenance import numbers, read_exposure
+from fer_lib.datasets.provenance import content_numbers, read_exposure
 from fer_lib.deploy.packaged import packaged_bundle
 from fer_lib.errors import BundleError, DataError
+from fer_lib.evaluation.suites import measure_suite
 from fer_lib.live.replay import replay
 from fer_lib.models.bundle import derive_bundle, read_bundle
 from fer_lib.models.classifier import trainable_parameters
@@ -49,7 +50,7 @@ def base(drawn_manifest, pack_cache, tmp_path_factory):
 def drawn(base, tmp_path_factory):
     """What notebook 11 learns from when nothing is named."""
     out = tmp_path_factory.mktemp("material")
-    return material(params(), [], "", base, out), out
+    return find_data(params(), [], "", base, out), out
 
 
 @pytest.fixture(scope="module")
@@ -59,33 +60,33 @@ def training(drawn, drawn_manifest, base, tmp_path_factory):
 
 def test_without_a_buffer_a_drawn_session_is_learned_from_and_another_gates(drawn, base):
     found, out = drawn
-    assert found.drawn and not found.learned and found.session == out / "gate_session"
+    assert found.drawn and not found.trained_on and found.session == out / "gate_session"
     report = json.loads((found.buffers[0] / "buffer.json").read_text())
     assert report["ckpt"] == base.weights_sha256[:12], "the base judged it, for it learns from its own answers"
     kinds = {kind: sum(counts.values()) for kind, counts in report["counts"].items()}
     assert kinds["positive"] and kinds["corrected"] + kinds["negative"], kinds
-    again = material(params(), [], "", base, out)
+    again = find_data(params(), [], "", base, out)
     assert again == found, "what is there is taken again"
 
 
 def test_a_session_that_was_learned_from_is_known(drawn, base, tmp_path):
     found, out = drawn
     folder = str(found.buffers[0])
-    own = material(params(), [folder], "", base, tmp_path)
-    assert own.session == out / "session-judged" and own.learned
-    original = material(params(), [folder], str(out / "session"), base, tmp_path)
-    assert original.learned, "the session whose replay was learned from"
+    own = find_data(params(), [folder], "", base, tmp_path)
+    assert own.session == out / "session-judged" and own.trained_on
+    original = find_data(params(), [folder], str(out / "session"), base, tmp_path)
+    assert original.trained_on, "the session whose replay was learned from"
     copy = shutil.copytree(own.session, tmp_path / "elsewhere")
-    assert material(params(), [folder], str(copy), base, tmp_path).learned, "a copy of it"
+    assert find_data(params(), [folder], str(copy), base, tmp_path).trained_on, "a copy of it"
     other = replay(out / "session", packaged_bundle(), "packaged", tmp_path / "other")
-    assert material(params(), [folder], str(other), base, tmp_path).learned, "what another model made of it"
-    assert not material(params(), [folder], str(out / "gate_session"), base, tmp_path).learned
-    alone = material(params(offline_only=True), [folder], "", base, tmp_path)
-    assert alone.session is None and not alone.learned
+    assert find_data(params(), [folder], str(other), base, tmp_path).trained_on, "what another model made of it"
+    assert not find_data(params(), [folder], str(out / "gate_session"), base, tmp_path).trained_on
+    alone = find_data(params(offline_only=True), [folder], "", base, tmp_path)
+    assert alone.session is None and not alone.trained_on
     with pytest.raises(DataError, match="is no buffer.*fer live buffer SESSION"):
-        material(params(), [str(out / "session")], "", base, tmp_path)
+        find_data(params(), [str(out / "session")], "", base, tmp_path)
     with pytest.raises(DataError, match="is not there: name one by gate_session"):
-        material(params(), [folder], str(tmp_path / "gone"), base, tmp_path)
+        find_data(params(), [folder], str(tmp_path / "gone"), base, tmp_path)
 
 
 def test_a_candidate_keeps_the_bias_and_the_abstention_of_its_base(base, tmp_path):
@@ -213,9 +214,9 @@ def test_only_what_is_tuned_changes_and_norms_do_as_told(training, base, pack_ca
 def test_what_it_learned_from_and_the_base_before_is_remembered(training, base, pack_cache, tmp_path):
     list(train_adapt(params(epochs=1), base, training, tmp_path, pack_cache))
     seen, before = read_exposure(tmp_path / "best"), read_exposure(base.path)
-    assert seen.whole and set(before.learned) <= set(seen.learned)
+    assert seen.complete and set(before.trained_on) <= set(seen.trained_on)
     live = training.frame.loc[training.frame["source"] == "live", "content_id"]
-    assert set(numbers(live)) <= set(seen.learned)
+    assert set(content_numbers(live)) <= set(seen.trained_on)
 
 
 def test_an_adaptation_to_a_drawn_session_counts_as_drawn(training, base, pack_cache, tmp_path):
@@ -261,7 +262,7 @@ def test_negative_learning_that_meets_no_row_is_a_warning(training, base, pack_c
     quiet = list(train_adapt(params(negl_weight=0.0), base, manifest, tmp_path / "two", pack_cache))
     assert not [e for e in quiet if e["event"] == "note"]
     nothing = frame[(frame["split"] == "val") | frame["neg_label"].notna()].reset_index(drop=True)
-    with pytest.raises(DataError, match="no row of train says anything"):
+    with pytest.raises(DataError, match="no train row can be learned from"):
         list(train_adapt(params(negl_weight=0.0), base, Manifest(nothing, training.meta, training.path),
                          tmp_path / "three", pack_cache))  # fmt: skip
 
@@ -286,7 +287,7 @@ def test_what_cannot_be_adapted_is_told(training, drawn, drawn_manifest, base, t
         fit_params(params(), packaged_bundle())
     other = derive_bundle(base, tmp_path / "other")
     strange = type(base)(other.path, other.meta, base.contract.model_copy(update={"clahe_clip": 3.0}), None)
-    with pytest.raises(BundleError, match="a way that a fit can't repeat .clahe_clip differ"):
+    with pytest.raises(BundleError, match="can't be trained with .clahe_clip differ"):
         fit_params(params(), strange)
     wide = type(base)(other.path, other.meta, base.contract.model_copy(update={"margin": 0.8}), None)
     with pytest.raises(DataError, match=r"keeps 0.5 of a box's side.*reads 0.80.*-p context=0.85"):
@@ -313,7 +314,7 @@ def test_both_are_measured_on_the_same_rows_and_the_same_session(
     list(train_adapt(p, base, training, tmp_path / "fit", pack_cache))
     candidate, cache = read_bundle(tmp_path / "fit" / "best"), tmp_path / "mlruns" / "cache"
     session, replays = drawn[0].session, tmp_path / "replays"
-    result = promotion.gate(p, base, candidate, drawn_manifest, session, drawn[0].learned, replays, cache, CPU)
+    result = promotion.run_gates(p, base, candidate, drawn_manifest, session, drawn[0].trained_on, replays, cache, CPU)
     val, test, live = result["gates"]
     held = drawn_manifest.frame[
         (drawn_manifest.frame["split"] == "val") & (drawn_manifest.frame["val_role"] != "select")
@@ -330,7 +331,7 @@ def test_both_are_measured_on_the_same_rows_and_the_same_session(
     assert (tmp_path / "test_openings.jsonl").read_text() == openings, "the phase's own copy"
     with open(tmp_path / "gates.json", "w") as file:
         json.dump(result, file, allow_nan=False)
-    itself = promotion.gate(p, base, base, drawn_manifest, session, True, replays, cache, CPU)
+    itself = promotion.run_gates(p, base, base, drawn_manifest, session, True, replays, cache, CPU)
     assert not itself["passed"] and [g["passed"] for g in itself["gates"]] == [True, True, False], "equal is not up"
     assert itself["learned_from_gate_session"]
 
@@ -342,7 +343,7 @@ def test_rows_that_were_learned_from_do_not_gate(training, drawn_manifest, base,
     frame.loc[moved, ["split", "val_role"]] = ["val", "temperature"]
     other = Manifest(pd.DataFrame(frame), drawn_manifest.meta, drawn_manifest.path)
     models = {"base": base, "candidate": base}
-    with pytest.raises(DataError, match="8 of the .* val rows .* known to stand in train too.*allow_leaks"):
-        promotion.measure(models, other, "val", params(), pack_cache, tmp_path, CPU)
-    _, leaks = promotion.measure(models, other, "val", params(allow_leaks=["tree"]), pack_cache, tmp_path, CPU)
+    with pytest.raises(DataError, match="8 of the .* val rows .* known to be in train too.*allow_leaks"):
+        measure_suite(models, other, "val", params(), pack_cache, tmp_path, CPU)
+    _, leaks = measure_suite(models, other, "val", params(allow_leaks=["tree"]), pack_cache, tmp_path, CPU)
     assert leaks["rows"] == 8 and leaks["allowed"] == ["tree"]

@@ -6,11 +6,11 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from drawn_session import FPS, HEAD
+from session_factory import FPS, HEAD
 from typer.testing import CliRunner
 
-from fer_lib.adapt.buffer import REPORT, TABLE, buffer, pictures_of, read_report, surroundings
-from fer_lib.adapt.selection import KINDS, REASONS, choose
+from fer_lib.adapt.buffer import REPORT, TABLE, read_report, surroundings, video_folder, write_buffer
+from fer_lib.adapt.selection import KINDS, REASONS, select_frames
 from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.emotions import EMOTIONS
@@ -60,7 +60,7 @@ def kinds(chosen, n):
 
 def test_the_thresholds_are_those_of_the_spec():
     p = [0.95, 0.90, 0.8999, 0.50, 0.4999]
-    found = choose(*frames_of([sure(3, x, low=1) for x in p]), BufferParams(min_gap=1))
+    found = select_frames(*frames_of([sure(3, x, low=1) for x in p]), BufferParams(min_gap=1))
     assert kinds(found, 5) == ["positive", "positive", "negative", "negative", ""]
     assert found.label.tolist() == [3] * 4 and found.negative.tolist() == [-1, -1, 1, 1]
     assert found.p.tolist() == pytest.approx(p[:4]) and found.left_out["below"] == 1
@@ -71,7 +71,7 @@ def test_the_thresholds_are_those_of_the_spec():
 def test_a_sure_frame_is_no_positive_unless_its_own_label_is_shown():
     """Unstable, Unknown, or a label that the average still holds from before."""
     rows = [sure(3, 0.97)] * 4
-    found = choose(
+    found = select_frames(
         *frames_of(rows, pred=[3, session_files.UNSTABLE, session_files.UNKNOWN, 4]), BufferParams(min_gap=1)
     )
     assert kinds(found, 4) == ["positive", "", "", ""] and found.left_out["unstable"] == 3
@@ -80,21 +80,21 @@ def test_a_sure_frame_is_no_positive_unless_its_own_label_is_shown():
 def test_a_manual_label_that_disagrees_never_makes_a_positive():
     n = 60  # a segment of 2.4 s: 250 ms, seven frames, off each end do not count
     manual = np.full(n, 4)
-    found = choose(*frames_of([sure(3, 0.97)] * n, manual=manual), BufferParams(min_gap=1))
+    found = select_frames(*frames_of([sure(3, 0.97)] * n, manual=manual), BufferParams(min_gap=1))
     times = np.arange(n) / FPS
     inner = (times >= 0.25 - 1e-9) & (times <= times[-1] - 0.25 + 1e-9)
     assert kinds(found, n) == ["corrected" if i else "" for i in inner]
     assert set(found.label) == {4} and set(found.negative) == {3}, "it is not what was predicted"
     assert found.left_out["label_edge"] == (~inner).sum()
-    agreed = choose(*frames_of([sure(3, 0.97)] * n, manual=np.full(n, 3)), BufferParams(min_gap=1))
+    agreed = select_frames(*frames_of([sure(3, 0.97)] * n, manual=np.full(n, 3)), BufferParams(min_gap=1))
     assert kinds(agreed, n) == ["positive"] * n
     short = np.where(np.arange(n) < 10, 4, -1)  # 360 ms: no segment that counts, so nobody is believed
-    found = choose(*frames_of([sure(3, 0.97)] * n, manual=short), BufferParams(min_gap=1))
+    found = select_frames(*frames_of([sure(3, 0.97)] * n, manual=short), BufferParams(min_gap=1))
     assert kinds(found, n)[:10] == [""] * 10 and set(kinds(found, n)[10:]) == {"positive"}
 
 
 def test_a_manual_label_also_turns_an_unsure_answer():
-    found = choose(*frames_of([sure(3, 0.6, low=1)] * 60, manual=np.full(60, 4)), BufferParams(min_gap=1))
+    found = select_frames(*frames_of([sure(3, 0.6, low=1)] * 60, manual=np.full(60, 4)), BufferParams(min_gap=1))
     assert set(found.kind) == {"corrected"} and set(found.negative) == {3}
 
 
@@ -113,7 +113,7 @@ def random_session(seed, n=700):
 @pytest.mark.parametrize("p", [CAP0, BufferParams(cap=4, min_gap=3), BufferParams(positive=0.7, negative=0.3)])
 def test_gap_cap_and_reckoning_hold_on_any_session(seed, p):
     frames, truth, usable = random_session(seed)
-    found = choose(frames, truth, usable, p)
+    found = select_frames(frames, truth, usable, p)
     assert len(found.position) and (np.diff(found.position) >= p.min_gap).all()
     assert set(found.left_out) == set(REASONS)
     assert sum(found.left_out.values()) + len(found.position) == len(truth), "every frame is a row or a count"
@@ -128,7 +128,7 @@ def test_gap_cap_and_reckoning_hold_on_any_session(seed, p):
     disagree = (truth[found.position] >= 0) & (truth[found.position] != top)
     assert not (disagree & positive).any() and (found.kind[disagree] == "corrected").all()
     assert usable[found.position].all() and found.counts().keys() == set(KINDS)
-    again = choose(frames, truth, usable, p)
+    again = select_frames(frames, truth, usable, p)
     assert again.position.tolist() == found.position.tolist()
 
 
@@ -136,7 +136,7 @@ def test_the_choice_is_the_slow_one_of_a_plain_reading():
     """Greedy by certainty, kind after kind, written down again without any of the code under test."""
     p = BufferParams(cap=5, min_gap=6)
     frames, truth, usable = random_session(11)
-    found = choose(frames, truth, usable, p)
+    found = select_frames(frames, truth, usable, p)
     believed = set()
     for label in range(7):
         run = []
@@ -172,7 +172,7 @@ def test_the_choice_is_the_slow_one_of_a_plain_reading():
 
 
 def recorded(folder, n=120, seed=0, keep=lambda i: True, record=True, off=False):
-    """A session of a textured picture that drifts, its face in it, written as the product writes it."""
+    """A session of a textured image that drifts, its face in it, written as the product writes it."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     noise = rng.integers(0, 256, (200, 260, 3), dtype=np.uint8)
@@ -199,7 +199,7 @@ def recorded(folder, n=120, seed=0, keep=lambda i: True, record=True, off=False)
 
 def test_what_is_written_is_a_manifest_that_the_project_reads(tmp_path):
     images, faces = recorded(tmp_path / "one")
-    manifest = buffer(tmp_path / "one", tmp_path / "out", BufferParams())
+    manifest = write_buffer(tmp_path / "one", tmp_path / "out", BufferParams())
     frame, report = manifest.frame, read_report(tmp_path / "out")
     assert set(frame["split"]) == {"train"} and set(frame["val_role"]) == {""} and set(frame["source"]) == {"live"}
     positive = frame["neg_label"].isna()
@@ -222,9 +222,9 @@ def test_what_is_written_is_a_manifest_that_the_project_reads(tmp_path):
     assert report["session_sha256"] == session_id(tmp_path / "one") and report["notes"] == []
     lines = (tmp_path / "out" / TABLE).read_text().splitlines()
     assert len(lines) == len(frame) + 1 and lines[0].startswith("frame_index,time_sec,kind")
-    again = buffer(tmp_path / "one", tmp_path / "again", BufferParams())
+    again = write_buffer(tmp_path / "one", tmp_path / "again", BufferParams())
     assert again.sha256 == manifest.sha256 and again.sample_ids == manifest.sample_ids
-    over = buffer(tmp_path / "one", tmp_path / "out", BufferParams(cap=1))
+    over = write_buffer(tmp_path / "one", tmp_path / "out", BufferParams(cap=1))
     assert len(over) < len(manifest) and len(list((tmp_path / "out" / "faces").iterdir())) == len(over)
     shutil.move(tmp_path, tmp_path.with_name(tmp_path.name + "-moved"))
     moved = tmp_path.with_name(tmp_path.name + "-moved")
@@ -237,9 +237,9 @@ def test_what_is_written_is_a_manifest_that_the_project_reads(tmp_path):
 @pytest.mark.parametrize("margin", [0.0, 0.25, 0.5])
 @pytest.mark.parametrize("size", [32, 56])
 def test_the_contract_cuts_the_pixels_that_the_session_saw(tmp_path, margin, size, off):
-    """Bit for bit, whatever size and margin a model has, also where the square leaves the picture."""
+    """Bit for bit, whatever size and margin a model has, also where the square leaves the image."""
     images, faces = recorded(tmp_path / "one", n=45, off=off)
-    manifest = buffer(tmp_path / "one", tmp_path / "out", BufferParams())
+    manifest = write_buffer(tmp_path / "one", tmp_path / "out", BufferParams())
     contract = FaceContract(image_size=size, margin=margin)
     pack = open_or_build(manifest, contract, tmp_path / "cache")
     index = manifest.frame["record"].str.rpartition("/")[2].astype(int)
@@ -264,7 +264,7 @@ def test_the_surroundings_hold_the_square_of_every_margin_up_to_the_context():
 
 def test_frames_that_the_video_lacks_are_counted_and_others_take_their_place(tmp_path):
     recorded(tmp_path / "one", keep=lambda i: i % 2 == 0)
-    manifest = buffer(tmp_path / "one", tmp_path / "out", BufferParams())
+    manifest = write_buffer(tmp_path / "one", tmp_path / "out", BufferParams())
     index = manifest.frame["record"].str.rpartition("/")[2].astype(int)
     assert (index % 2 == 0).all() and read_report(tmp_path / "out")["left_out"]["not_recorded"] == 60
 
@@ -273,7 +273,7 @@ def test_a_list_that_is_longer_than_the_video_of_a_killed_session(tmp_path):
     images, faces = recorded(tmp_path / "one", keep=lambda i: i < 50)
     with open(tmp_path / "one" / session_files.RECORDED, "a") as file:
         file.write("".join(f"{i}\n" for i in range(50, 120)))
-    manifest = buffer(tmp_path / "one", tmp_path / "out", BufferParams())
+    manifest = write_buffer(tmp_path / "one", tmp_path / "out", BufferParams())
     index = manifest.frame["record"].str.rpartition("/")[2].astype(int)
     assert index.max() < 50 and read_report(tmp_path / "out")["left_out"]["not_recorded"] == 70 + 1
     assert len(list((tmp_path / "out" / "faces").iterdir())) == len(manifest)
@@ -286,32 +286,32 @@ def test_a_replayed_session_is_buffered_with_the_pictures_of_the_original(tmp_pa
     recorded(tmp_path / "one")
     recorded(tmp_path / "two", record=False)
     write_session(tmp_path / "two", {"input": "x", "replay_of": "one", "size": list(SIZE)})
-    assert pictures_of(tmp_path / "two", {"replay_of": "one"}) == tmp_path / "one"
-    found = buffer(tmp_path / "two", tmp_path / "two" / "buffer", BufferParams())
+    assert video_folder(tmp_path / "two", {"replay_of": "one"}) == tmp_path / "one"
+    found = write_buffer(tmp_path / "two", tmp_path / "two" / "buffer", BufferParams())
     assert len(found) and found.frame["record"].str.startswith("two/").all()
 
 
 def test_what_cannot_be_buffered_is_told(tmp_path):
     recorded(tmp_path / "one", record=False)
     with pytest.raises(
-        DataError, match=r"holds no pictures to learn from \(raw.mkv is missing\): record it with fer live"
+        DataError, match=r"holds no images to learn from \(raw.mkv is missing\): record it with fer live"
     ):
-        buffer(tmp_path / "one", tmp_path / "out", BufferParams())
+        write_buffer(tmp_path / "one", tmp_path / "out", BufferParams())
     write_session(tmp_path / "one", {"replay_of": "gone"})
     with pytest.raises(DataError, match="gone has none either"):
-        buffer(tmp_path / "one", tmp_path / "out", BufferParams())
+        write_buffer(tmp_path / "one", tmp_path / "out", BufferParams())
     with pytest.raises(DataError, match="holds no live session"):
-        buffer(tmp_path / "nothing", tmp_path / "out", BufferParams())
+        write_buffer(tmp_path / "nothing", tmp_path / "out", BufferParams())
     recorded(tmp_path / "two")
     with pytest.raises(
-        DataError, match="none of its frames may be learned from.*not_recorded 1, below 119.*0.99 or more"
+        DataError, match="none of its frames can be learned from.*not_recorded 1, below 119.*0.99 or more"
     ):
-        buffer(tmp_path / "two", tmp_path / "out", BufferParams(positive=1.0, negative=0.99))
+        write_buffer(tmp_path / "two", tmp_path / "out", BufferParams(positive=1.0, negative=0.99))
     assert not (tmp_path / "out").exists(), "nothing half-made stays"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(DataError, match="mine exists and is no buffer"):
-        buffer(tmp_path / "two", tmp_path / "mine", BufferParams())
+        write_buffer(tmp_path / "two", tmp_path / "mine", BufferParams())
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
     with pytest.raises(DataError, match="no buffer.*fer live buffer SESSION"):
         read_report(tmp_path / "mine")
@@ -319,7 +319,7 @@ def test_what_cannot_be_buffered_is_told(tmp_path):
 
 def test_a_session_without_positives_says_so(tmp_path):
     recorded(tmp_path / "one")
-    buffer(tmp_path / "one", tmp_path / "out", BufferParams(positive=0.96))
+    write_buffer(tmp_path / "one", tmp_path / "out", BufferParams(positive=0.96))
     report = read_report(tmp_path / "out")
     assert "no positive: no stable frame reached 0.96" in report["notes"][0] and report["rows"]
 

@@ -12,7 +12,7 @@ from altered import ALTERED
 
 from fer_lib.audit import groups, hashes, pages, search
 from fer_lib.audit.manifest_audit import audit_manifest
-from fer_lib.datasets.build import build_manifest, duplicates, twins
+from fer_lib.datasets.build import build_manifest, duplicates, leaked_ids
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
@@ -58,7 +58,7 @@ def test_exact_groups_are_those_of_equal_pixels(leaky, tmp_path):
         for name in ("across_splits", "across_sources", "conflicting_labels"):
             assert audit.summary["exact"][name] == known[name] == audit.summary["with_near"][name], name
         assert audit.summary["exact"]["groups"] == known["exact"] > 0
-        assert audit.summary["leaks"]["test"]["rows"] == len(twins(manifest, "test")) > 0
+        assert audit.summary["leaks"]["test"]["rows"] == len(leaked_ids(manifest, "test")) > 0
         assert set(audit.rows["kind"]) == {"exact"} and audit.pairs.empty
 
 
@@ -169,7 +169,7 @@ def test_clean_manifest_has_no_leak_and_all_evaluated_rows(leaky, audit):
     manifest, out = leaky[0], audit[1]
     clean = Manifest.read(out / "manifest.parquet")
     assert clean.sha256 == audit[0].clean.sha256 and clean.root == manifest.root
-    assert twins(clean, "test") == twins(clean, "val") == set() != twins(manifest, "test")
+    assert leaked_ids(clean, "test") == leaked_ids(clean, "val") == set() != leaked_ids(manifest, "test")
     before, after = (m.frame.groupby("split").size() for m in (manifest, clean))
     assert after["test"] == before["test"] and after["train"] < before["train"]
     assert clean.resolve(clean.frame.iloc[0]).is_file()
@@ -185,8 +185,8 @@ def test_manifest_records_leaks_that_a_rule_keeps(leaky, audit, tmp_path):
     in_train = set(again.frame.loc[again.frame["split"] == "train", "content_id"])
     near = {name for name, contents in again.meta["twins"].items() if in_train & set(contents)}
     tested = set(again.frame.loc[again.frame["split"] == "test", "sample_id"])
-    leaking = (near & tested) | twins(again, "test")
-    assert len(leaking) == audit[0].summary["leaks"]["test"]["rows"] > len(twins(again, "test"))
+    leaking = (near & tested) | leaked_ids(again, "test")
+    assert len(leaking) == audit[0].summary["leaks"]["test"]["rows"] > len(leaked_ids(again, "test"))
 
 
 def test_csv_files(leaky, audit):

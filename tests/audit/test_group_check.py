@@ -39,7 +39,7 @@ def test_a_chain_has_a_warning_that_names_it():
     assert line["middle"] in range(24) and line["compared"] == 23
     assert line["unlike"] > 12 and line["least"] < 0.5
     text = group_check.warning(line | {"middle": "face7"})
-    assert f"group {line['group']} (24 pictures, face7 in the middle)" in text and "raise similarity" in text
+    assert f"group {line['group']} (24 images, face7 in the middle)" in text and "raise similarity" in text
 
 
 def test_many_copies_of_one_image_are_no_chain():

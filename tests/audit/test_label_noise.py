@@ -135,5 +135,5 @@ def test_no_rows_or_too_few_are_errors(drawn_manifest, pack_cache, tmp_path):
     with pytest.raises(DataError, match="has no rows in test"):
         audit_labels(train, TINY.model_copy(update={"splits": ["test"]}), tmp_path, pack_cache)
     few = Manifest(train.frame.head(3), train.meta, train.path)
-    with pytest.raises(DataError, match="3 rows are 3 different pictures, too few for 5 folds"):
+    with pytest.raises(DataError, match="3 rows are 3 different images, too few for 5 folds"):
         audit_labels(few, TINY.model_copy(update={"folds": 5}), tmp_path, pack_cache)

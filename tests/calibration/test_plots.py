@@ -1,4 +1,4 @@
-"""The pictures show the numbers that were passed in, and never touch pyplot's global state."""
+"""The images show the numbers that were passed in, and never touch pyplot's global state."""
 
 import io
 import subprocess

@@ -75,7 +75,7 @@ def test_progress_without_a_terminal_is_one_count_over_all_sources(fer, raw, tmp
     code, _, err = fer("import", tmp_path / "in.yaml", "-o", tmp_path / "imports")
     assert code == 0 and err.splitlines() == [f"importing: {n}" for n in range(1, 169)]
     _, _, err = fer("build", tmp_path / "imports", "-o", tmp_path / "manifest")
-    assert "checking pictures: 168 of 168" in err
+    assert "checking images: 168 of 168" in err
 
 
 def test_a_relative_root_is_the_callers(fer, raw, tmp_path, monkeypatch):
@@ -125,7 +125,7 @@ def test_what_was_left_out_is_shown(fer, raw, tmp_path):
         (["validate", "."], 1, "neither manifest.parquet nor imported datasets"),
         (["stats", "nowhere"], 1, "nowhere is missing"),
         (["stats"], 2, "manifest"),
-        (["import-manifest", "none.csv", "--root", ".", "-o", "x"], 1, "cannot read none.csv"),
+        (["import-manifest", "none.csv", "--root", ".", "-o", "x"], 1, "none.csv: No such file"),
         (["import-manifest", "none.csv", "--root", ".", "-o", "x", "--rebase", "noequals"], 2, "OLD=NEW"),
         (["export-csv", "nowhere", "a.csv"], 1, "nowhere is missing"),
         (["export-csv", "nowhere", "a.csv", "--form", "long"], 2, "long"),
@@ -180,7 +180,7 @@ def test_validate_finds_what_is_wrong(fer, raw, tmp_path):
     assert code == 0 and "valid but for what was allowed" in out
     paths = Manifest.read(manifest / "manifest.parquet").frame["image_path"]
     (imports / paths[0]).unlink()
-    (imports / paths[1]).write_text("no picture")
+    (imports / paths[1]).write_text("no image")
     code, out, err = fer("validate", manifest, "--allow", "across_splits", "--allow", "conflicting_labels")
     assert code == 1 and "missing 1, undecodable 1" in err and paths[0] in out and paths[1] in out
     code, out, _ = fer("validate", manifest, "--json")
@@ -235,7 +235,7 @@ def test_the_audit_lists_copies_and_writes_the_manifest_without_them(fer, tmp_pa
     report = json.loads((tmp_path / "audited" / "audit.json").read_text())
     assert report["exact"]["across_splits"] == 5 and report["exact"]["groups"] >= 9
     assert len(Manifest.read(tmp_path / "audited" / "manifest.parquet")) == 93 - report["removed"]["rows"] <= 84
-    assert "Groups of equal pictures" in out and "rows that stand in train too" in out
+    assert "Groups of equal images" in out and "rows that stand in train too" in out
     assert (tmp_path / "audited" / "matrices.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "audited" / "across_splits.png").is_file()
 

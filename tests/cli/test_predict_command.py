@@ -26,12 +26,12 @@ app.command("models")(models)
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Two pictures, one nested, one broken file and one of another kind; no registry anywhere near."""
+    """Two images, one nested, one broken file and one of another kind; no registry anywhere near."""
     rng = np.random.default_rng(4)
     (tmp_path / "photos" / "more").mkdir(parents=True)
     for name in ("a.png", "=b.jpg", "more/c.png"):
         Image.fromarray(rng.integers(0, 256, (60, 50, 3), dtype=np.uint8)).save(tmp_path / "photos" / name)
-    (tmp_path / "photos" / "notes.txt").write_text("not a picture")
+    (tmp_path / "photos" / "notes.txt").write_text("not an image")
     monkeypatch.setenv("FER_HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("COLUMNS", "200")
@@ -138,7 +138,7 @@ def test_listing(folder, tmp_path):
     assert [p.name for p, _ in list_pictures([folder], recursive=False)] == ["=b.jpg", "a.png"]
     (tmp_path / "empty").mkdir()
     ((path, error),) = list_pictures([tmp_path / "empty"], recursive=False)
-    assert path.name == "empty" and "no picture in this folder" in error and "--recursive" in error
+    assert path.name == "empty" and "no image in this folder" in error and "--recursive" in error
 
 
 def test_models_without_a_registry(folder):

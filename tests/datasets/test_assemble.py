@@ -1,4 +1,4 @@
-"""The manifest phase: built, joined, narrowed, and what lies beside it."""
+"""The manifest phase: build, join, curate, and the files that it writes."""
 
 import json
 
@@ -26,13 +26,13 @@ def names(folder):
     return {path.name for path in folder.iterdir()}
 
 
-def test_without_a_wish_it_is_the_built_manifest(imports, tmp_path):
+def test_without_curation_the_manifest_is_the_built_one(imports, tmp_path):
     plain = build_manifest(ManifestParams(), imports / "one", tmp_path / "plain")
     same = assemble(ManifestParams(), imports / "one", [], tmp_path / "same")
     assert same.sha256 == plain.sha256 and names(tmp_path / "same") == names(tmp_path / "plain")
 
 
-def test_other_manifests_are_joined_and_rows_are_chosen(imports, tmp_path):
+def test_other_manifests_are_joined_and_curated(imports, tmp_path):
     other = build_manifest(ManifestParams(), imports / "two", tmp_path / "other")
     params = ManifestParams(curate={"splits": ["train", "test"], "max_per_class_and_source": 2})
     made = assemble(params, imports / "one", [tmp_path / "other"], tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Which rows a step sees is a function of its number; what prepares them ends when nobody asks."""
+"""The rows of a step depend on its number alone; worker threads end with the iterator."""
 
 import hashlib
 import math
@@ -37,13 +37,13 @@ def per_class(sampler, steps):
     return np.array(drawn)
 
 
-def test_balanced_batches_hold_two_of_each_class_at_fourteen():
+def test_balanced_batches_of_fourteen_have_two_rows_per_class():
     sampler = Sampler(labels_of([50, 1, 7, 90, 3, 20, 11]), 14, True, 3)
     assert (per_class(sampler, range(60)) == 2).all()
 
 
 @pytest.mark.parametrize("batch_size", [15, 16, 20, 64, 100])
-def test_what_seven_does_not_divide_is_passed_round(batch_size):
+def test_the_remainder_modulo_seven_rotates_over_classes(batch_size):
     sampler = Sampler(labels_of([50, 1, 7, 90, 3, 20, 11]), batch_size, True, 3)
     drawn = per_class(sampler, range(28))
     assert (drawn.sum(1) == batch_size).all()
@@ -58,7 +58,7 @@ def test_what_seven_does_not_divide_is_passed_round(batch_size):
     batch_size=st.integers(14, 90),
     seed=st.integers(0, 5),
 )
-def test_every_row_is_seen_within_the_promised_epochs(counts, batch_size, seed):
+def test_every_row_is_drawn_within_the_documented_epochs(counts, batch_size, seed):
     """ceil(7 max n_c / N) epochs (SPEC 5), and each class is walked whole before any of its rows comes again."""
     sampler = Sampler(labels_of(counts, seed), batch_size, True, seed)
     epochs = math.ceil(7 * max(counts) / sum(counts))
@@ -83,7 +83,7 @@ def test_a_step_depends_on_its_number_alone(balanced):
     assert any(not np.array_equal(other.rows(s)[0], forwards[s][0]) for s in range(3))
 
 
-def test_unbalanced_epochs_are_permutations_of_their_own():
+def test_each_unbalanced_epoch_is_a_new_permutation():
     sampler = Sampler(labels_of([10] * 7), 14, False, 1)
     epochs = [np.concatenate([sampler.rows(e * 5 + i)[0] for i in range(5)]) for e in range(3)]
     assert sampler.steps_per_epoch == 5
@@ -100,7 +100,7 @@ def test_epochs_of_rows_that_the_batch_does_not_divide():
     assert few.steps_per_epoch == 1 and len(few.rows(3)[0]) == 73
 
 
-def test_classes_and_rows_that_are_missing():
+def test_missing_classes_and_rows_are_refused():
     with pytest.raises(DataError, match="none for: Disgust, Neutral; use imbalance: none"):
         Sampler(labels_of([5, 0, 5, 5, 5, 5, 0]), 14, True, 0)
     Sampler(labels_of([5, 0, 5, 5, 5, 5, 0]), 14, False, 0)
@@ -131,7 +131,7 @@ def test_batches_started_in_the_middle_are_the_same(pack, balanced):
         assert np.array_equal(a.labels, pack.manifest.labels[a.rows])
 
 
-def test_a_row_that_comes_again_is_seen_in_another_view(pack):
+def test_a_row_is_augmented_differently_each_time(pack):
     sampler = Sampler(pack.manifest.labels, 14, True, 4)
     views: dict[int, list] = {}
     for batch in train_batches(pack, sampler, AUGMENT, 0, 6):  # Disgust has four rows, and twelve draws in six steps
@@ -145,8 +145,8 @@ def test_without_augmentation_a_batch_is_the_packed_face_resized(pack):
     sampler = Sampler(pack.manifest.labels, 14, False, 4)
     batch = next(iter(train_batches(pack, sampler, AS_IS, 0, 1)))
     mean = pack.faces[batch.rows].reshape(14, -1, 3).mean(1) / 255
-    seen = batch.images.transpose(0, 2, 3, 1).reshape(14, -1, 3).mean(1) * CONTRACT.std + CONTRACT.mean
-    assert np.abs(mean - seen).max() < 0.01
+    means = batch.images.transpose(0, 2, 3, 1).reshape(14, -1, 3).mean(1) * CONTRACT.std + CONTRACT.mean
+    assert np.abs(mean - means).max() < 0.01
 
 
 def test_eval_batches_are_the_centre_view_in_order(pack):
@@ -174,17 +174,17 @@ def test_batches_are_the_same_for_any_number_of_workers_and_any_pack(drawn_manif
         for a, b in zip(got, expected, strict=True):
             assert np.array_equal(a.rows, b.rows) and np.array_equal(a.labels, b.labels)
             assert np.array_equal(a.images, b.images)
-    seen = [list(eval_batches(same_faces, 50, True, workers)) for workers in (0, 3)]
-    assert all(np.array_equal(a[1], b[1]) for a, b in zip(*seen, strict=True))
+    runs = [list(eval_batches(same_faces, 50, True, workers)) for workers in (0, 3)]
+    assert all(np.array_equal(a[1], b[1]) for a, b in zip(*runs, strict=True))
 
 
-def test_images_lie_as_training_wants_them(pack):
+def test_images_are_channels_last_in_memory(pack):
     batch = next(train_batches(pack, Sampler(pack.manifest.labels, 16, True, 4), AUGMENT, 0, 1, workers=0))
     assert batch.images.transpose(0, 2, 3, 1).flags.c_contiguous
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_an_error_in_the_loader_reaches_the_one_who_asks(pack, monkeypatch, workers):
+def test_an_error_in_a_worker_is_raised_in_the_caller(pack, monkeypatch, workers):
     sampler = Sampler(pack.manifest.labels, 14, True, 4)
     real, fourth = batches.augment, sampler.rows(3)[0][5]
     keys = [int(i[:15], 16) for i in pack.manifest.sample_ids]
@@ -197,11 +197,11 @@ def test_an_error_in_the_loader_reaches_the_one_who_asks(pack, monkeypatch, work
     rng = keyed_rng(sampler.seed, "augment", int(sampler.rows(3)[1][5]), keys[fourth])
     broken = rng.bit_generator.state["state"]["key"].tolist()
     monkeypatch.setattr(batches, "augment", breaks)
-    seen = []
+    results = []
     with pytest.raises(RuntimeError, match="StopIteration") as caught:
         for batch in train_batches(pack, sampler, AUGMENT, 0, 8, workers):
-            seen.append(batch)
-    assert len(seen) == 3 and isinstance(caught.value.__cause__, StopIteration)
+            results.append(batch)
+    assert len(results) == 3 and isinstance(caught.value.__cause__, StopIteration)
     assert not loaders()
 
 

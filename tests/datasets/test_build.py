@@ -1,4 +1,4 @@
-"""From imports to a verified manifest, with planted trouble and drawn faces whose truth is known."""
+"""From imports to a verified manifest, with planted damage and drawn faces with known labels."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fer_lib.datasets.build import build_manifest, capped, check_pictures, duplicates, summary, twins
+from fer_lib.datasets.build import build_manifest, cap_rows, check_images, duplicates, leaked_ids, summary
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
@@ -46,9 +46,9 @@ def tree(raw, name="tree"):
 
 def test_the_manifest_and_its_validation_agree(raw, tmp_path):
     imports = imported(tmp_path, tree(raw), tree(write_tree(tmp_path / "own", ("train", "val"), 2, 1), "own"))
-    seen = []
-    manifest = build_manifest(ManifestParams(), imports, tmp_path / "out", lambda i, n: seen.append((i, n)))
-    assert seen[-1] == (84, 84)
+    progress = []
+    manifest = build_manifest(ManifestParams(), imports, tmp_path / "out", lambda i, n: progress.append((i, n)))
+    assert progress[-1] == (84, 84)
     report = json.loads((tmp_path / "out" / "manifest_validation.json").read_text())
     keys = {"manifest", "root", "rows_total", "rows_valid", "bad_labels", "missing_paths", "decode", "boxes_outside"}
     assert keys | {"duplicates", "counts", "canonical"} <= set(report)
@@ -77,7 +77,7 @@ def test_building_and_importing_again_gives_the_same_bytes(raw, tmp_path):
     assert other.sha256 != Manifest.read(tmp_path / "out" / "manifest.parquet").sha256
 
 
-def test_sources_can_be_chosen_and_unknown_ones_are_refused(raw, tmp_path):
+def test_sources_are_selected_and_unknown_ones_refused(raw, tmp_path):
     imports = imported(tmp_path, tree(raw), tree(write_tree(tmp_path / "b", n=2, offset=1), "b"))
     only = build_manifest(ManifestParams(include_sources=["b"]), imports, tmp_path / "out")
     assert set(only.frame["source"]) == {"b"} and len(only) == 28
@@ -108,21 +108,21 @@ def spoil_huge(path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (spoil_truncated, "truncated"),
         (spoil_missing, "missing"),
-        (spoil_text, "not a picture"),
+        (spoil_text, "not an image"),
         (spoil_huge, "above the cap of 50,000,000 pixels"),
     ],
 )
-def test_a_bad_picture_stops_the_build_and_tolerance_counts_it(raw, tmp_path, spoil, said):
+def test_a_bad_image_stops_the_build_and_a_tolerance_counts_it(raw, tmp_path, spoil, message):
     imports = imported(tmp_path, tree(raw).model_copy(update={"mode": "copy"}))
     victim = imports / "tree" / "images" / "train" / "fear" / "2.jpg"
     spoil(victim)
     with pytest.raises(DataError) as error:
         build_manifest(ManifestParams(), imports, tmp_path / "out")
-    assert str(victim) in str(error.value) and said in str(error.value) and "row 38" in str(error.value)
+    assert str(victim) in str(error.value) and message in str(error.value) and "row 38" in str(error.value)
     assert list((tmp_path / "out").iterdir()) == []
     manifest = build_manifest(ManifestParams(tolerance=1), imports, tmp_path / "out")
     report = json.loads((tmp_path / "out" / "manifest_validation.json").read_text())
@@ -134,7 +134,7 @@ def test_a_bad_picture_stops_the_build_and_tolerance_counts_it(raw, tmp_path, sp
     assert manifest.meta["created"]["tolerance"] == 1
 
 
-def test_ten_of_many_bad_pictures_are_listed(raw, tmp_path):
+def test_ten_of_many_bad_images_are_listed(raw, tmp_path):
     imports = imported(tmp_path, tree(raw))
     for path in list((imports / "tree" / "images" / "train").rglob("*.jpg"))[:12]:
         path.unlink()
@@ -144,11 +144,12 @@ def test_ten_of_many_bad_pictures_are_listed(raw, tmp_path):
     assert text.startswith("12 rows") and text.count("missing: ") == 10 and "and 2 more" in text
 
 
-def test_output_that_cannot_be_written_is_explained(raw, tmp_path):
+def test_an_output_folder_that_cannot_be_written_is_named(raw, tmp_path):
     imports = imported(tmp_path, tree(raw))
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(DataError, match="file stands where a folder should be"):
+    with pytest.raises(FileExistsError) as error:
         build_manifest(ManifestParams(), imports, tmp_path / "out")
+    assert error.value.filename == str(tmp_path / "out")
     (tmp_path / "out").unlink()
     (tmp_path / "out" / "manifest.parquet").mkdir(parents=True)
     with pytest.raises(DataError, match="manifest.parquet"):
@@ -178,13 +179,13 @@ def test_a_full_disk_leaves_the_earlier_manifest_whole(raw, tmp_path, limit):
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
 
 
-def test_boxes_that_leave_their_photo_are_found(tmp_path):
+def test_boxes_that_extend_beyond_their_photo_are_found(tmp_path):
     (tmp_path / "p.png").write_bytes(cv2.imencode(".png", np.zeros((40, 60, 3), np.uint8))[1].tobytes())
     boxes = [(0, 0, 40, 60), (-1, 0, 40, 60), (0, 0, 41, 60), (0, 0, 40, 61), (5, -2, 40, 60), (np.nan,) * 4]
     frame = pd.DataFrame(boxes, columns=["bbox_top", "bbox_left", "bbox_bottom", "bbox_right"]).assign(
         image_path="p.png"
     )
-    checked = check_pictures(frame, tmp_path)
+    checked = check_images(frame, tmp_path)
     assert checked["outside"].tolist() == [False, True, True, True, True, False]
     assert (checked["problem"] == "").all()
 
@@ -192,7 +193,7 @@ def test_boxes_that_leave_their_photo_are_found(tmp_path):
 @pytest.mark.parametrize(
     ("layout", "source"), [("fer2013_csv", "fer2013"), ("fer2013_tree", "fer2013"), ("tree", "tree")]
 )
-def test_planted_copies_and_leaks_are_found_exactly(tmp_path, layout, source):
+def test_planted_duplicates_and_leaks_are_found_exactly(tmp_path, layout, source):
     root = write_raw(tmp_path / "raw", layout, faces=150, seed=3, duplicates=9, leaks=8)
     truth = json.loads((root / "truth.json").read_text())["records"]
     imports = imported(tmp_path, SourceSpec(source=source, root=str(root)))
@@ -206,11 +207,11 @@ def test_planted_copies_and_leaks_are_found_exactly(tmp_path, layout, source):
     trained = set(written.loc[written["split"] == "train", "content"])
     for split in ("test", "val"):
         leaked = written.index[(written["split"] == split) & written["content"].isin(trained)]
-        found = frame.loc[frame["sample_id"].isin(twins(manifest, split)), "record"]
-        assert set(found) == set(leaked) and len(leaked) >= 4
-    assert twins(manifest.rows(split="test")) == set()
+        leaked_records = frame.loc[frame["sample_id"].isin(leaked_ids(manifest, split)), "record"]
+        assert set(leaked_records) == set(leaked) and len(leaked) >= 4
+    assert leaked_ids(manifest.rows(split="test")) == set()
     with pytest.raises(DataError, match="unknown split 'dev'"):
-        twins(manifest, "dev")
+        leaked_ids(manifest, "dev")
     originals = set(written["duplicate_of"].dropna()) | set(written["leak_of"].dropna())
     assert duplicates(manifest.frame)["exact"] == len(originals)
     assert manifest.frame.query("split == 'val'").groupby("content_id")["val_role"].nunique().eq(1).all()
@@ -238,16 +239,16 @@ def test_a_cap_keeps_the_same_rows_of_each_class_and_counts_the_rest():
         for i in range(50)
     ]
     frame = pd.DataFrame(rows)
-    kept = capped(frame, 3)
-    assert (kept.groupby(["source", "split", "label"]).size() == 3).all() and len(kept) == 2 * 2 * 7 * 3
+    capped = cap_rows(frame, 3)
+    assert (capped.groupby(["source", "split", "label"]).size() == 3).all() and len(capped) == 2 * 2 * 7 * 3
     smallest = sorted(frame[(frame.source == "b") & (frame.split == "test") & (frame.label == 4)].sample_id)[:3]
-    assert sorted(kept[(kept.source == "b") & (kept.split == "test") & (kept.label == 4)].sample_id) == smallest
-    shuffled = capped(frame.sample(frac=1, random_state=1), 3)
-    assert set(map(tuple, shuffled.to_numpy())) == set(map(tuple, kept.to_numpy()))
-    assert capped(frame, 0) is frame
+    assert sorted(capped[(capped.source == "b") & (capped.split == "test") & (capped.label == 4)].sample_id) == smallest
+    shuffled = cap_rows(frame.sample(frac=1, random_state=1), 3)
+    assert set(map(tuple, shuffled.to_numpy())) == set(map(tuple, capped.to_numpy()))
+    assert cap_rows(frame, 0) is frame
 
 
-def test_labels_that_are_none_and_contents_barred_from_val_are_counted(tmp_path):
+def test_bad_labels_and_contents_excluded_from_val_are_counted(tmp_path):
     root = write_raw(tmp_path / "raw", "fer2013_csv", faces=84, seed=5, size=48)
     lines = (root / "fer2013.csv").read_text().splitlines()
     lines[3] = "9" + lines[3][lines[3].index(",") :]

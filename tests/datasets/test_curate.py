@@ -1,4 +1,4 @@
-"""Curated manifests: order never matters, every removed row is counted, selections hold what they are called."""
+"""Curated manifests: order does not matter, every removed row is counted, named selections are exact."""
 
 import json
 
@@ -85,17 +85,17 @@ def test_neither_the_order_of_manifests_nor_of_rows_matters(data, params):
     assert other.removed.sort_values("sample_id", ignore_index=True).equals(
         one.removed.sort_values("sample_id", ignore_index=True)
     )
-    total, kept = {r["sample_id"] for f in frames for r in f}, one.manifest
-    assert set(one.removed["sample_id"]) | set(kept.sample_ids) == total
-    assert len(one.removed) + len(kept) == len(total) == one.report["rows_total"]
+    total, result = {r["sample_id"] for f in frames for r in f}, one.manifest
+    assert set(one.removed["sample_id"]) | set(result.sample_ids) == total
+    assert len(one.removed) + len(result) == len(total) == one.report["rows_total"]
     assert sum(step["removed"] for step in one.report["steps"]) == len(one.removed)
     assert one.report["rows_in_several"] == sum(map(len, frames)) - len(total)
-    assert kept.frame[kept.frame["split"] == "val"].groupby("content_id")["val_role"].nunique().le(1).all()
+    assert result.frame[result.frame["split"] == "val"].groupby("content_id")["val_role"].nunique().le(1).all()
 
 
 @settings(max_examples=10, deadline=None)
 @given(ids=st.lists(st.integers(0, 500), unique=True, min_size=5, max_size=60), most=st.integers(1, 5), more=rows("z"))
-def test_a_cap_keeps_the_same_rows_whatever_else_is_there(ids, most, more):
+def test_a_cap_keeps_the_same_rows_whatever_other_rows_there_are(ids, most, more):
     own = [row(i, "s", i % 7, "test" if i % 5 == 0 else "train") for i in ids]
     params = CurateParams(max_per_class_and_source=most)
     alone = choose([manifest(own)], params).manifest.frame
@@ -120,12 +120,12 @@ def test_curating_again_gives_the_same_files(tmp_path):
 
 def test_caps_by_class_source_and_seed(tmp_path):
     rows = [row(i, "ab"[i % 2], i % 7) for i in range(140)]
-    kept = curate([manifest(rows)], CurateParams(max_per_class=3), tmp_path / "c").frame
-    assert kept.groupby("label").size().to_dict() == dict.fromkeys(range(7), 3)
-    kept = curate([manifest(rows)], CurateParams(max_per_source=9), tmp_path / "s").frame
-    assert kept.groupby("source").size().to_dict() == {"a": 9, "b": 9}
+    result = curate([manifest(rows)], CurateParams(max_per_class=3), tmp_path / "c").frame
+    assert result.groupby("label").size().to_dict() == dict.fromkeys(range(7), 3)
+    result = curate([manifest(rows)], CurateParams(max_per_source=9), tmp_path / "s").frame
+    assert result.groupby("source").size().to_dict() == {"a": 9, "b": 9}
     other = curate([manifest(rows)], CurateParams(max_per_source=9, seed=2), tmp_path / "t").frame
-    assert set(other["sample_id"]) != set(kept["sample_id"])
+    assert set(other["sample_id"]) != set(result["sample_id"])
     assert removed(tmp_path / "s") == {"at most 9 of each source in train": 122}
 
 
@@ -144,7 +144,7 @@ def test_roots_are_reconciled(tmp_path):
     assert alone.frame["image_path"].tolist() == ["s/0.png"] and about["root"].endswith("a/deep")
 
 
-def test_columns_that_only_one_manifest_has_survive(tmp_path):
+def test_columns_of_only_one_manifest_are_kept(tmp_path):
     votes = [row(0, "a", soft_label=[1.0, 0, 0, 0, 0, 0, 0]), row(1, "a", soft_label=None)]
     boxed = [row(2, "b", **dict.fromkeys(BOX, 1.0) | {"bbox_bottom": 9.0, "bbox_right": 9.0}, face_id="7")]
     joined = curate([manifest(votes), manifest(boxed)], CurateParams(), tmp_path)
@@ -209,10 +209,10 @@ def everything():
         ("uncleaned_classification_manifest_eval_only", set(EVAL), {"test"}),
     ],
 )
-def test_the_selections_of_the_standard(tmp_path, everything, name, sources, splits):
-    kept = curate([everything], CurateParams(selection=name), tmp_path)
-    assert set(kept.frame["source"]) == sources and set(kept.frame["split"]) == splits
-    assert len(kept) == len(sources) * len(splits) and report_of(tmp_path)["rows_total"] == len(everything)
+def test_the_named_selections(tmp_path, everything, name, sources, splits):
+    result = curate([everything], CurateParams(selection=name), tmp_path)
+    assert set(result.frame["source"]) == sources and set(result.frame["split"]) == splits
+    assert len(result) == len(sources) * len(splits) and report_of(tmp_path)["rows_total"] == len(everything)
 
 
 def test_every_selection_is_tested_above():
@@ -233,12 +233,12 @@ def test_eval_only_is_free_of_duplicates_and_uncleaned_keeps_them(tmp_path):
 
 def test_the_survivor_is_the_test_row(tmp_path):
     rows = [row(i, "s", 0, split, "same") for i, split in enumerate(("train", "val", "test", "test"))] + [row(9)]
-    kept = curate([manifest(rows)], CurateParams(deduplicate=True), tmp_path)
-    assert kept.sample_ids == ["s0002", "s0009"]
+    result = curate([manifest(rows)], CurateParams(deduplicate=True), tmp_path)
+    assert result.sample_ids == ["s0002", "s0009"]
     assert report_of(tmp_path)["duplicates"]["exact"] == 0
 
 
-def test_absent_sources_and_impossible_choices_are_refused(tmp_path, everything):
+def test_absent_sources_and_empty_selections_are_refused(tmp_path, everything):
     few = manifest([row(0, "ferplus")])
     with pytest.raises(DataError, match="lack rafdb_basic, affectnet_full_balanced, expw_hq"):
         curate([few], CurateParams(selection="classification_manifest_hq_train"), tmp_path)
@@ -254,7 +254,7 @@ def test_absent_sources_and_impossible_choices_are_refused(tmp_path, everything)
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"selection": "clasification"}, "classification_manifest_hq_train"),
         ({"selection": "uncleaned_test_all_sources", "min_box": 20, "deduplicate": True}, "min_box, deduplicate"),
@@ -263,8 +263,8 @@ def test_absent_sources_and_impossible_choices_are_refused(tmp_path, everything)
         ({"max_per_clas": 2}, "Extra inputs"),
     ],
 )
-def test_wrong_parameters_are_named(values, said):
-    with pytest.raises(ValidationError, match=said):
+def test_wrong_parameters_are_named(values, message):
+    with pytest.raises(ValidationError, match=message):
         CurateParams(**values)
 
 
@@ -284,41 +284,41 @@ def photo(tmp_path):
 
 
 def test_size_and_sharpness_are_measured_on_the_face(photo):
-    seen = []
-    measured = measure(photo, lambda done, total: seen.append((done, total)))
-    assert measured["sample_id"].tolist() == photo.sample_ids and seen[-1] == (2, 2)
+    progress = []
+    measured = measure(photo, lambda done, total: progress.append((done, total)))
+    assert measured["sample_id"].tolist() == photo.sample_ids and progress[-1] == (2, 2)
     assert measured["box_px"].tolist() == [96, 96, 30, 20]
     sharp, blurred = measured["blur"][:2]
     assert sharp > 20 * blurred > 0
     assert blur(np.full((50, 50, 3), 77, np.uint8)) == 0
     big = np.random.default_rng(1).integers(0, 255, (BLUR_SIDE, BLUR_SIDE, 3), dtype=np.uint8)
     enlarged = cv2.resize(big, None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)
-    assert blur(enlarged) == pytest.approx(blur(big)), "measured at one size, whatever the picture's"
+    assert blur(enlarged) == pytest.approx(blur(big)), "measured at one size, whatever the image's"
     (photo.root / "small.png").unlink()
     with pytest.raises(DataError, match="small.png"):
         measure(photo)
 
 
-def test_quality_filters_count_what_they_take(tmp_path, photo):
+def test_quality_filters_count_removed_rows(tmp_path, photo):
     threshold = float(measure(photo)["blur"][1]) + 1
     params = CurateParams(min_confidence=40, min_box=25, min_blur=threshold)
-    kept = curate([photo], params, tmp_path / "out")
-    assert kept.sample_ids == ["s0000"]
+    result = curate([photo], params, tmp_path / "out")
+    assert result.sample_ids == ["s0000"]
     assert removed(tmp_path / "out") == {"confidence >= 40": 1, "box >= 25 px": 1, f"blur >= {threshold:g}": 1}
     [step] = [s for s in report_of(tmp_path / "out")["steps"] if s["step"].startswith("confidence")]
     assert step["unmeasured"] == 1, "the crop has no confidence: it stays, and that is said"
-    gone = pd.read_csv(tmp_path / "out" / "removed.csv")
-    assert dict(zip(gone["sample_id"], gone["step"], strict=True)) == {
+    removed_rows = pd.read_csv(tmp_path / "out" / "removed.csv")
+    assert dict(zip(removed_rows["sample_id"], removed_rows["step"], strict=True)) == {
         "s0002": "confidence >= 40", "s0003": "box >= 25 px", "s0001": f"blur >= {threshold:g}"}  # fmt: skip
 
 
-def test_boxes_alone_need_no_picture(tmp_path, monkeypatch, photo):
+def test_a_box_filter_opens_no_image(tmp_path, monkeypatch, photo):
     monkeypatch.setattr(curating, "measure", None)  # would fail when called
     boxed = Manifest(photo.frame[:3], photo.meta)
     assert curate([boxed], CurateParams(min_box=31), tmp_path / "out").sample_ids == ["s0000", "s0001"]
 
 
-def test_what_a_spreadsheet_would_run_is_made_harmless(tmp_path):
+def test_formulas_are_escaped_for_spreadsheets(tmp_path):
     rows = [row(0, "=cmd", split="val", image_path="@x.png"), row(1)]
     curate([manifest(rows)], CurateParams(splits=["train"]), tmp_path)
     assert pd.read_csv(tmp_path / "removed.csv").loc[0, ["source", "image_path"]].tolist() == ["'=cmd", "'@x.png"]

@@ -1,4 +1,4 @@
-"""CSVs come in from anywhere, go out safely, and come back the same."""
+"""Interchange CSVs: reading, escaping, re-basing, and an exact round trip."""
 
 import csv
 import json
@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fer_lib.datasets.interchange import FULL, SHORT, left_behind, neutral, read_rows, restored, write_csv
+from fer_lib.datasets.interchange import (
+    FULL,
+    SHORT,
+    escape_formula,
+    read_rows,
+    unescape_formula,
+    unwritten_columns,
+    write_csv,
+)
 from fer_lib.datasets.manifest import BOX, REQUIRED, Manifest, content_id
 from fer_lib.errors import DataError
 from fer_lib.importers.csv_import import import_csv
@@ -60,14 +68,14 @@ def manifests(draw):
 
 @settings(max_examples=40, deadline=None)
 @given(manifest=manifests())
-def test_a_manifest_goes_out_and_comes_back_exactly(tmp_path_factory, manifest):
+def test_a_written_manifest_is_read_back_exactly(tmp_path_factory, manifest):
     folder = tmp_path_factory.mktemp("trip")
     forms = ["full"] if BOX[0] in manifest.frame else ["full", "short"]
     for form in forms:
         path = write_csv(manifest, folder / f"{form}.csv", form)
-        found = read_rows(path, folder)
-        assert found.bad == [] and found.form == form and found.total == len(manifest)
-        for row, (_, before) in zip(found.rows, manifest.frame.iterrows(), strict=True):
+        table = read_rows(path, folder)
+        assert table.bad == [] and table.form == form and table.total == len(manifest)
+        for row, (_, before) in zip(table.rows, manifest.frame.iterrows(), strict=True):
             for name in FULL if form == "full" else SHORT:
                 was = before.get(name)
                 assert row[name] == (None if pd.isna(was) else was), name
@@ -79,17 +87,17 @@ def test_a_manifest_goes_out_and_comes_back_exactly(tmp_path_factory, manifest):
 
 
 @given(st.text(max_size=8) | dangerous)
-def test_neutral_cells_are_restored(value):
-    assert restored(neutral(value)) == value
-    assert not neutral(value).startswith(("=", "+", "-", "@"))
+def test_escaped_cells_are_restored(value):
+    assert unescape_formula(escape_formula(value)) == value
+    assert not escape_formula(value).startswith(("=", "+", "-", "@"))
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx"])
-def test_cells_that_would_run_are_neutralised(text):
-    assert neutral(text) == "'" + text and neutral("a" + text) == "a" + text
+def test_formula_cells_are_escaped(text):
+    assert escape_formula(text) == "'" + text and escape_formula("a" + text) == "a" + text
 
 
-def test_both_forms_have_the_columns_of_the_standard(tmp_path):
+def test_the_columns_of_both_forms(tmp_path):
     frame = pd.DataFrame([{"sample_id": "a", "content_id": "b", "source": "s", "record": "r", "image_path": "p.png",
                            "label": 3, "split": "test", "val_role": ""}])  # fmt: skip
     manifest = Manifest(frame, {"root": "."})
@@ -123,19 +131,19 @@ def test_both_forms_have_the_columns_of_the_standard(tmp_path):
 )
 def test_old_paths_are_rebased(tmp_path, written, rule, expected):
     path = csv_file(tmp_path, f"{written},Happy,train,old")
-    found = read_rows(path, tmp_path, [rule])
-    assert found.bad == [] and found.rows[0]["image_path"] == expected
-    assert found.rebased[rule] == (0 if rule.startswith("unused") else 1)
+    table = read_rows(path, tmp_path, [rule])
+    assert table.bad == [] and table.rows[0]["image_path"] == expected
+    assert table.rebased[rule] == (0 if rule.startswith("unused") else 1)
 
 
-def test_the_longest_rule_wins_and_only_whole_folders_match(tmp_path):
+def test_the_longest_rule_applies_and_only_whole_folders_match(tmp_path):
     path = csv_file(tmp_path, "/d/a/x.png,0,train,s", "/d/y.png,0,train,s", "/d/ab/z.png,0,train,s")
-    found = read_rows(path, tmp_path, ["/d=top", "/d/a=deep"])
-    assert [row["image_path"] for row in found.rows] == ["deep/x.png", "top/y.png", "top/ab/z.png"]
-    assert found.rebased == {"/d/a=deep": 1, "/d=top": 2}
+    table = read_rows(path, tmp_path, ["/d=top", "/d/a=deep"])
+    assert [row["image_path"] for row in table.rows] == ["deep/x.png", "top/y.png", "top/ab/z.png"]
+    assert table.rebased == {"/d/a=deep": 1, "/d=top": 2}
 
 
-def test_an_absolute_new_must_lie_below_the_root(tmp_path):
+def test_an_absolute_new_must_be_below_the_root(tmp_path):
     inside = csv_file(tmp_path, "/d/x.png,0,train,s")
     assert read_rows(inside, tmp_path, [f"/d={tmp_path}/in"]).rows[0]["image_path"] == "in/x.png"
     elsewhere = read_rows(inside, tmp_path / "root", [f"/d={tmp_path}/in"])
@@ -199,7 +207,7 @@ def test_a_bad_box_is_named(tmp_path, cells, kind):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", r"line 1: the columns \(none\)"),
         (b"path,label\n", "line 1: the columns path, label"),
@@ -209,12 +217,16 @@ def test_a_bad_box_is_named(tmp_path, cells, kind):
         (b"image_path,label,split,source\na.png,contempt,train,s\n", r"none of its 1 rows can be used \(1 excluded"),
     ],
 )
-def test_a_file_that_is_no_such_csv(tmp_path, content, said):
+def test_other_files_are_refused(tmp_path, content, message):
     (tmp_path / "x.csv").write_bytes(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         import_csv(tmp_path / "x.csv", tmp_path, tmp_path / "out", KEEP)
-    with pytest.raises(DataError, match="cannot read"):
+
+
+def test_a_missing_csv_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
         import_csv(tmp_path / "y.csv", tmp_path, tmp_path / "out", KEEP)
+    assert error.value.filename == str(tmp_path / "y.csv")
 
 
 def test_import_gives_ids_of_the_content_and_assigns_val(tmp_path):
@@ -226,11 +238,11 @@ def test_import_gives_ids_of_the_content_and_assigns_val(tmp_path):
     lines.append(r"D:\old\photo.png,contempt,test,s,,,9,0,0,30,30")
     path = csv_file(tmp_path, *lines, head=",".join(FULL))
     params = CsvParams(rebase=[r"d:\OLD=."], val_fraction=0.2, val_roles=(0.5, 0.25, 0.25))
-    seen = []
+    progress = []
     manifest = import_csv(
-        path, tmp_path / "data", tmp_path / "out", params, lambda done, total: seen.append((done, total))
+        path, tmp_path / "data", tmp_path / "out", params, lambda done, total: progress.append((done, total))
     )
-    assert seen[-1] == (41, 41) and len(seen) == 41
+    assert progress[-1] == (41, 41) and len(progress) == 41
     assert manifest.frame["split"].value_counts().to_dict() == {"train": 32, "val": 8, "test": 2}
     assert manifest.frame["val_role"].value_counts().to_dict() == {
         "": 34,
@@ -252,9 +264,9 @@ def test_import_gives_ids_of_the_content_and_assigns_val(tmp_path):
     assert back.frame["sample_id"].tolist() == again.frame["sample_id"].tolist()
 
 
-def test_pictures_that_are_missing_or_broken_stop_the_import(tmp_path):
+def test_missing_or_broken_images_stop_the_import(tmp_path):
     picture(tmp_path / "good.png")
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not an image")
     path = csv_file(tmp_path, "good.png,1,train,s", "none.png,1,train,s", "text.png,1,train,s")
     with pytest.raises(DataError) as error:
         import_csv(path, tmp_path, tmp_path / "out", KEEP)
@@ -271,10 +283,10 @@ def test_only_ten_of_many_bad_rows_are_shown(tmp_path):
 
 @pytest.mark.parametrize("params", [CsvParams, ManifestParams])
 @pytest.mark.parametrize(
-    ("roles", "said"), [((0, 0.5, 0.5), "above 0"), ((1, 0, 0), "above 0"), ((0.5, 0.4, 0.2), "sum to 1")]
+    ("roles", "message"), [((0, 0.5, 0.5), "above 0"), ((1, 0, 0), "above 0"), ((0.5, 0.4, 0.2), "sum to 1")]
 )
-def test_val_roles_are_shares_with_select_and_temperature(params, roles, said):
-    with pytest.raises(ValueError, match=f"val_roles.*{said}"):
+def test_val_roles_are_shares_with_select_and_temperature(params, roles, message):
+    with pytest.raises(ValueError, match=f"val_roles.*{message}"):
         params(val_roles=roles)
 
 
@@ -294,23 +306,23 @@ broken = st.sampled_from(
     grid=st.lists(st.lists(broken | st.sampled_from(["a.png", "3", "train", "s"]), min_size=3, max_size=6), max_size=8),
     tail=st.binary(max_size=6),
 )
-def test_whatever_stands_in_a_csv_no_row_is_lost(tmp_path_factory, grid, tail):
+def test_no_row_of_any_csv_is_lost(tmp_path_factory, grid, tail):
     path = tmp_path_factory.mktemp("fuzz") / "f.csv"
     path.write_bytes("\n".join([HEAD, *(",".join(cells) for cells in grid)]).encode() + b"\n" + tail)
     try:
-        found = read_rows(path, path.parent)
+        table = read_rows(path, path.parent)
     except DataError as error:
         assert "f.csv" in str(error)
         return
-    excluded = sum(sum(names.values()) for names in found.excluded.values())
-    assert found.total == len(found.rows) + len(found.bad) + excluded
-    assert all(where.startswith("line ") for _, where in found.bad)
+    excluded = sum(sum(names.values()) for names in table.excluded.values())
+    assert table.total == len(table.rows) + len(table.bad) + excluded
+    assert all(where.startswith("line ") for _, where in table.bad)
 
 
-def test_what_a_csv_has_no_place_for_is_named(drawn_manifest):
+def test_columns_that_a_csv_has_no_place_for_are_named(drawn_manifest):
     bare = drawn_manifest.frame.drop(columns=[c for c in drawn_manifest.frame if c not in REQUIRED])
     bare["val_role"] = ""
-    assert left_behind(Manifest(bare, drawn_manifest.meta)) == []
-    told = bare.assign(subject=["", "s1"] + [""] * (len(bare) - 2), confidence=0.5, group="")
-    assert left_behind(Manifest(told, drawn_manifest.meta)) == ["subject"]
-    assert left_behind(Manifest(told, drawn_manifest.meta), "short") == ["confidence", "subject"]
+    assert unwritten_columns(Manifest(bare, drawn_manifest.meta)) == []
+    extended = bare.assign(subject=["", "s1"] + [""] * (len(bare) - 2), confidence=0.5, group="")
+    assert unwritten_columns(Manifest(extended, drawn_manifest.meta)) == ["subject"]
+    assert unwritten_columns(Manifest(extended, drawn_manifest.meta), "short") == ["confidence", "subject"]

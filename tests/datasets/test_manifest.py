@@ -1,4 +1,4 @@
-"""Ids, hashes, paths and choices of the manifest."""
+"""Ids, hashes, paths and row selection of the manifest."""
 
 import json
 
@@ -74,7 +74,7 @@ def test_the_rule_for_a_column_is_the_rule_for_one_path(path):
     assert pc.match_substring_regex(pa.array([path]), _UNSAFE)[0].as_py() == refused
 
 
-def test_a_moved_checkout_still_finds_its_pictures(tmp_path):
+def test_a_moved_checkout_still_finds_its_images(tmp_path):
     Manifest(frame(), {"root": (tmp_path / "one" / "raw").as_posix()}).write(
         tmp_path / "one" / "m" / "manifest.parquet"
     )
@@ -98,7 +98,7 @@ def test_absolute_and_escaping_paths_are_refused_on_reading(tmp_path, path):
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "said"),
+    ("column", "value", "message"),
     [
         ("label", 7, "must be 0..6"),
         ("split", "dev", "unknown split"),
@@ -108,14 +108,14 @@ def test_absolute_and_escaping_paths_are_refused_on_reading(tmp_path, path):
         ("sample_id", frame()["sample_id"][0], "unique"),
     ],
 )
-def test_a_bad_row_is_named(tmp_path, column, value, said):
+def test_a_bad_row_is_named(tmp_path, column, value, message):
     bad = frame()
     bad.loc[3, column] = value
     target = tmp_path / "manifest.parquet"
     write_frame(target, bad, {"schema": SCHEMA_VERSION, "root": "."})
     with pytest.raises(DataError) as error:
         Manifest.read(target)
-    assert f"{target}, row 3: {column}" in str(error.value) and said in str(error.value)
+    assert f"{target}, row 3: {column}" in str(error.value) and message in str(error.value)
 
 
 def test_wrong_columns_votes_files_and_versions_are_refused(tmp_path):
@@ -125,7 +125,7 @@ def test_wrong_columns_votes_files_and_versions_are_refused(tmp_path):
         Manifest(frame(labels=1), {"root": "."})
     with pytest.raises(DataError, match="row 2: soft_label"):
         Manifest(frame(soft_label=[None, None, [0.5, 0.5], *[None] * 9]), {"root": "."})
-    with pytest.raises(DataError, match="soft_label holds what is no list of numbers"):
+    with pytest.raises(DataError, match="soft_label must hold lists of numbers"):
         Manifest(frame(soft_label=[None, None, "many", *[None] * 9]), {"root": "."})
     target = tmp_path / "manifest.parquet"
     with pytest.raises(DataError, match="manifest.parquet is missing"):
@@ -142,7 +142,7 @@ def test_wrong_columns_votes_files_and_versions_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "message"),
     [
         ({"soft_label": [9.0, -3.0, 0, 0, 0, 0, 0]}, "7 shares that sum to 1"),
         ({"soft_label": [0.5, 0.25, 0, 0, 0, 0, 0]}, "7 shares that sum to 1"),
@@ -157,15 +157,15 @@ def test_wrong_columns_votes_files_and_versions_are_refused(tmp_path):
         ({"bbox_top": 1.0, "bbox_left": 6.0, "bbox_bottom": 9.0, "bbox_right": 5.0}, "after its left"),
     ],
 )
-def test_shares_votes_and_boxes_that_are_none_are_refused(columns, said):
+def test_invalid_shares_votes_and_boxes_are_refused(columns, message):
     rows = frame(**{name: [None] * 12 for name in columns})
     for name, value in columns.items():
         rows.at[4, name] = value
-    with pytest.raises(DataError, match=f"row 4: .*{said}"):
+    with pytest.raises(DataError, match=f"row 4: .*{message}"):
         Manifest(rows, {"root": "."})
 
 
-def test_votes_as_cast_stand_beside_what_a_rule_left_of_them(tmp_path):
+def test_votes_as_cast_are_stored_beside_the_soft_label(tmp_path):
     """Row 0: counted votes, judged; 2: shares that a source published; 4: shares that a rule made, the votes lost."""
     rows = frame(soft_label=[None] * 12, votes=[None] * 12, votes_all=np.nan, excluded_share=np.nan)
     for i in (0, 2, 4):
@@ -185,7 +185,7 @@ def test_votes_as_cast_stand_beside_what_a_rule_left_of_them(tmp_path):
     assert np.isnan(plain[0]).all() and plain[0].shape == (12, 7) and np.isnan(plain[1]).all()
 
 
-def test_a_manifest_of_before_there_were_votes_keeps_its_hash():
+def test_a_manifest_without_vote_columns_keeps_its_hash():
     rows = frame(soft_label=some_votes(), confidence=[0.5, None] * 6)
     assert Manifest(rows, {"root": "."}).sha256.startswith("622e82bd2682b802")
 
@@ -195,7 +195,7 @@ def test_a_manifest_of_before_there_were_votes_keeps_its_hash():
     [("label", 5), ("image_path", "a/images/9.png"), ("split", "test"), ("confidence", 0.25), ("confidence", None),
      ("soft_label", [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]), ("soft_label", None), ("group", None), ("group", "h")],
 )  # fmt: skip
-def test_rows_that_were_changed_behind_the_hash_are_refused(tmp_path, column, value):
+def test_rows_that_do_not_match_the_hash_are_refused(tmp_path, column, value):
     target = tmp_path / "manifest.parquet"
     votes = [[1.0, *[0.0] * 6] if i % 2 == 0 else None for i in range(12)]
     rows = frame(soft_label=votes, confidence=[0.5, None] * 6, group=["g", None] * 6)
@@ -209,20 +209,20 @@ def test_rows_that_were_changed_behind_the_hash_are_refused(tmp_path, column, va
         Manifest.read(target)
 
 
-def test_the_rows_of_an_import_are_no_manifest(tmp_path):
+def test_the_rows_of_an_import_are_refused_as_a_manifest(tmp_path):
     write_frame(tmp_path / "rows.parquet", frame(), {"schema": SCHEMA_VERSION, "source": "a"})
     with pytest.raises(DataError, match="rows of an import, not a manifest"):
         Manifest.read(tmp_path / "rows.parquet")
 
 
-def test_choosing_rows(tmp_path):
+def test_selecting_rows(tmp_path):
     manifest = Manifest(frame(), {"root": "."})
     assert len(manifest.rows()) == 12 and len(manifest.rows(split="train")) == 4
     assert set(manifest.rows(split="val", val_role="select", include_sources=["b"]).frame["source"]) == {"b"}
     assert set(manifest.rows(exclude_sources=("b",)).frame["source"]) == {"a"}
-    chosen = manifest.rows(split="test")
-    assert chosen.frame.index.tolist() == list(range(4)) and chosen.sample_ids == chosen.frame["sample_id"].tolist()
-    for choice, said in (
+    test = manifest.rows(split="test")
+    assert test.frame.index.tolist() == list(range(4)) and test.sample_ids == test.frame["sample_id"].tolist()
+    for choice, message in (
         ({"split": "valid"}, "unknown split 'valid'"),
         ({"val_role": "tune"}, "unknown val_role 'tune'"),
         ({"val_role": "conformal"}, "no rows with val_role 'conformal'"),
@@ -230,7 +230,7 @@ def test_choosing_rows(tmp_path):
         ({"exclude_sources": ["c"]}, "unknown source 'c'"),
         ({"include_sources": ["a"], "exclude_sources": ["a"]}, "no source"),
     ):
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             manifest.rows(**choice)
     train = Manifest(frame().query("split == 'train'"), {"root": "."})
     with pytest.raises(DataError, match="no rows with split 'test'"):
@@ -264,7 +264,7 @@ def test_any_changed_cell_changes_the_hash(row, column):
     assert Manifest(changed, {"root": "."}).sha256 != Manifest(rows, {"root": "."}).sha256
 
 
-def test_ids_depend_on_everything_that_they_name():
+def test_ids_depend_on_all_their_inputs():
     assert content_id(b"x") == "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
     boxed = {content_id(b"x"), content_id(b"x", (0, 0, 4, 4)), content_id(b"x", (0, 0, 4, 5)), content_id(b"y")}
     assert len(boxed) == 4 and content_id(b"x", (0, 0, 4, 4)) == content_id(b"x", np.array([0.0, 0, 4, 4]))
@@ -292,7 +292,7 @@ def test_the_metric_version_is_part_of_the_evalset_id(monkeypatch):
     assert evalset_id(["p"], [1], "test", 0) != before
 
 
-def test_the_file_is_plain_parquet_with_its_facts_in_the_schema(tmp_path):
+def test_the_file_is_plain_parquet_with_metadata_in_the_schema(tmp_path):
     Manifest(frame(), {"root": ".", "created": {"seed": 3}}).write(tmp_path / "manifest.parquet")
     meta = json.loads(pq.read_schema(tmp_path / "manifest.parquet").metadata[b"fer"])
     assert meta["schema"] == SCHEMA_VERSION and meta["created"] == {"seed": 3} and len(meta["sha256"]) == 64

@@ -1,4 +1,4 @@
-"""What a manifest remembers of near copies outlives removal, another audit and curation, and keeps folds apart."""
+"""Recorded near-duplicates are kept by removal, another audit and curation, and stay in one fold."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ import pytest
 from fer_lib.audit.manifest_audit import audit_manifest
 from fer_lib.datasets.curate import curate, merge
 from fer_lib.datasets.manifest import Manifest, content_id
-from fer_lib.datasets.near_duplicates import earlier_copies, joined_groups, united_twins
+from fer_lib.datasets.near_duplicates import earlier_duplicates, join_groups, unite_twins
 from fer_lib.params import AuditParams
 from fer_lib.params.curate import CurateParams
 from fer_lib.synthetic.dataset import draw_face
@@ -16,7 +16,7 @@ from fer_lib.training.cross_validation import assign_folds
 
 
 def manifest_of(root, rows):
-    """Rows (sample id, split, number of the drawn face, brightness added: another file of the same picture)."""
+    """Rows (sample id, split, number of the drawn face, brightness added: another file of the same image)."""
     lines = []
     for name, split, number, light in rows:
         drawn = draw_face(7, number)
@@ -59,11 +59,11 @@ def test_the_contents_of_earlier_splits_are_the_twins():
         "sample_id": list("abcdefg"), "content_id": ["1", "2", "1", "3", "4", "5", "6"],
         "split": ["train", "val", "test", "test", "train", "train", "test"],
     })  # fmt: skip
-    assert earlier_copies(frame, np.array([0, 0, 0, 0, 1, 1, 2])) == {"b": ["1"], "c": ["2"], "d": ["1", "2"]}
+    assert earlier_duplicates(frame, np.array([0, 0, 0, 0, 1, 1, 2])) == {"b": ["1"], "c": ["2"], "d": ["1", "2"]}
 
 
 @pytest.mark.parametrize("remove", ["none", "within", "across", "all"])
-def test_twins_outlive_the_rows_that_were_taken_out(near, tmp_path, remove):
+def test_twins_are_kept_when_rows_are_removed(near, tmp_path, remove):
     audit = audit_manifest(AuditParams(remove=remove), near, tmp_path)
     clean = Manifest.read(tmp_path / "manifest.parquet")
     wanted = {name: ids for name, ids in expected(near).items() if name in clean.sample_ids}
@@ -73,7 +73,7 @@ def test_twins_outlive_the_rows_that_were_taken_out(near, tmp_path, remove):
     assert left == {"none": {"test": 2, "val": 1}, "within": {"test": 2, "val": 1}}.get(remove, {})
 
 
-def test_twins_outlive_another_audit_and_unite_with_its_own(near, tmp_path):
+def test_twins_are_kept_by_another_audit_and_united_with_its_own(near, tmp_path):
     audit_manifest(AuditParams(), near, tmp_path / "first")
     first = Manifest.read(tmp_path / "first" / "manifest.parquet")
     assert "train0" not in first.sample_ids
@@ -86,7 +86,7 @@ def test_twins_outlive_another_audit_and_unite_with_its_own(near, tmp_path):
     assert "gone" not in third.meta["twins"]
 
 
-def test_twins_outlive_curation(near, tmp_path):
+def test_twins_are_kept_by_curation(near, tmp_path):
     frame = near.frame
     part = {
         "one": Manifest(frame[frame["sample_id"] != "test1"], near.meta | {"twins": {"test0": ["a"], "val0": ["b"]}}),
@@ -94,13 +94,13 @@ def test_twins_outlive_curation(near, tmp_path):
         "three": Manifest(frame[frame["split"] == "train"], near.meta),
     }
     everything = {"test0": ["a", "c"], "test1": ["d"], "val0": ["b"]}
-    assert united_twins(*part.values()) == merge(list(part.values()))[0].meta["twins"] == everything
+    assert unite_twins(*part.values()) == merge(list(part.values()))[0].meta["twins"] == everything
     assert merge(list(part.values())[::-1])[0].meta["twins"] == everything
     curate(list(part.values()), CurateParams(splits=["train", "test"]), tmp_path)
     assert Manifest.read(tmp_path / "manifest.parquet").meta["twins"] == {"test0": ["a", "c"], "test1": ["d"]}
 
 
-def test_near_copies_share_a_group_and_a_fold_and_others_do_not(tmp_path):
+def test_near_duplicates_share_a_group_and_a_fold(tmp_path):
     once = [(f"once{i:02d}", "train", 20 + i, 0) for i in range(24)]
     twice = [(f"twice{i}{light:+d}", "train", i, light) for i in range(8) for light in (-7, 0, 6)]
     rows = manifest_of(tmp_path / "pictures", [*once, *twice])
@@ -128,4 +128,4 @@ def test_groups_of_an_earlier_audit_and_of_other_manifests_are_joined(near, tmp_
         merged = merge(manifests)[0].frame.set_index("sample_id")
         assert merged["group"].equals(first.frame.set_index("sample_id")["group"].loc[merged.index])
     row, group = pd.Series([0, 0, 1, 2, 3, 3, 4]), pd.Series(["b", "c", None, "b", "c", None, "d"])
-    assert joined_groups(row, group).fillna("").tolist() == ["b", "b", "", "b", "b", "b", "d"]
+    assert join_groups(row, group).fillna("").tolist() == ["b", "b", "", "b", "b", "b", "d"]

@@ -1,4 +1,4 @@
-"""Every reading of test rows is one whole line of a log, whoever else writes at the same time."""
+"""Every test-set opening is one whole line of the log, also with concurrent writers."""
 
 import json
 import multiprocessing
@@ -22,12 +22,12 @@ def lines(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_a_line_says_when_who_what_and_why_in_the_store_and_in_the_phase(tmp_path):
+def test_a_line_is_written_to_the_store_and_the_phase(tmp_path):
     phase, cache = tmp_path / "phase", tmp_path / "mlruns" / "cache"
     phase.mkdir()
     (phase / "phase.json").write_text(json.dumps({"phase": "evaluate", "run_id": "abc"}))
-    found = rows("test", "train", "test")
-    log_test_opening(found, {"a": ["1" * 64]}, "evaluation", cache, phase, suite="mine")
+    opened = rows("test", "train", "test")
+    log_test_opening(opened, {"a": ["1" * 64]}, "evaluation", cache, phase, suite="mine")
     [line] = lines(tmp_path / "mlruns" / OPENINGS)
     assert line.pop("time").endswith("Z")
     evalset = evalset_id(["s0", "s2"], [0, 2], "test", 2)
@@ -38,12 +38,12 @@ def test_a_line_says_when_who_what_and_why_in_the_store_and_in_the_phase(tmp_pat
     assert (phase / OPENINGS).read_text() == store_log(cache).read_text()
 
 
-def test_rows_of_other_splits_are_no_opening(tmp_path):
+def test_rows_of_other_splits_are_not_logged(tmp_path):
     log_test_opening(rows("train", "val"), {}, "evaluation", tmp_path / "cache", tmp_path / "phase")
     assert not list(tmp_path.iterdir()) and opening_count(tmp_path / "phase", tmp_path / "cache") == 0
 
 
-def test_openings_are_counted_by_evalset_and_a_line_that_was_cut_short_is_not(tmp_path):
+def test_openings_are_counted_by_evalset_without_truncated_lines(tmp_path):
     cache = tmp_path / "cache"
     for folder, split in (("a", ("test",)), ("b", ("test", "test")), ("c", ("test",))):
         log_test_opening(rows(*split), {}, "evaluation", cache, tmp_path / folder)
@@ -58,7 +58,7 @@ def write_many(folder, name):
         log_test_opening(rows("test"), {name: ["0" * 5000]}, "evaluation", folder / "cache", folder / name)
 
 
-def test_processes_that_write_at_once_leave_whole_lines(tmp_path):
+def test_concurrent_processes_write_whole_lines(tmp_path):
     context = multiprocessing.get_context("spawn")
     started = [context.Process(target=write_many, args=(tmp_path, name)) for name in "abc"]
     for process in started:

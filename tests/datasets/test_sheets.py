@@ -1,4 +1,4 @@
-"""Pages of faces show the faces that they name, and say what is missing."""
+"""Contact sheets and step pages show the right faces and mark unreadable pictures."""
 
 import cv2
 import numpy as np
@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from fer_lib.datasets import charts, sheets
-from fer_lib.datasets.manifest import BOX, Manifest
+from fer_lib.datasets.manifest import BOX, Manifest, box_of
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import FaceContract
@@ -22,7 +22,7 @@ def row(i, label, split="train", source="s", **more):
 
 @pytest.fixture
 def manifest(tmp_path):
-    """35 flat pictures, five a class, whose grey value is 30 times their label."""
+    """35 flat images, five a class, whose grey value is 30 times their label."""
     rows = [row(i, i % 7, ("train", "val", "test")[i % 3]) for i in range(35)]
     for i in range(35):
         data = cv2.imencode(".png", np.full((20, 30, 3), 30 * (i % 7), np.uint8))[1]
@@ -39,7 +39,7 @@ def written(figure):
     return [t.get_text() for t in [*axes.texts, *axes.get_yticklabels(), *axes.get_xticklabels(), *figure.texts]]
 
 
-def test_a_contact_sheet_has_a_labelled_line_a_class(manifest):
+def test_a_contact_sheet_has_one_labelled_line_per_class(manifest):
     figure = sheets.contact_sheet(manifest, "s", per_class=8, size=32)
     picture = canvas(figure)
     high, wide = 32 + sheets.GAP + sheets.CAPTION, 32 + sheets.GAP
@@ -61,30 +61,30 @@ def test_a_sheet_depends_on_seed_and_ids_alone(manifest):
         sheets.contact_sheet(manifest, "x")
 
 
-def test_a_picture_that_can_not_be_read_is_shown_as_a_cross(manifest):
+def test_an_unreadable_image_is_shown_as_a_cross(manifest):
     (manifest.root / "7.png").write_text("broken")
     tile = sheets.face_tile(manifest, manifest.frame.iloc[7], 40)
     assert (tile[20, 20] == (200, 40, 40)).all() and (tile[0, 20] == 225).all()
     assert sheets.face_tile(manifest, manifest.frame.iloc[8], 40)[20, 20].tolist() == [30, 30, 30]
 
 
-def test_a_box_is_what_is_shown(tmp_path):
+def test_the_box_of_a_photo_is_shown(tmp_path):
     photo = np.zeros((40, 80, 3), np.uint8)
     photo[10:30, 50:70] = 200
     (tmp_path / "0.png").write_bytes(cv2.imencode(".png", photo)[1].tobytes())
     box = dict(zip(BOX, (10.0, 50.0, 30.0, 70.0), strict=True))
     manifest = Manifest(pd.DataFrame([row(0, 3, **box)]), {"root": str(tmp_path)})
     assert (sheets.face_tile(manifest, manifest.frame.iloc[0], 24) == 200).all()
-    assert sheets.box_of(manifest.frame.iloc[0]) == (10.0, 50.0, 30.0, 70.0)
+    assert box_of(manifest.frame.iloc[0]) == (10.0, 50.0, 30.0, 70.0)
 
 
-def test_a_grid_of_nothing_is_refused(manifest):
+def test_a_grid_without_rows_is_refused(manifest):
     with pytest.raises(DataError, match="pairs: no faces"):
         sheets.face_grid(manifest, [("none", manifest.frame.head(0))], "pairs")
 
 
 class Tilted:
-    """A detector that sees one face with its eyes 45 degrees askew in pictures wider than 30 pixels."""
+    """A detector that sees one face with its eyes 45 degrees askew in images wider than 30 pixels."""
 
     name = "tilted"
 
@@ -109,13 +109,13 @@ def test_every_step_of_the_contract_is_on_its_page(manifest, tmp_path):
     texts = written(figure)
     assert [t for t in texts if t in sheets.STEPS.values()] == ["raw", "box", "aligned", "CLAHE", "crop"]
     assert "30 x 30, eyes level" in texts and "30 x 30, no eyes found: as it is" in texts
-    assert texts.count("no box: the picture is the face") == 2 and "photos\nFear" in texts
+    assert texts.count("no box: the image is the face") == 2 and "photos\nFear" in texts
     assert any(contract.id in t and "tilted" in t for t in texts)
     wide = 60 + 2 * sheets.GAP
     photo = decode(tmp_path / "99.png")
     eyes = find_points(photo, (5.0, 5.0, 35.0, 35.0), Tilted())
-    seen = contract.steps(photo, (5.0, 5.0, 35.0, 35.0), eyes)["crop"]
-    crop = cv2.resize(seen, (60, 60), interpolation=cv2.INTER_NEAREST)
+    expected = contract.steps(photo, (5.0, 5.0, 35.0, 35.0), eyes)["crop"]
+    crop = cv2.resize(expected, (60, 60), interpolation=cv2.INTER_NEAREST)
     assert np.array_equal(canvas(figure)[:60, 4 * wide : 4 * wide + 60], crop)
     for blind in (None, Haar()):
         texts = written(sheets.steps_page(mixed, contract, rows, blind, size=60))
@@ -149,8 +149,8 @@ def test_counts_are_drawn_by_source_split_and_label(manifest):
         charts.count_charts(manifest.frame.head(0), "Rows")
 
 
-def test_a_broken_picture_is_a_cross_among_the_steps(manifest, tmp_path):
-    (tmp_path / "broken.png").write_text("no picture")
+def test_a_broken_image_is_a_cross_among_the_steps(manifest, tmp_path):
+    (tmp_path / "broken.png").write_text("no image")
     broken = Manifest(manifest.frame.assign(image_path="broken.png"), {**manifest.meta, "root": tmp_path.as_posix()})
     rows = sheets.example_rows(broken, 2)
     figure = sheets.steps_page(broken, FaceContract(image_size=32), rows, None, size=60)

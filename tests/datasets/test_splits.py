@@ -16,7 +16,7 @@ def frame(contents, labels, split="train", source="a") -> pd.DataFrame:
     return rows.assign(split=split, source=source, val_role="", record=[f"{source}{i}" for i in range(len(rows))])
 
 
-def test_val_takes_its_share_of_each_label_and_nothing_of_test():
+def test_val_has_its_share_of_each_label_and_no_test_row():
     train = frame(range(1000), [i % 7 if i % 20 else 1 for i in range(1000)])
     test = frame(range(2000, 2100), [0] * 100, "test")
     out = assign_val(pd.concat([train, test], ignore_index=True), 0.05, seed=1)
@@ -27,7 +27,7 @@ def test_val_takes_its_share_of_each_label_and_nothing_of_test():
     assert not assign_val(out, 0.05, 1)["split"].compare(out["split"]).size  # it has its own val by now
 
 
-def test_a_source_s_own_val_is_kept_and_seeds_differ():
+def test_a_source_keeps_its_own_val_and_seeds_differ():
     own = pd.concat([frame(range(50), [0] * 50), frame(range(50, 60), [0] * 10, "val")], ignore_index=True)
     other = frame(range(100, 300), [0] * 200, source="b")
     both = pd.concat([own, other], ignore_index=True)
@@ -36,29 +36,29 @@ def test_a_source_s_own_val_is_kept_and_seeds_differ():
     assert set(out.index[out["split"] == "val"]) != set(both.index[assign_val(both, 0.1, 2)["split"] == "val"])
 
 
-def test_one_picture_in_two_sources_never_sits_in_train_and_val():
+def test_a_content_of_two_sources_is_never_in_train_and_val():
     both = pd.concat([frame(range(200), [0] * 200), frame(range(100, 300), [1] * 200, source="b")], ignore_index=True)
     out = assign_val(both, 0.2, seed=3)
     assert (out.groupby("content_id")["split"].nunique() == 1).all()
     assert ((out["split"] == "val").groupby(out["source"]).sum() >= 40).all()
 
 
-def test_what_another_source_trains_or_tests_on_is_not_chosen_for_val():
-    """`own` has its own val; `noval` has the same pictures and none; of a third one the pictures are tested on."""
+def test_contents_of_train_and_test_rows_are_excluded_from_val():
+    """`own` has its own val; `noval` has the same images and none; of a third one the images are tested on."""
     own = [frame(range(40), [0] * 40, source="own"), frame(range(40, 44), [0] * 4, "val", "own")]
     noval = frame([*range(44), *range(100, 140)], [0] * 84, source="noval")
     tested = frame(range(100, 110), [0] * 10, "test", "third")
     both = pd.concat([*own, noval, tested], ignore_index=True)
     assert excluded_from_val(both) == {*map(str, range(40)), *map(str, range(100, 110))}
     out = assign_val(both, 0.2, seed=1)
-    chosen = out[(out["split"] == "val") & (out["source"] == "noval")]
-    assert len(chosen) == round(0.2 * 84), "the quota is that of all rows"
-    assert set(chosen["content_id"]) <= {*map(str, range(40, 44)), *map(str, range(110, 140))}
+    selected = out[(out["split"] == "val") & (out["source"] == "noval")]
+    assert len(selected) == round(0.2 * 84), "the quota is that of all rows"
+    assert set(selected["content_id"]) <= {*map(str, range(40, 44)), *map(str, range(110, 140))}
     few = pd.concat([*own, noval[:40]], ignore_index=True)
     assert (assign_val(few, 0.2, 1)["split"] == few["split"]).all(), "nothing is free: nothing is chosen"
 
 
-def test_small_classes_still_give_one_and_single_pictures_stay():
+def test_small_classes_have_one_val_row_and_single_contents_stay():
     out = assign_val(frame(range(5), [0, 0, 0, 0, 1]), 0.05, seed=1)
     assert (out["split"] == "val").groupby(out["label"]).sum().tolist() == [1, 0]
     assert (assign_val(frame(range(5), [0] * 5), 0.0, 1)["split"] == "train").all()

@@ -1,4 +1,4 @@
-"""What a model was trained on: from the import through manifests and buffers to the words that describe it."""
+"""The training data record, from the import through manifests and buffers to its text."""
 
 import json
 
@@ -34,15 +34,15 @@ def test_embedded_faces_are_recorded_as_drawn_through_manifests(imports, tmp_pat
     manifest = build_manifest(ROLES, imports, tmp_path / "both")
     assert manifest.meta["drawn"] == {"fer2013": True, "own": False}
     again = Manifest.read(tmp_path / "both" / "manifest.parquet").rows(split="train")
-    found = TrainingData.of(again, smoke=False)
+    record = TrainingData.of(again, smoke=False)
     counts = again.frame["source"].value_counts()
-    assert {name: source.rows for name, source in found.sources.items()} == counts.to_dict()
-    assert found.drawn and "fer2013 (drawn), own" in training_text(found)
+    assert {name: source.rows for name, source in record.sources.items()} == counts.to_dict()
+    assert record.drawn and "fer2013 (drawn), own" in training_text(record)
     own = TrainingData.of(again.rows(include_sources=["own"]), smoke=False)
     assert not own.drawn and training_text(own) == f"trained on {counts['own']} faces of own"
 
 
-def test_an_import_of_an_earlier_version_is_neither(imports, tmp_path):
+def test_an_import_of_an_earlier_version_is_unknown(imports, tmp_path):
     report = imports / "own" / "report.json"
     before = report.read_text()
     report.write_text(json.dumps({k: v for k, v in json.loads(before).items() if k != "drawn"}))
@@ -55,7 +55,7 @@ def test_an_import_of_an_earlier_version_is_neither(imports, tmp_path):
     assert own.sources["own"].drawn is None and "whether own is drawn is not recorded" in training_text(own)
 
 
-def test_a_source_that_is_drawn_in_one_of_two_joined_manifests_counts_as_drawn(imports, tmp_path):
+def test_a_source_drawn_in_one_joined_manifest_counts_as_drawn(imports, tmp_path):
     drawn = build_manifest(ROLES, imports, tmp_path / "one")
     half = Manifest(drawn.frame.iloc[::2].reset_index(drop=True), {**drawn.meta, "drawn": {"own": False}}, drawn.path)
     assert merge([drawn, half])[0].meta["drawn"] == {"fer2013": True, "own": False}
@@ -68,16 +68,16 @@ def sources(**values):
     return {name: SourceRows(rows=rows, drawn=drawn) for name, (rows, drawn) in values.items()}
 
 
-def test_a_starting_model_is_part_of_what_was_learned_from():
+def test_training_data_includes_that_of_the_starting_model():
     real = TrainingData(sources=sources(fer2013=(28709, False)))
     few = TrainingData(sources=sources(fer2013=(90, False), live=(90, True)))
-    both = few.started_from(real)
+    both = few.with_start(real)
     assert both.sources == sources(fer2013=(28709, False), live=(90, True)) and both.drawn and both.complete
     smoke = real.model_copy(update={"smoke": True})
-    assert real.started_from(smoke).smoke and not real.started_from(real).smoke
-    unknown = real.started_from(None)
+    assert real.with_start(smoke).smoke and not real.with_start(real).smoke
+    unknown = real.with_start(None)
     assert not unknown.complete and not_for_photos(unknown) == ""
-    assert not few.started_from(unknown).complete
+    assert not few.with_start(unknown).complete
 
 
 @pytest.mark.parametrize(
@@ -98,5 +98,5 @@ def test_a_starting_model_is_part_of_what_was_learned_from():
         ),
     ],
 )
-def test_in_words(data, text, why):
+def test_training_data_as_text(data, text, why):
     assert training_text(data) == text and not_for_photos(data) == why

@@ -30,7 +30,7 @@ def candidate(pieces, folder, name, macro_f1, **changes):
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    """40 noise faces, 30 of them val/select, six test, ten with a box in a larger picture."""
+    """40 noise faces, 30 of them val/select, six test, ten with a box in a larger image."""
     folder, rng, rows = tmp_path_factory.mktemp("manifest"), np.random.default_rng(0), []
     for i in range(40):
         image = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)

@@ -13,20 +13,18 @@ from fer_lib.onnx_session import open_session
 
 
 def test_parity_on_random_and_real_faces(onnx_bundle, faces):
-    result = parity(onnx_bundle, onnx_bundle.path / ONNX, n=40, images=faces, tolerance=1e-4)
+    result = parity(onnx_bundle, onnx_bundle.path / ONNX, n=40, images=faces)
     assert {"max_abs_diff", "providers", "opset", "n"} <= set(result)
     assert 0 < result["max_abs_diff"] < 1e-4 < result["max_abs_logit"]
     assert result["opset"] == 18 and result["n"] == 40 + len(faces) and result["n_real"] == len(faces)
     assert result["label_agreement"] == 1.0
 
 
-def test_parity_above_the_tolerance_is_an_error(onnx_bundle, tmp_path):
+def test_parity_reports_a_changed_bias(onnx_bundle, tmp_path):
     proto = onnx.load(onnx_bundle.path / ONNX)
     bias = next(t for t in proto.graph.initializer if list(t.dims) == [64])
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.05), bias.name))
     onnx.save(proto, tmp_path / "wrong.onnx")
-    with pytest.raises(FerError, match="wrong.onnx.*above the tolerance"):
-        parity(onnx_bundle, tmp_path / "wrong.onnx", n=4, tolerance=1e-4)
     assert parity(onnx_bundle, tmp_path / "wrong.onnx", n=4)["max_abs_diff"] > 1e-4
 
 

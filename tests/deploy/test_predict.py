@@ -97,12 +97,12 @@ def test_no_face_and_the_whole_picture(onnx_bundle):
     ],
 )
 def test_other_arrays_are_refused_by_position(onnx_bundle, faces, bad, what):
-    with pytest.raises(DataError, match=f"picture 1: .*{what}"):
+    with pytest.raises(DataError, match=f"image 1: .*{what}"):
         Predictor(onnx_bundle).logits([faces[0], bad])
 
 
 def test_unequal_lists_are_refused(onnx_bundle, faces):
-    with pytest.raises(DataError, match="4 pictures, 1 boxes"):
+    with pytest.raises(DataError, match="4 images, 1 boxes"):
         Predictor(onnx_bundle).logits(faces, boxes=[None])
 
 

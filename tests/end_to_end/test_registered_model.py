@@ -27,12 +27,12 @@ def candidate(walked):
     client = mlflow.MlflowClient()
     version = client.get_model_version_by_alias("fer-student", "candidate")
     folder = walked.folder(client.get_run(version.run_id))
-    inputs = folders.done(folder)["inputs"]
+    inputs = folders.read_record(folder)["inputs"]
     name = read_bundle(folder / "bundle").name
     evaluation = json.loads((Path(inputs["evaluation"]) / "evaluation.json").read_text())
     rows = Manifest.read(Path(inputs["manifest"]) / "manifest.parquet").rows(split="test")
     train_rows = len(Manifest.read(Path(inputs["manifest"]) / "manifest.parquet").rows(split="train"))
-    run = client.get_run(folders.done(Path(inputs["evaluation"]))["run_id"])
+    run = client.get_run(folders.read_record(Path(inputs["evaluation"]))["run_id"])
     logged = {key: run.data.metrics[f"{name}/none/{key}"] for key in ("accuracy", "macro_f1", "nll", "ece")}
     report = evaluation["models"][name]["views"]["none"]["all"]
     files = [rows.resolve(row) for row in rows.frame.to_dict("records")]

@@ -50,7 +50,7 @@ def test_a_changed_parameter_runs_its_phase_and_what_depends_on_it_alone(walked)
 
 
 def test_a_phase_that_fails_says_why_and_leaves_the_earlier_ones_intact(walked):
-    finished = {r["folder"] for r in folders.finished()}
+    finished = {r["folder"] for r in folders.finished_phases()}
     ended = fer("run", str(walked.file), "-p", "teacher_b.lr=1e+30")
     assert ended.code == 1
     said = " ".join(ended.out.split())
@@ -70,8 +70,8 @@ def test_a_phase_that_fails_says_why_and_leaves_the_earlier_ones_intact(walked):
     assert "the loss became nan" in walked.artifact(run, "notebook/04_train_teacher.html").read_text()
     output = walked.folder(run) / "04_train_teacher.ipynb"
     assert output.is_file() and "".join(str(output).split()) in "".join(ended.out.split())
-    assert folders.done(walked.folder(run)) is None
-    assert {r["folder"] for r in folders.finished()} == finished
+    assert folders.read_record(walked.folder(run)) is None
+    assert {r["folder"] for r in folders.finished_phases()} == finished
 
 
 def test_an_ensemble_finds_its_members_where_the_checkout_was_moved_to(walked, tmp_path):

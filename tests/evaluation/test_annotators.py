@@ -14,9 +14,9 @@ from fer_lib.evaluation import annotators
 NAN = [math.nan] * 7
 
 
-def people_report(z, scaled, y, votes):
+def report_of(z, scaled, y, votes):
     """Of votes of which only shares are known."""
-    return annotators.people_report(z, scaled, y, votes, np.full(len(votes), np.nan))
+    return annotators.annotator_report(z, scaled, y, votes, np.full(len(votes), np.nan))
 
 
 def logits_of(probs):
@@ -32,7 +32,7 @@ def drawn():
 
 def test_divergences_against_scipy(drawn):
     z, y, votes = drawn
-    found = people_report(z, z / 2, y, votes)
+    found = report_of(z, z / 2, y, votes)
     for kind, logits in (("raw", z), ("scaled", z / 2)):
         p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         kl = [entropy(v, q) for v, q in zip(votes, p, strict=True)]
@@ -46,7 +46,7 @@ def test_divergences_against_scipy(drawn):
 def test_annotators_against_votes_drawn_one_by_one(drawn):
     """The chances that the docstring defines, by drawing votes."""
     z, y, votes = drawn
-    found, rng, draws = people_report(z, z, y, votes), np.random.default_rng(0), 4000
+    found, rng, draws = report_of(z, z, y, votes), np.random.default_rng(0), 4000
     one, other = (np.stack([rng.choice(7, draws, p=v) for v in votes]) for _ in range(2))
     close = dict(abs=0.005)
     assert found["annotators"]["label"] == pytest.approx((one == y[:, None]).mean(), **close)
@@ -67,7 +67,7 @@ def test_three_rows_by_hand():
         [0, 0, 0.2, 0.8, 0, 0, 0],  # Happy
         [1, 0, 0, 0, 0, 0, 0],  # Angry alone
     ]
-    found = people_report(logits_of(probs), logits_of(probs), np.array([0, 3, 6]), np.array(votes))
+    found = report_of(logits_of(probs), logits_of(probs), np.array([0, 3, 6]), np.array(votes))
     assert found["annotators"] == pytest.approx(
         {"label": (0.5 + 0.8 + 0) / 3, "plurality": (0.5 + 0.8 + 1) / 3, "each_other": (0.5 + 0.68 + 1) / 3}
     )
@@ -86,17 +86,17 @@ def test_votes_that_were_counted_by_hand():
     """Ten votes a row as FERPlus counts them: three of the third are for no class; the fourth is of shares."""
     votes = np.array([[6, 1, 1, 1, 1, 0, 0], [0, 0, 0, 10, 0, 0, 0], [4, 0, 0, 0, 3, 0, 0], [0.5, 0.5, 0, 0, 0, 0, 0]])
     z, y = np.zeros((4, 7)), np.array([0, 3, 0, 1])
-    found = annotators.people_report(z, z, y, votes, np.array([10, 10, 10, math.nan]))
+    found = annotators.annotator_report(z, z, y, votes, np.array([10, 10, 10, math.nan]))
     assert found["votes"] == {"counts": 3, "shares": 1}
     assert found["annotators"]["label"] == pytest.approx((0.6 + 1 + 4 / 7 + 0.5) / 4)
     assert found["annotators"]["label_of_all"] == pytest.approx((0.6 + 1 + 0.4) / 3)
-    assert "label_of_all" not in people_report(z, z, y, votes)["annotators"]
+    assert "label_of_all" not in report_of(z, z, y, votes)["annotators"]
     assert json.loads(json.dumps(found)) == found
 
 
 def test_people_of_one_mind_and_a_model_that_agrees():
     votes = np.eye(7)[[3, 3, 3]]  # all votes on one class
-    found = people_report(40 * votes, 40 * votes, np.array([3, 3, 3]), votes)
+    found = report_of(40 * votes, 40 * votes, np.array([3, 3, 3]), votes)
     assert found["kl"]["raw"] == pytest.approx(0.0, abs=1e-12) and found["entropy"] == 0.0
     assert set(found["annotators"].values()) == set(found["model"].values()) == {1.0}
 
@@ -105,17 +105,17 @@ def test_rows_without_votes_do_not_count(drawn):
     z, y, votes = drawn
     holed = np.vstack([votes, [NAN, [0.0] * 7]])
     more = np.vstack([z, np.zeros((2, 7))])
-    found = people_report(more, more, np.append(y, [0, 0]), holed)
+    found = report_of(more, more, np.append(y, [0, 0]), holed)
     assert (found["n"], found["n_without"]) == (50, 2)
-    expected = people_report(z, z, y, votes) | {"n_without": 2}
+    expected = report_of(z, z, y, votes) | {"n_without": 2}
     assert found == expected
-    assert people_report(z, z, y, np.full((50, 7), np.nan)) is None
-    assert people_report(z, z, y, 10 * votes)["kl"] == pytest.approx(people_report(z, z, y, votes)["kl"])  # counts
+    assert report_of(z, z, y, np.full((50, 7), np.nan)) is None
+    assert report_of(z, z, y, 10 * votes)["kl"] == pytest.approx(report_of(z, z, y, votes)["kl"])  # counts
 
 
 def test_a_sure_model_that_is_wrong_stays_finite():
     z = np.array([[2000.0, 0, 0, 0, 0, 0, 0]])
-    assert people_report(z, z, np.array([1]), np.eye(7)[[1]])["kl"]["raw"] == pytest.approx(2000.0)
+    assert report_of(z, z, np.array([1]), np.eye(7)[[1]])["kl"]["raw"] == pytest.approx(2000.0)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +124,6 @@ def test_a_sure_model_that_is_wrong_stays_finite():
 def test_votes_that_are_none_are_refused(bad):
     votes = np.vstack([np.eye(7)[0], bad])
     with pytest.raises(DataError, match=r"votes of row 1 .* \(1 such rows\)"):
-        people_report(np.zeros((2, 7)), np.zeros((2, 7)), np.array([0, 1]), votes)
+        report_of(np.zeros((2, 7)), np.zeros((2, 7)), np.array([0, 1]), votes)
     with pytest.raises(DataError, match="votes have shape"):
-        people_report(np.zeros((2, 7)), np.zeros((2, 7)), np.array([0, 1]), votes[:, :6])
+        report_of(np.zeros((2, 7)), np.zeros((2, 7)), np.array([0, 1]), votes[:, :6])

@@ -12,12 +12,12 @@ from sklearn.metrics import f1_score
 from fer_lib.calibration import temperature
 from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
-from fer_lib.datasets.provenance import numbers, read_exposure
+from fer_lib.datasets.provenance import content_numbers, read_exposure
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, DataError, FerError
-from fer_lib.evaluation.checkpoints import candidates, pick, sweep
+from fer_lib.evaluation.checkpoints import best_index, candidates, sweep
 from fer_lib.evaluation.evaluate import subjects
-from fer_lib.evaluation.sweep_view import chosen_reliability, sentences, sweep_curves, sweep_table
+from fer_lib.evaluation.sweep_view import chosen_reliability, sweep_curves, sweep_summary, sweep_table
 from fer_lib.models.bundle import read_bundle
 from fer_lib.models.classifier import build_classifier
 from fer_lib.models.inference import predict_logits
@@ -147,7 +147,7 @@ def test_each_number_carries_what_it_was_measured_on(swept, fits, drawn_manifest
         assert entry["protocol_id"] == protocol_id(evalset, contracts[entry["fit"]], "none")
     assert swept[1]["evalset_id"] == evalset and swept[1]["manifest_sha256"] == drawn_manifest.sha256
     assert swept[1]["differences"] == ["image_size: 32 (small); 40 (wide)"]
-    assert any("other pixels" in s and "image_size: 32 (small); 40 (wide)" in s for s in sentences(swept[1]))
+    assert any("other pixels" in s and "image_size: 32 (small); 40 (wide)" in s for s in sweep_summary(swept[1]))
 
 
 def test_sources_narrow_the_rows_and_none_left_is_an_error(fits, again, drawn_manifest, pack_cache):
@@ -174,13 +174,13 @@ def entry(raw, calibrated, epochs, evalset="a" * 12):
     return scores | {"epochs": epochs, "evalset_id": evalset, "fit": "f", "checkpoint": f"c{epochs}", "n_used": 9}
 
 
-def test_the_pick():
+def test_the_best_index():
     entries = [entry(0.4, 0.7, 3.0), entry(0.5, 0.6, 2.0), entry(0.5, 0.7, 1.0), entry(0.3, 0.1, 0.5)]
-    assert pick(entries, "raw") == 2, "of two that are equal, the earlier epoch"
-    assert pick(entries[:2], "raw") == 1 and pick(entries[:2], "calibrated") == 0
-    assert pick(entries, "calibrated") == 2
+    assert best_index(entries, "raw") == 2, "of two that are equal, the earlier epoch"
+    assert best_index(entries[:2], "raw") == 1 and best_index(entries[:2], "calibrated") == 0
+    assert best_index(entries, "calibrated") == 2
     with pytest.raises(DataError, match=r"different rows.*a{12}: f/c3.0 \(9\); b{12}: f/c2.0"):
-        pick([entries[0], entry(0.9, 0.9, 2.0, "b" * 12)], "raw")
+        best_index([entries[0], entry(0.9, 0.9, 2.0, "b" * 12)], "raw")
 
 
 def test_the_best_macro_f1_is_chosen_and_written(swept, fits, drawn_manifest, pack_cache):
@@ -214,9 +214,9 @@ def test_the_record_of_what_was_seen_travels(swept, fits, drawn_manifest):
     out, result = swept
     [folder] = [fit for fit in fits if fit.name == result["chosen"]["folder"]]
     ours, theirs = read_exposure(out / "bundle"), read_exposure(folder / "best")
-    assert ours.whole and np.array_equal(ours.learned, theirs.learned)
+    assert ours.complete and np.array_equal(ours.trained_on, theirs.trained_on)
     val = drawn_manifest.frame[drawn_manifest.frame["val_role"].isin(["select", "temperature"])]
-    assert set(numbers(val["content_id"])) <= set(ours.chosen_on) and set(theirs.chosen_on) <= set(ours.chosen_on)
+    assert set(content_numbers(val["content_id"])) | set(theirs.selected_on) <= set(ours.selected_on)
 
 
 def test_a_temperature_a_class_under_the_flip_average(fits, again, drawn_manifest, pack_cache, tmp_path):
@@ -277,7 +277,7 @@ def test_a_damaged_checkpoint_is_named(fits, again, tmp_path):
 
 
 def moved(manifest, folder, split, **meta):
-    """The manifest over a folder that holds the pictures of one split alone."""
+    """The manifest over a folder that holds the images of one split alone."""
     for path in manifest.frame["image_path"][manifest.frame["split"] == split]:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(manifest.resolve(path).read_bytes())
@@ -285,7 +285,7 @@ def moved(manifest, folder, split, **meta):
 
 
 def test_no_row_but_those_of_val_is_opened(fits, again, drawn_manifest, swept, tmp_path):
-    """The pictures of train and test are not even there."""
+    """The images of train and test are not even there."""
     alone = moved(drawn_manifest, tmp_path / "pictures", "val")
     result = again(fits, alone, tmp_path / "cache")
     for ours, theirs in zip(result["checkpoints"], swept[1]["checkpoints"], strict=True):
@@ -295,7 +295,7 @@ def test_no_row_but_those_of_val_is_opened(fits, again, drawn_manifest, swept, t
 
 
 def test_checkpoints_of_different_rows_are_not_ranked(fits, again, drawn_manifest, tmp_path):
-    """A picture that was there when the first fit's faces were packed and is broken when the second's are."""
+    """An image that was there when the first fit's faces were packed and is broken when the second's are."""
     tolerant = moved(drawn_manifest, tmp_path / "pictures", "val", tolerance=1)
     result = again(fits[:1], tolerant, tmp_path / "cache")
     rows = drawn_manifest.rows(split="val", val_role="select")
@@ -316,7 +316,7 @@ def test_a_fit_that_learned_from_the_choosing_rows_is_refused(fits, again, drawn
         again([fits[0], leaky])
     result = again([fits[0], leaky], allow_leaks=[source])
     assert result["leaks"]["learned_elsewhere"] == {"leaky": len(select)}
-    assert any(f"leaky learned from {len(select)} of these rows" in s for s in sentences(result))
+    assert any(f"leaky learned from {len(select)} of these rows" in s for s in sweep_summary(result))
 
 
 # ---------------------------------------------------------------- what a person looks at
@@ -343,7 +343,7 @@ def test_the_table_and_the_curves_show_what_was_measured(swept):
 
 
 def test_what_is_said(swept):
-    said = " ".join(sentences(swept[1]))
+    said = " ".join(sweep_summary(swept[1]))
     chosen = swept[1]["chosen"]
     assert f"{chosen['fit']}, {chosen['checkpoint']} (epochs: {chosen['epochs']:g})" in said
     assert f"raw macro-F1 {chosen['raw']['macro_f1']:.4f}" in said and swept[1]["evalset_id"] in said

@@ -19,8 +19,8 @@ from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, read_ex
 from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import BundleError, DataError, FerError
 from fer_lib.evaluation.evaluate import evaluate, subjects
-from fer_lib.evaluation.leaks import checked_leaks, known_leaks, sentences
-from fer_lib.evaluation.table import people_table, predictions, results_table
+from fer_lib.evaluation.leaks import checked_leaks, known_leaks, leak_warnings
+from fer_lib.evaluation.table import annotators_table, predictions, results_table
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
 from fer_lib.importers import import_all
@@ -195,7 +195,7 @@ def without(manifest, ids, **meta):
 
 def test_a_near_copy_that_an_audit_recorded_is_a_known_leak_too(made):
     _, manifest, _ = made
-    exact = known_leaks(manifest, "test").learned
+    exact = known_leaks(manifest, "test").trained_on
     assert len(exact) == LEAKS
     clean = without(manifest, exact)
     [first, second, third, *_] = clean.rows(split="test").sample_ids
@@ -203,9 +203,9 @@ def test_a_near_copy_that_an_audit_recorded_is_a_known_leak_too(made):
     twins = {first: [trained, "f" * 64], second: ["e" * 64], third: [chosen], "gone": [trained]}
     audited = without(clean, [], twins=twins)
     known = known_leaks(audited, "test")
-    assert (known.learned, known.chosen_on) == ({first}, {third}) and known.all == {first, third}
-    assert not known_leaks(audited, "val").chosen_on, "choosing is what val rows are for"
-    with pytest.raises(DataError, match="1 of the .* in train too and 1 to stand in val"):
+    assert (known.trained_on, known.selected_on) == ({first}, {third}) and known.all == {first, third}
+    assert not known_leaks(audited, "val").selected_on, "choosing is what val rows are for"
+    with pytest.raises(DataError, match="1 of the .* in train too and 1 in val"):
         checked_leaks(audited, audited.rows(split="test"), "test", [], {})
     found, said = checked_leaks(audited, audited.rows(split="test"), "test", ALLOWED, {})
     assert found == known and (said["rows"], said["chosen_on"], said["allowed"]) == (1, 1, ALLOWED)
@@ -228,7 +228,7 @@ def test_what_a_model_learned_elsewhere_leaks_into_a_manifest_that_was_cleaned_s
     result = evaluate(allowed, clean, [own.path], [], tmp_path / "out", tmp_path / "runs" / "cache", "cpu")
     assert result["leaks"]["rows"] == LEAKS and result["leaks"]["unrecorded"] == []
     assert result["sets"]["leak_free"]["removed"] == LEAKS
-    assert read_exposure(tmp_path / "out" / "bundles" / "one").learned.size == train.frame["content_id"].nunique()
+    assert read_exposure(tmp_path / "out" / "bundles" / "one").trained_on.size == train.frame["content_id"].nunique()
     TrainingExposure.of(clean.rows(split="train").frame["content_id"], val.frame["content_id"]).write(seen)
     derive_bundle(own, own.path, extra_files={EXPOSURE_FILE: seen})
     result = evaluate(p, clean, [own.path], [], tmp_path / "out2", tmp_path / "runs" / "cache", "cpu")
@@ -252,11 +252,11 @@ def test_a_manifest_of_test_rows_alone_can_be_measured_where_no_temperature_is_f
 
 def test_what_is_said_of_leaks_that_no_table_leaves_out():
     known = {"rows": 1200, "by_source": {"a": 1200}, "chosen_on": 3, "allowed": ["a"], "unrecorded": ["one"]}
-    every = sentences({"leaks": known, "sets": {"all": {}}})
-    assert len(every) == 3 and "1,200 of these rows are known to stand in train" in every[0]
+    every = leak_warnings({"leaks": known, "sets": {"all": {}}})
+    assert len(every) == 3 and "1,200 of these rows are known to be in train" in every[0]
     assert "3 of these rows" in every[1] and "`one`" in every[2]
-    assert sentences({"leaks": known, "sets": {"all": {}, "leak_free": {}}}) == every[1:]
-    assert sentences({"sets": {"all": {}}}) == []
+    assert leak_warnings({"leaks": known, "sets": {"all": {}, "leak_free": {}}}) == every[1:]
+    assert leak_warnings({"sets": {"all": {}}}) == []
 
 
 def test_an_ensemble_whose_teacher_was_trained_again_is_refused(made, tmp_path):
@@ -310,7 +310,7 @@ def test_val_twins_of_other_roles_are_not_counted_as_removed(made, tmp_path):
 def test_people_stand_beside_the_models_where_there_are_votes(made, tmp_path):
     base, manifest, result = made
     assert all("people" not in r for m in result["models"].values() for v in m["views"].values() for r in v.values())
-    assert people_table(result).empty
+    assert annotators_table(result).empty
     frame = manifest.frame.copy()
     voted = np.flatnonzero(frame["split"] == "test")[3:]  # three rows without
     frame["soft_label"] = None
@@ -331,7 +331,7 @@ def test_people_stand_beside_the_models_where_there_are_votes(made, tmp_path):
         by_row = [entropy(a, b) for a, b in zip(v[3:], probs[3:], strict=True)]
         assert people["kl"][kind] == pytest.approx(np.mean(by_row), rel=1e-6)
     assert people["model"]["label"] == pytest.approx((raw.argmax(1) == y)[3:].mean())
-    table = people_table(again)
+    table = annotators_table(again)
     assert table["who"].tolist() == ["one", "annotators"] and table["label"].iloc[1] == pytest.approx(0.4)
     cast = [[1.0 + 3 * (k == row["label"]) for k in range(7)] for _, row in frame.iterrows()]  # a rule has judged these
     counted = Manifest(frame.assign(votes=cast, votes_all=16.0, excluded_share=0.0), manifest.meta, manifest.path)
@@ -339,4 +339,4 @@ def test_people_stand_beside_the_models_where_there_are_votes(made, tmp_path):
     people = again["models"]["one"]["views"]["none"]["all"]["people"]
     assert people["votes"] == {"counts": len(voted) + 3, "shares": 0}
     assert people["annotators"]["label"] == pytest.approx(0.4) and people["annotators"]["label_of_all"] == 0.25
-    assert people_table(again)["label"].tolist()[1:] == pytest.approx([0.4, 0.25])
+    assert annotators_table(again)["label"].tolist()[1:] == pytest.approx([0.4, 0.25])

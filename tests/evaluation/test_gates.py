@@ -7,10 +7,12 @@ import pytest
 import yaml
 from sklearn.metrics import f1_score
 
-from fer_lib.adapt.promotion import gates_table, register_if_passed, suite_rows
+from fer_lib.adapt.promotion import register_if_passed
 from fer_lib.errors import DataError, ParamsError
 from fer_lib.evaluation.gates import OFFLINE_ONLY, decide, offline_gate, session_gate
-from fer_lib.evaluation.stages import Measured
+from fer_lib.evaluation.paired import Measurement
+from fer_lib.evaluation.suites import suite_rows
+from fer_lib.evaluation.table import gates_table
 from fer_lib.params import AdaptParams, GateParams, OfflineGate, SessionGate, read_gates
 from fer_lib.pipeline.runfile import load_run
 
@@ -20,7 +22,7 @@ def measured(name, pred, y, evalset="e1", ids=None):
     pred, y = np.asarray(pred), np.asarray(y)
     ids = [f"{i:03d}" for i in range(len(y))] if ids is None else ids
     report = {"evalset_id": evalset, "protocol_id": f"p-{name}", "n_expected": len(y) + 1, "n_used": len(y)}
-    return Measured(name, report, 4.0 * np.eye(7)[pred], y, ids)
+    return Measurement(name, report, 4.0 * np.eye(7)[pred], y, ids)
 
 
 def noisy(y, share, seed, classes=7):
@@ -109,12 +111,12 @@ def test_rows_may_come_in_any_order_but_must_be_the_same():
     p = GateParams(resamples=100)
     straight = offline_gate(measured("a", before, y), measured("b", after, y), OfflineGate(), p)
     assert offline_gate(measured("a", before, y), shuffled, OfflineGate(), p) == straight
-    with pytest.raises(DataError, match="evalset e1.*evalset e2.*measured on other rows"):
+    with pytest.raises(DataError, match="suite eval_only: .*evalset e1.*evalset e2.*different rows"):
         offline_gate(measured("a", before, y), measured("b", after, y, "e2"), OfflineGate(), p)
-    with pytest.raises(DataError, match="other rows"):
+    with pytest.raises(DataError, match="different rows"):
         other = measured("b", after, y, ids=ids[:-1] + ["zzz"])
         offline_gate(measured("a", before, y), other, OfflineGate(), p)
-    with pytest.raises(DataError, match="other labels"):
+    with pytest.raises(DataError, match="different labels"):
         offline_gate(measured("a", before, y), measured("b", after, (y + 1) % 7), OfflineGate(), p)
 
 
@@ -163,7 +165,7 @@ def test_all_gates_must_pass_and_what_is_missing_is_said():
     assert own["learned_from_gate_session"] and "optimistic" in own["said"][-1]
     said = " ".join(decide([bad], down)["said"])
     assert "suite val" in said and "interval of the change [" in said and ": no)" in said
-    assert "0.5000 -> 0.4000 (has to rise: no)" in said and "flips a minute 9.0 -> 9.0 (may rise by 10%: yes)" in said
+    assert "0.5000 -> 0.4000 (must rise: no)" in said and "flips per minute 9.0 -> 9.0 (may rise by 10%: yes)" in said
     json.dumps(own, allow_nan=False)
     assert list(gates_table(own)["score"]) == ["macro_f1", "minority_f1", "macro_f1_present", "flips_per_min"]
     with pytest.raises(DataError, match="never judged by a session alone"):
@@ -196,7 +198,7 @@ def test_named_gates_are_the_defaults_of_the_spec(repo):
 def test_unusable_gates(tmp_path):
     for text, said in (
         ("a: {offline: []}", "at least 1 item"), ("a: {offline: [{suite: vall}]}", "val"),
-        ("a: {offline: [{suite: val}, {suite: val}]}", "a suite stands twice"),
+        ("a: {offline: [{suite: val}, {suite: val}]}", "a suite occurs twice"),
         ("a: {decide: point}", "closest: 'decide_by'"),
     ):  # fmt: skip
         (tmp_path / "gates.yaml").write_text(text)
@@ -213,15 +215,15 @@ def test_a_run_file_wires_an_adaptation(tmp_path, monkeypatch):
     )
     plan = load_run(tmp_path / "run.yaml", smoke=True)
     phase = plan.phase("adapt")
-    names = {k: [getattr(v, "name", v) for v in values] for k, values in phase.links.items()}
+    names = {k: [getattr(v, "name", v) for v in values] for k, values in phase.inputs.items()}
     assert names == {"manifest": ["manifest"], "base": ["ce"], "buffers": ["buffer"], "gate_session": []}
     assert phase.params.name == "adapt" and phase.params.epochs == 1 and phase.notebook == "11_adapt"
-    assert [v.name for v in plan.phase("evaluate").links["models"]] == ["ce", "adapt"]
+    assert [v.name for v in plan.phase("evaluate").inputs["models"]] == ["ce", "adapt"]
 
 
 @pytest.mark.parametrize(
     ("alias", "passed", "said"),
-    [("", True, "no alias was asked for"), ("champion", False, "a gate did not pass, so fer-student@champion stays")],
+    [("", True, "no alias is set"), ("champion", False, "a gate did not pass, so fer-student@champion stays")],
 )
 def test_nothing_is_registered_unasked_or_unproved(alias, passed, said):
     """There is no bundle to register here, so whoever tried would fail."""

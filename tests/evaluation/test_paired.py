@@ -8,7 +8,7 @@ from sklearn.metrics import f1_score
 
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError, FerError
-from fer_lib.evaluation.paired import mcnemar, paired_differences
+from fer_lib.evaluation.paired import LogitPair, compare
 
 
 def two_models(n, seed, gap=0.0, k=7):
@@ -22,7 +22,7 @@ def two_models(n, seed, gap=0.0, k=7):
 
 def test_values_and_ends_are_those_of_brute_force():
     before, after, y = two_models(150, 0)
-    found = paired_differences(before, after, y, resamples=200, seed=3)
+    found = compare(LogitPair(before, after, y), resamples=200, seed=3)["difference"]
     rng = np.random.default_rng(3)
 
     def scores(rows):
@@ -49,7 +49,8 @@ def test_the_interval_covers_and_is_narrower_than_an_unpaired_one():
     rng, covered, widths, unpaired = np.random.default_rng(2), 0, [], []
     for trial in range(120):
         rows = rng.integers(0, len(y), 300)
-        d = paired_differences(before[rows], after[rows], y[rows], resamples=200, seed=trial)["accuracy"]
+        pair = LogitPair(before[rows], after[rows], y[rows])
+        d = compare(pair, resamples=200, seed=trial)["difference"]["accuracy"]
         covered += d["lo"] <= truth <= d["hi"]
         widths.append(d["hi"] - d["lo"])
         rates = [(z[rows].argmax(1) == y[rows]).mean() for z in (before, after)]
@@ -60,9 +61,9 @@ def test_the_interval_covers_and_is_narrower_than_an_unpaired_one():
 
 def test_equal_models_differ_by_nothing():
     before, _, y = two_models(80, 4)
-    found = paired_differences(before, before, y, resamples=100)
-    assert {tuple(d.values()) for d in found.values()} == {(0.0, 0.0, 0.0)}
-    assert mcnemar(before.argmax(1), before.argmax(1), y) == {"only_before": 0, "only_after": 0, "p": 1.0}
+    found = compare(LogitPair(before, before, y), resamples=100)
+    assert {tuple(d.values()) for d in found["difference"].values()} == {(0.0, 0.0, 0.0)}
+    assert found["mcnemar"] == {"only_before": 0, "only_after": 0, "p": 1.0}
 
 
 def test_mcnemar_counts_the_tails_of_a_fair_coin():
@@ -71,14 +72,15 @@ def test_mcnemar_counts_the_tails_of_a_fair_coin():
     before[:9] = 1  # wrong where the second is right
     after[9:11] = 1  # and the other way round, twice
     tail = sum(comb(11, i) for i in range(3)) / 2**11
-    assert mcnemar(before, after, y) == {"only_before": 2, "only_after": 9, "p": pytest.approx(2 * tail, rel=1e-12)}
-    both_wrong = np.ones(20, np.int64)
-    assert mcnemar(both_wrong, both_wrong, y)["p"] == 1.0
+    found = compare(LogitPair(np.eye(7)[before], np.eye(7)[after], y), resamples=100)["mcnemar"]
+    assert found == {"only_before": 2, "only_after": 9, "p": pytest.approx(2 * tail, rel=1e-12)}
+    both_wrong = np.eye(7)[np.ones(20, np.int64)]
+    assert compare(LogitPair(both_wrong, both_wrong, y), resamples=100)["mcnemar"]["p"] == 1.0
 
 
 def test_what_is_no_pair_is_refused():
     before, after, y = two_models(30, 5)
     with pytest.raises(DataError, match="no pair"):
-        paired_differences(before, after[:-1], y)
+        compare(LogitPair(before, after[:-1], y))
     with pytest.raises(FerError, match="resamples is 10"):
-        paired_differences(before, after, y, resamples=10)
+        compare(LogitPair(before, after, y), resamples=10)

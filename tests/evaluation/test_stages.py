@@ -12,13 +12,14 @@ from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.errors import DataError, FerError
 from fer_lib.evaluation.evaluate import evaluate
-from fer_lib.evaluation.stage_views import changed_table, draw_stages, sentences, stages_table, verdict
-from fer_lib.evaluation.stages import Measured, compare, cost, read_stages, related
+from fer_lib.evaluation.paired import Measurement
+from fer_lib.evaluation.stage_views import changed_table, draw_stages, stage_sentences, stages_table, verdict
+from fer_lib.evaluation.stages import compare_scores, cost, parent_child_pairs, read_stages
 from fer_lib.importers import import_all
 from fer_lib.models.bundle import derive_bundle, read_bundle, write_bundle
 from fer_lib.models.classifier import build_classifier
 from fer_lib.params import EvaluateParams, ManifestParams, SourceSpec, TeacherParams
-from fer_lib.report.tables import stages as page_of
+from fer_lib.report.markdown import render_template
 from fer_lib.synthetic.dataset import write_raw
 from fer_lib.training.teacher import train_teacher
 
@@ -95,8 +96,8 @@ def test_a_source_without_temperature_rows_is_named(staged, tmp_path):
 def test_the_child_is_known_by_the_weights_it_started_from(staged):
     base, _, _ = staged
     bundles = {name: read_bundle(base / name / "best") for name in "ab"}
-    assert related(bundles) == [("a", "b")]
-    assert related({"b": bundles["b"]}) == [] == related({"a": bundles["a"]})
+    assert parent_child_pairs(bundles) == [("a", "b")]
+    assert parent_child_pairs({"b": bundles["b"]}) == [] == parent_child_pairs({"a": bundles["a"]})
 
 
 def test_what_differs_is_said_of_settings_and_rows(staged):
@@ -188,16 +189,18 @@ def test_other_rows_are_refused(staged):
     y = np.arange(14) % 7
     logits = np.eye(7)[y]
     own = result["models"]["a"]["views"]["none"]["all"]
-    one = Measured("one", own, logits, y, [f"s{i}" for i in range(14)])
+    one = Measurement("one", own, logits, y, [f"s{i}" for i in range(14)])
     shuffled = np.roll(np.arange(14), 3)
-    same = Measured("same", own, logits[shuffled], y[shuffled], [f"s{i}" for i in shuffled])
-    assert compare(one, same, 100)["difference"]["accuracy"]["value"] == 0.0, "rows are joined by id, not by place"
+    same = Measurement("same", own, logits[shuffled], y[shuffled], [f"s{i}" for i in shuffled])
+    assert compare_scores(one, same, 100)["difference"]["accuracy"]["value"] == 0.0, (
+        "rows are joined by id, not by place"
+    )
     other = dataclasses.replace(one, name="other", report=own | {"evalset_id": "0" * 12})
     with pytest.raises(FerError, match="one was measured on 14 rows .* other on 14 .*000000000000.*can't be compared"):
-        compare(one, other)
+        compare_scores(one, other)
     fewer = dataclasses.replace(one, sample_ids=[f"t{i}" for i in range(14)])
     with pytest.raises(FerError, match="can't be compared"):
-        compare(one, fewer)
+        compare_scores(one, fewer)
 
 
 def test_a_report_of_other_weights_is_refused_and_a_missing_one_is_said(staged, tmp_path):
@@ -228,14 +231,14 @@ def stage_with(value, lo, hi, **price):
 
 
 def test_a_worse_child_is_called_worse():
-    said = sentences(stage_with(-0.02, -0.03, -0.01, latency_ms={"p50": 29.0, "p95": 30.0}, image_size=384))
+    said = stage_sentences(stage_with(-0.02, -0.03, -0.01, latency_ms={"p50": 29.0, "p95": 30.0}, image_size=384))
     assert said[0].startswith("`b`, trained on from `a`, is worse: macro-F1 0.5000 → 0.4800 (-0.0200")
     assert "10 rows gained and 30 lost" in said[0] and "0.002" in said[0]
     assert "lower, beyond chance, for Fear (-2.0)" in said[1]
     assert "2.9 times the time for a face (10.0 → 29.0 ms" in said[2] and "224 → 384 px" in said[2]
-    better = sentences(stage_with(0.02, 0.01, 0.03))
+    better = stage_sentences(stage_with(0.02, 0.01, 0.03))
     assert "is better" in better[0] and "higher, beyond chance, for Fear (+2.0)" in better[1]
-    unclear = sentences(stage_with(-0.02, -0.05, 0.01))
+    unclear = stage_sentences(stage_with(-0.02, -0.05, 0.01))
     assert "is lower, by no more than chance explains" in unclear[0] and not any("Fear" in s for s in unclear)
     assert verdict({"value": 0.0, "lo": -0.1, "hi": 0.1}) == "no different"
 
@@ -243,10 +246,9 @@ def test_a_worse_child_is_called_worse():
 def test_a_results_page_has_them(staged):
     base, _, _ = staged
     report = read_stages(base / "out")
-    page = page_of({"stages": {"on_val": report}})
+    page = render_template("stages.md.j2", stages={"on_val": report})
     assert report["stages"][0]["said"][0] in page and "`on_val`, val" in page
     assert "| `a` → `b` | `model.image_size` | 32 | 40 |" in page and "None" not in page
-    assert page_of({"stages": {}}) == "" == page_of({}), "files of an earlier form have none"
 
 
 def test_tables_and_figure_show_what_the_file_says(staged):

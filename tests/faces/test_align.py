@@ -14,7 +14,7 @@ UPRIGHT = np.array([[-20, -12], [20, -12], [0, 4], [-14, 22], [14, 22]], np.floa
 
 
 def face_drawn_at(angle, centre=(100.0, 90.0), size=(200, 180)):
-    """A picture with a red and a blue disc for eyes, the face tilted by ``angle`` degrees, and its five points."""
+    """An image with a red and a blue disc for eyes, the face tilted by ``angle`` degrees, and its five points."""
     rad = math.radians(angle)
     turn = np.array([[math.cos(rad), -math.sin(rad)], [math.sin(rad), math.cos(rad)]])
     points = UPRIGHT @ turn.T + centre
@@ -26,7 +26,7 @@ def face_drawn_at(angle, centre=(100.0, 90.0), size=(200, 180)):
 
 
 def centroid(image, channel):
-    """(x, y) of what is red or blue in the picture, from the pixels alone."""
+    """(x, y) of what is red or blue in the image, from the pixels alone."""
     weight = np.clip(image[..., channel].astype(float) - image[..., 1] - 30, 0, None)
     ys, xs = np.mgrid[: image.shape[0], : image.shape[1]]
     return np.array([(weight * xs).sum(), (weight * ys).sum()]) / weight.sum()

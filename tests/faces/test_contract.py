@@ -19,7 +19,7 @@ def noise(height, width, seed=0):
 
 
 def crop_by_padding(image, box, margin):
-    """The square crop by padding the whole picture first, one pixel of the definition at a time."""
+    """The square crop by padding the whole image first, one pixel of the definition at a time."""
     top, left, bottom, right = box
     longer = max(bottom - top, right - left)
     side = int(longer * (1 + 2 * margin) + 0.5)
@@ -40,7 +40,7 @@ BOXES = {
     "leaves the left": (30, -22, 70, 18),
     "leaves the right": (30, 65, 70, 101),
     "leaves two sides": (-9.5, -3.5, 30, 36),
-    "holds the picture": (-10, -12, 110, 95),
+    "holds the image": (-10, -12, 110, 95),
     "just touches": (-39.5, -39.5, 0.5, 0.5),
     "one pixel": (40, 40, 41, 41),
 }
@@ -66,7 +66,7 @@ def test_square_crop_on_any_box(values, margin):
     image = noise(100, 80)
     contract = FaceContract(image_size=48, margin=margin)
     if box[2] <= 0 or box[3] <= 0:
-        with pytest.raises(DataError, match="outside the picture"):
+        with pytest.raises(DataError, match="outside the image"):
             contract.face(image, box)
         return
     expected = crop_by_padding(image, box, margin)
@@ -232,8 +232,8 @@ def test_contract_is_frozen_and_strict():
         ((30, 10, 20, 30), "empty"),
         ((10, float("nan"), 20, 30), "finite"),
         ((10, 10, float("inf"), 30), "finite"),
-        ((100, 0, 140, 40), "outside the picture"),
-        ((0, 81, 40, 120), "outside the picture"),
+        ((100, 0, 140, 40), "outside the image"),
+        ((0, 81, 40, 120), "outside the image"),
         ((-9000, -9000, 9000, 9000), "far larger"),
     ],
 )

@@ -47,7 +47,7 @@ def test_gif_gives_its_first_frame():
     assert (decode(buffer.getvalue()) == (255, 0, 0)).all()
 
 
-# What a stored picture must be turned by, for each value of the EXIF tag, to stand upright.
+# What a stored image must be turned by, for each value of the EXIF tag, to stand upright.
 UPRIGHT = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -132,7 +132,7 @@ def test_the_cap_is_exact():
         (b"", "empty"),
         (b"<!doctype html><title>404</title>", "begins with"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", "LFS pointer"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture that is read here"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image that is read here"),
         (b"\xff\xd8\xff", "picture"),
     ],
 )
@@ -146,7 +146,7 @@ def test_other_content_is_refused(tmp_path, data, says):
 
 def test_formats_off_the_list_are_refused():
     for fmt in ("ICO", "TGA", "PCX", "SGI"):
-        with pytest.raises(DataError, match="not a picture that is read here"):
+        with pytest.raises(DataError, match="not an image that is read here"):
             decode(encoded(smooth(32, 32), fmt))
 
 

@@ -77,7 +77,7 @@ def test_a_tilted_head_is_levelled_by_the_detected_points(shared_data, yunet_fil
 
 
 def test_a_large_face_is_looked_at_closer_in_the_small_picture(yunet_file, clip):
-    """A face of a thousand pixels costs no picture of several thousand: its points agree with the small picture's."""
+    """A face of a thousand pixels costs no image of several thousand: its points agree with the small image's."""
     detector = get_detector("yunet", yunet_file)
     top, left, bottom, right = detector.detect(clip[0])[0].box
     crop = FaceContract(image_size=224).face(clip[0], (top - 20, left - 20, bottom + 20, right + 20))

@@ -17,7 +17,7 @@ from fer_lib.faces.decode import decode
 GOLDEN = Path(__file__).with_name("golden_pixels.npz")
 BOX = (10.4, 18.7, 60.2, 66.9)
 SMALL = (30.0, 32.0, 45.0, 49.0)  # grows
-BEYOND = (-9.0, 50.5, 31.0, 95.0)  # leaves the picture at the top and on the right
+BEYOND = (-9.0, 50.5, 31.0, 95.0)  # leaves the image at the top and on the right
 POINTS = np.array([[30.5, 27.0], [51.0, 36.5], [38.0, 42.0], [29.5, 47.0], [45.5, 53.5]])  # tilted by 25 degrees
 CASES = {  # name: contract, box, points
     "whole": (dict(), None, None),

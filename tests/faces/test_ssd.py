@@ -31,7 +31,7 @@ def test_what_is_no_face_is_left_out():
         (0, 2, 0.99, 0.1, 0.1, 0.5, 0.5),  # a class that there is not
         (0, 1, 0.99, 0.5, 0.1, 0.5, 0.5),  # no width
         (0, 1, 0.99, 0.6, 0.1, 0.5, 0.5),  # inside out
-        (0, 1, 0.99, 1.1, 0.1, 1.5, 0.5),  # off the picture
+        (0, 1, 0.99, 1.1, 0.1, 1.5, 0.5),  # off the image
         (0, 1, math.nan, 0.1, 0.1, 0.5, 0.5),
         (0, 1, 0.99, 0.1, math.inf, 0.5, 0.5),
         (0, 0, 0.0, 0.0, 0.0, 0.0, 0.0),  # OpenCV's way to say nothing

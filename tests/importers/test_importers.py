@@ -14,7 +14,7 @@ from fer_lib.datasets.manifest import content_id, read_frame, sample_id
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.importers import import_all, import_source
-from fer_lib.importers.votes import VOTED, judge
+from fer_lib.importers.votes import VOTE_COLUMNS, label_votes
 from fer_lib.params import SourceSpec
 from fer_lib.storage.atomic import fresh_folder, previous, settle
 
@@ -22,17 +22,17 @@ CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 NUMBERS = ("Training", "PublicTest", "PrivateTest")
 
 
-def picture(seed: int, side: int = 48) -> np.ndarray:
+def random_image(seed: int, side: int = 48) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (side, side), dtype=np.uint8)
 
 
-def write_picture(path: Path, seed: int) -> None:
+def write_image(path: Path, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(path.suffix, picture(seed))[1].tobytes())
+    path.write_bytes(cv2.imencode(path.suffix, random_image(seed))[1].tobytes())
 
 
 def csv_rows(n: int = 21) -> list[list[str]]:
-    return [[str(i % 7), " ".join(map(str, picture(i).ravel())), NUMBERS[i // 7 % 3]] for i in range(n)]
+    return [[str(i % 7), " ".join(map(str, random_image(i).ravel())), NUMBERS[i // 7 % 3]] for i in range(n)]
 
 
 def write_csv(path: Path, rows: list, header=("emotion", "pixels", "Usage")) -> Path:
@@ -44,20 +44,20 @@ def write_csv(path: Path, rows: list, header=("emotion", "pixels", "Usage")) -> 
 
 @pytest.fixture
 def tree(tmp_path):
-    """train, valid and test, two pictures a class."""
+    """train, valid and test, two images a class."""
     root = tmp_path / "raw"
     for split in ("train", "valid", "test"):
         for label, name in enumerate(CLASSES):
             for i in range(2):
-                write_picture(root / split / name / f"{i}.png", hash_free(split, label, i))
+                write_image(root / split / name / f"{i}.png", image_seed(split, label, i))
     return root
 
 
-def hash_free(split: str, label: int, i: int) -> int:
+def image_seed(split: str, label: int, i: int) -> int:
     return {"train": 0, "valid": 100, "test": 200}[split] + 10 * label + i
 
 
-def refused(spec: SourceSpec, out: Path, *fragments: str) -> None:
+def assert_refused(spec: SourceSpec, out: Path, *fragments: str) -> None:
     """The import fails with all fragments in its message, and an output folder that is as it was (but for the lock)."""
     with pytest.raises(DataError) as error:
         import_source(spec, out)
@@ -69,7 +69,7 @@ def refused(spec: SourceSpec, out: Path, *fragments: str) -> None:
 # ---------------------------------------------------------------- trees
 
 
-def test_tree_gives_one_row_a_picture_with_the_folder_s_label_and_split(tree, tmp_path):
+def test_tree_gives_one_row_per_image_with_label_and_split_of_its_folder(tree, tmp_path):
     result = import_source(SourceSpec(source="tree", name="mine", root=str(tree)), tmp_path / "out")
     rows = result.rows
     assert len(rows) == 42 and set(rows["source"]) == {"mine"}
@@ -85,7 +85,7 @@ def test_tree_gives_one_row_a_picture_with_the_folder_s_label_and_split(tree, tm
     assert stored.equals(rows)
 
 
-def test_copy_mode_copies_and_raw_data_is_never_touched(tree, tmp_path):
+def test_copy_mode_copies_and_leaves_raw_data_unchanged(tree, tmp_path):
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tree.rglob("*.png")}
     spec = SourceSpec(source="tree", root=str(tree), mode="copy")
     row = import_source(spec, tmp_path / "out").rows.iloc[0]
@@ -109,9 +109,9 @@ def test_importing_twice_gives_the_same_bytes(tree, tmp_path):
 
 
 def test_folders_of_other_classes_are_excluded_and_counted_under_their_own_names(tree, tmp_path):
-    write_picture(tree / "train" / "contempt" / "a.png", 900)
-    write_picture(tree / "train" / "contempt" / "b.png", 901)
-    write_picture(tree / "valid" / "hapy" / "c.png", 902)
+    write_image(tree / "train" / "contempt" / "a.png", 900)
+    write_image(tree / "train" / "contempt" / "b.png", 901)
+    write_image(tree / "valid" / "hapy" / "c.png", 902)
     (tree / "train" / "happy" / "Thumbs.db").write_bytes(b"x")
     (tree / "train" / "happy" / ".DS_Store").write_bytes(b"x")
     report = import_all([SourceSpec(source="tree", root=str(tree))], tmp_path / "out")
@@ -121,7 +121,7 @@ def test_folders_of_other_classes_are_excluded_and_counted_under_their_own_names
     assert report["manifest"]["rows"] == 42 and report["manifest"]["counts"]["train|Happy"] == 2
 
 
-def test_clean_report_has_the_keys_that_readers_rely_on(tree, tmp_path):
+def test_clean_report_has_its_documented_keys(tree, tmp_path):
     report = import_all([SourceSpec(source="tree", root=str(tree))], tmp_path / "out")
     assert {"canonical", "mode", "source_root", "out_root", "warnings", "reports", "manifest"} <= set(report)
     assert report["canonical"] == list(EMOTIONS) and report["mode"] == "link" and report["source_root"] == str(tree)
@@ -133,41 +133,43 @@ def test_clean_report_has_the_keys_that_readers_rely_on(tree, tmp_path):
 
 def test_empty_class_unknown_split_missing_and_empty_folders_are_refused(tree, tmp_path):
     spec = SourceSpec(source="tree", root=str(tree))
-    refused(SourceSpec(source="tree", root=str(tmp_path / "absent")), tmp_path / "a", "absent", "does not exist")
-    refused(SourceSpec(source="nonesuch", root=str(tree)), tmp_path / "b", "unknown source 'nonesuch'", "fer2013")
-    refused(SourceSpec(source="tree", name="../x", root=str(tree)), tmp_path / "c", "'../x'")
+    assert_refused(SourceSpec(source="tree", root=str(tmp_path / "absent")), tmp_path / "a", "absent", "does not exist")
+    assert_refused(
+        SourceSpec(source="nonesuch", root=str(tree)), tmp_path / "b", "unknown source 'nonesuch'", "fer2013"
+    )
+    assert_refused(SourceSpec(source="tree", name="../x", root=str(tree)), tmp_path / "c", "'../x'")
     (tmp_path / "void").mkdir()
-    refused(SourceSpec(source="tree", root=str(tmp_path / "void")), tmp_path / "d", "no picture", "void")
+    assert_refused(SourceSpec(source="tree", root=str(tmp_path / "void")), tmp_path / "d", "no image", "void")
     (tree / "dev" / "happy").mkdir(parents=True)
-    refused(spec, tmp_path / "e", "unknown split 'dev'", str(tree))
+    assert_refused(spec, tmp_path / "e", "unknown split 'dev'", str(tree))
     shutil.rmtree(tree / "dev")
     for path in (tree / "valid" / "fear").iterdir():
         path.unlink()
-    refused(spec, tmp_path / "f", str(tree / "valid" / "fear"), "holds no picture")
+    assert_refused(spec, tmp_path / "f", str(tree / "valid" / "fear"), "holds no image")
 
 
-def test_pictures_outside_class_folders_are_reported(tree, tmp_path):
-    write_picture(tree / "train" / "loose.png", 900)
+def test_images_outside_class_folders_are_reported(tree, tmp_path):
+    write_image(tree / "train" / "loose.png", 900)
     (tree / "train" / "happy" / "deep").mkdir()
     warnings = import_source(SourceSpec(source="tree", root=str(tree)), tmp_path / "out").warnings
-    assert any("1 pictures" in w and "train" in w for w in warnings) and any("deep" in w for w in warnings)
+    assert any("1 images" in w and "train" in w for w in warnings) and any("deep" in w for w in warnings)
 
 
 def test_fer2013_tree_takes_the_split_from_the_file_name(tmp_path):
     root = tmp_path / "raw"
     for label, name in enumerate(CLASSES):
-        write_picture(root / "train" / name / f"Training_{label}.png", label)
-        write_picture(root / "test" / name / f"PublicTest_{label}.png", 10 + label)
-        write_picture(root / "test" / name / f"PrivateTest_{label}.png", 20 + label)
+        write_image(root / "train" / name / f"Training_{label}.png", label)
+        write_image(root / "test" / name / f"PublicTest_{label}.png", 10 + label)
+        write_image(root / "test" / name / f"PrivateTest_{label}.png", 20 + label)
     spec = SourceSpec(source="fer2013", root=str(root))
     rows = import_source(spec, tmp_path / "out").rows
     assert rows["split"].value_counts().to_dict() == {"train": 7, "val": 7, "test": 7}
     assert all(("PublicTest" in r) == (s == "val") for r, s in zip(rows["record"], rows["split"], strict=True))
-    write_picture(root / "test" / "sad" / "odd.png", 99)
-    refused(spec, tmp_path / "again", str(root / "test" / "sad" / "odd.png"), "PublicTest")
-    forgiven = import_source(spec.model_copy(update={"tolerance": 1}), tmp_path / "tolerant")
-    assert forgiven.rows.equals(rows)
-    assert list(forgiven.report["bad_records"].values()) == [1]
+    write_image(root / "test" / "sad" / "odd.png", 99)
+    assert_refused(spec, tmp_path / "again", str(root / "test" / "sad" / "odd.png"), "PublicTest")
+    tolerant = import_source(spec.model_copy(update={"tolerance": 1}), tmp_path / "tolerant")
+    assert tolerant.rows.equals(rows)
+    assert list(tolerant.report["bad_records"].values()) == [1]
 
 
 # ---------------------------------------------------------------- CSV
@@ -180,7 +182,7 @@ def test_fer2013_csv_keeps_ids_splits_and_pixels(tmp_path):
     assert rows["label"].tolist() == [i % 7 for i in range(21)]
     for i, row in rows.iterrows():
         stored = cv2.imread(str(tmp_path / "out" / row["image_path"]), cv2.IMREAD_UNCHANGED)
-        assert np.array_equal(stored, picture(i)) and row["content_id"] == content_id(picture(i).tobytes())
+        assert np.array_equal(stored, random_image(i)) and row["content_id"] == content_id(random_image(i).tobytes())
 
 
 def test_fer2013_csv_with_spaced_reordered_header_and_byte_order_mark(tmp_path):
@@ -191,7 +193,7 @@ def test_fer2013_csv_with_spaced_reordered_header_and_byte_order_mark(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda r: [r[0], " ".join(r[1].split()[: 47 * 48]), r[2]], "2256 pixels instead of 2304"),
         (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " 256", r[2]], "'256' is not a whole number from 0 to 255"),
@@ -205,41 +207,41 @@ def test_fer2013_csv_with_spaced_reordered_header_and_byte_order_mark(tmp_path):
         (lambda r: [r[0], r[1]], "2 fields instead of 3"),
     ],
 )
-def test_a_bad_csv_row_is_named_by_file_line_and_row(tmp_path, change, said):
+def test_a_bad_csv_row_is_reported_with_file_line_and_row(tmp_path, change, message):
     rows = csv_rows()
     rows[9] = change(rows[9])
     path = write_csv(tmp_path / "raw" / "fer2013.csv", rows)
     spec = SourceSpec(source="fer2013", root=str(path))
-    refused(spec, tmp_path / "out", f"{path}, line 11 (row 9)", said)
-    forgiven = import_source(spec.model_copy(update={"tolerance": 1}), tmp_path / "tolerant")
-    assert len(forgiven.rows) == 20 and "row0000009" not in set(forgiven.rows["record"])
-    assert sum(forgiven.report["bad_records"].values()) == 1
+    assert_refused(spec, tmp_path / "out", f"{path}, line 11 (row 9)", message)
+    tolerant = import_source(spec.model_copy(update={"tolerance": 1}), tmp_path / "tolerant")
+    assert len(tolerant.rows) == 20 and "row0000009" not in set(tolerant.rows["record"])
+    assert sum(tolerant.report["bad_records"].values()) == 1
 
 
 @pytest.mark.parametrize("rows", [(9,), (3, 9), (0, 20), (20,)])
-def test_a_stray_quote_spoils_its_own_line_and_renumbers_none(tmp_path, rows):
+def test_an_open_quote_costs_its_own_line_and_renumbers_no_other(tmp_path, rows):
     path = write_csv(tmp_path / "raw" / "fer2013.csv", csv_rows())
     lines = path.read_text().splitlines()
     for row in rows:
         lines[1 + row] = '"' + lines[1 + row]
     path.write_text("\n".join(lines))
     spec = SourceSpec(source="fer2013", root=str(path))
-    refused(spec, tmp_path / "out", f"line {2 + rows[0]} (row {rows[0]})", f"{len(rows)} bad records")
+    assert_refused(spec, tmp_path / "out", f"line {2 + rows[0]} (row {rows[0]})", f"{len(rows)} bad records")
     result = import_source(spec.model_copy(update={"tolerance": len(rows)}), tmp_path / "out")
     assert result.report["bad_records"] == {"unreadable CSV line": len(rows)}
     kept = [i for i in range(21) if i not in rows]
     assert result.rows["record"].tolist() == [f"row{i:07d}" for i in kept]
-    assert result.rows["content_id"].tolist() == [content_id(picture(i).tobytes()) for i in kept]
+    assert result.rows["content_id"].tolist() == [content_id(random_image(i).tobytes()) for i in kept]
 
 
-def test_a_stray_quote_or_a_bad_count_among_the_votes_costs_its_row_alone(plus, tmp_path):
+def test_an_open_quote_or_a_bad_count_among_votes_costs_its_own_row(plus, tmp_path):
     votes_file = plus / "fer2013new.csv"
     lines = votes_file.read_text().splitlines()
     lines[6] = lines[6].replace(",", ',"', 1)  # row 5
     lines[12] = lines[12].replace(",8", ",0_8")  # row 11: Python would read 8
     votes_file.write_text("\n".join(lines))
     spec = SourceSpec(source="ferplus", root=str(plus))
-    refused(spec, tmp_path / "out", "line 7 (row 5)", "line 13 (row 11)", "2 bad records")
+    assert_refused(spec, tmp_path / "out", "line 7 (row 5)", "line 13 (row 11)", "2 bad records")
     result = import_source(spec.model_copy(update={"tolerance": 2}), tmp_path / "out")
     assert result.rows["record"].tolist() == [f"row{i:07d}" for i in range(21) if i not in (2, 5, 9, 11)]
     assert all(row.label == int(row.record[3:]) % 7 for row in result.rows.itertuples())
@@ -248,7 +250,7 @@ def test_a_stray_quote_or_a_bad_count_among_the_votes_costs_its_row_alone(plus, 
     # the map's lines are as safe, and one that belongs to a bad vote row is no contradiction
     jpgs = {i: f"train/{CLASSES[i % 7]}/{NUMBERS[i // 7]}_{i}.png" for i in range(21)}
     for i, path in jpgs.items():
-        write_picture(tmp_path / "jpgs" / path, i)
+        write_image(tmp_path / "jpgs" / path, i)
     rows = [[i, NUMBERS[i // 7], jpgs[i]] for i in range(21)]
     lines = write_csv(tmp_path / "map.csv", rows, ("row", "Usage", "fer2013_jpg")).read_text().splitlines()
     lines[4] = '"' + lines[4]  # row 3
@@ -256,22 +258,24 @@ def test_a_stray_quote_or_a_bad_count_among_the_votes_costs_its_row_alone(plus, 
     spec = SourceSpec(
         source="ferplus", root=str(votes_file), images=str(tmp_path / "jpgs"), image_map=str(tmp_path / "map.csv")
     )
-    refused(spec, tmp_path / "no", "3 bad records", f"{tmp_path / 'map.csv'}, line 5 (row 3)")
+    assert_refused(spec, tmp_path / "no", "3 bad records", f"{tmp_path / 'map.csv'}, line 5 (row 3)")
     result = import_source(spec.model_copy(update={"tolerance": 3}), tmp_path / "mapped")
     assert result.rows["record"].tolist() == [f"row{i:07d}" for i in range(21) if i not in (2, 3, 5, 9, 11)]
     assert result.report["excluded"]["train"]["not in image_map"] == 1
 
 
-def test_wrong_headers_and_files_that_are_no_csv_are_refused(tmp_path):
+def test_wrong_headers_and_files_that_are_not_csv_are_refused(tmp_path):
     path = write_csv(tmp_path / "fer2013.csv", csv_rows(), ("label", "pixels", "Usage"))
-    refused(SourceSpec(source="fer2013", root=str(path)), tmp_path / "a", str(path), "line 1", "emotion,pixels,Usage")
+    assert_refused(
+        SourceSpec(source="fer2013", root=str(path)), tmp_path / "a", str(path), "line 1", "emotion,pixels,Usage"
+    )
     path.write_bytes(b"")
-    refused(SourceSpec(source="fer2013", root=str(path)), tmp_path / "b", str(path), "header")
+    assert_refused(SourceSpec(source="fer2013", root=str(path)), tmp_path / "b", str(path), "header")
     path.write_bytes(b"emotion,pixels,Usage\n\xff\xfe\x00")
-    refused(SourceSpec(source="fer2013", root=str(path)), tmp_path / "c", str(path), "not a readable CSV")
+    assert_refused(SourceSpec(source="fer2013", root=str(path)), tmp_path / "c", str(path), "not UTF-8 text")
 
 
-def test_a_long_list_of_bad_rows_shows_ten_and_counts_the_rest(tmp_path):
+def test_an_error_lists_ten_bad_rows_and_counts_the_rest(tmp_path):
     path = write_csv(tmp_path / "fer2013.csv", [[r[0], r[1], "?"] for r in csv_rows(14)])
     with pytest.raises(DataError) as error:
         import_source(SourceSpec(source="fer2013", root=str(path)), tmp_path / "out")
@@ -282,10 +286,10 @@ def test_a_long_list_of_bad_rows_shows_ten_and_counts_the_rest(tmp_path):
 
 
 def votes(**counts: int) -> list[int]:
-    return [counts.get(name, 0) for name in VOTED]
+    return [counts.get(name, 0) for name in VOTE_COLUMNS]
 
 
-def test_majority_rule_zeroes_single_votes_over_all_ten_columns():
+def test_majority_rule_drops_single_votes_in_all_ten_columns():
     rows = [
         votes(happiness=6, neutral=3, sadness=1),
         votes(happiness=5, neutral=5),
@@ -297,26 +301,26 @@ def test_majority_rule_zeroes_single_votes_over_all_ten_columns():
         votes(anger=4, unknown=4, sadness=2),
         votes(NF=10),
     ]
-    judged = judge(np.array(rows))
-    assert judged.label.tolist() == [3, -1, 3, -1, -1, -1, 0, -1, -1]
-    assert judged.reason[1:2] == ["no majority"] and judged.reason[3] == "contempt"
-    assert judged.reason[5] == "no votes left" and judged.reason[8] == "NF"
-    assert judged.soft[0, [3, 6]] == pytest.approx([6 / 9, 3 / 9], abs=1e-15)
-    assert judged.soft[6].tolist() == [1, 0, 0, 0, 0, 0, 0] and judged.excluded_share[6] == pytest.approx(4 / 9)
-    assert judged.soft[2, [3, 6]] == pytest.approx([4 / 7, 3 / 7], abs=1e-15)
-    assert np.isnan(judged.soft[[5, 8]]).all() and judged.excluded_share[8] == 1
-    assert judged.cast[2].tolist() == [1, 0, 1, 4, 1, 0, 3] and judged.cast_all.tolist() == [10] * 9
-    assert judged.extras(8) == {"votes": [0.0] * 7, "votes_all": 10.0}, "votes that no label came of are votes too"
-    assert judge(np.zeros((1, 10))).extras(0) == {}
+    labels = label_votes(np.array(rows))
+    assert labels.label.tolist() == [3, -1, 3, -1, -1, -1, 0, -1, -1]
+    assert labels.reason[1:2] == ["no majority"] and labels.reason[3] == "contempt"
+    assert labels.reason[5] == "no votes left" and labels.reason[8] == "NF"
+    assert labels.soft[0, [3, 6]] == pytest.approx([6 / 9, 3 / 9], abs=1e-15)
+    assert labels.soft[6].tolist() == [1, 0, 0, 0, 0, 0, 0] and labels.excluded_share[6] == pytest.approx(4 / 9)
+    assert labels.soft[2, [3, 6]] == pytest.approx([4 / 7, 3 / 7], abs=1e-15)
+    assert np.isnan(labels.soft[[5, 8]]).all() and labels.excluded_share[8] == 1
+    assert labels.cast[2].tolist() == [1, 0, 1, 4, 1, 0, 3] and labels.cast_all.tolist() == [10] * 9
+    assert labels.columns(8) == {"votes": [0.0] * 7, "votes_all": 10.0}, "votes that no label came of are votes too"
+    assert label_votes(np.zeros((1, 10))).columns(0) == {}
 
 
-def test_plurality_rule_wants_one_winner_of_the_raw_counts():
+def test_plurality_rule_needs_a_unique_largest_count():
     rows = [votes(happiness=4, neutral=3, sadness=3), votes(happiness=4, neutral=4, sad=2), votes(unknown=5, anger=4)]
-    judged = judge(np.array(rows), "plurality")
-    assert judged.label.tolist() == [3, -1, -1] and judged.reason == ["", "tie", "unknown"]
+    labels = label_votes(np.array(rows), "plurality")
+    assert labels.label.tolist() == [3, -1, -1] and labels.reason == ["", "tie", "unknown"]
 
 
-VOTE_HEADER = ("Usage", "Image name", *VOTED)
+VOTE_HEADER = ("Usage", "Image name", *VOTE_COLUMNS)
 
 
 def vote_rows(n: int = 21) -> list[list]:
@@ -345,7 +349,7 @@ def test_ferplus_joins_votes_and_pixels_by_row(plus, tmp_path):
     assert rows["soft_label"][0] == [1.0, 0, 0, 0, 0, 0, 0]
     assert rows["votes"][0] == [8, 0, 0, 0, 0, 0, 0] and rows["votes_all"].tolist() == [10.0] * 19
     ninth = rows.set_index("record").loc["row0000010", "content_id"]
-    assert ninth == content_id(picture(10).tobytes())
+    assert ninth == content_id(random_image(10).tobytes())
 
 
 def test_fer2013_with_votes_keeps_its_own_label_and_rows(plus, tmp_path):
@@ -364,35 +368,35 @@ def test_votes_of_another_set_are_refused(plus, tmp_path):
     spec = SourceSpec(source="ferplus", root=str(plus))
     rows[8][0] = "Training"
     write_csv(votes_file, rows, VOTE_HEADER)
-    refused(spec, tmp_path / "a", f"{plus / 'fer2013.csv'}, line 10", f"{votes_file}, line 10 (row 8)")
+    assert_refused(spec, tmp_path / "a", f"{plus / 'fer2013.csv'}, line 10", f"{votes_file}, line 10 (row 8)")
     write_csv(votes_file, vote_rows(20), VOTE_HEADER)
-    refused(spec, tmp_path / "b", str(votes_file), "20 rows")
+    assert_refused(spec, tmp_path / "b", str(votes_file), "20 rows")
     write_csv(votes_file, [*vote_rows(), vote_rows()[0]], VOTE_HEADER)
-    refused(spec, tmp_path / "c", str(votes_file), "22 rows")
+    assert_refused(spec, tmp_path / "c", str(votes_file), "22 rows")
     rows = vote_rows()
     rows[4][5] = "many"
     write_csv(votes_file, rows, VOTE_HEADER)
-    refused(spec, tmp_path / "d", f"{votes_file}, line 6", "many")
+    assert_refused(spec, tmp_path / "d", f"{votes_file}, line 6", "many")
     write_csv(votes_file, vote_rows(), ("usage", *VOTE_HEADER[1:]))
-    refused(spec, tmp_path / "e", f"{votes_file}, line 1", "header")
+    assert_refused(spec, tmp_path / "e", f"{votes_file}, line 1", "header")
     (plus / "fer2013.csv").unlink()
-    refused(spec, tmp_path / "f", "no pictures", "image_map")
+    assert_refused(spec, tmp_path / "f", "no images", "image_map")
 
 
-def mapped(tmp_path, plus, mapping: dict[int, str]) -> dict:
+def image_map_options(tmp_path, plus, mapping: dict[int, str]) -> dict:
     rows = [[i, jpg] for i, jpg in mapping.items()]
     write_csv(tmp_path / "map.csv", rows, ("row", "fer2013_jpg"))
     return {"votes": str(plus / "fer2013new.csv"), "image_map": str(tmp_path / "map.csv")}
 
 
-def test_an_image_map_joins_votes_and_a_picture_tree(tmp_path, plus):
+def test_an_image_map_joins_votes_and_an_image_tree(tmp_path, plus):
     tree, mapping = tmp_path / "jpgs", {}
     for i in range(21):
         top = "train" if i < 7 else "test"
         mapping[i] = f"{top}/{CLASSES[i % 7]}/{NUMBERS[i // 7]}_{i}.png"
-        write_picture(tree / mapping[i], i)
+        write_image(tree / mapping[i], i)
     del mapping[6]
-    options = mapped(tmp_path, plus, mapping)
+    options = image_map_options(tmp_path, plus, mapping)
     rows = import_source(SourceSpec(source="fer2013", root=str(tree), **options), tmp_path / "a").rows
     assert len(rows) == 21 and rows.set_index("record")["soft_label"].isna().sum() == 2  # 6: not mapped, 9: contempt
     assert rows.set_index("record").loc[mapping[4], "soft_label"] == [0, 0, 0, 0, 1.0, 0, 0]
@@ -403,16 +407,16 @@ def test_an_image_map_joins_votes_and_a_picture_tree(tmp_path, plus):
     assert len(result.rows) == 18 and "1 labelled vote rows" in result.warnings[0]
     assert set(result.rows["content_id"]) < set(rows["content_id"])
     (tree / mapping[12]).unlink()
-    refused(spec, tmp_path / "c", "missing image", str(tree / mapping[12]), "row0000012")
+    assert_refused(spec, tmp_path / "c", "missing image", str(tree / mapping[12]), "row0000012")
     assert import_source(spec.model_copy(update={"tolerance": 1}), tmp_path / "d").report["missing_images"] == 1
     no_map = SourceSpec(source="fer2013", root=str(tree), votes=str(new))
-    refused(no_map, tmp_path / "e", "image_map")
+    assert_refused(no_map, tmp_path / "e", "image_map")
     write_csv(tmp_path / "map.csv", [[0, "../../etc/passwd"]], ("row", "fer2013_jpg"))
-    refused(spec, tmp_path / "f", f"{tmp_path / 'map.csv'}, line 2", "../../etc/passwd")
+    assert_refused(spec, tmp_path / "f", f"{tmp_path / 'map.csv'}, line 2", "../../etc/passwd")
     write_csv(tmp_path / "map.csv", [[500, "x.jpg"]], ("row", "fer2013_jpg"))
-    refused(spec, tmp_path / "g", f"{tmp_path / 'map.csv'}, line 2", "'500'")
+    assert_refused(spec, tmp_path / "g", f"{tmp_path / 'map.csv'}, line 2", "'500'")
     write_csv(tmp_path / "map.csv", [[0, "fer9.png", "x.jpg"]], ("row", "ferplus_image", "fer2013_jpg"))
-    refused(spec, tmp_path / "h", f"{tmp_path / 'map.csv'}, line 2", "fer9.png")
+    assert_refused(spec, tmp_path / "h", f"{tmp_path / 'map.csv'}, line 2", "fer9.png")
 
 
 def test_native_ferplus_folders(tmp_path):
@@ -421,7 +425,7 @@ def test_native_ferplus_folders(tmp_path):
         rows = [[f"fer{i}.png", "(0, 0, 48, 48)", *r[2:]] for i, r in enumerate(vote_rows(10))]
         write_csv(root / "data" / folder / "label.csv", rows[1:], rows[0])
         for i in range(10):
-            write_picture(root / "data" / folder / f"fer{i}.png", i)
+            write_image(root / "data" / folder / f"fer{i}.png", i)
     spec = SourceSpec(source="ferplus", root=str(root))
     result = import_source(spec, tmp_path / "out")
     assert result.rows["split"].value_counts().to_dict() == {"train": 8, "val": 8, "test": 8}
@@ -430,12 +434,12 @@ def test_native_ferplus_folders(tmp_path):
     assert labels["FER2013Test/4/fer3.png"] == 3 and labels["FER2013Test/9/fer8.png"] == 1
     label_csv = root / "data" / "FER2013Valid" / "label.csv"
     label_csv.write_text(label_csv.read_text().replace('"(0, 0, 48, 48)"', '"(0, 0, 48)"', 1))
-    refused(spec, tmp_path / "bad", f"{label_csv}, line 1", "(0, 0, 48)")
+    assert_refused(spec, tmp_path / "bad", f"{label_csv}, line 1", "(0, 0, 48)")
     lines = label_csv.read_text().splitlines()
     lines[0] = lines[0].replace('"(0, 0, 48)"', '"(0, 0, 48, 48)"')
     lines[3], lines[5] = '"' + lines[3], lines[5].replace(",8", ",x")
     label_csv.write_text("\n".join(lines))
-    refused(spec, tmp_path / "bad", f"{label_csv}, line 4", "votes are no counts")
+    assert_refused(spec, tmp_path / "bad", f"{label_csv}, line 4", "votes are no counts")
     again = import_source(spec.model_copy(update={"tolerance": 2}), tmp_path / "tolerant")
     lost = {"FER2013Valid/4/fer3.png", "FER2013Valid/6/fer5.png"}
     assert set(again.rows["record"]) == set(result.rows["record"]) - lost
@@ -445,11 +449,11 @@ def test_native_ferplus_folders(tmp_path):
 # ---------------------------------------------------------------- disk
 
 
-def test_a_file_in_the_place_of_the_output_folder_is_explained(tree, tmp_path):
+def test_a_file_at_the_output_folder_is_refused_and_kept(tree, tmp_path):
     (tmp_path / "out").write_text("not a folder")
-    with pytest.raises(DataError, match="file stands where a folder should be"):
+    with pytest.raises(FileExistsError) as error:
         import_source(SourceSpec(source="tree", root=str(tree)), tmp_path / "out")
-    assert (tmp_path / "out").read_text() == "not a folder"
+    assert error.value.filename == str(tmp_path / "out") and (tmp_path / "out").read_text() == "not a folder"
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "tree").write_text("mine")
     with pytest.raises(DataError, match=str(tmp_path / "full" / "tree")):
@@ -458,8 +462,8 @@ def test_a_file_in_the_place_of_the_output_folder_is_explained(tree, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file size limits are POSIX")
-@pytest.mark.parametrize("limit", [100, 2_000])  # the first picture does not fit; rows.parquet does not fit
-def test_a_full_disk_is_explained_and_the_earlier_import_survives(tree, tmp_path, limit):
+@pytest.mark.parametrize("limit", [100, 2_000])  # the first image does not fit; rows.parquet does not fit
+def test_a_full_disk_is_reported_and_the_earlier_import_survives(tree, tmp_path, limit):
     import resource
     import signal
 
@@ -485,7 +489,7 @@ def test_a_full_disk_is_explained_and_the_earlier_import_survives(tree, tmp_path
     assert not list((tmp_path / "out").glob(".*.partial"))
 
 
-def test_what_a_killed_import_left_is_cleared_or_put_back(tree, tmp_path):
+def test_leftovers_of_a_killed_import_are_cleared_or_restored(tree, tmp_path):
     target = tmp_path / "out" / "tree"
     spec = SourceSpec(source="tree", root=str(tree))
     import_source(spec, tmp_path / "out")
@@ -501,7 +505,7 @@ def test_what_a_killed_import_left_is_cleared_or_put_back(tree, tmp_path):
     assert (target / "rows.parquet").is_file() and not list((tmp_path / "out").glob(".*.partial"))
 
 
-def test_two_sources_of_one_name_are_refused(tree, tmp_path):
+def test_two_sources_with_the_same_name_are_refused(tree, tmp_path):
     spec = SourceSpec(source="tree", root=str(tree))
     with pytest.raises(DataError, match="two sources are called 'tree'"):
         import_all([spec, spec], tmp_path / "out")
@@ -546,9 +550,9 @@ def test_the_mini_sets_import_with_their_known_counts(mini, tmp_path):
     assert reports["ferplus"]["excluded"]["val"] == {"contempt": 1, "no majority": 2, "unknown": 1}
 
 
-def test_a_relative_root_lies_below_the_home_wherever_the_notebook_runs(tmp_path, monkeypatch):
+def test_a_relative_root_is_below_the_home_folder_in_any_working_folder(tmp_path, monkeypatch):
     for cls in CLASSES:
-        write_picture(tmp_path / "home" / "data" / "faces" / "train" / cls / "a.png", seed=len(cls))
+        write_image(tmp_path / "home" / "data" / "faces" / "train" / cls / "a.png", seed=len(cls))
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
     monkeypatch.setenv("FER_HOME", str(tmp_path / "home"))

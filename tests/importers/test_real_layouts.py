@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_lib.datasets.build import build_manifest, duplicates, twins
+from fer_lib.datasets.build import build_manifest, duplicates, leaked_ids
 from fer_lib.emotions import EMOTIONS
-from fer_lib.evaluation.annotators import people_report
+from fer_lib.evaluation.annotators import annotator_report
 from fer_lib.importers import import_all, import_source
-from fer_lib.importers.base import ImportBuilder
-from fer_lib.importers.votes import judge, read_votes
+from fer_lib.importers.builder import ImportBuilder
+from fer_lib.importers.votes import label_votes, read_votes
 from fer_lib.params import ManifestParams, SourceSpec
 
 SIZES = {"train": 28_709, "val": 3_589, "test": 3_589}
@@ -51,13 +51,13 @@ def test_fer2013_official_split_labels_and_votes(real):
     assert 0.6 < agree.mean() < 0.75  # the two sets of annotators agree on about two thirds
 
 
-def test_fer2013_contents_twins_and_val_roles(real):
+def test_fer2013_duplicates_and_val_roles(real):
     manifest = real[3]
     assert duplicates(manifest.frame) == {
         "exact": 1516, "near": None, "across_splits": 557, "across_sources": 0, "conflicting_labels": 57,
         "contents": 34_034,
     }  # fmt: skip
-    assert len(twins(manifest, "test")) == 288 and len(twins(manifest, "val")) == 280
+    assert len(leaked_ids(manifest, "test")) == 288 and len(leaked_ids(manifest, "val")) == 280
     assert len(set(manifest.sample_ids)) == 35_887
     val = manifest.rows(split="val").frame
     assert val["val_role"].value_counts().to_dict() == {"select": 2153, "temperature": 718, "conformal": 718}
@@ -70,14 +70,14 @@ def test_fer2013_contents_twins_and_val_roles(real):
     ("rule", "kept"), [("majority", (24_941, 3_186, 3_137)), ("plurality", (26_778, 3_372, 3_350))]
 )
 def test_ferplus_rules_keep_the_known_numbers_of_rows(shared_data, tmp_path, rule, kept):
-    draft = ImportBuilder(SourceSpec(source="ferplus"), "ferplus", tmp_path)
-    votes = read_votes(shared_data / "ferplus" / "fer2013new.csv", draft)
-    assert len(votes.usage) == 35_887 and draft.bad == []
-    label, usage = judge(votes.counts, rule).label, np.array(votes.usage)
+    builder = ImportBuilder(SourceSpec(source="ferplus"), "ferplus", tmp_path, tmp_path)
+    votes = read_votes(shared_data / "ferplus" / "fer2013new.csv", builder)
+    assert len(votes.usage) == 35_887 and builder.bad == []
+    label, usage = label_votes(votes.counts, rule).label, np.array(votes.usage)
     assert tuple(int((label[usage == u] >= 0).sum()) for u in ("Training", "PublicTest", "PrivateTest")) == kept
 
 
-def test_how_well_ferplus_annotators_do_on_their_own_test_labels(real, shared_data, tmp_path):
+def test_accuracy_of_ferplus_annotators_on_their_own_test_labels(real, shared_data, tmp_path):
     """Of the votes as cast; what the majority rule leaves of them would say 0.886."""
     plus = shared_data / "ferplus"
     paths = dict(images=str(real[0]), image_map=str(plus / "fer2013_ferplus_map.csv"))
@@ -86,13 +86,13 @@ def test_how_well_ferplus_annotators_do_on_their_own_test_labels(real, shared_da
     test = manifest.rows(split="test")
     rows, anything = np.arange(len(test)), np.zeros((len(test), 7))
     assert test.soft_labels[rows, test.labels].mean() == pytest.approx(0.886, abs=0.002)
-    found = people_report(anything, anything, test.labels, *test.votes)
-    assert found["votes"] == {"counts": len(test), "shares": 0}
-    assert found["annotators"]["label"] == pytest.approx(0.828, abs=0.002)
-    assert found["annotators"]["label_of_all"] == pytest.approx(0.787, abs=0.002)
+    report = annotator_report(anything, anything, test.labels, *test.votes)
+    assert report["votes"] == {"counts": len(test), "shares": 0}
+    assert report["annotators"]["label"] == pytest.approx(0.828, abs=0.002)
+    assert report["annotators"]["label_of_all"] == pytest.approx(0.787, abs=0.002)
 
 
-def test_ferplus_over_the_jpeg_tree_loses_only_the_rows_that_the_map_lacks(real, shared_data, tmp_path):
+def test_ferplus_over_the_jpeg_tree_excludes_the_rows_without_a_map_line(real, shared_data, tmp_path):
     plus = shared_data / "ferplus"
     spec = SourceSpec(
         source="ferplus", root=str(plus), images=str(real[0]), image_map=str(plus / "fer2013_ferplus_map.csv")
@@ -109,22 +109,22 @@ def test_ferplus_over_the_jpeg_tree_loses_only_the_rows_that_the_map_lacks(real,
 def unpack(shared_data, tmp_path_factory):
     """Unpacks one of the archives; returns the folder that it holds."""
 
-    def unpacked(name):
+    def unpack_archive(name):
         folder = tmp_path_factory.mktemp(name)
         with tarfile.open(shared_data / f"{name}.tar.gz") as archive:
             archive.extractall(folder, filter="data")
         return folder / name
 
-    return unpacked
+    return unpack_archive
 
 
-def listing(root):
+def file_stamps(root):
     return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
 
 
 def test_affectnet_in_yolo_layout(unpack, tmp_path):
     raw = unpack("affectnet_yolo_small")
-    before = listing(raw)
+    before = file_stamps(raw)
     result = import_source(SourceSpec(source="affectnet_yolo_format", root=str(raw)), tmp_path / "out")
     a_class = {"train": 400, "val": 100, "test": 100}
     assert result.report["splits"] == {split: dict.fromkeys(EMOTIONS, n) for split, n in a_class.items()}
@@ -132,12 +132,12 @@ def test_affectnet_in_yolo_layout(unpack, tmp_path):
     assert (result.report["label_lines_kept"], result.report["label_lines_dropped"]) == (4_200, 600)
     assert result.report["ambiguous_stems"] == 59  # among the seven classes; 81 with Contempt
     assert result.report["boxes_outside"] == 0 and "bbox_top" not in result.rows
-    assert result.rows["content_id"].nunique() == 4_200 and listing(raw) == before
+    assert result.rows["content_id"].nunique() == 4_200 and file_stamps(raw) == before
 
 
 def test_expw_full_and_hq(unpack, tmp_path):
     raw = unpack("expw")
-    before = listing(raw)
+    before = file_stamps(raw)
     full = import_source(SourceSpec(source="expw_full", root=str(raw)), tmp_path / "out")
     assert len(full.rows) == 497 and full.rows["orig_image"].nunique() == 420
     assert np.bincount(full.rows["label"]).tolist() == [65, 58, 67, 85, 68, 72, 82]
@@ -153,11 +153,11 @@ def test_expw_full_and_hq(unpack, tmp_path):
         sure[["record", "split", "label", "content_id"]].reset_index(drop=True)
     )
     assert len({path.name for path in (tmp_path / "out" / "expw_hq" / "images").rglob("*.jpg")}) == 197
-    assert listing(raw) == before
+    assert file_stamps(raw) == before
 
 
-def test_rafdb_s_list_over_pictures_that_stand_in_for_its_own(shared_data, tmp_path):
-    """All 15,339 rows of the real list; its pictures are not to be had, so each name has bytes of its own."""
+def test_the_rafdb_list_over_placeholder_images(shared_data, tmp_path):
+    """All 15,339 rows of the real list; its images are not to be had, so each name has bytes of its own."""
     lines = (shared_data / "rafdb_annotations" / "basic" / "EmoLabel" / "list_patition_label.txt").read_text()
     (tmp_path / "raw" / "EmoLabel").mkdir(parents=True)
     (tmp_path / "raw" / "EmoLabel" / "list_patition_label.txt").write_text(lines)
@@ -211,7 +211,7 @@ NATIVE = {
 @pytest.mark.parametrize(
     ("rule", "kept"), [("majority", (24_925, 3_175, 3_122)), ("plurality", (26_775, 3_370, 3_344))]
 )
-def test_ferplus_native_lists_over_pictures_that_stand_in_for_fer2013_s(shared_data, tmp_path, rule, kept):
+def test_the_native_ferplus_lists_over_placeholder_images(shared_data, tmp_path, rule, kept):
     """All 35,710 rows of the three label.csv, whose boxes and file names are FERPlus' own."""
     raw = shared_data / "ferplus" / "data"
     grey = cv2.imencode(".png", np.full((48, 48), 128, np.uint8))[1].tobytes()

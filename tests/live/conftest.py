@@ -1,16 +1,16 @@
-"""A short video of a drawn face at rest, which every detector finds, and where YuNet's file lies."""
+"""Fixtures: a short video of a drawn neutral face that every detector finds, and the path of YuNet's weights."""
 
 import numpy as np
 import pytest
-from living import write_video
+from live_sessions import write_video
 
-from fer_lib.live.synthetic_session import Moment, pictures
+from fer_lib.live.synthetic_session import Moment, render_frames
 
 
 @pytest.fixture(scope="session")
 def at_rest():
-    """40 pictures [160, 208, 3] of a drawn face at rest, to and fro over those poses that Haar sees too."""
-    images = pictures(1337, [Moment(6, 0.0, -1)] * 8)[0]
+    """40 images [160, 208, 3] of a drawn neutral face, back and forth over poses that Haar detects too."""
+    images = render_frames(1337, [Moment(6, 0.0, -1)] * 8)[0]
     return (images + images[::-1]) * 2 + images
 
 

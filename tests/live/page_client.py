@@ -1,4 +1,4 @@
-"""A live page's server in a thread, and a client that speaks to it as the page does."""
+"""The live page's server in a thread, and a client with the page's protocol."""
 
 import contextlib
 import json
@@ -17,16 +17,16 @@ TOKEN = "the-key"
 
 
 @contextlib.contextmanager
-def served(open_session, from_browser, about=None):
-    """(address, running) of an application on a free port while the block runs."""
-    app = server.create_app(open_session, from_browser, TOKEN, about)
+def serve_page(open_session, from_browser, info=None):
+    """(address, hub) of the application on a free port while the block runs."""
+    app = server.create_app(open_session, from_browser, TOKEN, info)
     listening = server.listen(0)
     uv = uvicorn.Server(server.config(app))
     thread = threading.Thread(target=uv.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
-    app.state.running.close_server = lambda: setattr(uv, "should_exit", True)
+    app.state.hub.close_server = lambda: setattr(uv, "should_exit", True)
     try:
-        yield f"127.0.0.1:{listening.getsockname()[1]}", app.state.running
+        yield f"127.0.0.1:{listening.getsockname()[1]}", app.state.hub
     finally:
         uv.should_exit = True
         thread.join(60)
@@ -49,7 +49,7 @@ class Page:
     def __init__(self, address, token=TOKEN, **options):
         options = {"origin": f"http://{address}", "timeout": 60} | options
         self.socket = websocket.create_connection(f"ws://{address}/ws?token={token}", **options)
-        self.pictures, self.index = [], -1  # of the newest state
+        self.previews, self.index = [], -1  # of the newest state
         self._backlog = []
 
     def __enter__(self):
@@ -64,13 +64,13 @@ class Page:
     def feed(self, jpeg, at):
         self.socket.send_binary(struct.pack("<d", at) + jpeg)
 
-    def wait(self, kind, fits=lambda value: True, seconds=60):
-        """The first message of a ``kind`` not given yet for which ``fits`` holds; those of its kind before are lost."""
+    def wait(self, kind, matches=lambda value: True, seconds=60):
+        """The next message of ``kind`` for which ``matches`` is true; earlier messages of that kind are dropped."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             for message in [m for m in self._backlog if kind in m]:
                 self._backlog.remove(message)
-                if fits(message[kind]):
+                if matches(message[kind]):
                     return message[kind] if kind != "ack" else message
             self._receive(max(0.01, end - time.monotonic()))
         raise AssertionError(f"no {kind} within {seconds} s")
@@ -82,7 +82,7 @@ class Page:
         except websocket.WebSocketTimeoutException:
             return
         if isinstance(data, bytes):
-            self.pictures.append(data)
+            self.previews.append(data)
             return
         message = json.loads(data)
         self.index = max(self.index, message.get("state", {}).get("index", -1))

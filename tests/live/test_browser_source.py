@@ -1,4 +1,4 @@
-"""Pictures fed from elsewhere: bounded to the newest, timed by the feeder's clock, safe against any bytes."""
+"""Frames of a browser: only the latest waits, times follow the browser's clock, invalid bytes are refused."""
 
 import io
 import threading
@@ -19,38 +19,39 @@ def jpeg(value=0, size=(64, 48), kind="JPEG"):
     return stream.getvalue()
 
 
-def taken(source, feeds):
-    """What a taker gets of ``feeds`` [(jpeg, at)], each fed once the one before was taken."""
-    pictures, found = iter(source), []
+def read_each(source, feeds):
+    """The frames read of ``feeds`` [(jpeg, at)], each sent after the one before was read."""
+    frames, result = iter(source), []
     for data, at in feeds:
         assert source.feed(data, at)
-        found.append(next(pictures))
-    return found
+        result.append(next(frames))
+    return result
 
 
-def test_pictures_come_out_as_they_were_fed():
+def test_frames_are_read_in_the_order_they_were_sent():
     source = BrowserSource()
-    found = taken(source, [(jpeg(10), 100.0), (jpeg(200), 100.04), (jpeg(90), 100.08)])
-    assert [p.index for p in found] == [0, 1, 2]
-    assert [round(p.time, 6) for p in found] == [0.0, 0.04, 0.08]
-    assert [int(p.image.mean().round()) for p in found] == [10, 200, 90]
-    assert found[0].image.shape == (48, 64, 3) and found[0].image.dtype == np.uint8
-    assert all(0 <= time.perf_counter() - p.taken < 5 for p in found)
-    assert source.size == source.known_size == (64, 48) and source.is_camera and not source.paced and not source.trouble
+    frames = read_each(source, [(jpeg(10), 100.0), (jpeg(200), 100.04), (jpeg(90), 100.08)])
+    assert [p.index for p in frames] == [0, 1, 2]
+    assert [round(p.time, 6) for p in frames] == [0.0, 0.04, 0.08]
+    assert [int(p.image.mean().round()) for p in frames] == [10, 200, 90]
+    assert frames[0].image.shape == (48, 64, 3) and frames[0].image.dtype == np.uint8
+    assert all(0 <= time.perf_counter() - p.captured_at < 5 for p in frames)
+    assert source.size == source.current_size == (64, 48)
+    assert source.is_camera and not source.paced and not source.failure
 
 
-def test_only_the_newest_waits_and_the_replaced_are_counted():
-    source, pictures = BrowserSource(), None
-    pictures = iter(source)
+def test_only_the_latest_frame_waits_and_replaced_frames_count_as_dropped():
+    source = BrowserSource()
+    frames = iter(source)
     source.feed(jpeg(), 0.0)
-    next(pictures)
+    next(frames)
     for k in range(1, 6):
         source.feed(jpeg(40 * k), k / 10)
-    newest = next(pictures)
-    assert newest.index == 5 and newest.time == pytest.approx(0.5) and source.dropped == 4
+    latest = next(frames)
+    assert latest.index == 5 and latest.time == pytest.approx(0.5) and source.dropped == 4
 
 
-def test_what_comes_before_anybody_takes_is_no_loss_and_time_begins_with_what_is_taken():
+def test_frames_before_first_read_are_not_dropped():
     source = BrowserSource()
     for k in range(5):
         source.feed(jpeg(), 50.0 + k)
@@ -58,9 +59,9 @@ def test_what_comes_before_anybody_takes_is_no_loss_and_time_begins_with_what_is
     assert (first.index, first.time, source.dropped) == (0, 0.0, 0)
 
 
-def test_time_never_falls_when_the_page_is_loaded_anew():
+def test_time_increases_after_a_page_reload():
     source = BrowserSource()
-    times = [p.time for p in taken(source, [(jpeg(), t) for t in (500.0, 500.5, 3.0, 3.1, 3.1)])]
+    times = [p.time for p in read_each(source, [(jpeg(), t) for t in (500.0, 500.5, 3.0, 3.1, 3.1)])]
     assert all(b > a for a, b in zip(times, times[1:], strict=False))
     assert times[:2] == [0.0, 0.5] and times[2] < 5.0  # by the server's clock across the gap
     assert times[3] - times[2] == pytest.approx(0.1)
@@ -73,66 +74,66 @@ def test_time_never_falls_when_the_page_is_loaded_anew():
         (b"GET / HTTP/1.1", "no JPEG"),
         (jpeg(kind="PNG"), "no JPEG"),
         (jpeg()[:200], "broken or truncated"),
-        (b"\xff\xd8\xff" + bytes(1000), "picture"),
+        (b"\xff\xd8\xff" + bytes(1000), "JPEG"),
         (b"\xff\xd8\xff" + bytes(browser_source.MAX_BYTES), "above the cap"),
         (jpeg(size=(32, 48)), "has one size"),
     ],
 )
-def test_bad_bytes_are_refused_and_change_nothing(data, why):
+def test_invalid_bytes_are_refused_without_effect(data, why):
     source = BrowserSource()
-    pictures = iter(source)
+    frames = iter(source)
     source.feed(jpeg(7), 1.0)
-    next(pictures)
+    next(frames)
     with pytest.raises(DataError, match=why):
         source.feed(data, 1.1)
     source.feed(jpeg(9), 1.2)
-    assert next(pictures).index == 1 and source.dropped == 0
+    assert next(frames).index == 1 and source.dropped == 0
 
 
-def test_a_bomb_is_refused_by_its_header(monkeypatch):
+def test_a_decompression_bomb_is_refused_by_its_header(monkeypatch):
     monkeypatch.setattr(browser_source, "MAX_PIXELS", 100)
     with pytest.raises(DataError, match="above the cap of 100 pixels"):
         BrowserSource().feed(jpeg(), 0.0)
 
 
 @pytest.mark.parametrize("at", [float("nan"), float("inf"), -float("inf")])
-def test_a_time_that_is_no_number_is_refused(at):
+def test_a_time_that_is_not_finite_is_refused(at):
     with pytest.raises(DataError, match="number of seconds"):
         BrowserSource().feed(jpeg(), at)
 
 
-def test_closing_wakes_whoever_waits():
+def test_closing_wakes_a_waiting_reader():
     source, ended = BrowserSource(), []
-    taker = threading.Thread(target=lambda: ended.append(list(source)))
-    taker.start()
+    reader = threading.Thread(target=lambda: ended.append(list(source)))
+    reader.start()
     source.close()
     source.close()
-    taker.join(10)
+    reader.join(10)
     assert ended == [[]]
     assert source.feed(jpeg(), 0.0) is False
 
 
-def test_the_size_waits_for_the_first_picture():
-    source, found = BrowserSource(), []
-    asker = threading.Thread(target=lambda: found.append(source.size))
-    asker.start()
+def test_size_waits_for_the_first_frame():
+    source, sizes = BrowserSource(), []
+    reader = threading.Thread(target=lambda: sizes.append(source.size))
+    reader.start()
     time.sleep(0.05)
-    assert not found and source.known_size is None
+    assert not sizes and source.current_size is None
     source.feed(jpeg(size=(80, 60)), 0.0)
-    asker.join(10)
-    assert found == [(80, 60)]
+    reader.join(10)
+    assert sizes == [(80, 60)]
 
 
-def test_without_a_picture_the_end_says_what_to_do():
+def test_closing_before_the_first_frame_names_the_next_step():
     source = BrowserSource()
     source.close()
     with pytest.raises(DataError, match="start the camera on the page"):
         _ = source.size
 
 
-def test_feeding_waits_for_nobody():
+def test_feeding_does_not_wait_for_a_reader():
     source, data = BrowserSource(), jpeg(size=(640, 480))
-    began = time.perf_counter()
+    start = time.perf_counter()
     for k in range(50):
         source.feed(data, k / 30)
-    assert time.perf_counter() - began < 10  # nobody takes; a queue would stand still
+    assert time.perf_counter() - start < 10  # nobody reads; a bounded queue would block

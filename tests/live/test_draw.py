@@ -1,13 +1,13 @@
-"""The window's picture and the annotated one: every state is drawn, clicks find their segment, views stay."""
+"""Drawing of window and recording: every state is drawn, clicks hit their segment, views stay unchanged."""
 
 from itertools import combinations
 
 import numpy as np
 import pytest
-from drawn_view import SHARES, view
+from view_factory import SHARES, make_view
 
-from fer_lib.live.colours import BESIDE, COLOURS, RGB, ink
-from fer_lib.live.draw import HEIGHT, LEAST_HEIGHT, annotate, bar_height, bar_label, draw, state
+from fer_lib.live.colours import COLOURS, OTHER_COLOURS, RGB, text_colour
+from fer_lib.live.draw import HEIGHT, MIN_HEIGHT, annotate, bar_height, bar_label, draw, state
 from fer_lib.live.plots import COLOURS as PLOTTED
 from fer_lib.params import SmoothingParams
 
@@ -20,19 +20,19 @@ STATES = {
 }  # fmt: skip
 
 
-def holds(picture, colour, least=20):
-    return (picture == colour).all(axis=2).sum() >= least
+def contains(image, colour, least=20):
+    return (image == colour).all(axis=2).sum() >= least
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("name", STATES)
-def test_every_state_is_drawn_and_the_view_is_left_as_it_was(name, size):
-    shown = view(size, **STATES[name])
+def test_every_state_is_drawn_without_changing_the_view(name, size):
+    shown = make_view(size, **STATES[name])
     before = shown.image.copy()
     for height in (HEIGHT, 720):
-        picture = draw(shown, height)
-        assert picture.dtype == np.uint8 and picture.shape[0] == height and picture.shape[2] == 3
-        assert picture.shape[1] >= 560 * height // HEIGHT
+        image = draw(shown, height)
+        assert image.dtype == np.uint8 and image.shape[0] == height and image.shape[2] == 3
+        assert image.shape[1] >= 560 * height // HEIGHT
     recorded = annotate(shown)
     assert recorded.shape == before.shape and recorded.dtype == np.uint8 and recorded.flags.writeable
     assert (shown.image == before).all()
@@ -41,36 +41,36 @@ def test_every_state_is_drawn_and_the_view_is_left_as_it_was(name, size):
         assert (recorded != before).any()
 
 
-def test_a_picture_of_another_memory_layout_is_drawn_the_same():
+def test_memory_layout_does_not_change_the_drawing():
     from dataclasses import replace
 
-    shown = view()
+    shown = make_view()
     flipped = replace(shown, image=np.asfortranarray(shown.image))
     assert (draw(shown) == draw(flipped)).all() and (annotate(shown) == annotate(flipped)).all()
 
 
 @pytest.mark.parametrize("label", range(-2, 7))
-def test_a_label_shows_in_its_own_colour_in_both(label):
-    shown = view(label=label, overlay=False)
-    for picture in (draw(shown), annotate(shown)):
-        assert holds(picture, RGB[label])
+def test_window_and_recording_show_a_label_in_its_colour(label):
+    shown = make_view(label=label, overlay=False)
+    for image in (draw(shown), annotate(shown)):
+        assert contains(image, RGB[label])
         others = [k for k in range(-2, 7) if k != label]
-        top = picture[: picture.shape[0] * 4 // 5]  # the window's bar carries all seven
-        assert not any(holds(top, RGB[k]) for k in others)
+        top = image[: image.shape[0] * 4 // 5]  # the label bar has all seven colours
+        assert not any(contains(top, RGB[k]) for k in others)
 
 
-def test_no_two_labels_look_alike():
-    assert PLOTTED is COLOURS and set(RGB) == set(range(-2, 7)) and not set(BESIDE) & set(range(7))
+def test_label_colours_are_distinct():
+    assert PLOTTED is COLOURS and set(RGB) == set(range(-2, 7)) and not set(OTHER_COLOURS) & set(range(7))
     for one, other in combinations(RGB.values(), 2):
         assert np.abs(np.subtract(one, other)).sum() > 40
-    assert ink((255, 255, 255)) == (0, 0, 0) and ink((10, 10, 90)) == (255, 255, 255)
+    assert text_colour((255, 255, 255)) == (0, 0, 0) and text_colour((10, 10, 90)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize("size", [(640, 360), (360, 640), (1280, 720)], ids=str)
-@pytest.mark.parametrize("height", [LEAST_HEIGHT, HEIGHT, 800])
+@pytest.mark.parametrize("height", [MIN_HEIGHT, HEIGHT, 800])
 @pytest.mark.parametrize("overlay", [True, False])
-def test_a_click_on_any_pixel_of_the_bar_is_the_segment_that_is_seen_there(size, height, overlay):
-    plain = draw(view(size, overlay=overlay), height)
+def test_a_click_on_the_bar_selects_the_segment_drawn_there(size, height, overlay):
+    plain = draw(make_view(size, overlay=overlay), height)
     tall, wide = plain.shape[:2]
     top = tall - bar_height(tall)
     hits = np.array([[bar_label(x, y, plain.shape) for x in range(wide)] for y in (top, tall - 1)], float)
@@ -79,83 +79,83 @@ def test_a_click_on_any_pixel_of_the_bar_is_the_segment_that_is_seen_there(size,
     assert len(counts) == 7 and counts.min() > 0 and np.ptp(counts) <= 1
     assert (np.diff(hits[0]) >= 0).all(), "from Angry on the left to Neutral on the right"
     for label in range(7):
-        chosen = draw(view(size, overlay=overlay, manual=label), height)[top:]
-        changed = (chosen != plain[top:]).any(axis=(0, 2))
-        assert (hits[0][changed] == label).all() and changed.sum() > 0.9 * counts[label]
-        assert holds(chosen[:, hits[0] == label], RGB[label], 500)
+        selected = draw(make_view(size, overlay=overlay, manual=label), height)[top:]
+        differs = (selected != plain[top:]).any(axis=(0, 2))
+        assert (hits[0][differs] == label).all() and differs.sum() > 0.9 * counts[label]
+        assert contains(selected[:, hits[0] == label], RGB[label], 500)
 
 
 @pytest.mark.parametrize("x, y", [(-1, 530), (5, 540), (5, -1), (5, 540 - bar_height(540) - 1), (700, 530)])
-def test_a_click_beside_the_bar_is_none(x, y):
+def test_a_click_outside_the_bar_selects_nothing(x, y):
     assert bar_label(x, y, (540, 700, 3)) is None
 
 
-def test_the_overlay_takes_the_panel_away_and_leaves_picture_and_bar():
-    with_panel, bare = draw(view()), draw(view(overlay=False))
+def test_overlay_off_removes_only_the_panel():
+    with_panel, bare = draw(make_view()), draw(make_view(overlay=False))
     assert with_panel.shape[0] == bare.shape[0] and with_panel.shape[1] > bare.shape[1] + 250
     free = bare.shape[0] - bar_height(bare.shape[0])
     assert (with_panel[:free, : bare.shape[1]] == bare[:free]).all()
-    bars = annotate(view()) != annotate(view(overlay=False))
+    bars = annotate(make_view()) != annotate(make_view(overlay=False))
     assert bars.any() and not bars[120:].any() and not bars[:, 160:].any(), "only the small bars in their corner"
 
 
-def test_small_bars_make_way_for_the_scored_face():
+def test_small_bars_avoid_the_scored_face():
     from dataclasses import replace
 
-    shown = view()
+    shown = make_view()
     there = replace(shown.faces[0], face=replace(shown.faces[0].face, box=(30.0, 20.0, 200.0, 190.0)))
-    moved = [replace(v, faces=(there,)) for v in (shown, view(overlay=False))]
+    moved = [replace(v, faces=(there,)) for v in (shown, make_view(overlay=False))]
     bars = annotate(moved[0]) != annotate(moved[1])
     assert bars.any() and not bars[:, :480].any() and not bars[120:].any()
 
 
-def test_a_large_picture_is_reduced_and_not_picked_from():
+def test_a_large_image_is_resized_without_aliasing():
     from dataclasses import replace
 
     fine = np.zeros((2160, 3840, 3), np.uint8)
     fine[::2] = 200  # every other line: picking lines would make it black, or bright
-    shown = draw(replace(view(faces=0, overlay=False), image=fine))
+    shown = draw(replace(make_view(faces=0, overlay=False), image=fine))
     assert np.abs(shown[60:480].astype(int) - 100).max() <= 2
 
 
-def test_smoothed_shares_are_filled_and_those_of_the_frame_are_marked():
-    low, high = view(smoothed=np.eye(7)[6] * 0.3), view(smoothed=np.eye(7)[6] * 0.9)
+def test_bars_show_smoothed_and_marks_show_frame_probabilities():
+    low, high = make_view(smoothed=np.eye(7)[6] * 0.3), make_view(smoothed=np.eye(7)[6] * 0.9)
     grown = [(draw(v)[:480, -302:] == RGB[6]).all(axis=2).sum() for v in (low, high)]
     assert grown[1] > 2.5 * grown[0] > 0
-    moved = view(probs=np.roll(SHARES, 1))
-    changed = (draw(view()) != draw(moved)).any(axis=2)
-    assert changed[:, -302:].any() and not changed[:, :-302].any()
+    moved = make_view(probs=np.roll(SHARES, 1))
+    differs = (draw(make_view()) != draw(moved)).any(axis=2)
+    assert differs[:, -302:].any() and not differs[:, :-302].any()
 
 
-def test_a_box_lies_where_the_face_is():
-    shown = view((640, 360), overlay=False)
+def test_boxes_are_drawn_at_the_face():
+    shown = make_view((640, 360), overlay=False)
     top, left, bottom, right = shown.faces[0].face.box
     strong = (annotate(shown) == RGB[3]).all(axis=2)
     y, x = np.nonzero(strong[int(top) :])
     assert abs(x.min() - left) <= 2 and abs(x.max() - right) <= 2 and abs(y.max() + int(top) - bottom) <= 2
-    picture = draw(shown)
-    up = (picture.shape[0] - bar_height(picture.shape[0])) / 360
-    y, x = np.nonzero((picture[int(top * up) : 480] == RGB[3]).all(axis=2))
+    image = draw(shown)
+    up = (image.shape[0] - bar_height(image.shape[0])) / 360
+    y, x = np.nonzero((image[int(top * up) : 480] == RGB[3]).all(axis=2))
     assert abs(x.min() - left * up) <= 3 and abs(x.max() - right * up) <= 3
     assert abs(y.max() + int(top * up) - bottom * up) <= 3
 
 
-def test_a_face_that_leaves_the_picture_is_drawn():
+def test_a_face_partly_outside_the_image_is_drawn():
     from dataclasses import replace
 
-    shown = view()
+    shown = make_view()
     for box in ((-50.0, -80.0, 90.0, 60.0), (300.0, 600.0, 500.0, 900.0), (-1e9, -1e9, 1e9, 1e9)):
         away = replace(shown, faces=(replace(shown.faces[0], face=replace(shown.faces[0].face, box=box)),))
         assert draw(away).shape == draw(shown).shape and annotate(away).shape == shown.image.shape
 
 
-def test_the_state_says_why_the_label_is_what_it_is():
-    assert state(view()) == "stable"
-    assert state(view(label=-1)) == "not stable yet: Happy 0.72"
-    assert state(view(label=-2)) == "too unsure: Happy 0.72"
-    assert state(view(faces=0)) == "no face in the picture"
-    assert state(view(**STATES["never"])) == "never stable: 20 votes of 3"
+def test_the_state_line_explains_the_label():
+    assert state(make_view()) == "stable"
+    assert state(make_view(label=-1)) == "not stable yet: Happy 0.72"
+    assert state(make_view(label=-2)) == "too unsure: Happy 0.72"
+    assert state(make_view(faces=0)) == "no face in the image"
+    assert state(make_view(**STATES["never"])) == "never stable: 20 votes of 3"
 
 
-def test_a_very_low_window_is_refused_in_favour_of_one_that_can_be_read():
-    assert draw(view(), 100).shape[0] == LEAST_HEIGHT
+def test_the_window_has_a_minimum_height():
+    assert draw(make_view(), 100).shape[0] == MIN_HEIGHT

@@ -1,4 +1,4 @@
-"""``fer live`` as a person runs it: logs, what is said, one run in MLflow, and the bundle's own bias and abstention."""
+"""The command ``fer live``: logs, printed summary, MLflow run, and the bundle's bias and abstention."""
 
 import json
 
@@ -24,7 +24,7 @@ def ended(home, clip):
     return fer("live", "--headless", "--source", str(clip), "--detector", "haar", "--detect-every", "2")
 
 
-def test_it_says_where_the_logs_are_and_how_fast_it_was(home, ended):
+def test_the_command_prints_log_folder_frame_rate_and_latency(home, ended):
     [folder] = (home / "mlruns" / "live").iterdir()
     assert ended.code == 0 and f"written: {folder}" in ended.out
     assert "60 frames" in ended.out and "frames/s" in ended.out and "p95" in ended.out
@@ -32,12 +32,12 @@ def test_it_says_where_the_logs_are_and_how_fast_it_was(home, ended):
     assert not (folder / ".lock.holder.json").exists()
 
 
-def test_it_says_which_model_speaks(ended):
-    told = [line for line in ended.err.splitlines() if line.startswith("model: ")]
-    assert told == ["model: packaged student_dkd (trained on 28,709 faces of fer2013)"] and "model:" not in ended.out
+def test_the_command_prints_the_model(ended):
+    lines = [line for line in ended.err.splitlines() if line.startswith("model: ")]
+    assert lines == ["model: packaged student_dkd (trained on 28,709 faces of fer2013)"] and "model:" not in ended.out
 
 
-def test_one_run_a_session(home, ended):
+def test_a_session_is_one_mlflow_run(home, ended):
     import mlflow
 
     client = mlflow.MlflowClient()
@@ -50,22 +50,22 @@ def test_one_run_a_session(home, ended):
     assert {a.path for a in client.list_artifacts(run.info.run_id, "session")} == {
         f"session/{n}" for n in ("per_frame.csv", "events.csv", "demoresultssummary.csv", "thresholds.json",
                                  "per_class_correctness.csv", "faces.csv", "session.json")}  # fmt: skip
-    assert "score/raw/accuracy" not in run.data.metrics, "nobody labelled it"
+    assert "score/raw/accuracy" not in run.data.metrics, "it has no manual label"
 
 
-def test_auto_without_yunet_goes_to_haar_and_says_so(home, clip, tmp_path, monkeypatch, caplog):
+def test_auto_without_yunet_falls_back_to_haar_with_a_warning(home, clip, tmp_path, monkeypatch, caplog):
     monkeypatch.delenv("FER_YUNET", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("fer_lib.faces.yunet.YUNET_URLS", ("http://127.0.0.1:9/none.onnx",))
     ended = fer("live", "--headless", "--source", str(clip), "--output", str(tmp_path / "s"))
-    (said,) = [message for message in caplog.messages if "Haar" in message]  # which a terminal shows: once
-    assert ended.code == 0 and "127.0.0.1:9" in said and "Haar" not in ended.err
+    [warning] = [message for message in caplog.messages if "Haar" in message]
+    assert ended.code == 0 and "127.0.0.1:9" in warning and "Haar" not in ended.err
     about = read_session(tmp_path / "s")
     assert about["detector"] == "haar" and "Haar" in about["detector_note"]
     assert read_frames(tmp_path / "s").detector == "haar"
 
 
-def test_a_bundles_own_bias_and_abstention_hold(home, clip, tmp_path):
+def test_a_bundles_bias_and_abstention_are_used(home, clip, tmp_path):
     from fer_lib.deploy.packaged import packaged_bundle
     from fer_lib.models.bundle import ONNX, derive_bundle
 
@@ -78,11 +78,11 @@ def test_a_bundles_own_bias_and_abstention_hold(home, clip, tmp_path):
     faces = ~np.isnan(frames.probs).any(axis=1)
     assert (frames.probs[faces].argmax(axis=1) == 3).all() and set(frames.pred.tolist()) == {-1, -2}
     assert fer(*plain, "--output", str(tmp_path / "t"), "--abstain", "0").code == 0
-    assert set(read_frames(tmp_path / "t").pred.tolist()) == {-1, 3}, "a flag goes before the bundle"
+    assert set(read_frames(tmp_path / "t").pred.tolist()) == {-1, 3}, "an option overrides the bundle"
     assert json.loads((tmp_path / "t" / "session.json").read_text())["model_facts"]["logit_bias"] == bias
 
 
-def test_without_a_screen_it_says_what_to_do(home, clip, tmp_path, monkeypatch):
+def test_without_a_display_the_command_names_the_alternatives(home, clip, tmp_path, monkeypatch):
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     ended = fer("live", "--source", str(clip), "--output", str(tmp_path / "s"))
@@ -93,14 +93,14 @@ def test_without_a_screen_it_says_what_to_do(home, clip, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "trouble", [KeyboardInterrupt(), RuntimeError("the display has gone")], ids=["Ctrl+C", "broken"]
 )
-def test_a_window_that_is_left_closes_the_logs(home, clip, tmp_path, monkeypatch, trouble):
-    def left(session, title):
-        while session.newest.take(5).index < 5:
+def test_leaving_the_window_closes_the_logs(home, clip, tmp_path, monkeypatch, trouble):
+    def leave(session, title):
+        while session.latest_view.take(5).index < 5:
             pass
         raise trouble
 
     monkeypatch.setattr("fer_lib.live.window.check_window", lambda: None)
-    monkeypatch.setattr("fer_lib.live.window.show", left)
+    monkeypatch.setattr("fer_lib.live.window.show", leave)
     words = ("live", "--source", str(clip), "--paced", "--detector", "haar", "--output", str(tmp_path / "s"))
     if isinstance(trouble, KeyboardInterrupt):
         ended = fer(*words)
@@ -113,7 +113,7 @@ def test_a_window_that_is_left_closes_the_logs(home, clip, tmp_path, monkeypatch
     assert 5 < about["frames"] == len(read_frames(tmp_path / "s").frame_index) < 60
 
 
-def ended_run(folder):
+def find_run(folder):
     """The MLflow run of the session in ``folder``."""
     import mlflow
 
@@ -123,35 +123,35 @@ def ended_run(folder):
     return run
 
 
-def test_a_store_that_is_locked_at_the_end_is_waited_for(home, clip, tmp_path, monkeypatch):
+def test_a_locked_store_at_the_end_is_retried(home, clip, tmp_path, monkeypatch):
     import mlflow
 
-    tries, set_tag = [], mlflow.MlflowClient.set_tag
+    attempts, set_tag = [], mlflow.MlflowClient.set_tag
 
     def locked(self, run_id, key, value, *more):
-        if key == "fer.end" and len(tries) < 2:
-            tries.append(key)
+        if key == "fer.end" and len(attempts) < 2:
+            attempts.append(key)
             raise mlflow.exceptions.MlflowException("(sqlite3.OperationalError) database is locked")
         return set_tag(self, run_id, key, value, *more)
 
     monkeypatch.setattr(mlflow.MlflowClient, "set_tag", locked)
     folder = tmp_path / "locked"
     assert fer("live", "--headless", "--source", str(clip), "--detector", "haar", "--output", str(folder)).code == 0
-    run = ended_run(folder)
-    assert len(tries) == 2 and run.info.status == "FINISHED" and run.data.metrics["live/frames"] == 60
+    run = find_run(folder)
+    assert len(attempts) == 2 and run.info.status == "FINISHED" and run.data.metrics["live/frames"] == 60
 
 
-def test_a_store_that_refuses_at_the_end_costs_the_run_and_not_the_session(home, clip, tmp_path, monkeypatch):
+def test_a_store_error_at_the_end_keeps_the_session_files(home, clip, tmp_path, monkeypatch):
     import mlflow
 
-    def refuse(*_):
+    def fail(*_):
         raise mlflow.exceptions.MlflowException("no such table: runs")
 
-    monkeypatch.setattr(mlflow.MlflowClient, "set_terminated", refuse)
+    monkeypatch.setattr(mlflow.MlflowClient, "set_terminated", fail)
     folder = tmp_path / "refused"
     ended = fer("live", "--headless", "--source", str(clip), "--detector", "haar", "--output", str(folder))
-    assert ended.code == 1 and f"files in {folder} are whole" in ended.err and "no such table" in ended.err
+    assert ended.code == 1 and f"files in {folder} are complete" in ended.err and "no such table" in ended.err
     assert "fer runs reap" in ended.err and read_session(folder)["frames"] == 60
     monkeypatch.undo()
     monkeypatch.setenv("FER_HOME", str(home))
-    assert fer("runs", "reap").code == 0 and ended_run(folder).info.status == "KILLED"
+    assert fer("runs", "reap").code == 0 and find_run(folder).info.status == "KILLED"

@@ -1,10 +1,10 @@
-"""Real faces on video: as many as there are, under numbers that stay, and half the work finds the same ones."""
+"""Real video clips: every face is found under a constant number, also at reduced scale and detection rate."""
 
 import numpy as np
 import pytest
-from living import lived
+from live_sessions import run_session
 
-from fer_lib.live import session as sessions
+from fer_lib.live import session as session_module
 from fer_lib.live.session_files import read_frames
 from fer_lib.live.tracker import iou
 
@@ -16,29 +16,29 @@ CLIPS = {
 
 
 @pytest.fixture
-def watched(monkeypatch, yunet, shared_data, tmp_path):
-    """``watched(file, scale, every)``: (how many faces, their numbers, the scored one's label) of each frame."""
+def track(monkeypatch, yunet, shared_data, tmp_path):
+    """``track(file, scale, every)``: the session's folder and the view of each frame."""
 
-    def watch(file, scale, every):
-        seen, add = [], sessions.SessionWriter.add
+    def run(file, scale, every):
+        views, add = [], session_module.SessionWriter.add
 
         def note(self, record, setting, view):
-            seen.append(view)
+            views.append(view)
             add(self, record, setting, view)
 
-        monkeypatch.setattr(sessions.SessionWriter, "add", note)
+        monkeypatch.setattr(session_module.SessionWriter, "add", note)
         folder = tmp_path / f"{file}-{scale}-{every}"
-        lived(folder, shared_data / "media" / file, detector="yunet", detector_model=str(yunet), detect_scale=scale,
-              detect_every=every)  # fmt: skip
-        monkeypatch.setattr(sessions.SessionWriter, "add", add)
-        return folder, seen
+        options = dict(detector="yunet", detector_model=str(yunet), detect_scale=scale, detect_every=every)
+        run_session(folder, shared_data / "media" / file, **options)
+        monkeypatch.setattr(session_module.SessionWriter, "add", add)
+        return folder, views
 
-    return watch
+    return run
 
 
 @pytest.mark.parametrize("file", CLIPS)
-def test_every_face_is_followed_and_the_largest_scored(watched, file):
-    folder, whole = watched(file, 1.0, 1)
+def test_every_face_is_tracked_and_the_largest_scored(track, file):
+    folder, whole = track(file, 1.0, 1)
     counts = np.array([len(view.faces) for view in whole])
     assert (counts == CLIPS[file]).mean() > 0.9, np.bincount(counts)
     numbers = {t.number for view in whole for t in view.faces}
@@ -48,7 +48,7 @@ def test_every_face_is_followed_and_the_largest_scored(watched, file):
             largest, first = max(t.face.area for t in view.faces), view.faces[0]
             stays = before is not None and before.faces and before.faces[0].number == first.number
             assert first.face.area == largest or (stays and 1.2 * first.face.area >= largest)
-    reduced, quick = watched(file, 0.5, 3)
+    reduced, quick = track(file, 0.5, 3)
     assert len(quick) == len(whole) == len(read_frames(folder).frame_index) == len(read_frames(reduced).frame_index)
     overlap = [
         max((iou(t.face.box, u.face.box) for u in full.faces), default=0.0)

@@ -1,4 +1,4 @@
-"""A kept session asked again: the same model gives the same bits, another one the same faces and labels."""
+"""Replays: the same model gives identical results, another one uses the same faces and labels."""
 
 import hashlib
 import json
@@ -6,14 +6,14 @@ import shutil
 
 import numpy as np
 import pytest
-from living import PLAIN, handed, lived, replayed
+from live_sessions import run_images, run_replay, run_session
 from road import fer
 
 from fer_lib.deploy.packaged import FOLDER
 from fer_lib.errors import DataError
 from fer_lib.live.score import correct, read_truth
 from fer_lib.live.session_files import RAW_VIDEO, read_faces, read_frames, read_session
-from fer_lib.live.sessions import same_pictures
+from fer_lib.live.sessions import same_source
 from fer_lib.models.bundle import META
 from fer_lib.params import SmoothingParams
 
@@ -26,7 +26,7 @@ def label(session, index):
 @pytest.fixture(scope="module")
 def recorded(at_rest, tmp_path_factory):
     folder = tmp_path_factory.mktemp("recorded") / "s"
-    handed(folder, at_rest, label, record="raw")
+    run_images(folder, at_rest, label, record="raw")
     return folder
 
 
@@ -42,15 +42,15 @@ def other(tmp_path_factory):
     return bundle
 
 
-def same(ours, theirs):
+def assert_same(ours, theirs):
     for name in ("frame_index", "manual", "pred"):
         assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
     assert np.array_equal(ours.probs, theirs.probs, equal_nan=True) and np.allclose(ours.time_sec, theirs.time_sec)
 
 
-def test_the_same_model_gives_the_same_bits(recorded, tmp_path):
-    out = replayed(recorded, "packaged", tmp_path / "again")
-    same(read_frames(out), read_frames(recorded))
+def test_a_replay_with_the_same_model_is_identical(recorded, tmp_path):
+    out = run_replay(recorded, "packaged", tmp_path / "again")
+    assert_same(read_frames(out), read_frames(recorded))
     ours, theirs = read_faces(out), read_faces(recorded)
     assert {k: f.box for k, f in ours.items()} == {k: f.box for k, f in theirs.items()}
     about = read_session(out)
@@ -58,38 +58,38 @@ def test_the_same_model_gives_the_same_bits(recorded, tmp_path):
     assert read_frames(out).manual.tolist().count(6) == 28
 
 
-def test_a_replay_can_be_replayed_with_the_pictures_of_the_original(recorded, tmp_path):
+def test_a_replay_can_be_replayed_with_the_original_frames(recorded, tmp_path):
     shutil.copytree(recorded, tmp_path / "s")
-    first = replayed(tmp_path / "s", "packaged")
-    second = replayed(first, "packaged")
-    same(read_frames(second), read_frames(recorded))
+    first = run_replay(tmp_path / "s", "packaged")
+    second = run_replay(first, "packaged")
+    assert_same(read_frames(second), read_frames(recorded))
     assert read_session(second)["replay_of"] == "s" and not (first / RAW_VIDEO).exists()
 
 
-def test_a_session_its_copies_and_its_replays_show_the_same_pictures(recorded, other, at_rest, clip, tmp_path):
+def test_copies_and_replays_of_a_session_show_the_same_frames(recorded, other, at_rest, clip, tmp_path):
     original = shutil.copytree(recorded, tmp_path / "s")
     copied = shutil.copytree(recorded, tmp_path / "copied")
-    cool, again = replayed(original, str(other)), replayed(original, "packaged")
+    cool, again = run_replay(original, str(other)), run_replay(original, "packaged")
     for one, another in ((original, copied), (original, cool), (cool, original), (cool, again), (again, cool)):
-        assert same_pictures(one, another), (one.name, another.name)
-    handed(tmp_path / "t", at_rest[:9])
-    lived(tmp_path / "file", clip)
-    lived(tmp_path / "once more", clip, smoothing=SmoothingParams(ema_alpha=0.1))
-    assert same_pictures(tmp_path / "file", tmp_path / "once more")
+        assert same_source(one, another), (one.name, another.name)
+    run_images(tmp_path / "t", at_rest[:9])
+    run_session(tmp_path / "file", clip)
+    run_session(tmp_path / "once more", clip, smoothing=SmoothingParams(ema_alpha=0.1))
+    assert same_source(tmp_path / "file", tmp_path / "once more")
     for stranger in ("t", "file"):
-        assert not same_pictures(original, tmp_path / stranger) and not same_pictures(tmp_path / stranger, cool)
+        assert not same_source(original, tmp_path / stranger) and not same_source(tmp_path / stranger, cool)
 
 
-def test_a_session_of_a_file_needs_no_recording(clip, tmp_path):
-    lived(tmp_path / "s", clip)
-    out = replayed(tmp_path / "s", "packaged")
+def test_a_session_of_a_file_is_replayed_without_a_recording(clip, tmp_path):
+    run_session(tmp_path / "s", clip)
+    out = run_replay(tmp_path / "s", "packaged")
     assert out == tmp_path / "s-packaged"
-    same(read_frames(out), read_frames(tmp_path / "s"))
+    assert_same(read_frames(out), read_frames(tmp_path / "s"))
 
 
-def test_another_model_sees_the_same_faces(recorded, other, tmp_path):
+def test_a_replay_with_another_model_uses_the_same_faces_and_labels(recorded, other, tmp_path):
     correct(recorded, [(5, 9, "Sad")])
-    out = replayed(recorded, str(other), tmp_path / "cool")
+    out = run_replay(recorded, str(other), tmp_path / "cool")
     ours, theirs = read_frames(out), read_frames(recorded)
     assert not np.array_equal(ours.probs, theirs.probs, equal_nan=True)
     faces = ~np.isnan(theirs.probs).any(axis=1)
@@ -99,70 +99,70 @@ def test_another_model_sees_the_same_faces(recorded, other, tmp_path):
     (recorded / "corrections.csv").unlink()
 
 
-def test_other_smoothing_alone(recorded, tmp_path):
-    out = replayed(recorded, "packaged", tmp_path / "raw", SmoothingParams(
+def test_a_replay_can_use_other_smoothing(recorded, tmp_path):
+    out = run_replay(recorded, "packaged", tmp_path / "raw", SmoothingParams(
         ema_alpha=0.0, hysteresis_delta=0.0, vote_window=1, vote_min_count=1))  # fmt: skip
     frames = read_frames(out)
     faces = ~np.isnan(frames.probs).any(axis=1)
     assert (frames.pred[faces] == frames.probs[faces].argmax(axis=1)).all()
 
 
-def test_without_pictures_there_is_nothing_to_ask(recorded, clip, at_rest, tmp_path):
+def test_a_session_without_images_cannot_be_replayed(recorded, clip, at_rest, tmp_path):
     bare = shutil.copytree(recorded, tmp_path / "bare")
     (bare / RAW_VIDEO).unlink()
     with pytest.raises(DataError, match="--record raw"):
-        replayed(bare, "packaged", tmp_path / "x")
+        run_replay(bare, "packaged", tmp_path / "x")
     moved = shutil.copy(clip, tmp_path / "moved.mkv")
-    lived(tmp_path / "s", moved)
+    run_session(tmp_path / "s", moved)
     with open(moved, "ab") as stream:
         stream.write(b"x")
-    with pytest.raises(DataError, match="gone or another file"):
-        replayed(tmp_path / "s", "packaged", tmp_path / "x")
+    with pytest.raises(DataError, match="missing or has changed"):
+        run_replay(tmp_path / "s", "packaged", tmp_path / "x")
     assert not (tmp_path / "x").exists()
     with pytest.raises(DataError, match="exists already"):
-        replayed(recorded, "packaged", tmp_path / "s")
+        run_replay(recorded, "packaged", tmp_path / "s")
 
 
-def test_a_cut_recording_leaves_frames_out_and_counts_them(recorded, tmp_path):
+def test_frames_missing_from_a_truncated_recording_are_counted(recorded, tmp_path):
     cut = shutil.copytree(recorded, tmp_path / "cut")
     video = (cut / RAW_VIDEO).read_bytes()
     (cut / RAW_VIDEO).write_bytes(video[: int(len(video) * 0.7)])
-    out = replayed(cut, "packaged", tmp_path / "out")
+    out = run_replay(cut, "packaged", tmp_path / "out")
     about, frames = read_session(out), read_frames(out)
     assert about["frames_without_picture"] == 40 - len(frames.frame_index) and 10 < len(frames.frame_index) < 40
 
 
-def test_a_face_whose_row_a_kill_cost_is_left_out_and_not_taken_for_none(recorded, tmp_path):
+def test_a_frame_whose_face_row_is_lost_is_left_out(recorded, tmp_path):
     cut = shutil.copytree(recorded, tmp_path / "cut")
     lines = (cut / "faces.csv").read_text().splitlines(keepends=True)
     (cut / "faces.csv").write_text("".join(lines[:-3]))
-    frames = read_frames(replayed(cut, "packaged", tmp_path / "out"))
+    frames = read_frames(run_replay(cut, "packaged", tmp_path / "out"))
     lost = {int(line.split(",")[0]) for line in lines[-3:]}
     assert set(read_frames(recorded).frame_index) - set(frames.frame_index) == lost
     assert read_session(tmp_path / "out")["frames_without_picture"] == 3
 
 
-def test_a_session_that_does_not_say_how_it_ran_is_told(recorded, tmp_path):
+def test_a_session_without_valid_smoothing_is_refused(recorded, tmp_path):
     for smoothing in ({}, {"smoothing": None}, {"smoothing": {"ema_alpha": 7}}):
         broken = shutil.copytree(recorded, tmp_path / "broken", dirs_exist_ok=True)
         about = {k: v for k, v in read_session(recorded).items() if k != "smoothing"} | smoothing
         (broken / "session.json").write_text(json.dumps(about))
-        with pytest.raises(DataError, match="session.json does not say under which smoothing it ran"):
-            replayed(broken, "packaged", tmp_path / "out")
+        with pytest.raises(DataError, match="session.json has no valid entry 'smoothing'"):
+            run_replay(broken, "packaged", tmp_path / "out")
 
 
-def test_the_command(recorded, tmp_path):
+def test_the_replay_command_writes_the_session(recorded, tmp_path):
     ended = fer("live", "replay", str(recorded), "--out", str(tmp_path / "out"))
     assert ended.code == 0 and f"written: {tmp_path / 'out'}" in ended.out
-    same(read_frames(tmp_path / "out"), read_frames(recorded))
+    assert_same(read_frames(tmp_path / "out"), read_frames(recorded))
     ended = fer("live", "replay", str(tmp_path / "nothing"))
     assert ended.code == 1 and "per_frame.csv" in ended.err
 
 
-def test_both_videos_are_kept_when_asked(at_rest, tmp_path):
+def test_record_both_writes_both_videos(at_rest, tmp_path):
     import cv2
 
-    summary = handed(tmp_path / "s", at_rest[:8], record="both", **{k: v for k, v in PLAIN.items() if k == "detector"})
+    summary = run_images(tmp_path / "s", at_rest[:8], record="both")
     assert summary["recorded"]["raw.mkv"]["frames"] == summary["recorded"]["annotated.avi"]["frames"] == 8
     done, image = cv2.VideoCapture(str(tmp_path / "s" / "annotated.avi")).read()
     assert done and image.shape == (160, 208, 3)

@@ -1,4 +1,4 @@
-"""A session's files: written as SPEC 10 names them, read back equal, and refused where they are something else."""
+"""The files of a session: written with their columns, read back unchanged, and refused when invalid."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.detectors import Face
 from fer_lib.live import session_files
-from fer_lib.live.log import SessionLog, refuse_used
+from fer_lib.live.log import SessionLog, check_unused
 from fer_lib.live.session_files import FrameRecord, read_faces, read_frames, read_session
 from fer_lib.params import SmoothingParams
 
@@ -21,8 +21,8 @@ def frame(index, manual=-1, pred=-1, face=True, source="key"):
     rng = np.random.default_rng(index)
     probs = rng.dirichlet(np.ones(7)) if face else None
     points = rng.uniform(0, 100, (5, 2)).astype(np.float32) if index % 2 else None
-    found = Face((1.5, -2.0, 30.25, 40.0), 0.9, points) if face else None
-    return FrameRecord(index, index / 30, manual, source, pred, probs, found)
+    scored = Face((1.5, -2.0, 30.25, 40.0), 0.9, points) if face else None
+    return FrameRecord(index, index / 30, manual, source, pred, probs, scored)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def written(tmp_path):
     frames = [frame(i, manual.get(i, -1), pred.get(i, -1), i not in (6, 7)) for i in range(12)]
     for one in frames:
         log.add(one)
-    log.change(SmoothingParams(ema_alpha=0.5), False)
+    log.set_smoothing(SmoothingParams(ema_alpha=0.5), False)
     log.close()
     return tmp_path, frames
 
@@ -44,7 +44,7 @@ def rows(file):
         return list(csv.reader(stream))
 
 
-def test_files_have_the_columns_of_the_specification_in_order(written):
+def test_files_have_their_columns_in_order(written):
     folder, _ = written
     heads = {
         "per_frame.csv": "frame_index,time_sec,manual_label,pred_label,prob_Angry,prob_Disgust,prob_Fear,prob_Happy,"
@@ -61,23 +61,23 @@ def test_files_have_the_columns_of_the_specification_in_order(written):
     }  # fmt: skip
 
 
-def test_what_was_written_is_read_back_to_the_bit(written):
+def test_frames_are_read_back_unchanged(written):
     folder, frames = written
-    found = read_frames(folder)
-    assert found.frame_index.tolist() == list(range(12)) and found.frame_index.dtype == np.int64
-    assert np.allclose(found.time_sec, [f.time for f in frames], atol=1e-6)
-    assert found.manual.tolist() == [f.manual for f in frames] and found.manual.dtype == np.int8
-    assert found.pred.tolist() == [f.pred for f in frames] and found.pred.dtype == np.int8
-    for got, one in zip(found.probs, frames, strict=True):
-        assert np.isnan(got).all() if one.probs is None else np.array_equal(got, one.probs)
-    assert (found.detector, found.model, found.ckpt, found.truncated) == ("yunet", "student", "ab12", 0)
+    loaded = read_frames(folder)
+    assert loaded.frame_index.tolist() == list(range(12)) and loaded.frame_index.dtype == np.int64
+    assert np.allclose(loaded.time_sec, [f.time for f in frames], atol=1e-6)
+    assert loaded.manual.tolist() == [f.manual for f in frames] and loaded.manual.dtype == np.int8
+    assert loaded.pred.tolist() == [f.pred for f in frames] and loaded.pred.dtype == np.int8
+    for probs, one in zip(loaded.probs, frames, strict=True):
+        assert np.isnan(probs).all() if one.probs is None else np.array_equal(probs, one.probs)
+    assert (loaded.detector, loaded.model, loaded.ckpt, loaded.truncated) == ("yunet", "student", "ab12", 0)
     faces = read_faces(folder)
     assert sorted(faces) == [i for i in range(12) if i not in (6, 7)]
     assert faces[3].box == (1.5, -2.0, 30.25, 40.0) and faces[2].points is None
     assert np.array_equal(faces[3].points, frames[3].face.points)
 
 
-def test_events_are_runs_of_equal_labels_and_correctness_counts_both(written):
+def test_events_are_runs_of_equal_labels_and_correctness_is_counted(written):
     folder, _ = written
     assert [row[:3] for row in rows(folder / "events.csv")[1:]] == [
         ["Happy", "2", "5"], ["Sad", "8", "9"], ["Sad", "11", "11"],
@@ -90,17 +90,17 @@ def test_events_are_runs_of_equal_labels_and_correctness_counts_both(written):
     assert counts["__overall__"] == ["7", "5", "4", "0.800000"]
     summary = dict(zip(*rows(folder / "demoresultssummary.csv"), strict=True))
     assert summary["frames_logged"] == "12" and summary["events_logged"] == "3" and summary["ema_alpha"] == "0.5"
-    assert summary["input"] == "'=clip.avi", "a cell that a spreadsheet would run is neutralised"
+    assert summary["input"] == "'=clip.avi", "a formula cell is neutralised"
 
 
-def test_a_killed_sessions_half_line_is_dropped_and_counted(written):
+def test_an_incomplete_last_line_is_dropped_and_counted(written):
     folder, _ = written
     file = folder / "per_frame.csv"
     data = file.read_bytes()
     for cut in range(1, len(data.splitlines(keepends=True)[-1])):
         file.write_bytes(data[:-cut])
-        found = read_frames(folder)
-        assert len(found.frame_index) == 11 and found.truncated == 1
+        loaded = read_frames(folder)
+        assert len(loaded.frame_index) == 11 and loaded.truncated == 1
     faces = folder / "faces.csv"
     faces.write_bytes(faces.read_bytes()[:-3])
     assert sorted(read_faces(folder)) == [0, 1, 2, 3, 4, 5, 8, 9, 10]
@@ -132,27 +132,27 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_anything_else_is_refused_by_file_and_line(written, kind):
+def test_invalid_rows_are_refused_with_file_and_line(written, kind):
     folder, _ = written
-    change, says = WRONG[kind]
+    change, message = WRONG[kind]
     file = folder / "per_frame.csv"
     lines = file.read_text().splitlines()
     change(lines)
     file.write_text("\n".join(lines) + "\n")
-    with pytest.raises(DataError, match=says) as error:
+    with pytest.raises(DataError, match=message) as error:
         read_frames(folder)
     assert "per_frame.csv" in str(error.value)
 
 
-def test_a_folder_without_a_session_and_one_with(tmp_path, written):
+def test_missing_and_existing_sessions_are_reported(tmp_path, written):
     with pytest.raises(DataError, match="holds no live session"):
         read_session(tmp_path / "nothing")
     (tmp_path / "session.json").write_text("[1]")
     with pytest.raises(DataError, match="no JSON object"):
         read_session(tmp_path)
     with pytest.raises(DataError, match="holds a session already"):
-        refuse_used(written[0])
-    with pytest.raises(DataError, match="cannot write"):
+        check_unused(written[0])
+    with pytest.raises(FileExistsError, match="per_frame.csv"):
         SessionLog(written[0], HEAD, "now", SmoothingParams(), True)
 
 
@@ -161,7 +161,7 @@ def test_rows_reach_the_disk_while_the_session_runs(tmp_path, monkeypatch):
     log = SessionLog(tmp_path, HEAD, "now", SmoothingParams(), True)
     for i in range(3):
         log.add(frame(i, manual=3))
-        assert len(read_frames(tmp_path).frame_index) == i + 1, "not yet closed, as after a kill"
-        assert [row[2] for row in rows(tmp_path / "events.csv")[1:]] == [str(i)], "the event that still goes on"
+        assert len(read_frames(tmp_path).frame_index) == i + 1, "before close, as after a kill"
+        assert [row[2] for row in rows(tmp_path / "events.csv")[1:]] == [str(i)], "the open event"
     log.close()
     assert session_files.FACES in {file.name for file in tmp_path.iterdir()}

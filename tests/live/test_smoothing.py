@@ -1,4 +1,4 @@
-"""Smoothing a session: each of SPEC 10's rules in plain Python against both ways that the product has."""
+"""Smoothing: each rule in plain Python against the stepwise and the batch implementation."""
 
 from collections import Counter
 
@@ -14,7 +14,7 @@ ONE = np.eye(7)
 
 
 def by_hand(rows, a, delta, window, least):
-    """SPEC 10 word by word, over lists."""
+    """The smoothing rules in plain Python."""
     e, label, last, shown = None, None, [], []
     for p in rows:
         if p is None:
@@ -53,7 +53,7 @@ def stepwise(probs, p):
     a=st.sampled_from([0.0, 0.3, 0.7, 0.99]), delta=st.sampled_from([0.0, 0.02, 0.08, 0.5]),
     window=st.sampled_from([1, 2, 15, 101]), least=st.sampled_from([1, 2, 8, 200]),
 )  # fmt: skip
-def test_labels_are_those_of_the_rules(seed, length, faces, a, delta, window, least):
+def test_labels_follow_the_rules(seed, length, faces, a, delta, window, least):
     probs = session(seed, length, faces, calm=0.3)
     p = SmoothingParams(ema_alpha=a, hysteresis_delta=delta, vote_window=window, vote_min_count=least)
     expected = by_hand([None if np.isnan(r).any() else r.tolist() for r in probs], a, delta, window, least)
@@ -62,14 +62,14 @@ def test_labels_are_those_of_the_rules(seed, length, faces, a, delta, window, le
     assert whole.dtype == np.int8 and whole.tolist() == expected
 
 
-def test_a_long_session_is_the_same_whole_and_step_by_step():
+def test_batch_and_stepwise_smoothing_agree_on_a_long_session():
     probs = session(3, 4000)
     for p in (SmoothingParams(), SmoothingParams(ema_alpha=0.9, hysteresis_delta=0.0, vote_window=31)):
         labels = smooth(probs, p)
         assert labels.tolist() == stepwise(probs, p) and len(set(labels.tolist())) == 8
 
 
-def test_it_takes_eight_frames_to_be_stable_and_a_face_to_go_on():
+def test_a_label_is_stable_after_eight_frames_and_survives_a_lost_face():
     smoother = Smoother(SmoothingParams())
     steps = [smoother.step(ONE[3]) for _ in range(8)]
     assert [s.stable for s in steps] == [False] * 7 + [True] and [s.votes for s in steps] == list(range(1, 9))
@@ -79,7 +79,7 @@ def test_it_takes_eight_frames_to_be_stable_and_a_face_to_go_on():
     assert smoother.step(ONE[3]).votes == 9, "what was before the face was lost still counts"
 
 
-def test_a_margin_that_is_just_reached_changes_the_label_and_one_that_is_not_keeps_it():
+def test_the_margin_must_be_reached_to_change_the_label():
     p = SmoothingParams(ema_alpha=0.0, hysteresis_delta=0.25, vote_window=1, vote_min_count=1)
     rows = np.zeros((3, 7))
     rows[0, 0] = 1.0
@@ -88,12 +88,12 @@ def test_a_margin_that_is_just_reached_changes_the_label_and_one_that_is_not_kee
     assert smooth(rows, p).tolist() == stepwise(rows, p) == [0, 1, 1]
 
 
-def test_a_session_without_a_face_or_without_a_frame():
+def test_smoothing_without_a_face_or_a_frame():
     assert smooth(np.full((4, 7), np.nan), SmoothingParams()).tolist() == [-1] * 4
     assert smooth(np.zeros((0, 7)), SmoothingParams()).shape == (0,)
 
 
-def test_parameters_changed_while_it_runs_hold_at_once():
+def test_new_parameters_apply_at_once():
     smoother = Smoother(SmoothingParams(ema_alpha=0.0, hysteresis_delta=0.0))
     for k in [0] * 9 + [1] * 2:
         shown = smoother.step(ONE[k])

@@ -1,14 +1,14 @@
-"""Faces keep their numbers while they move, are found again, and the first one is not given up for a jitter."""
+"""Tracking: constant numbers, re-detection after misses, and a stable first face."""
 
 import cv2
 import numpy as np
 
 from fer_lib.faces.detection import Face
-from fer_lib.live.tracker import PATIENCE, Tracker, iou
+from fer_lib.live.tracker import MAX_MISSED, Tracker, iou
 
 
 class Script:
-    """A detector whose faces are written down, picture by picture; it sees the picture's size alone."""
+    """A detector with prescribed faces per frame; it records the image sizes."""
 
     name, note = "script", ""
 
@@ -28,27 +28,26 @@ def numbers(tracker, count):
     return [[t.number for t in tracker.step(BARE)] for _ in range(count)]
 
 
-def test_numbers_stay_with_faces_whatever_order_they_come_in():
+def test_numbers_do_not_depend_on_the_detection_order():
     tracker = Tracker(Script([A, B], [B, A], [A], [A, B]))
-    found = [{t.number: t.face.box for t in tracker.step(BARE)} for _ in range(4)]
-    assert found[0] == found[1] == found[3] and len(found[0]) == 2 and list(found[2].values()) == [A]
+    tracks = [{t.number: t.face.box for t in tracker.step(BARE)} for _ in range(4)]
+    assert tracks[0] == tracks[1] == tracks[3] and len(tracks[0]) == 2 and list(tracks[2].values()) == [A]
 
 
-def test_a_face_that_is_gone_for_long_comes_back_as_another():
-    for missing, same in ((PATIENCE, True), (PATIENCE + 1, False)):
-        found = numbers(Tracker(Script([A], *[[]] * missing, [A])), missing + 2)
-        assert found[1 : 1 + missing] == [[]] * missing and (found[0] == found[-1]) is same
+def test_a_face_missed_too_often_gets_a_new_number():
+    for missing, same in ((MAX_MISSED, True), (MAX_MISSED + 1, False)):
+        result = numbers(Tracker(Script([A], *[[]] * missing, [A])), missing + 2)
+        assert result[1 : 1 + missing] == [[]] * missing and (result[0] == result[-1]) is same
 
 
-def test_the_first_one_stays_first_until_another_is_larger_by_a_fifth():
+def test_the_first_face_changes_only_for_a_clearly_larger_one():
     jitter = (10, 100, 64, 154)  # 54 x 54 against 50 x 50: 1.17 times
     large = (10, 100, 66, 156)  # 1.25 times
     tracker = Tracker(Script([A], [A, jitter], [A, large], [A, jitter]))
-    found = numbers(tracker, 4)
-    assert found == [[1], [1, 2], [2, 1], [2, 1]]
+    assert numbers(tracker, 4) == [[1], [1, 2], [2, 1], [2, 1]]
 
 
-def test_between_two_detections_a_box_goes_with_the_picture():
+def test_boxes_follow_the_optical_flow_between_detections():
     rng = np.random.default_rng(0)
     texture = cv2.resize(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8), (320, 240), interpolation=cv2.INTER_CUBIC)
     tracker = Tracker(Script([(80, 100, 160, 180)]), every=10)
@@ -60,13 +59,13 @@ def test_between_two_detections_a_box_goes_with_the_picture():
         assert iou(face.face.box, expected) > 0.9
 
 
-def test_a_reduced_picture_gives_boxes_of_the_whole_one():
+def test_boxes_of_a_reduced_image_are_scaled_back():
     script = Script([(5, 10, 30, 40)])
     [face] = Tracker(script, scale=0.5).step(BARE)
     assert script.sizes == [(60, 100)] and face.face.box == (10.0, 20.0, 60.0, 80.0)
 
 
-def test_another_size_is_searched_at_once():
+def test_a_new_frame_size_triggers_detection():
     script = Script([A], [B])
     tracker = Tracker(script, every=100)
     tracker.step(BARE)
@@ -74,12 +73,12 @@ def test_another_size_is_searched_at_once():
     assert len(script.sizes) == 2 and face.face.box == B
 
 
-def test_a_face_that_leaves_the_picture_is_gone():
+def test_a_face_outside_the_image_is_dropped():
     tracker = Tracker(Script([(10, 150, 60, 198)]), every=50)
     rng = np.random.default_rng(1)
     texture = cv2.resize(rng.integers(0, 256, (15, 25, 3), dtype=np.uint8), (200, 120), interpolation=cv2.INTER_CUBIC)
-    found = []
+    counts = []
     for step in range(40):
         moved = cv2.warpAffine(texture, np.float32([[1, 0, 3 * step], [0, 1, 0]]), (200, 120))
-        found.append(len(tracker.step(moved)))
-    assert found[0] == 1 and all(t.face.box[1] < 200 for t in tracker.step(texture))
+        counts.append(len(tracker.step(moved)))
+    assert counts[0] == 1 and all(t.face.box[1] < 200 for t in tracker.step(texture))

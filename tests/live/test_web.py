@@ -1,4 +1,4 @@
-"""The live page's server: who may talk to it, what it does with what it is sent, and what it leaves."""
+"""The live page's server: access control, images, commands, downloads and errors."""
 
 import csv
 import io
@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 import websocket
-from living import session_of
-from page_client import TOKEN, Page, get, served
+from live_sessions import open_session
+from page_client import TOKEN, Page, get, serve_page
 
 from fer_lib.cli.live_page import serve
 from fer_lib.emotions import EMOTIONS
@@ -31,18 +31,20 @@ def folder(tmp_path):
 
 @pytest.fixture
 def camera(folder):
-    """(address, running) of a session over the page's own camera."""
+    """(address, hub) of a session over the page's own camera."""
     p = LiveParams(source="browser", **PLAIN)
-    with served(lambda fed: session_of(p, folder, fed), True, {"folder": str(folder), "record": "none"}) as found:
-        yield found
+    with serve_page(
+        lambda source: open_session(p, folder, source), True, {"folder": str(folder), "record": "none"}
+    ) as server_and_hub:
+        yield server_and_hub
 
 
 @pytest.fixture
 def file(folder, clip):
-    """(address, running) of a session over a file that the server plays at its own speed."""
+    """(address, hub) of a session over a file that the server plays at its own speed."""
     p = LiveParams(source=str(clip), paced=True, **PLAIN)
-    with served(lambda fed: session_of(p, folder, fed), False) as found:
-        yield found
+    with serve_page(lambda source: open_session(p, folder, source), False) as server_and_hub:
+        yield server_and_hub
 
 
 @pytest.fixture(scope="session")
@@ -50,8 +52,8 @@ def jpegs(at_rest):
     return [cv2.imencode(".jpg", image[..., ::-1])[1].tobytes() for image in at_rest]
 
 
-def fed(page, jpegs, start=0.0):
-    """Send pictures as the page does, the next one when the last was answered and judged."""
+def send_frames(page, jpegs, start=0.0):
+    """Send images like the page: the next one after the answer and the state of the one before."""
     for k, jpeg in enumerate(jpegs):
         before = page.index
         page.feed(jpeg, start + k / 25)
@@ -59,28 +61,28 @@ def fed(page, jpegs, start=0.0):
         page.wait("state", lambda state, before=before: state["index"] > before)
 
 
-# ---- who may talk to it
+# ---- access control
 
 
-def test_without_the_key_a_socket_is_told_so_and_nothing_begins(camera):
-    address, running = camera
+def test_a_socket_without_the_key_is_closed_and_starts_nothing(camera):
+    address, hub = camera
     for token in ("", "x", TOKEN + "x", TOKEN.upper()):
         with Page(address, token=token) as page:
             opcode, data = page.socket.recv_data()
         assert opcode == websocket.ABNF.OPCODE_CLOSE and int.from_bytes(data[:2], "big") == server.NO_KEY
-    assert running.phase == "waiting" and running.session is None
+    assert hub.phase == "waiting" and hub.session is None
 
 
-def test_a_socket_of_another_page_is_refused_even_with_the_key(camera):
-    address, running = camera
+def test_a_socket_of_another_origin_is_refused_even_with_the_key(camera):
+    address, hub = camera
     for origin in ("http://evil.example", "http://127.0.0.1:1", "http://localhost", "null", "file://", ""):
         options = {"suppress_origin": True} if not origin else {"origin": origin}
         with pytest.raises(websocket.WebSocketBadStatusException) as refused:
             Page(address, **options)
-        assert refused.value.status_code == 403 and running.phase == "waiting", origin
+        assert refused.value.status_code == 403 and hub.phase == "waiting", origin
 
 
-def test_a_foreign_name_for_this_machine_is_refused(camera):
+def test_a_foreign_host_name_is_refused(camera):
     address, _ = camera
     port = address.rpartition(":")[2]
     for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", f"10.0.0.1:{port}", "localhost:x"):
@@ -90,13 +92,13 @@ def test_a_foreign_name_for_this_machine_is_refused(camera):
             Page(address, host=host, origin=f"http://{host}")
 
 
-def test_a_tunnel_on_another_port_is_let_through(camera):
+def test_a_tunnel_on_another_port_is_allowed(camera):
     address, _ = camera
     with Page(address, host="localhost:9999", origin="http://localhost:9999") as page:
         assert page.wait("hello")["classes"] == list(EMOTIONS)
 
 
-def test_every_answer_is_kept_nowhere_and_may_load_nothing_from_elsewhere(camera):
+def test_responses_are_not_cached_and_load_nothing_from_other_hosts(camera):
     address, _ = camera
     for path in ["/", *(f"/{name}" for name in server.PAGE if name), "/nothing", "/files/x", "/docs", "/openapi.json"]:
         status, headers, body = get(address, path)
@@ -108,16 +110,16 @@ def test_every_answer_is_kept_nowhere_and_may_load_nothing_from_elsewhere(camera
         assert wanted != 200 or path.endswith("camera.js") or not foreign, (path, foreign)
 
 
-# ---- pictures of the browser
+# ---- images of the browser
 
 
-def test_pictures_from_the_page_are_judged_and_only_logs_are_left(camera, folder, jpegs):
-    address, running = camera
+def test_frames_from_the_page_are_predicted_and_only_logs_are_written(camera, folder, jpegs):
+    address, hub = camera
     with Page(address) as page:
         hello = page.wait("hello")
         assert hello["from_browser"] and hello["phase"] == "running" and hello["size"] is None
         assert len(hello["colours"]) == 7 and set(hello["ranges"]) == set(server.messages.LIMITS)
-        fed(page, jpegs[:20])
+        send_frames(page, jpegs[:20])
         page.feed(jpegs[20], 20 / 25)
         state = page.wait("state", lambda s: s["index"] == 20)
         assert state["time"] == pytest.approx(0.8) and state["manual"] == -1 and state["latency_ms"] > 0
@@ -131,40 +133,40 @@ def test_pictures_from_the_page_are_judged_and_only_logs_are_left(camera, folder
     assert {p.suffix for p in folder.iterdir() if p.name != ".lock"} == {".csv", ".json"}
     frames = read_frames(folder)
     assert frames.frame_index.tolist() == list(range(21)) and frames.time_sec[-1] == pytest.approx(0.8)
-    assert read_session(folder)["size"] == [208, 160] and running.result()["frames"] == 21
+    assert read_session(folder)["size"] == [208, 160] and hub.result()["frames"] == 21
 
 
-def test_a_bad_picture_is_answered_and_the_session_goes_on(camera, jpegs):
+def test_an_invalid_image_is_answered_and_the_session_continues(camera, jpegs):
     address, _ = camera
     broken = bytes(8) + b"\xff\xd8\xff" + bytes(500)
     not_a_time = b"\xff" * 8 + jpegs[0]
     with Page(address) as page:
-        fed(page, jpegs[:1])
-        bad = {b"": "header", bytes(8): "header", bytes(9): "no JPEG", broken: "picture", not_a_time: "number"}
+        send_frames(page, jpegs[:1])
+        bad = {b"": "header", bytes(8): "header", bytes(9): "no JPEG", broken: "JPEG", not_a_time: "number"}
         for k, (data, why) in enumerate(bad.items()):
             page.socket.send_binary(data)
             answer = page.wait("ack")
             assert answer["ack"] and why in answer["error"]
-            fed(page, jpegs[k : k + 1], start=k + 1.0)
+            send_frames(page, jpegs[k : k + 1], start=k + 1.0)
 
 
-def test_too_large_a_message_costs_the_page_its_socket_and_not_the_session(camera, jpegs):
-    address, running = camera
+def test_a_too_large_message_closes_the_socket_but_not_the_session(camera, jpegs):
+    address, hub = camera
     with Page(address) as page:
-        fed(page, jpegs[:1])
+        send_frames(page, jpegs[:1])
         with pytest.raises((websocket.WebSocketException, OSError, AssertionError)):
             page.socket.send_binary(bytes(5_000_000))
             page.wait("ack", seconds=5)
     with Page(address) as page:
         assert page.wait("hello")["size"] == [208, 160]
-        fed(page, jpegs[1:3], start=2.0)
-    assert running.phase == "running"
+        send_frames(page, jpegs[1:3], start=2.0)
+    assert hub.phase == "running"
 
 
-def test_one_page_is_the_camera_and_another_may_watch_and_steer(camera, jpegs):
+def test_one_page_is_the_camera_and_another_can_watch_and_control(camera, jpegs):
     address, _ = camera
     with Page(address) as first, Page(address) as second:
-        fed(first, jpegs[:2])
+        send_frames(first, jpegs[:2])
         second.feed(jpegs[2], 0.1)
         assert "another page is this session's camera" in second.wait("ack")["error"]
         second.ask({"label": 3})
@@ -178,13 +180,13 @@ def test_one_page_is_the_camera_and_another_may_watch_and_steer(camera, jpegs):
                 break
             time.sleep(0.05)
         else:
-            raise AssertionError("the camera stays taken")
+            raise AssertionError("the camera was not released")
 
 
-def test_a_page_that_reloads_finds_the_session_as_it_is(camera, jpegs):
+def test_a_reloaded_page_shows_the_current_session(camera, jpegs):
     address, _ = camera
     with Page(address) as page:
-        fed(page, jpegs[:3])
+        send_frames(page, jpegs[:3])
         page.ask({"smoothing": {"vote_window": 33}})
         page.wait("setting", lambda s: s["smoothing"]["vote_window"] == 33)
     with Page(address) as page:
@@ -193,13 +195,13 @@ def test_a_page_that_reloads_finds_the_session_as_it_is(camera, jpegs):
         assert page.wait("state")["index"] == 2
 
 
-# ---- what a person does
+# ---- commands
 
 
-def test_commands_change_what_holds_and_what_is_logged(camera, folder, jpegs):
+def test_commands_change_the_setting_and_the_logs(camera, folder, jpegs):
     address, _ = camera
     with Page(address) as page:
-        fed(page, jpegs[:2])
+        send_frames(page, jpegs[:2])
         commands = [
             ({"label": 3}, lambda s: s["label"] == 3),
             ({"smoothing": {"ema_alpha": 0.25, "vote_min_count": 2}}, lambda s: s["smoothing"]["ema_alpha"] == 0.25),
@@ -210,26 +212,26 @@ def test_commands_change_what_holds_and_what_is_logged(camera, folder, jpegs):
         for command, holds in commands:
             page.ask(command)
             page.wait("setting", holds)
-        fed(page, jpegs[2:5], start=1.0)
+        send_frames(page, jpegs[2:5], start=1.0)
         page.ask({"key": "5"})
         page.wait("setting", lambda s: s["label"] == 4)
-        fed(page, jpegs[5:7], start=2.0)
+        send_frames(page, jpegs[5:7], start=2.0)
         page.ask({"key": "c"})
         page.wait("setting", lambda s: s["label"] == -1)
-        fed(page, jpegs[7:9], start=3.0)
+        send_frames(page, jpegs[7:9], start=3.0)
         page.ask({"key": "q"})
         page.wait("over")
     assert read_frames(folder).manual.tolist() == [-1, -1, 3, 3, 3, 4, 4, -1, -1]
     rows = list(csv.DictReader((folder / session_files.EVENTS).open()))
     assert [(r["label"], r["start_frame"], r["end_frame"], r["source"]) for r in rows] == [
         ("Happy", "2", "4", "page"), ("Sad", "5", "6", "key")]  # fmt: skip
-    found = json.loads((folder / session_files.THRESHOLDS).read_text())
-    assert found == {"ema_alpha": 0.3, "hysteresis_delta": 0.08, "vote_window": 101, "vote_min_count": 2,
+    thresholds = json.loads((folder / session_files.THRESHOLDS).read_text())
+    assert thresholds == {"ema_alpha": 0.3, "hysteresis_delta": 0.08, "vote_window": 101, "vote_min_count": 2,
                      "show_emo_ratio": False}  # fmt: skip
 
 
-def test_what_cannot_be_asked_for_is_answered_and_changes_nothing(camera, jpegs):
-    address, running = camera
+def test_invalid_commands_are_answered_without_effect(camera, jpegs):
+    address, hub = camera
     commands = (
         "", "no json", "[]", "3", "{}", '{"label": 1, "end": true}', '{"label": 7}', '{"label": -2}', '{"label": true}',
         '{"label": "1"}', '{"label": 1e400}', '{"smoothing": {"self": 1}}', '{"smoothing": {"alpha": 1}}',
@@ -239,30 +241,30 @@ def test_what_cannot_be_asked_for_is_answered_and_changes_nothing(camera, jpegs)
     )  # fmt: skip
     with Page(address) as page:
         page.wait("setting")
-        before = running.session.controls.now
+        before = hub.session.controls.now
         for command in commands:
             page.ask(command)
             assert page.wait("error"), command[:50]
-            assert running.session.controls.now == before and not running.session.controls.ended, command[:50]
-        fed(page, jpegs[:1])
+            assert hub.session.controls.now == before and not hub.session.controls.ended, command[:50]
+        send_frames(page, jpegs[:1])
 
 
-def test_ending_before_the_camera_started_says_so(camera):
-    address, running = camera
+def test_ending_before_the_camera_starts_is_an_error(camera):
+    address, hub = camera
     with Page(address) as page:
         page.wait("setting")
         page.ask({"end": True})
         over = page.wait("over")
-    assert "no picture came" in over["error"]
-    with pytest.raises(DataError, match="no picture came"):
-        running.result()
+    assert "no image came" in over["error"]
+    with pytest.raises(DataError, match="no image came"):
+        hub.result()
 
 
 # ---- a file that the server plays
 
 
-def test_a_file_is_played_with_previews_and_ends_by_itself(file, folder):
-    address, running = file
+def test_a_file_is_played_with_previews_to_its_end(file, folder):
+    address, hub = file
     with Page(address) as page:
         hello = page.wait("hello")
         assert not hello["from_browser"]
@@ -271,26 +273,26 @@ def test_a_file_is_played_with_previews_and_ends_by_itself(file, folder):
         assert "come from the server" in page.wait("ack")["error"]
         over = page.wait("over")
     assert states[0]["skipped"] >= 0 and not over["error"] and ["Frames logged", "60"] in over["facts"]
-    assert len(page.pictures) >= 5
-    picture = cv2.imdecode(np.frombuffer(page.pictures[0], np.uint8), cv2.IMREAD_COLOR)
+    assert len(page.previews) >= 5
+    picture = cv2.imdecode(np.frombuffer(page.previews[0], np.uint8), cv2.IMREAD_COLOR)
     assert picture.shape == (160, 208, 3)
-    assert running.result()["frames"] == 60 and len(read_frames(folder).frame_index) == 60
+    assert hub.result()["frames"] == 60 and len(read_frames(folder).frame_index) == 60
 
 
-def test_a_wide_preview_is_made_narrower(at_rest):
+def test_a_wide_preview_is_resized(at_rest):
     wide = cv2.resize(at_rest[0], (1600, 900))
     picture = cv2.imdecode(np.frombuffer(messages.preview(wide), np.uint8), cv2.IMREAD_COLOR)
     assert picture.shape == (360, 640, 3)
 
 
-def test_downloads_are_all_of_the_logs_and_nothing_else(file, folder):
+def test_downloads_are_exactly_the_logs(file, folder):
     address, _ = file
     with Page(address) as page:
         page.wait("state")
         status, _, body = get(address, f"/files/{session_files.PER_FRAME}?token={TOKEN}")
         assert status == 409 and b"end the session first" in body
         over = page.wait("over")
-    names = {found["name"] for found in over["files"]}
+    names = {file["name"] for file in over["files"]}
     assert names == set(messages.LOGS) - {session_files.RECORDED, session_files.ANNOTATED_LIST}
     for name in names:
         status, headers, body = get(address, f"/files/{name}?token={TOKEN}")
@@ -303,7 +305,7 @@ def test_downloads_are_all_of_the_logs_and_nothing_else(file, folder):
         assert archive.read(f"session/{session_files.PER_FRAME}") == (folder / session_files.PER_FRAME).read_bytes()
 
 
-def test_nothing_outside_the_logs_can_be_fetched_nor_anything_without_the_key(file, folder):
+def test_other_files_and_requests_without_the_key_are_refused(file, folder):
     address, _ = file
     (folder.parent / "beside.txt").write_text("not for you")
     names = ("../beside.txt", "..%2Fbeside.txt", "%2e%2e%2fbeside.txt", "....//beside.txt", "%2Fetc%2Fpasswd", ".lock",
@@ -321,88 +323,88 @@ def test_nothing_outside_the_logs_can_be_fetched_nor_anything_without_the_key(fi
             assert status == 403 and b"key" in body
 
 
-# ---- trouble and the end
+# ---- errors and the end
 
 
-def test_what_ends_a_session_is_said_on_the_page_and_raised(folder, clip):
-    def broken(fed):
+def test_an_error_is_shown_on_the_page_and_raised(folder, clip):
+    def broken(source):
         raise FerError("the model is gone: fetch it again")
 
-    with served(broken, True) as (address, running):
+    with serve_page(broken, True) as (address, hub):
         with Page(address) as page:
             assert page.wait("over")["error"] == "the model is gone: fetch it again"
             page.ask({"label": 1})
             assert "is over" in page.wait("error")
-        with Page(address) as page:  # whoever comes later learns it too
+        with Page(address) as page:  # a later page gets it too
             assert page.wait("hello")["phase"] == "over" and page.wait("over")["error"]
     with pytest.raises(FerError, match="the model is gone"):
-        running.result()
+        hub.result()
 
 
-def test_what_breaks_the_page_closes_the_logs(file, folder, monkeypatch):
-    address, running = file
-    tell = messages.state
+def test_an_error_in_the_page_closes_the_logs(file, folder, monkeypatch):
+    address, hub = file
+    original = messages.state
 
     def broken(view, skipped):
         if view.index > 5:
-            raise RuntimeError("it cannot be told")
-        return tell(view, skipped)
+            raise RuntimeError("broken state")
+        return original(view, skipped)
 
     monkeypatch.setattr(messages, "state", broken)
     with Page(address) as page:
-        assert "RuntimeError: it cannot be told" in page.wait("over")["error"]
-    assert running.session.ended and read_session(folder)["ended"]
+        assert "RuntimeError: broken state" in page.wait("over")["error"]
+    assert hub.session.ended and read_session(folder)["ended"]
     assert 5 < len(read_frames(folder).frame_index) == read_session(folder)["frames"] < 60
-    with pytest.raises(RuntimeError, match="it cannot be told"):
-        running.result()
+    with pytest.raises(RuntimeError, match="broken state"):
+        hub.result()
 
 
 def test_a_page_can_close_the_program(camera, folder, jpegs):
-    address, running = camera
+    address, hub = camera
     with Page(address) as page:
-        fed(page, jpegs[:3])
+        send_frames(page, jpegs[:3])
         page.ask({"close": True})
         opcode = None
         while opcode != websocket.ABNF.OPCODE_CLOSE:
             opcode, data = page.socket.recv_data()
-    assert int.from_bytes(data[:2], "big") == 1012  # as the page expects of a program that ended
-    running.finish()
+    assert int.from_bytes(data[:2], "big") == 1012  # the close code that the page expects
+    hub.finish()
     assert len(read_frames(folder).frame_index) == 3
 
 
-def test_closing_the_server_ends_the_session_whole(folder, jpegs):
+def test_closing_the_server_ends_the_session_with_complete_logs(folder, jpegs):
     p = LiveParams(source="browser", **PLAIN)
-    with served(lambda fed: session_of(p, folder, fed), True) as (address, running):
+    with serve_page(lambda source: open_session(p, folder, source), True) as (address, hub):
         with Page(address) as page:
-            fed(page, jpegs[:3])
-    assert running.phase == "over" and running.result()["frames"] == 3
+            send_frames(page, jpegs[:3])
+    assert hub.phase == "over" and hub.result()["frames"] == 3
     assert read_session(folder)["end"] == "it was over or ended by hand"
 
 
-def test_a_page_that_nobody_opened_leaves_a_message(folder):
+def test_a_page_that_nobody_opened_is_an_error(folder):
     p = LiveParams(source="browser", **PLAIN)
-    with served(lambda fed: session_of(p, folder, fed), True) as (_, running):
-        running.open()
+    with serve_page(lambda source: open_session(p, folder, source), True) as (_, hub):
+        hub.open()
     with pytest.raises(FerError, match="nobody opened the page"):
-        running.result()
+        hub.result()
 
 
-def test_a_port_in_use_is_said_before_anything_is_opened(folder):
-    taken = server.listen(0)
-    port = taken.getsockname()[1]
-    assert taken.getsockname()[0] == "127.0.0.1"
-    with taken, pytest.raises(FerError, match=f"port {port} is in use"):
+def test_a_port_in_use_is_reported_before_the_session_opens(folder):
+    listening = server.listen(0)
+    port = listening.getsockname()[1]
+    assert listening.getsockname()[0] == "127.0.0.1"
+    with listening, pytest.raises(FerError, match=f"port {port} is in use"):
         serve(LiveParams(source="browser", **PLAIN), folder, port, False)
     assert not folder.exists()
 
 
-def test_recordings_are_offered_and_kept_out_of_the_archive(folder, jpegs):
+def test_recordings_are_offered_but_not_in_the_archive(folder, jpegs):
     p = LiveParams(source="browser", record="raw", **PLAIN)
-    with served(lambda fed: session_of(p, folder, fed), True) as (address, _):
+    with serve_page(lambda source: open_session(p, folder, source), True) as (address, _):
         with Page(address) as page:
-            fed(page, jpegs[:3])
+            send_frames(page, jpegs[:3])
             page.ask({"end": True})
-            names = {found["name"] for found in page.wait("over")["files"]}
+            names = {file["name"] for file in page.wait("over")["files"]}
         assert {session_files.RAW_VIDEO, session_files.RECORDED} <= names
         status, _, body = get(address, f"/files/{server.ARCHIVE}?token={TOKEN}")
         assert status == 200 and b"raw.mkv" not in body and b"recorded.csv" in body

@@ -1,11 +1,11 @@
-"""The live window without a screen: what is said where none can be opened, what keys and clicks do."""
+"""The live window without a display: errors when none can be opened, keys and clicks."""
 
 import sys
 from types import SimpleNamespace
 
 import cv2
 import pytest
-from drawn_view import view
+from view_factory import make_view
 
 from fer_lib.errors import FerError
 from fer_lib.live import window
@@ -14,12 +14,12 @@ from fer_lib.live.draw import draw
 from fer_lib.live.view import LatestValue
 from fer_lib.params import SmoothingParams
 
-needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="screens of X11 and Wayland")
+needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="X11 and Wayland displays")
 
 
 @pytest.fixture
 def screen(monkeypatch):
-    """A machine with windows and a screen that answers, all of it made up."""
+    """A simulated machine with window support and a display."""
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setattr(cv2, "currentUIFramework", lambda: "QT5")
@@ -27,26 +27,26 @@ def screen(monkeypatch):
     return monkeypatch
 
 
-def test_a_screen_and_a_build_with_windows_pass(screen):
+def test_a_display_and_a_build_with_windows_pass(screen):
     window.check_window()
 
 
 @needs_linux
-def test_without_a_screen_it_says_so_and_what_to_do(screen):
+def test_a_missing_display_is_reported_with_the_alternatives(screen):
     screen.delenv("DISPLAY")
     with pytest.raises(FerError, match=r"neither \$DISPLAY nor \$WAYLAND_DISPLAY.*ssh -X.*--web.*--headless"):
         window.check_window()
 
 
-def test_a_build_without_windows_is_named_with_the_way_to_one_that_has_them(screen):
+def test_a_build_without_windows_is_reported_with_the_fix(screen):
     screen.setattr(cv2, "currentUIFramework", lambda: "")
     with pytest.raises(FerError, match="built without windows.*opencv-python-headless.*libgl1.*--web.*--headless"):
         window.check_window()
 
 
 @needs_linux
-def test_a_screen_that_does_not_answer_is_an_error_and_not_the_end_of_the_process(monkeypatch):
-    """In this environment's own build of OpenCV, whichever it is."""
+def test_an_unreachable_display_is_an_error_and_not_a_crash(monkeypatch):
+    """With the installed build of OpenCV."""
     monkeypatch.setenv("DISPLAY", ":987")
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with pytest.raises(FerError, match="no window can be opened.*--web"):
@@ -54,7 +54,7 @@ def test_a_screen_that_does_not_answer_is_an_error_and_not_the_end_of_the_proces
 
 
 @needs_linux
-def test_wayland_alone_is_told_about_x11(screen):
+def test_wayland_without_x11_names_xwayland(screen):
     screen.delenv("DISPLAY")
     screen.setenv("WAYLAND_DISPLAY", "wayland-0")
     window.check_window()
@@ -64,7 +64,7 @@ def test_wayland_alone_is_told_about_x11(screen):
 
 
 @needs_linux
-def test_a_screen_that_hangs_is_not_waited_for_without_end(screen):
+def test_a_hanging_display_times_out(screen):
     screen.undo()
     screen.setenv("DISPLAY", ":0")
     screen.setattr(cv2, "currentUIFramework", lambda: "QT5")
@@ -79,12 +79,12 @@ def test_a_screen_that_hangs_is_not_waited_for_without_end(screen):
     [(-1, ""), (ord("q"), "q"), (ord("Q"), "q"), (0x100000 | ord("3"), "3"), (0xFFB7, "7"), (ord("["), "["),
      (ord("="), "="), (27, ""), (0xFF51, ""), (0x250000, ""), (0, ""), (0xE9, "")],
 )  # fmt: skip
-def test_codes_of_all_backends_are_keys(code, key):
+def test_key_codes_of_all_backends_are_mapped(code, key):
     assert window.key_of(code) == key
 
 
-def test_a_click_labels_another_one_clears_and_one_beside_the_bar_does_nothing():
-    controls, shape = Controls(SmoothingParams()), draw(view()).shape
+def test_a_click_sets_or_clears_the_label():
+    controls, shape = Controls(SmoothingParams()), draw(make_view()).shape
     y = shape[0] - 5
     window.click(controls, shape[1] // 2, y, shape)
     assert (controls.now.label, controls.now.label_source) == (3, "click")
@@ -97,11 +97,11 @@ def test_a_click_labels_another_one_clears_and_one_beside_the_bar_does_nothing()
 
 
 class Screen:
-    """OpenCV's window calls, kept in a list; ``codes`` are pressed one after another; ``closes`` at that many looks."""
+    """A recorder of OpenCV's window calls; sends the key ``codes``, reports closed after ``closes`` queries."""
 
     def __init__(self, monkeypatch, codes=(), closes=None, click=None, raises=False):
         self.codes, self.closes, self.click, self.raises = list(codes), closes, click, raises
-        self.calls, self.shown, self.looks, self.mouse = [], [], 0, None
+        self.calls, self.shown, self.queries, self.mouse = [], [], 0, None
         for name in ("namedWindow", "setMouseCallback", "imshow", "waitKeyEx", "waitKey", "getWindowProperty",
                      "destroyWindow"):  # fmt: skip
             monkeypatch.setattr(cv2, name, getattr(self, name))
@@ -126,8 +126,8 @@ class Screen:
         return -1
 
     def getWindowProperty(self, title, which):
-        self.looks += 1
-        if self.closes is None or self.looks < self.closes:
+        self.queries += 1
+        if self.closes is None or self.queries < self.closes:
             return 1.0
         if self.raises:
             raise cv2.error("NULL guiReceiver")
@@ -140,32 +140,32 @@ class Screen:
 
 
 def session(*views, over=True):
-    newest = LatestValue()
-    made = SimpleNamespace(newest=newest, controls=Controls(SmoothingParams()))
+    latest_view = LatestValue()
+    made = SimpleNamespace(latest_view=latest_view, controls=Controls(SmoothingParams()))
     for one in views:
-        newest.put(one)
+        latest_view.put(one)
     if over:
-        newest.end()
+        latest_view.end()
     return made
 
 
-def test_a_session_that_is_over_is_shown_to_its_last_view_and_closed(monkeypatch):
-    screen, shown = Screen(monkeypatch), view()
+def test_an_ended_session_is_shown_to_its_last_view(monkeypatch):
+    screen, shown = Screen(monkeypatch), make_view()
     window.show(session(shown), "fer live")
     assert screen.calls == ["open", "close"] and len(screen.shown) == 1
     assert (screen.shown[0][..., ::-1] == draw(shown)).all(), "OpenCV shows blue, green, red"
 
 
-def test_a_session_that_ends_before_its_first_view_opens_no_window(monkeypatch):
+def test_a_session_without_a_view_opens_no_window(monkeypatch):
     screen = Screen(monkeypatch)
     window.show(session(), "fer live")
     assert not screen.calls and not screen.shown
 
 
-def test_keys_and_clicks_reach_the_controls_and_q_ends(monkeypatch):
-    shape = draw(view()).shape
+def test_keys_and_clicks_reach_the_controls(monkeypatch):
+    shape = draw(make_view()).shape
     screen = Screen(monkeypatch, [ord("]"), ord("v"), -1, ord("o"), ord("q")], click=(3, shape[0] - 3))
-    running = session(view(), over=False)
+    running = session(make_view(), over=False)
     window.show(running, "fer live")
     now = running.controls.now
     assert running.controls.ended and not now.overlay and (now.label, now.label_source) == (0, "click")
@@ -174,19 +174,23 @@ def test_keys_and_clicks_reach_the_controls_and_q_ends(monkeypatch):
 
 
 @pytest.mark.parametrize("raises", [False, True], ids=["other backends", "Qt"])
-def test_closing_the_window_ends_the_session_and_does_not_open_it_again(monkeypatch, raises):
+def test_closing_the_window_ends_the_session(monkeypatch, raises):
     screen = Screen(monkeypatch, closes=3, raises=raises)
-    running = session(view(), over=False)
+    running = session(make_view(), over=False)
     window.show(running, "fer live")
     assert running.controls.ended and len(screen.shown) == 1
 
 
-def test_what_goes_wrong_while_it_is_open_closes_it(monkeypatch):
+def test_an_error_while_the_window_is_open_closes_it(monkeypatch):
     screen = Screen(monkeypatch)
     monkeypatch.setattr(window, "draw", lambda v: 1 / 0 if screen.shown else draw(v))
-    running = session(view(), over=False)
-    monkeypatch.setattr(screen, "imshow", lambda title, image: (screen.shown.append(image), running.newest.put(view())))
-    monkeypatch.setattr(cv2, "imshow", screen.imshow)
+    running = session(make_view(), over=False)
+
+    def show_and_add_view(title, image):
+        screen.shown.append(image)
+        running.latest_view.put(make_view())
+
+    monkeypatch.setattr(cv2, "imshow", show_and_add_view)
     with pytest.raises(ZeroDivisionError):
         window.show(running, "fer live")
     assert screen.calls == ["open", "close"]

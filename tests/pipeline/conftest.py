@@ -1,4 +1,4 @@
-"""A home for a module's story, and what its store says."""
+"""A home per test module, and access to the runs in its store."""
 
 import os
 
@@ -8,7 +8,7 @@ from toy import make_home
 
 @pytest.fixture(scope="module")
 def toy_home(tmp_path_factory):
-    """One home for all the tests of a module, which run in order on it."""
+    """One home for all tests of a module, which run in order."""
     home = make_home(tmp_path_factory.mktemp("home"))
     before = {name: os.environ.get(name) for name in ("FER_HOME", "MLFLOW_TRACKING_URI")}
     os.environ["FER_HOME"] = str(home)
@@ -30,7 +30,7 @@ class Store:
         return mlflow.MlflowClient()
 
     def runs(self) -> list:
-        """All of them, newest first."""
+        """All runs, newest first."""
         from fer_lib.tracking import store
 
         return list(self.client.search_runs([store.experiment_id()], order_by=["attributes.start_time DESC"]))
@@ -39,7 +39,7 @@ class Store:
         return next(run for run in self.runs() if run.data.tags["fer.kind"] == kind)
 
     def below(self, parent) -> dict:
-        """Name -> run directly below a run."""
+        """Name -> child run of ``parent``."""
         nested = [run for run in self.runs() if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
         return {run.info.run_name: run for run in nested}
 

@@ -1,12 +1,14 @@
-"""The re-use key changes with whatever a result depends on, and with nothing else."""
+"""The cache key changes with everything that a result depends on, and with nothing else."""
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from toy import cell
 
+from fer_lib.importers.source_table import SOURCES
 from fer_lib.pipeline import cache_key
 
 
@@ -35,7 +37,7 @@ def edit(path: Path, text: str) -> None:
     cache_key._module.cache_clear()
 
 
-def test_sources_are_followed_into_functions_but_not_through_a_passed_package(package):
+def test_imports_in_functions_count_but_functions_of_parent_packages_do_not(package):
     found = cache_key.reachable("import pkg\nfrom pkg.a import f\n", package)
     assert set(found) == {"pkg", "pkg.base", "pkg.a", "pkg.b"}
     assert "pkg.unused" in cache_key.reachable("import pkg\npkg.load()\n", package)
@@ -44,7 +46,7 @@ def test_sources_are_followed_into_functions_but_not_through_a_passed_package(pa
     assert cache_key.reachable("import json\nimport numpy as np\n", package) == {}
 
 
-def test_only_code_counts(package):
+def test_comments_and_docstrings_do_not_change_the_key(package):
     code = "from pkg.a import f\n"
     before = cache_key.reachable(code, package)
     edit(package / "a.py", '"""Another text."""\ndef f():\n    # a comment\n    from . import b\n    return b\n')
@@ -73,12 +75,12 @@ def test_key_depends_on_parameters_inputs_and_notebook(tmp_path, monkeypatch):
     first = key()
     assert key(values | {"output_dir": "/elsewhere", "imports": str(folder)}) == first
     assert key(values | {"val_fraction": 0.1}) != first and key(kind="audit") != first
-    twin = tmp_path / "import-2"
-    twin.mkdir()
-    (twin / "outputs.json").write_text(json.dumps({"ids": {"rows": "abc"}, "headline": {"seconds": 3}}))
-    assert key(folder=twin) == first, "the same content elsewhere is the same input"
-    (twin / "outputs.json").write_text(json.dumps({"ids": {"rows": "abd"}}))
-    assert key(folder=twin) != first
+    second = tmp_path / "import-2"
+    second.mkdir()
+    (second / "outputs.json").write_text(json.dumps({"ids": {"rows": "abc"}, "headline": {"seconds": 3}}))
+    assert key(folder=second) == first, "the same content elsewhere is the same input"
+    (second / "outputs.json").write_text(json.dumps({"ids": {"rows": "abd"}}))
+    assert key(folder=second) != first
     write_notebook(book, cell("x = 7", tags=("parameters",)), cell("words", kind="markdown"), cell("y = 2  # same"))
     assert key() == first
     write_notebook(book, cell("x = 7", tags=("parameters",)), cell("y = 3"))
@@ -86,7 +88,7 @@ def test_key_depends_on_parameters_inputs_and_notebook(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("written", ["raw", "$RAW_DATA"])
-def test_key_follows_the_data_that_parameters_name(tmp_path, monkeypatch, written):
+def test_key_depends_on_the_data_files_in_parameters(tmp_path, monkeypatch, written):
     monkeypatch.setenv("FER_HOME", str(tmp_path))
     monkeypatch.setenv("RAW_DATA", str(tmp_path / "raw"))
     book = write_notebook(tmp_path / "n.ipynb", cell("y = 2"))
@@ -99,8 +101,8 @@ def test_key_follows_the_data_that_parameters_name(tmp_path, monkeypatch, writte
     assert cache_key.phase_key("import", values, {}, book) != first
 
 
-def test_key_follows_what_a_file_of_weights_holds(tmp_path, monkeypatch):
-    """Not where it lies or when it was written; and one that has gone is known by what it held."""
+def test_key_depends_on_the_content_of_a_weights_file(tmp_path, monkeypatch):
+    """Not on its path or time; the content of a file that is gone is remembered."""
     monkeypatch.setenv("FER_HOME", str(tmp_path))
     book = write_notebook(tmp_path / "n.ipynb", cell("y = 2"))
 
@@ -113,22 +115,60 @@ def test_key_follows_what_a_file_of_weights_holds(tmp_path, monkeypatch):
     os.utime(tmp_path / "a.pt", (1, 1))
     assert key() == first != unknown
     (tmp_path / "a.pt").rename(tmp_path / "b.pt")
-    assert key("b.pt") == first, "it was moved, and the run file with it"
-    assert key() == first and key("never.pt") != first, "it was moved, and the run file knows nothing of it"
+    assert key("b.pt") == first, "the file was moved, and the run file has the new path"
+    assert key() == first and key("never.pt") != first, "the file was moved, and the run file has the old path"
     (tmp_path / "a.pt").write_bytes(b"Weights")
-    assert key() != first, "another file in its place"
+    assert key() != first, "another file at the path"
     assert len({first, key("none"), key("hub"), key("package")}) == 4
 
 
 @pytest.mark.parametrize(("mode", "same"), [("ce", True), ("kd", False)])
-def test_fields_without_an_effect_are_not_in_the_key(tmp_path, monkeypatch, mode, same):
+def test_fields_without_effect_are_not_in_the_key(tmp_path, monkeypatch, mode, same):
     monkeypatch.setenv("FER_HOME", str(tmp_path))
     book = write_notebook(tmp_path / "n.ipynb", cell("y = 2"))
     keys = {cache_key.phase_key("student", {"mode": mode, "temperature": t}, {}, book) for t in (2.0, 4.0)}
     assert (len(keys) == 1) is same
 
 
-def test_every_real_phase_excludes_the_carriers_and_reaches_its_room():
+def test_unhashed_modules_are_excluded_and_reached_modules_included():
     found = cache_key.reachable("from fer_lib.calibration.metrics import summary\nfrom fer_lib.tracking import runs\n")
     assert "fer_lib.calibration.metrics" in found
     assert not {"fer_lib.pipeline", "fer_lib.tracking.runs", "fer_lib.params", "fer_lib.deploy.predict"} & set(found)
+
+
+def test_the_key_of_an_import_covers_the_importers_that_it_uses(tmp_path, monkeypatch):
+    """Those of other sources, new ones included, are in no key."""
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    package = tmp_path / "fer_lib"
+    shutil.copytree(cache_key.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "*.onnx"))
+    monkeypatch.setattr(cache_key.reachable, "__defaults__", (package,))
+    book = write_notebook(tmp_path / "n.ipynb", cell("from fer_lib.importers import import_all\nimport_all([], '.')"))
+
+    def keys():
+        cache_key._file.cache_clear()
+        cache_key._module.cache_clear()
+        return {
+            name: cache_key.phase_key("import", {"sources": [{"source": name}]}, {}, book)
+            for name in ("ckplus", "tree", "ferplus", "rafdb_basic")
+        }
+
+    def changed(file, text="\nCHANGED = 1\n"):
+        before = keys()
+        with open(package / "importers" / file, "a") as module:
+            module.write(text)
+        after = keys()
+        return {name for name in after if after[name] != before[name]}
+
+    assert changed("new_source.py", "DECLARATIONS = {}\n") == set()
+    assert changed("source_table.py", "\nSOURCES['new'] = 'fer_lib.importers.new_source'\n") == set()
+    assert changed("ckplus.py") == {"ckplus"} and changed("rafdb.py") == {"rafdb_basic"}
+    assert changed("tree.py") == {"tree", "ferplus"}, "FERPlus reads class trees too"
+    assert changed("builder.py") == changed("engine.py") == {"ckplus", "tree", "ferplus", "rafdb_basic"}
+    monkeypatch.setitem(SOURCES, "ckplus", "fer_lib.importers.new_source")
+    assert changed("new_source.py") == {"ckplus"}, "the table decides which module counts"
+
+
+def test_no_other_phase_covers_the_modules_of_sources():
+    found = cache_key.reachable("from fer_lib.importers import read_imports\nfrom fer_lib.datasets import build\n")
+    assert "fer_lib.importers.engine" in found
+    assert not {module for module in SOURCES.values()} & set(found)

@@ -1,4 +1,4 @@
-"""A phase of kind checkpoints in a run file: where its fits come from, and where its choice may be named."""
+"""Phases of kind checkpoints in a run file: their fits, and the fields that may name them."""
 
 import pytest
 
@@ -23,7 +23,7 @@ phases:
 
 
 @pytest.fixture
-def links(tmp_path, monkeypatch):
+def inputs(tmp_path, monkeypatch):
     monkeypatch.setenv("FER_HOME", str(tmp_path))
 
     def read(*overrides):
@@ -31,7 +31,7 @@ def links(tmp_path, monkeypatch):
         plan = load_run(tmp_path / "run.yaml", overrides)
         return {
             phase.name: {
-                k: [v.name if isinstance(v, Phase) else v for v in values] for k, values in phase.links.items()
+                k: [v.name if isinstance(v, Phase) else v for v in values] for k, values in phase.inputs.items()
             }
             for phase in plan.phases
         }
@@ -39,15 +39,15 @@ def links(tmp_path, monkeypatch):
     return read
 
 
-def test_blank_fields_mean_what_they_meant(links):
-    found = links()
+def test_blank_fields_do_not_use_checkpoints_phases(inputs):
+    found = inputs()
     assert found["chosen"] == {"manifest": ["manifest"], "fits": ["a", "b"]} and found["pick"]["fits"] == ["ce"]
     assert found["softlabels"]["teachers"] == ["a", "b"] and found["kd"]["init_from"] == []
     assert found["evaluate"]["models"] == ["a", "b", "ce", "kd"] and found["export"]["candidates"] == ["ce", "kd"]
 
 
-def test_the_chosen_one_may_be_named_where_a_model_may(links):
-    found = links("softlabels.teachers=[chosen, a]", "kd.init_from=pick", "evaluate.models=[a, chosen, pick, kd]",
+def test_a_checkpoints_phase_may_be_named_as_a_model(inputs):
+    found = inputs("softlabels.teachers=[chosen, a]", "kd.init_from=pick", "evaluate.models=[a, chosen, pick, kd]",
                   "export.candidates=[pick, kd]")  # fmt: skip
     assert found["softlabels"]["teachers"] == ["chosen", "a"] and found["kd"]["init_from"] == ["pick"]
     assert found["evaluate"]["models"] == ["a", "chosen", "pick", "kd"]
@@ -55,7 +55,7 @@ def test_the_chosen_one_may_be_named_where_a_model_may(links):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("pick.fits=[chosen]", "'chosen' is a phase of kind 'checkpoints', not teacher or student"),
         ("pick.fits=[softlabels]", "'softlabels' is a phase of kind 'softlabels', not teacher or student"),
@@ -65,14 +65,14 @@ def test_the_chosen_one_may_be_named_where_a_model_may(links):
         ("chosen.name=a", "phases 'a' and 'chosen' are both called 'a'"),
     ],
 )
-def test_what_is_wrong_is_named(links, override, said):
+def test_wrong_values_are_named(inputs, override, message):
     with pytest.raises(ParamsError) as caught:
-        links(override, "evaluate.models=[a, chosen]")
-    assert said in str(caught.value)
+        inputs(override, "evaluate.models=[a, chosen]")
+    assert message in str(caught.value)
 
 
-def test_epochs_that_were_kept_otherwise_are_another_input(tmp_path):
-    """Two trainings may end with one best and keep other epochs, which only their keys tell."""
+def test_fits_are_inputs_by_cache_key(tmp_path):
+    """Two fits may have the same best weights and different saved epochs; only their keys differ."""
     for name, key in (("one", "k1"), ("two", "k2")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "outputs.json").write_text('{"ids": {"weights_sha256": "same"}}')

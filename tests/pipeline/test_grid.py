@@ -1,10 +1,10 @@
-"""What a sweep runs is worked out, and refused, before anything starts."""
+"""The combinations of a sweep are computed and validated before anything starts."""
 
 import pytest
 
 from fer_lib.cli import main as cli
 from fer_lib.errors import ParamsError
-from fer_lib.pipeline.grid import combinations, last_reached, reached, split_values, without_registering
+from fer_lib.pipeline.grid import affected_phases, compared_phases, exclude_registering, load_combinations, split_values
 
 RUN = """
 name: swept
@@ -47,7 +47,7 @@ def file(tmp_path, monkeypatch):
         ("1,,2,", ["1", "", "2", ""]),
     ],
 )
-def test_values_are_split_at_the_commas_between_them(text, values):
+def test_values_are_split_at_top_level_commas(text, values):
     assert split_values(text) == values
 
 
@@ -57,9 +57,9 @@ def test_an_open_bracket_or_quote_is_refused(text):
         split_values(text)
 
 
-def test_the_product_in_the_order_written(file):
+def test_combinations_are_in_the_order_written(file):
     changes = ["teacher.arcface_s=16,30", "kd.temperature=2,4,6", "ce.lr=0.01", "kd.augment.scale=[0.7,1.0],[0.9,1.0]"]
-    found = combinations(file, changes)
+    found = load_combinations(file, changes)
     assert len(found) == 12 and [c.label for c in found[:3]] == [
         "teacher.arcface_s=16, kd.temperature=2, kd.augment.scale=[0.7,1.0]",
         "teacher.arcface_s=16, kd.temperature=2, kd.augment.scale=[0.9,1.0]",
@@ -72,7 +72,7 @@ def test_the_product_in_the_order_written(file):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "parts"),
     [
         (["kd.temperature=2"], ["nothing is varied", "fer run"]),
         (["kd.temperature=2,-1"], ["combination kd.temperature=-1:", "'temperature'", "greater than 0"]),
@@ -85,21 +85,21 @@ def test_the_product_in_the_order_written(file):
          ["combination kd.temperature=2, teacher.batch_size=8:", "batch_size >= 14"]),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_refused_with_its_combination(file, changes, said, capsys):
+def test_wrong_values_are_refused_with_their_combination(file, changes, parts, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(["sweep", str(file), *(word for text in changes for word in ("-p", text))])
-    told = capsys.readouterr().err
-    assert end.value.code == 2 and [part for part in said if part not in told] == []
+    message = capsys.readouterr().err
+    assert end.value.code == 2 and [part for part in parts if part not in message] == []
     assert not (file.parent.parent / "mlruns").exists(), "nothing was started"
 
 
-def test_a_missing_file_is_no_combinations_fault(file):
+def test_a_missing_file_is_reported_without_a_combination(file):
     with pytest.raises(ParamsError, match="^cannot read .*closest: 'swept.yaml'"):
-        combinations(file.with_name("swpet.yaml"), ["kd.temperature=2,4"])
+        load_combinations(file.with_name("swpet.yaml"), ["kd.temperature=2,4"])
 
 
 @pytest.mark.parametrize(
-    ("change", "touched", "last"),
+    ("change", "affected", "compared"),
     [
         ("kd.temperature=2,4", ["kd", "evaluate", "export"], ["kd"]),
         ("student.temperature=2,4", ["kd", "dkd", "evaluate", "export"], ["kd", "dkd"]),
@@ -110,20 +110,20 @@ def test_a_missing_file_is_no_combinations_fault(file):
         ("kd.init_from=ce,teacher", ["kd", "evaluate", "export"], ["kd"]),
     ],
 )
-def test_compared_are_the_last_phases_that_the_parameters_reach(file, change, touched, last):
-    found = combinations(file, [change])
-    assert reached(found) == touched and last_reached(found, touched) == last
+def test_the_last_affected_phases_are_compared(file, change, affected, compared):
+    found = load_combinations(file, [change])
+    assert affected_phases(found) == affected and compared_phases(found, affected) == compared
 
 
-def test_values_that_no_phase_reads_are_no_combinations(file):
+def test_values_without_effect_are_refused(file):
     with pytest.raises(ParamsError, match=r"ce.temperature=2 and ce.temperature=4 are the same run: .* does not read"):
-        combinations(file, ["ce.temperature=2,4"])
+        load_combinations(file, ["ce.temperature=2,4"])
 
 
-def test_exports_are_left_out_unless_they_are_what_is_varied(file):
+def test_exports_are_left_out_unless_their_parameters_vary(file):
     def names(change):
-        found = combinations(file, [change])
-        return [phase.name for phase in without_registering(found, found[0].plan.phases)]
+        found = load_combinations(file, [change])
+        return [phase.name for phase in exclude_registering(found, found[0].plan.phases)]
 
     assert "export" not in names("kd.temperature=2,4") and "evaluate" in names("kd.temperature=2,4")
     assert "export" in names("export.opset=17,18")

@@ -1,4 +1,4 @@
-"""Two commands on one run, and a command that is interrupted: through the real command, its kernel and the store."""
+"""Two commands on one run, and an interrupted command, with real kernels and a real store."""
 
 import json
 import os
@@ -19,13 +19,13 @@ from fer_lib.pipeline.run import run_file
 from fer_lib.storage import locks
 from fer_lib.tracking import run_status, store
 
-CHANGES = ["teacher_a.epochs=400", "teacher_a.checkpoint_minutes=0.1"]  # a toy's step sleeps so many seconds
+CHANGES = ["teacher_a.epochs=400", "teacher_a.checkpoint_minutes=0.1"]  # seconds per toy step
 STEPS = "mlruns/phases/teacher_a-*/steps.txt"
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """One home for all: the phases before the teacher run once."""
+    """One home for all tests: the phases before the teacher run once."""
     home = make_home(tmp_path_factory.mktemp("home"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FER_HOME", str(home))
@@ -35,14 +35,14 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def running(home):
-    """(the command, the folder of its teacher, which is at work)."""
+    """(the command, the folder of its running teacher phase)."""
     words = [word for change in CHANGES for word in ("-p", change)]
     kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     # a shell that starts the suite in the background has its children ignore Ctrl+C; a user's terminal has not
-    heed = {} if sys.platform == "win32" else {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    options = {} if sys.platform == "win32" else {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     command = [sys.executable, "-m", "fer_lib.cli.main", "run", "params/quickstart.yaml", *words]
     began = time.time()
-    process = subprocess.Popen(command, cwd=home, env=kept, stdout=subprocess.DEVNULL, **heed)
+    process = subprocess.Popen(command, cwd=home, env=kept, stdout=subprocess.DEVNULL, **options)
     while not (found := [f for f in home.glob(STEPS) if f.stat().st_mtime > began]):
         assert process.poll() is None and time.time() - began < 180
         time.sleep(0.05)
@@ -53,7 +53,7 @@ def running(home):
 
 
 def states():
-    """Run name -> its run, of the newest of each name."""
+    """Run name -> the newest run of that name."""
     import mlflow
 
     store.configure()
@@ -61,7 +61,7 @@ def states():
     return {run.info.run_name: run for run in found}
 
 
-def test_a_second_command_is_refused_at_once_and_told_who_is_at_work(home, running):
+def test_a_second_command_is_refused_with_the_process_that_runs_the_phase(home, running):
     process, folder = running
     kernel = json.loads((folder / ".lock.holder.json").read_text())
     assert psutil.Process(kernel["pid"]).ppid() == process.pid and f"(pid {process.pid})" in kernel["command"]
@@ -74,38 +74,38 @@ def test_a_second_command_is_refused_at_once_and_told_who_is_at_work(home, runni
     began = time.monotonic()
     with pytest.raises(FerError, match=f"MLflow run {kernel['run_id']}; command: .*fer_lib.cli.main run params/quick"):
         standalone.phase_run(TeacherParams(output_dir=str(folder), manifest=str(home / "params")), "teacher")
-    assert time.monotonic() - began < 5, "the store is opened before"
+    assert time.monotonic() - began < 5, "includes opening the store"
     with pytest.raises(FerError, match="give the same command again; nothing has to be unlocked"):
         run_file(home / "params" / "quickstart.yaml", CHANGES)
     assert process.poll() is None and states()["teacher_a"].info.status == "RUNNING"
-    assert run_status.reap() == [], "who is alive is left alone"
+    assert run_status.reap() == [], "living runs are not ended"
     os.kill(kernel["pid"], signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
     process.kill()
     process.wait()
     deadline = time.time() + 10
-    while locks.lock_is_held(folder / ".lock") and time.time() < deadline:
+    while locks.is_locked(folder / ".lock") and time.time() < deadline:
         time.sleep(0.05)
     assert folder_for(name, key) == folder and (folder / ".lock.holder.json").is_file()
-    assert states()["teacher_a"].info.status == "RUNNING", "nobody was left to say so"
+    assert states()["teacher_a"].info.status == "RUNNING", "no process was left to end the run"
     assert run_file(home / "params" / "quickstart.yaml", only="manifest") == 0
     import mlflow
 
     every = mlflow.MlflowClient().search_runs([store.experiment_id()])
-    assert {run.info.status for run in every} == {"FINISHED", "FAILED", "KILLED"}, "the next command ended the dead"
+    assert {run.info.status for run in every} == {"FINISHED", "FAILED", "KILLED"}, "the next command ended them"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent")
 @pytest.mark.parametrize(("to", "number"), [("command", "INT"), ("command", "TERM"), ("kernel", "INT")])
-def test_an_interrupt_is_said_in_the_run(home, running, to, number):
+def test_an_interrupt_is_recorded_in_the_run(home, running, to, number):
     process, folder = running
     (folder / "checkpoint_last").mkdir(exist_ok=True)
     (folder / "checkpoint_last" / "state.json").write_text('{"step": 12, "epoch": 1.5}')
-    holder = json.loads((folder / ".lock.holder.json").read_text())
-    os.kill(process.pid if to == "command" else holder["pid"], getattr(signal, f"SIG{number}"))
+    owner = json.loads((folder / ".lock.holder.json").read_text())
+    os.kill(process.pid if to == "command" else owner["pid"], getattr(signal, f"SIG{number}"))
     assert process.wait(timeout=60) == 130
     found = states()
     assert found["teacher_a"].info.status == "KILLED" and found["toy"].info.status == "KILLED"
-    said = found["teacher_a"].data.tags
-    assert said["fer.interrupted"] == "interrupted; the same command goes on from step 12 (epoch 1.50)"
-    assert "**Interrupted.** " in said["mlflow.note.content"]
+    tags = found["teacher_a"].data.tags
+    assert tags["fer.interrupted"] == "interrupted; the same command goes on from step 12 (epoch 1.50)"
+    assert "**Interrupted.** " in tags["mlflow.note.content"]
     assert not (folder / ".lock.holder.json").exists() and not (folder / "done.json").exists()

@@ -1,4 +1,4 @@
-"""Toy phases through real kernels and a real store: what runs, what is re-used, what a failure and a kill leave."""
+"""Toy phases with real kernels and a real store: runs, re-use, failures and kills."""
 
 import json
 import os
@@ -13,18 +13,19 @@ from filelock import FileLock
 from toy import make_home
 
 from fer_lib.errors import FerError, ParamsError
+from fer_lib.params import SoftLabelParams, TeacherParams
 from fer_lib.pipeline import cache_key, folders
-from fer_lib.pipeline.execution import Execution, session
-from fer_lib.pipeline.run import choose, run_file
+from fer_lib.pipeline.execution import Execution, open_session
+from fer_lib.pipeline.run import run_file, select_phases
 from fer_lib.pipeline.runfile import load_run
-from fer_lib.pipeline.standalone import upstream
+from fer_lib.pipeline.standalone import standalone_inputs
 from fer_lib.storage import json_files
 from fer_lib.tracking import store
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """One home for the whole story; the tests below run in order on it."""
+    """One home for all tests, which run in order."""
     home = make_home(tmp_path_factory.mktemp("home"))
     before = {name: os.environ.get(name) for name in ("FER_HOME", "MLFLOW_TRACKING_URI")}
     os.environ["FER_HOME"] = str(home)
@@ -69,7 +70,7 @@ def phases_of(parent) -> list[dict]:
     return mlflow.artifacts.load_dict(f"{parent.info.artifact_uri}/phases.json")["phases"]
 
 
-def test_a_run_is_one_parent_with_a_nested_run_a_phase(base, first):
+def test_a_run_has_one_child_run_per_phase(base, first):
     nested = children(first)
     assert set(nested) == {"import", "manifest", "teacher_a"}
     assert {run.info.status for run in [first, *nested.values()]} == {"FINISHED"}
@@ -83,13 +84,13 @@ def test_a_run_is_one_parent_with_a_nested_run_a_phase(base, first):
     assert [row["status"] for row in phases_of(first)] == ["ran"] * 3
     folder = base / teacher.data.tags["fer.folder"]
     assert folder.name.startswith("teacher_a-") and len(folder.name) == len("teacher_a-") + 12
-    record = folders.done(folder)
+    record = folders.read_record(folder)
     assert record["run_id"] == teacher.info.run_id and Path(record["inputs"]["manifest"]).is_dir()
     assert not Path(json.loads((folder / "done.json").read_text())["inputs"]["manifest"]).is_absolute()
     assert json_files.read_outputs(record["inputs"]["manifest"])["manifest"] == "manifest.txt"
 
 
-def test_again_everything_is_reused_and_nothing_runs(base, first, capsys):
+def test_a_second_run_reuses_every_phase(base, first, capsys):
     began = time.time()
     assert run_file(base / "params" / "quickstart.yaml") == 0
     assert time.time() - began < 10
@@ -97,33 +98,34 @@ def test_again_everything_is_reused_and_nothing_runs(base, first, capsys):
     assert again.info.run_id != first.info.run_id and children(again) == {}
     assert again.data.tags["fer.reused.teacher_a"] == children(first)["teacher_a"].info.run_id
     assert again.data.metrics["teacher_a/macro-F1"] == 0.5
-    said = capsys.readouterr().out
-    assert said.count("re-used") >= 3 and "fer ui" in said
+    output = capsys.readouterr().out
+    assert output.count("re-used") >= 3 and "fer ui" in output
 
 
-def test_a_failing_phase_says_its_own_error_and_spares_the_earlier_ones(base, first, capsys):
+def test_a_failing_phase_reports_its_error_and_keeps_the_earlier_ones(base, first, capsys):
     assert run_file(base / "params" / "quickstart.yaml", ["manifest.val_fraction=0.9"]) == 1
-    said = "".join(capsys.readouterr().out.split())
-    assert "phase'manifest'failed:DataError:row3oftoy.csvhas47pixels" in said and "Traceback" not in said
+    output = "".join(capsys.readouterr().out.split())
+    assert "phase'manifest'failed:DataError:row3oftoy.csvhas47pixels" in output and "Traceback" not in output
     parent = newest_parent()
     failed = children(parent)
     assert parent.info.status == "FAILED" and set(failed) == {"manifest"}
     assert failed["manifest"].info.status == "FAILED"
     assert len(artifacts(failed["manifest"], "notebook")) == 2
     folder = base / phases_of(parent)[1]["folder"]
-    assert "".join(str(folder / "02_build_manifest.ipynb").split()) in said
+    assert "".join(str(folder / "02_build_manifest.ipynb").split()) in output
     assert "47 pixels" in (folder / "02_build_manifest.ipynb").read_text()
     assert [row["status"] for row in phases_of(parent)] == ["re-used", "failed"]
-    assert folders.done(folder) is None and folders.done(base / phases_of(parent)[0]["folder"]) is not None
+    assert folders.read_record(folder) is None
+    assert folders.read_record(base / phases_of(parent)[0]["folder"]) is not None
 
 
-def test_interrupted_runs_are_killed_and_go_on_where_they_were(base, first):
+def test_interrupted_runs_are_killed_and_resume(base, first):
     command = [sys.executable, "-m", "fer_lib.cli.main", "run", str(base / "params" / "quickstart.yaml"),
                "-p", "teacher_a.epochs=30", "-p", "teacher_a.checkpoint_minutes=0.1"]  # fmt: skip
     before = set(base.glob("mlruns/phases/teacher_a-*"))
     # a shell that starts the suite in the background has its children ignore Ctrl+C; a user's terminal has not
-    heed = {} if sys.platform == "win32" else {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=base, **heed)
+    options = {} if sys.platform == "win32" else {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=base, **options)
     deadline = time.time() + 120
     steps = None
     while time.time() < deadline and process.poll() is None:
@@ -136,72 +138,74 @@ def test_interrupted_runs_are_killed_and_go_on_where_they_were(base, first):
     assert process.returncode == 130 and steps is not None
     parent = newest_parent()
     assert parent.info.status == "KILLED" and children(parent)["teacher_a"].info.status == "KILLED"
-    assert folders.done(steps.parent) is None
+    assert folders.read_record(steps.parent) is None
     reached = int(steps.read_text())
     assert 1 < reached < 30
     changes = ["teacher_a.epochs=30", "teacher_a.checkpoint_minutes=0.1"]
     assert run_file(base / "params" / "quickstart.yaml", changes) == 0
-    assert folders.done(steps.parent)["folder"] == str(steps.parent)
+    assert folders.read_record(steps.parent)["folder"] == str(steps.parent)
     assert json_files.read_outputs(steps.parent)["ids"]["resumed_at"] == reached
 
 
-def test_fresh_is_a_new_attempt_and_refuses_a_living_run(base, first, capsys):
+def test_fresh_starts_a_new_attempt_and_refuses_a_running_one(base, first, capsys):
     path = base / "params" / "quickstart.yaml"
-    folder = Path(folders.finished(("import",))[0]["folder"])
+    folder = Path(folders.finished_phases(("import",))[0]["folder"])
     with FileLock(folder / ".lock"):
         with pytest.raises(FerError, match="another process"):
             run_file(path, only="import", fresh=True)
     assert newest_parent().info.status == "FAILED"
     assert run_file(path, only="import", fresh=True) == 0
-    assert folders.done(folder) is not None, "the old attempt stays"
-    assert folders.finished(("import",))[0]["folder"] == f"{folder}-2"
+    assert folders.read_record(folder) is not None, "the old attempt is kept"
+    assert folders.finished_phases(("import",))[0]["folder"] == f"{folder}-2"
     assert phases_of(newest_parent())[0]["status"] == "ran" and len(phases_of(newest_parent())) == 1
     capsys.readouterr()
     assert run_file(path, ["manifest.val_fraction=0.9"], fresh=True) == 1
-    assert "the same command without --fresh goes on from here" in " ".join(capsys.readouterr().out.split())
+    assert "the same command without --fresh continues from here" in " ".join(capsys.readouterr().out.split())
 
 
-def test_only_and_from_choose(base, first, monkeypatch, capsys):
+def test_only_and_from_select_phases(base, first, monkeypatch, capsys):
     path = base / "params" / "quickstart.yaml"
     plan = load_run(path)
-    assert [p.name for p in choose(plan, only="manifest")] == ["manifest"]
-    assert [p.name for p in choose(plan, from_="manifest")] == ["manifest", "teacher_a"]
-    assert [p.name for p in choose(plan, until={"manifest"})] == ["import", "manifest"]
+    assert [p.name for p in select_phases(plan, only="manifest")] == ["manifest"]
+    assert [p.name for p in select_phases(plan, from_="manifest")] == ["manifest", "teacher_a"]
+    assert [p.name for p in select_phases(plan, until={"manifest"})] == ["import", "manifest"]
     with pytest.raises(ParamsError, match="closest: 'manifest'"):
-        choose(plan, only="manifets")
+        select_phases(plan, only="manifets")
     with pytest.raises(ParamsError, match="exclude each other"):
-        choose(plan, only="manifest", from_="manifest")
+        select_phases(plan, only="manifest", from_="manifest")
     assert run_file(path, from_="manifest") == 0
     assert [row["status"] for row in phases_of(newest_parent())] == ["re-used", "re-used"]
-    monkeypatch.setattr(cache_key, "reachable", lambda code: {"fer_lib.models": "edited"})  # every key is another now
+    monkeypatch.setattr(cache_key, "reachable", lambda code: {"fer_lib.models": "edited"})  # changes every key
     capsys.readouterr()
     plan = load_run(path)
-    with session(fresh=False) as shared:
-        taken = Execution(shared, plan, choose(plan, only="teacher_a"), taken=True)
-    assert {name: str(folder) for name, folder in taken.folders.items()} == {
-        "import": folders.finished(("import",))[0]["folder"],
-        "manifest": folders.finished(("manifest",))[0]["folder"],
+    with open_session(fresh=False) as shared:
+        execution = Execution(shared, plan, select_phases(plan, only="teacher_a"), reuse_earlier=True)
+    assert {name: str(folder) for name, folder in execution.folders.items()} == {
+        "import": folders.finished_phases(("import",))[0]["folder"],
+        "manifest": folders.finished_phases(("manifest",))[0]["folder"],
     }
     assert capsys.readouterr().out.count("made by other code") == 2
-    with pytest.raises(FerError, match="needs 'manifest', which has never finished"):
+    with pytest.raises(FerError, match="needs 'manifest', which has not finished"):
         run_file(path, ["manifest.seed=5"], only="teacher_a")
 
 
-def test_a_notebook_alone_builds_on_the_newest_phases(base, first):
-    assert upstream("teacher", "manifest") == folders.finished(("manifest",))[0]["folder"]
-    assert upstream("softlabels", "teachers") == [folders.finished(("teacher",))[0]["folder"]]
+def test_a_standalone_notebook_uses_the_newest_phases(base, first):
+    manifest = standalone_inputs("teacher", TeacherParams())["manifest"]
+    assert manifest == folders.finished_phases(("manifest",))[0]["folder"]
+    teachers = standalone_inputs("softlabels", SoftLabelParams())["teachers"]
+    assert teachers == [folders.finished_phases(("teacher",))[0]["folder"]]
 
 
-def test_a_notebook_alone_in_an_empty_store_runs_what_it_needs_first(tmp_path, monkeypatch):
+def test_a_standalone_notebook_runs_missing_phases_first(tmp_path, monkeypatch):
     home = make_home(tmp_path / "cold")
     monkeypatch.setenv("FER_HOME", str(home))
     command = [sys.executable, "-m", "papermill", "notebooks/02_build_manifest.ipynb", "out.ipynb", "--no-progress-bar",
                "-p", "seed", "3"]  # fmt: skip
     done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr[-2000:]
-    [record] = folders.finished(("manifest",))
-    [needed] = folders.finished(("import",))
+    [record] = folders.finished_phases(("manifest",))
+    [needed] = folders.finished_phases(("import",))
     assert record["inputs"] == {"imports": needed["folder"], "manifests": []} and record["params"]["seed"] == 3
     states = {run.info.run_name: run.info.status for run in all_runs()}
     assert states == {"manifest": "FINISHED", "import": "FINISHED", "toy": "FINISHED"}
-    assert folders.finished(("teacher",)) == []
+    assert folders.finished_phases(("teacher",)) == []

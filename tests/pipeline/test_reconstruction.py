@@ -1,4 +1,4 @@
-"""The shipped plan of five backbones and the two-stage file: every file is planned, and says what SPEC says."""
+"""The run files of the five backbones and of two-stage training: each can be planned, with the intended protocol."""
 
 import shutil
 
@@ -26,13 +26,13 @@ def test_every_file_can_be_planned(repo, name, smoke):
         assert all(size == 48 for size in sizes), "of patches of 16 and 32 pixels a multiple"
 
 
-def test_the_list_of_files_is_the_folders(repo):
+def test_the_list_of_files_matches_the_folder(repo):
     found = {f"reconstruction/{p.stem}" for p in (repo / "params" / "reconstruction").glob("*.yaml")}
     assert found == set(FILES) - {"two_stage"}
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_a_backbone_has_two_stages_of_each_seed(repo, backbone):
+def test_a_backbone_has_two_stages_per_seed(repo, backbone):
     plan = load_run(repo / "params" / "reconstruction" / f"{backbone}.yaml")
     default = TeacherParams()
     protocol = ("arcface_s", "arcface_m", "plain_epochs", "ramp_end", "epochs", "batch_size", "min_per_class",
@@ -45,18 +45,18 @@ def test_a_backbone_has_two_stages_of_each_seed(repo, backbone):
         a, b = (fits[f"{backbone}_{stage}_{seed}"] for stage in "ab")
         assert (a.params.image_size, a.params.lr, a.params.exclude_sources) == (224, 3e-4, [])
         assert (b.params.image_size, b.params.lr, b.params.exclude_sources) == (384, 1e-4, ["ferplus"])
-        assert b.links["init_from"] == [a] and a.links["init_from"] == []
+        assert b.inputs["init_from"] == [a] and a.inputs["init_from"] == []
         for fit in (a, b):
             assert (fit.params.backbone, fit.params.seed, fit.params.clahe) == (backbone, seed, True)
             assert all(getattr(fit.params, key) == getattr(default, key) for key in protocol)
-            assert [m.name for m in fit.links["manifest"]] == ["audit"]
-    [judged] = [p for p in plan.phases if p.kind == "evaluate"]
-    assert judged.links["models"] == list(fits.values()) and judged.params.exclude_sources == ["ferplus"]
-    assert judged.params.split == "val", "test rows are for the end"
+            assert [m.name for m in fit.inputs["manifest"]] == ["audit"]
+    [evaluation] = [p for p in plan.phases if p.kind == "evaluate"]
+    assert evaluation.inputs["models"] == list(fits.values()) and evaluation.params.exclude_sources == ["ferplus"]
+    assert evaluation.params.split == "val", "test rows are for the end"
 
 
-def test_the_backbones_differ_in_nothing_but_their_name(repo):
-    """One text five times: what is changed in one file has to be changed in all."""
+def test_the_backbone_files_differ_only_in_the_name(repo):
+    """A change in one file has to be made in all five."""
     texts = set()
     for backbone in BACKBONES:
         lines = (repo / "params" / "reconstruction" / f"{backbone}.yaml").read_text().splitlines()
@@ -69,17 +69,17 @@ def test_the_students_learn_from_the_ensemble_of_their_seed(repo):
     assert sum(p.kind == "teacher" for p in plan.phases) == 30
     for seed in SEEDS:
         soft = plan.phase(f"five_{seed}")
-        assert [t.name for t in soft.links["teachers"]] == [f"{backbone}_b_{seed}" for backbone in BACKBONES]
+        assert [t.name for t in soft.inputs["teachers"]] == [f"{backbone}_b_{seed}" for backbone in BACKBONES]
         before = None
         for mode, epochs in (("ce", 10), ("kd", 20), ("dkd", 10)):
             student = plan.phase(f"{mode}_{seed}")
             p = student.params
             assert (p.backbone, p.mode, p.epochs, p.seed) == ("mobilenetv3_large_100", mode, epochs, seed)
             assert (p.batch_size, p.lr, p.image_size) == (256, 1e-3, 224)
-            assert student.links["softlabels"] == ([] if mode == "ce" else [soft])
-            assert student.links["init_from"] == ([] if before is None else [before])
+            assert student.inputs["softlabels"] == ([] if mode == "ce" else [soft])
+            assert student.inputs["init_from"] == ([] if before is None else [before])
             before = student
-    assert len(plan.phase("export").links["candidates"]) == 9
+    assert len(plan.phase("export").inputs["candidates"]) == 9
     legacy = plan.phase("legacy_rafdb").params
     assert (legacy.include_sources, legacy.calibration, legacy.fixed_temperature) == (["rafdb_basic"], "fixed", 1.2)
 
@@ -88,21 +88,21 @@ def test_two_stages_share_one_evaluation(repo):
     plan = load_run(repo / "params" / "two_stage.yaml")
     a, b = plan.phase("stage_a"), plan.phase("stage_b")
     assert (a.params.image_size, b.params.image_size, b.params.lr) == (224, 384, 1e-4)
-    assert b.links["init_from"] == [a] and b.params.exclude_sources == ["ferplus"] and not a.params.exclude_sources
+    assert b.inputs["init_from"] == [a] and b.params.exclude_sources == ["ferplus"] and not a.params.exclude_sources
     for name in ("on_val", "on_test"):
-        assert plan.phase(name).links["models"] == [a, b]
+        assert plan.phase(name).inputs["models"] == [a, b]
         assert plan.phase(name).params.exclude_sources == ["ferplus"]
 
 
-def test_the_plans_data_are_read_from_their_native_layouts(tmp_path, monkeypatch):
-    """The cheapest file is really run; all of them are in tests/proofs/test_reconstruction_runs.py."""
+def test_the_data_file_runs_on_native_layouts(tmp_path, monkeypatch):
+    """Runs the cheapest file; all of them run in tests/proofs/test_reconstruction_runs.py."""
     home = make_home(tmp_path / "home")
     monkeypatch.setenv("FER_HOME", str(home))
     draw_raw_trees(home)
     words = ("fer_lib.cli.main", "run", "params/reconstruction/data.yaml", "--smoke")
     ended = command(*words, home=home, cwd=home)
     assert ended.code == 0, ended.out + ended.err
-    made = {record["phase"]: record["folder"] for record in folders.finished(("manifest", "audit"))}
+    made = {record["phase"]: record["folder"] for record in folders.finished_phases(("manifest", "audit"))}
     rows = {phase: Manifest.read(f"{folder}/manifest.parquet").frame for phase, folder in made.items()}
     trained = {"ferplus", "rafdb_basic", "affectnet_full_balanced", "expw_hq"}
     assert set(rows["audit"]["source"]) == set(rows["manifest"]["source"]) == trained

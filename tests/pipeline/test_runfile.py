@@ -1,4 +1,4 @@
-"""A run file is right or it is refused, with the key, the phase and what was probably meant."""
+"""Run files are validated; messages have the key, the phase and the closest valid name."""
 
 import pytest
 
@@ -48,19 +48,19 @@ def test_phases_keep_their_order_and_take_defaults(write):
     assert plan.phase("ce").notebook == "07_train_student"
 
 
-def test_blank_inputs_come_from_the_phases_before(write):
+def test_blank_inputs_use_earlier_phases(write):
     plan = load_run(write(GOOD))
-    links = {phase.name: {k: names(v) for k, v in phase.links.items()} for phase in plan.phases}
-    assert links["manifest"] == {"imports": ["import"], "manifests": []}
-    assert links["softlabels"] == {"manifest": ["manifest"], "teachers": ["teacher_a", "teacher_b"]}
-    assert links["ce"] == {"manifest": ["manifest"], "softlabels": [], "init_from": []}
-    assert links["kd"]["softlabels"] == ["softlabels"] and links["kd"]["init_from"] == ["ce"]
-    assert links["evaluate"]["models"] == ["teacher_a", "teacher_b", "ce", "kd"]
-    assert links["evaluate"]["ensembles"] == ["softlabels"]
-    assert links["export"] == {"evaluation": ["evaluate"], "manifest": ["manifest"], "candidates": ["ce", "kd"]}
+    inputs = {phase.name: {k: names(v) for k, v in phase.inputs.items()} for phase in plan.phases}
+    assert inputs["manifest"] == {"imports": ["import"], "manifests": []}
+    assert inputs["softlabels"] == {"manifest": ["manifest"], "teachers": ["teacher_a", "teacher_b"]}
+    assert inputs["ce"] == {"manifest": ["manifest"], "softlabels": [], "init_from": []}
+    assert inputs["kd"]["softlabels"] == ["softlabels"] and inputs["kd"]["init_from"] == ["ce"]
+    assert inputs["evaluate"]["models"] == ["teacher_a", "teacher_b", "ce", "kd"]
+    assert inputs["evaluate"]["ensembles"] == ["softlabels"]
+    assert inputs["export"] == {"evaluation": ["evaluate"], "manifest": ["manifest"], "candidates": ["ce", "kd"]}
 
 
-def test_overrides_reach_nested_keys_lists_and_whole_kinds(write):
+def test_overrides_set_nested_keys_list_items_and_whole_kinds(write):
     path = write(GOOD)
     plan = load_run(path, ["teacher.epochs=5", "teacher_b.augment.flip=0.3", "import.sources.0.faces=99",
                            "teacher_a.augment.scale=[0.5, 1.0]", "kd.lr=3e-4"])  # fmt: skip
@@ -75,7 +75,7 @@ def test_overrides_reach_nested_keys_lists_and_whole_kinds(write):
 
 
 @pytest.mark.parametrize(
-    ("text", "overrides", "said"),
+    ("text", "overrides", "parts"),
     [
         (GOOD.replace("epochs: 3", "epoch: 3"), [], ["'teacher_a'", "'epoch'", "closest: 'epochs'"]),
         (GOOD.replace("epochs: 3", "epochs: three"), [], ["'teacher_a'", "'epochs'", "integer", "'three'"]),
@@ -84,7 +84,7 @@ def test_overrides_reach_nested_keys_lists_and_whole_kinds(write):
         (GOOD.replace("flip: 0.25", "flip: 25"), [], ["'teacher_b'", "'augment.flip'", "less than or equal to 1"]),
         (GOOD.replace("kind: student, mode", "kind: studnet, mode"), [], ["'kd'", "'studnet'", "closest: 'student'"]),
         (GOOD.replace("init_from: ce", "init_from: cee"), [], ["'kd'", "'init_from'", "'cee'", "closest: 'ce'"]),
-        (GOOD.replace("init_from: ce", "init_from: export"), [], ["'kd'", "'export'", "does not stand before"]),
+        (GOOD.replace("init_from: ce", "init_from: export"), [], ["'kd'", "'export'", "is not before"]),
         (GOOD.replace("seed: 42", "sede: 42"), [], ["'sede'", "closest: 'seed'"]),
         (GOOD.replace("  manifest: {}\n", ""), [], ["'teacher_a'", "'manifest'", "no manifest or audit phase"]),
         (GOOD.replace("  teacher: {image_size: 32}", "  techer: {image_size: 32}"), None, ["techer", "'teacher'"]),
@@ -94,7 +94,7 @@ def test_overrides_reach_nested_keys_lists_and_whole_kinds(write):
         (GOOD, ["teacher_a.epochs"], ["phase.key=value"]),
         (GOOD, ["teacher_a.epochs.x=1"], ["deeper"]),
         (GOOD, ["teacher_a.batch_size=8"], ["'teacher_a'", "batch_size >= 14"]),
-        ("phases:\n  import: {}\n  import: {}\n", [], ["line 3", "'import' stands twice"]),
+        ("phases:\n  import: {}\n  import: {}\n", [], ["line 3", "'import' occurs twice"]),
         ("phases:\n  import: {sources: [}\n", [], ["line 2", "not valid YAML"]),
         ("- a\n", [], ["mapping"]),
         ("name: x\n", [], ["'phases'"]),
@@ -115,24 +115,24 @@ def test_overrides_reach_nested_keys_lists_and_whole_kinds(write):
         (GOOD, ["student.name=same"], ["'ce' and 'kd'", "'same'", "'evaluate'"]),
     ],
 )
-def test_what_is_wrong_is_named(write, text, overrides, said):
+def test_wrong_values_are_named(write, text, overrides, parts):
     with pytest.raises(ParamsError) as caught:
         load_run(write(text), overrides or [], smoke=overrides is None)
-    assert [part for part in said if part not in str(caught.value)] == []
+    assert [part for part in parts if part not in str(caught.value)] == []
 
 
-def test_a_model_is_called_as_its_phase_unless_it_has_a_name(write):
+def test_a_model_has_the_name_of_its_phase_by_default(write):
     plan = load_run(write(GOOD.replace("ce: {kind: student}", "ce: {kind: student, name: mine}")))
     assert [plan.phase(p).params.name for p in ("teacher_a", "teacher_b", "ce", "kd")] == [
         "teacher_a", "teacher_b", "mine", "kd"]  # fmt: skip
 
 
-def test_a_manifest_joins_those_that_are_named_and_no_other(write, tmp_path):
+def test_a_manifest_joins_only_the_named_ones(write, tmp_path):
     (tmp_path / "old").mkdir()
     more = "  wide: {kind: manifest, manifests: [manifest, OLD]}\n".replace("OLD", str(tmp_path / "old"))
     plan = load_run(write(GOOD.replace("  manifest: {}\n", "  manifest: {}\n" + more)), smoke=True)
-    assert plan.phase("manifest").links["manifests"] == [] and not plan.phase("manifest").params.curate.cap_splits[1:]
-    assert plan.phase("wide").links["manifests"] == [plan.phase("manifest"), str(tmp_path / "old")]
+    assert plan.phase("manifest").inputs["manifests"] == [] and not plan.phase("manifest").params.curate.cap_splits[1:]
+    assert plan.phase("wide").inputs["manifests"] == [plan.phase("manifest"), str(tmp_path / "old")]
     caps = plan.phase("wide").params.curate
     assert caps.max_per_class_and_source == 60 and caps.cap_splits == ["train", "val", "test"], "--smoke shrinks these"
     with pytest.raises(ParamsError, match="'manifests': 'import' is a phase of kind 'import', not manifest or audit"):
@@ -143,7 +143,7 @@ def test_a_manifest_joins_those_that_are_named_and_no_other(write, tmp_path):
         load_run(write(GOOD.replace("  manifest: {}\n", "  manifest: {curate: {min_bux: 3}}\n")))
 
 
-def test_a_missing_file_is_named_with_its_neighbour(write, tmp_path):
+def test_a_missing_file_is_named_with_the_closest_one(write, tmp_path):
     write(GOOD)
     with pytest.raises(ParamsError, match=r"runn.yaml.*closest: 'run.yaml'"):
         load_run(tmp_path / "runn.yaml")
@@ -152,11 +152,11 @@ def test_a_missing_file_is_named_with_its_neighbour(write, tmp_path):
 def test_inputs_may_be_folders_and_uris(write, tmp_path):
     (tmp_path / "made").mkdir()
     text = "phases:\n  s: {kind: student, manifest: made, init_from: 'models:/fer-student@champion'}\n"
-    links = load_run(write(text)).phase("s").links
-    assert links["manifest"] == ["made"] and links["init_from"] == ["models:/fer-student@champion"]
+    inputs = load_run(write(text)).phase("s").inputs
+    assert inputs["manifest"] == ["made"] and inputs["init_from"] == ["models:/fer-student@champion"]
 
 
-def test_smoke_shrinks_every_phase_and_yields_to_overrides(write):
+def test_smoke_shrinks_every_phase_and_overrides_win(write):
     plan = load_run(write(GOOD), ["kd.epochs=2"], smoke=True)
     assert all(phase.params.smoke for phase in plan.phases)
     for phase in plan.phases:
@@ -170,7 +170,7 @@ def test_smoke_shrinks_every_phase_and_yields_to_overrides(write):
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("params", "expected"),
     [
         ("plain_epochs: 5, ramp_end: 0.5", {"plain_epochs": 5 / 60, "ramp_end": 0.5, "image_size": 48}),
         ("plain_epochs: 6, ramp_end: 30", {"plain_epochs": 0.1, "ramp_end": 0.5, "embed_dim": 64}),
@@ -180,13 +180,13 @@ def test_smoke_shrinks_every_phase_and_yields_to_overrides(write):
         ("backbone: vit_base_patch16_384, image_size: 384", {"image_size": 48}),
     ],
 )
-def test_smoke_leaves_what_must_fit_together(write, given, expected):
-    text = f"phases:\n  import: {{}}\n  manifest: {{}}\n  t: {{kind: teacher, {given}}}\n"
+def test_smoke_keeps_parameters_consistent(write, params, expected):
+    text = f"phases:\n  import: {{}}\n  manifest: {{}}\n  t: {{kind: teacher, {params}}}\n"
     p = load_run(write(text), smoke=True).phase("t").params
     assert {key: getattr(p, key) for key in expected} == pytest.approx(expected)
 
 
-def test_smoke_leaves_what_is_small_already(write):
+def test_smoke_keeps_small_values(write):
     text = GOOD.replace("epochs: 3", "epochs: 1, max_train_batches: 2").replace("faces: 700", "faces: 70")
     plan = load_run(write(text), smoke=True)
     assert plan.phase("teacher_a").params.max_train_batches == 2 and plan.phase("import").params.sources[0].faces == 70

@@ -1,4 +1,4 @@
-"""A sweep through real kernels: what is shared, what a failure costs, what is ranked with what."""
+"""Sweeps with real kernels: shared phases, failures and ranking."""
 
 import csv
 import io
@@ -32,7 +32,7 @@ def first(base, stored):
     return code, stored.newest("sweep")
 
 
-def test_a_failing_combination_stops_no_other_and_what_is_shared_runs_once(base, first, stored):
+def test_a_failing_combination_stops_no_other_and_shared_phases_run_once(base, first, stored):
     code, sweep = first
     assert code == 1 and sweep.info.status == "FAILED"
     nested = stored.below(sweep)
@@ -52,22 +52,22 @@ def test_a_failing_combination_stops_no_other_and_what_is_shared_runs_once(base,
     assert [row["status"] for row in rows if row["phase"] == "import"].count("re-used") == 3
 
 
-def test_rows_of_other_faces_are_not_ranked_together(first, stored):
-    told = stored.json(first[1], "sweep.json")
-    groups = told["groups"]
+def test_rows_measured_on_different_faces_are_not_ranked_together(first, stored):
+    summary = stored.json(first[1], "sweep.json")
+    groups = summary["groups"]
     assert [[row["rank"] for row in group["rows"]] for group in groups] == [[1, 2], [1], [None]]
     assert "rows-0.05" in groups[0]["measured"] and "ranked apart" in groups[0]["measured"]
     assert {row["status"] for row in groups[2]["rows"]} == {"teacher_a failed"}
-    assert [c["status"] for c in told["combinations"]] == ["FINISHED", "FINISHED", "FINISHED", "FAILED"]
-    assert "fer.best" not in first[1].data.tags, "no best where not all can be compared"
+    assert [c["status"] for c in summary["combinations"]] == ["FINISHED", "FINISHED", "FINISHED", "FAILED"]
+    assert "fer.best" not in first[1].data.tags, "no best one when not all can be compared"
 
 
-def test_the_same_command_goes_on_and_compares(base, first, stored, capsys):
+def test_the_same_command_resumes_and_compares(base, first, stored, capsys):
     assert sweep_file(base / "params" / "quickstart.yaml", CHANGES) == 0
     sweep = stored.newest("sweep")
     assert sweep.info.status == "FINISHED" and sweep.data.tags["fer.sweep.teacher_a.epochs"] == "3,13"
     ran = [name for run in stored.below(sweep).values() for name in stored.below(run)]
-    assert ran == ["teacher_a"], "only what had failed"
+    assert ran == ["teacher_a"], "only the failed phase"
     groups = stored.json(sweep, "sweep.json")["groups"]
     assert [[row["rank"] for row in group["rows"]] for group in groups] == [[1, 2], [1, 2]]
     assert [row["values"]["teacher_a.epochs"] for row in groups[0]["rows"]] == ["13", "3"]
@@ -78,11 +78,11 @@ def test_the_same_command_goes_on_and_compares(base, first, stored, capsys):
     assert " ".join(capsys.readouterr().out.split()).count("so ranked apart") == 2
 
 
-def test_the_best_is_named_with_the_command_that_runs_it(base, first, stored, capsys):
+def test_the_best_combination_is_printed_with_its_command(base, first, stored, capsys):
     path = base / "params" / "quickstart.yaml"
     assert sweep_file(path, ["teacher_a.epochs=3,13", "teacher_a.checkpoint_minutes=0.01"]) == 0
-    said = capsys.readouterr().out
-    assert f"fer run {path} -p teacher_a.epochs=13 -p teacher_a.checkpoint_minutes=0.01" in said
+    output = capsys.readouterr().out
+    assert f"fer run {path} -p teacher_a.epochs=13 -p teacher_a.checkpoint_minutes=0.01" in output
     assert stored.newest("sweep").data.tags["fer.best"] == "teacher_a.epochs=13"
     assert stored.below(stored.newest("sweep")).keys() == {"teacher_a.epochs=3", "teacher_a.epochs=13"}
 
@@ -93,7 +93,7 @@ def row(values, score=None, evalset="e", evaluated=None, protocol="p", **scores)
             "evalset_id": evalset, "protocol_id": protocol, "evaluated_on": evaluated or {}}  # fmt: skip
 
 
-def test_groups_hold_what_was_measured_on_the_same_faces():
+def test_a_group_has_the_rows_measured_on_the_same_faces():
     rows = [row({"t": "1"}, 0.5, evaluated={"evaluate": "x"}), row({"t": "2"}, 0.7), row({"t": "3"}, 0.6, evalset="f"),
             row({"t": "4"}, 0.7, evaluated={"evaluate": "y"}), row({"t": "5"}, evalset=None)]  # fmt: skip
     groups = comparison.grouped(rows)
@@ -103,39 +103,39 @@ def test_groups_hold_what_was_measured_on_the_same_faces():
     tied = comparison.grouped([row({"t": str(i)}, score) for i, score in enumerate((0.5, 0.7, 0.7, 0.1))])
     assert [r["rank"] for r in tied[0]] == [1, 1, 3, 4] and comparison.best(tied) is None
     unknown = comparison.grouped([row({"t": "1"}, 0.5, evalset=None), row({"t": "2"}, 0.7, evalset=None)])
-    assert [r["rank"] for r in unknown[0]] == [None, None], "on who knows which faces"
+    assert [r["rank"] for r in unknown[0]] == [None, None], "the faces are unknown"
 
 
-def test_faces_that_are_seen_otherwise_are_ranked_and_told():
-    """Another image size or CLAHE: the same rows, so that the sizes can be chosen among, but not the same protocol."""
+def test_rows_of_another_protocol_are_ranked_with_a_remark():
+    """Another image size or CLAHE: the same rows, so the sizes can be compared, but not the same protocol."""
     alike = comparison.grouped([row({"size": "48"}, 0.5), row({"size": "64"}, 0.6)])
     assert comparison.headings(alike) == ["val on e"]
     other = comparison.grouped([row({"size": "48"}, 0.5), row({"size": "64"}, 0.6, protocol="q")])
-    [said] = comparison.headings(other)
-    assert said == "val on e (as 2 protocols: not all see the same pixels of them)" and comparison.best(other) == 0
+    [heading] = comparison.headings(other)
+    assert heading == "val on e (as 2 protocols: not all see the same pixels of them)" and comparison.best(other) == 0
     [_, first, second] = csv.reader(io.StringIO(comparison.as_csv(other)))
     assert "q" in first and "p" in second
 
 
-def test_a_cell_that_a_spreadsheet_would_run_is_neutralised():
+def test_spreadsheet_formulas_are_escaped():
     groups = comparison.grouped([row({"=1+1": "=cmd()", "n": "-3"}, 0.5, lowest=-0.5)])
     [head, line] = csv.reader(io.StringIO(comparison.as_csv(groups)))
     assert "'=1+1" in head and "'=cmd()" in line and "-0.5" in line
 
 
-def test_the_plot_has_a_line_for_each_setting_of_the_others():
+def test_the_plot_has_one_line_per_setting():
     rows = [
         row({"s": s, "m": m}, 0.5 + float(s) / 100, **{"evaluate macro-F1": 0.4}) for s in ("8", "16") for m in "ab"
     ]
-    figure = curves.figure("a sweep", comparison.grouped(rows))
+    figure = curves.plot_scores("a sweep", comparison.grouped(rows))
     [axes] = figure.axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert lines["kd, m=a: val macro-F1"] == [[8.0, 0.58], [16.0, 0.66]] and len(lines) == 4
     assert axes.get_xlabel() == "s" and "kd, m=b: evaluate macro-F1" in lines
-    assert curves.figure("none", comparison.grouped([row({"s": "1"})])) is None
+    assert curves.plot_scores("none", comparison.grouped([row({"s": "1"})])) is None
 
 
-def test_a_student_that_is_not_distilled_is_shared_by_all_temperatures(base, first, stored):
+def test_a_student_without_distillation_is_shared_by_all_temperatures(base, first, stored):
     (base / "soft").mkdir()
     file = base / "params" / "students.yaml"
     file.write_text(

@@ -1,4 +1,4 @@
-"""What a slot's kernel sees of the machine, and what gets from a worker to the command."""
+"""The environment of a kernel, and errors that workers return to the command."""
 
 import os
 import pickle
@@ -13,8 +13,8 @@ from fer_lib.pipeline.papermill import NotebookFailed
 
 
 @pytest.fixture
-def heeds_interrupts():
-    """Also where the tests were begun in a shell's background, which ignores Ctrl+C."""
+def interrupts_enabled():
+    """Enables Ctrl+C, which a shell disables for background jobs."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -28,47 +28,48 @@ def eight_cores(monkeypatch):
 
 @pytest.mark.parametrize(("count", "threads"), [(2, "4"), (3, "2"), (16, "1")])
 def test_without_a_gpu_kernels_share_the_cores(eight_cores, count, threads):
-    seen = workers.share(count, ImportParams(), [])
-    assert seen["OMP_NUM_THREADS"] == seen["MKL_NUM_THREADS"] == threads and "CUDA_VISIBLE_DEVICES" not in seen
+    environment = workers.kernel_environment(count, ImportParams(), [])
+    assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == threads
+    assert "CUDA_VISIBLE_DEVICES" not in environment
 
 
-def test_a_phase_with_threads_of_its_own_keeps_them(eight_cores, monkeypatch):
-    assert workers.share(2, TeacherParams(threads=7), [])["OMP_NUM_THREADS"] == "7"
+def test_a_phase_with_threads_keeps_its_number(eight_cores, monkeypatch):
+    assert workers.kernel_environment(2, TeacherParams(threads=7), [])["OMP_NUM_THREADS"] == "7"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert workers.share(2, TeacherParams(), []) == {"FER_CORES": "4"}, "what the user set stays"
-    assert workers.share(2, TeacherParams(threads=7), [])["OMP_NUM_THREADS"] == "7"
+    assert workers.kernel_environment(2, TeacherParams(), []) == {"FER_CORES": "4"}, "the user's value is kept"
+    assert workers.kernel_environment(2, TeacherParams(threads=7), [])["OMP_NUM_THREADS"] == "7"
 
 
 def test_a_phase_of_several_processes_divides_its_share(eight_cores, monkeypatch):
-    """And what runs in the kernel counts on that share, so that batches are not made on a core that computes."""
+    """Code in the kernel uses that share, so that data loading and training use different cores."""
     from fer_lib import devices
 
-    seen = workers.share(2, TeacherParams(processes=2), [])
-    assert seen["OMP_NUM_THREADS"] == "2" and seen["FER_CORES"] == "4"
-    monkeypatch.setenv("FER_CORES", seen["FER_CORES"])
+    environment = workers.kernel_environment(2, TeacherParams(processes=2), [])
+    assert environment["OMP_NUM_THREADS"] == "2" and environment["FER_CORES"] == "4"
+    monkeypatch.setenv("FER_CORES", environment["FER_CORES"])
     assert devices.cores() == 4
 
 
 def test_each_slot_has_gpus_of_its_own(eight_cores, monkeypatch):
     monkeypatch.setattr(workers, "visible_gpus", lambda: ["2", "5", "7"])
-    place = workers.ProcessPool(4)
+    pool = workers.ProcessPool(4)
 
-    def seen(slot, **params):
-        return place.environment(slot, TeacherParams(**params))["CUDA_VISIBLE_DEVICES"]
+    def gpus(slot, **params):
+        return pool.environment(slot, TeacherParams(**params))["CUDA_VISIBLE_DEVICES"]
 
-    assert [seen(slot) for slot in range(4)] == ["2", "5", "7", "2"], "the fourth shares"
-    place.free(1)
-    assert seen(1) == "5" and seen(1) == "5", "a slot that is used again lets go of what it had"
+    assert [gpus(slot) for slot in range(4)] == ["2", "5", "7", "2"], "the fourth shares"
+    pool.free(1)
+    assert gpus(1) == "5" and gpus(1) == "5", "a slot that is used again releases its GPUs first"
     for slot in range(4):
-        place.free(slot)
-    assert seen(0, processes=2) == "2,5" and seen(1) == "7" and seen(2, processes=9) == "2,5,7"
+        pool.free(slot)
+    assert gpus(0, processes=2) == "2,5" and gpus(1) == "7" and gpus(2, processes=9) == "2,5,7"
 
 
 @pytest.mark.parametrize(
     ("listed", "count", "gpus"),
     [(None, 3, ["0", "1", "2"]), ("", 0, []), ("4,6", 2, ["4", "6"]), ("MIG-a, MIG-b", 1, ["MIG-a"]), ("1", 0, [])],
 )
-def test_a_list_of_visible_devices_is_respected(monkeypatch, listed, count, gpus):
+def test_cuda_visible_devices_is_respected(monkeypatch, listed, count, gpus):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
@@ -79,7 +80,7 @@ def test_a_list_of_visible_devices_is_respected(monkeypatch, listed, count, gpus
     assert workers.visible_gpus() == gpus
 
 
-def test_a_failure_comes_from_one_process_to_another_unchanged():
+def test_a_failure_survives_pickling():
     failed = NotebookFailed("DataError", "row 3 has 47 pixels", Path("a") / "b.ipynb")
     again = pickle.loads(pickle.dumps(failed))
     assert type(again) is NotebookFailed and str(again) == str(failed)
@@ -87,7 +88,7 @@ def test_a_failure_comes_from_one_process_to_another_unchanged():
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_what_is_half_done_is_done_before_an_interrupt_takes_effect(heeds_interrupts):
+def test_an_interrupt_takes_effect_after_the_deferred_block(interrupts_enabled):
     done = []
     with pytest.raises(KeyboardInterrupt):
         with workers.signals_deferred():

@@ -1,4 +1,4 @@
-"""A home with toy notebooks under the real notebooks' names: quick stand-ins for the phases that a test runs."""
+"""A home with toy notebooks under the names of the real ones, which run in seconds."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from fer_lib.storage.json_files import read_outputs
 params = KINDS["{kind}"][0].collect(globals())
 run = phase_run(params, "{kind}")
 """
-# When the phase ran and what it saw of the machine.  With workers: N it waits until N phases have begun.
+# Writes when the phase ran and its environment.  With workers: N it waits until N phases have started.
 MOMENTS = """
 import json, os
 moments = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
-def say(what):
+def record(what):
     moments[what] = time.time()
     (run.output_dir / "moments.json").write_text(json.dumps(moments))
-say("begin")
-late = time.time() + 60
-together = getattr(params, "workers", "auto")
-while together != "auto" and len(list(run.output_dir.parent.glob("*/moments.json"))) < together:
-    if time.time() > late:
-        raise DataError("waited for a phase that did not begin")
+record("begin")
+deadline = time.time() + 60
+expected = getattr(params, "workers", "auto")
+while expected != "auto" and len(list(run.output_dir.parent.glob("*/moments.json"))) < expected:
+    if time.time() > deadline:
+        raise DataError("waited for a phase that did not start")
     time.sleep(0.02)
 """
 BODIES = {
@@ -51,12 +51,12 @@ BODIES = {
         "    state.write_text(str(step + 1))\n"
         "    time.sleep(params.checkpoint_minutes)\n"
         "run.metrics({'val': {'macro_f1': 0.5}}, step=0)\n"
-        "say('end')\n"
+        "record('end')\n"
         "ids = {'resumed_at': done, 'evalset_id': evalset, 'epochs': params.epochs}\n"
         "scores = {'macro-F1': 0.5, 'val macro-F1': 0.5 + params.epochs / 100}\n"
         "run.outputs(ids=ids, headline=scores | {'resumed at': done})",
     ),
-    "07_train_student": ("student", MOMENTS + "say('end')\nrun.outputs(ids={'rows': 1}, headline={'rows': 1})"),
+    "07_train_student": ("student", MOMENTS + "record('end')\nrun.outputs(ids={'rows': 1}, headline={'rows': 1})"),
     "08_evaluate": (
         "evaluate",
         MOMENTS + "models = [Path(folder).name.rpartition('-')[0] for folder in run.inputs['models']]\n"
@@ -81,7 +81,7 @@ def notebook(path: Path, kind: str, body: str) -> Path:
 
 
 def make_home(home: Path) -> Path:
-    """A home with toy notebooks; ``quickstart.yaml`` is a row of three phases, ``diamond.yaml`` branches."""
+    """A home with toy notebooks; ``quickstart.yaml`` has three phases in a row, ``diamond.yaml`` branches."""
     (home / "params").mkdir(parents=True)
     (home / "notebooks").mkdir()
     for name, (kind, body) in BODIES.items():

@@ -1,4 +1,4 @@
-"""MLflow's page of a home in headless Chromium: what a person reads there, and pictures of it.
+"""MLflow's page of a home in headless Chromium: what a person reads there, and images of it.
 
 ``python tests/proofs/browser.py [OUT]`` writes ``mlflow_runs.png`` and ``mlflow_compare.png`` of the store of this
 home ($FER_HOME or the checkout) into OUT (docs/pictures).

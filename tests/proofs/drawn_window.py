@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "live"))
 
-from drawn_view import view
+from view_factory import make_view
 
 from fer_lib.live.controls import Controls
 from fer_lib.live.view import LatestValue
@@ -28,12 +28,12 @@ TITLE = "fer live: drawn views"
 
 def feed(session: SimpleNamespace) -> None:
     """30 views a second with what the controls say, until somebody ends it."""
-    drawn, index = view(faces=3), 0
+    drawn, index = make_view(faces=3), 0
     while not session.controls.ended:
         index += 1
-        session.newest.put(replace(drawn, index=index, time=index / 30, setting=session.controls.now))
+        session.latest_view.put(replace(drawn, index=index, time=index / 30, setting=session.controls.now))
         time.sleep(1 / 30)
-    session.newest.end()
+    session.latest_view.end()
 
 
 def report(session: SimpleNamespace, file: Path, closing: threading.Event) -> None:
@@ -54,7 +54,7 @@ def report(session: SimpleNamespace, file: Path, closing: threading.Event) -> No
 
 
 def main(file: Path) -> None:
-    session = SimpleNamespace(newest=LatestValue(), controls=Controls(SmoothingParams()))
+    session = SimpleNamespace(latest_view=LatestValue(), controls=Controls(SmoothingParams()))
     closing = threading.Event()
     check_window()
     threads = [

@@ -24,13 +24,13 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.live import synthetic_session
 
 SIZE = (1280, 800)  # pixels of the page
-FRAME, FACE, NEAR = (640, 480), 460, 0.55  # of the drawn camera's picture: the share of it that is looked at
+FRAME, FACE, NEAR = (640, 480), 460, 0.55  # of the drawn camera's image: the share of it that is looked at
 CAMERA_FPS = 30  # at which Chromium plays a file of JPEGs
 YUNET = Path(__file__).resolve().parents[3] / "shared" / "data" / "models" / "face_detection_yunet_2023mar.onnx"
 
 
 def write_camera(file: Path, images: list[np.ndarray], fps: float) -> Path:
-    """uint8 RGB pictures of one size as the file of a fake camera, shown ``fps`` a second."""
+    """uint8 RGB images of one size as the file of a fake camera, shown ``fps`` a second."""
     repeats = max(1, round(CAMERA_FPS / fps))
     with open(file, "wb") as stream:
         for image in images:
@@ -41,7 +41,7 @@ def write_camera(file: Path, images: list[np.ndarray], fps: float) -> Path:
 def drawn_film(file: Path, script: list[synthetic_session.Moment], seed: int) -> Path:
     """A drawn person, seen from near, as a video file."""
     with mock.patch.multiple(synthetic_session, SIZE=FRAME, SIDE=FACE):
-        images, _ = synthetic_session.pictures(seed, script)
+        images, _ = synthetic_session.render_frames(seed, script)
     rows, columns = (slice(round(n * (1 - NEAR) / 2), round(n * (1 + NEAR) / 2)) for n in FRAME[::-1])
     video = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"MJPG"), synthetic_session.FPS, FRAME)
     for image in images:
@@ -113,7 +113,7 @@ def shown(tab: browser.Browser) -> str:
 
 def main(out: Path, seed: int = 20, seconds: float = 61.0) -> None:
     """A drawn person for a minute; the labels are what that one means to show, given as somebody would give them."""
-    script, given, now = synthetic_session.acted(seed, rounds=4), -1, 0.0
+    script, given, now = synthetic_session.make_script(seed, rounds=4), -1, 0.0
     with tempfile.TemporaryDirectory() as folder:
         film = drawn_film(Path(folder) / "drawn_person.avi", script, seed)
         with live(Path(folder), Path(folder) / "session", "--source", str(film)) as page, browser.Browser() as tab:

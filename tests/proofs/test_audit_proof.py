@@ -1,6 +1,6 @@
 """The audit finds what was planted: recall by kind of copy, precision, and on FER2013 the groups that are known.
 
-Drawn faces: every face has its own picture, noise and pose, so whatever else the audit calls a copy is a mistake.
+Drawn faces: every face has its own image, noise and pose, so whatever else the audit calls a copy is a mistake.
 """
 
 import itertools
@@ -66,7 +66,7 @@ def planted(request, tmp_path_factory):
 def test_planted_copies_are_found_and_nothing_else(planted, path, tmp_path, monkeypatch, record_property):
     truth, manifest, cache, size = planted
     if path == "cells":
-        # 466,284 rows lie in 1,365 cells, of which a query sees 16 (1.2 %); these some 5,600 pictures lie in 140, of
+        # 466,284 rows lie in 1,365 cells, of which a query sees 16 (1.2 %); these some 5,600 images lie in 140, of
         # which it sees 2 (1.4 %).  The share is alike, but two chances are fewer than sixteen to meet a neighbour on
         # the other side of a border, so this is the harder case: recall there is no worse for want of probes.
         monkeypatch.setattr(search, "EXACT_UNTIL", 1000)

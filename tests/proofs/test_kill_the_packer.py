@@ -63,7 +63,7 @@ pack = facepack.open_or_build(
 print(len(pack.faces), pack.faces[len(rows) - 1].sum())
 """
 FACES, ROUNDS = 600, 200
-FILES = ("faces.u8", "journal.txt", "pack.json")
+FILES = ("faces.u8", "faces.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +128,13 @@ def content(cache):
 
 
 def noted(cache):
-    """How many lines the unfinished pack's journal has."""
-    files = list(cache.glob("pack-*.partial/journal.txt"))
+    """How many lines the unfinished pack's index has."""
+    files = list(cache.glob("pack-*.partial/faces.jsonl"))
     return files[0].read_bytes().count(b"\n") if files else 0
 
 
 def finished(cache):
-    return any(cache.glob("pack-*/pack.json")) and not any(cache.glob("*.partial"))
+    return any(cache.glob("pack-*/faces.jsonl")) and not any(cache.glob("*.partial"))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="builds are forked")

@@ -12,9 +12,9 @@ import psutil
 import pytest
 from road import command, environment, make_home
 
-from fer_lib.live.recording import recorded_pictures
+from fer_lib.live.recording import open_recorded_frames
 from fer_lib.live.session_files import read_faces, read_frames, read_session
-from fer_lib.live.synthetic_session import Moment, pictures
+from fer_lib.live.synthetic_session import Moment, render_frames
 
 FPS = 50.0
 
@@ -26,10 +26,10 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """Ten minutes of 50 frames a second, of a few pictures over and over."""
+    """Ten minutes of 50 frames a second, of a few images over and over."""
     import cv2
 
-    images = pictures(1337, [Moment(6, 0.0, -1)] * 20)[0]
+    images = render_frames(1337, [Moment(6, 0.0, -1)] * 20)[0]
     file = tmp_path_factory.mktemp("clip") / "long.avi"
     video = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"MJPG"), FPS, (208, 160))
     for i in range(30_000):
@@ -71,7 +71,7 @@ def test_a_kill_loses_a_second_at_most(home, clip, tmp_path, seconds, record):
     events = (out / "events.csv").read_text()
     assert events.startswith("label,") and json.loads((out / "thresholds.json").read_text())["vote_window"] == 15
     if record == "raw":
-        with recorded_pictures(out) as kept:
+        with open_recorded_frames(out) as kept:
             found = [index for index, image in kept if image.shape == (160, 208, 3)]
         assert found == list(range(len(found))) and len(found) / FPS >= lasted - 2.0
         assert np.diff(found).min() == 1

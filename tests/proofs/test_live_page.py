@@ -259,9 +259,9 @@ def test_a_file_of_the_server_is_shown_and_ends_by_itself(home, tmp_path, at_res
 def at_rest_clip(tmp_path):
     import cv2
 
-    from fer_lib.live.synthetic_session import FPS, Moment, pictures
+    from fer_lib.live.synthetic_session import FPS, Moment, render_frames
 
-    images = pictures(1337, [Moment(6, 0.0, -1)] * 60)[0]
+    images = render_frames(1337, [Moment(6, 0.0, -1)] * 60)[0]
     file = tmp_path / "clip.avi"
     video = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"MJPG"), FPS, (832, 640))
     for image in images:

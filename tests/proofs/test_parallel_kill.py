@@ -46,7 +46,7 @@ def test_workers_and_kernels_follow_a_killed_command_and_the_same_command_goes_o
     assert ended.code == 0, ended.out + ended.err
     monkeypatch.setenv("FER_HOME", str(home))
     for name in ("teacher_a", "teacher_b"):
-        [record] = folders.finished(phase=name)
+        [record] = folders.finished_phases(phase=name)
         said = Path(record["folder"]) / "alignmentreport.json"
         assert '"resume": true' in said.read_text(), f"{name} went on from its checkpoint"
     shown = command("fer_lib.cli.main", "runs", home=home, cwd=home)

@@ -60,7 +60,7 @@ class Shown:
                 [sys.executable, str(script), str(self.states)], env=self.environment, stdout=log, stderr=log
             )
         self.id = self.wait(lambda: self.tool("search", "--onlyvisible", "--name", TITLE, check=False).split())[-1]
-        self.wait(lambda: self.place()[3] == HEIGHT)  # it has the size of its picture once that is shown
+        self.wait(lambda: self.place()[3] == HEIGHT)  # it has the size of its image once that is shown
         self.tool("windowfocus", "--sync", self.id)
 
     def tool(self, *words: str, check: bool = True) -> str:
@@ -155,7 +155,7 @@ def test_a_click_on_each_segment_labels_and_a_second_one_clears(shown):
         assert bar_label(x, y, (height, width)) == label
         shown.click(x, y)
         shown.becomes(label=label, source="click")
-    shown.click(x, height // 3)  # on the picture: nothing
+    shown.click(x, height // 3)  # on the image: nothing
     shown.click(x, y)
     shown.becomes(source="click")
     shown.press("q")

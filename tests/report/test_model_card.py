@@ -1,4 +1,4 @@
-"""The model card says what the bundle and its run say, and only a bundle that may ship is installed."""
+"""The model card of a bundle and its run, and the installation of the packaged bundle."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ def rows(n, seed):
 
 
 @pytest.fixture(scope="module")
-def own():
+def file_metrics():
     """The metrics of the small file itself, as the export phase measures them."""
     ids = {"evalset_id": "evalset00000", "protocol_id": "protocol0own", "n_expected": 400, "n_used": 400}
     raw = metrics.summary(*rows(400, 9)) | ids
@@ -33,16 +33,18 @@ def own():
 
 
 @pytest.fixture(scope="module")
-def packaged(onnx_bundle, own, tmp_path_factory):
-    return derive_bundle(onnx_bundle, tmp_path_factory.mktemp("export") / "packaged", metrics=own, weights=False)
+def packaged(onnx_bundle, file_metrics, tmp_path_factory):
+    return derive_bundle(
+        onnx_bundle, tmp_path_factory.mktemp("export") / "packaged", metrics=file_metrics, weights=False
+    )
 
 
 @pytest.fixture(scope="module")
 def results(packaged):
     views = {}
     for view, seed in (("none", 3), ("flip", 4)):
-        made = model_report(*rows(400, seed), *rows(200, 5), resamples=100)
-        views[view] = {of: made | {"protocol_id": f"protocol{view}{of[:3]}"} for of in ("all", "leak_free")}
+        report = model_report(*rows(400, seed), *rows(200, 5), resamples=100)
+        views[view] = {of: report | {"protocol_id": f"protocol{view}{of[:3]}"} for of in ("all", "leak_free")}
     weights = packaged.weights_sha256
     model = {"kind": "student", "backbone": "test_efficientnet", "weights_sha256": weights, "parameters": 345_678}
     sets = {
@@ -70,40 +72,40 @@ def line(text, start):
     return next(line for line in text.splitlines() if line.startswith(start))
 
 
-def test_the_files_own_scores_come_first_with_their_interval(text, own):
-    raw = own["test_raw"]
+def test_scores_of_the_onnx_file_come_first_with_interval(text, file_metrics):
+    raw = file_metrics["test_raw"]
     low, high = proportion_interval(int(np.trace(raw["confusion"])), 400)
-    said = f"| this file | single view, all rows | {100 * raw['accuracy']:.2f} % [{100 * low:.1f}, {100 * high:.1f}]"
-    assert line(text, "| this file") == f"{said} | {raw['macro_f1']:.4f} | `protocol0own` |"
+    row = f"| this file | single view, all rows | {100 * raw['accuracy']:.2f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    assert line(text, "| this file") == f"{row} | {raw['macro_f1']:.4f} | `protocol0own` |"
     assert "ECE after scaling, all rows: 0.0123." in text
 
 
-def test_per_class_and_calibration_are_those_of_the_run(text, results, own):
+def test_per_class_f1_and_calibration_match_the_run(text, results, file_metrics):
     view = results["evaluation"]["models"]["tiny"]["views"]["none"]["all"]
     for emotion in EMOTIONS:
-        both = [own["test_raw"]["per_class_f1"][emotion], view["raw"]["per_class_f1"][emotion]]
+        both = [file_metrics["test_raw"]["per_class_f1"][emotion], view["raw"]["per_class_f1"][emotion]]
         assert line(text, f"| {emotion} |").endswith(f"| {both[0]:.3f} | {both[1]:.3f} |")
     ece = view["ece_scaled"]
-    found = f"| single view | after | {ece['value']:.4f} [{ece['lo']:.3f}, {ece['hi']:.3f}] | {ece['null_mean']:.4f}"
-    assert line(text, "| single view | after").startswith(found)
+    row = f"| single view | after | {ece['value']:.4f} [{ece['lo']:.3f}, {ece['hi']:.3f}] | {ece['null_mean']:.4f}"
+    assert line(text, "| single view | after").startswith(row)
     assert "Temperature (global): 1.700" in text
 
 
-def test_use_terms_and_limits_are_said(text):
-    for said in ("Research and teaching", "not at work or school", "research use only", "inherit that caution",
-                 "48x48 grey", "was not measured", "FERPlus", "pretrained on ImageNet", "388 of them"):  # fmt: skip
-        assert said in text, said
+def test_card_names_use_terms_and_limits(text):
+    for phrase in ("Research and teaching", "not at work or school", "research use only", "inherit that caution",
+                   "48x48 grey", "was not measured", "FERPlus", "pretrained on ImageNet", "388 of them"):  # fmt: skip
+        assert phrase in text, phrase
     assert "None" not in text and "nan" not in text.split()
 
 
-def test_a_model_of_drawn_faces_says_so(packaged, results):
+def test_card_names_drawn_faces(packaged, results):
     drawn = copy.deepcopy(results)
     drawn["phases"]["import"]["params"]["sources"][0] |= {"root": "embedded", "votes": ""}
     text = model_card.render_card(packaged, drawn)
     assert "has seen no real face" in text and "research use only" not in text
 
 
-def test_a_model_trained_on_raf_db_is_not_said_to_have_data_without_attributes(packaged, results, text):
+def test_card_names_the_attributes_of_raf_db(packaged, results, text):
     assert "the data carry no such labels" in text
     raf = copy.deepcopy(results)
     raf["fits"]["student"]["data"]["source_counts_after_filter"]["rafdb_basic"] = 100
@@ -111,28 +113,28 @@ def test_a_model_trained_on_raf_db_is_not_said_to_have_data_without_attributes(p
     assert "no such labels" not in text and "RAF-DB's annotations carry gender, race and age" in text
 
 
-def test_a_commit_with_uncommitted_changes_is_called_not_reproducible(packaged, results, text):
+def test_card_names_uncommitted_changes(packaged, results, text):
     assert "uncommitted changes" not in text
     dirty = model_card.render_card(packaged, results | {"git": "abcdef012345-dirty"})
     assert "uncommitted changes on top of commit `abcdef012345`, so these weights cannot be reproduced exactly" in dirty
     assert "uncommitted changes" not in model_card.render_card(packaged, results | {"git": None})
 
 
-def test_the_card_that_ships_is_rendered_from_the_packaged_model_and_its_run(repo):
+def test_packaged_card_matches_the_packaged_bundle_and_its_run(repo):
     bundle = read_bundle(FOLDER)
     results = json.loads((repo / "docs" / "results" / "fer2013.json").read_text(encoding="utf-8"))
-    shipped = (FOLDER / model_card.CARD).read_text(encoding="utf-8")
-    assert shipped == model_card.render_card(bundle, results)
-    assert "-dirty" not in results["git"] or "uncommitted changes" in shipped
+    card = (FOLDER / model_card.CARD).read_text(encoding="utf-8")
+    assert card == model_card.render_card(bundle, results)
+    assert "-dirty" not in results["git"] or "uncommitted changes" in card
 
 
-def test_a_run_of_other_weights_is_refused(packaged, results):
+def test_card_refuses_a_run_of_other_weights(packaged, results):
     other = json.loads(json.dumps(results).replace(packaged.weights_sha256, "0" * 64))
     with pytest.raises(FerError, match="did not evaluate the weights"):
         model_card.render_card(packaged, other)
 
 
-def test_install_puts_a_working_bundle_and_its_card_in_place_of_the_old(packaged, results, tmp_path):
+def test_install_replaces_the_bundle_and_writes_its_card(packaged, results, tmp_path):
     folder = tmp_path / "packaged_model"
     for _ in range(2):
         installed = model_card.install(packaged.path, results, folder)
@@ -142,20 +144,20 @@ def test_install_puts_a_working_bundle_and_its_card_in_place_of_the_old(packaged
     assert [p.name for p in tmp_path.iterdir()] == ["packaged_model"]
 
 
-def test_what_may_not_ship_is_refused_and_the_old_stays(packaged, onnx_bundle, results, tmp_path, monkeypatch):
+def test_install_refuses_other_bundles_and_keeps_the_old(packaged, onnx_bundle, results, tmp_path, monkeypatch):
     folder = tmp_path / "packaged_model"
     model_card.install(packaged.path, results, folder)
     before = (folder / "bundle.json").read_bytes()
     with pytest.raises(BundleError, match="no model.safetensors"):
         model_card.install(onnx_bundle.path, results, folder)
-    at_home = derive_bundle(packaged, tmp_path / "x" / "b", ids={"run": "/srv/ann/run"}, weights=False)
+    with_path = derive_bundle(packaged, tmp_path / "x" / "b", ids={"run": "/srv/ann/run"}, weights=False)
     with pytest.raises(BundleError, match="/srv/ann/run"):
-        model_card.install(at_home.path, results, folder)
+        model_card.install(with_path.path, results, folder)
     monkeypatch.setattr(model_card, "MAX_BYTES", (packaged.path / ONNX).stat().st_size - 1)
     with pytest.raises(BundleError, match="MB at most"):
         model_card.install(packaged.path, results, folder)
     assert (folder / "bundle.json").read_bytes() == before
 
 
-def test_the_limit_is_five_megabytes():
+def test_file_limit_is_five_megabytes():
     assert model_card.MAX_BYTES == 5_000_000

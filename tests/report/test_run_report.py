@@ -1,4 +1,4 @@
-"""A finished run becomes one file without a path of its machine, and the page says what that file says."""
+"""``fer report``: the exported JSON of a run, its page, its figures and the README sections."""
 
 import copy
 import json
@@ -7,6 +7,7 @@ import re
 import mlflow
 import numpy as np
 import pytest
+from jinja2 import UndefinedError
 
 from fer_lib.calibration import metrics
 from fer_lib.calibration.temperature import Temperature
@@ -16,15 +17,16 @@ from fer_lib.errors import FerError
 from fer_lib.evaluation.report import model_report
 from fer_lib.faces.contract import FaceContract
 from fer_lib.report import collect, facts, figures
-from fer_lib.report.markdown import replace_section, table
-from fer_lib.report.render import render
+from fer_lib.report.markdown import ENVIRONMENT, replace_section, table
+from fer_lib.report.render import render, render_page
 from fer_lib.tracking import store
 
 README = (
     "# x\n<!-- pictures:begin -->\nold\n<!-- pictures:end -->\n<!-- results:begin -->\nold\n<!-- results:end -->\nend\n"
 )
-MACHINE = re.compile(r"(?<![\w.])/(?:tmp|home|root|work|Users)/")
+ABSOLUTE_PATH = re.compile(r"(?<![\w.])/(?:tmp|home|root|work|Users)/")
 N = 400
+NO_FIGURES = dict.fromkeys(("reliability", "per_class", "confusion", "curves"), {})
 
 
 def rows(seed, n=N, right=2.0):
@@ -35,7 +37,7 @@ def rows(seed, n=N, right=2.0):
     return logits * 1.6, y
 
 
-def reported(seed, right):
+def reports(seed, right):
     """One model's views as the evaluate phase writes them."""
     views = {}
     for i, view in enumerate(("none", "flip")):
@@ -43,26 +45,28 @@ def reported(seed, right):
         for of, keep in (("all", slice(None)), ("leak_free", slice(40, None))):
             logits, y = rows(seed, right=right + 0.3 * i)
             logits, y = logits[keep], y[keep]
-            made = model_report(logits, y, *rows(seed + 1, 200, right), resamples=100)
-            scaled = Temperature.model_validate(made["temperature"]).apply(logits)
+            report = model_report(logits, y, *rows(seed + 1, 200, right), resamples=100)
+            scaled = Temperature.model_validate(report["temperature"]).apply(logits)
             for kind, z in (("raw", logits), ("scaled", scaled)):
-                held = metrics.reliability_table(metrics.softmax(z), y)
-                made[f"reliability_{kind}"] = {k: [None if v != v else v for v in c.tolist()] for k, c in held.items()}
+                bins = metrics.reliability_table(metrics.softmax(z), y)
+                report[f"reliability_{kind}"] = {
+                    k: [None if v != v else v for v in c.tolist()] for k, c in bins.items()
+                }
             ids = {
                 "protocol_id": f"{seed:04d}{view}{of[:3]}",
                 "evalset_id": f"set-{of}",
                 "n_expected": len(y),
                 "n_used": len(y),
             }
-            views[view][of] = ids | made
+            views[view][of] = ids | report
     return views
 
 
-def select(seed):
+def val_select(seed):
     return metrics.summary(*rows(seed, 150)) | {"n_expected": 150, "n_used": 150}
 
 
-MODELS = {  # name: (kind, seed, how right, image size)
+MODELS = {  # name: (kind, seed, logit margin of the true class, image size)
     "teacher_a": ("teacher", 10, 2.2, 80),
     "teacher_b": ("teacher", 20, 2.1, 72),
     "student_ce": ("student", 30, 2.0, 64),
@@ -73,12 +77,12 @@ MODELS = {  # name: (kind, seed, how right, image size)
 def evaluation():
     models = {}
     for name, (kind, seed, right, size) in MODELS.items():
-        known = {"kind": kind, "backbone": "test_net", "image_size": size, "weights_sha256": f"weights-{name}"}
-        known |= {"parameters": 1_234_000 + seed, "val_select": select(seed), "views": reported(seed, right)}
-        models[name] = known
+        identity = {"kind": kind, "backbone": "test_net", "image_size": size, "weights_sha256": f"weights-{name}"}
+        scores = {"parameters": 1_234_000 + seed, "val_select": val_select(seed), "views": reports(seed, right)}
+        models[name] = identity | scores
     members = [{"name": f"teacher_{x}", "weight": 0.5, "weights_sha256": f"weights-teacher_{x}"} for x in "ab"]
     both = {"kind": "ensemble", "backbone": "test_net+test_net", "image_size": [80, 72], "weights_sha256": None}
-    models["ensemble"] = models["teacher_a"] | both | {"members": members, "views": reported(50, 2.5)}
+    models["ensemble"] = models["teacher_a"] | both | {"members": members, "views": reports(50, 2.5)}
     sets = {}
     for of, removed in (("all", 0), ("leak_free", 40)):
         n = N - removed
@@ -89,14 +93,14 @@ def evaluation():
 
 def write_phase(base, name, kind, inputs, files, seconds=60.0):
     folder = base / "mlruns" / "phases" / f"{name}-0123456789ab"
-    done = {"phase": name, "kind": kind, "key": "0" * 64, "params": {"seed": 1337}, "run_id": f"run-{name}",
-            "inputs": inputs, "finished": "2026-01-02T03:04:05+00:00", "seconds": seconds}  # fmt: skip
+    record = {"phase": name, "kind": kind, "key": "0" * 64, "params": {"seed": 1337}, "run_id": f"run-{name}",
+              "inputs": inputs, "finished": "2026-01-02T03:04:05+00:00", "seconds": seconds}  # fmt: skip
     if kind == "import":
-        done["params"]["sources"] = [
+        record["params"]["sources"] = [
             {"source": "fer2013", "root": str(base / "raw"), "votes": "/data/some where/votes.csv"}
         ]
     outputs = {"ids": {"manifest_sha256": "ab" * 32}, "headline": {"rows": 7}}
-    for file, value in {"done.json": done, "outputs.json": outputs, **files}.items():
+    for file, value in {"done.json": record, "outputs.json": outputs, **files}.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(json.dumps(value, default=str), encoding="utf-8")
     return f"mlruns/phases/{folder.name}"
@@ -118,7 +122,7 @@ def fit_files(name, base):
         "temperature": None,
         "training_prior": [1 / 7] * 7,
         "ids": {"weights_sha256": f"weights-{name}", "epoch": 1},
-        "metrics": {"val_select": select(seed)},
+        "metrics": {"val_select": val_select(seed)},
     }
     alignment = {
         "data": {"train_rows": 700, "class_counts": [100] * 7, "source_counts_after_filter": {"fer2013": 900}},
@@ -135,22 +139,23 @@ def fit_files(name, base):
 def write_home(base):
     """Phases of a run as the notebooks leave them; the last folder's relative path by phase name."""
     imports = write_phase(base, "import", "import", {}, {})
-    checked = {"manifest": "manifest.parquet", "root": str(base), "manifest_sha256": "ab" * 32, "rows_total": 900}
-    checked |= {"rows_valid": 900, "missing_paths": 0, "decode": {}, "duplicates": {"exact": 3}, "counts": {}}
-    manifest = write_phase(base, "manifest", "manifest", {"imports": imports}, {"manifest_validation.json": checked})
+    validation = {"manifest": "manifest.parquet", "root": str(base), "manifest_sha256": "ab" * 32, "rows_total": 900}
+    validation |= {"rows_valid": 900, "missing_paths": 0, "decode": {}, "duplicates": {"exact": 3}, "counts": {}}
+    manifest = write_phase(base, "manifest", "manifest", {"imports": imports}, {"manifest_validation.json": validation})
     fits = {}
     for name, (kind, *_) in MODELS.items():
         inputs = {"manifest": manifest, "init_from": "models:/x@y"}
         fits[name] = write_phase(base, name, kind, inputs, fit_files(name, base))
     teachers = [
         {"uri": str(base / fits[t] / "best"), "model": t, "backbone": "test_net", "epoch": 1, "weight": 0.5}
-        | {"val_select": select(1)}
+        | {"val_select": val_select(1)}
         for t in ("teacher_a", "teacher_b")
     ]
-    said = {"teachers": teachers, "ensemble_space": "logit", "flip_average": True, "evalset_id": "val-set", "rows": 700}
-    soft = {"alignmentreport.json": said, "ensemble_metrics.json": select(3)}
+    alignment = {"teachers": teachers, "ensemble_space": "logit", "flip_average": True}
+    alignment |= {"evalset_id": "val-set", "rows": 700}
+    files = {"alignmentreport.json": alignment, "ensemble_metrics.json": val_select(3)}
     inputs = {"manifest": manifest, "teachers": [fits["teacher_a"], fits["teacher_b"]]}
-    softlabels = write_phase(base, "softlabels", "softlabels", inputs, soft)
+    softlabels = write_phase(base, "softlabels", "softlabels", inputs, files)
     inputs = {"manifest": manifest, "models": list(fits.values()), "ensembles": [softlabels]}
     evaluated = write_phase(base, "evaluate", "evaluate", inputs, {"evaluation.json": evaluation()})
     bundle = fit_files("student_ce", base)["best/bundle.json"] | {"files": {}}
@@ -182,14 +187,14 @@ def home(tmp_path_factory):
     mlflow.set_registry_uri(before[1])
 
 
-def finished_run(name, folders, shown, status="FINISHED"):
-    """A parent run that lists some of the phases; one phase was begun twice before."""
+def finished_run(name, folders, phases, status="FINISHED"):
+    """A parent run that lists ``phases``; ``student_kd`` of the run "real" has two earlier attempts."""
     client, experiment = mlflow.MlflowClient(), store.experiment_id()
     parent = client.create_run(
         experiment, run_name=name, tags={"fer.kind": "run", "fer.run_file": "params/real.yaml", "fer.git": "abc"}
     )
-    listed = [{"phase": n, "status": "re-used", "folder": folders[n]} for n in shown]
-    client.log_dict(parent.info.run_id, {"phases": listed}, "phases.json")
+    rows = [{"phase": n, "status": "re-used", "folder": folders[n]} for n in phases]
+    client.log_dict(parent.info.run_id, {"phases": rows}, "phases.json")
     client.log_dict(parent.info.run_id, {n: {} for n in ("import", *folders)}, "plan.json")
     client.set_terminated(parent.info.run_id, status)
     for start, end, tags in ((1000, 31_000, {}), (2000, 9_999_000, {"fer.reaped": "later"})):
@@ -200,9 +205,9 @@ def finished_run(name, folders, shown, status="FINISHED"):
 
 
 def command(*arguments):
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as stop:
         main(["report", *arguments])
-    return ended.value.code
+    return stop.value.code
 
 
 @pytest.fixture(scope="module")
@@ -222,30 +227,30 @@ def page(exported, home):
     return exported.with_suffix(".md").read_text()
 
 
-def test_the_export_holds_the_whole_run_in_the_order_of_its_plan(exported, results, home):
+def test_export_has_every_phase_in_plan_order(exported, results, home):
     assert exported == home / "docs" / "results" / "real.json"
     assert list(results["phases"]) == ["import", "manifest", *MODELS, "softlabels", "evaluate", "export"]
     assert results["evaluation"] == evaluation()
     assert results["run_file"] == "params/real.yaml" and results["git"] == "abc"
     assert set(results["fits"]) == set(MODELS) and results["fits"]["teacher_b"]["train_seconds"] == 33.0
     assert results["fits"]["student_kd"]["history"][2]["train"]["loss"] == 2.0 - 0.1 * 2
-    assert results["softlabels"]["softlabels"]["ensemble"]["macro_f1"] == select(3)["macro_f1"]
+    assert results["softlabels"]["softlabels"]["ensemble"]["macro_f1"] == val_select(3)["macro_f1"]
     assert results["export"]["latency"][0]["p99_ms"] == 14.25 and results["export"]["latency"][0]["batch"] == 32
     assert results["environment"]["packages"] == {"torch": "2.13.0"}
     again = collect.collect("real")
     assert {**again, "created": 0} == {**results, "created": 0} and list(again) == list(results)
 
 
-def test_the_export_holds_no_path_of_the_machine_and_is_strict_json(exported, home, results):
+def test_export_is_strict_json_without_absolute_paths(exported, home, results):
     text = exported.read_text()
-    assert str(home) not in text and not MACHINE.search(text) and '"uri"' not in text
+    assert str(home) not in text and not ABSOLUTE_PATH.search(text) and '"uri"' not in text
     assert "NaN" not in text and results["fits"]["teacher_a"]["history"][0]["val"]["ece"] is None
     (source,) = results["phases"]["import"]["params"]["sources"]
     assert source["root"] == "raw" and not source["votes"].startswith("/") and source["votes"].endswith("votes.csv")
 
 
 @pytest.mark.parametrize(
-    ("text", "kept"),
+    ("text", "expected"),
     [
         ("/data/x/y.csv", "y.csv"),
         ("/data", "data"),
@@ -257,17 +262,17 @@ def test_the_export_holds_no_path_of_the_machine_and_is_strict_json(exported, ho
         ("12/08 n/a", "12/08 n/a"),
     ],
 )
-def test_paths_of_any_machine_are_cut_and_nothing_else(text, kept, home):
-    assert collect.without_paths({"a": [text], "n": float("inf")}) == {"a": [kept], "n": None}
+def test_without_paths_shortens_absolute_paths_only(text, expected, home):
+    assert collect.without_paths({"a": [text], "n": float("inf")}) == {"a": [expected], "n": None}
 
 
-def test_attempts_add_up_and_one_ended_from_outside_has_no_length(results, page):
+def test_seconds_sum_over_attempts_and_are_unknown_for_a_killed_one(results, page):
     phase = results["phases"]["student_kd"]
     assert [a["seconds"] for a in phase["attempts"]] == [30.0, None, 60.0] and phase["seconds"] == 90.0
     assert "| `student_kd` | student | > 1.5 min | 3 | 33 s | 3 | 100 | 1 |" in page.replace("\u00a0", " ")
 
 
-def test_a_run_is_found_by_name_or_id_and_else_the_message_helps(home, results):
+def test_collect_takes_a_run_name_or_id_and_lists_names_when_unknown(home, results):
     assert collect.collect(results["run_id"][:8])["name"] == "real"
     with pytest.raises(FerError, match="no run is called 'reel'.*real"):
         collect.collect("reel")
@@ -276,42 +281,43 @@ def test_a_run_is_found_by_name_or_id_and_else_the_message_helps(home, results):
         collect.collect("half")
 
 
-def test_models_trained_again_since_are_refused(home):
+def test_collect_refuses_weights_of_an_earlier_training(home):
     folder = next((home / "mlruns" / "phases").glob("student_ce-*")) / "best" / "bundle.json"
     before = folder.read_text()
     folder.write_text(before.replace("weights-student_ce", "weights-other"))
     try:
-        with pytest.raises(FerError, match="student_ce, the exported bundle.*no training of this run"):
+        with pytest.raises(FerError, match="student_ce, the exported bundle: .* of no fit of this run"):
             collect.collect("real")
     finally:
         folder.write_text(before)
 
 
-def test_the_student_is_chosen_without_its_test_score(results):
-    assert facts.chosen_student(results) == "student_ce"  # what was exported, though student_kd does better on test
+def test_best_student_is_exported_or_best_on_validation(results):
+    assert facts.best_student(results) == "student_ce"  # exported, though student_kd has the better test score
     unexported = results | {"export": None}
     models = unexported["evaluation"]["models"]
     best = max(("student_ce", "student_kd"), key=lambda n: models[n]["val_select"]["macro_f1"])
-    assert facts.chosen_student(unexported) == best
+    assert facts.best_student(unexported) == best
 
 
-def test_a_checkpoint_that_was_chosen_is_told_as_of_the_training_it_comes_from(results):
-    """Its contract and its training time are known, and an ensemble of two epochs of one fit was trained once."""
+def test_checkpoint_of_a_sweep_has_contract_and_training_time_of_its_fit(results):
+    """The training time of an ensemble of two epochs counts their fit once."""
     changed = copy.deepcopy(results)
     fit, model = changed["fits"]["teacher_a"], copy.deepcopy(changed["evaluation"]["models"]["teacher_a"])
     changed["evaluation"]["models"]["swept"] = model | {"weights_sha256": "5" * 64}
-    assert facts.fit_of(changed, "swept") is None and facts.contracts(changed)["swept"] == []
+    assert facts.face_contracts(changed)["swept"] == [] and facts.training_seconds(changed, "swept") is None
     changed["checkpoints"] = {"swept": {"of": "teacher_a", "ids": {"weights_sha256": "5" * 64}},
                               "foreign": {"of": None, "ids": {"weights_sha256": "6" * 64}}}  # fmt: skip
-    assert facts.fit_of(changed, "swept") is fit and facts.contracts(changed)["swept"] == [fit["face_contract"]]
+    assert facts.fits_by_weights(changed)["5" * 64] is fit
+    assert facts.face_contracts(changed)["swept"] == [fit["face_contract"]]
     assert facts.training_seconds(changed, "swept") == fit["train_seconds"]
     members = [{"weights_sha256": w} for w in ("5" * 64, fit["ids"]["weights_sha256"])]
     changed["evaluation"]["models"]["ensemble"]["members"] = members
     assert facts.training_seconds(changed, "ensemble") == fit["train_seconds"]
-    collect._same_weights(changed)
+    collect._refuse_other_weights(changed)
     changed["checkpoints"] = {}
-    with pytest.raises(FerError, match="swept: the evaluated weights are of no training of this run"):
-        collect._same_weights(changed)
+    with pytest.raises(FerError, match="swept: evaluated with weights of no fit of this run"):
+        collect._refuse_other_weights(changed)
 
 
 def with_accuracy(results, name, none, flip):
@@ -322,22 +328,21 @@ def with_accuracy(results, name, none, flip):
 
 
 @pytest.mark.parametrize(
-    ("none", "flip", "said"),
+    ("none", "flip", "outcome"),
     [
         (0.6699, 0.6701, "reached by flip average only"),
         (0.68, 0.69, "reached"),
         (0.66, 0.67, "not reached"),
     ],
 )
-def test_goals_are_held_against_the_numbers(results, none, flip, said):
-    found = facts.goals(with_accuracy(results, "student_ce", none, flip))
-    (student,) = (item for item in found if item["goal"].kind == "student" and item["goal"].accuracy == 0.67)
-    assert student["model"] == "student_ce" and facts.verdict(student["reached"]) == said
+def test_goal_outcome_compares_accuracy_of_each_view(results, none, flip, outcome):
+    goals = facts.goal_outcomes(with_accuracy(results, "student_ce", none, flip))
+    (student,) = (model for goal in goals if goal["accuracy"] == 0.67 for model in goal["models"])
+    assert student["name"] == "student_ce" and student["outcome"] == outcome
     without = copy.deepcopy(results)
     del without["evaluation"]["models"]["ensemble"]
-    assert [facts.verdict(i["reached"]) for i in facts.goals(without) if i["goal"].kind == "ensemble"] == [
-        "not measured"
-    ] * 2
+    models = [model for goal in facts.goal_outcomes(without) for model in goal["models"]]
+    assert [model["outcome"] for model in models if model["kind"] == "ensemble"] == ["not measured"] * 2
 
 
 def cells(page, start):
@@ -346,40 +351,40 @@ def cells(page, start):
     return [cell.strip().replace("\u00a0", " ") for cell in line.strip("|").split("|")]
 
 
-def test_the_page_says_what_the_file_says(page, results):
+def test_page_tables_show_the_exported_scores(page, results):
     view = results["evaluation"]["models"]["student_ce"]["views"]["none"]
     section = page.split("## Scores, without")[1]
-    found = cells(section, "| `student_ce` | single view")
+    row = cells(section, "| `student_ce` | single view")
     low, high = view["leak_free"]["accuracy_interval"]
-    assert found[2] == f"{100 * view['leak_free']['raw']['accuracy']:.2f} % [{100 * low:.1f}, {100 * high:.1f}]"
-    assert found[3].startswith(f"{view['leak_free']['raw']['macro_f1']:.4f} [")
-    assert found[7] == f"`{view['leak_free']['protocol_id']}`"
-    assert found[6] == f"{results['evaluation']['models']['student_ce']['val_select']['macro_f1']:.4f}"
+    assert row[2] == f"{100 * view['leak_free']['raw']['accuracy']:.2f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    assert row[3].startswith(f"{view['leak_free']['raw']['macro_f1']:.4f} [")
+    assert row[7] == f"`{view['leak_free']['protocol_id']}`"
+    assert row[6] == f"{results['evaluation']['models']['student_ce']['val_select']['macro_f1']:.4f}"
     section = page.split("## Calibration")[1]
-    found, ece = cells(section, "| `student_ce` | single view"), view["all"]["ece_scaled"]
-    assert found[4] == f"{ece['value']:.4f} [{ece['lo']:.3f}, {ece['hi']:.3f}]"
-    assert found[5] == f"{ece['null_mean']:.4f} ({ece['null_q95']:.4f})"
+    row, ece = cells(section, "| `student_ce` | single view"), view["all"]["ece_scaled"]
+    assert row[4] == f"{ece['value']:.4f} [{ece['lo']:.3f}, {ece['hi']:.3f}]"
+    assert row[5] == f"{ece['null_mean']:.4f} ({ece['null_q95']:.4f})"
     section = page.split("## F1 by class")[1]
     per_class = view["all"]["raw"]["per_class_f1"]
     assert cells(section, "| `student_ce` | single view")[2:] == [f"{per_class[e]:.3f}" for e in EMOTIONS]
 
 
-def test_the_page_names_protocol_choice_and_pictures(page, exported):
+def test_page_names_protocol_model_selection_and_figures(page, exported):
     assert "`image_size`: 80 (teacher_a); 72 (teacher_b); 80 + 72 (ensemble); 64 (student_ce, student_kd)" in page
-    assert "chosen on val/select alone" in page and "without the 40 pictures that have a known twin" in page
+    assert "chosen on val/select alone" in page and "without the 40 images that have a known twin" in page
     assert "val/temperature (n = 200)" in page
-    linked = re.findall(r"!\[.*?\]\((.*?)\)", page) + re.findall(r'<img src="(.*?)"', page)
-    assert len(linked) == 2 + 5 + 4 and all((exported.parent / name).stat().st_size > 5000 for name in linked)
+    links = re.findall(r"!\[.*?\]\((.*?)\)", page) + re.findall(r'<img src="(.*?)"', page)
+    assert len(links) == 2 + 5 + 4 and all((exported.parent / name).stat().st_size > 5000 for name in links)
     assert not re.search(r"\b(None|nan)\b", page)
 
 
-def test_the_readme_gets_its_sections_only_when_asked_and_keeps_the_rest(home, exported, page, results):
+def test_readme_sections_are_written_on_request_and_the_rest_is_unchanged(home, exported, page, results):
     assert (home / "README.md").read_text() == README  # the page alone was rendered
     assert command("render", str(exported), "--readme") == 0
-    assert (home / "README.md").read_text().count("\nold\n") == 1  # the results are in, the pictures are not
-    shown = figures.readme_pictures(exported, home / "README.md")
+    assert (home / "README.md").read_text().count("\nold\n") == 1  # results are new, images are not
+    images = figures.readme_images(exported, home / "README.md")
     text = (home / "README.md").read_text()
-    assert [p.name for p in shown] == ["faces.png", "reliability.png"]
+    assert [p.name for p in images] == ["faces.png", "reliability.png"]
     assert text.startswith("# x\n<!-- pictures:begin -->\n![Drawn") and text.endswith("<!-- results:end -->\nend\n")
     assert "old" not in text and "(docs/pictures/reliability.png)" in text
     raw = results["evaluation"]["models"]["ensemble"]["views"]["flip"]["all"]["raw"]
@@ -388,7 +393,7 @@ def test_the_readme_gets_its_sections_only_when_asked_and_keeps_the_rest(home, e
     )
 
 
-def test_results_on_drawn_faces_never_reach_the_readme(home, exported, results, capsys):
+def test_readme_refuses_results_on_drawn_faces(home, exported, results, capsys):
     drawn = copy.deepcopy(results)
     drawn["phases"]["import"]["params"]["sources"].append({"source": "expw_hq", "root": "embedded", "name": "faces"})
     file = home / "docs" / "results" / "drawn.json"
@@ -402,30 +407,49 @@ def test_results_on_drawn_faces_never_reach_the_readme(home, exported, results, 
     assert (home / "README.md").read_text() == before
 
 
-def test_a_missing_readme_is_named(home, exported, tmp_path):
+def test_render_names_a_missing_readme(home, exported, tmp_path):
     with pytest.raises(FerError, match="README.md is missing.*without --readme"):
         render(exported, tmp_path / "README.md")
 
 
-def test_the_command_says_what_to_do_next(home, exported, capsys):
+def test_commands_name_the_next_command(home, exported, capsys):
     (home / "c.json").write_text('{"format": 0}')
-    said = {("render", str(home / "c.json")): "fer report export", ("package", "real"): "compact: true",
-            ("pictures", str(home / "c.json")): "fer report render"}  # fmt: skip
-    for arguments, advice in said.items():
+    commands = {("render", str(home / "c.json")): "fer report export", ("package", "real"): "compact: true",
+                ("pictures", str(home / "c.json")): "fer report render"}  # fmt: skip
+    for arguments, advice in commands.items():
         assert command(*arguments) == 1
         assert advice in capsys.readouterr().err
     assert command("export", "real", "--output", str(home / "elsewhere.json")) == 0
     assert "fer report render" in capsys.readouterr().out and (home / "elsewhere.json").is_file()
 
 
-def test_sections_without_their_markers_are_refused():
+def test_replace_section_needs_both_markers_in_order():
     with pytest.raises(FerError, match="results:begin"):
         replace_section("no markers", "results", "x")
     with pytest.raises(FerError, match="markers"):
         replace_section("<!-- a:end --> <!-- a:begin -->", "a", "x")
 
 
-def test_a_table_sets_numbers_right_and_escapes_bars():
-    assert table(("a", "b"), [("x|y", "1 %"), ("z z", "–")]) == (
-        "| a | b |\n| --- | ---: |\n| x\\|y | 1\u00a0% |\n| z z | – |"
-    )
+def test_table_aligns_number_columns_right_and_escapes_bars():
+    template = "{% filter table %}\n| a | b |\n| {{ x }} | 1 % |\n| z z |\n  {{ none }} |\n{% endfilter %}\n"
+    text = ENVIRONMENT.from_string(template).render(x="x|y")
+    assert text == "| a | b |\n| --- | ---: |\n| x\\|y | 1\u00a0% |\n| z z | – |\n"
+    assert table("| a |\n") == "| a |\n| --- |\n"
+
+
+def test_templates_refuse_unknown_names():
+    with pytest.raises(UndefinedError, match="'macro_f2'"):
+        ENVIRONMENT.from_string("{{ report.macro_f2 }}").render(report={"macro_f1": 0.5})
+
+
+def test_page_shows_changed_settings_of_consecutive_trainings(results):
+    stage = {"parent": "a", "child": "b", "said": ["B gains 0.02.", "It took 5 s."], "changed": {}}
+    changed = stage | {"changed": {"optim.lr": [0.01, 0.001], "name": [None, "x|y"]}}
+    for stages, expected in (
+        ([stage], "`on_test`, test: B gains 0.02. It took 5 s.\n\nNo setting differs.\n\n## Confusion"),
+        ([changed], "| `a` → `b` | `optim.lr` | 0.01 | 0.001 |\n| `a` → `b` | `name` | – | x\\|y |\n\n## Confusion"),
+    ):
+        page = render_page(results | {"stages": {"on_test": {"suite": "test", "stages": stages}}}, NO_FIGURES, "x.json")
+        assert expected in page
+    older = {key: value for key, value in results.items() if key != "stages"}
+    assert "Trained on from another" not in render_page(older, NO_FIGURES, "x.json")

@@ -1,4 +1,4 @@
-"""Whole or absent: folders and files under every way in which a writer can end."""
+"""Atomic writes: a folder or file is complete or absent, however its writer ends."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def fill(target, text, **options):
         write_synced(work / text, b"x")
 
 
-def test_a_folder_appears_and_is_replaced_whole(tmp_path):
+def test_a_folder_is_created_and_replaced_atomically(tmp_path):
     target = tmp_path / "deep" / "out"
     fill(target, "one")
     fill(target, "two")
@@ -40,7 +40,7 @@ def test_a_folder_appears_and_is_replaced_whole(tmp_path):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_block_that_fails_leaves_the_old_folder(tmp_path, error):
+def test_a_failing_block_keeps_the_old_folder(tmp_path, error):
     target = tmp_path / "out"
     fill(target, "one")
     with pytest.raises(error), fresh_folder(target) as work:
@@ -49,7 +49,7 @@ def test_a_block_that_fails_leaves_the_old_folder(tmp_path, error):
     assert names(target) == ["one"] and names(tmp_path) == ["out"]
 
 
-def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
+def test_a_failing_rename_restores_the_old_folder(tmp_path, monkeypatch):
     target = tmp_path / "out"
     fill(target, "one")
     real = os.replace
@@ -65,7 +65,7 @@ def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
     assert names(target) == ["one"] and names(tmp_path) == ["out"]
 
 
-def test_what_may_not_go_stays(tmp_path):
+def test_a_folder_that_may_not_be_replaced_is_untouched(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mine").write_text("mine")
     with pytest.raises(FileExistsError):
@@ -73,14 +73,14 @@ def test_what_may_not_go_stays(tmp_path):
     assert names(tmp_path / "photos") == ["mine"] and names(tmp_path) == ["photos"]
 
 
-def test_a_file_in_the_folders_place_stays(tmp_path):
+def test_a_file_at_the_folders_path_is_untouched(tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(DataError, match="a file stands where a folder should be"):
         fill(tmp_path / "out", "x")
     assert (tmp_path / "out").read_text() == "mine" and names(tmp_path) == ["out"]
 
 
-def test_killed_writers_are_settled_and_living_ones_left_alone(tmp_path):
+def test_settle_removes_files_of_dead_writers_and_keeps_those_of_living_ones(tmp_path):
     target = tmp_path / "o[u]t"
     fill(target, "one")
     os.replace(target, previous(target))  # killed between its two renames
@@ -95,7 +95,7 @@ def test_killed_writers_are_settled_and_living_ones_left_alone(tmp_path):
     assert names(target) == ["one"] and not previous(target).exists()
 
 
-def test_a_process_that_is_killed_leaves_nothing_for_long(tmp_path):
+def test_the_next_writer_removes_what_a_killed_process_left(tmp_path):
     code = (
         "import os, signal, sys; from pathlib import Path; from fer_lib.storage.atomic import fresh_folder\n"
         "with fresh_folder(Path(sys.argv[1])) as work:\n"
@@ -109,7 +109,7 @@ def test_a_process_that_is_killed_leaves_nothing_for_long(tmp_path):
     assert names(target) == ["two"] and names(tmp_path) == ["out"]
 
 
-def test_a_full_disk_is_told_and_the_old_stays(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_the_old_files_are_kept(tmp_path, monkeypatch):
     fill(tmp_path / "out", "one")
     write_json(tmp_path / "a.json", {"step": 1})
 
@@ -125,7 +125,7 @@ def test_a_full_disk_is_told_and_the_old_stays(tmp_path, monkeypatch):
     assert names(tmp_path) == ["a.json", "out"]
 
 
-def test_files_are_whole_or_the_old_ones(tmp_path):
+def test_a_failing_write_keeps_the_old_file(tmp_path):
     target = tmp_path / "deep" / "a.json"
     write_json(target, {"é": [1, 2]})
     assert target.read_text(encoding="utf-8") == '{\n  "é": [\n    1,\n    2\n  ]\n}\n'
@@ -140,7 +140,7 @@ def test_files_are_whole_or_the_old_ones(tmp_path):
     assert target.read_text() == "5\n" and names(target.parent) == ["a.json"]
 
 
-def test_a_file_is_synced_then_renamed_then_its_folder_synced(tmp_path, disk_calls):
+def test_a_file_is_synced_then_renamed_then_its_folder_is_synced(tmp_path, disk_calls):
     expected = ["fsync a.json", "rename a.json", "fsync ."]
     for value in ([1] * 5000, [2]):  # a new file, and one that replaces it
         write_json(tmp_path / "a.json", value)
@@ -150,7 +150,7 @@ def test_a_file_is_synced_then_renamed_then_its_folder_synced(tmp_path, disk_cal
     assert disk_calls(tmp_path) == expected
 
 
-def test_a_folders_files_and_list_are_synced_before_it_is_renamed(tmp_path, disk_calls):
+def test_a_folder_and_its_files_are_synced_before_the_rename(tmp_path, disk_calls):
     fill(tmp_path / "out", "one")
     written, placed = ["fsync out/one", "fsync out"], ["rename out", "fsync ."]
     assert disk_calls(tmp_path) == written + placed
@@ -159,13 +159,13 @@ def test_a_folders_files_and_list_are_synced_before_it_is_renamed(tmp_path, disk
     assert disk_calls(tmp_path) == [*written, "rename .out.previous", *placed]
 
 
-def test_a_synced_file_is_synced_when_all_of_it_is_written(tmp_path, disk_calls):
+def test_write_synced_syncs_once(tmp_path, disk_calls):
     write_synced(tmp_path / "a", b"x" * 100)
     assert disk_calls(tmp_path) == ["fsync a"]
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "hint"),
     [
         (OSError(28, "No space left on device"), "free some space and give the same command again"),
         (OSError(30, "Read-only file system"), "read-only: set FER_HOME"),
@@ -175,17 +175,17 @@ def test_a_synced_file_is_synced_when_all_of_it_is_written(tmp_path, disk_calls)
         (RuntimeError("something else"), None),
     ],
 )
-def test_trouble_with_the_disk_is_found_below_other_errors(error, said):
+def test_disk_trouble_is_found_in_the_chain_of_causes(error, hint):
     outer = ValueError("cannot log")
     outer.__cause__ = KeyError("in between")
     outer.__cause__.__context__ = error
     for found in (disk_trouble(error), disk_trouble(outer)):
-        assert found is None if said is None else said in found
+        assert found is None if hint is None else hint in found
 
 
 @pytest.mark.parametrize(
-    ("number", "said"), [(28, "is full"), (13, "read-only"), (20, "a file stands where"), (5, "repair this one")]
+    ("number", "hint"), [(28, "is full"), (13, "read-only"), (20, "a file stands where"), (5, "repair this one")]
 )
-def test_disk_trouble_in_plain_words(tmp_path, number, said):
-    with pytest.raises(DataError, match=f"cannot write {tmp_path}: .*{said}"), explained(tmp_path):
+def test_explained_names_the_path_and_the_next_step(tmp_path, number, hint):
+    with pytest.raises(DataError, match=f"cannot write {tmp_path}: .*{hint}"), explained(tmp_path):
         raise OSError(number, os.strerror(number))

@@ -1,4 +1,4 @@
-"""Who holds a run: a second process is refused at once and told by whom, and a crash leaves nothing to unlock."""
+"""Run locks: a second process is refused with the owner's name, and a crash leaves nothing to unlock."""
 
 import json
 import os
@@ -13,15 +13,15 @@ import pytest
 
 from fer_lib.errors import DataError, FerError
 from fer_lib.storage import locks
-from fer_lib.storage.locks import RunLock, holder, refuse_if_held
+from fer_lib.storage.locks import RunLock, raise_if_locked, read_owner
 
-HOLDING = """
+LOCKING = """
 import sys, time
 from pathlib import Path
 from fer_lib.storage.locks import RunLock
-hold = RunLock(Path(sys.argv[1]), "phase 'a'")
-hold.tell(run_id="0123abcd")
-print("held", flush=True)
+lock = RunLock(Path(sys.argv[1]), "phase 'a'")
+lock.describe(run_id="0123abcd")
+print("locked", flush=True)
 time.sleep(60)
 """
 
@@ -34,42 +34,42 @@ def lock(tmp_path):
 @pytest.fixture
 def other(lock):
     """Another process that holds the lock."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDING, str(lock)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
+    process = subprocess.Popen([sys.executable, "-c", LOCKING, str(lock)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "locked\n"
     yield process
     process.kill()
     process.wait()
 
 
-def test_a_second_process_is_refused_at_once_and_told_who_holds_it(lock, other):
+def test_a_second_process_is_refused_with_the_owner_of_the_lock(lock, other):
     began = time.monotonic()
     with pytest.raises(FerError) as refused:
         RunLock(lock, f"phase 'a' in {lock.parent}")
     assert time.monotonic() - began < 0.9
-    said = str(refused.value)
-    assert said.startswith(f"phase 'a' in {lock.parent} is being run by another process (pid {other.pid} on ")
-    user = re.search(rf"on {re.escape(socket.gethostname())}, user (\S+), since (\S+);", said)
+    message = str(refused.value)
+    assert message.startswith(f"phase 'a' in {lock.parent} is being run by another process (pid {other.pid} on ")
+    user = re.search(rf"on {re.escape(socket.gethostname())}, user (\S+), since (\S+);", message)
     assert user and user[1] and abs(time.time() - os.path.getmtime(lock)) < 60
-    assert "MLflow run 0123abcd" in said and f"command: {sys.executable} -c" in said
-    assert said.endswith("give the same command again; nothing has to be unlocked")
+    assert "MLflow run 0123abcd" in message and f"command: {sys.executable} -c" in message
+    assert message.endswith("give the same command again; nothing has to be unlocked")
     with pytest.raises(FerError, match=f"pid {other.pid} on"):
-        refuse_if_held(lock, "phase 'a'")
+        raise_if_locked(lock, "phase 'a'")
 
 
-def test_after_a_kill_nothing_has_to_be_unlocked(lock, other):
+def test_a_killed_process_leaves_no_lock(lock, other):
     other.send_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
     other.wait()
-    assert lock.with_name(".lock.holder.json").is_file(), "what the crash left"
-    refuse_if_held(lock, "phase 'a'")
+    assert lock.with_name(".lock.holder.json").is_file(), "the owner file of the killed process"
+    raise_if_locked(lock, "phase 'a'")
     with RunLock(lock, "phase 'a'"):
-        assert holder(lock)["pid"] == os.getpid() and "run_id" not in holder(lock)
+        assert read_owner(lock)["pid"] == os.getpid() and "run_id" not in read_owner(lock)
     assert not lock.with_name(".lock.holder.json").exists()
-    refuse_if_held(lock, "phase 'a'")
+    raise_if_locked(lock, "phase 'a'")
 
 
 @pytest.mark.parametrize("left", ["gone", "another process of that number", "half", "nothing", "a list"])
-def test_a_stale_holder_is_never_taken_for_the_living_one(lock, left, monkeypatch):
-    """Between taking the lock and saying so, the file of the one before may still lie there."""
+def test_a_stale_owner_file_is_ignored(lock, left, monkeypatch):
+    """The file of an earlier owner may still exist while the new owner has not written its own."""
     with RunLock(lock, "phase 'a'"):
         file = lock.with_name(".lock.holder.json")
         mine = json.loads(file.read_text())
@@ -80,20 +80,20 @@ def test_a_stale_holder_is_never_taken_for_the_living_one(lock, left, monkeypatc
         file.write_text({"half": '{"pid": ', "nothing": "", "a list": "[]"}.get(left) or json.dumps(old.get(left)))
         if left == "nothing":
             file.unlink()
-        assert holder(lock) is None
-        with pytest.raises(FerError, match=r"another process \(it has not said which one\)"):
-            refuse_if_held(lock, "phase 'a'")
-        monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")  # whose processes can't be looked at
-        assert (holder(lock) is not None) == (left in old)
+        assert read_owner(lock) is None
+        with pytest.raises(FerError, match=r"another process \(which one is not known yet\)"):
+            raise_if_locked(lock, "phase 'a'")
+        monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")  # whose processes can't be check at
+        assert (read_owner(lock) is not None) == (left in old)
 
 
-def test_a_look_at_a_lock_does_not_refuse_who_comes_just_then(lock, monkeypatch):
-    looked = locks.FileLock(lock)
-    looked.acquire()
+def test_a_short_check_of_the_lock_refuses_no_new_owner(lock, monkeypatch):
+    check = locks.FileLock(lock)
+    check.acquire()
     began = time.monotonic()
 
     def sleep(seconds, real=time.sleep):
-        looked.release()
+        check.release()
         real(seconds)
 
     monkeypatch.setattr(time, "sleep", sleep)
@@ -101,7 +101,7 @@ def test_a_look_at_a_lock_does_not_refuse_who_comes_just_then(lock, monkeypatch)
         assert time.monotonic() - began < 0.3
 
 
-def test_a_holder_that_cannot_be_written_lets_go(lock, monkeypatch):
+def test_the_lock_is_released_when_the_owner_file_cannot_be_written(lock, monkeypatch):
     def full(*_):
         raise DataError("cannot write: the disk is full")
 
@@ -109,6 +109,6 @@ def test_a_holder_that_cannot_be_written_lets_go(lock, monkeypatch):
         m.setattr(locks, "write_json", full)
         with pytest.raises(DataError, match="is full"):
             RunLock(lock, "phase 'a'")
-    with RunLock(lock, "phase 'a'") as hold:
-        hold.release()
-        refuse_if_held(lock, "phase 'a'")
+    with RunLock(lock, "phase 'a'") as run_lock:
+        run_lock.release()
+        raise_if_locked(lock, "phase 'a'")

@@ -52,7 +52,7 @@ def test_classes_follow_the_shares():
 @pytest.mark.parametrize("unit", features.ACTION_UNITS)
 def test_every_action_unit_shows(unit):
     """Each unit at full strength changes a frontal face by itself (AU7 and AU24 touch only a few pixels)."""
-    who = features.person(np.random.default_rng(3))
+    who = features.random_person(np.random.default_rng(3))
     who = replace(who, hair_style="short", beard="none", glasses="none")
     neutral = drawing.draw(who, {}, drawing.Scene(), 96).astype(int)
     moved = drawing.draw(who, {unit: 1.0}, drawing.Scene(), 96).astype(int)
@@ -61,7 +61,7 @@ def test_every_action_unit_shows(unit):
 
 def test_a_smile_lifts_and_a_frown_drops_the_mouth_corners():
     def corner(units):
-        sketch = drawing.Sketch(features.person(np.random.default_rng(3)), drawing.Scene(), 96)
+        sketch = drawing.Sketch(features.random_person(np.random.default_rng(3)), drawing.Scene(), 96)
         features.draw_mouth(sketch, {name: units.get(name, 0.0) for name in features.ACTION_UNITS})
         lips = max(sketch._curves, key=lambda c: np.ptp(c[:, 0]))
         return lips[0, 1] - lips[5, 1]  # the end of the upper lip, below its middle
@@ -83,7 +83,7 @@ def test_two_thousand_faces_take_at_most_ten_seconds_of_one_core():
 
 
 def test_drawn_faces_can_be_learnt_but_not_perfectly():
-    """A linear model on small pictures beats chance clearly and is far from perfect: signal there, overlap too."""
+    """A linear model on small images beats chance clearly and is far from perfect: signal there, overlap too."""
     from sklearn.linear_model import RidgeClassifier
 
     def pixels(seed, n):
@@ -341,17 +341,17 @@ def test_a_read_only_folder_is_named(tmp_path):
 def test_embedded_is_drawn_once_and_cached_by_what_was_asked(tmp_path, monkeypatch):
     monkeypatch.setenv("FER_HOME", str(tmp_path))
     spec = SourceSpec(source="fer2013", faces=70)
-    root = dataset.embedded(spec)
+    root = dataset.embedded_root(spec)
     assert root.parent == tmp_path / "mlruns" / "cache" and root.name.startswith("drawn-")
     stamp = (root / "truth.json").stat().st_mtime_ns
-    assert dataset.embedded(spec) == root and (root / "truth.json").stat().st_mtime_ns == stamp
-    votes = dataset.embedded(SourceSpec(source="ferplus", faces=70))
+    assert dataset.embedded_root(spec) == root and (root / "truth.json").stat().st_mtime_ns == stamp
+    votes = dataset.embedded_root(SourceSpec(source="ferplus", faces=70))
     assert votes != root and (votes / "fer2013.csv").read_bytes() == (root / "fer2013.csv").read_bytes()
-    assert dataset.embedded(SourceSpec(source="fer2013", faces=70, duplicates=2)) != root
-    tree = dataset.embedded(SourceSpec(source="tree", name="affectnet_full_balanced", faces=70))
+    assert dataset.embedded_root(SourceSpec(source="fer2013", faces=70, duplicates=2)) != root
+    tree = dataset.embedded_root(SourceSpec(source="tree", name="affectnet_full_balanced", faces=70))
     units = [truth_of(folder)[0]["units"] for folder in (tree, root)]
     assert units[0] != units[1], "two sources hold the same faces"
-    full, sure = (dataset.embedded(SourceSpec(source=source, faces=70)) for source in ("expw_full", "expw_hq"))
+    full, sure = (dataset.embedded_root(SourceSpec(source=source, faces=70)) for source in ("expw_full", "expw_hq"))
     assert full == sure, "the two sources of ExpW read one dataset"
     with pytest.raises(DataError, match="no embedded faces"):
-        dataset.embedded(SourceSpec(source="raf_au", faces=70))
+        dataset.embedded_root(SourceSpec(source="raf_au", faces=70))

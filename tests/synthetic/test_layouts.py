@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.importers import import_source
-from fer_lib.importers.votes import judge
+from fer_lib.importers.votes import label_votes
 from fer_lib.params import SourceSpec
 from fer_lib.synthetic import dataset
 from fer_lib.synthetic.layouts import LAYOUTS, encode
@@ -51,7 +51,7 @@ def expected(layout: str, drawn: list[Record]) -> dict[str, tuple[int, str]]:
     """record -> (label, split) of every record that an import must keep."""
     if LAYOUTS[layout].source == "ferplus":
         for r in drawn:
-            r.written = int(judge(np.array([r.votes])).label[0])
+            r.written = int(label_votes(np.array([r.votes])).label[0])
     return {r.record: (r.written, r.split) for r in drawn if r.written in range(7)}
 
 
@@ -95,7 +95,7 @@ def test_round_trip_idempotence_and_order_invariance(layout):
             truth, before = expected(layout, drawn), checksums(root)
             spec = SourceSpec(source=LAYOUTS[layout].source, root=str(root), name="drawn")
             if not truth:
-                with pytest.raises(DataError, match="no picture of the seven classes"):
+                with pytest.raises(DataError, match="no image of the seven classes"):
                     import_source(spec, out)
                 return
             if layout == "rafdb_compound" and not re.search(r"(?m) ([89]|1\d)$", _list(root)):
@@ -210,7 +210,7 @@ def test_every_expw_line_is_a_row_or_a_counted_problem_and_partly_outside_boxes_
                     leaving += top < 0 or left < 0 or bottom > 20 or right > 24
                     kept.add(f"p{i}.jpg#{j}")
         if not kept:
-            with pytest.raises(DataError, match="no picture"):
+            with pytest.raises(DataError, match="no image"):
                 import_source(spec, Path(folder) / "out")
             return
         full = import_source(spec, Path(folder) / "out")
@@ -245,7 +245,7 @@ def test_yolo_boxes_become_faces_in_pixels_and_lines_have_no_order(boxes):
         spec = SourceSpec(source="affectnet_yolo_format", root=str(root))
         wanted = {(y, x, y + h, x + w, names[c]) for c, x, y, w, h in boxes if c != 1}
         if not wanted:
-            with pytest.raises(DataError, match="no picture of the seven"):
+            with pytest.raises(DataError, match="no image of the seven"):
                 import_source(spec, Path(folder) / "out")
             return
         first = import_source(spec, Path(folder) / "out")

@@ -109,7 +109,7 @@ def test_arrays_bytes_and_columns_agree_with_the_bundle(served, bundle, faces):
     [
         (np.zeros((48, 48, 3), np.float32), "row 1: expected dtype uint8"),
         (np.zeros((48, 48), np.uint8), r"row 1: expected shape \[H,W,3\]"),
-        (b"not a picture", "row 1: picture of 13 bytes"),
+        (b"not a picture", "row 1: image of 13 bytes"),
         ("face.jpg", "row 1: text must be base64"),
         ([[[0, 0, 256]]], "row 1: nested lists must hold integers 0..255"),
         ([[[0.5, 0.1, 0.2]]], "row 1: nested lists must hold integers"),
@@ -127,7 +127,7 @@ def test_one_array_in_place_of_a_list_is_refused(served, faces):
         served.predict(np.stack([faces[0], faces[0]]))
 
 
-def test_the_signature_says_what_goes_in_and_out(served):
+def test_the_signature_has_inputs_and_outputs(served):
     signature = served.metadata.signature
     assert json.loads(signature.to_dict()["inputs"]) == [{"type": "any", "required": True}]
     outputs = json.loads(signature.to_dict()["outputs"])
@@ -143,7 +143,7 @@ def test_nothing_is_pickled_and_requirements_are_pinned(champion, home):
     assert home in folder.parents
 
 
-def test_load_finds_the_same_probabilities(champion, bundle, faces):
+def test_load_gives_the_same_probabilities(champion, bundle, faces):
     predictor = fer_lib.load("models:/fer-student@champion")
     (face,) = predictor.predict(faces[0], whole=True)
     np.testing.assert_allclose(list(face.probs.values()), Predictor(bundle).probs(faces)[0], atol=1e-6)
@@ -159,7 +159,7 @@ def test_evaluation_and_export_take_a_registered_model_or_a_bundle_folder(champi
         assert row["macro_f1"] == 0.4 and read_bundle(row["bundle"]).weights_sha256 == bundle.weights_sha256
 
 
-def test_versions_aliases_and_the_list(champion, home, bundle, tmp_path):
+def test_list_models_has_versions_and_aliases(champion, home, bundle, tmp_path):
     measured = {"macro_f1": 0.6, "accuracy": 0.7, "ece": 0.01, "evalset_id": "e" * 12}
     second = derive_bundle(bundle, tmp_path / "second", metrics={"test": measured})
     version = registry.register_bundle(second, "fer-other", "candidate")
@@ -177,25 +177,25 @@ def test_versions_aliases_and_the_list(champion, home, bundle, tmp_path):
     assert registry.default_uri() == "models:/fer-student@champion"
 
 
-def test_who_held_an_alias_and_what_is_said_when_it_moves(home, bundle, tmp_path):
-    name, alias = "fer-held", "candidate"
-    assert registry.alias_holder(name, alias) is None
+def test_the_message_about_a_moved_alias_names_the_earlier_version(home, bundle, tmp_path):
+    name, alias = "fer-moved", "candidate"
+    assert registry.alias_version(name, alias) is None
     registry.register_bundle(bundle, name, alias)
-    held = registry.alias_holder(name, alias)
-    assert (held["version"], held["macro_f1"]) == (1, 0.4) and registry.alias_holder(name, "other") is None
+    before = registry.alias_version(name, alias)
+    assert (before["version"], before["macro_f1"]) == (1, 0.4) and registry.alias_version(name, "other") is None
     second = derive_bundle(bundle, tmp_path / "second", name="renamed", metrics={"val_select": {"macro_f1": 0.45}})
     assert second.name == "renamed" and second.weights_sha256 == bundle.weights_sha256
     registry.register_bundle(second, name, alias)
-    assert registry.alias_holder(name, alias)["version"] == 2
-    said = registry.moved_alias(name, alias, 2, held, second)
-    assert (
-        said == f"models:/{name}@{alias} is now version 2, before it was version 1 (macro-F1 0.4000 on the same rows)."
-    )
+    assert registry.alias_version(name, alias)["version"] == 2
+    message = registry.alias_message(name, alias, 2, before, second)
+    now = f"models:/{name}@{alias} is now version 2"
+    assert message == f"{now}, before it was version 1 (macro-F1 0.4000 on the same rows)."
     other = derive_bundle(bundle, tmp_path / "other", ids={"evalset_id": "f" * 12})
-    assert "other rows (0123456789ab), so the two are not compared" in registry.moved_alias(name, alias, 3, held, other)
-    assert "no version held the alias before" in registry.moved_alias(name, alias, 1, None, bundle)
-    assert "no alias was moved" in registry.moved_alias(name, "", 3, None, bundle)
-    assert "no figure is known" in registry.moved_alias(name, alias, 3, held | {"macro_f1": None}, bundle)
+    message = registry.alias_message(name, alias, 3, before, other)
+    assert "other rows (0123456789ab), so the two cannot be compared" in message
+    assert "no version had the alias before" in registry.alias_message(name, alias, 1, None, bundle)
+    assert "no alias was moved" in registry.alias_message(name, "", 3, None, bundle)
+    assert "whose macro-F1 is unknown" in registry.alias_message(name, alias, 3, before | {"macro_f1": None}, bundle)
 
 
 def recorded(bundle, folder, drawn=False, smoke=False):
@@ -212,7 +212,7 @@ def recorded(bundle, folder, drawn=False, smoke=False):
 
 @pytest.mark.parametrize("kind", ["drawn", "smoke"])
 @pytest.mark.parametrize("name", ["fer-student", "my-student"])
-def test_a_model_of_drawn_faces_or_of_smoke_never_becomes_champion(champion, bundle, tmp_path, kind, name):
+def test_a_model_of_synthetic_faces_or_smoke_never_becomes_champion(champion, bundle, tmp_path, kind, name):
     toy = recorded(bundle, tmp_path / "toy", **{kind: True})
     before = registry.list_models()
     reason = "demonstration on drawn faces" if kind == "drawn" else "--smoke rehearsal"
@@ -223,7 +223,7 @@ def test_a_model_of_drawn_faces_or_of_smoke_never_becomes_champion(champion, bun
     assert registry.permitted_alias(toy, name, "candidate") == ("candidate", "")
 
 
-def test_a_model_of_photos_takes_the_alias_that_was_asked_for(bundle, tmp_path):
+def test_a_model_of_photos_takes_the_alias(bundle, tmp_path):
     real = recorded(bundle, tmp_path / "real")
     assert registry.permitted_alias(real, "fer-student", "champion") == ("champion", "")
     assert registry.permitted_alias(bundle, "fer-student", "champion") == ("champion", ""), "of an earlier version"
@@ -232,7 +232,7 @@ def test_a_model_of_photos_takes_the_alias_that_was_asked_for(bundle, tmp_path):
 
 
 @pytest.mark.parametrize(("drawn", "smoke"), [(True, False), (False, True)])
-def test_an_adapted_toy_that_passed_its_gates_is_registered_without_the_alias(home, bundle, tmp_path, drawn, smoke):
+def test_an_adapted_toy_model_that_passes_its_gates_is_registered_without_alias(home, bundle, tmp_path, drawn, smoke):
     from fer_lib.adapt.promotion import register_if_passed
     from fer_lib.params import AdaptParams
 
@@ -240,14 +240,14 @@ def test_an_adapted_toy_that_passed_its_gates_is_registered_without_the_alias(ho
     toy, passed = recorded(bundle, tmp_path / "toy", drawn=drawn), {"passed": True, "mark": "", "said": ["All good."]}
     told = register_if_passed(AdaptParams(alias="champion", registered_name=name, smoke=smoke), toy, passed, None)
     assert f"tiny does not take the alias {name}@champion" in told and f"models:/{name}/1 is new" in told
-    assert registry.alias_holder(name, "champion") is None
+    assert registry.alias_version(name, "champion") is None
     assert registry.read_bundle(registry.resolve(f"models:/{name}/1")).weights_sha256 == bundle.weights_sha256
     real = recorded(bundle, tmp_path / "real")
     register_if_passed(AdaptParams(alias="champion", registered_name=name), real, passed, None)
-    assert registry.alias_holder(name, "champion")["version"] == 2, "a gate that passed on photos moves it"
+    assert registry.alias_version(name, "champion")["version"] == 2, "a gate that passed on photos moves it"
 
 
-def test_one_line_says_which_model_it_is_and_what_it_was_trained_on(champion, bundle, tmp_path, caplog):
+def test_describe_gives_the_model_and_its_training_data(champion, bundle, tmp_path, caplog):
     real, toy = recorded(bundle, tmp_path / "real"), recorded(bundle, tmp_path / "toy", drawn=True)
     registry.register_bundle(real, "fer-told", "best")
     registry.register_bundle(toy, "fer-told", "candidate")
@@ -266,7 +266,7 @@ def test_one_line_says_which_model_it_is_and_what_it_was_trained_on(champion, bu
     assert told == [("INFO", "model: tiny (trained on 2,000 faces of fer2013)"), ("WARNING", f"model: tiny ({drawn})")]
 
 
-def test_a_version_belongs_to_the_run_it_is_given(home, bundle):
+def test_a_version_belongs_to_its_run(home, bundle):
     with mlflow.start_run(experiment_id=store.experiment_id()) as run:
         version = registry.register_bundle(bundle, "fer-of-run")
     client = mlflow.MlflowClient()
@@ -276,7 +276,7 @@ def test_a_version_belongs_to_the_run_it_is_given(home, bundle):
     assert mlflow.active_run() is None
 
 
-def test_unknown_names_aliases_and_versions_list_what_there_is(champion):
+def test_unknown_names_aliases_and_versions_list_the_available_ones(champion):
     with pytest.raises(FerError, match=r"no alias 'best'; its aliases: champion \(version 1\)"):
         registry.resolve("models:/fer-student@best")
     with pytest.raises(FerError, match=r"no model 'fer-nobody' is registered; there are: .*fer-student"):
@@ -288,7 +288,7 @@ def test_unknown_names_aliases_and_versions_list_what_there_is(champion):
 
 
 @pytest.mark.parametrize("name, alias", [("fer-student", "not an alias!"), ("fer-student", "v2"), ("a/b", "champion")])
-def test_a_refused_name_or_alias_leaves_no_version(champion, bundle, name, alias):
+def test_a_refused_name_or_alias_creates_no_version(champion, bundle, name, alias):
     before = registry.list_models()
     with pytest.raises(FerError, match="can't be an alias of|choose another name or alias"):
         registry.register_bundle(bundle, name, alias)
@@ -333,7 +333,7 @@ def test_folders(bundle, tmp_path):
         registry.resolve(tmp_path)
 
 
-def test_no_store_is_made_by_asking(tmp_path, monkeypatch):
+def test_queries_create_no_store(tmp_path, monkeypatch):
     monkeypatch.setenv("FER_HOME", str(tmp_path))
     assert registry.default_uri() == "packaged"
     with pytest.raises(FerError, match="there is no registry"):

@@ -1,4 +1,4 @@
-"""Runs that do not finish: an interrupt is said in the run, and the dead do not stay RUNNING."""
+"""Runs that do not finish: interrupts are recorded, and runs of dead processes are ended."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from fer_lib.tracking import run_status, runs, store
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A home with one notebook, so that a phase of kind ``import`` can be run alone."""
+    """A home with one notebook, so that a phase of kind ``import`` can run without a pipeline."""
     home = tmp_path_factory.mktemp("lab")
     (home / "notebooks").mkdir()
     (home / "params").mkdir()
@@ -41,29 +41,29 @@ def client():
     return mlflow.MlflowClient()
 
 
-def checkpointed(folder, step=54, epoch=2.25):
+def write_checkpoint(folder, step=54, epoch=2.25):
     (folder / "checkpoint_last").mkdir()
     (folder / "checkpoint_last" / "state.json").write_text(json.dumps({"step": step, "epoch": epoch}))
 
 
-def test_an_interrupt_kills_the_run_and_says_how_far_it_was():
+def test_an_interrupt_ends_the_run_and_records_its_progress():
     with pytest.raises(KeyboardInterrupt):
         with standalone.phase_run(ImportParams(seed=11), "import") as run:
             run.note(intent="To see.")
             run.follow([{"event": "start", "total_steps": 80, "steps_per_epoch": 10},
                         {"event": "epoch", "epoch": 2, "train": {"loss": 1.0}}])  # fmt: skip
-            checkpointed(run.output_dir)
+            write_checkpoint(run.output_dir)
             raise KeyboardInterrupt
     found = client().get_run(run.run_id)
     text = "interrupted at epoch 3/8; the same command goes on from step 54 (epoch 2.25)"
     assert found.info.status == "KILLED" and found.data.tags["fer.interrupted"] == text
     assert found.data.tags["mlflow.note.content"] == f"**Intent.** To see.\n\n**Interrupted.** I{text[1:]}."
-    assert not locks.lock_is_held(run.output_dir / ".lock") and not (run.output_dir / "done.json").exists()
+    assert not locks.is_locked(run.output_dir / ".lock") and not (run.output_dir / "done.json").exists()
     run_status.mark_interrupted(client(), run.run_id, run.output_dir.parent)
-    assert client().get_run(run.run_id).data.tags["fer.interrupted"] == text, "the first word stands"
+    assert client().get_run(run.run_id).data.tags["fer.interrupted"] == text, "the first text is kept"
 
 
-def test_how_far_without_a_checkpoint(tmp_path):
+def test_progress_text_without_and_with_a_checkpoint(tmp_path):
     assert run_status.progress_text(tmp_path) == "interrupted; the same command begins this phase again"
     (tmp_path / "progress.json").write_text('{"text": "1,200 of 3,000 rows imported"}')
     (tmp_path / "checkpoint_last").mkdir()
@@ -80,8 +80,8 @@ def test_how_far_without_a_checkpoint(tmp_path):
     )
 
 
-def test_what_ended_takes_no_more(tmp_path):
-    """MLflow would quietly begin another, nameless run."""
+def test_a_run_that_has_ended_refuses_writes(tmp_path):
+    """MLflow would start another run without a name."""
     run = standalone.phase_run(ImportParams(seed=12), "import")
     run.interrupt()
     before = len(client().search_runs([store.experiment_id()]))
@@ -108,7 +108,7 @@ if sys.argv[1] == "interrupt":
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent")
 @pytest.mark.parametrize(("how", "status"), [("interrupt", "KILLED"), ("end", "FAILED")])
-def test_a_script_that_ends_half_way(lab, how, status):
+def test_a_script_that_exits_early_ends_its_run(lab, how, status):
     kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     ended = subprocess.run([sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, env=kept, timeout=60)
     found = client().get_run(ended.stdout.strip())
@@ -118,20 +118,20 @@ def test_a_script_that_ends_half_way(lab, how, status):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent")
 def test_an_interrupted_cell_ends_the_run(lab):
-    """What the stop button of a notebook does: the kernel lives on, the run does not."""
+    """The stop button of a notebook ends the run, and the kernel stays alive."""
     from jupyter_client.manager import start_new_kernel
 
     kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     manager, kernel = start_new_kernel(kernel_name="python3", env=kept)
     try:
-        said = []
+        output = []
 
-        def shown(message):
-            said.append(message["content"]["text"] if message["content"].get("name") == "stdout" else "")
+        def record(message):
+            output.append(message["content"]["text"] if message["content"].get("name") == "stdout" else "")
 
         open_run = SCRIPT.split("if sys")[0].replace("seed=13", "seed=14")
-        assert kernel.execute_interactive(open_run, output_hook=shown, timeout=60)["content"]["status"] == "ok"
-        run_id = "".join(said).split()[0]
+        assert kernel.execute_interactive(open_run, output_hook=record, timeout=60)["content"]["status"] == "ok"
+        run_id = "".join(output).split()[0]
         kernel.execute("print('in', flush=True); time.sleep(60)")
         while kernel.get_iopub_msg(timeout=30)["content"].get("text") != "in\n":
             pass
@@ -140,14 +140,14 @@ def test_an_interrupted_cell_ends_the_run(lab):
         kernel.execute_interactive("1", timeout=30)
         found = client().get_run(run_id)
         assert found.info.status == "KILLED" and found.data.tags["fer.interrupted"].startswith("interrupted; ")
-        again = kernel.execute_interactive(open_run, output_hook=shown, timeout=60)
-        assert again["content"]["status"] == "ok", "the same cells go on"
+        again = kernel.execute_interactive(open_run, output_hook=record, timeout=60)
+        assert again["content"]["status"] == "ok", "the same cells resume"
     finally:
         kernel.stop_channels()
         manager.shutdown_kernel(now=True)
 
 
-def test_reap_ends_the_dead_and_spares_the_living():
+def test_reap_ends_only_runs_of_dead_processes():
     alive = standalone.phase_run(ImportParams(seed=6), "import")
     experiment = store.experiment_id()
     run_status.reap()
@@ -163,7 +163,7 @@ def test_reap_ends_the_dead_and_spares_the_living():
     assert run_status.reap() == []
 
 
-def test_the_next_phase_ends_the_dead_ones():
+def test_the_next_phase_ends_runs_of_dead_processes():
     dead = client().create_run(store.experiment_id(), tags={"fer.lock": "mlruns/locks/dead.lock"}).info.run_id
     standalone.phase_run(ImportParams(seed=15), "import").close("FAILED")
     assert client().get_run(dead).info.status == "KILLED"

@@ -1,4 +1,4 @@
-"""A phase's run: what it logs, how it ends, who may write its folder."""
+"""The MLflow run of a phase: what it logs, how it ends, and the lock on its folder."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from fer_lib.tracking import records, runs, store
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A home with one notebook, so that a phase of kind ``import`` can be run alone."""
+    """A home with one notebook, so that a phase of kind ``import`` can run without a pipeline."""
     home = tmp_path_factory.mktemp("lab")
     (home / "notebooks").mkdir()
     (home / "params").mkdir()
@@ -38,7 +38,7 @@ def at_home(lab, monkeypatch):
 
 
 def locked_twice(real):
-    """(tries, a stand-in for ``real``): the first two calls meet a database that somebody else has locked."""
+    """(calls, a replacement for ``real`` whose first two calls raise "database is locked")."""
     from mlflow.exceptions import MlflowException
 
     tries = []
@@ -58,7 +58,7 @@ def fetch(run):
     return mlflow.MlflowClient().get_run(run.run_id)
 
 
-def test_a_phase_that_read_test_rows_attaches_its_log_of_that():
+def test_the_log_of_test_row_access_is_attached():
     with standalone.phase_run(ImportParams(seed=3), "import") as run:
         (run.output_dir / "test_openings.jsonl").write_text("{}\n")
         run.outputs(ids={})
@@ -66,7 +66,7 @@ def test_a_phase_that_read_test_rows_attaches_its_log_of_that():
     assert (folder / "test_openings.jsonl").read_text() == "{}\n"
 
 
-def test_what_a_phase_logs(lab):
+def test_metrics_figures_json_notes_and_outputs_are_logged(lab):
     from matplotlib.figure import Figure
 
     with standalone.phase_run(ImportParams(seed=1), "import") as run:
@@ -75,10 +75,10 @@ def test_what_a_phase_logs(lab):
         run.json({"n": np.int64(3), "a": np.arange(2)}, "report.json")
         run.note(result="It works.", intent="To see.")
         run.note(next="Nothing.")
-        assert locks.lock_is_held(run.output_dir / ".lock")
+        assert locks.is_locked(run.output_dir / ".lock")
         run.outputs(ids={"rows": "abc"}, headline={"rows": 5}, manifest=run.output_dir / "m.parquet", other=[lab / "x"])
     seen = fetch(run)
-    assert seen.info.status == "FINISHED" and not locks.lock_is_held(run.output_dir / ".lock")
+    assert seen.info.status == "FINISHED" and not locks.is_locked(run.output_dir / ".lock")
     assert seen.data.metrics == {"val/f1": 0.5, "val/per_class/Happy": 1.0}
     assert seen.data.params["seed"] == "1" and json.loads(seen.data.params["sources"])[0]["source"] == "fer2013"
     assert seen.data.tags["mlflow.note.content"] == "**Intent.** To see.\n\n**Result.** It works.\n\n**Next.** Nothing."
@@ -104,7 +104,7 @@ def test_an_error_fails_the_run_and_leaves_it_unfinished():
     assert second.output_dir == run.output_dir and fetch(second).info.status == "FAILED"
 
 
-def test_the_first_cell_may_be_run_again():
+def test_running_the_first_cell_again_ends_the_earlier_run():
     first = standalone.phase_run(ImportParams(seed=3), "import")
     second = standalone.phase_run(ImportParams(seed=3), "import")
     assert fetch(first).info.status == "KILLED" and fetch(second).info.status == "RUNNING"
@@ -114,21 +114,21 @@ def test_the_first_cell_may_be_run_again():
     assert fetch(second).info.status == "FINISHED" and fetch(first).info.status == "KILLED"
 
 
-def test_a_run_given_by_the_pipeline_is_resumed(monkeypatch, tmp_path):
+def test_a_run_from_the_pipeline_is_resumed(monkeypatch, tmp_path):
     import mlflow
 
-    given = mlflow.MlflowClient().create_run(store.experiment_id(), run_name="nested").info.run_id
-    monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    run_id = mlflow.MlflowClient().create_run(store.experiment_id(), run_name="nested").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     params = ImportParams(seed=4, output_dir=str(tmp_path / "import_b-0"))
     plan = {"phase": "import_b", "kind": "import", "key": "k" * 64, "params": {}, "run_id": None, "inputs": {}}
     records.write_plan(plan | {"output_dir": params.output_dir}, tmp_path)
     with standalone.phase_run(params, "import") as run:
         run.outputs(ids={})
-    assert run.run_id == given and run.name == "import_b" and run.key == "k" * 64
+    assert run.run_id == run_id and run.name == "import_b" and run.key == "k" * 64
     assert fetch(run).info.run_name == "nested" and fetch(run).data.params["seed"] == "4"
 
 
-def test_follow_writes_each_epoch_and_warns(capsys):
+def test_follow_logs_each_epoch_and_warnings(capsys):
     import mlflow
 
     with standalone.phase_run(ImportParams(seed=5), "import") as run:
@@ -140,7 +140,7 @@ def test_follow_writes_each_epoch_and_warns(capsys):
                 "timing": {"warning": "slow"},
             }
         ]
-        history.append({"epoch": 1, "train": {"loss": 9.0}})  # written while the event was on its way
+        history.append({"epoch": 1, "train": {"loss": 9.0}})  # its event follows
         (run.output_dir / "history.json").write_text(json.dumps(history))
         events = [
             {"event": "start", "total_steps": 20, "steps_per_epoch": 10, "resumed_at_step": 10, "epochs_done": 1},
@@ -159,7 +159,7 @@ def test_follow_writes_each_epoch_and_warns(capsys):
     assert json.loads((run.output_dir / "progress.json").read_text())["epochs"] == 2
 
 
-def test_a_fit_whose_log_fails_is_closed(monkeypatch):
+def test_the_event_source_is_closed_when_logging_fails(monkeypatch):
     closed = []
 
     def events():
@@ -169,7 +169,7 @@ def test_a_fit_whose_log_fails_is_closed(monkeypatch):
         finally:
             closed.append(True)
 
-    source = events()  # whoever called keeps a name on it
+    source = events()  # the reference keeps it from being garbage collected
     with standalone.phase_run(ImportParams(seed=15), "import") as run:
         monkeypatch.setattr(run, "metrics", lambda *a, **k: (_ for _ in ()).throw(OSError("no space")))
         with pytest.raises(OSError, match="no space"):
@@ -178,8 +178,8 @@ def test_a_fit_whose_log_fails_is_closed(monkeypatch):
     assert closed == [True]
 
 
-def test_a_fit_waits_for_a_database_that_is_locked_and_says_so_in_the_end(monkeypatch):
-    """As a backup or a page that reads long may lock it; MLflow gives up after 20 seconds."""
+def test_metrics_are_retried_while_the_database_is_locked(monkeypatch):
+    """A backup may lock it; MLflow gives up after 20 seconds."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -189,8 +189,8 @@ def test_a_fit_waits_for_a_database_that_is_locked_and_says_so_in_the_end(monkey
     with standalone.phase_run(ImportParams(seed=17), "import") as run:
         run.metrics({"a": 1.0})
         tries.clear()
-        monkeypatch.setattr(store, "PATIENCE", -1.0)
-        with pytest.raises(FerError, match=r"another program has kept .*mlflow\.db locked .* the same command again"):
+        monkeypatch.setattr(store, "LOCK_TIMEOUT", -1.0)
+        with pytest.raises(FerError, match=r"another program has locked .*mlflow\.db for .* the same command again"):
             run.metrics({"a": 2.0})
         tries.clear()
         monkeypatch.setattr(mlflow, "log_metrics", lambda *w, **n: (_ for _ in ()).throw(MlflowException("another")))
@@ -201,7 +201,7 @@ def test_a_fit_waits_for_a_database_that_is_locked_and_says_so_in_the_end(monkey
 
 
 @pytest.mark.parametrize("what", ["log_artifact", "log_artifacts", "set_tag", "set_tags", "start_run", "log_params"])
-def test_whatever_a_run_writes_waits_for_the_database(monkeypatch, tmp_path, what):
+def test_every_write_is_retried_while_the_database_is_locked(monkeypatch, tmp_path, what):
     import mlflow
 
     tries, locked = locked_twice(getattr(mlflow, what))
@@ -221,7 +221,7 @@ def test_whatever_a_run_writes_waits_for_the_database(monkeypatch, tmp_path, wha
     assert {"files", "outputs.json"} <= found
 
 
-def test_a_run_ends_once_the_database_is_free(monkeypatch):
+def test_the_end_of_a_run_is_retried_while_the_database_is_locked(monkeypatch):
     from mlflow import MlflowClient
 
     tries, locked = locked_twice(MlflowClient.set_terminated)
@@ -232,12 +232,12 @@ def test_a_run_ends_once_the_database_is_free(monkeypatch):
     assert len(tries) >= 3 and fetch(run).info.status == "FINISHED"
 
 
-def test_a_running_epoch_is_shown_at_once_and_drawn_now_and_then(monkeypatch):
+def test_step_events_update_the_progress_line_and_sometimes_mlflow(monkeypatch):
     import mlflow
 
     from fer_lib.tracking import event_logger
 
-    clock = iter([0.0, 10.0, 31.0, 31.0, 40.0])  # the follower's making, then a look at each event, one more where told
+    clock = iter([0.0, 10.0, 31.0, 31.0, 40.0])  # the logger's start, then one call per event and one per MLflow write
     monkeypatch.setattr(event_logger, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     steps = [{"event": "step", "step": 3 * i, "total_steps": 40, "epoch": 0.3 * i, "loss": 2.0 - i / 4,
               "images_per_sec": 100.0 + i} for i in (1, 2, 3)]  # fmt: skip
@@ -253,31 +253,31 @@ def test_a_running_epoch_is_shown_at_once_and_drawn_now_and_then(monkeypatch):
         run.follow(events())
         run.outputs()
     assert shown[0] == "epoch 0.30 of 4  loss 1.75  images_per_sec 101" and len(set(shown)) == 3
-    drawn = mlflow.MlflowClient().get_metric_history(run.run_id, "live/loss")
-    assert [(m.step, m.value) for m in drawn] == [(6, 1.5)], "only the one that came after half a minute"
+    logged = mlflow.MlflowClient().get_metric_history(run.run_id, "live/loss")
+    assert [(m.step, m.value) for m in logged] == [(6, 1.5)], "only the one after 30 seconds"
 
 
-def test_the_machine_is_watched_while_a_model_is_fitted(lab, monkeypatch):
-    """Processor, memory and card are in the run of a fit, and in no other."""
+def test_system_metrics_are_logged_for_fits_only(lab, monkeypatch):
+    """CPU, memory and GPU metrics are in the run of a fit, and in no other."""
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
     shutil.copyfile(lab / "notebooks" / "01_import_datasets.ipynb", lab / "notebooks" / "04_train_teacher.ipynb")
-    watched = {}
+    found = {}
     for kind, params in (("teacher", TeacherParams(manifest=str(lab))), ("import", ImportParams(seed=16))):
         with standalone.phase_run(params, kind) as run:
             until = time.monotonic() + (20 if kind == "teacher" else 1)
-            while not _watched(run) and time.monotonic() < until:
+            while not _system_metrics(run) and time.monotonic() < until:
                 time.sleep(0.05)
             run.outputs()
-        watched[kind] = _watched(run)
-    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_percentage"} <= watched["teacher"]
-    assert watched["import"] == set()
+        found[kind] = _system_metrics(run)
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_percentage"} <= found["teacher"]
+    assert found["import"] == set()
 
 
-def _watched(run) -> set[str]:
+def _system_metrics(run) -> set[str]:
     return {key for key in fetch(run).data.metrics if key.startswith("system/")}
 
 
-def test_the_dead_predecessor_in_a_folder_is_ended():
+def test_the_earlier_run_of_a_folder_is_ended():
     import mlflow
 
     dead = mlflow.MlflowClient().create_run(store.experiment_id()).info.run_id
@@ -289,7 +289,7 @@ def test_the_dead_predecessor_in_a_folder_is_ended():
     assert mlflow.MlflowClient().get_run(dead).info.status == "KILLED"
 
 
-def test_wrong_uses_are_named(tmp_path):
+def test_wrong_calls_raise_clear_errors(tmp_path):
     run = standalone.phase_run(ImportParams(seed=8), "import")
     with pytest.raises(FerError, match="intent, action, result"):
         run.note(outcome="x")
@@ -299,27 +299,27 @@ def test_wrong_uses_are_named(tmp_path):
         json_files.read_outputs(tmp_path)
 
 
-def test_numbers_keep_only_numbers():
+def test_numbers_returns_only_numeric_leaves():
     nested = {"a": {"b": 1, "c": np.float32(0.5)}, "d": True, "e": "x", "f": None, "g": [1], "h": math.nan}
     found = records.numbers(nested)
     assert found.keys() == {"a/b", "a/c", "h"} and found["a/c"] == 0.5 and math.isnan(found["h"])
 
 
-def test_json_is_written_whole_or_not_at_all(tmp_path):
+def test_a_failing_json_write_keeps_the_old_file(tmp_path):
     path = records.write_json(tmp_path / "a.json", {"old": 1})
     with pytest.raises(TypeError):
         records.write_json(path, {"new": object()})
     assert json_files.read_json(path) == {"old": 1}
 
 
-def test_progress_is_written_at_most_once_a_second_and_at_the_end(tmp_path, monkeypatch):
+def test_progress_is_written_at_most_once_per_second_and_at_the_end(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(records.time, "monotonic", lambda: now[0])
-    show, said = records.progress_line(tmp_path, "rows imported"), []
+    write, texts = records.progress_line(tmp_path, "rows imported"), []
     for done, seconds in ((1, 0.0), (2, 0.5), (1500, 0.6), (1600, 0.1)):
         now[0] += seconds
-        show(done)
-        said.append(json.loads((tmp_path / "progress.json").read_text())["text"])
-    assert said == ["1 rows imported", "1 rows imported", "1,500 rows imported", "1,500 rows imported"]
-    show(1700, 1700)
+        write(done)
+        texts.append(json.loads((tmp_path / "progress.json").read_text())["text"])
+    assert texts == ["1 rows imported", "1 rows imported", "1,500 rows imported", "1,500 rows imported"]
+    write(1700, 1700)
     assert json.loads((tmp_path / "progress.json").read_text())["text"] == "1,700 of 1,700 rows imported"

@@ -1,4 +1,4 @@
-"""The store opens: cold and four at a time, after a move, from any folder, and says so when it cannot."""
+"""Opening the store: new, in parallel, after a move, and with clear errors."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from fer_lib.storage import locks, paths
 from fer_lib.tracking import store
 
 
-def test_home_is_the_environments_then_the_nearest_then_here(tmp_path, monkeypatch, repo):
+def test_home_is_fer_home_then_the_nearest_folder_then_the_checkout(tmp_path, monkeypatch, repo):
     monkeypatch.delenv("FER_HOME", raising=False)
     lab = tmp_path / "lab"
     for name in ("params", "notebooks", "deep/er"):
@@ -25,12 +25,12 @@ def test_home_is_the_environments_then_the_nearest_then_here(tmp_path, monkeypat
     monkeypatch.chdir(lab / "deep" / "er")
     assert paths.home() == lab.resolve()
     monkeypatch.chdir(tmp_path)
-    assert paths.home() == repo, "outside any, the checkout that the package runs from"
+    assert paths.home() == repo, "outside any home, the checkout of the package"
     monkeypatch.setenv("FER_HOME", str(tmp_path / "named"))
     assert paths.home() == (tmp_path / "named").resolve()
 
 
-def test_four_processes_open_a_cold_store_together(tmp_path):
+def test_four_processes_create_a_store_at_once(tmp_path):
     code = (
         "from fer_lib.tracking import store; store.configure(); import mlflow;"
         "mlflow.start_run(experiment_id=store.experiment_id('together')); mlflow.log_metric('m', 1); mlflow.end_run()"
@@ -48,7 +48,7 @@ def test_four_processes_open_a_cold_store_together(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mlruns"], "no stray mlflow.db"
 
 
-def test_a_moved_home_still_opens_with_its_artifacts(tmp_path, monkeypatch):
+def test_a_moved_home_opens_with_its_artifacts(tmp_path, monkeypatch):
     import mlflow
 
     old, new = tmp_path / "old home", tmp_path / "new_home"
@@ -72,13 +72,15 @@ def test_a_moved_home_still_opens_with_its_artifacts(tmp_path, monkeypatch):
     assert mlflow.artifacts.load_text(f"{uri}/classes.txt") == "seven"
     assert moved.get_experiment(experiment).artifact_location == store.artifact_root(new)
     assert moved.get_model_version("m", "1").source.startswith(new.as_uri())
-    assert f"{old.as_uri()}-archive" in moved.get_experiment(beside).artifact_location, "a longer name is another"
+    assert f"{old.as_uri()}-archive" in moved.get_experiment(beside).artifact_location, (
+        "a folder with a longer name is not below it"
+    )
     with mlflow.start_run(experiment_id=store.experiment_id()):
         mlflow.log_text("more", "more.txt")
-    assert not old.exists(), "nothing is written where the store was"
+    assert not old.exists(), "nothing is written to the old path"
 
 
-def test_experiments_lie_below_the_store_and_a_deleted_one_is_named(tmp_path, monkeypatch):
+def test_experiments_are_below_the_store_and_a_deleted_one_is_an_error(tmp_path, monkeypatch):
     import mlflow
 
     monkeypatch.setenv("FER_HOME", str(tmp_path))
@@ -90,14 +92,14 @@ def test_experiments_lie_below_the_store_and_a_deleted_one_is_named(tmp_path, mo
         store.experiment_id("gone")
 
 
-def test_an_impossible_home_is_a_clear_error(tmp_path, monkeypatch):
+def test_an_unusable_home_is_a_clear_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FER_HOME", str(tmp_path / "file"))
     with pytest.raises(FerError, match="FER_HOME"):
         store.configure()
 
 
-def test_a_database_that_is_none_is_named(tmp_path, monkeypatch):
+def test_an_invalid_database_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("FER_HOME", str(tmp_path))
     (tmp_path / "mlruns").mkdir()
     (tmp_path / "mlruns" / "mlflow.db").write_text("not a database, but long enough to be looked at " * 20)
@@ -105,36 +107,36 @@ def test_a_database_that_is_none_is_named(tmp_path, monkeypatch):
         store.configure()
 
 
-def test_a_lock_is_held_exactly_while_its_process_lives(tmp_path):
+def test_a_lock_is_held_while_its_process_lives(tmp_path):
     path = tmp_path / "a.lock"
-    assert not locks.lock_is_held(path) and not locks.lock_is_held(tmp_path / "no" / "folder.lock")
+    assert not locks.is_locked(path) and not locks.is_locked(tmp_path / "no" / "folder.lock")
     with FileLock(path):
-        assert locks.lock_is_held(path)
-    assert not locks.lock_is_held(path)
+        assert locks.is_locked(path)
+    assert not locks.is_locked(path)
     code = (f"from filelock import FileLock; import time; lock = FileLock({str(path)!r}); lock.acquire();"
             "print('held', flush=True); time.sleep(60)")  # fmt: skip
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n" and locks.lock_is_held(path)
+    assert process.stdout.readline() == "held\n" and locks.is_locked(path)
     process.kill()
     process.wait()
-    assert not locks.lock_is_held(path) and Path(path).parent.is_dir()
+    assert not locks.is_locked(path) and Path(path).parent.is_dir()
 
 
 @pytest.mark.parametrize("tables", [1, 20])
-def test_a_store_whose_maker_was_killed_is_made_anew(tmp_path, tables):
+def test_a_store_whose_creator_was_killed_is_created_again(tmp_path, tables):
     code = "from fer_lib.tracking import store; store.configure(); print(store.experiment_id())"
     environment = os.environ | {"FER_HOME": str(tmp_path)}
     environment.pop("MLFLOW_TRACKING_URI", None)
     command, database = [sys.executable, "-c", code], tmp_path / "mlruns" / "mlflow.db"
-    maker = subprocess.Popen(command, env=environment, cwd=tmp_path)
+    creator = subprocess.Popen(command, env=environment, cwd=tmp_path)
     found = 0
     while found < tables:
-        assert maker.poll() is None, "killed in time"
+        assert creator.poll() is None, "killed in time"
         if database.is_file():
             with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(database)) as db:
                 found = db.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0]
-    maker.kill()
-    maker.wait()
+    creator.kill()
+    creator.wait()
     assert (tmp_path / "mlruns" / ".store.making").is_file()
     again = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 0 and again.stdout.strip() == "1", again.stderr

@@ -1,7 +1,7 @@
-"""``python tests/training/record_losses.py`` records the first fifty losses of a small teacher with everything on.
+"""``python tests/training/record_losses.py`` records the first fifty losses of a small teacher with all options on.
 
-They are kept in ``losses/``, a file for each torch version and CPU capability, and must come out to the bit wherever
-both are the same.  Record them again only after a change that is meant to change them, and say so in the change log.
+``losses/`` has one file per torch version and CPU capability.  Where both are the same, the losses must be equal to the
+bit.  Record them again only after a change that is meant to change them, and say so in the change log.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ FIT = dict(
 
 
 def first_losses(folder: Path, **changes) -> dict:
-    """Draw faces, train on them in ``folder``, and what the file holds: the key, two hashes, the losses in hex.
+    """Draw faces and train on them in ``folder``; returns the record: key, two hashes and the losses in hex.
 
-    An epoch is one step here, so that its mean loss is that step's.  ``changes`` are parameters other than ``FIT``'s.
+    An epoch has one step, so its mean loss is the loss of that step.  ``changes`` override ``FIT``.
     """
     import torch
 
@@ -47,7 +47,7 @@ def first_losses(folder: Path, **changes) -> dict:
     manifest = build_manifest(ManifestParams(val_roles=(0.5, 0.3, 0.2)), folder / "imports", folder / "manifest")
     frame = manifest.frame.copy()  # every third face has votes: six for its label, two each for two others
     votes = [[0.6 * (k == y) + 0.2 * ((k - y) % 7 in (1, 3)) for k in range(7)] for y in frame["label"]]
-    frame["soft_label"] = [own if i % 3 == 0 else None for i, own in enumerate(votes)]
+    frame["soft_label"] = [share if i % 3 == 0 else None for i, share in enumerate(votes)]
     manifest = Manifest(frame, manifest.meta, manifest.path)
     p = TeacherParams(**FIT | changes)
     events = train_teacher(p, manifest, folder / "fit", folder / "cache")
@@ -62,17 +62,17 @@ def first_losses(folder: Path, **changes) -> dict:
     }  # fmt: skip
 
 
-def recorded_at(torch_version: str, capability: str) -> Path:
+def record_path(torch_version: str, capability: str) -> Path:
     return LOSSES / f"torch-{torch_version}_{capability.replace(' ', '-')}.json"
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fer-losses-") as folder:
-        found = first_losses(Path(folder))
+        record = first_losses(Path(folder))
     LOSSES.mkdir(exist_ok=True)
-    file = recorded_at(found["torch"], found["cpu_capability"])
-    file.write_text(json.dumps(found, indent=1) + "\n")
-    first, last = (float.fromhex(found["losses"][i]) for i in (0, -1))
+    file = record_path(record["torch"], record["cpu_capability"])
+    file.write_text(json.dumps(record, indent=1) + "\n")
+    first, last = (float.fromhex(record["losses"][i]) for i in (0, -1))
     print(f"{file}: {STEPS} losses, {first:.6f} to {last:.6f}")
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint comes back as it was saved, bit for bit and in place, or is refused."""
+"""Checkpoints: bit-exact round trip, verification on reading, and atomic writing."""
 
 import json
 
@@ -37,17 +37,17 @@ def test_round_trip(path):
     assert has_checkpoint(path)
 
 
-def test_nothing_there(tmp_path):
+def test_missing_checkpoint_is_none(tmp_path):
     assert load_checkpoint(tmp_path / "checkpoint_last") is None and not has_checkpoint(tmp_path / "checkpoint_last")
 
 
 @pytest.mark.parametrize("name", [STATE, META])
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
-def test_damage_is_found(path, name, damage):
+@pytest.mark.parametrize("damage", ["truncated", "flipped bit", "missing"])
+def test_damage_is_detected(path, name, damage):
     content = bytearray((path / name).read_bytes())
     if damage == "truncated":
         (path / name).write_bytes(content[:-20])
-    elif damage == "flipped":
+    elif damage == "flipped bit":
         content[len(content) // 2] ^= 1
         (path / name).write_bytes(content)
     else:
@@ -57,14 +57,14 @@ def test_damage_is_found(path, name, damage):
 
 
 @pytest.mark.parametrize("change", [{"step": 13}, {"best": 0.5}, {"sha256": "0" * 64}, None])
-def test_changed_figures_are_found(path, change):
+def test_changed_values_are_detected(path, change):
     meta = json.loads((path / META).read_text())
     (path / META).write_text(json.dumps([meta] if change is None else meta | change))
     with pytest.raises(BundleError, match="was changed after it was written"):
         load_checkpoint(path)
 
 
-def test_a_failed_write_leaves_the_old_one(path, monkeypatch):
+def test_failed_write_keeps_the_old_checkpoint(path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -78,13 +78,13 @@ def test_a_failed_write_leaves_the_old_one(path, monkeypatch):
     assert load_checkpoint(path)[1]["step"] == 14
 
 
-@pytest.mark.parametrize("links", [True, False], ids=["links", "a disk without links"])
-def test_a_checkpoint_is_on_the_disk_before_it_takes_its_place(tmp_path, disk_calls, monkeypatch, links):
-    def refused(*_):
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_checkpoint_is_synced_before_it_is_renamed(tmp_path, disk_calls, monkeypatch, links):
+    def not_supported(*_):
         raise OSError(95, "Operation not supported")
 
     if not links:
-        monkeypatch.setattr("os.link", refused)
+        monkeypatch.setattr("os.link", not_supported)
     files = {name: [f"fsync {name}/{STATE}", f"fsync {name}/{META}"] for name in (LAST, BEFORE)}
     save_checkpoint(tmp_path / LAST, TENSORS, META_VALUES)
     assert disk_calls(tmp_path) == [*files[LAST], f"fsync {LAST}", f"rename {LAST}", "fsync ."]
@@ -95,14 +95,14 @@ def test_a_checkpoint_is_on_the_disk_before_it_takes_its_place(tmp_path, disk_ca
     ]  # fmt: skip
 
 
-def test_a_writer_killed_between_its_renames_leaves_the_old_one(path):
+def test_old_checkpoint_is_read_when_a_writer_was_killed_between_its_renames(path):
     path.rename(atomic.previous(path))
     assert has_checkpoint(path) and load_checkpoint(path)[1]["step"] == 12
     save_checkpoint(path, TENSORS, META_VALUES | {"step": 13})
     assert load_checkpoint(path)[1]["step"] == 13 and [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
+def test_folder_of_other_files_is_not_replaced(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
     with pytest.raises(FileExistsError):
@@ -117,8 +117,8 @@ def small(seed):
     return model, torch.optim.AdamW(model.parameters(), lr=1e-2)
 
 
-def test_a_state_is_put_back_in_its_own_layout(tmp_path):
-    """Tensors come off the disk contiguous; beside channels-last weights they would be rounded differently."""
+def test_optimiser_state_gets_the_memory_layout_of_its_parameter(tmp_path):
+    """Tensors on disk are contiguous; beside channels-last weights they would be rounded differently."""
     model, optimiser = small(1)
     ema, other = small(2)[0], small(3)
     for _ in range(2):
@@ -139,4 +139,4 @@ def test_a_state_is_put_back_in_its_own_layout(tmp_path):
         assert set(moments) == set(theirs[i]) == {"step", "exp_avg", "exp_avg_sq"}
         for name, value in moments.items():
             assert torch.equal(value, theirs[i][name]) and value.stride() == theirs[i][name].stride()
-    assert not mine[0]["exp_avg"].is_contiguous(), "the layout under test"
+    assert not mine[0]["exp_avg"].is_contiguous(), "the test needs a layout that is not contiguous"

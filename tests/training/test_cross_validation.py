@@ -1,4 +1,4 @@
-"""Folds that keep copies together, and logits of nets that never saw the row."""
+"""Cross-validation: folds that keep duplicates together, and logits of nets that were trained without the row."""
 
 import numpy as np
 import pandas as pd
@@ -26,48 +26,48 @@ def frame_of(contents, labels, groups=None):
     return frame if groups is None else frame.assign(group=groups)
 
 
-rows = st.lists(
+ROWS = st.lists(
     st.tuples(st.integers(0, 25), st.integers(0, 6), st.one_of(st.none(), st.integers(0, 8))), min_size=40, max_size=90
 )
 
 
 @settings(max_examples=30, deadline=None)
-@given(rows, st.integers(2, 4), st.integers(0, 99), st.randoms())
-def test_no_fold_splits_a_content_or_a_group(drawn, k, seed, shuffle):
-    contents, labels, groups = zip(*drawn, strict=True)
+@given(ROWS, st.integers(2, 4), st.integers(0, 99), st.randoms())
+def test_no_fold_splits_a_content_or_a_group(rows, k, seed, random):
+    contents, labels, groups = zip(*rows, strict=True)
     frame = frame_of(contents, labels, [None if g is None else f"g{g}" for g in groups])
     try:
-        found = assign_folds(frame, k, seed)
+        fold = assign_folds(frame, k, seed)
     except DataError as error:
         assert "too few" in str(error)
         return
-    assert set(found) <= set(range(k))
+    assert set(fold) <= set(range(k))
     for column in ("content_id", "group"):
-        assert frame.assign(fold=found).dropna(subset=[column]).groupby(column)["fold"].nunique().le(1).all()
+        assert frame.assign(fold=fold).dropna(subset=[column]).groupby(column)["fold"].nunique().le(1).all()
     order = list(range(len(frame)))
-    shuffle.shuffle(order)
-    again = assign_folds(frame.iloc[order].reset_index(drop=True), k, seed)
-    assert again.tolist() == found[order].tolist()
+    random.shuffle(order)
+    shuffled = assign_folds(frame.iloc[order].reset_index(drop=True), k, seed)
+    assert shuffled.tolist() == fold[order].tolist()
 
 
-def test_folds_hold_equal_shares_of_every_class_and_follow_the_seed():
+def test_folds_have_equal_shares_of_every_class_and_depend_on_the_seed():
     labels = np.repeat(np.arange(7), [100, 7, 30, 50, 41, 22, 60])
     frame = frame_of(range(len(labels)), labels)
-    found = assign_folds(frame, 5, 1)
-    table = pd.crosstab(labels, found)
+    fold = assign_folds(frame, 5, 1)
+    table = pd.crosstab(labels, fold)
     assert (table.max(axis=1) - table.min(axis=1) <= 1).all()
     assert np.ptp(table.sum().to_numpy()) <= 1
-    assert (assign_folds(frame, 5, 2) != found).mean() > 0.5
+    assert (assign_folds(frame, 5, 2) != fold).mean() > 0.5
 
 
-def test_a_chain_of_content_and_group_stays_together():
+def test_rows_linked_through_content_and_group_share_a_fold():
     frame = frame_of([0, 0, 1, 1, 2, 3, 4, 5], [0] * 8, ["a", "b", "b", None, "c", None, "c", None])
-    found = assign_folds(frame, 2, 0)
-    assert len(set(found[:4])) == 1 and found[4] == found[6]
+    fold = assign_folds(frame, 2, 0)
+    assert len(set(fold[:4])) == 1 and fold[4] == fold[6]
 
 
-def test_too_few_pictures_for_the_folds():
-    with pytest.raises(DataError, match="8 rows are 2 different pictures, too few for 3 folds"):
+def test_too_few_images_for_the_folds_is_an_error():
+    with pytest.raises(DataError, match="8 rows are 2 different images, too few for 3 folds"):
         assign_folds(frame_of([0, 1] * 4, [0] * 8), 3, 0)
 
 
@@ -76,30 +76,30 @@ def pack(drawn_manifest, pack_cache):
     return open_or_build(drawn_manifest.rows(split="train"), make_contract(TINY), pack_cache)
 
 
-def test_a_subset_reads_through_the_pack(pack):
-    some = subset(pack, np.array([7, 2, 30]))
-    assert some.manifest.sample_ids == [pack.manifest.sample_ids[i] for i in (7, 2, 30)]
-    np.testing.assert_array_equal(some.faces[:], pack.faces[[7, 2, 30]])
+def test_subset_reads_the_faces_of_the_pack(pack):
+    part = subset(pack, np.array([7, 2, 30]))
+    assert part.manifest.sample_ids == [pack.manifest.sample_ids[i] for i in (7, 2, 30)]
+    np.testing.assert_array_equal(part.faces[:], pack.faces[[7, 2, 30]])
 
 
-def test_a_net_never_learns_the_rows_it_predicts(pack, tmp_path, monkeypatch):
-    fold, seen = assign_folds(pack.manifest.frame, 3, 0), []
-    learned = np.arange(len(fold)) % 5 > 0
+def test_nets_are_not_trained_on_the_rows_they_predict(pack, tmp_path, monkeypatch):
+    fold, splits = assign_folds(pack.manifest.frame, 3, 0), []
+    trainable = np.arange(len(fold)) % 5 > 0
     real = cross_validation.fit
 
-    def watched(model, objective, data, *args, **options):
-        seen.append((set(data.train.manifest.sample_ids), set(data.val.manifest.sample_ids)))
+    def record(model, objective, data, *args, **options):
+        splits.append((set(data.train.manifest.sample_ids), set(data.val.manifest.sample_ids)))
         return real(model, objective, data, *args, **options)
 
-    monkeypatch.setattr(cross_validation, "fit", watched)
-    logits = out_of_fold(pack, fold, learned, TINY, tmp_path, CPU)
+    monkeypatch.setattr(cross_validation, "fit", record)
+    logits = out_of_fold(pack, fold, trainable, TINY, tmp_path, CPU)
     ids = np.array(pack.manifest.sample_ids)
-    assert [held for _, held in seen] == [set(ids[fold == k]) for k in range(3)]
-    assert [train for train, _ in seen] == [set(ids[(fold != k) & learned]) for k in range(3)]
+    assert [val for _, val in splits] == [set(ids[fold == k]) for k in range(3)]
+    assert [train for train, _ in splits] == [set(ids[(fold != k) & trainable]) for k in range(3)]
     assert logits.shape == (len(fold), 7) and np.isfinite(logits).all() and len(np.unique(logits)) > 100
 
 
-def test_a_stopped_audit_goes_on_where_it_was(pack, tmp_path):
+def test_stopped_audit_resumes(pack, tmp_path):
     fold, everything = assign_folds(pack.manifest.frame, 2, 0), np.ones(len(pack.manifest), bool)
     unbroken = out_of_fold(pack, fold, everything, TINY, tmp_path / "unbroken", CPU)
 
@@ -109,22 +109,21 @@ def test_a_stopped_audit_goes_on_where_it_was(pack, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         out_of_fold(pack, fold, everything, TINY, tmp_path / "broken", CPU, stop)
-    kept = list((tmp_path / "broken").glob("fold-*.npy"))
-    assert len(kept) == 1
-    written = kept[0].stat().st_mtime_ns
-    told = []
-    again = out_of_fold(pack, fold, everything, TINY, tmp_path / "broken", CPU, lambda *now: told.append(now))
-    np.testing.assert_array_equal(again, unbroken)
-    assert kept[0].stat().st_mtime_ns == written
-    assert told == [(2, 4), (4, 4), (4, 4)]  # the first fold from the cache, the second from its second epoch on
-    assert not [f for f in (tmp_path / "broken").iterdir() if f.is_dir()]  # nothing but logits and locks is left
-    kept[0].write_bytes(kept[0].read_bytes()[:-20])  # damaged: that fold is fitted again
+    [file] = (tmp_path / "broken").glob("fold-*.npy")
+    mtime = file.stat().st_mtime_ns
+    calls = []
+    resumed = out_of_fold(pack, fold, everything, TINY, tmp_path / "broken", CPU, lambda *call: calls.append(call))
+    np.testing.assert_array_equal(resumed, unbroken)
+    assert file.stat().st_mtime_ns == mtime
+    assert calls == [(2, 4), (4, 4), (4, 4)]  # the first fold from the cache, the second from its second epoch on
+    assert not [f for f in (tmp_path / "broken").iterdir() if f.is_dir()], "only logits and locks remain"
+    file.write_bytes(file.read_bytes()[:-20])  # a damaged fold is fitted again
     np.testing.assert_array_equal(out_of_fold(pack, fold, everything, TINY, tmp_path / "broken", CPU), unbroken)
     out_of_fold(pack, fold, everything, TINY.model_copy(update={"lr": 1e-3}), tmp_path / "broken", CPU)
-    assert len(list((tmp_path / "broken").glob("fold-*.npy"))) == 4  # other nets, other logits
+    assert len(list((tmp_path / "broken").glob("fold-*.npy"))) == 4  # other parameters have their own cache files
 
 
-def test_a_fold_with_nothing_to_learn_from(pack, tmp_path):
+def test_fold_without_training_rows_is_an_error(pack, tmp_path):
     fold = assign_folds(pack.manifest.frame, 2, 0)
-    with pytest.raises(DataError, match="leaves 0 rows to learn from"):
+    with pytest.raises(DataError, match="leaves 0 rows to train on"):
         out_of_fold(pack, fold, fold == 0, TINY, tmp_path, CPU)

@@ -1,4 +1,4 @@
-"""A disk that is full or read-only, checkpoints that were damaged: said in plain words, and nothing whole is lost."""
+"""Full and read-only disks and damaged checkpoints: the error names file and next step, and the fit can resume."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from fer_lib.errors import BundleError, DataError
+from fer_lib.errors import BundleError, DataError, user_message
 from fer_lib.models.bundle import read_bundle
 from fer_lib.params import TeacherParams
 from fer_lib.training.checkpoint import META, STATE, load_checkpoint
@@ -37,7 +37,7 @@ def unbroken(train, tmp_path_factory):
 
 @pytest.fixture
 def disk(tmp_path):
-    """A disk of 48 MB of its own; skipped where this user may not mount one."""
+    """A separate disk of 48 MB; skips the test when this user may not mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)]
@@ -47,7 +47,7 @@ def disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def sound(out, unbroken):
+def assert_same_end(out, unbroken):
     """The fit in ``out`` ended as the unbroken one."""
     ours, theirs = (load_checkpoint(folder / "checkpoint_last") for folder in (out, unbroken))
     assert [k for k, v in theirs[0].items() if not torch.equal(ours[0][k], v)] == []
@@ -56,7 +56,7 @@ def sound(out, unbroken):
 
 
 def epochs(events, n):
-    """Take events until ``n`` epochs are done."""
+    """Consume events until ``n`` epochs are done."""
     while n:
         n -= next(events)["event"] == "epoch"
 
@@ -84,25 +84,25 @@ def files_of_at_most(size):
 @pytest.mark.parametrize(
     ("left", "file"),
     [(200_000, r"checkpoint_last.*state\.safetensors"), (0, r"history\.json")],
-    ids=["half-way", "at once"],
+    ids=["within a checkpoint", "at once"],
 )
-def test_a_full_disk_is_said_and_the_last_checkpoint_goes_on(train, unbroken, disk, left, file):
+def test_fit_resumes_after_a_full_disk(train, unbroken, disk, left, file):
     events = train(disk / "fit")
     epochs(events, 2)
-    shutil.rmtree(disk / "fit" / "checkpoint_before")  # or the next checkpoint would have its room
+    shutil.rmtree(disk / "fit" / "checkpoint_before")  # its space would suffice for the next checkpoint
     filler = fill(disk, left)
     with pytest.raises(DataError, match=f"cannot write /.*{file}: No space left on device .the disk.* free some space"):
         list(events)
-    assert load_checkpoint(disk / "fit" / "checkpoint_last")[1]["step"] == 4, "the old one is whole"
+    assert load_checkpoint(disk / "fit" / "checkpoint_last")[1]["step"] == 4, "the old checkpoint is readable"
     assert [p.name for p in (disk / "fit").iterdir() if p.name.endswith((".partial", ".previous"))] == []
     filler.unlink()
     assert next(resumed := train(disk / "fit"))["resumed_at_step"] == 4
     list(resumed)
-    sound(disk / "fit", unbroken)
+    assert_same_end(disk / "fit", unbroken)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file sizes are limited by the shell's ulimit")
-def test_a_file_size_limit_is_said_and_the_last_checkpoint_goes_on(train, unbroken, tmp_path):
+def test_fit_resumes_after_a_file_size_limit(train, unbroken, tmp_path):
     events = train(tmp_path / "fit")
     epochs(events, 2)
     with files_of_at_most(100_000):
@@ -110,37 +110,41 @@ def test_a_file_size_limit_is_said_and_the_last_checkpoint_goes_on(train, unbrok
             list(events)
     assert load_checkpoint(tmp_path / "fit" / "checkpoint_last")[1]["step"] == 4
     list(train(tmp_path / "fit"))
-    sound(tmp_path / "fit", unbroken)
+    assert_same_end(tmp_path / "fit", unbroken)
 
 
-def test_a_disk_that_turns_read_only(train, unbroken, disk):
+def test_fit_resumes_after_the_disk_turned_read_only(train, unbroken, disk):
     events = train(disk / "fit")
     epochs(events, 1)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     try:
         with pytest.raises(DataError, match=r"cannot write .*Read-only file system .* choose another output folder"):
             list(events)
-        with pytest.raises(DataError, match=f"cannot write {disk}.*read-only for this user: choose another"):
+        with pytest.raises(OSError) as error:
             next(train(disk / "another"))
+        assert f"cannot use {disk / 'another'}: Read-only file system" in user_message(error.value)
         assert load_checkpoint(disk / "fit" / "checkpoint_last")[1]["step"] == 2
     finally:
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
     list(train(disk / "fit"))
-    sound(disk / "fit", unbroken)
+    assert_same_end(disk / "fit", unbroken)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_is_not_ours(train, tmp_path):
+def test_folder_of_another_user_is_an_error(train, tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
-    with pytest.raises(DataError, match="read-only for this user"):
+    with pytest.raises(PermissionError) as error:
         next(train(closed / "fit"))
+    assert error.value.filename == str(closed / "fit")
 
 
-def test_a_file_where_the_folder_should_be(train, tmp_path):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_file_in_place_of_the_output_folder_is_an_error(train, tmp_path, processes):
     (tmp_path / "fit").write_text("mine")
-    with pytest.raises(DataError, match=f"cannot write {tmp_path / 'fit'}: .*a file stands where a folder should be"):
-        next(train(tmp_path / "fit"))
+    with pytest.raises(FileExistsError) as error:
+        next(train(tmp_path / "fit", processes=processes))
+    assert f"cannot use {tmp_path / 'fit'}: File exists (a file stands where" in user_message(error.value)
     assert (tmp_path / "fit").read_text() == "mine"
 
 
@@ -172,7 +176,7 @@ def remove_meta(last):
 
 
 @pytest.mark.parametrize(
-    ("damage", "named", "said"),
+    ("damage", "file", "reason"),
     [
         (truncate, STATE, "is damaged"),
         (flip, STATE, "is damaged"),
@@ -182,19 +186,19 @@ def remove_meta(last):
         (remove_meta, META, "can't be read"),
     ],
 )
-def test_a_damaged_checkpoint_is_named_with_what_to_do(train, unbroken, tmp_path, damage, named, said):
+def test_damaged_checkpoint_is_an_error_with_advice(train, unbroken, tmp_path, damage, file, reason):
     shutil.copytree(unbroken, tmp_path / "fit")
     last = tmp_path / "fit" / "checkpoint_last"
     damage(last)
-    with pytest.raises(BundleError) as refused:
+    with pytest.raises(BundleError) as error:
         next(train(tmp_path / "fit"))
-    message = str(refused.value)
-    assert str(last) in message and named in message and said in message
+    message = str(error.value)
+    assert str(last) in message and file in message and reason in message
     assert f"move {last} away" in message and "checkpoint_epoch004" in message
 
 
-def test_the_advice_is_true(train, unbroken, tmp_path):
-    """A numbered checkpoint in the damaged one's place goes on to the same weights, and so does a new start."""
+def test_advice_for_a_damaged_checkpoint_works(train, unbroken, tmp_path):
+    """A resume from a numbered checkpoint and a new start both end with the weights of the unbroken fit."""
     for place in ("epoch002", None):
         out = tmp_path / str(place)
         shutil.copytree(unbroken, out)
@@ -204,16 +208,16 @@ def test_the_advice_is_true(train, unbroken, tmp_path):
             shutil.copytree(out / f"checkpoint_{place}", out / "checkpoint_last")
         assert next(events := train(out))["resumed_at_step"] == (4 if place else 0)
         list(events)
-        sound(out, unbroken)
+        assert_same_end(out, unbroken)
 
 
 @pytest.mark.parametrize("damage", [truncate, flip, change_step, empty, remove_weights])
-def test_the_checkpoint_before_a_damaged_one_goes_on(train, unbroken, tmp_path, damage):
-    """However young the fit is: here before any numbered checkpoint."""
+def test_fit_resumes_from_checkpoint_before(train, unbroken, tmp_path, damage):
+    """There is no numbered checkpoint yet."""
     out = tmp_path / "fit"
     events = train(out, checkpoint_every=4, checkpoint_minutes=1e-9)
-    epochs(events, 1)
-    next(events), events.close()
+    epochs(events, 2)
+    events.close()
     last, before = out / "checkpoint_last", out / "checkpoint_before"
     assert [load_checkpoint(folder)[1]["step"] for folder in (before, last)] == [3, 4]
     assert not list(out.glob("checkpoint_epoch*"))
@@ -224,24 +228,24 @@ def test_the_checkpoint_before_a_damaged_one_goes_on(train, unbroken, tmp_path, 
     shutil.copytree(before, last)
     assert next(events := train(out, checkpoint_every=4))["resumed_at_step"] == 3
     list(events)
-    assert not before.exists(), "a fit that has ended does not need it"
+    assert not before.exists(), "a finished fit removes it"
     ours, theirs = (load_checkpoint(folder / "checkpoint_last")[0] for folder in (out, unbroken))
     assert [k for k, v in theirs.items() if not torch.equal(ours[k], v)] == []
 
 
-def test_a_disk_without_links_keeps_the_checkpoint_before_too(train, tmp_path, monkeypatch):
-    def refuses(*paths):
+def test_checkpoint_before_is_copied_on_a_disk_without_links(train, tmp_path, monkeypatch):
+    def not_permitted(*paths):
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(os, "link", refuses)
+    monkeypatch.setattr(os, "link", not_permitted)
     events = train(tmp_path, checkpoint_every=4)
     epochs(events, 2)
     events.close()
     assert load_checkpoint(tmp_path / "checkpoint_before")[1]["step"] == 2
 
 
-def test_a_damaged_numbered_checkpoint_is_not_to_be_replaced(unbroken, tmp_path):
-    """Another epoch under its name would be measured as this one."""
+def test_advice_for_a_damaged_numbered_checkpoint_is_to_move_it(unbroken, tmp_path):
+    """It must not be replaced: another epoch under its name would be evaluated as this one."""
     shutil.copytree(unbroken, tmp_path / "fit")
     numbered = tmp_path / "fit" / "checkpoint_epoch002"
     flip(numbered)

@@ -1,4 +1,4 @@
-"""One fit over several processes takes the steps of one process with as many micro-batches; what fails is told."""
+"""Several processes take the same steps as one process with as many micro-batches, and their failures are reported."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from fer_lib.errors import FerError
 from fer_lib.models.bundle import read_bundle
 from fer_lib.params import TeacherParams
 from fer_lib.training.checkpoint import load_checkpoint
-from fer_lib.training.distributed import together
+from fer_lib.training.distributed import run_processes
 from fer_lib.training.teacher import train_teacher
 
 BASE = dict(
@@ -31,51 +31,51 @@ def history(folder):
 
 @pytest.fixture(scope="module")
 def pair(drawn_manifest, pack_cache, tmp_path_factory):
-    """The folders of two processes with one micro-batch each, and of one process with two."""
+    """The output folders of a fit with two processes, and of one process with two micro-batches."""
     folders = {}
-    for how, changes in {"team": {"processes": 2}, "alone": {"accum_steps": 2}}.items():
-        folders[how] = tmp_path_factory.mktemp(how)
+    for name, changes in {"distributed": {"processes": 2}, "single": {"accum_steps": 2}}.items():
+        folders[name] = tmp_path_factory.mktemp(name)
         p = TeacherParams(**BASE | changes)
-        events = list(train_teacher(p, drawn_manifest, folders[how], pack_cache))
+        events = list(train_teacher(p, drawn_manifest, folders[name], pack_cache))
         assert [e["event"] for e in events if e["event"] != "step"] == ["start", "epoch", "epoch", "end"]
     return folders
 
 
 def test_two_processes_take_the_steps_of_two_micro_batches(pair):
-    team, alone = (load_checkpoint(pair[how] / "checkpoint_last")[0] for how in ("team", "alone"))
-    assert set(team) == set(alone)
-    # running statistics are each process' own: the first one's, over half as many micro-batches
-    of_weights = [k for k in alone if k.startswith("model.") and "running" not in k and "num_batches" not in k]
-    assert len(of_weights) > 20
-    for key in of_weights:
-        torch.testing.assert_close(team[key], alone[key], rtol=0, atol=1e-6, msg=key)
-    moved = read_bundle(pair["alone"] / "best").state_dict()
-    assert any((moved[k[6:]] - alone[k]).abs().max() > 1e-4 for k in of_weights), "weights do move at this scale"
+    distributed, single = (load_checkpoint(pair[name] / "checkpoint_last")[0] for name in ("distributed", "single"))
+    assert set(distributed) == set(single)
+    # running statistics differ: they are those of rank 0, over half as many micro-batches
+    weights = [k for k in single if k.startswith("model.") and "running" not in k and "num_batches" not in k]
+    assert len(weights) > 20
+    for key in weights:
+        torch.testing.assert_close(distributed[key], single[key], rtol=0, atol=1e-6, msg=key)
+    average = read_bundle(pair["single"] / "best").state_dict()
+    assert any((average[k[6:]] - single[k]).abs().max() > 1e-4 for k in weights), "weights do change at this scale"
 
 
-def test_the_history_of_a_team_is_of_the_whole_batch(pair):
-    for ours, theirs in zip(history(pair["team"]), history(pair["alone"]), strict=True):
+def test_history_of_two_processes_covers_the_complete_batch(pair):
+    for ours, theirs in zip(history(pair["distributed"]), history(pair["single"]), strict=True):
         assert ours["train"]["loss"] == pytest.approx(theirs["train"]["loss"], rel=1e-5)
         assert ours["train"]["coverage"] == theirs["train"]["coverage"]
-    assert {f.name for f in pair["team"].iterdir()} == {f.name for f in pair["alone"].iterdir()}
-    device = json.loads((pair["team"] / "alignmentreport.json").read_text())["device"]
+    assert {f.name for f in pair["distributed"].iterdir()} == {f.name for f in pair["single"].iterdir()}
+    device = json.loads((pair["distributed"] / "alignmentreport.json").read_text())["device"]
     assert device["processes"] == 2
 
 
-def test_a_team_that_was_broken_off_ends_as_the_unbroken_one(pair, drawn_manifest, pack_cache, tmp_path):
+def test_resumed_fit_of_two_processes_ends_as_the_unbroken_one(pair, drawn_manifest, pack_cache, tmp_path):
     p = TeacherParams(**BASE | {"processes": 2})
     events = train_teacher(p, drawn_manifest, tmp_path, pack_cache)
     while next(events)["event"] != "epoch":
         pass
     events.close()
     resumed = list(train_teacher(p, drawn_manifest, tmp_path, pack_cache))
-    assert resumed[0]["resumed_at_step"] in (3, 6), "the workers may have been an epoch ahead of whoever listened"
-    ours, theirs = (load_checkpoint(folder / "checkpoint_last")[0] for folder in (tmp_path, pair["team"]))
+    assert resumed[0]["resumed_at_step"] in (3, 6), "the workers may have been an epoch ahead of the events"
+    ours, theirs = (load_checkpoint(folder / "checkpoint_last")[0] for folder in (tmp_path, pair["distributed"]))
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs) and set(ours) == set(theirs)
 
 
-def test_three_that_were_broken_off_end_as_the_unbroken_three(drawn_manifest, pack_cache, tmp_path):
-    """From three on the order of a sum depends on where a gradient lies, which must not hang on when a run began."""
+def test_resumed_fit_of_three_processes_ends_as_the_unbroken_one(drawn_manifest, pack_cache, tmp_path):
+    """With three or more, the order of a sum depends on a gradient's bucket, which must be the same after a resume."""
     p = TeacherParams(**BASE | {"processes": 3, "max_train_batches": 2})
     list(train_teacher(p, drawn_manifest, tmp_path / "unbroken", pack_cache))
     events = train_teacher(p, drawn_manifest, tmp_path / "broken", pack_cache)
@@ -84,22 +84,22 @@ def test_three_that_were_broken_off_end_as_the_unbroken_three(drawn_manifest, pa
     events.close()
     resumed = list(train_teacher(p, drawn_manifest, tmp_path / "broken", pack_cache))
     assert resumed[0]["resumed_at_step"] in (2, 4)
-    ours, theirs = (load_checkpoint(tmp_path / how / "checkpoint_last")[0] for how in ("broken", "unbroken"))
+    ours, theirs = (load_checkpoint(tmp_path / name / "checkpoint_last")[0] for name in ("broken", "unbroken"))
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs) and set(ours) == set(theirs)
 
 
-def test_micro_batches_within_a_team_are_those_of_one_process(drawn_manifest, pack_cache, tmp_path):
-    """Two processes with two parts each against four parts: gradients are kept back until the last part."""
-    found = {}
-    for how, changes in {"team": {"processes": 2, "accum_steps": 2}, "alone": {"accum_steps": 4}}.items():
+def test_two_processes_with_two_micro_batches_equal_one_with_four(drawn_manifest, pack_cache, tmp_path):
+    """Gradients are synchronised only after the last micro-batch."""
+    tensors = {}
+    for name, changes in {"distributed": {"processes": 2, "accum_steps": 2}, "single": {"accum_steps": 4}}.items():
         p = TeacherParams(**BASE | changes | {"epochs": 1, "warmup_epochs": 0.0, "plain_epochs": 0.3, "ramp_end": 0.9})
-        list(train_teacher(p, drawn_manifest, tmp_path / how, pack_cache))
-        found[how] = load_checkpoint(tmp_path / how / "checkpoint_last")[0]
-    losses = [history(tmp_path / how)[0]["train"]["loss"] for how in ("team", "alone")]
+        list(train_teacher(p, drawn_manifest, tmp_path / name, pack_cache))
+        tensors[name] = load_checkpoint(tmp_path / name / "checkpoint_last")[0]
+    losses = [history(tmp_path / name)[0]["train"]["loss"] for name in ("distributed", "single")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    keys = [k for k in found["alone"] if k.startswith("model.") and "running" not in k and "num_" not in k]
-    gaps = torch.cat([(found["team"][k] - found["alone"][k]).abs().flatten() for k in keys])
-    # four gradients are added in another order, and Adam's first steps turn the sign of nothing into a whole step
+    keys = [k for k in tensors["single"] if k.startswith("model.") and "running" not in k and "num_" not in k]
+    gaps = torch.cat([(tensors["distributed"][k] - tensors["single"][k]).abs().flatten() for k in keys])
+    # gradients are added in another order; Adam's first steps are +-lr, so the sign of a gradient near 0 matters
     assert (gaps > 1e-5).double().mean() < 0.01 and gaps.max() < 4 * BASE["lr"]
 
 
@@ -108,24 +108,24 @@ import os, sys, time
 from pathlib import Path
 import fer_lib
 from fer_lib.params import TeacherParams
-from fer_lib.training.distributed import together
+from fer_lib.training.distributed import run_processes
 
-def work(team):
+def work(context):
     while True:
         (Path(sys.argv[1]) / f"alive-{os.getpid()}").write_text("")
         time.sleep(0.05)
         yield {}
 
 if __name__ == "__main__":
-    print("begins", flush=True)
-    for _ in together(work, TeacherParams(device="cpu", processes=2)):
+    print("started", flush=True)
+    for _ in run_processes(work, TeacherParams(device="cpu", processes=2)):
         pass
 """
 
 
-@pytest.mark.parametrize("wait", [0.3, None], ids=["before the team stands", "while it works"])
-def test_a_team_follows_its_killed_parent(tmp_path, wait):
-    script = tmp_path / "team.py"
+@pytest.mark.parametrize("wait", [0.3, None], ids=["during start-up", "during work"])
+def test_processes_exit_when_their_parent_is_killed(tmp_path, wait):
+    script = tmp_path / "processes.py"
     script.write_text(SCRIPT)
     parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], stdout=subprocess.PIPE)
     parent.stdout.readline()
@@ -141,59 +141,59 @@ def test_a_team_follows_its_killed_parent(tmp_path, wait):
     assert gone and not alive
 
 
-def test_an_error_in_a_process_ends_the_team_with_its_words(drawn_manifest, pack_cache, tmp_path):
+def test_error_in_a_process_is_raised_and_stops_all(drawn_manifest, pack_cache, tmp_path):
     frame = drawn_manifest.frame.copy()
     frame.loc[frame["val_role"] == "select", "val_role"] = "temperature"
     broken = type(drawn_manifest)(frame, drawn_manifest.meta, drawn_manifest.path)
     with pytest.raises(FerError, match="val rows has the role select"):
         list(train_teacher(TeacherParams(**BASE | {"processes": 2}), broken, tmp_path, pack_cache))
     deadline = time.monotonic() + 10
-    while (left := _spawned()) and time.monotonic() < deadline:
+    while (left := _spawned_processes()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not left, "no process is left behind"
+    assert not left
 
 
-class Lost:
-    """What one process does to itself; the others wait for it."""
+class Exit:
+    """Rank 1 kills itself by ``signal_number``, or exits when it is 0; rank 0 waits for it."""
 
-    def __init__(self, how):
-        self.how = how
+    def __init__(self, signal_number):
+        self.signal_number = signal_number
 
-    def __call__(self, team):
+    def __call__(self, context):
         yield {"event": "start"}
-        if team.rank == 1:
-            os.kill(os.getpid(), self.how) if self.how else os._exit(3)
-        team.wait()
+        if context.rank == 1:
+            os.kill(os.getpid(), self.signal_number) if self.signal_number else os._exit(3)
+        context.wait()
         yield {"event": "end"}
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("signal_number", "reason"),
     [
-        (signal.SIGKILL, r"was ended by SIGKILL, .*memory runs out .*lower batch_size"),
-        (signal.SIGTERM, r"was ended by SIGTERM, .*scheduler, ended it"),
+        (signal.SIGKILL, r"was killed by SIGKILL, .*memory runs out .*lower batch_size"),
+        (signal.SIGTERM, r"was killed by SIGTERM, .*scheduler stopped it"),
         (0, r"ended with exit code 3, .*crash"),
     ],
 )
-def test_a_process_that_is_killed_is_named(how, said):
-    with pytest.raises(FerError, match=rf"process 2 of the 2 .*id \d+\) {said}.*The same command goes on"):
-        list(together(Lost(how), TeacherParams(device="cpu", processes=2)))
+def test_killed_process_is_named(signal_number, reason):
+    with pytest.raises(FerError, match=rf"process 2 of the 2 .*id \d+\) {reason}.*The same command resumes"):
+        list(run_processes(Exit(signal_number), TeacherParams(device="cpu", processes=2)))
 
 
-def _spawned():
+def _spawned_processes():
     children = psutil.Process().children(recursive=True)
     return [c for c in children if "spawn_main" in " ".join(c.cmdline())]
 
 
-def test_more_processes_than_cards_are_refused(monkeypatch):
+def test_more_processes_than_cuda_devices_are_rejected(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     p = TeacherParams(device="cuda", processes=2)
     with pytest.raises(FerError, match="there are 1 CUDA devices here"):
-        next(together(lambda team: iter(()), p))
+        next(run_processes(lambda context: iter(()), p))
 
 
 @pytest.mark.parametrize("changes", [{"accum_steps": 15}, {"processes": 15}, {"accum_steps": 5, "processes": 3}])
-def test_micro_batches_of_one_row_are_refused_with_the_parameters(changes):
+def test_micro_batches_of_one_row_are_rejected_with_the_parameters(changes):
     with pytest.raises(ValueError, match="15 micro-batches .* use batch_size >= 30"):
         TeacherParams(**BASE | changes)

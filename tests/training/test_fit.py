@@ -1,4 +1,4 @@
-"""A whole fit: what it leaves, what it refuses, and that a run which was broken off ends as the unbroken one."""
+"""A complete fit: its files, its errors, and resumed runs that end with the weights of the unbroken run."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def epochs_of(events):
 
 
 def until_epoch(events):
-    """Take events until the next epoch is done."""
+    """Consume events until the next epoch is done."""
     while next(events)["event"] != "epoch":
         pass
 
@@ -55,32 +55,32 @@ def read(folder, name):
 
 @pytest.fixture(scope="module", autouse=True)
 def slow_steps():
-    """A ``step`` event after every step, as on a machine where each takes seconds: no test depends on the clock."""
+    """A ``step`` event after every step, so no test depends on the clock."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "TELL_EVERY", -1.0)
         yield
 
 
 @pytest.fixture(scope="module")
-def whole(drawn_manifest, pack_cache, tmp_path_factory):
+def unbroken(drawn_manifest, pack_cache, tmp_path_factory):
     """The unbroken run: (its folder, its events)."""
-    out = tmp_path_factory.mktemp("whole")
+    out = tmp_path_factory.mktemp("unbroken")
     return out, train(drawn_manifest, out, pack_cache)
 
 
-# ---------------------------------------------------------------- what a fit leaves
+# ---------------------------------------------------------------- events and files
 
 
-def test_events_tell_the_run(whole):
-    _, events = whole
+def test_events_of_a_fit(unbroken):
+    _, events = unbroken
     assert [e["event"] for e in events] == ["start", *["step", "step", "step", "epoch"] * 3, "end"]
     start, epochs, end = events[0], epochs_of(events), events[-1]
     assert start == {
         "event": "start", "resumed_at_step": 0, "epochs_done": 0, "total_steps": 9, "steps_per_epoch": 3,
         "warmup_steps": 2,
     }  # fmt: skip
-    at_last_steps = [0.0, 0.35 * 2 / 3, 0.35]  # the ramp goes from 1 to 2, an epoch has three steps
-    assert [e["train"]["arcface_margin"] for e in epochs] == pytest.approx(at_last_steps)
+    margins = [0.0, 0.35 * 2 / 3, 0.35]  # at the last steps: the ramp goes from 1 to 2, an epoch has three steps
+    assert [e["train"]["arcface_margin"] for e in epochs] == pytest.approx(margins)
     assert [e["epoch"] for e in epochs] == [0, 1, 2] and all(e["val"]["nll"] > 0 for e in epochs)
     assert (
         epochs[-1]["lr"] == pytest.approx(1e-5) and 0 < epochs[0]["train"]["coverage"] < epochs[2]["train"]["coverage"]
@@ -89,25 +89,24 @@ def test_events_tell_the_run(whole):
     assert end["best_macro_f1"] == max(f1) and end["best_epoch"] == f1.index(max(f1))
 
 
-def test_bundles_record_what_was_learned_from_and_the_starting_model(whole, drawn_manifest, pack_cache, tmp_path):
+def test_bundles_record_training_data_of_fit_and_starting_model(unbroken, drawn_manifest, pack_cache, tmp_path):
+    out, _ = unbroken
     rows = len(drawn_manifest.rows(split="train"))
-    own = {"sources": {"tree": {"rows": rows, "drawn": False}}, "smoke": False, "complete": True}
-    for bundle in (read_bundle(whole[0] / "best"), checkpoint_bundle(whole[0] / "checkpoint_last", tmp_path / "last")):
-        assert bundle.meta["training_data"] == own and bundle.training_data.rows == rows
+    expected = {"sources": {"tree": {"rows": rows, "drawn": False}}, "smoke": False, "complete": True}
+    for bundle in (read_bundle(out / "best"), checkpoint_bundle(out / "checkpoint_last", tmp_path / "last")):
+        assert bundle.meta["training_data"] == expected and bundle.training_data.rows == rows
     drawn = Manifest(drawn_manifest.frame, {**drawn_manifest.meta, "drawn": {"tree": True}}, drawn_manifest.path)
-    toy, once = tmp_path / "toy", dict(epochs=1, max_train_batches=1)
-    train(drawn, toy, pack_cache, params(smoke=True, **once))
-    start = read_bundle(toy / "best")
+    train(drawn, tmp_path / "toy", pack_cache, params(smoke=True, epochs=1, max_train_batches=1))
+    start = read_bundle(tmp_path / "toy" / "best")
     assert start.training_data.drawn and start.training_data.smoke
-    out, p = tmp_path / "on", params(epochs=2, max_train_batches=1)
-    steps = train_teacher(p, drawn_manifest, out, pack_cache, init_from=str(start.path))
-    while next(steps)["event"] != "epoch":
-        pass
-    steps.close()
-    shutil.rmtree(toy)
-    train(drawn_manifest, out, pack_cache, p, init_from=str(start.path))  # goes on without the starting model
-    learned = read_bundle(out / "best").training_data
-    assert learned.drawn and learned.smoke and learned.complete, "a start on drawn faces is not forgotten"
+    out, p = tmp_path / "resumed", params(epochs=2, max_train_batches=1)
+    events = train_teacher(p, drawn_manifest, out, pack_cache, init_from=str(start.path))
+    until_epoch(events)
+    events.close()
+    shutil.rmtree(tmp_path / "toy")
+    train(drawn_manifest, out, pack_cache, p, init_from=str(start.path))  # resumes without the starting model
+    record = read_bundle(out / "best").training_data
+    assert record.drawn and record.smoke and record.complete, "the drawn faces of the starting model are recorded"
 
 
 KEYS = {
@@ -137,30 +136,30 @@ KEYS = {
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_files_have_the_keys_of_the_appendix(whole, name):
-    content = read(whole[0], name)
+def test_reports_have_their_keys(unbroken, name):
+    content = read(unbroken[0], name)
     for key, below in KEYS[name].items():
         assert key in content and (below is None or below <= set(content[key])), f"{key}: {content.get(key)}"
 
 
-def test_history_has_the_keys_of_the_appendix(whole):
-    rows = read(whole[0], "history")
+def test_history_has_its_keys(unbroken):
+    rows = read(unbroken[0], "history")
     assert [r["epoch"] for r in rows] == [0, 1, 2]
     for row in rows:
         assert {"epoch", "train", "val", "calibration", "lr", "timing"} <= set(row)
         assert {"loss", "arcface_margin", "coverage"} <= set(row["train"])
         assert {"accuracy", "macro_f1", "per_class_f1", "nll", "ece"} <= set(row["val"])
         identity = ("evalset_id", "protocol_id", "n_expected", "n_used")
-        assert all(row["val"][key] == read(whole[0], "reliabilitymetrics")[key] for key in identity)
+        assert all(row["val"][key] == read(unbroken[0], "reliabilitymetrics")[key] for key in identity)
         assert set(row["calibration"]) == {"mode", "temperature"}
         timing = {"epoch_sec", "total_sec", "images_per_sec", "data_wait_share", "peak_memory_gb"}
         assert set(row["timing"]) == timing and 0 <= row["timing"]["data_wait_share"] < 1
         assert 0.1 < row["timing"]["peak_memory_gb"] < 64
-    assert rows[-1] == {k: v for k, v in whole[1][-2].items() if k != "event"}
+    assert rows[-1] == {k: v for k, v in unbroken[1][-2].items() if k != "event"}
 
 
-def test_the_figures_are_those_of_the_weights_beside_them(whole, drawn_manifest, pack_cache):
-    out, _ = whole
+def test_metrics_of_the_best_bundle_belong_to_its_weights(unbroken, drawn_manifest, pack_cache):
+    out, _ = unbroken
     best = read_bundle(out / "best")
     pack = open_or_build(drawn_manifest.rows(split="val"), best.contract, pack_cache)
     logits = predict_logits(best.model(), pack)
@@ -183,88 +182,97 @@ def test_the_figures_are_those_of_the_weights_beside_them(whole, drawn_manifest,
     assert ids["evalset_id"] == evalset_id(rows.sample_ids, rows.labels, "val/select", 0)
     assert ids["protocol_id"] == protocol_id(ids["evalset_id"], best.contract, "none")
     assert ids["manifest_sha256"] == drawn_manifest.sha256 and ids["weights_sha256"] == best.weights_sha256
-    assert best.meta["training_prior"] == pytest.approx([1 / 7] * 7), "what balanced batches show the loss"
+    assert best.meta["training_prior"] == pytest.approx([1 / 7] * 7), "balanced batches"
 
 
-def test_numbered_checkpoints_are_evaluated(whole):
-    out, events = whole
+def test_numbered_checkpoints_are_evaluated(unbroken):
+    out, events = unbroken
     assert sorted(p.name for p in out.glob("checkpoint_*")) == ["checkpoint_epoch002", "checkpoint_last"]
     numbered, last = (load_checkpoint(out / n)[1] for n in ("checkpoint_epoch002", "checkpoint_last"))
     assert numbered["step"] == 6 and numbered["metrics"] == epochs_of(events)[1]["val"]
     assert last["step"] == 9 and last["metrics"] == epochs_of(events)[2]["val"]
 
 
-def test_a_rehearsal_says_that_it_was_one(whole, drawn_manifest, pack_cache, tmp_path):
+def test_only_a_smoke_run_writes_smoke_results(unbroken, drawn_manifest, pack_cache, tmp_path):
     p = params(epochs=1, max_train_batches=1, smoke=True)
     end = train(drawn_manifest, tmp_path, pack_cache, p)[-1]
-    said, metrics = read(tmp_path, "smoke_results"), read(tmp_path, "reliabilitymetrics")
-    assert said["smoke"] is True and said["best_macro_f1"] == end["best_macro_f1"] == metrics["raw"]["macro_f1"]
-    assert all(said[key] == metrics[key] for key in ("evalset_id", "protocol_id", "n_expected", "n_used"))
-    assert not (whole[0] / "smoke_results.json").exists(), "of a rehearsal alone"
+    results, metrics = read(tmp_path, "smoke_results"), read(tmp_path, "reliabilitymetrics")
+    assert results["smoke"] is True and results["best_macro_f1"] == end["best_macro_f1"] == metrics["raw"]["macro_f1"]
+    assert all(results[key] == metrics[key] for key in ("evalset_id", "protocol_id", "n_expected", "n_used"))
+    assert not (unbroken[0] / "smoke_results.json").exists()
 
 
-def test_epochs_between_evaluations_have_no_figures(drawn_manifest, pack_cache, tmp_path):
+def test_epochs_between_evaluations_have_no_val_scores(drawn_manifest, pack_cache, tmp_path):
     p = params(epochs=4, eval_every=3, checkpoint_every=2, max_train_batches=1)
     events = train(drawn_manifest, tmp_path, pack_cache, p)
-    no_figures = [e["val"] is None for e in epochs_of(events)]
-    assert no_figures == [True, False, False, False]  # 2: numbered, 3: due, 4: the last
+    without_val = [e["val"] is None for e in epochs_of(events)]
+    assert without_val == [True, False, False, False]  # 2: numbered checkpoint, 3: eval_every, 4: the last
 
 
 def test_votes_and_class_weights_enter_the_loss(drawn_manifest, pack_cache):
     frame = drawn_manifest.frame.copy()
     frame["soft_label"] = [None] * len(frame)
-    voted = int(np.flatnonzero(frame["split"] == "train")[0])
-    frame.at[voted, "soft_label"] = [0.0, 0.0, 0.0, 0.5, 0.5, 0.0, 0.0]
+    row = int(np.flatnonzero(frame["split"] == "train")[0])
+    frame.at[row, "soft_label"] = [0.0, 0.0, 0.0, 0.5, 0.5, 0.0, 0.0]
     manifest = Manifest(frame, drawn_manifest.meta, drawn_manifest.path)
     p = params(imbalance="class_weights", plain_epochs=0, ramp_end=0, soft_label_weight=0.5)
     data = open_data(manifest, p, pack_cache)
     objective = TeacherObjective(p, data, torch.device("cpu"))
-    rows = np.flatnonzero(np.isin(data.train.manifest.sample_ids, frame.loc[voted, "sample_id"]))
+    rows = np.flatnonzero(np.isin(data.train.manifest.sample_ids, frame.loc[row, "sample_id"]))
     assert len(rows) == 1
     rows = np.append(rows, (rows[0] + 1) % len(data.train.manifest))
     y = data.train.manifest.labels[rows]
     cosine = torch.tensor(np.random.default_rng(0).uniform(-0.9, 0.9, (2, 7)), dtype=torch.float32)
-    found = objective.loss(lambda images, scaled: cosine, torch.empty(2, 1), loop.Batch(rows, None, y, rows), 5.0)
+    losses = objective.loss(lambda images, scaled: cosine, torch.empty(2, 1), loop.Batch(rows, None, y, rows), 5.0)
     for i in range(2):
         z = 12.0 * cosine[i].double().numpy()
         z[y[i]] = 12.0 * np.cos(np.arccos(cosine[i, y[i]].double().item()) + 0.35)
         log_p = z - np.log(np.exp(z).sum())
         target = np.eye(7)[y[i]]
         if i == 0:
-            target = 0.5 * target + 0.5 * np.array(frame.at[voted, "soft_label"])
-        assert found[i].item() == pytest.approx(-(target * log_p).sum() * data.class_weights[y[i]], rel=1e-4)
+            target = 0.5 * target + 0.5 * np.array(frame.at[row, "soft_label"])
+        assert losses[i].item() == pytest.approx(-(target * log_p).sum() * data.class_weights[y[i]], rel=1e-4)
     counts = np.bincount(data.train.manifest.labels, minlength=7)
     assert data.prior == pytest.approx(counts * data.class_weights / (counts * data.class_weights).sum())
 
 
-def test_norms_and_biases_do_not_decay(drawn_manifest, pack_cache, tmp_path, monkeypatch):
-    made, real = [], loop.create_optimizer_v2
-    monkeypatch.setattr(loop, "create_optimizer_v2", lambda net, **k: made.append((net, real(net, **k))) or made[-1][1])
+@pytest.fixture
+def optimisers(monkeypatch):
+    """The (net, optimiser) pairs that the loop creates."""
+    pairs, real = [], loop.create_optimizer_v2
+
+    def record(net, **options):
+        pairs.append((net, real(net, **options)))
+        return pairs[-1][1]
+
+    monkeypatch.setattr(loop, "create_optimizer_v2", record)
+    return pairs
+
+
+def test_norms_and_biases_have_no_weight_decay(drawn_manifest, pack_cache, tmp_path, optimisers):
     next(train_teacher(params(weight_decay=0.3), drawn_manifest, tmp_path, pack_cache))
-    [(net, optimiser)] = made
+    [(net, optimiser)] = optimisers
     decays = {id(q): group["weight_decay"] for group in optimiser.param_groups for q in group["params"]}
     norms = torch.nn.BatchNorm1d, torch.nn.BatchNorm2d
-    found = {
+    pairs = {
         (isinstance(module, norms) or name == "bias", decays.pop(id(q)))
         for module in net.modules()
         for name, q in module.named_parameters(recurse=False)
     }
-    assert found == {(True, 0.0), (False, 0.3)} and not decays and isinstance(optimiser, torch.optim.AdamW)
+    assert pairs == {(True, 0.0), (False, 0.3)} and not decays and isinstance(optimiser, torch.optim.AdamW)
 
 
-def test_what_a_backbone_spares_from_decay_is_spared(drawn_manifest, pack_cache, tmp_path, monkeypatch):
-    made, real = [], loop.create_optimizer_v2
-    monkeypatch.setattr(loop, "create_optimizer_v2", lambda net, **k: made.append((net, real(net, **k))) or made[-1][1])
+def test_exempt_parameters_of_a_backbone_have_no_weight_decay(drawn_manifest, pack_cache, tmp_path, optimisers):
     next(train_teacher(params(backbone="test_vit", weight_decay=0.3), drawn_manifest, tmp_path, pack_cache))
-    [(net, optimiser)] = made
-    decays = {id(q): group["weight_decay"] for group in optimiser.param_groups for q in group["params"]}
-    found = {name: decays[id(q)] for name, q in net.named_parameters()}
-    assert found["backbone.pos_embed"] == found["backbone.cls_token"] == 0.0
-    assert found["backbone.blocks.0.attn.qkv.weight"] == found["embedding.0.weight"] == found["head.weight"] == 0.3
+    [(net, optimiser)] = optimisers
+    by_id = {id(q): group["weight_decay"] for group in optimiser.param_groups for q in group["params"]}
+    decay = {name: by_id[id(q)] for name, q in net.named_parameters()}
+    assert decay["backbone.pos_embed"] == decay["backbone.cls_token"] == 0.0
+    assert decay["backbone.blocks.0.attn.qkv.weight"] == decay["embedding.0.weight"] == decay["head.weight"] == 0.3
 
 
-def test_room_is_reckoned_for_evaluation_too(drawn_manifest, tmp_path, monkeypatch):
-    """Before the first face, also that of the test rows, which nobody packs before training is over."""
+def test_disk_space_is_checked_for_the_test_pack_too(drawn_manifest, tmp_path, monkeypatch):
+    """The check precedes the first face, although test rows are packed only after training."""
     p, n = params(), {split: len(drawn_manifest.rows(split=split)) for split in ("train", "val", "test")}
     face = make_contract(p).resize ** 2 * 3
     usage = type("Usage", (), {"free": sum(n.values()) * face - 1})
@@ -274,133 +282,132 @@ def test_room_is_reckoned_for_evaluation_too(drawn_manifest, tmp_path, monkeypat
         open_data(drawn_manifest, p, tmp_path)
     assert not list(tmp_path.iterdir())
     open_or_build(drawn_manifest.rows(split="test"), make_contract(p), tmp_path)
-    assert len(open_data(drawn_manifest, p, tmp_path).val.faces) == n["val"], "what is packed needs no more room"
+    assert len(open_data(drawn_manifest, p, tmp_path).val.faces) == n["val"], "an existing pack needs no more space"
 
 
-def test_the_test_pictures_are_never_opened(drawn_manifest, pack_cache, tmp_path):
-    """Training goes on without them, packs included."""
+def test_test_images_are_never_read(drawn_manifest, pack_cache, tmp_path):
+    """Neither by training nor for a face pack."""
     for path in drawn_manifest.frame["image_path"][drawn_manifest.frame["split"] != "test"]:
         (tmp_path / "only" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "only" / path).write_bytes(drawn_manifest.resolve(path).read_bytes())
-    moved = Manifest(drawn_manifest.frame, {**drawn_manifest.meta, "root": str(tmp_path / "only")}, None)
-    events = train(moved, tmp_path / "out", tmp_path / "cache", params(epochs=1, max_train_batches=1))
+    manifest = Manifest(drawn_manifest.frame, {**drawn_manifest.meta, "root": str(tmp_path / "only")}, None)
+    events = train(manifest, tmp_path / "out", tmp_path / "cache", params(epochs=1, max_train_batches=1))
     assert events[-1]["event"] == "end"
-    with pytest.raises(DataError, match="pictures can't be used"):
-        open_or_build(moved.rows(split="test"), read_bundle(tmp_path / "out" / "best").contract, tmp_path / "cache")
+    with pytest.raises(DataError, match="can't be used"):
+        open_or_build(manifest.rows(split="test"), read_bundle(tmp_path / "out" / "best").contract, tmp_path / "cache")
 
 
-def test_a_ramp_that_the_run_does_not_reach_is_said(drawn_manifest, pack_cache, tmp_path):
+def test_margin_ramp_beyond_the_run_is_a_warning(drawn_manifest, pack_cache, tmp_path):
     p = params(epochs=1, max_train_batches=1, plain_epochs=5, ramp_end=15)
     note = next(train_teacher(p, drawn_manifest, tmp_path, pack_cache))
     assert (
         note["event"] == "note" and note["level"] == "warning" and "ends at epoch 15, the run at 1" in note["message"]
     )
-    fitting = params(epochs=1, max_train_batches=1, plain_epochs=0.3, ramp_end=0.6)
-    assert next(train_teacher(fitting, drawn_manifest, tmp_path, pack_cache))["event"] == "start"
+    p = params(epochs=1, max_train_batches=1, plain_epochs=0.3, ramp_end=0.6)
+    assert next(train_teacher(p, drawn_manifest, tmp_path, pack_cache))["event"] == "start"
 
 
 # ---------------------------------------------------------------- resumed runs
 
 
-class Killed(BaseException):
-    """What ends a process: nothing in the library may catch it."""
+class Kill(BaseException):
+    """Stands for the end of a process: nothing in the library may catch it."""
 
 
 def kill_at(monkeypatch, step):
-    """The loop dies as step number ``step`` (of this process) is about to be taken."""
-    real, taken = Stepper.__call__, []
+    """End the loop just before step number ``step`` of this process."""
+    real, steps = Stepper.__call__, []
 
-    def dies(*arguments):
-        if len(taken) == step:
-            raise Killed
-        taken.append(1)
+    def step_or_kill(*arguments):
+        if len(steps) == step:
+            raise Kill
+        steps.append(1)
         return real(*arguments)
 
-    monkeypatch.setattr(Stepper, "__call__", dies)
+    monkeypatch.setattr(Stepper, "__call__", step_or_kill)
 
 
-def assert_same_end(out, whole):
-    ours, theirs = load_checkpoint(out / "checkpoint_last"), load_checkpoint(whole / "checkpoint_last")
+def assert_same_end(out, unbroken):
+    ours, theirs = load_checkpoint(out / "checkpoint_last"), load_checkpoint(unbroken / "checkpoint_last")
     assert set(ours[0]) == set(theirs[0])
     different = [k for k, v in theirs[0].items() if not torch.equal(ours[0][k], v)]
     assert not different, different[:5]
-    assert read_bundle(out / "best").weights_sha256 == read_bundle(whole / "best").weights_sha256
-    timeless = [[{k: v for k, v in row.items() if k != "timing"} for row in read(f, "history")] for f in (out, whole)]
-    assert timeless[0] == timeless[1]
-    assert {p.name for p in out.iterdir()} == {p.name for p in whole.iterdir()}
+    assert read_bundle(out / "best").weights_sha256 == read_bundle(unbroken / "best").weights_sha256
+    rows = [[{k: v for k, v in row.items() if k != "timing"} for row in read(f, "history")] for f in (out, unbroken)]
+    assert rows[0] == rows[1]
+    assert {p.name for p in out.iterdir()} == {p.name for p in unbroken.iterdir()}
 
 
 @pytest.mark.parametrize(
     "step, loading", [(2, {}), (4, {"workers": 0, "pack": "native"}), (8, {"workers": 4, "pack": "none"})]
 )
-def test_a_run_killed_within_an_epoch_ends_as_the_unbroken_one(
-    drawn_manifest, pack_cache, whole, tmp_path, monkeypatch, step, loading
+def test_run_killed_within_an_epoch_ends_as_the_unbroken_one(
+    drawn_manifest, pack_cache, unbroken, tmp_path, monkeypatch, step, loading
 ):
-    """Also when it goes on with another pack and another number of workers, which change no pixel."""
+    """Also when it resumes with another pack kind and number of workers, which change no pixel."""
     p = params(checkpoint_minutes=1e-9)  # after every step
     with monkeypatch.context() as m:
         kill_at(m, step)
-        with pytest.raises(Killed):
+        with pytest.raises(Kill):
             train(drawn_manifest, tmp_path, pack_cache, p)
     assert not [t for t in threading.enumerate() if t.name.startswith("fer-batches")]
     assert load_checkpoint(tmp_path / "checkpoint_last")[1]["step"] == step
     events = train(drawn_manifest, tmp_path, pack_cache, p.model_copy(update=loading))
     assert events[0]["resumed_at_step"] == step and read(tmp_path, "alignmentreport")["init"]["resume"]
-    assert_same_end(tmp_path, whole[0])
+    assert_same_end(tmp_path, unbroken[0])
 
 
-def test_a_run_closed_between_epochs_and_killed_again_ends_as_the_unbroken_one(
-    drawn_manifest, pack_cache, whole, tmp_path, monkeypatch
-):
+def test_run_killed_twice_ends_as_the_unbroken_one(drawn_manifest, pack_cache, unbroken, tmp_path, monkeypatch):
+    """First between two epochs, then within one, with a damaged history and a checkpoint that is half replaced."""
     events = train_teacher(params(), drawn_manifest, tmp_path, pack_cache)
     until_epoch(events)
     events.close()
     with monkeypatch.context() as m:
-        kill_at(m, 2)  # with the default ten minutes nothing of this epoch is on disk
-        with pytest.raises(Killed):
+        kill_at(m, 2)  # checkpoints are ten minutes apart: nothing of this epoch is on disk
+        with pytest.raises(Kill):
             train(drawn_manifest, tmp_path, pack_cache)
-    (tmp_path / "history.json").write_text('[{"epoch": 0}, {"epo')  # as a machine that lost power may leave it
+    (tmp_path / "history.json").write_text('[{"epoch": 0}, {"epo')  # possible after a power failure
     last = tmp_path / "checkpoint_last"
     last.rename(atomic.previous(last))
     resumed = train_teacher(params(), drawn_manifest, tmp_path, pack_cache)
     assert next(resumed)["resumed_at_step"] == 3
-    assert [row["epoch"] for row in read(tmp_path, "history")] == [0], "whoever reads it at the start finds it whole"
+    assert [row["epoch"] for row in read(tmp_path, "history")] == [0], "repaired before the first event"
     list(resumed)
-    assert_same_end(tmp_path, whole[0])
+    assert_same_end(tmp_path, unbroken[0])
 
 
-def test_a_run_killed_while_it_validates_loses_no_step(drawn_manifest, pack_cache, whole, tmp_path, monkeypatch):
-    real, asked = loop.validate, []
+def test_run_killed_during_validation_loses_no_step(drawn_manifest, pack_cache, unbroken, tmp_path, monkeypatch):
+    real, calls = loop.validate, []
 
-    def dies(*arguments):
-        asked.append(1)
-        if len(asked) == 2:
-            raise Killed
+    def validate_or_kill(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise Kill
         return real(*arguments)
 
     p = params(checkpoint_minutes=1e-9)
     with monkeypatch.context() as m:
-        m.setattr(loop, "validate", dies)
-        with pytest.raises(Killed):
+        m.setattr(loop, "validate", validate_or_kill)
+        with pytest.raises(Kill):
             train(drawn_manifest, tmp_path, pack_cache, p)
     last = load_checkpoint(tmp_path / "checkpoint_last")[1]
     assert last["step"] == 6 and last["metrics"] is None and len(last["history"]) == 1
     events = train(drawn_manifest, tmp_path, pack_cache, p)
     assert events[0]["resumed_at_step"] == 6 and events[0]["epochs_done"] == 1
     assert [e["epoch"] for e in epochs_of(events)] == [1, 2]
-    assert_same_end(tmp_path, whole[0])
+    assert_same_end(tmp_path, unbroken[0])
 
 
-def test_a_resume_by_other_means_is_told(drawn_manifest, pack_cache, tmp_path):
+def test_resume_with_other_numerics_is_a_warning(drawn_manifest, pack_cache, tmp_path):
     events = train_teacher(params(), drawn_manifest, tmp_path, pack_cache)
     until_epoch(events)
     events.close()
     resumed = train(drawn_manifest, tmp_path, pack_cache, params(threads=2))
     [note] = [e for e in resumed if e["event"] == "note"]
-    assert note["level"] == "warning" and "resumed by other means (threads 1 -> 2)" in note["message"]
+    assert note["level"] == "warning" and "resumed with other numerics (threads 1 -> 2)" in note["message"]
 
 
-def test_a_checkpoint_from_before_the_fused_optimiser_says_so(drawn_manifest, pack_cache, tmp_path):
+def test_resume_of_a_checkpoint_without_fused_optimiser_is_a_warning(drawn_manifest, pack_cache, tmp_path):
     events = train_teacher(params(), drawn_manifest, tmp_path, pack_cache)
     until_epoch(events)
     events.close()
@@ -411,15 +418,15 @@ def test_a_checkpoint_from_before_the_fused_optimiser_says_so(drawn_manifest, pa
     assert "(optimiser AdamW, operation by operation -> fused AdamW)" in note["message"]
 
 
-def test_a_finished_run_only_reports_again(drawn_manifest, pack_cache, whole, tmp_path):
+def test_finished_run_trains_no_step(drawn_manifest, pack_cache, unbroken, tmp_path):
     train(drawn_manifest, tmp_path, pack_cache)
     events = train(drawn_manifest, tmp_path, pack_cache)
     assert [e["event"] for e in events] == ["start", "end"] and events[0]["resumed_at_step"] == 9
-    assert_same_end(tmp_path, whole[0])
+    assert_same_end(tmp_path, unbroken[0])
 
 
-def test_a_checkpoint_of_other_parameters_is_refused(drawn_manifest, pack_cache, whole):
-    out, _ = whole
+def test_checkpoint_of_other_parameters_is_rejected(drawn_manifest, pack_cache, unbroken):
+    out, _ = unbroken
     with pytest.raises(FerError, match="checkpoint_last belongs to other parameters or data"):
         train(drawn_manifest, out, pack_cache, params(lr=1e-3))
     other_rows = Manifest(drawn_manifest.frame.iloc[1:], drawn_manifest.meta, drawn_manifest.path)
@@ -427,28 +434,27 @@ def test_a_checkpoint_of_other_parameters_is_refused(drawn_manifest, pack_cache,
         train(other_rows, out, pack_cache)
 
 
-def test_another_start_in_the_same_folder_is_refused(drawn_manifest, pack_cache, whole, tmp_path):
-    """It would go on from the old weights and say that they were the new ones."""
-    for name in ("a.pt", "b.pt"):
-        torch.save(fit.build_classifier(dict(SMALL_CONFIG)).backbone.state_dict(), tmp_path / name)
-    best, out = str(whole[0] / "best"), tmp_path / "none"
-    shutil.copytree(whole[0], out)
+def test_other_starting_weights_in_the_same_folder_are_rejected(drawn_manifest, pack_cache, unbroken, tmp_path):
+    """A resume would continue from the old weights under the new name."""
+    torch.save(fit.build_classifier(dict(SMALL_CONFIG)).backbone.state_dict(), tmp_path / "a.pt")
+    best, out = str(unbroken[0] / "best"), tmp_path / "none"
+    shutil.copytree(unbroken[0], out)
     for p, record in [(params(pretrained="hub"), {}), (params(pretrained=str(tmp_path / "a.pt")), {}),
                       (params(), {"init_from": best})]:  # fmt: skip
-        with pytest.raises(FerError, match=f"{out} holds a training that began from none; .* another output_dir"):
+        with pytest.raises(FerError, match=f"{out} holds a training that started from none; .* another output_dir"):
             train(drawn_manifest, out, pack_cache, p, **record)
-    begun = tmp_path / "init_from"
-    train(drawn_manifest, begun, pack_cache, params(epochs=1), init_from=best)
-    with pytest.raises(FerError, match=f"began from init_from {best}; these parameters ask for none"):
-        train(drawn_manifest, begun, pack_cache, params(epochs=1))
-    with pytest.raises(FerError, match=f"began from init_from {best}; these parameters ask for {begun / 'best'}"):
-        train(drawn_manifest, begun, pack_cache, params(epochs=1), init_from=str(begun / "best"))
+    other = tmp_path / "init_from"
+    train(drawn_manifest, other, pack_cache, params(epochs=1), init_from=best)
+    with pytest.raises(FerError, match=f"started from init_from {best}; these parameters ask for none"):
+        train(drawn_manifest, other, pack_cache, params(epochs=1))
+    with pytest.raises(FerError, match=f"started from init_from {best}; these parameters ask for {other / 'best'}"):
+        train(drawn_manifest, other, pack_cache, params(epochs=1), init_from=str(other / "best"))
     (out / "starting_weights.json").write_text('{"source": ')
     with pytest.raises(FerError, match=r"starting_weights.json is damaged .*; give this run another output_dir"):
         train(drawn_manifest, out, pack_cache)
 
 
-def test_a_resume_asks_nobody_for_weights(drawn_manifest, pack_cache, tmp_path, monkeypatch):
+def test_resume_does_not_load_starting_weights(drawn_manifest, pack_cache, tmp_path, monkeypatch):
     first = tmp_path / "w.pt"
     torch.save(fit.build_classifier(dict(SMALL_CONFIG)).backbone.state_dict(), first)
     p = params(epochs=2, max_train_batches=1, pretrained=str(first))
@@ -456,7 +462,7 @@ def test_a_resume_asks_nobody_for_weights(drawn_manifest, pack_cache, tmp_path, 
     until_epoch(events)
     events.close()
     first.unlink()
-    monkeypatch.setattr(fit, "load_pretrained", lambda *a: pytest.fail("asked again"))
+    monkeypatch.setattr(fit, "load_pretrained", lambda *a: pytest.fail("loaded again"))
     assert train(drawn_manifest, tmp_path / "out", pack_cache, p)[0]["resumed_at_step"] == 1
     assert read(tmp_path / "out", "alignmentreport")["model"]["pretrained"] == str(first)
 
@@ -464,104 +470,105 @@ def test_a_resume_asks_nobody_for_weights(drawn_manifest, pack_cache, tmp_path, 
 SMALL_CONFIG = dict(backbone="test_resnet", image_size=32, embed_dim=16, dropout=0.3, head="cosine", s=12.0)
 
 
-# ---------------------------------------------------------------- starting points and refusals
+# ---------------------------------------------------------------- starting weights and errors
 
 
-def test_init_from_starts_with_those_weights(drawn_manifest, pack_cache, whole, tmp_path, monkeypatch):
-    begun = {}
-    real = loop.fit
-    monkeypatch.setattr(
-        fit,
-        "fit",
-        lambda model, *a, **k: (begun.update(sha=tensors_sha256(model.state_dict())), real(model, *a, **k))[1],
-    )
-    train(drawn_manifest, tmp_path, pack_cache, params(epochs=1, max_train_batches=1), init_from=str(whole[0] / "best"))
-    best = read_bundle(whole[0] / "best")
-    assert begun["sha"] == best.weights_sha256 == read_bundle(tmp_path / "best").meta["ids"]["starting_weights_sha256"]
-    assert read(tmp_path, "alignmentreport")["init"]["init_from"] == str(whole[0] / "best")
+def test_init_from_starts_with_the_weights_of_the_bundle(drawn_manifest, pack_cache, unbroken, tmp_path, monkeypatch):
+    digests, real = [], loop.fit
+
+    def record(model, *arguments, **options):
+        digests.append(tensors_sha256(model.state_dict()))
+        return real(model, *arguments, **options)
+
+    monkeypatch.setattr(fit, "fit", record)
+    start = read_bundle(unbroken[0] / "best")
+    train(drawn_manifest, tmp_path, pack_cache, params(epochs=1, max_train_batches=1), init_from=str(start.path))
+    assert digests == [start.weights_sha256]
+    assert read_bundle(tmp_path / "best").meta["ids"]["starting_weights_sha256"] == start.weights_sha256
+    assert read(tmp_path, "alignmentreport")["init"]["init_from"] == str(start.path)
 
 
 @pytest.mark.parametrize("change", [{"embed_dim": 8}, {"arcface_s": 20.0}, {"backbone": "test_resnet.r160_in1k"}])
-def test_init_from_another_model_is_refused(drawn_manifest, pack_cache, whole, tmp_path, change):
+def test_init_from_another_model_is_rejected(drawn_manifest, pack_cache, unbroken, tmp_path, change):
     with pytest.raises(FerError, match="is another model: it has"):
-        train(drawn_manifest, tmp_path, pack_cache, params(**change), init_from=str(whole[0] / "best"))
+        train(drawn_manifest, tmp_path, pack_cache, params(**change), init_from=str(unbroken[0] / "best"))
 
 
-def test_weights_that_are_no_numbers_replace_no_checkpoint(drawn_manifest, pack_cache, tmp_path, monkeypatch):
-    """A finite loss may have a gradient that is not."""
+def test_weights_that_are_not_finite_are_not_saved(drawn_manifest, pack_cache, tmp_path, monkeypatch):
+    """A finite loss may have a gradient that is not finite."""
     real = Stepper.__call__
 
-    def breaks(self, batch, step, epoch):
+    def diverge(self, batch, step, epoch):
         real(self, batch, step, epoch)
         if step == 4:
             self.parameters[0].data.fill_(float("nan"))
 
-    monkeypatch.setattr(Stepper, "__call__", breaks)
+    monkeypatch.setattr(Stepper, "__call__", diverge)
     with pytest.raises(FerError, match=r"a weight became infinite or not a number in epoch 1\.67: lower lr"):
         train(drawn_manifest, tmp_path, pack_cache, params(checkpoint_minutes=1e-9))
     tensors, meta = load_checkpoint(tmp_path / "checkpoint_last")
     assert meta["step"] == 4 and all(t.isfinite().all() for t in tensors.values())
 
 
-def test_a_loss_that_is_not_finite_names_its_epoch(drawn_manifest, pack_cache, tmp_path, monkeypatch):
+def test_error_of_a_loss_that_is_not_finite_names_the_epoch(drawn_manifest, pack_cache, tmp_path, monkeypatch):
     real = TeacherObjective.loss
 
-    def breaks(self, model, images, batch, epoch):
+    def diverge(self, model, images, batch, epoch):
         return real(self, model, images, batch, epoch) * (float("nan") if epoch >= 1.3 else 1.0)
 
-    monkeypatch.setattr(TeacherObjective, "loss", breaks)
+    monkeypatch.setattr(TeacherObjective, "loss", diverge)
     with pytest.raises(FerError, match=r"became nan in epoch 1\.33: lower lr"):
         train(drawn_manifest, tmp_path, pack_cache)
     tensors, meta = load_checkpoint(tmp_path / "checkpoint_last")
     assert meta["step"] == 3 and all(torch.isfinite(v).all() for v in tensors.values())
 
 
-def test_a_misspelt_backbone_is_told_before_faces_are_packed(drawn_manifest, tmp_path):
+def test_misspelt_backbone_is_rejected_before_faces_are_packed(drawn_manifest, tmp_path):
     with pytest.raises(FerError, match="is not a timm"):
         train(drawn_manifest, tmp_path / "out", tmp_path / "cache", params(backbone="test_resnettt"))
     assert not (tmp_path / "cache").exists()
 
 
-def test_data_that_cannot_be_trained_on(drawn_manifest, pack_cache, tmp_path):
+def test_manifest_without_val_select_rows_is_rejected(drawn_manifest, pack_cache, tmp_path):
     frame = drawn_manifest.frame.copy()
     frame.loc[frame["val_role"] == "select", "val_role"] = "temperature"
     with pytest.raises(DataError, match="none of its .* val rows has the role select"):
         train(Manifest(frame, drawn_manifest.meta, drawn_manifest.path), tmp_path, pack_cache)
-    only = drawn_manifest.frame[drawn_manifest.frame["split"] != "val"]
+    without_val = drawn_manifest.frame[drawn_manifest.frame["split"] != "val"]
     with pytest.raises(DataError, match="no rows with split 'val'"):
-        train(Manifest(only, drawn_manifest.meta, drawn_manifest.path), tmp_path, pack_cache)
+        train(Manifest(without_val, drawn_manifest.meta, drawn_manifest.path), tmp_path, pack_cache)
 
 
-def test_a_val_set_cut_short_is_another_evaluation_set(drawn_manifest, pack_cache, whole, tmp_path):
-    """Numbers over the first batches never carry the id of the whole val/select."""
+def test_max_val_batches_changes_the_evaluation_set_id(drawn_manifest, pack_cache, unbroken, tmp_path):
+    """Scores of the first batches do not carry the id of the complete val/select."""
     p = params(epochs=1, max_train_batches=1, max_val_batches=1)
     frame = drawn_manifest.frame.copy()
     train(drawn_manifest, tmp_path, pack_cache, p)
     best = read_bundle(tmp_path / "best")
     metrics, val = best.meta["metrics"]["val_select"], frame[frame["split"] == "val"]
-    scored = val.iloc[:14]
-    scored = scored[scored["val_role"] == "select"]
-    assert metrics["n_used"] == len(scored) < metrics["n_expected"] == (val["val_role"] == "select").sum()
-    assert best.meta["ids"]["evalset_id"] != read_bundle(whole[0] / "best").meta["ids"]["evalset_id"]
-    assert best.meta["ids"]["evalset_id"] == evalset_id(scored["sample_id"].tolist(), scored["label"], "val/select", 0)
+    rows = val.iloc[:14]
+    rows = rows[rows["val_role"] == "select"]
+    assert metrics["n_used"] == len(rows) < metrics["n_expected"] == (val["val_role"] == "select").sum()
+    assert best.meta["ids"]["evalset_id"] != read_bundle(unbroken[0] / "best").meta["ids"]["evalset_id"]
+    assert best.meta["ids"]["evalset_id"] == evalset_id(rows["sample_id"].tolist(), rows["label"], "val/select", 0)
 
 
-def test_a_tolerance_shows_in_the_counts_and_the_ids(drawn_manifest, whole, tmp_path):
-    root = tmp_path / "pictures"
+def test_image_left_out_by_a_tolerance_changes_counts_and_ids(drawn_manifest, unbroken, tmp_path):
+    root = tmp_path / "images"
     for path in drawn_manifest.frame["image_path"]:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(drawn_manifest.resolve(path).read_bytes())
-    lost = drawn_manifest.rows(split="val", val_role="select").frame["image_path"][0]
-    (root / lost).unlink()
+    missing = drawn_manifest.rows(split="val", val_role="select").frame["image_path"][0]
+    (root / missing).unlink()
     manifest = Manifest(drawn_manifest.frame, {**drawn_manifest.meta, "root": str(root), "tolerance": 1}, None)
     train(manifest, tmp_path / "out", tmp_path / "cache", params(epochs=1, max_train_batches=1))
     metrics = read_bundle(tmp_path / "out" / "best").meta["metrics"]["val_select"]
     assert metrics["n_used"] == metrics["n_expected"] - 1
     ids = read_bundle(tmp_path / "out" / "best").meta["ids"]
-    assert ids["evalset_id"] != read_bundle(whole[0] / "best").meta["ids"]["evalset_id"]
+    assert ids["evalset_id"] != read_bundle(unbroken[0] / "best").meta["ids"]["evalset_id"]
 
 
-def test_a_built_manifest_passes_its_tolerance_on(tmp_path, drawn_manifest):
+def test_rows_of_a_manifest_have_its_tolerance(tmp_path, drawn_manifest):
     from fer_lib.datasets.build import build_manifest
     from fer_lib.params import ManifestParams
 
@@ -569,11 +576,11 @@ def test_a_built_manifest_passes_its_tolerance_on(tmp_path, drawn_manifest):
     assert Manifest.read(built.path).rows(split="val").meta["tolerance"] == 3
 
 
-def test_curves_are_drawn_for_what_was_measured(whole):
-    history = read(whole[0], "history")
+def test_training_curves_skip_epochs_without_validation(unbroken):
+    history = read(unbroken[0], "history")
     history[1]["val"] = None
     figure = training_curves(history, 2, "teacher")
     loss, val, schedule = figure.axes
-    assert [line.get_label() for line in loss.lines] == ["train", "val", "kept"]
+    assert [line.get_label() for line in loss.lines] == ["train", "val", "best epoch"]
     assert list(loss.lines[0].get_xdata()) == [1, 2, 3] and list(loss.lines[1].get_xdata()) == [1, 3]
     assert len(val.lines) == 4 and len(schedule.lines) == 2

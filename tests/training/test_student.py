@@ -1,4 +1,4 @@
-"""Students learn by every mode, from the teachers they were told of, and train only what they may."""
+"""Students: every training mode, checks of their teachers, trainable parameters, and exposure records."""
 
 import dataclasses
 
@@ -54,21 +54,21 @@ MODES = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_mode_learns(drawn_manifest, pack_cache, softlabels, tmp_path, mode):
+def test_loss_falls_in_every_mode(drawn_manifest, pack_cache, softlabels, tmp_path, mode):
     p = params(**MODES[mode])
     events = list(train_student(p, drawn_manifest, tmp_path, pack_cache, softlabels))
     losses = [e["train"]["loss"] for e in events if e["event"] == "epoch"]
     assert len(losses) == 3 and losses[-1] < losses[0]
     best = read_bundle(tmp_path / "best")
     assert best.meta["kind"] == "student" and best.meta["model"]["head"] == "linear"
-    known = read_softlabels(softlabels, drawn_manifest.rows(split="train")).sha256
-    assert best.meta["ids"].get("softlabels_sha256") == (None if mode == "ce" else known)
+    sha256 = read_softlabels(softlabels, drawn_manifest.rows(split="train")).sha256
+    assert best.meta["ids"].get("softlabels_sha256") == (None if mode == "ce" else sha256)
     counts = np.bincount(drawn_manifest.rows(split="train").labels, minlength=7)
     assert best.meta["training_prior"] == pytest.approx(counts / counts.sum())
 
 
-class Fixed:
-    """A model that answers with logits given beforehand."""
+class ConstantModel:
+    """A model that returns the same logits for any images."""
 
     def __init__(self, logits):
         self.logits = logits
@@ -84,10 +84,11 @@ def batch(data):
 
 
 @pytest.mark.parametrize("mode", ["kd", "dkd", "dkd_mixed"])
-def test_the_terms_are_put_together_as_written(drawn_manifest, softlabels, data, batch, mode):
+def test_loss_of_each_mode_equals_its_formula(drawn_manifest, softlabels, data, batch, mode):
     p = params(mode=mode, alpha=0.3, temperature=2.0, teacher_temperature=1.5, dkd_alpha=0.7, dkd_beta=2.0, epochs=8)
     student = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
-    found = StudentObjective(p, data, CPU, softlabels).loss(Fixed(student), torch.empty(4, 1), batch, epoch=1.0)
+    objective = StudentObjective(p, data, CPU, softlabels)
+    losses = objective.loss(ConstantModel(student), torch.empty(4, 1), batch, epoch=1.0)
     cached = read_softlabels(softlabels, drawn_manifest.rows(split="train")).logits
     teacher = torch.from_numpy(cached[batch.rows]).float() / 1.5
     y = torch.from_numpy(batch.labels)
@@ -98,10 +99,10 @@ def test_the_terms_are_put_together_as_written(drawn_manifest, softlabels, data,
         "dkd": ce + 0.5 * 4.0 * (0.7 * tckd + 2.0 * nckd),  # epoch 1 of a warm-up over 8 / 4
         "dkd_mixed": 0.7 * ce + 0.3 * 4.0 * (tckd + 4.0 * nckd),
     }[mode]
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(losses, expected)
 
 
-def test_the_dkd_warm_up_is_the_shorter_of_two(data, softlabels):
+def test_dkd_warm_up_takes_at_most_a_quarter_of_the_run(data, softlabels):
     def weights(**changes):
         objective = StudentObjective(params(mode="dkd", **changes), data, CPU, softlabels)
         return [objective.warmup(e) for e in (0.0, 1.0, 5.0, 20.0, 39.0)], objective.figures(1.0)
@@ -111,8 +112,8 @@ def test_the_dkd_warm_up_is_the_shorter_of_two(data, softlabels):
     assert weights(epochs=40, dkd_warmup_epochs=0.0)[0] == [1.0] * 5
 
 
-def test_live_teachers_see_the_students_own_view(data, softlabels, drawn_teachers, drawn_manifest):
-    """On the centre view of 40 pixels made 32 wide they come near their cached logits, and combine as recorded."""
+def test_live_teachers_predict_on_the_students_view(data, softlabels, drawn_teachers, drawn_manifest):
+    """Images are resized and normalised for each teacher; the logits are combined with the recorded weights."""
     record = read_softlabels(softlabels, drawn_manifest.rows(split="train")).record
     live = LiveTeachers(record, data.contract, CPU)
     images = torch.from_numpy(
@@ -124,14 +125,14 @@ def test_live_teachers_see_the_students_own_view(data, softlabels, drawn_teacher
         pixels = (
             images * torch.tensor(data.contract.std)[:, None, None] + torch.tensor(data.contract.mean)[:, None, None]
         )
-        wide = torch.nn.functional.interpolate(pixels, size=(40, 40), mode="bilinear", antialias=True)
-        other = (wide - torch.tensor(b.contract.mean)[:, None, None]) / torch.tensor(b.contract.std)[:, None, None]
-        expected = (0.6 * a.model()(images).softmax(1) + 0.4 * b.model()(other).softmax(1)).log()
+        large = torch.nn.functional.interpolate(pixels, size=(40, 40), mode="bilinear", antialias=True)
+        view = (large - torch.tensor(b.contract.mean)[:, None, None]) / torch.tensor(b.contract.std)[:, None, None]
+        expected = (0.6 * a.model()(images).softmax(1) + 0.4 * b.model()(view).softmax(1)).log()
     torch.testing.assert_close(live(images), expected, rtol=1e-4, atol=1e-4)
     assert not live(images).requires_grad and not any(m.training for m in live.models)
 
 
-def test_live_teachers_must_be_the_recorded_ones(data, softlabels, drawn_teachers, tmp_path):
+def test_live_teachers_with_other_weights_or_contract_are_rejected(data, softlabels, drawn_teachers, tmp_path):
     record = read_record(softlabels)
     first = read_bundle(drawn_teachers[0])
     other = build_classifier(first.meta["model"]).state_dict()  # untrained
@@ -147,19 +148,20 @@ def test_live_teachers_must_be_the_recorded_ones(data, softlabels, drawn_teacher
 
 @pytest.mark.parametrize("view", ["cached", "online"])
 @pytest.mark.parametrize("setting, value", [("clahe", True), ("align", "eyes"), ("margin", 0.25)])
-def test_teachers_must_see_the_students_faces(drawn_manifest, softlabels, data, view, setting, value):
-    """Of another size they may be: the second teacher of the folder is."""
+def test_teachers_with_other_crop_settings_are_rejected(drawn_manifest, softlabels, data, view, setting, value):
+    """Another image size is allowed: the second teacher of the folder has one."""
     p = params(mode="kd", teacher_view=view)
     StudentObjective(p, data, CPU, softlabels)
     other = dataclasses.replace(data, contract=data.contract.model_copy(update={setting: value}))
-    said = (
-        f"{softlabels}: teacher teacher1 saw faces with .*the student sees .*'{setting}': '?{value}.*give the student"
+    message = (
+        f"{softlabels}: teacher teacher1 was trained on faces with .*the student is trained with "
+        f".*'{setting}': '?{value}.*give the student"
     )
-    with pytest.raises(BundleError, match=said):
+    with pytest.raises(BundleError, match=message):
         StudentObjective(p, other, CPU, softlabels)
 
 
-def test_distilling_without_soft_labels(drawn_manifest, pack_cache, tmp_path):
+def test_distillation_without_soft_labels_is_an_error(drawn_manifest, pack_cache, tmp_path):
     with pytest.raises(FerError, match="mode 'kd' needs softlabels"):
         list(train_student(params(mode="kd"), drawn_manifest, tmp_path, pack_cache))
     with pytest.raises(BundleError, match="holds no soft labels"):
@@ -174,59 +176,59 @@ def start(drawn_manifest, pack_cache, tmp_path_factory):
 
 
 @pytest.mark.parametrize("tune", ["all", "head", "bn", "last_block"])
-def test_tuning_changes_only_what_it_may(drawn_manifest, pack_cache, start, tmp_path, tune):
+def test_training_changes_only_the_trainable_parameters(drawn_manifest, pack_cache, start, tmp_path, tune):
     p = params(epochs=1, max_train_batches=2, tune=tune, weight_decay=0.3)
     list(train_student(p, drawn_manifest, tmp_path, pack_cache, init_from=str(start)))
     before, bundle = read_bundle(start).state_dict(), read_bundle(tmp_path / "best")
     after = bundle.state_dict()
-    changed = {k for k in before if not torch.equal(before[k], after[k])}
-    may = set(trainable_parameters(bundle.model(), tune))
-    # running statistics move where the norm's own weights are trained, and stand still where they are frozen
+    changes = {k for k in before if not torch.equal(before[k], after[k])}
+    trainable = set(trainable_parameters(bundle.model(), tune))
+    # running statistics change only where the weights of the norm are trained
     statistics = ("running_mean", "running_var", "num_batches_tracked")
-    norms = {k.rpartition(".")[0] for k in may} & {k.rpartition(".")[0] for k in before if k.endswith("running_mean")}
-    may |= {f"{n}.{s}" for n in norms for s in statistics}
-    assert changed <= may, sorted(changed - may)[:5]
-    assert changed >= {k for k in may if not k.endswith("embedding.0.bias")}, sorted(may - changed)[:5]
+    with_statistics = {k.rpartition(".")[0] for k in before if k.endswith("running_mean")}
+    norms = {k.rpartition(".")[0] for k in trainable} & with_statistics
+    trainable |= {f"{n}.{s}" for n in norms for s in statistics}
+    assert changes <= trainable, sorted(changes - trainable)[:5]
+    assert changes >= {k for k in trainable if not k.endswith("embedding.0.bias")}, sorted(trainable - changes)[:5]
     if tune in ("head", "bn"):
-        assert not any(k.startswith("backbone.") and k.endswith("conv1.weight") for k in changed)
+        assert not any(k.startswith("backbone.") and k.endswith("conv1.weight") for k in changes)
 
 
-def test_a_derived_bundle_starts_another_student(drawn_manifest, pack_cache, start, tmp_path):
-    """A bundle that an evaluation wrote again (same weights, other temperature) is as good a start."""
-    again = derive_bundle(read_bundle(start), tmp_path / "again", metrics={"test": {"accuracy": 0.5}})
+def test_derived_bundle_can_start_a_student(drawn_manifest, pack_cache, start, tmp_path):
+    """A derived bundle has the same weights, as after an evaluation."""
+    derived = derive_bundle(read_bundle(start), tmp_path / "derived", metrics={"test": {"accuracy": 0.5}})
     p = params(epochs=1, max_train_batches=1)
-    list(train_student(p, drawn_manifest, tmp_path / "out", pack_cache, init_from=str(again.path)))
+    list(train_student(p, drawn_manifest, tmp_path / "out", pack_cache, init_from=str(derived.path)))
     ids = read_bundle(tmp_path / "out" / "best").meta["ids"]
     assert ids["starting_weights_sha256"] == read_bundle(start).weights_sha256
 
 
-def test_a_bundle_says_which_pictures_it_and_its_ancestors_saw(drawn_manifest, pack_cache, start, softlabels, tmp_path):
-    """A student knows its teachers' pictures and those of its starting weights, whichever it was given itself."""
-    every = TrainingExposure.of(*(drawn_manifest.rows(split=s).frame["content_id"] for s in ("train", "val")))
-    found = read_exposure(start)
-    assert found.whole and found.learned.tolist() == every.learned.tolist()
-    assert found.chosen_on.tolist() == every.chosen_on.tolist()
-    half = drawn_manifest.frame
-    half = half[(half["split"] != "train") | (half.index % 2 == 0)].reset_index(drop=True)
-    few = Manifest(half, drawn_manifest.meta, drawn_manifest.path)
-    own = TrainingExposure.of(*(few.rows(split=s).frame["content_id"] for s in ("train", "val")))
-    assert len(own.learned) < len(every.learned)
+def test_exposure_includes_starting_weights_and_teachers(drawn_manifest, pack_cache, start, softlabels, tmp_path):
+    complete = TrainingExposure.of(*(drawn_manifest.rows(split=s).frame["content_id"] for s in ("train", "val")))
+    exposure = read_exposure(start)
+    assert exposure.complete and exposure.trained_on.tolist() == complete.trained_on.tolist()
+    assert exposure.selected_on.tolist() == complete.selected_on.tolist()
+    frame = drawn_manifest.frame
+    frame = frame[(frame["split"] != "train") | (frame.index % 2 == 0)].reset_index(drop=True)
+    half = Manifest(frame, drawn_manifest.meta, drawn_manifest.path)
+    half_exposure = TrainingExposure.of(*(half.rows(split=s).frame["content_id"] for s in ("train", "val")))
+    assert len(half_exposure.trained_on) < len(complete.trained_on)
     for name, options, expected in (
-        ("alone", {}, own.learned),
-        ("started", {"init_from": str(start)}, every.learned),
-        ("taught", {"softlabels": softlabels}, every.learned),
+        ("no ancestor", {}, half_exposure.trained_on),
+        ("starting weights", {"init_from": str(start)}, complete.trained_on),
+        ("teachers", {"softlabels": softlabels}, complete.trained_on),
     ):
         p = params(epochs=1, max_train_batches=1, mode="kd" if "softlabels" in options else "ce")
-        list(train_student(p, few, tmp_path / name, pack_cache, **options))
-        found = read_exposure(tmp_path / name / "best")
-        assert found.whole and found.learned.tolist() == expected.tolist(), name
+        list(train_student(p, half, tmp_path / name, pack_cache, **options))
+        exposure = read_exposure(tmp_path / name / "best")
+        assert exposure.complete and exposure.trained_on.tolist() == expected.tolist(), name
 
 
-def test_a_checkpoint_is_known_by_what_decides_its_weights():
-    """Not by what the mode does not read, nor by where the file of starting weights lies."""
+def test_fit_key_depends_on_what_the_weights_depend_on():
+    """It ignores parameters that the mode does not read, and the path of the starting weights."""
 
-    def key(starting="abc", **changes):
-        return fit_key(StudentParams(**changes), {"starting_weights_sha256": starting, "run_id": "r"})
+    def key(weights="abc", **changes):
+        return fit_key(StudentParams(**changes), {"starting_weights_sha256": weights, "run_id": "r"})
 
     assert key(temperature=2.0) == key(temperature=4.0, alpha=0.1)
     assert key(mode="kd", temperature=2.0) != key(mode="kd", temperature=4.0)

@@ -1,1 +1,1 @@
-"""The live session as a page on this machine: one session, controlled from a browser."""
+"""The live page: one session, controlled from a browser on this machine."""

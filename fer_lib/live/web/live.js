@@ -53,7 +53,7 @@ function disconnected(code) {
   $("link").className = "pill bad";
   $("end").disabled = true;
   if (code === NO_KEY) {
-    say("link", "This address lacks its key. Open the whole address that fer live printed, with what stands after #.");
+    say("link", "This address lacks its key. Open the whole address that fer live printed, including the part after #.");
     document.body.classList.add("keyless");
   } else if (code === PROGRAM_ENDED || over) {
     camera.stop();
@@ -62,8 +62,8 @@ function disconnected(code) {
       + "that it prints.", 0, true);
     document.body.classList.add("closed");
   } else {
-    say("link", "The connection was lost. Trying again; if this stays, look whether fer live --web still runs in its "
-      + "terminal, and whether the tunnel stands.");
+    say("link", "The connection was lost. Trying again; if this lasts, check that fer live --web still runs in its "
+      + "terminal and that the tunnel is open.");
     setTimeout(connect, retry);
     retry = Math.min(2 * retry, RETRY_MS);
   }
@@ -275,7 +275,7 @@ function showSetting(now) {
   }
   const { vote_window: window, vote_min_count: needed } = now.smoothing;
   $("slider-hint").hidden = needed <= window;
-  $("slider-hint").textContent = `${needed} votes of ${window} frames can never be: the label stays unstable.`;
+  $("slider-hint").textContent = `${needed} votes out of ${window} frames are impossible: the label stays unstable.`;
   paintBoxes();
 }
 

@@ -1,4 +1,4 @@
-"""What the page is told of a view, in plain numbers, and what of the session's end."""
+"""The messages to the page: JSON of views, settings and the session summary, and JPEG previews."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from fer_lib.emotions import EMOTIONS
 from fer_lib.live import session_files
-from fer_lib.live.colours import BESIDE, COLOURS
+from fer_lib.live.colours import COLOURS, OTHER_COLOURS
 from fer_lib.live.controls import HELP, LIMITS, STEPS, Setting
 from fer_lib.live.session_files import UNSTABLE
 from fer_lib.live.view import View
@@ -24,21 +24,21 @@ LOGS = (
 VIDEOS = (session_files.RAW_VIDEO, session_files.ANNOTATED_VIDEO)
 
 
-def vocabulary() -> dict[str, Any]:
-    """What a page has to know before the first frame: classes, their colours, ranges and steps of the settings."""
+def page_config() -> dict[str, Any]:
+    """The constants of the page: classes, colours, ranges and steps of the smoothing parameters, keys."""
     ranges = {name: {"low": low, "high": high} for name, (low, high) in LIMITS.items()}
     for name, step in STEPS.values():
         ranges[name]["step"] = abs(step)
-    return {"classes": EMOTIONS, "colours": COLOURS, "beside": BESIDE, "ranges": ranges, "keys": HELP}
+    return {"classes": EMOTIONS, "colours": COLOURS, "beside": OTHER_COLOURS, "ranges": ranges, "keys": HELP}
 
 
 def setting(now: Setting) -> dict[str, Any]:
-    """``label`` -1 without one."""
+    """The current setting; ``label`` is -1 without a manual label."""
     return {"label": now.label, "overlay": now.overlay, "smoothing": now.smoothing.model_dump()}
 
 
 def state(view: View, skipped: int) -> dict[str, Any]:
-    """One frame; boxes as shares of the picture's sides; ``skipped`` views so far that no page was sent."""
+    """One frame, boxes relative to the image size; ``skipped`` counts the views that were not sent."""
     height, width = view.image.shape[:2]
     return {
         "index": view.index, "time": round(view.time, 4), "label": view.label, "text": view.text,
@@ -70,27 +70,24 @@ def preview(image: np.ndarray) -> bytes:
 
 
 def files(folder: Path, names: tuple[str, ...] = LOGS + VIDEOS) -> list[dict[str, Any]]:
-    """Which of these the session left, with their sizes in bytes."""
-    found = ((name, folder / name) for name in names)
-    return [{"name": name, "bytes": file.stat().st_size} for name, file in found if file.is_file()]
+    """The files in ``folder`` among ``names``, with their sizes in bytes."""
+    paths = ((name, folder / name) for name in names)
+    return [{"name": name, "bytes": path.stat().st_size} for name, path in paths if path.is_file()]
 
 
-def facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """The summary in words, line by line: (what, how much)."""
+def summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """The session summary as (name, value) rows; rows without a value are left out."""
     latency = summary.get("latency_ms") or {}
     rows = [
         ("Source", summary.get("input")), ("Model", summary.get("model")), ("Detector", summary.get("detector")),
-        ("Frames logged", _count(summary.get("frames"))), ("Duration", _of(summary.get("seconds"), "{:.1f} s")),
-        ("Frames a second", _of(summary.get("fps"), "{:.1f}")),
+        ("Frames logged", _format(summary.get("frames"), "{:,}")),
+        ("Duration", _format(summary.get("seconds"), "{:.1f} s")),
+        ("Frames per second", _format(summary.get("fps"), "{:.1f}")),
         ("Latency, median and 95 %", " and ".join(f"{latency[q]:.0f} ms" for q in ("p50", "p95") if q in latency)),
-        ("Frames dropped", _count(summary.get("dropped"))), ("How it ended", summary.get("end")),
+        ("Frames dropped", _format(summary.get("dropped"), "{:,}")), ("How it ended", summary.get("end")),
     ]  # fmt: skip
     return [(name, str(value)) for name, value in rows if value not in (None, "")]
 
 
-def _count(value) -> str | None:
-    return None if value is None else f"{value:,}"
-
-
-def _of(value, pattern: str) -> str | None:
+def _format(value, pattern: str) -> str | None:
     return None if value is None else pattern.format(value)

@@ -1,14 +1,13 @@
-"""Who may talk to the page's server: this machine's browsers, from the page itself, with the key of its address.
+"""Access control of the page's server: loopback host names, same origin, and the secret key of the address.
 
-Listening on loopback is not enough.  Any web page may open a socket to 127.0.0.1, and a foreign name may be made to
-point there (DNS rebinding), so names other than loopback ones and sockets of other origins are refused, whatever key
-they know.  The port may be another one than the server's, for a tunnel has its own.
+Listening on loopback is not enough: any web page may open a WebSocket to 127.0.0.1, and a foreign host name may resolve
+to it (DNS rebinding).  Requests with other host names and sockets of other origins are refused even with the right key.
+The port may differ from the server's, because a tunnel has its own.
 """
 
 from __future__ import annotations
 
 import re
-import secrets
 
 from fastapi.responses import PlainTextResponse
 
@@ -26,7 +25,7 @@ _HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 class OriginCheck:
-    """ASGI middleware: refuses foreign names and origins, and puts :data:`HEADERS` on every answer."""
+    """ASGI middleware: refuses foreign host names and origins, and adds :data:`HEADERS` to every response."""
 
     def __init__(self, app):
         self.app = app
@@ -47,30 +46,20 @@ class OriginCheck:
         elif scope["type"] == "http":
             await PlainTextResponse(refusal + "\n", 403)(scope, receive, send_with_headers)
         else:
-            await send({"type": "websocket.close", "code": 1008, "reason": ""})  # before it is accepted: HTTP 403
+            await send({"type": "websocket.close", "code": 1008, "reason": ""})  # before accept: HTTP 403
 
 
 def _refusal(scope) -> str | None:
-    """Why this request is not for us, None when it is."""
-    found: dict[str, list[str]] = {"host": [], "origin": []}
+    """The reason to refuse the request; None when it is allowed."""
+    headers: dict[str, list[str]] = {"host": [], "origin": []}
     for name, value in scope["headers"]:
-        if (key := name.decode("latin-1").lower()) in found:
-            found[key].append(value.decode("latin-1"))
-    host = found["host"][0] if len(found["host"]) == 1 else ""
+        if (key := name.decode("latin-1").lower()) in headers:
+            headers[key].append(value.decode("latin-1"))
+    host = headers["host"][0] if len(headers["host"]) == 1 else ""
     if not _LOOPBACK.fullmatch(host):
         return f"This server answers to localhost only, not to {host[:80]!r}: open the address that fer live printed."
-    if found["origin"] or scope["type"] == "websocket":  # a browser always names a socket's origin
+    if headers["origin"] or scope["type"] == "websocket":  # a browser always sends the origin of a socket
         own = [f"{scheme}://{host}".lower() for scheme in ("http", "https")]
-        if len(found["origin"]) != 1 or found["origin"][0].lower() not in own:
-            return "Another page asks for this: open the address that fer live printed."
+        if len(headers["origin"]) != 1 or headers["origin"][0].lower() not in own:
+            return "This request comes from another page: open the address that fer live printed."
     return None
-
-
-class Key:
-    """The secret part of the page's address."""
-
-    def __init__(self, token: str):
-        self._token = token.encode()
-
-    def fits(self, said: str | None) -> bool:
-        return secrets.compare_digest((said or "").encode(), self._token)

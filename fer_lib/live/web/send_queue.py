@@ -1,4 +1,4 @@
-"""What waits to be sent to one page: every answer in order, and of states and pictures only the newest."""
+"""The messages waiting for one page: all answers in order, and only the latest state and preview."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ import threading
 from collections import deque
 from typing import Any
 
-ANSWERS = 256  # a page that reads nothing for so long loses the oldest
+MAX_ANSWERS = 256  # a page that reads nothing loses the oldest answers
 
 
 class SendQueue:
-    """Any thread may put; the page's own task, in whose event loop it is made, takes."""
+    """Any thread may ``put``; ``take`` belongs to the event loop in which the queue was made."""
 
     def __init__(self):
         self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
         self._lock = threading.Lock()
-        self._answers: deque[dict[str, Any]] = deque(maxlen=ANSWERS)
-        self._newest: dict[str, dict[str, Any] | bytes] = {}
+        self._answers: deque[dict[str, Any]] = deque(maxlen=MAX_ANSWERS)
+        self._latest: dict[str, dict[str, Any] | bytes] = {}
 
     def put(self, message: dict[str, Any]) -> None:
-        """Something that must arrive."""
+        """Queue a message that must arrive."""
         with self._lock:
             self._answers.append(message)
-        self._ring()
+        self._notify()
 
     def replace(self, kind: str, message: dict[str, Any] | bytes) -> None:
-        """Something of which only the newest of its ``kind`` matters."""
+        """Queue a message that replaces an unsent one of the same ``kind``."""
         with self._lock:
-            self._newest[kind] = message
-        self._ring()
+            self._latest[kind] = message
+        self._notify()
 
-    def _ring(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the page is gone and its loop closed
+    def _notify(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the page has closed, and its event loop too
             self._loop.call_soon_threadsafe(self._wake.set)
 
     async def take(self) -> list[dict[str, Any] | bytes]:
-        """What waits, once something does."""
+        """All waiting messages; waits for the first one."""
         await self._wake.wait()
         self._wake.clear()
         with self._lock:
-            found = [*self._answers, *self._newest.values()]
+            messages = [*self._answers, *self._latest.values()]
             self._answers.clear()
-            self._newest.clear()
-        return found
+            self._latest.clear()
+        return messages

@@ -1,7 +1,7 @@
-"""The page's server: FastAPI on loopback, one WebSocket a page, and the logs to download once the session is over.
+"""The page's server: FastAPI on loopback, one WebSocket per page, and downloads of the logs after the session.
 
-The page and what it needs are four files beside this one; nothing is fetched from anywhere else.  Pictures of a
-browser's camera go through the socket into the session and nowhere else, unless the session records them.
+The page's files are beside this module; the page loads nothing from other hosts.  Images of a browser's camera go
+through the socket into the session only, unless the session records them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import logging
+import secrets
 import signal
 import socket
 import zipfile
@@ -26,7 +27,7 @@ from fastapi.responses import FileResponse, PlainTextResponse, Response
 from fer_lib.errors import FerError, ParamsError
 from fer_lib.live.browser_source import MAX_BYTES, BrowserSource
 from fer_lib.live.web import messages
-from fer_lib.live.web.origin_check import Key, OriginCheck
+from fer_lib.live.web.origin_check import OriginCheck
 from fer_lib.live.web.send_queue import SendQueue
 from fer_lib.live.web.session_hub import STAMP, SessionHub
 
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
     from fer_lib.live.session import Session
 
 HOST = "127.0.0.1"
-BROWSER = "browser"  # as LiveParams.source: the camera of whoever opens the page
+BROWSER = "browser"  # LiveParams.source: the camera of the browser that opens the page
 ARCHIVE = "logs.zip"
-NO_KEY = 4401  # a socket's closing code: the address lacks its key
+NO_KEY = 4401  # WebSocket close code: the address lacks its key
 PAGE = {
     "": ("index.html", "text/html; charset=utf-8"), "live.js": ("live.js", "text/javascript; charset=utf-8"),
     "camera.js": ("camera.js", "text/javascript; charset=utf-8"),
@@ -49,52 +50,52 @@ def create_app(
     open_session: Callable[[BrowserSource | None], Session],
     source_is_browser: bool,
     token: str,
-    about: dict[str, Any] | None = None,
+    info: dict[str, Any] | None = None,
 ) -> FastAPI:
-    """The application of one session, which ``open_session`` makes and the first page begins.
+    """The application of one session, which ``open_session`` makes and the first page starts.
 
-    ``about``: ``name`` of the source, ``folder``, ``record`` and ``model``, for the page to say.  The session is
-    reached as ``app.state.running``.
+    ``info``: ``name`` of the source, ``folder``, ``record`` and ``model``, for display.  ``app.state.hub`` is the
+    :class:`SessionHub`.
     """
-    running, key = SessionHub(open_session, source_is_browser, about or {}), Key(token)
+    hub, key = SessionHub(open_session, source_is_browser, info or {}), token.encode()
 
     @contextlib.asynccontextmanager
     async def lifespan(app):
         yield
-        await run_in_threadpool(running.finish)
+        await run_in_threadpool(hub.finish)
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
-    app.state.running = running
+    app.state.hub = hub
     app.add_middleware(OriginCheck)
     _add_page(app)
 
     @app.get("/files/{name}")
     def file(name: str, token: str = "") -> Response:
-        """One log, or all of them as one archive."""
-        if not key.fits(token):
-            return _refused(403, "This address lacks its key: use the links of the page.")
-        if running.phase != "over" or running.session is None:
-            return _refused(409, "The logs are still written: end the session first.")
-        folder = running.session.folder
+        """One log file, or all of them as a ZIP archive."""
+        if not secrets.compare_digest(token.encode(), key):
+            return _refusal(403, "This address lacks its key: use the links of the page.")
+        if hub.phase != "over" or hub.session is None:
+            return _refusal(409, "The logs are still written: end the session first.")
+        folder = hub.session.folder
         if name == ARCHIVE:
-            return _attached(_archive(folder), f"{folder.name}.zip")
-        if name not in (found["name"] for found in messages.files(folder)):  # names, so nothing outside is reached
-            return _refused(404, f"The session left no file {name[:80]!r}.")
+            return _download(_zip_logs(folder), f"{folder.name}.zip")
+        if name not in (entry["name"] for entry in messages.files(folder)):  # no other path is reachable
+            return _refusal(404, f"The session left no file {name[:80]!r}.")
         return FileResponse(folder / name, media_type="application/octet-stream", filename=name)
 
     @app.websocket("/ws")
     async def page(ws: WebSocket, token: str = "") -> None:
         await ws.accept()
-        if not key.fits(token):
+        if not secrets.compare_digest(token.encode(), key):
             await ws.close(NO_KEY, "this address lacks its key: open the one that fer live printed")
             return
-        box = SendQueue()
-        running.join(box)
-        sending = asyncio.create_task(_send(ws, box))
+        outgoing = SendQueue()
+        hub.join(outgoing)
+        sending = asyncio.create_task(_send(ws, outgoing))
         try:
-            await _receive(ws, box, running)
+            await _receive(ws, outgoing, hub)
         finally:
-            running.leave(box)
+            hub.leave(outgoing)
             sending.cancel()
 
     return app
@@ -111,55 +112,55 @@ def _add_page(app: FastAPI) -> None:
         app.get(f"/{path}")(answer(name, kind))
 
 
-async def _send(ws: WebSocket, box: SendQueue) -> None:
-    with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the page went away
+async def _send(ws: WebSocket, outgoing: SendQueue) -> None:
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the page has closed
         while True:
-            for message in await box.take():
+            for message in await outgoing.take():
                 if isinstance(message, bytes):
                     await ws.send_bytes(message)
                 else:
                     await ws.send_text(json.dumps(message, separators=(",", ":")))
 
 
-async def _receive(ws: WebSocket, box: SendQueue, running: SessionHub) -> None:
-    """Until the page goes.  Each picture is answered once it was taken in, each command that fails with its error."""
+async def _receive(ws: WebSocket, outgoing: SendQueue, hub: SessionHub) -> None:
+    """Handle messages until the page closes: acknowledge every image, answer a failed command with its error."""
     while (message := await ws.receive())["type"] == "websocket.receive":
         if (data := message.get("bytes")) is not None:
-            box.put(await run_in_threadpool(running.picture, box, data))
+            outgoing.put(await run_in_threadpool(hub.receive_image, outgoing, data))
             continue
         try:
-            running.command(_parsed(message.get("text") or ""))
+            hub.command(_parse_command(message.get("text") or ""))
         except FerError as error:
-            box.put({"error": str(error)})
+            outgoing.put({"error": str(error)})
 
 
-def _parsed(text: str) -> Any:
+def _parse_command(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ParamsError(f"a command is a JSON object, not {text[:60]!r}: load the page again") from error
 
 
-def _refused(status: int, why: str) -> Response:
+def _refusal(status: int, why: str) -> Response:
     return PlainTextResponse(why + "\n", status)
 
 
-def _attached(content: bytes, name: str) -> Response:
+def _download(content: bytes, name: str) -> Response:
     return Response(content, headers={"content-disposition": f'attachment; filename="{name}"'},
                     media_type="application/zip")  # fmt: skip
 
 
-def _archive(folder: Path) -> bytes:
-    """All logs in one ZIP; videos, which may be large, are files of their own."""
+def _zip_logs(folder: Path) -> bytes:
+    """All logs as one ZIP archive, without the videos, which may be large."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        for found in messages.files(folder, messages.LOGS):
-            archive.write(folder / found["name"], f"{folder.name}/{found['name']}")
+        for entry in messages.files(folder, messages.LOGS):
+            archive.write(folder / entry["name"], f"{folder.name}/{entry['name']}")
     return stream.getvalue()
 
 
 def config(app: FastAPI) -> uvicorn.Config:
-    """Of uvicorn: as much as this page needs, and nothing said of single requests."""
+    """The uvicorn configuration of the page, without request logs."""
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     return uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, proxy_headers=False, ws="websockets-sansio",
@@ -173,8 +174,8 @@ def listen(port: int) -> socket.socket:
     try:
         with socket.socket() as probe:
             if port and probe.connect_ex((HOST, port)) == 0:
-                raise FerError(f"port {port} is in use: end what runs there, or give another --port (0: a free one)")
-        if hasattr(signal, "SIGHUP"):  # not on Windows, where it would let two servers share a port
+                raise FerError(f"port {port} is in use: end what uses it, or give another --port (0: a free one)")
+        if hasattr(signal, "SIGHUP"):  # not on Windows, where SO_REUSEADDR lets two servers share a port
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((HOST, port))
         listening.listen(64)

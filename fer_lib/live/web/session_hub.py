@@ -1,4 +1,4 @@
-"""One session and the pages that look at it: states go out to all of them, what they ask for goes to its controls."""
+"""Connects one session with its pages: views go to all pages, their commands go to the session's controls."""
 
 from __future__ import annotations
 
@@ -20,60 +20,61 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STATE_SECONDS, PREVIEW_SECONDS = 1 / 30, 1 / 15  # between two of them, at least
-STAMP = struct.Struct("<d")  # before each JPEG of the browser: seconds by its clock
-ENDING_SECONDS = 30  # within which a session that was asked to end has closed its files
+STATE_SECONDS, PREVIEW_SECONDS = 1 / 30, 1 / 15  # minimum interval
+STAMP = struct.Struct("<d")  # header of each JPEG from the browser: seconds by its clock
+END_TIMEOUT = 30  # seconds for a session to close its files
 
 
 class SessionHub:
-    """``waiting`` until the first page is there, then ``running``, then ``over``.
+    """``phase`` is ``waiting`` until the first page connects, then ``running``, then ``over``.
 
-    Methods may be called from any thread.  ``about`` is what the pages are told of the session beforehand;
-    ``when_begun`` is called with the session before its first picture, ``when_over`` with the error or None once its
-    files are closed, ``close_server`` when a page asks for it.
+    Methods may be called from any thread.  ``info`` is sent to every page at first.  Callbacks: ``on_start`` with the
+    session before it starts, ``on_end`` with the error or None after its files are closed, ``close_server`` when a page
+    closes the program.
     """
 
     def __init__(
-        self, open_session: Callable[[BrowserSource | None], Session], from_browser: bool, about: dict[str, Any]
+        self, open_session: Callable[[BrowserSource | None], Session], from_browser: bool, info: dict[str, Any]
     ):
-        self.fed = BrowserSource() if from_browser else None
-        self.about, self.phase = about, "waiting"
+        self.browser_source = BrowserSource() if from_browser else None
+        self.info, self.phase = info, "waiting"
         self.session: Session | None = None
         self.summary: dict[str, Any] | None = None
         self.error: BaseException | None = None
-        self.when_begun: Callable[[Session], None] = lambda session: None
-        self.when_over: Callable[[BaseException | None], None] = lambda error: None
+        self.on_start: Callable[[Session], None] = lambda session: None
+        self.on_end: Callable[[BaseException | None], None] = lambda error: None
         self.close_server: Callable[[], None] = lambda: None
         self._open_session = open_session
         self._lock = threading.Lock()
         self._pages: list[SendQueue] = []
-        self._camera: SendQueue | None = None  # the page whose camera it is
-        self._last: dict[str, Any] | None = None
+        self._camera: SendQueue | None = None  # the page that sends images
+        self._last_state: dict[str, Any] | None = None
         self._thread: threading.Thread | None = None
-        self._ending = False
+        self._end_requested = False
 
     def open(self) -> None:
-        """Open the session without beginning it, so that what is wrong shows at once.  Raises what it raises."""
-        self.session = self.session or self._open_session(self.fed)
+        """Open the session without starting it, to raise its errors early."""
+        self.session = self.session or self._open_session(self.browser_source)
 
     def join(self, page: SendQueue) -> None:
-        """A page is there; the first one begins the session."""
+        """Add a page; the first one starts the session."""
         with self._lock:
-            if self.phase == "waiting" and not self._ending:
+            if self.phase == "waiting" and not self._end_requested:
                 self.phase = "running"
-                self._thread = threading.Thread(target=self._work, name="fer-page", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="fer-page", daemon=True)
                 self._thread.start()
-            hello = messages.vocabulary() | self.about | {
-                "phase": self.phase, "from_browser": self.fed is not None,
-                "size": None if self.fed is None else self.fed.known_size, "camera_taken": self._camera is not None,
+            hello = messages.page_config() | self.info | {
+                "phase": self.phase, "from_browser": self.browser_source is not None,
+                "size": None if self.browser_source is None else self.browser_source.current_size,
+                "camera_taken": self._camera is not None,
             }  # fmt: skip
             page.put({"hello": hello})
-            if self._last is not None:
-                page.replace("state", {"state": self._last})
+            if self._last_state is not None:
+                page.replace("state", {"state": self._last_state})
             if self.session is not None:
                 page.replace("setting", {"setting": messages.setting(self.session.controls.now)})
             if self.phase == "over":
-                page.put(self._farewell())
+                page.put(self._end_message())
             self._pages.append(page)
 
     def leave(self, page: SendQueue) -> None:
@@ -82,8 +83,8 @@ class SessionHub:
             if self._camera is page:
                 self._camera = None
 
-    def picture(self, page: SendQueue, data: bytes) -> dict[str, Any]:
-        """A page's picture, taken in; the answer for which the page waits before it sends more."""
+    def receive_image(self, page: SendQueue, data: bytes) -> dict[str, Any]:
+        """Feed an image of a page's camera; returns the answer that the page awaits before it sends the next one."""
         try:
             self._feed(page, data)
         except FerError as error:
@@ -91,127 +92,127 @@ class SessionHub:
         return {"ack": True}
 
     def _feed(self, page: SendQueue, data: bytes) -> None:
-        if self.fed is None:
-            raise DataError("this session's pictures come from the server, not from the page: load the page again")
+        if self.browser_source is None:
+            raise DataError("this session's images come from the server, not from the page: load the page again")
         if len(data) <= STAMP.size:
-            raise DataError(f"a picture of {len(data)} bytes, which is less than its header: load the page again")
+            raise DataError(f"an image of {len(data)} bytes is shorter than its header: load the page again")
         with self._lock:
             self._camera = self._camera or page
             if self._camera is not page:
                 raise DataError("another page is this session's camera: close that one first, or watch here")
-        self.fed.feed(data[STAMP.size :], STAMP.unpack_from(data)[0])
+        self.browser_source.feed(data[STAMP.size :], STAMP.unpack_from(data)[0])
 
-    def command(self, asked: Any) -> None:
-        """What a page asks for, a JSON object of one entry.  ParamsError, saying why, for what there is not."""
-        if not isinstance(asked, dict) or len(asked) != 1:
+    def command(self, request: Any) -> None:
+        """Apply a command, a JSON object with one entry.  ParamsError for an unknown command or a wrong value."""
+        if not isinstance(request, dict) or len(request) != 1:
             raise ParamsError("a command is a JSON object with one entry: label, smoothing, overlay, key, end or close")
-        (name, value), session = next(iter(asked.items())), self.session
+        (name, value), session = next(iter(request.items())), self.session
         if name == "close" and value is True:
             self.end()
             self.close_server()
             return
         if session is None or self.phase != "running":
-            why = "is over: begin another by fer live --web" if self.phase == "over" else "has not begun yet: wait"
-            raise ParamsError(f"{name!r} changes nothing, for the session {why}")
-        _obey(session.controls, name, value)
-        self._tell("setting", {"setting": messages.setting(session.controls.now)})
+            why = "is over: start another with fer live --web" if self.phase == "over" else "has not started yet: wait"
+            raise ParamsError(f"{name!r} has no effect: the session {why}")
+        _apply_command(session.controls, name, value)
+        self._broadcast("setting", {"setting": messages.setting(session.controls.now)})
         if session.controls.ended:
             self.end()
 
     def end(self) -> None:
-        """Ask the session to end, whether it has begun or not; :meth:`finish` also waits for it."""
+        """End the session, also before its start; :meth:`finish` also waits for it."""
         with self._lock:
-            self._ending = True
+            self._end_requested = True
         if self.session is not None:
             self.session.controls.end()
-        if self.fed is not None:
-            self.fed.close()  # it may wait for a first picture
+        if self.browser_source is not None:
+            self.browser_source.close()  # the session may be waiting for its first image
 
     def finish(self) -> None:
-        """End the session and wait until its files are closed.  It may be called again."""
+        """End the session and wait until its files are closed.  It may be called twice."""
         self.end()
         if self._thread is not None:
-            self._thread.join(ENDING_SECONDS)
+            self._thread.join(END_TIMEOUT)
         elif self.session is not None and self.phase == "waiting":
             self.session.discard()
             self.phase = "over"
 
     def result(self) -> dict[str, Any]:
-        """The summary.  Raises what ended the session early, FerError when it never began."""
+        """The summary.  Raises the error that ended the session early; FerError when it never started."""
         if self.error is not None:
             raise self.error
         if self.phase == "running":
             raise FerError(
-                f"the session has not ended within {ENDING_SECONDS} s: look what holds the disk, or keeps MLflow's "
-                f"database locked; what was written is in {self.about.get('folder', 'its folder')}"
+                f"the session has not ended within {END_TIMEOUT} s: check the disk, and whether another process "
+                f"locks MLflow's database; the files so far are in {self.info.get('folder', 'its folder')}"
             )
         if self.summary is None:
-            raise FerError("no session was begun, for nobody opened the page: open the address that fer live prints")
+            raise FerError("the session never started, nobody opened the page: open the address that fer live prints")
         return self.summary
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         try:
             self.open()
-            if self._ending:  # while it was being opened
+            if self._end_requested:  # while it was opening
                 self.session.controls.end()
-            self._begin(self.session)
-            self._tell("setting", {"setting": messages.setting(self.session.controls.now)})
+            self._start(self.session)
+            self._broadcast("setting", {"setting": messages.setting(self.session.controls.now)})
             try:
-                self._show(self.session)
-            except BaseException:  # nobody sees the rest, so its files are closed
+                self._send_views(self.session)
+            except BaseException:  # no page can see the rest, so close the files
                 self.session.controls.end()
-                self.session.wait(ENDING_SECONDS)
+                self.session.wait(END_TIMEOUT)
                 raise
             self.summary = self.session.wait()
         except BaseException as error:
             self.error = error
-            if not isinstance(error, FerError):
+            if user_message(error) is None:
                 log.exception("the live session failed")
-        if self.fed is not None:
-            self.fed.close()
+        if self.browser_source is not None:
+            self.browser_source.close()
         with self._lock:
             self.phase = "over"
             for page in self._pages:
-                page.put(self._farewell())
-        self.when_over(self.error)
+                page.put(self._end_message())
+        self.on_end(self.error)
 
-    def _begin(self, session: Session) -> None:
+    def _start(self, session: Session) -> None:
         try:
-            self.when_begun(session)
+            self.on_start(session)
         except BaseException:
             session.discard()
             raise
         session.start()
 
-    def _show(self, session: Session) -> None:
-        """Hand views on, the newest only and not more often than a person sees."""
-        pictured, newest = 0.0, session.newest
-        while not newest.over:
-            began = time.monotonic()
-            if (view := newest.take(0.5)) is None:
+    def _send_views(self, session: Session) -> None:
+        """Send the latest views to the pages, at a limited rate."""
+        last_preview, latest_view = 0.0, session.latest_view
+        while not latest_view.over:
+            start = time.monotonic()
+            if (view := latest_view.take(0.5)) is None:
                 continue
-            self._last = messages.state(view, newest.skipped)
-            self._tell("state", {"state": self._last})
-            if self.fed is None and self._pages and began - pictured >= PREVIEW_SECONDS:
-                self._tell("picture", messages.preview(view.image))
-                pictured = began
-            time.sleep(max(0.0, STATE_SECONDS - (time.monotonic() - began)))
+            self._last_state = messages.state(view, latest_view.skipped)
+            self._broadcast("state", {"state": self._last_state})
+            if self.browser_source is None and self._pages and start - last_preview >= PREVIEW_SECONDS:
+                self._broadcast("preview", messages.preview(view.image))
+                last_preview = start
+            time.sleep(max(0.0, STATE_SECONDS - (time.monotonic() - start)))
 
-    def _tell(self, kind: str, message: dict[str, Any] | bytes) -> None:
+    def _broadcast(self, kind: str, message: dict[str, Any] | bytes) -> None:
         with self._lock:
             for page in self._pages:
                 page.replace(kind, message)
 
-    def _farewell(self) -> dict[str, Any]:
-        """What a page shows when all is over."""
+    def _end_message(self) -> dict[str, Any]:
+        """The last message to a page."""
         error = ""
         if self.error is not None:
             error = user_message(self.error) or f"{type(self.error).__name__}: {self.error} (more in the terminal)"
-        found = messages.files(self.session.folder) if self.session is not None else []
-        return {"over": {"facts": messages.facts(self.summary or {}), "files": found, "error": error}}
+        files = messages.files(self.session.folder) if self.session is not None else []
+        return {"over": {"facts": messages.summary_rows(self.summary or {}), "files": files, "error": error}}
 
 
-def _obey(controls, name: str, value: Any) -> None:
+def _apply_command(controls, name: str, value: Any) -> None:
     if name == "label" and type(value) is int:
         controls.label(value, "page")
     elif name == "smoothing" and isinstance(value, dict) and set(value) <= set(LIMITS):
@@ -223,4 +224,4 @@ def _obey(controls, name: str, value: Any) -> None:
     elif name == "end" and value is True:
         controls.end()
     else:
-        raise ParamsError(f"{name!r}: {str(value)[:60]!r} is nothing that a session can be asked for")
+        raise ParamsError(f"unknown command {name!r}: {str(value)[:60]!r}; load the page again")

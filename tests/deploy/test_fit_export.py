@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from fer_lib.deploy import fit_onnx, onnx
+from fer_lib.deploy import export, onnx
+from fer_lib.deploy.export import export_failures, export_fit
 from fer_lib.errors import BundleError, DataError
 from fer_lib.models.bundle import Bundle, read_bundle
 from fer_lib.models.classifier import build_classifier
@@ -49,7 +50,7 @@ def logits(file, faces):
 
 
 def test_each_file_holds_its_own_weights(folder):
-    report = fit_onnx.export_fit(folder, "both")
+    report = export_fit(folder, "both")
     assert json.loads((folder / "onnxparity.json").read_text()) == report and set(report) == FILES - {"onnxparity.json"}
     best = read_bundle(folder / "best")
     weights, meta = checkpoint_weights(folder / "checkpoint_last")
@@ -69,19 +70,19 @@ def test_each_file_holds_its_own_weights(folder):
 
 def test_one_model_is_exported_once(folder, monkeypatch):
     """The last epoch may be the best one: its file is the same, its entry says which epoch it is."""
-    fit_onnx.checkpoint_bundle(folder / "checkpoint_last", folder / "last")
+    export.checkpoint_bundle(folder / "checkpoint_last", folder / "last")
     shutil.rmtree(folder / "best")
     (folder / "last").rename(folder / "best")
-    exports, real = [], fit_onnx.export_onnx
-    monkeypatch.setattr(fit_onnx, "export_onnx", lambda *a: (exports.append(1), real(*a))[1])
-    report = fit_onnx.export_fit(folder, "both")
+    exports, real = [], onnx.export_onnx
+    monkeypatch.setattr(onnx, "export_onnx", lambda *a: (exports.append(1), real(*a))[1])
+    report = export_fit(folder, "both")
     assert exports == [1] and (folder / "best.onnx").read_bytes() == (folder / "last.onnx").read_bytes()
     assert report["last.onnx"] == report["best.onnx"]
 
 
 @pytest.mark.parametrize(("which", "files"), [("none", set()), ("best", FILES - {"last.onnx"})])
 def test_only_what_was_asked_for_is_written(folder, which, files):
-    fit_onnx.export_fit(folder, which)
+    export_fit(folder, which)
     assert {f.name for f in folder.iterdir() if f.name in FILES} == files
 
 
@@ -129,18 +130,18 @@ def test_a_model_that_does_not_export_is_told_and_its_weights_stay(folder, monke
     (folder / "best.onnx").write_bytes(b"of an earlier attempt")
     with monkeypatch.context() as patch:
         wrapped(patch, wrapper)
-        report = fit_onnx.export_fit(folder, "both")
+        report = export_fit(folder, "both")
     assert {f.name for f in folder.iterdir() if f.name in FILES} == {"onnxparity.json"}, "no bad file stays"
     assert json.loads((folder / "onnxparity.json").read_text()) == report
-    told = fit_onnx.not_written(report)
+    told = export_failures(report)
     for file, source in (("best.onnx", "best"), ("last.onnx", "checkpoint_last")):
         assert set(report[file]) == {"error", "weights_sha256", "epoch"}
         assert re.search(f"{file} was not written: .*{cause}", told[file]), told[file]
         assert f"fer onnx {folder / source} {folder / file} --opset 20" in told[file]
     bundle = read_bundle(folder / "best")
     assert report["best.onnx"]["weights_sha256"] == bundle.weights_sha256
-    later = fit_onnx.export_proved(bundle, folder / "best.onnx", 20)  # what that command does
-    assert later["max_abs_diff"] < 1e-4 and fit_onnx.not_written({"best.onnx": later}) == {}
+    later = onnx.export_verified(bundle, folder / "best.onnx", 20)  # what that command does
+    assert later["max_abs_diff"] < 1e-4 and export_failures({"best.onnx": later}) == {}
 
 
 def test_a_file_that_does_not_load_is_told(folder, monkeypatch):
@@ -149,8 +150,8 @@ def test_a_file_that_does_not_load_is_told(folder, monkeypatch):
     def broken(bundle, out, opset):
         out.write_bytes(b"no model")
 
-    monkeypatch.setattr(fit_onnx, "export_onnx", broken)
-    report = fit_onnx.export_fit(folder, "best")
+    monkeypatch.setattr(onnx, "export_onnx", broken)
+    report = export_fit(folder, "best")
     assert "onnxruntime does not run it (" in report["best.onnx"]["error"]
 
 
@@ -161,11 +162,11 @@ def test_a_full_disk_is_an_error(folder, monkeypatch, at):
 
     monkeypatch.setattr(torch.onnx, "export", full) if at == "export" else monkeypatch.setattr(onnx, "_save", full)
     with pytest.raises(DataError, match=r"cannot write .*best\.onnx: No space left .* free some space"):
-        fit_onnx.export_fit(folder, "both")
+        export_fit(folder, "both")
     assert not FILES & {f.name for f in folder.iterdir()}
 
 
 def test_damaged_weights_are_an_error(folder):
     next((folder / "best").glob("*.safetensors")).write_bytes(b"nothing")
     with pytest.raises(BundleError):
-        fit_onnx.export_fit(folder, "both")
+        export_fit(folder, "both")

@@ -1,0 +1,292 @@
+"""What a raw layout is declared with, and the builder that takes its rows, images, bad records and exclusions."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from fer_lib.datasets.import_folder import utf8_text
+from fer_lib.datasets.manifest import BOX, content_id, safe_path, sample_id, tidy
+from fer_lib.emotions import EMOTIONS
+from fer_lib.errors import DataError
+from fer_lib.faces.contract import MAX_BOX_OVER_PICTURE
+from fer_lib.faces.decode import FORMATS
+from fer_lib.params import SourceSpec
+from fer_lib.storage.atomic import explained
+
+MAX_LISTED = 10  # bad records in an error message
+Progress = Callable[[int], None]
+Box = tuple[float, float, float, float]  # top, left, bottom, right in pixels
+_EXIF_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The declaration of a source: ``read`` adds its rows to a builder.
+
+    ``options``: the fields of :class:`SourceSpec` that it reads besides source, root, name, mode and tolerance.
+    Raises ValueError for an option that is no field.
+    """
+
+    read: Callable[[ImportBuilder], None]
+    options: Iterable[str] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", frozenset(self.options))
+        if unknown := sorted(self.options - set(SourceSpec.model_fields)):
+            raise ValueError(f"the source declares the option {unknown[0]!r}, which is no field of SourceSpec")
+
+
+class BadRecord(DataError):
+    """A record that cannot be used: ``kind`` is its key in the report's ``bad_records``."""
+
+    def __init__(self, kind: str, reason: str):
+        super().__init__(f"{kind}: {reason}")
+        self.kind, self.reason = kind, reason
+
+
+@dataclass
+class ImportBuilder:
+    """One import while it runs: rows and images, and a count of everything that is left out.
+
+    ``folder`` is the temporary folder that becomes ``<out>/<name>``; images go to ``folder/images``.
+    """
+
+    spec: SourceSpec
+    name: str
+    root: Path
+    folder: Path
+    progress: Progress | None = None
+    layout: str = ""  # by default the source's name
+    rows: list[dict] = field(default_factory=list)
+    excluded: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    missing_images: int = 0
+    ignored_files: int = 0
+    boxes_outside: int = 0
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)  # keys of the report that only one layout has
+    _links: bool = True
+    _stored: set[Path] = field(default_factory=set)
+    _records: set[str] = field(default_factory=set)
+    _last_image: tuple[Path, bytes] | None = None
+
+    @contextmanager
+    def record(self, where: str = "") -> Iterator[None]:
+        """Count a :class:`BadRecord` of the block as a bad record at ``where`` and go on after the block."""
+        try:
+            yield
+        except BadRecord as error:
+            self.add_bad(error.kind, f"{where}: {error.reason}" if where else error.reason)
+
+    def add_bad(self, kind: str, where: str) -> None:
+        """Count a bad record; with more of them than ``spec.tolerance`` the import fails."""
+        self.bad.append((kind, where))
+
+    def exclude(self, split: str, name: str, count: int = 1) -> None:
+        """Count rows of ``split`` that are left out under ``name``: the dataset's class, or a reason."""
+        self.excluded[split][name] += count
+
+    def image_bytes(self, path: Path) -> bytes:
+        """The bytes of an image file; BadRecord when it is missing or unreadable.
+
+        The last file is cached, so the faces of one photo read it once.
+        """
+        if self._last_image is None or self._last_image[0] != path:
+            try:
+                self._last_image = path, path.read_bytes()
+            except FileNotFoundError:
+                self.missing_images += 1
+                raise BadRecord("missing image", str(path)) from None
+            except OSError as error:
+                raise BadRecord("unreadable image", f"{path}: {error.strerror}") from error
+        return self._last_image[1]
+
+    def photo_size(self, path: Path) -> tuple[int, int]:
+        """(height, width) of the decoded image, from its header; BadRecord when the header cannot be read."""
+        data = self.image_bytes(path)
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                width, height = image.size
+                sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
+        except Exception as error:  # Pillow's readers raise almost anything on a damaged file
+            raise BadRecord("unreadable image", f"{path} has no readable header ({error})") from error
+        return (width, height) if sideways else (height, width)
+
+    def check_box(self, box: Box, size: tuple[int, int]) -> None:
+        """Raise BadRecord unless ``box`` covers a part of a photo of ``size`` (height, width).
+
+        A box that leaves the photo on a side stays as it is and is counted: the face contract repeats the photo's edge.
+        """
+        (top, left, bottom, right), (height, width) = box, size
+        text = f"top {top:g}, left {left:g}, bottom {bottom:g}, right {right:g} in a {width} x {height} photo"
+        if bottom <= top or right <= left:
+            raise BadRecord("empty box", text)
+        if bottom <= 0 or right <= 0 or top >= height or left >= width:
+            raise BadRecord("box outside the photo", text)
+        if max(bottom - top, right - left) > MAX_BOX_OVER_PICTURE * max(size):
+            raise BadRecord("box far larger than the photo", text)
+        self.boxes_outside += top < 0 or left < 0 or bottom > height or right > width
+
+    def add_file(self, path: Path, relative: str, **columns: Any) -> None:
+        """Add a row of an image file, which is linked or copied to ``images/<relative>``.
+
+        ``columns``: those of :meth:`add_bytes`.  A photo with several faces is added once per face, with the same
+        ``relative``; the box columns enter the content id.  Raises BadRecord.
+        """
+        data = self.image_bytes(path)
+        box = [columns[side] for side in BOX] if BOX[0] in columns else None
+        self.add_bytes(data, relative, content_id(data, box), origin=path, **columns)
+
+    def add_bytes(
+        self,
+        data: bytes,
+        relative: str,
+        content: str,
+        *,
+        record: str,
+        split: str,
+        label: int,
+        origin: Path | None = None,
+        **columns: Any,
+    ) -> None:
+        """Add a row of an encoded image, which is written to ``images/<relative>``.
+
+        ``content`` is the content id; ``record`` the dataset's own name of the face; ``label`` a class id; ``columns``
+        further columns of the manifest.  Raises BadRecord.
+        """
+        if utf8_text(record + relative) != record + relative:
+            raise BadRecord("file name is no UTF-8 text", record)
+        if record in self._records:
+            raise BadRecord("record stands there twice", record)
+        self._records.add(record)
+        self._store(data, relative, origin)
+        row = {
+            "sample_id": sample_id(self.name, record, content),
+            "content_id": content,
+            "source": self.name,
+            "record": record,
+            "image_path": f"{self.name}/images/{relative}",
+            "label": label,
+            "split": split,
+            "val_role": "",
+        }
+        self.rows.append(row | columns)
+        if self.progress is not None:
+            self.progress(len(self.rows))
+
+    def add_text(self, relative: str, text: str) -> None:
+        """Write a text file, which belongs to no row, to ``images/<relative>``."""
+        self._store(text.encode(), relative)
+
+    def check(self) -> None:
+        """Raise :class:`DataError` for more bad records than ``spec.tolerance``, and when there is no row."""
+        if len(self.bad) > self.spec.tolerance:
+            raise DataError(
+                f"{self.name}: {len(self.bad)} bad records in {self.root}, tolerance {self.spec.tolerance}:"
+                f"{self._bad_list()}\nrepair them, or set tolerance to go on without them (the report counts them)"
+            )
+        if not self.rows:
+            names = sum(self.excluded.values(), Counter())
+            counts = [f"{names.total()} excluded, {self.ignored_files} other files"]
+            counts += [f"{n} {name}" for name, n in names.most_common(MAX_LISTED)]
+            warnings = "".join(f"\n  {warning}" for warning in self.warnings[:MAX_LISTED])
+            raise DataError(
+                f"{self.name}: no image of the seven classes under {self.root} ({'; '.join(counts)})"
+                f"{self._bad_list()}{warnings}\n"
+                f"check that root is the folder that source {self.spec.source} reads, and the names of its classes"
+            )
+        for split, counts in self._class_counts().items():
+            if absent := [name for name, n in counts.items() if n == 0]:
+                self.warnings.append(f"{self.name}: split {split} has no {', '.join(absent)}")
+
+    def frame(self) -> pd.DataFrame:
+        """The rows, sorted by record: equal raw data gives equal rows, in whatever order the disk lists its files."""
+        return tidy(pd.DataFrame(self.rows).sort_values("record", kind="stable"), self.name)
+
+    def report(self, out: Path) -> dict:
+        """One entry of ``clean_report.json``'s ``reports``."""
+        return _printable_report(
+            {
+                "type": self.layout or self.spec.source,
+                "dataset": self.name,
+                "source": str(self.root),
+                "output": str(out),
+                "splits": self._class_counts(),
+                "excluded": {split: dict(sorted(counts.items())) for split, counts in sorted(self.excluded.items())},
+                "missing_images": self.missing_images,
+                "bad_records": dict(sorted(Counter(kind for kind, _ in self.bad).items())),
+                "boxes_outside": self.boxes_outside,
+                "ignored_files": self.ignored_files,
+                "notes": list(self.notes),
+                "warnings": list(self.warnings),
+                "mode": self.spec.mode,
+                "drawn": self.spec.root == "embedded",
+                **self.details,
+            }
+        )
+
+    def _class_counts(self) -> dict[str, dict[str, int]]:
+        counts = Counter((row["split"], row["label"]) for row in self.rows)
+        splits = sorted({split for split, _ in counts})
+        return {split: {name: counts[split, i] for i, name in enumerate(EMOTIONS)} for split in splits}
+
+    def _bad_list(self) -> str:
+        lines = "".join(f"\n  {kind}: {utf8_text(where)}" for kind, where in self.bad[:MAX_LISTED])
+        return lines + (f"\n  and {len(self.bad) - MAX_LISTED} more" if len(self.bad) > MAX_LISTED else "")
+
+    def _store(self, data: bytes, relative: str, origin: Path | None = None) -> None:
+        """Write ``data`` to ``images/<relative>`` once, as a link to ``origin`` where that is wanted and possible."""
+        target = self.folder / "images" / safe_path(relative, self.name)
+        if origin and target in self._stored:
+            return
+        with explained(target):
+            if target.parent not in self._stored:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            self._stored |= {target, target.parent}
+            if origin and self.spec.mode == "link" and self._links and self._link(origin, target):
+                return
+            try:
+                self._write(data, target)
+            except FileExistsError as error:
+                raise DataError(
+                    f"{self.name}: {origin or relative} and another image would both be {target.name} in the import: "
+                    "this disk ignores upper and lower case; choose an output folder on another disk"
+                ) from error
+
+    def _link(self, origin: Path, target: Path) -> bool:
+        try:
+            os.link(origin.resolve() if origin.is_symlink() else origin, target)  # link(2) does not follow links
+        except FileExistsError:
+            return False  # writing it fails too, with a message
+        except OSError as error:  # another file system, one without hard links, a full or forbidding one
+            self._links = error.errno == errno.EMLINK  # the limit of this one file
+            note = f"some files could not be linked to the raw data ({error.strerror}) and were copied"
+            self.notes += [note] if note not in self.notes else []
+            return False
+        return True
+
+    @staticmethod
+    def _write(data: bytes, target: Path) -> None:
+        with open(target, "xb") as file:
+            file.write(data)
+
+
+def _printable_report(value: Any) -> Any:
+    """``value``, of dicts, lists and plain values, with every text utf8_text (see :func:`utf8_text`)."""
+    if isinstance(value, dict):
+        return {utf8_text(key): _printable_report(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_printable_report(item) for item in value]
+    return utf8_text(value) if isinstance(value, str) else value

@@ -1,0 +1,149 @@
+"""The import of raw datasets into ``<out>/<name>/``: ``rows.parquet``, ``report.json`` and ``images/``.
+
+An import never changes raw data.  Its folder appears whole or not at all, and a repeated import writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from fer_lib.datasets.import_folder import (
+    REPORT,
+    ROWS,
+    import_lock,
+    read_imports,
+    refuse_equal_names,
+    refuse_foreign,
+    refuse_overlap,
+    replaceable,
+    utf8_text,
+    write_clean_report,
+)
+from fer_lib.datasets.manifest import SCHEMA_VERSION, write_frame
+from fer_lib.errors import DataError
+from fer_lib.importers.builder import ImportBuilder, Progress, Source
+from fer_lib.importers.source_table import SOURCES
+from fer_lib.params import SourceSpec
+from fer_lib.params.strict import closest
+from fer_lib.storage.atomic import fresh_folder, write_json
+from fer_lib.storage.paths import external
+
+__all__ = ["ImportResult", "import_all", "import_source", "load_source", "read_imports"]
+
+COMMON_OPTIONS = frozenset(("source", "root", "name", "mode", "tolerance"))
+DRAWN_OPTIONS = frozenset(("faces", "label_noise", "noise_shape", "duplicates", "leaks"))  # read for root: embedded
+PATH_OPTIONS = ("votes", "images", "image_map")  # files or folders besides root
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """``rows``: the imported frame (columns of the manifest); ``report``: its entry in ``clean_report.json``."""
+
+    rows: pd.DataFrame
+    report: dict
+    warnings: tuple[str, ...] = ()
+
+
+def load_source(name: str) -> Source:
+    """The declaration of the raw layout ``name`` of :data:`SOURCES`."""
+    return importlib.import_module(SOURCES[name]).DECLARATIONS[name]
+
+
+def import_source(spec: SourceSpec, out: Path, progress: Progress | None = None) -> ImportResult:
+    """Import one raw dataset to ``<out>/<spec.name or spec.source>``.
+
+    ``progress(n)`` is called after each row with the number of rows so far.  Raises :class:`DataError` naming file and
+    row for bad input; the folder then stays as it was.  Only a folder that an import wrote is replaced, and never one
+    that is, holds or lies in the raw data.
+    """
+    out = Path(out).absolute()
+    name = check(spec, out)
+    root, target = raw_root(spec), out / name
+    with import_lock(out, name):
+        refuse_foreign(target)
+        with fresh_folder(target, replaceable) as folder:
+            builder = ImportBuilder(spec, name, root, folder, progress)
+            load_source(spec.source).read(builder)
+            builder.check()
+            rows = builder.frame()
+            report = builder.report(target)
+            write_json(folder / REPORT, report)
+            write_frame(folder / ROWS, rows, {"schema": SCHEMA_VERSION, "source": name})
+    return ImportResult(rows, report, tuple(report["warnings"]))
+
+
+def import_all(specs: Sequence[SourceSpec], out_dir: Path, progress: Progress | None = None) -> dict:
+    """Import every dataset, write ``<out_dir>/clean_report.json`` and return its contents.
+
+    The report covers every import in ``out_dir``, earlier ones included.  All names, parameters and paths are checked
+    before the first dataset is read.  When one import fails, the imports before it stay and are reported.
+    """
+    if not specs:
+        raise DataError("no source to import: name at least one under sources")
+    out_dir = Path(out_dir).absolute()
+    refuse_equal_names([check(spec, out_dir) for spec in specs])
+    total = 0
+    for spec in specs:
+        offset = total
+        count = None if progress is None else lambda n, offset=offset: progress(offset + n)
+        total += len(import_source(spec, out_dir, count).rows)
+        report = write_clean_report(out_dir)
+    return report
+
+
+def check(spec: SourceSpec, out: Path) -> str:
+    """The name under which ``spec`` is imported to ``out``; :class:`DataError` when it cannot be imported there."""
+    if spec.source not in SOURCES:
+        hint = closest(spec.source, SOURCES)
+        if any(word in spec.source for word in ("affectnet_full", "uniform_7")):  # datasets, not layouts
+            hint = f": this dataset is a tree of class folders; import it as source tree with name {spec.source}"
+        raise DataError(f"unknown source {spec.source!r}{hint}; this version reads {', '.join(sorted(SOURCES))}")
+    name = spec.name or spec.source
+    if not name.replace("_", "").replace("-", "").isalnum():
+        raise DataError(f"source name {name!r}: use letters, digits, - and _ (it becomes a folder name)")
+    refuse_unread_options(spec, name)
+    raw = {field: existing(getattr(spec, field), name) for field in PATH_OPTIONS if getattr(spec, field)}
+    if spec.root != "embedded":
+        raw["root"] = existing(spec.root, name)
+    if utf8_text(out) != str(out):
+        raise DataError(f"{utf8_text(out)}: the output folder's path is no UTF-8 text: choose another one")
+    refuse_overlap(out / name, raw)
+    refuse_foreign(out / name)
+    return name
+
+
+def refuse_unread_options(spec: SourceSpec, name: str) -> None:
+    """Raise :class:`DataError` for a parameter that is set although this source does not read it."""
+    readable = COMMON_OPTIONS | load_source(spec.source).options
+    readable |= DRAWN_OPTIONS if spec.root == "embedded" else set()
+    for field, value in SourceSpec.model_fields.items():
+        if field in readable or getattr(spec, field) == value.default:
+            continue
+        others = ", ".join(other for other in sorted(SOURCES) if field in load_source(other).options) or "no source"
+        reader = "only drawn faces do (root: embedded)" if field in DRAWN_OPTIONS else f"{others} does"
+        raise DataError(
+            f"{name}: {field} is set to {getattr(spec, field)!r}, but source {spec.source} does not read it "
+            f"({reader}): leave it out"
+        )
+
+
+def raw_root(spec: SourceSpec) -> Path:
+    """The raw data: the drawn faces for ``embedded``, else ``spec.root`` (``~`` and ``$NAME`` expanded)."""
+    if spec.root == "embedded":
+        from fer_lib.synthetic.dataset import embedded_root
+
+        return Path(embedded_root(spec)).absolute()
+    return external(spec.root)
+
+
+def existing(value: str, name: str) -> Path:
+    """The absolute path of a file or folder in a spec; :class:`DataError` when it does not exist."""
+    path = external(value)
+    if not path.exists():
+        raise DataError(f"{name}: {path} does not exist; check the path given for this source")
+    return path

@@ -1,0 +1,133 @@
+"""RAF-DB (Li, Deng & Du 2017): the basic set's seven emotions, and the compound set's eleven pairs of emotions.
+
+``EmoLabel/list_patition_label.txt`` has lines ``train_00001.jpg 5``.  A compound becomes its leading emotion.  Gender,
+race and age in ``Annotation/manual`` become ``group_`` columns.  Both sets name their list alike, so the labels tell
+them apart and each source refuses the other's list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from fer_lib.emotions import EMOTIONS
+from fer_lib.errors import DataError
+from fer_lib.importers.builder import BadRecord, ImportBuilder, Source
+from fer_lib.importers.text_files import file_name, whole_number, word_lines
+
+LABEL_LIST = "list_patition_label.txt"  # as RAF-DB spells it
+BASIC = ("Surprise", "Fear", "Disgust", "Happy", "Sad", "Angry", "Neutral")  # labels 1..7
+# labels 1..11: happily, sadly, fearfully, angrily ..., disgustedly surprised
+COMPOUND = ("Happy",) * 2 + ("Sad",) * 4 + ("Fear",) * 2 + ("Angry",) * 2 + ("Disgust",)
+_ALIGNED = ("Image/aligned/aligned", "Image/aligned")
+_ORIGINAL = ("Image/original/original", "Image/original")
+_MANUAL = ("Annotation/manual/manual", "Annotation/manual")
+_ATTRIBUTES = {  # manifest column -> RAF-DB's 0, 1, ..., in the order of the attribute file's last three lines
+    "group_gender": ("male", "female", "unsure"),
+    "group_race": ("Caucasian", "African-American", "Asian"),
+    "group_age": ("0-3", "4-19", "20-39", "40-69", "70+"),
+}
+_ATTRIBUTE_WORDS = [2] * 5 + [1] * len(_ATTRIBUTES)  # words per line: five landmarks, then the attributes
+
+
+@dataclass
+class ImageFinder:
+    """Adds images by name: the aligned image where it exists, else the original, which is counted."""
+
+    folder: Path
+    builder: ImportBuilder
+    originals: int = 0
+
+    def add(self, name: str, **columns) -> None:
+        """Add a row with the record ``name``; BadRecord."""
+        aligned = [self.folder / place / f"{Path(name).stem}_aligned.jpg" for place in _ALIGNED]
+        original = [self.folder / place / name for place in _ORIGINAL]
+        path = next((path for path in (*aligned, *original) if path.is_file()), original[-1])
+        self.originals += path.is_file() and path not in aligned
+        self.builder.add_file(path, path.relative_to(self.folder).as_posix(), record=name, **columns)
+
+    def add_note(self) -> None:
+        if self.originals:
+            self.builder.notes.append(f"{self.originals} images exist as originals only, not aligned")
+
+
+def label_folder(builder: ImportBuilder, files: tuple[str, ...], names: tuple[str, ...] = ()) -> Path:
+    """The RAF folder, the root or the first of its folders ``names``, whose ``EmoLabel`` holds ``files``."""
+    root = builder.root
+    for folder in (root, *(root / name for name in names)):
+        if all((folder / "EmoLabel" / name).is_file() for name in files):
+            return folder
+    raise DataError(f"{builder.name}: {root} has no {' and '.join(f'EmoLabel/{name}' for name in files)}: check root")
+
+
+def read(builder: ImportBuilder, classes: tuple[str, ...], folders: tuple[str, ...], other: str) -> None:
+    """Rows of a list whose labels count ``classes`` from 1; ``other`` is the source of the other set."""
+    folder = label_folder(builder, (LABEL_LIST,), folders)
+    highest = highest_label(folder)
+    is_other_set = highest > len(BASIC) if classes == BASIC else 0 < highest <= len(BASIC)
+    if is_other_set:
+        raise DataError(
+            f"{builder.name}: {folder / 'EmoLabel' / LABEL_LIST} has labels up to {highest}: that is RAF-DB's "
+            f"{folders[1]} set, whose list has the same file name; import it as source {other}, or give the "
+            f"{folders[0]} set's root"
+        )
+    images = ImageFinder(folder, builder)
+    manual = next((folder / name for name in _MANUAL if (folder / name).is_dir()), None)
+    for where, (name, text) in word_lines(folder / "EmoLabel" / LABEL_LIST, 2, builder):
+        with builder.record(where):
+            number, split = whole_number(text, range(1, len(classes) + 1)), file_name(name).partition("_")[0]
+            if number is None:
+                raise BadRecord("label out of range", f"{text!r} is not 1..{len(classes)}")
+            if split not in ("train", "test"):
+                raise BadRecord("neither train_ nor test_ in the file name", repr(name))
+            label, attributes = EMOTIONS.index(classes[number - 1]), read_attributes(manual, name, builder)
+            images.add(name, split=split, label=label, **attributes)
+    images.add_note()
+    if manual:
+        count = sum(row.keys() >= _ATTRIBUTES.keys() for row in builder.rows)
+        missing = len(builder.rows) - count
+        builder.details["attributes"] = {"rows": count, "rows_without": missing}
+        if missing:
+            builder.notes.append(f"{missing} images have no gender, race and age in Annotation/manual")
+
+
+def read_attributes(folder: Path | None, name: str, builder: ImportBuilder) -> dict[str, str]:
+    """Column -> gender, race or age from ``<stem>_manu_attri.txt``; {} without the file, and for a bad record."""
+    path = folder and folder / f"{Path(name).stem}_manu_attri.txt"
+    if path is None or not path.is_file():
+        return {}
+    with builder.record(str(path)):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        lines = [words for words in map(str.split, text.splitlines()) if words]
+        last = [words[0] for words in lines[-len(_ATTRIBUTES) :]]
+        codes = [whole_number(word, range(len(v))) for word, v in zip(last, _ATTRIBUTES.values(), strict=False)]
+        if [len(words) for words in lines] != _ATTRIBUTE_WORDS or None in codes:
+            raise BadRecord("wrong attributes", "not five landmarks, then gender 0-2, race 0-2 and age 0-4")
+        return {column: values[i] for (column, values), i in zip(_ATTRIBUTES.items(), codes, strict=True)}
+    return {}
+
+
+def highest_label(folder: Path) -> int:
+    """The largest label of a RAF-DB list; 0 when there is none."""
+    text = (folder / "EmoLabel" / LABEL_LIST).read_text(encoding="utf-8-sig", errors="replace")
+    return max(
+        (whole_number(line.split()[-1], range(100)) or 0 for line in text.splitlines() if line.split()), default=0
+    )
+
+
+def refuse_action_units(builder: ImportBuilder) -> None:
+    raise DataError(
+        f"{builder.name}: RAF-AU ({builder.root}, Yan et al. 2020) labels facial action units, not one of the seven "
+        "expressions, and its authors give no rule that maps one to the other: it can't be imported. Leave it out; "
+        "RAF-DB and RAF-ML are imported as rafdb_basic, rafdb_compound_mapped and rafml_argmax"
+    )
+
+
+_read_basic = partial(read, classes=BASIC, folders=("basic", "compound"), other="rafdb_compound_mapped")
+_read_compound = partial(read, classes=COMPOUND, folders=("compound", "basic"), other="rafdb_basic")
+DECLARATIONS = {
+    "raf_au": Source(refuse_action_units),
+    "rafdb_basic": Source(_read_basic),
+    "rafdb_compound_mapped": Source(_read_compound),
+}

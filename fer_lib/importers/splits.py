@@ -1,0 +1,45 @@
+"""Splits for raw datasets that ship none: by photo or by person, from a hash."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fer_lib.datasets.manifest import SPLITS
+from fer_lib.importers.builder import BadRecord, ImportBuilder
+
+OPTIONS = ("split_seed", "split_fracs")
+
+
+def assign_splits(units: Iterable[str], fractions: Sequence[float], seed: int) -> dict[str, str]:
+    """Unit (a photo, a person) -> train, val or test: the hash order of (seed, unit), cut at ``fractions``.
+
+    val and test get ``round(fraction * n)`` units, and at least one where the fraction is not zero and n >= 3; train
+    gets the rest.  The order of the units has no effect.
+    """
+    order = sorted(set(units), key=lambda unit: hashlib.sha256(f"{seed}:{unit}".encode()).hexdigest())
+    least = 1 if len(order) >= len(SPLITS) else 0
+    val, test = (max(round(share * len(order)), least if share else 0) for share in fractions[1:])
+    train = max(len(order) - val - test, 0)
+    return {unit: SPLITS[(i >= train) + (i >= train + val)] for i, unit in enumerate(order)}
+
+
+def add_by_subject(images: Iterable[tuple[Path, int]], pattern: re.Pattern[str], builder: ImportBuilder) -> None:
+    """Add rows of (image, class id); all images of a person are in one split.
+
+    The person is the group ``subject`` of ``pattern`` in the file name; a name that does not match is a bad record.
+    """
+    spec, labelled = builder.spec, []
+    for path, label in images:
+        with builder.record():
+            if (match := pattern.match(path.name)) is None:
+                raise BadRecord("no person in the file name", str(path))
+            labelled.append((path, label, match["subject"]))
+    split_of = assign_splits((subject for *_, subject in labelled), spec.split_fracs, spec.split_seed)
+    for path, label, subject in labelled:
+        relative = path.relative_to(builder.root).as_posix()
+        with builder.record():
+            builder.add_file(path, relative, record=relative, split=split_of[subject], label=label, subject=subject)
+    builder.details = {"subjects": len(split_of), "split_fracs": list(spec.split_fracs), "seed": spec.split_seed}
