@@ -69,18 +69,6 @@ def noise_transition(noise: np.ndarray) -> np.ndarray:
     return np.divide(noise, totals, out=np.eye(len(noise)), where=totals > 0)
 
 
-def even_noise(transition: np.ndarray) -> np.ndarray:
-    """``transition`` with the mean share of wrong labels for every true class.  Which labels they are stays the same.
-
-    Weak expressions look like one class (Neutral), so labels of that class seem to be wrong more often than they are.
-    One common share ranks better.
-    """
-    off = transition * (1.0 - np.eye(len(transition)))
-    totals = off.sum(axis=0)
-    ways = np.divide(off, totals, out=np.zeros_like(off), where=totals > 0)
-    return totals.mean() * ways + np.diag(1.0 - totals.mean() * ways.sum(axis=0))
-
-
 def true_class_probs(probs: np.ndarray, labels: np.ndarray, transition: np.ndarray) -> np.ndarray:
     """P(true class j | image, given label i) = p_j T_ij / sum_k p_k T_ik, by Bayes' rule: float64 [N, K].
 
@@ -97,8 +85,8 @@ class LabelErrors:
 
     ``thresholds`` float64 [K]; ``joint`` int64 [K, K], the confident joint, and ``noise`` float64 [K, K], its
     calibration; ``transition`` float64 [K, K], by ``noise``; ``refined`` float64 [K, K], the expected rows by
-    :func:`true_class_probs`; ``label_error_prob`` float64 [N], by the :func:`even_noise` transition, which ranks the
-    rows; ``suggested`` int64 [N], the likeliest other label; ``flagged`` bool [N], label_error_prob >= 0.5.
+    :func:`true_class_probs`; ``label_error_prob`` float64 [N], by the same; ``suggested`` int64 [N], the likeliest
+    other label; ``flagged`` bool [N], label_error_prob >= 0.5.
     """
 
     thresholds: np.ndarray
@@ -138,7 +126,7 @@ def find_label_errors(probs, labels) -> LabelErrors:
     joint = confident_joint(probs, labels)
     noise = calibrated_joint(joint, labels)
     transition = noise_transition(noise)
-    true = true_class_probs(probs, labels, even_noise(transition))
+    true = true_class_probs(probs, labels, transition)
     others = probs.copy()
     others[np.arange(len(labels)), labels] = -1.0
     return LabelErrors(

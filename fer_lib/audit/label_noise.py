@@ -138,7 +138,7 @@ def _report(
         "agreement": float((probs.argmax(axis=1) == labels).mean()),
         "noise_share": {"confident_joint": errors.noise_share, "refined": errors.refined_share},
         "flagged": int(errors.flagged.sum()),
-        "ranked_by": "wrongness: 1 - T_ii p_i / sum_j T_ij p_j, for label i; T = P(given | true) evened",
+        "ranked_by": "wrongness: 1 - T_ii p_i / sum_j T_ij p_j, for label i; T = P(given | true)",
         "transition": errors.transition.tolist(),
         "classes": list(EMOTIONS),
         "confident_joint": errors.joint.tolist(),

@@ -83,13 +83,6 @@ def test_a_label_that_no_class_explains_is_taken_to_be_right():
     assert true.tolist() == [[0.0, 1.0]]
 
 
-def test_even_noise_has_one_share_and_the_same_directions():
-    transition = np.array([[0.7, 0.0, 0.0], [0.2, 0.9, 0.0], [0.1, 0.1, 1.0]])
-    even = confident_learning.even_noise(transition)  # 0.3, 0.1 and 0: a mean of 0.4 / 3
-    by_hand = [[1 - 0.4 / 3, 0, 0], [0.8 / 9, 1 - 0.4 / 3, 0], [0.4 / 9, 0.4 / 3, 1]]
-    np.testing.assert_allclose(even, by_hand, rtol=1e-12)  # a class without wrong labels has none
-
-
 def planted(n=20_000, seed=0, rate=0.15):
     """Probabilities that are right, labels drawn from them, then wrong ones planted by a known matrix."""
     rng = np.random.default_rng(seed)
