@@ -33,7 +33,7 @@ class AdaptObjective:
     def __init__(self, p: AdaptFit, data: FitData, device: torch.device):
         self.p, self.sampler = p, data.sampler
         rows = data.train.manifest
-        self.weight = torch.from_numpy(rows.weights).float()
+        self.weight = torch.tensor(rows.weights, dtype=torch.float32)
         self.negative = torch.from_numpy(rows.negatives)
         if not (self.weight > 0).any() and not (p.negl_weight and (self.negative >= 0).any()):
             raise DataError(

@@ -1,0 +1,6 @@
+"""Scores and calibration: pure float64 functions of logits or probabilities and labels.
+
+metrics.py      accuracy, F1, NLL, Brier, ECE and its relatives
+temperature.py  temperature scaling; bias.py: logit bias and abstention; prior_shift.py: another class prior
+intervals.py    confidence intervals; plots.py: reliability diagram, confusion matrix
+"""

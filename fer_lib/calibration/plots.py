@@ -37,7 +37,7 @@ def reliability_diagram(probs, y, title: str, bins: int = BINS) -> Figure:
 def reliability_panels(panels: dict[str, tuple[dict, dict]], title: str) -> Figure:
     """Reliability diagrams side by side, out of what a report stored: ``{panel title: (table, ece)}``.
 
-    ``table`` is a :func:`scores.reliability_table` (lists, empty bins None or NaN), ``ece`` its {value, null_mean,
+    ``table`` is a :func:`metrics.reliability_table` (lists, empty bins None or NaN), ``ece`` its {value, null_mean,
     null_q95}.  DataError when a table holds no rows.
     """
     figure = _figure(5.6 * len(panels), 6.6)

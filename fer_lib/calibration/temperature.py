@@ -1,4 +1,4 @@
-"""Temperature scaling: the NLL of ``logits * b`` is convex in b = 1/T, so both fits have one minimum and find it."""
+"""Temperature scaling: the NLL of ``logits * b`` is convex in b = 1/T, so a fit never ends in a local minimum."""
 
 from typing import Literal
 
@@ -137,8 +137,8 @@ def fit(
     """The temperature (Guo 2017) or the per-class temperatures that minimise the NLL of these rows.
 
     ``logits`` [N, K] under ``view``, ``y`` int [N]; ``bounds`` are temperatures.  Raises
-    :class:`FerError` when the minimum lies on a bound (rows all right, or no better than chance, have no minimum
-    inside) unless ``allow_bound``; the note says so.
+    :class:`FerError` when the minimum lies on a bound unless ``allow_bound``; the note says so.  There is none inside
+    the bounds when every row is predicted correctly, or when the logits are no better than chance.
     A per-class fit may change the predicted class: ``argmax_changed`` is the share of rows where it does.
     """
     logits, y = checked_logits(logits, y)

@@ -1,8 +1,8 @@
 """Near-duplicates that a manifest records: ``meta["twins"]``, kept when rows are removed, and the column ``group``.
 
 ``twins`` maps the sample id of a val or test row to the content ids of its near-duplicates in earlier splits: in train
-for a val row, in train or val for a test row.  The row's own content is not listed; equal content ids show exact
-duplicates.  ``group`` names the rows that show one image by the smallest content id among them; it is null for a row
+for a val row, in train or val for a test row.  Exact duplicates are not listed: they share the row's
+content id.  ``group`` names the rows that show one image by the smallest content id among them; it is null for a row
 without duplicates.
 """
 

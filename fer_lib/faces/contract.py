@@ -30,7 +30,7 @@ MAX_BOX_OVER_PICTURE = 2.0
 
 
 class FaceContract(BaseModel):
-    """How a face is cut out, sized and normalised (SPEC section 4).
+    """How a face is cut out, sized and normalised.
 
     box -> [eyes level] -> square -> R = round(1.15 S) -> [grey] -> [CLAHE] -> centre S -> (x / 255 - mean) / std.
     ``margin`` is the context added on each side of a box, as a share of its longer side.  Contracts with equal ``id``

@@ -1,4 +1,4 @@
-"""What a cheap camera does to a face, as optional training augmentation (SPEC 4); all of it is off by default.
+"""What a cheap camera does to a face, as optional training augmentation; all of it is off by default.
 
 In the order in which a camera does it: no colour, movement while the shutter is open, the tone curve, sensor noise,
 JPEG.  Views are uint8 [S, S, 3] RGB or [S, S] grey.

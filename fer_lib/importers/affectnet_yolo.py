@@ -1,7 +1,8 @@
 """AffectNet as exported for YOLO: ``data.yaml`` and ``{train,valid,test}/{images,labels}``, one box per line.
 
-Lines of other classes are dropped and counted.  Boxes are rounded to whole pixels; a box that covers its image makes
-the row a face that is cropped already.  ``images/`` of the import is a YOLO dataset of the seven classes.
+Lines whose class is none of the seven emotions are dropped and counted.  Boxes are rounded to whole pixels.  A row
+whose box covers the whole image is stored without a box, as a face that is cropped already.  The folder ``images/``
+that the import writes is itself a YOLO dataset: ``data.yaml`` and label files, renumbered to the seven classes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Temporal smoothing of frame probabilities: exponential moving average, hysteresis margin, majority vote.
 
-For a frame with a face: ``e <- a e + (1 - a) p``, with ``e = p`` for the first one.  The label changes to the top class
-of ``e`` when that leads by ``hysteresis_delta``.  The most frequent of the last ``vote_window`` labels is shown when it
-occurs ``vote_min_count`` times; a tie goes to the current label, else to the first class.  A frame without a face is
+For a frame with a face: ``e <- a e + (1 - a) p``, with ``e = p`` for the first one.  The first label is the top class
+of ``e``.  Later it changes only when the top class is at least ``hysteresis_delta`` above the current label.  The
+most frequent of the last ``vote_window`` labels is shown when it occurs ``vote_min_count`` times.  In a tie the
+current label wins if it is among the tied classes, else the class with the lowest id.  A frame without a face is
 unstable and does not change the state.
 """
 

@@ -1,0 +1,7 @@
+"""Networks, losses and what is stored of a model.
+
+classifier.py   a timm backbone, an embedding, one head; weights.py: where starting weights come from
+losses.py       ArcFace, KD, DKD, class weights; negative.py: negative learning
+bundle.py       weights, face contract, temperature, ids and metrics in one verified folder; bundle_format.py
+softlabels.py   logits of teachers; ensemble.py: weighted mixes; inference.py: logits over packed faces
+"""

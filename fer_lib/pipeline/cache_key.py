@@ -1,4 +1,4 @@
-"""When may a finished phase be used again?  When its cache key is the same.
+"""The cache key of a phase.  A finished phase with the same key is reused (``task.py`` decides).
 
 The key hashes the kind, its parameters, the ids of its inputs, the code of its notebook and the ``fer_lib`` sources
 which that code can reach.  Sources are compared as syntax trees without docstrings, so a comment costs no training.
@@ -23,7 +23,7 @@ from fer_lib.storage.paths import external, is_uri
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PATH_FIELDS = ("root", "votes", "images", "image_map")  # parameters that may name files outside the run
-# These carry values to and fro and record them; the values themselves are in the key, so their code need not be.
+# These modules only pass on and record values.  The key contains the values, so it leaves out the modules' code.
 UNHASHED_MODULES = frozenset(
     f"fer_lib.{name}"
     for name in ("params", "pipeline", "errors", "cli", "storage.locks", "storage.paths", "importers.source_table",
@@ -72,9 +72,9 @@ def _digest(text: str) -> str:
 def input_id(value: str, field: str = "") -> str:
     """What an input is, as opposed to where it lies.
 
-    A phase: the ``ids`` of its ``outputs.json``, else its own key; among ``fits`` its key, for ids do not tell which
-    epochs were kept.  A bundle: its ``bundle.json``.  A registry URI: the version that it means now.  Any other folder
-    or file: names, sizes and times of what is in it.
+    A phase: the ``ids`` of its ``outputs.json``, else its own key.  In the field ``fits``, always its own key,
+    because its ids do not say which epochs were kept.  A bundle: its ``bundle.json``.  A registry URI: the version
+    that it means now.  Any other folder or file: names, sizes and times of what is in it.
     """
     if is_uri(value):
         return _registry_version(value)
@@ -91,7 +91,7 @@ def input_id(value: str, field: str = "") -> str:
 
 
 def same_inputs(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether a finished phase was made from what it would be made from now, wherever that lies."""
+    """Whether the inputs ``old`` of a finished phase and ``new`` have equal ids; False when an old one is gone."""
     lists = [{k: [v] if isinstance(v, str) else v for k, v in inputs.items()} for inputs in (old, new)]
     if any(not is_uri(v) and not external(v).exists() for values in lists[0].values() for v in values if v):
         return False
@@ -125,7 +125,7 @@ def _files(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def weights_id(value: str) -> str:
-    """The SHA-256 of a file of weights that ``pretrained`` names; "" where it names none, or one never seen here.
+    """SHA-256 of the weights file in ``pretrained``; "" for no file, or a missing one that was never hashed here.
 
     What a path held is remembered in the store.  So a file that was touched, moved, or has gone since the start leaves
     the key as it was: the phase goes on from its checkpoint, which needs no weights from elsewhere.

@@ -1,4 +1,5 @@
-"""One phase as one MLflow run: a notebook opens it in its second cell and finishes it in its last cell.
+"""One phase as one MLflow run: a notebook opens it in its second cell (``pipeline.standalone.phase_run``) and finishes
+it in its last cell.
 
     run = phase_run(params, "teacher")        # also usable as ``with phase_run(...) as run:``
     end = run.follow(train_teacher(params, run.inputs["manifest"], run.output_dir))

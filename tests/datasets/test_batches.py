@@ -59,7 +59,7 @@ def test_the_remainder_modulo_seven_rotates_over_classes(batch_size):
     seed=st.integers(0, 5),
 )
 def test_every_row_is_drawn_within_the_documented_epochs(counts, batch_size, seed):
-    """ceil(7 max n_c / N) epochs (SPEC 5), and each class is walked whole before any of its rows comes again."""
+    """ceil(7 max n_c / N) epochs, and each class is walked whole before any of its rows comes again."""
     sampler = Sampler(labels_of(counts, seed), batch_size, True, seed)
     epochs = math.ceil(7 * max(counts) / sum(counts))
     rows, walks = zip(*[sampler.rows(s) for s in range(epochs * sampler.steps_per_epoch)], strict=True)

@@ -254,7 +254,7 @@ def test_broken_boxes_are_named(box, says):
     ids=["grey", "four channels", "float", "empty", "path"],
 )
 def test_other_arrays_are_refused(image):
-    with pytest.raises(DataError, match="picture"):
+    with pytest.raises(DataError, match="image"):
         FaceContract().face(image)
 
 

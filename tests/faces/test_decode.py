@@ -133,7 +133,7 @@ def test_the_cap_is_exact():
         (b"<!doctype html><title>404</title>", "begins with"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", "LFS pointer"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image that is read here"),
-        (b"\xff\xd8\xff", "picture"),
+        (b"\xff\xd8\xff", "image"),
     ],
 )
 def test_other_content_is_refused(tmp_path, data, says):

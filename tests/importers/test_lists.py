@@ -124,7 +124,7 @@ def test_yolo_counts_bad_records_by_kind(yolo, tmp_path):
     report = import_source(with_tolerance(spec), tmp_path / "out").report
     assert report["bad_records"] == {
         "box outside the photo": 1, "class id out of range": 1, "missing image": 1, "missing label file": 1,
-        "record stands there twice": 1, "two pictures of one stem": 1, "unreadable picture": 1, "wrong box": 1,
+        "record stands there twice": 1, "two pictures of one stem": 1, "unreadable image": 1, "wrong box": 1,
         "wrong field count": 1,
     }  # fmt: skip
     assert report["missing_images"] == 1 and report["excluded"]["train"]["no label line"] == 2

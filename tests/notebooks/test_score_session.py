@@ -56,5 +56,5 @@ def test_a_named_session_is_scored_corrected_and_left_as_it_was_logged(walked, t
 def test_a_session_without_pictures_is_scored_all_the_same(walked, tmp_path):
     session = write_synthetic_session(tmp_path / "session", seed=9, record=False)
     folder, said = scored(walked, session, tmp_path)
-    assert "cannot be shown, for it was not recorded: fer live --record raw" in said
+    assert "cannot be shown because it has no raw video: record with fer live --record raw" in said
     assert not (folder / "figures" / "faces_1.png").exists() and (folder / "figures" / "study.png").exists()

@@ -411,7 +411,7 @@ def test_the_chosen_checkpoint_is_registered_under_the_alias(walked, nested):
     assert version.run_id == run.info.run_id and version.tags["weights_sha256"] == chosen["weights_sha256"]
     assert version.tags["evalset_id"] == swept["evalset_id"] == run.data.tags["fer.id.evalset_id"]
     note = run.data.tags["mlflow.note.content"]
-    assert "test rows were not opened" in note and "no version held the alias before" in note
+    assert "test rows were not opened" in note and "no version had the alias before" in note
     assert "other pixels of the same rows: image_size: 40 (teacher_a); 32 (teacher_b)" in note
 
 

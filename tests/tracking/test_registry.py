@@ -283,7 +283,7 @@ def test_unknown_names_aliases_and_versions_list_the_available_ones(champion):
         registry.resolve("models:/fer-nobody@champion")
     with pytest.raises(FerError, match=r"no version 99; there are: \[1\]"):
         registry.resolve("models:/fer-student/99")
-    with pytest.raises(FerError, match="no model URI"):
+    with pytest.raises(FerError, match="not a model URI"):
         registry.resolve("models:/fer-student/champion/x")
 
 
