@@ -28,6 +28,20 @@ def test_an_os_error_names_its_file_and_the_next_step(tmp_path):
         assert str(path) in message and step in message and "Errno" not in message
 
 
+READING = {
+    errno.EACCES: "check the path and its permissions",
+    errno.EROFS: "read-only",
+    errno.ENOSPC: "free some space",
+}
+
+
+@pytest.mark.parametrize("number", READING)
+def test_a_forbidden_file_gets_no_advice_about_output_folders(number):
+    message = user_message(OSError(number, os.strerror(number), "votes.csv"))
+    assert READING[number] in message and "votes.csv" in message
+    assert ("output folder" in message) == (number != errno.EACCES)
+
+
 def test_a_kernel_error_has_the_same_message(tmp_path):
     for name in ("no such.csv", "it's", 'a "quoted" name'):
         error = raised((tmp_path / name).read_text)

@@ -88,7 +88,7 @@ def _prior(text: str) -> list[float] | None:
 
 
 def list_pictures(paths: list[Path], recursive: bool) -> list[tuple[Path, str | None]]:
-    """(image, None) for each image named or found, in order; (path, reason) for what can't be used."""
+    """(path, None) for each image named or found, in order; (path, reason) for what can't be used."""
     found: list[tuple[Path, str | None]] = []
     for path in paths:
         if path.is_dir():
