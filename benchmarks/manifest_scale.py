@@ -49,7 +49,8 @@ def measure(raw: Path, out: Path) -> dict:
     """Seconds and processor seconds of every step, and the peak of memory (bytes) after it."""
     from fer_lib.calibration import metrics
     from fer_lib.datasets.build import build_manifest
-    from fer_lib.datasets.manifest import Manifest, evalset_id
+    from fer_lib.datasets.evalset_ids import evalset_id
+    from fer_lib.datasets.manifest import Manifest
     from fer_lib.importers import import_source
     from fer_lib.params import ManifestParams, SourceSpec
 

@@ -66,7 +66,7 @@ def user_message(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.filename is not None and not isinstance(error.filename, int):
         reason = error.strerror or type(error).__name__
-        if error.errno in _FULL | _NOT_A_FOLDER | {errno.EROFS}:  # only writing fails so
+        if error.errno in _FULL | _NOT_A_FOLDER | {errno.EROFS}:  # errors of writing, mostly
             return f"cannot use {_path_text(error.filename)}: {reason} ({os_error_hint(error)})"
         return f"cannot read or write {_path_text(error.filename)}: {reason}; check the path and its permissions"
     return disk_trouble(error)

@@ -8,7 +8,7 @@ from typing import Any
 
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.deploy.export import weights_ids
-from fer_lib.deploy.onnx import export_bundle
+from fer_lib.deploy.onnx_export import export_bundle
 from fer_lib.evaluation.gates import decide, offline_gate, session_gate
 from fer_lib.evaluation.suites import measure_suite
 from fer_lib.live.replay import replay

@@ -17,7 +17,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from fer_lib.audit.hashes import SIDE, blur_matrix, codes, smooth
-from fer_lib.audit.search import VERSIONS, Candidates
+from fer_lib.audit.near_duplicate_search import VERSIONS, Candidates
 
 STEPS = (3, 3)  # of refinement: for every pair, and for those that are not rejected then
 REJECT_BELOW = 0.64  # correlation of codes after the first steps; copies of one image reach 0.85 there

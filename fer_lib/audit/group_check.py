@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from fer_lib.audit.alignment import align
-from fer_lib.audit.search import VERSIONS, Candidates
+from fer_lib.audit.near_duplicate_search import VERSIONS, Candidates
 
 LARGE = 10  # images in a group from which it is checked
 MOST = 50  # groups, the largest ones

@@ -10,7 +10,7 @@ import pandas as pd
 from fer_lib.audit import group_check
 from fer_lib.audit.alignment import align
 from fer_lib.audit.hashes import SIDE, Hashes
-from fer_lib.audit.search import LEAST, candidates
+from fer_lib.audit.near_duplicate_search import LEAST, candidates
 from fer_lib.datasets.manifest import SPLITS
 from fer_lib.emotions import NUM_CLASSES
 

@@ -38,8 +38,8 @@ def audit_manifest(
 
     Writes into ``out``: ``audit.json`` (the summary), ``duplicate_groups.csv`` (one row per row of every group),
     ``near_pairs.csv``, ``conflicts.csv`` (groups with several labels) and ``manifest.parquet`` (the rows that
-    ``params.remove`` leaves, with groups and near-duplicates: see ``fer_lib.datasets.near_duplicates``).  The files of
-    an earlier audit in ``out`` are deleted first and the manifest is written last, so a manifest means a whole audit.
+    ``params.remove`` leaves, with groups and near-duplicates: see ``fer_lib.datasets.duplicate_records``).  The files
+    of an earlier audit in ``out`` are deleted first and the manifest is written last: a manifest means a whole audit.
     ``cache_dir`` caches the hashes.  ``progress(done, total)`` counts rows, once per step (decode, search, align).
 
     Raises DataError when an image cannot be read, no train row would be left, or ``out`` has a manifest that no audit

@@ -10,9 +10,9 @@ import pandas as pd
 
 from fer_lib.audit import group_check
 from fer_lib.audit.groups import RULES, WHICH_ONE, Duplicates, leaking_rows
+from fer_lib.datasets.duplicate_records import earlier_duplicates, group_names, twins_of, unite_twins
 from fer_lib.datasets.interchange import escape_formula
 from fer_lib.datasets.manifest import SPLITS, Manifest
-from fer_lib.datasets.near_duplicates import earlier_duplicates, group_names, twins_of, unite_twins
 from fer_lib.emotions import EMOTIONS
 from fer_lib.params.audit import AuditParams
 

@@ -27,7 +27,7 @@ def onnx(
     """Write a model as an ONNX file, prove that its logits are torch's, and time both."""
     import tempfile
 
-    from fer_lib.deploy.onnx import export_verified
+    from fer_lib.deploy.onnx_export import export_verified
 
     with tempfile.TemporaryDirectory(prefix="fer-onnx-") as work:
         bundle = open_model(model, Path(work) / "bundle")

@@ -1,9 +1,10 @@
 """The manifest and what is made of it: one row per face, its ids, splits, packed faces and batches.
 
-manifest.py             rows, ``sample_id``, ``evalset_id``, ``protocol_id``, paths; parquet_io.py: the file
+manifest.py             rows, ``sample_id``, paths; parquet_io.py: the file
+evalset_ids.py          ``evalset_id`` and ``protocol_id``: which scores can be compared
 build.py, splits.py     from imports to a manifest with val and its roles; import_folder.py: what an import leaves
 assemble.py, curate.py  joined, filtered and capped manifests; quality.py: size and sharpness; validate.py: checks
-near_duplicates.py      what a manifest records of duplicates (the search for them: ``fer_lib.audit``)
+duplicate_records.py    what a manifest records of duplicates (the search for them: ``fer_lib.audit``)
 provenance.py           which images a model was trained and selected on; training_data.py: from which sources
 openings.py             the log of test rows that were read
 facepack.py, batches.py faces prepared once, and the batches of a training step; pack_format.py, cropping.py

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from fer_lib.datasets.build import nested_counts, row_report
+from fer_lib.datasets.duplicate_records import join_groups, twins_of, unite_twins
 from fer_lib.datasets.interchange import escape_formula
 from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
-from fer_lib.datasets.near_duplicates import join_groups, twins_of, unite_twins
 from fer_lib.datasets.quality import measure
 from fer_lib.datasets.training_data import join_drawn
 from fer_lib.errors import DataError

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,30 +43,10 @@ def sample_id(source: str, record: str, content: str) -> str:
     return hashlib.sha256(json.dumps([source, record, content]).encode()).hexdigest()[:20]
 
 
-def evalset_id(sample_ids: Sequence[str], labels: Iterable[int], split: str, tolerance: int) -> str:
-    """12 hex; two scores can be compared only when their ids are equal.  Row order does not matter.
-
-    Raises DataError when there is not one label per sample id.
-    """
-    from fer_lib.calibration.metrics import METRIC_VERSION
-
-    labels = [int(label) for label in labels]
-    if len(labels) != len(sample_ids):
-        raise DataError(f"evalset_id: {len(sample_ids)} sample ids but {len(labels)} labels; pass one label per row")
-    rows = sorted(zip(sample_ids, labels, strict=True))
-    text = json.dumps([rows, split, int(tolerance), str(METRIC_VERSION)])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
 def box_of(row: Any) -> tuple[float, float, float, float] | None:
     """(top, left, bottom, right) of a row (a mapping or a Series); None for an image that is the face."""
     box = [row.get(side) for side in BOX]
     return None if any(pd.isna(side) for side in box) else tuple(float(side) for side in box)
-
-
-def protocol_id(evalset: str, contract: Any, view: str) -> str:
-    """12 hex over the evaluation set, the preprocessing (``contract.id``) and the test-time view."""
-    return hashlib.sha256(json.dumps([evalset, contract.id, view]).encode()).hexdigest()[:12]
 
 
 class Manifest:

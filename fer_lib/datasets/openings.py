@@ -15,7 +15,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from fer_lib.datasets.manifest import Manifest, evalset_id
+from fer_lib.datasets.evalset_ids import evalset_id
+from fer_lib.datasets.manifest import Manifest
 from fer_lib.storage.atomic import explained
 
 OPENINGS = "test_openings.jsonl"

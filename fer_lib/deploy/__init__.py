@@ -1,6 +1,6 @@
 """Models out of the house: ONNX files, prediction, the MLflow model.
 
-export.py    the export phase and a fit's files; onnx.py: ONNX export with its parity check; latency.py
+export.py    the export phase and a fit's files; onnx_export.py: ONNX export with its parity check; latency.py
 predict.py   images in, calibrated probabilities out; packaged.py: the model that ships
 pyfunc.py    the bundle as an MLflow model
 """

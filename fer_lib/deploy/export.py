@@ -14,11 +14,12 @@ import numpy as np
 
 from fer_lib.calibration.metrics import softmax, summary
 from fer_lib.datasets.batches import eval_batches
+from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
 from fer_lib.datasets.facepack import open_or_build
-from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
+from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.openings import log_test_opening
 from fer_lib.deploy import latency
-from fer_lib.deploy.onnx import INPUT, OUTPUT, ExportError, compact, export_bundle, export_verified, parity
+from fer_lib.deploy.onnx_export import INPUT, OUTPUT, ExportError, compact, export_bundle, export_verified, parity
 from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import BundleError, FerError
 from fer_lib.faces.decode import decode
@@ -84,7 +85,7 @@ def export_model(
 def export_fit(folder: Path, which: Literal["none", "best", "both"]) -> dict[str, Any]:
     """Write ``best.onnx``, with "both" also ``last.onnx`` (of ``checkpoint_last``), and ``onnxparity.json``.
 
-    Returns the content of ``onnxparity.json``: per file what :func:`fer_lib.deploy.onnx.parity` returns and its
+    Returns the content of ``onnxparity.json``: per file what :func:`fer_lib.deploy.onnx_export.parity` returns and its
     ``weights_sha256`` and ``epoch``.  "none" writes nothing.  An export failure does not fail the fit: the file is left
     out, and its entry has ``error`` instead of the figures.
     Raises DataError when the disk refuses, BundleError when the weights are damaged.

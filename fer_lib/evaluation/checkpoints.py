@@ -18,7 +18,8 @@ import numpy as np
 from fer_lib.calibration import metrics
 from fer_lib.calibration.intervals import bootstrap_interval
 from fer_lib.calibration.temperature import Temperature
-from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
+from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
+from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, read_exposure
 from fer_lib.errors import DataError, FerError
 from fer_lib.evaluation.leaks import known_leaks

@@ -16,7 +16,8 @@ import numpy as np
 
 from fer_lib.calibration import metrics
 from fer_lib.calibration.temperature import Temperature
-from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id, select_sources
+from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
+from fer_lib.datasets.manifest import Manifest, select_sources
 from fer_lib.datasets.openings import log_test_opening
 from fer_lib.datasets.provenance import TrainingExposure, read_exposure
 from fer_lib.errors import BundleError, DataError, FerError

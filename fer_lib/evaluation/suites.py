@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
+from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
+from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.openings import log_test_opening
 from fer_lib.datasets.provenance import read_exposure
 from fer_lib.errors import DataError

@@ -7,7 +7,7 @@ import re
 
 from fer_lib.importers.builder import ImportBuilder, Source
 from fer_lib.importers.image_files import class_folders
-from fer_lib.importers.splits import OPTIONS, add_by_subject
+from fer_lib.importers.subject_splits import OPTIONS, add_by_subject
 
 NAME = re.compile(r"(?P<subject>S\d{3})_")
 

@@ -24,7 +24,7 @@ from fer_lib.faces.decode import decode
 from fer_lib.importers.archives import unpacked
 from fer_lib.importers.builder import BadRecord, Box, ImportBuilder, Source
 from fer_lib.importers.image_files import IMAGE_SUFFIXES
-from fer_lib.importers.splits import OPTIONS, assign_splits
+from fer_lib.importers.subject_splits import OPTIONS, assign_splits
 from fer_lib.importers.text_files import file_name, numbers, whole_number, word_lines
 from fer_lib.params import SourceSpec
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from fer_lib.emotions import EMOTIONS, class_id
 from fer_lib.importers.builder import BadRecord, ImportBuilder, Source
 from fer_lib.importers.image_files import class_folders, entries, images_in
-from fer_lib.importers.splits import OPTIONS, add_by_subject
+from fer_lib.importers.subject_splits import OPTIONS, add_by_subject
 
 CODES = dict(zip(("AN", "DI", "FE", "HA", "SA", "SU", "NE"), range(len(EMOTIONS)), strict=True))
 NAME = re.compile(r"(?P<subject>[A-Z]{2})\.(?P<code>[A-Z]{2})\d+\.\d+\.\w+\Z")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fer_lib.calibration.metrics import f1_from_confusion
-from fer_lib.datasets.manifest import evalset_id
+from fer_lib.datasets.evalset_ids import evalset_id
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
 from fer_lib.live.session_files import NO_LABEL, Frames, read_frames, read_session

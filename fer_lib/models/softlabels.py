@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from fer_lib.calibration import metrics
+from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
 from fer_lib.datasets.facepack import LIBRARIES, FacePack, open_or_build, rows_key
-from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
+from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, read_exposure
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, FerError

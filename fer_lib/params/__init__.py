@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from fer_lib.params.adapt import AdaptFit, AdaptParams
 from fer_lib.params.audit import AuditParams
-from fer_lib.params.base import CheckParams, PhaseParams, Strict, usable_alias
+from fer_lib.params.base import CheckParams, PhaseParams, usable_alias
 from fer_lib.params.buffer import BufferParams
 from fer_lib.params.checkpoints import CheckpointParams
 from fer_lib.params.curate import CsvParams, CurateParams
@@ -20,6 +20,7 @@ from fer_lib.params.manifest import ManifestParams
 from fer_lib.params.models import EvaluateParams, ExportParams, SoftLabelParams
 from fer_lib.params.score import ScoreParams, StudyParams
 from fer_lib.params.sources import ImportParams, SourceSpec
+from fer_lib.params.strict import Strict
 
 __all__ = [
     "KINDS",

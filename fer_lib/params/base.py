@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, Field
+
+from fer_lib.params.strict import Strict
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -48,19 +50,6 @@ def _check_name(name: str) -> str:
 # MLflow would refuse these only at the end of a run.
 Alias = Annotated[str, AfterValidator(_check_alias)]
 RegisteredName = Annotated[str, AfterValidator(_check_name)]
-
-
-class Strict(BaseModel):
-    """A frozen model that refuses unknown keys, NaN and infinity, and booleans as numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _refuse_bool_as_number(cls, value, info):
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation in (int, float):
-            raise ValueError("Input should be a number")  # pydantic reads true as 1
-        return value
 
 
 class PhaseParams(Strict):

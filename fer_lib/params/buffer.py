@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from fer_lib.params.base import Count, Fraction, Positive, Strict
+from fer_lib.params.base import Count, Fraction, Positive
+from fer_lib.params.strict import Strict
 
 
 class BufferParams(Strict):

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fer_lib.params.base import Count, Fraction, Strict, ValRoles
+from fer_lib.params.base import Count, Fraction, ValRoles
+from fer_lib.params.strict import Strict
 
 Split = Literal["train", "val", "test"]
 UNCLEANED = "uncleaned_"

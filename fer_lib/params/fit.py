@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fer_lib.params.base import Count, Device, Fraction, PackKind, PhaseParams, Positive, Strict
+from fer_lib.params.base import Count, Device, Fraction, PackKind, PhaseParams, Positive
+from fer_lib.params.strict import Strict
 
 
 class AugmentParams(Strict):

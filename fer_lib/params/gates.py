@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from fer_lib.errors import ParamsError
-from fer_lib.params.base import Fraction, Strict
-from fer_lib.params.strict import closest, read_mapping, validate
+from fer_lib.params.base import Fraction
+from fer_lib.params.strict import Strict, closest, read_mapping, validate
 
 Suite = Literal["val", "test", "eval_only", "test_all_sources"]
 

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fer_lib.emotions import NUM_CLASSES
-from fer_lib.params.base import Count, Fraction, Positive, Strict
+from fer_lib.params.base import Count, Fraction, Positive
+from fer_lib.params.strict import Strict
 
 
 class SmoothingParams(Strict):

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fer_lib.params.base import Count, Device, Fraction, PackKind, Positive, Strict
+from fer_lib.params.base import Count, Device, Fraction, PackKind, Positive
 from fer_lib.params.fit import AugmentParams
+from fer_lib.params.strict import Strict
 
 
 class NoiseParams(Strict):

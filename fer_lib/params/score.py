@@ -6,8 +6,9 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from fer_lib.params.base import PhaseParams, Strict
+from fer_lib.params.base import PhaseParams
 from fer_lib.params.live import SmoothingParams
+from fer_lib.params.strict import Strict
 
 
 class StudyParams(Strict):

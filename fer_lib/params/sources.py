@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from fer_lib.params.base import Count, Fraction, PhaseParams, Strict
+from fer_lib.params.base import Count, Fraction, PhaseParams
+from fer_lib.params.strict import Strict
 
 
 class SourceSpec(Strict):

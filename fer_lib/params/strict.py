@@ -1,4 +1,4 @@
-"""Strict YAML without duplicate keys, and validation errors with the closest valid key."""
+"""Strict reading: models that refuse unknown keys, YAML without duplicate keys, errors with the closest valid key."""
 
 from __future__ import annotations
 
@@ -10,9 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from fer_lib.errors import ParamsError
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys, NaN and infinity, and booleans as numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_bool_as_number(cls, value, info):
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation in (int, float):
+            raise ValueError("Input should be a number")  # pydantic reads true as 1
+        return value
 
 
 def closest(word: str, names: Iterable[str]) -> str:

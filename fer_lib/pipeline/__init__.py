@@ -6,7 +6,7 @@ sweep.py                 one run file with every combination of parameter values
 grid.py                  the combinations of a sweep; comparison.py and curves.py compare their results
 schedule.py              the order in which phases start, for both
 execution.py             execution of a plan: inputs, cache keys, folders and the result of each phase
-task.py                  one phase and its MLflow run
+phase_task.py            one phase: whether a finished result is reused, its MLflow run, its end
 workers.py               executors for notebooks: this process, or a pool with one device per worker
 papermill.py             execution of one notebook
 cache_key.py             the cache key of a phase; folders.py: the folders of phases

@@ -1,4 +1,4 @@
-"""The cache key of a phase.  A finished phase with the same key is reused (``task.py`` decides).
+"""The cache key of a phase.  A finished phase with the same key is reused (``phase_task.py`` decides).
 
 The key hashes the kind, its parameters, the ids of its inputs, the code of its notebook and the ``fer_lib`` sources
 which that code can reach.  Sources are compared as syntax trees without docstrings, so a comment costs no training.
@@ -27,7 +27,7 @@ PATH_FIELDS = ("root", "votes", "images", "image_map")  # parameters that may na
 UNHASHED_MODULES = frozenset(
     f"fer_lib.{name}"
     for name in ("params", "pipeline", "errors", "cli", "storage.locks", "storage.paths", "importers.source_table",
-                 *(f"tracking.{part}" for part in ("store", "runs", "records", "event_logger", "run_status")))
+                 *(f"tracking.{part}" for part in ("store", "phase_run", "records", "event_logger", "run_status")))
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from fer_lib.errors import FerError
 from fer_lib.pipeline.execution import Execution
 from fer_lib.pipeline.papermill import NotebookFailed
-from fer_lib.pipeline.task import Task
+from fer_lib.pipeline.phase_task import Task
 from fer_lib.pipeline.workers import InProcess, ProcessPool, signals_deferred, signals_ignored
 
 

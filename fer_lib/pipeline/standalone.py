@@ -11,8 +11,8 @@ from fer_lib.pipeline.folders import finished_phases
 from fer_lib.pipeline.runfile import input_fields
 from fer_lib.storage.json_files import read_json
 from fer_lib.storage.paths import external, home, is_uri
+from fer_lib.tracking.phase_run import PhaseRun, inherited_run
 from fer_lib.tracking.records import enable_png_figures
-from fer_lib.tracking.runs import PhaseRun, inherited_run
 
 
 def prepare_standalone(params, kind: str, name: str | None = None) -> dict[str, Any]:

@@ -14,8 +14,9 @@ import torch
 from filelock import FileLock
 
 from fer_lib.datasets.batches import Sampler
+from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
 from fer_lib.datasets.facepack import FacePack, Faces, rows_key
-from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
+from fer_lib.datasets.manifest import Manifest
 from fer_lib.emotions import NUM_CLASSES
 from fer_lib.errors import DataError
 from fer_lib.models.bundle import read_bundle
@@ -23,9 +24,9 @@ from fer_lib.models.cache import cached_array
 from fer_lib.models.classifier import build_classifier
 from fer_lib.models.inference import predict_logits
 from fer_lib.params import StudentParams
-from fer_lib.training.data import FitData
 from fer_lib.training.distributed import SingleProcess
 from fer_lib.training.fit import apply_settings
+from fer_lib.training.fit_data import FitData
 from fer_lib.training.loop import fit
 from fer_lib.training.student import StudentObjective
 

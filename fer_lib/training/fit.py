@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
+from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
+from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, read_exposure
 from fer_lib.datasets.training_data import TrainingData, read_training_data
 from fer_lib.devices import describe_device
@@ -28,8 +29,8 @@ from fer_lib.params import FitParams
 from fer_lib.storage.atomic import fresh_file, write_json
 from fer_lib.storage.git import run_git
 from fer_lib.training.checkpoint import LAST, has_checkpoint
-from fer_lib.training.data import FitData, open_data
 from fer_lib.training.distributed import SingleProcess, run_processes
+from fer_lib.training.fit_data import FitData, open_data
 from fer_lib.training.loop import fit
 from fer_lib.training.step import precision
 

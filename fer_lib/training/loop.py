@@ -26,8 +26,8 @@ from fer_lib.models.classifier import NORMS, FerClassifier, trainable_parameters
 from fer_lib.params import FitParams
 from fer_lib.storage.atomic import write_json
 from fer_lib.training.checkpoint import BEFORE, LAST, pack_state, save_checkpoint
-from fer_lib.training.data import FitData, loader_threads
 from fer_lib.training.distributed import SingleProcess
+from fer_lib.training.fit_data import FitData, loader_threads
 from fer_lib.training.progress import Progress, history_row, slow_epoch_warning, step_event
 from fer_lib.training.resume import fit_key, numerics, resume
 from fer_lib.training.schedule import learning_rate

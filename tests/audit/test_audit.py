@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from altered import ALTERED
 
-from fer_lib.audit import groups, hashes, pages, search
+from fer_lib.audit import groups, hashes, near_duplicate_search, pages
 from fer_lib.audit.manifest_audit import audit_manifest
 from fer_lib.datasets.build import build_manifest, duplicates, leaked_ids
 from fer_lib.datasets.manifest import Manifest
@@ -96,19 +96,19 @@ def test_search_in_cells_finds_the_same_copies(monkeypatch):
     faces, rng = list(draw_faces(700, seed=4)[0]), np.random.default_rng(1)
     copies = [np.ascontiguousarray(change(faces[i], rng)) for i, change in enumerate(ALTERED.values())]
     thumbs = hashes.hash_faces([*faces, *copies]).thumbs
-    every = search.candidates(thumbs)
-    monkeypatch.setattr(search, "EXACT_UNTIL", 500)
-    few = search.candidates(thumbs)
+    every = near_duplicate_search.candidates(thumbs)
+    monkeypatch.setattr(near_duplicate_search, "EXACT_UNTIL", 500)
+    few = near_duplicate_search.candidates(thumbs)
     wanted = {(i, 700 + i) for i in range(len(copies))}
     for found in (every, few):
         assert wanted <= set(zip(found.first.tolist(), found.second.tolist(), strict=True))
-        assert (found.first < found.second).all() and (found.cosine >= search.LEAST).all()
+        assert (found.first < found.second).all() and (found.cosine >= near_duplicate_search.LEAST).all()
         assert len(set(zip(found.first, found.second, strict=True))) == len(found)
 
 
 @pytest.mark.parametrize("exact_until", [500, 10_000])
 def test_groups_do_not_depend_on_the_order_of_the_rows(monkeypatch, exact_until):
-    monkeypatch.setattr(search, "EXACT_UNTIL", exact_until)
+    monkeypatch.setattr(near_duplicate_search, "EXACT_UNTIL", exact_until)
     faces, rng = list(draw_faces(600, seed=4)[0]), np.random.default_rng(1)
     faces += [np.ascontiguousarray(change(faces[i], rng)) for i, change in enumerate(ALTERED.values())] + faces[50:60]
     frame, made = ids(len(faces)), hashes.hash_faces(faces)

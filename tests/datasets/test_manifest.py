@@ -11,17 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fer_lib.datasets.manifest import (
-    _UNSAFE,
-    SCHEMA_VERSION,
-    Manifest,
-    content_id,
-    evalset_id,
-    protocol_id,
-    safe_path,
-    sample_id,
-    write_frame,
-)
+from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
+from fer_lib.datasets.manifest import _UNSAFE, SCHEMA_VERSION, Manifest, content_id, safe_path, sample_id, write_frame
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import FaceContract
 

@@ -6,7 +6,8 @@ import multiprocessing
 import pandas as pd
 import pytest
 
-from fer_lib.datasets.manifest import Manifest, evalset_id
+from fer_lib.datasets.evalset_ids import evalset_id
+from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.openings import OPENINGS, log_test_opening, opening_count, store_log
 from fer_lib.errors import DataError
 

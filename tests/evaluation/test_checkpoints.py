@@ -10,8 +10,9 @@ import torch
 from sklearn.metrics import f1_score
 
 from fer_lib.calibration import temperature
+from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
 from fer_lib.datasets.facepack import open_or_build
-from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
+from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.provenance import content_numbers, read_exposure
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, DataError, FerError

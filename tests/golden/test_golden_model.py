@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from archives import anonymous
 
 REGISTERED = Path(__file__).with_name("registered_model")
 REPO = Path(__file__).resolve().parents[2]
@@ -107,7 +108,7 @@ def register(home: Path) -> Path:
     """A small fit's bundle with ONNX file, temperature, bias and abstention, registered; the folder that came of it."""
     from fer_lib.calibration.temperature import Temperature
     from fer_lib.datasets.build import build_manifest
-    from fer_lib.deploy.onnx import export_onnx
+    from fer_lib.deploy.onnx_export import export_onnx
     from fer_lib.importers import import_all
     from fer_lib.models.bundle import ONNX, derive_bundle, read_bundle, write_bundle
     from fer_lib.params import ManifestParams, SourceSpec, TeacherParams
@@ -172,12 +173,6 @@ def main(name: str) -> None:
             packed.add(model, "model", filter=anonymous)
         np.savez_compressed(archive.with_name(f"{name}.npz"), faces=faces, probs=probs)
     print(f"{archive}: {archive.stat().st_size / 1000:.0f} kB")
-
-
-def anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    entry.uid = entry.gid = entry.mtime = 0
-    entry.uname = entry.gname = ""
-    return entry
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from archives import anonymous
 
 from fer_lib.datasets.build import build_manifest
-from fer_lib.datasets.manifest import evalset_id, protocol_id
+from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
 from fer_lib.faces.contract import FaceContract
 from fer_lib.importers import import_all
 from fer_lib.params import ManifestParams, SourceSpec
@@ -173,12 +174,6 @@ def main(what: str) -> None:
             ROWS.write_text(json.dumps(frozen(Path(folder)), indent=1) + "\n")
         else:
             sys.exit(f"no golden file {what!r}: say rows or raw_trees")
-
-
-def anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    entry.uid = entry.gid = entry.mtime = 0
-    entry.uname = entry.gname = ""
-    return entry
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
 from fer_lib.importers import import_all, import_source
 from fer_lib.importers.source_table import SOURCES
-from fer_lib.importers.splits import assign_splits
+from fer_lib.importers.subject_splits import assign_splits
 from fer_lib.params import ManifestParams, SourceSpec
 from fer_lib.synthetic.dataset import write_raw
 from fer_lib.synthetic.layouts import encode

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from altered import ALTERED, LEAST
 
-from fer_lib.audit import search
+from fer_lib.audit import near_duplicate_search
 from fer_lib.audit.manifest_audit import audit_manifest
 from fer_lib.datasets.build import build_manifest
 from fer_lib.emotions import EMOTIONS
@@ -69,8 +69,8 @@ def test_planted_copies_are_found_and_nothing_else(planted, path, tmp_path, monk
         # 466,284 rows lie in 1,365 cells, of which a query sees 16 (1.2 %); these some 5,600 images lie in 140, of
         # which it sees 2 (1.4 %).  The share is alike, but two chances are fewer than sixteen to meet a neighbour on
         # the other side of a border, so this is the harder case: recall there is no worse for want of probes.
-        monkeypatch.setattr(search, "EXACT_UNTIL", 1000)
-        monkeypatch.setattr(search, "PROBES", 2)
+        monkeypatch.setattr(near_duplicate_search, "EXACT_UNTIL", 1000)
+        monkeypatch.setattr(near_duplicate_search, "PROBES", 2)
     audit = audit_manifest(AuditParams(), manifest, tmp_path / "audit", cache_dir=cache)
     kind_of, face_of = (dict(zip(truth, values, strict=True)) for values in zip(*truth.values(), strict=True))
     rows = audit.rows

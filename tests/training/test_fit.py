@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from fer_lib.calibration import metrics
+from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
 from fer_lib.datasets.facepack import open_or_build
-from fer_lib.datasets.manifest import Manifest, evalset_id, protocol_id
+from fer_lib.datasets.manifest import Manifest
 from fer_lib.errors import DataError, FerError
 from fer_lib.models.bundle import read_bundle
 from fer_lib.models.inference import predict_logits
@@ -19,7 +20,7 @@ from fer_lib.params import TeacherParams
 from fer_lib.storage import atomic
 from fer_lib.training import fit, loop
 from fer_lib.training.checkpoint import checkpoint_bundle, load_checkpoint, save_checkpoint
-from fer_lib.training.data import make_contract, open_data
+from fer_lib.training.fit_data import make_contract, open_data
 from fer_lib.training.plots import training_curves
 from fer_lib.training.step import Stepper
 from fer_lib.training.teacher import TeacherObjective, train_teacher

@@ -13,28 +13,9 @@ from fer_lib.errors import FerError
 from fer_lib.params import ImportParams, TeacherParams
 from fer_lib.pipeline import standalone
 from fer_lib.storage import json_files, locks, paths
-from fer_lib.tracking import records, runs, store
+from fer_lib.tracking import records, store
 
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """A home with one notebook, so that a phase of kind ``import`` can run without a pipeline."""
-    home = tmp_path_factory.mktemp("lab")
-    (home / "notebooks").mkdir()
-    (home / "params").mkdir()
-    cells = [{"cell_type": "code", "metadata": {}, "source": "x = 1"}]
-    (home / "notebooks" / "01_import_datasets.ipynb").write_text(json.dumps({"cells": cells}))
-    return home
-
-
-@pytest.fixture(autouse=True)
-def at_home(lab, monkeypatch):
-    monkeypatch.setenv("FER_HOME", str(lab))
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    store.configure()
-    yield
-    if runs._current is not None:
-        runs._current.close("FAILED")
+pytestmark = pytest.mark.usefixtures("at_home")
 
 
 def locked_twice(real):
