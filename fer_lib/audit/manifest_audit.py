@@ -36,7 +36,7 @@ def audit_manifest(
 ) -> Audit:
     """Find the duplicates in ``manifest``, list them, and write the manifest without those that ``params`` removes.
 
-    Writes into ``out``: ``audit.json`` (the summary), ``duplicate_groups.csv`` (one row per row of every group),
+    Writes into ``out``: ``audit.json`` (the summary), ``duplicate_groups.csv`` (each row of each group),
     ``near_pairs.csv``, ``conflicts.csv`` (groups with several labels) and ``manifest.parquet`` (the rows that
     ``params.remove`` leaves, with groups and near-duplicates: see ``fer_lib.datasets.duplicate_records``).  The files
     of an earlier audit in ``out`` are deleted first and the manifest is written last: a manifest means a whole audit.

@@ -22,7 +22,7 @@ EVALUATED = ("test", "val")
 
 @dataclass(frozen=True)
 class Audit:
-    """``summary`` is the content of ``audit.json``; ``rows`` has one row per row of every group of more than one.
+    """``summary`` is the content of ``audit.json``; ``rows`` has each manifest row of each group of two or more.
 
     ``rows`` has the index of ``manifest.frame`` and the columns of ``duplicate_groups.csv``.  ``pairs`` are the
     near-duplicates by sample id.  ``manifest`` is the audited manifest, ``clean`` the one that is left.

@@ -107,7 +107,7 @@ def brier(probs, y) -> float:
 def top_label(probs, y) -> tuple[np.ndarray, np.ndarray]:
     """Confidence float64 [N] (at most 1) and correctness float64 [N] (0 or 1) of the arg-max."""
     probs, y = checked_probs(probs, y)
-    # a float32 softmax may round a hair above one; that hair must not open a gap of its own
+    # a float32 softmax may round to slightly above one, which must not count as a gap
     return np.minimum(probs.max(axis=1), 1.0), (probs.argmax(axis=1) == y).astype(np.float64)
 
 

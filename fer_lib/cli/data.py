@@ -30,7 +30,7 @@ def import_(
     root: Annotated[str, typer.Option(help="where its raw data lie; embedded: drawn faces")] = "",
     param: PARAM = None,
 ) -> None:
-    """Import raw datasets, each into a folder of its own under OUT; the raw files stay as they are.
+    """Import raw datasets, each into its own folder under OUT; the raw files stay as they are.
 
     Either a params file, or one source by --source and --root with -p for its other parameters.
     """

@@ -103,7 +103,7 @@ def findings_table(findings: list, allowed: list[str]) -> Table:
 
 
 def audit_tables(summary: dict) -> tuple[Table, Table]:
-    """Groups of equal images, with what there is to warn of, and the evaluated rows that also stand in train."""
+    """Groups of duplicates with warnings, and the evaluated rows that are also in train."""
     groups = _table("Groups of equal images", ("",), ("identical", "identical or nearly"))
     if summary["largest_group"] is not None:
         said = [
@@ -113,7 +113,7 @@ def audit_tables(summary: dict) -> tuple[Table, Table]:
         groups.caption, groups.caption_justify = Text("\n".join(said)), "left"
     for name, n in summary["exact"].items():
         groups.add_row(name.replace("_", " "), f"{n:,}", f"{summary['with_near'][name]:,}")
-    leaks = _table("Leaks", ("split", "by source"), ("rows that stand in train too", "left"))
+    leaks = _table("Leaks", ("split", "by source"), ("rows that are also in train", "left"))
     for split, leak in summary["leaks"].items():
         by_source = ", ".join(f"{source} {n:,}" for source, n in leak["by_source"].items())
         leaks.add_row(split, Text(by_source), f"{leak['rows']:,}", f"{summary['clean']['leaks'][split]:,}")

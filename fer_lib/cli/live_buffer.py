@@ -33,7 +33,7 @@ def buffer(
 
 
 def _progress():
-    """Counts images on a line of its own, where somebody watches."""
+    """Counts images on one line of a terminal."""
     import sys
 
     if not sys.stderr.isatty():

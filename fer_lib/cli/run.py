@@ -13,7 +13,7 @@ Only = Annotated[str | None, typer.Option(help="run this phase alone, on the fin
 From = Annotated[str | None, typer.Option("--from", help="run this phase and those after it")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="shrink every phase to a few steps on few rows")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="run phases again although they are finished")]
-Parallel = Annotated[int, typer.Option(min=1, help="run so many phases at once, each with a device of its own")]
+Parallel = Annotated[int, typer.Option(min=1, help="run so many phases at once, each on its own device")]
 
 
 def run(

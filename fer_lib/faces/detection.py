@@ -73,7 +73,7 @@ def largest_first(faces: list[Face], image: np.ndarray) -> list[Face]:
 
 
 def mistaken(data: bytes) -> str:
-    """What came in place of a model's file, where it is one of the usual mistakes; blank otherwise."""
+    """Names a common mistake in a model's file (an LFS pointer, an HTML page); blank otherwise."""
     head = data[:200].lstrip().lower()
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the model: run git lfs pull, or fetch the file itself"

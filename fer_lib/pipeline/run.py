@@ -26,7 +26,7 @@ def run_file(
         path: the run file; overrides: ``phase.key=value``; smoke: shrink every phase (see :func:`runfile.load_run`).
         only: run this phase alone, on the newest finished phases before it.
         from_: run this phase and those after it.  Phases before it are re-used, also when their code has changed; a
-            message says so.
+            message names it.
         fresh: run the phases in new folders, also when they are finished.
         until: run only phases of these kinds and the phases that they need.
         parallel: number of independent phases that run at once, each with its own device.  When a phase fails, only

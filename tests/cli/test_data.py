@@ -235,7 +235,7 @@ def test_the_audit_lists_copies_and_writes_the_manifest_without_them(fer, tmp_pa
     report = json.loads((tmp_path / "audited" / "audit.json").read_text())
     assert report["exact"]["across_splits"] == 5 and report["exact"]["groups"] >= 9
     assert len(Manifest.read(tmp_path / "audited" / "manifest.parquet")) == 93 - report["removed"]["rows"] <= 84
-    assert "Groups of equal images" in out and "rows that stand in train too" in out
+    assert "Groups of equal images" in out and "rows that are also in train" in out
     assert (tmp_path / "audited" / "matrices.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "audited" / "across_splits.png").is_file()
 

@@ -288,7 +288,7 @@ def test_rows_are_counted_alike_from_the_raw_files_to_the_evaluation(walked, nes
     assert 0 < twins <= 9 and clean["n_used"] == every["n_used"] - twins and clean["removed"] == twins
     known = {"rows": twins, "by_source": {"fer2013": twins}, "chosen_on": 0}
     assert evaluation["leaks"] == known | {"allowed": ["fer2013"], "unrecorded": []}
-    assert f"{twins} of these rows stand in train too" in nested["evaluate"].data.tags["mlflow.note.content"]
+    assert f"{twins} of these rows are also in train" in nested["evaluate"].data.tags["mlflow.note.content"]
     audit = walked.json(nested["audit"], "audit.json")
     assert audit["rows"] == validation["rows_total"] and audit["exact"]["groups"] == 6 + 9
     assert audit["leaks"]["test"]["exact"] == twins and audit["clean"]["leaks"] == {"test": 0, "val": 0}
