@@ -137,8 +137,8 @@ def fit(
     """The temperature (Guo 2017) or the per-class temperatures that minimise the NLL of these rows.
 
     ``logits`` [N, K] under ``view``, ``y`` int [N]; ``bounds`` are temperatures.  Raises
-    :class:`FerError` when the minimum lies on a bound unless ``allow_bound``, which writes it in the note.  There is none inside
-    the bounds when every row is predicted correctly, or when the logits are no better than chance.
+    :class:`FerError` when the minimum lies on a bound unless ``allow_bound``, which writes it in the note.  There
+    is none inside the bounds when every row is predicted correctly, or when the logits are no better than chance.
     A per-class fit may change the predicted class: ``argmax_changed`` is the share of rows where it does.
     """
     logits, y = checked_logits(logits, y)
