@@ -23,7 +23,7 @@ demo: setup  ## the whole road on drawn faces; FRESH=1: re-use nothing
 	@"$(BIN)/fer" run params/quickstart.yaml $(if $(FRESH),--fresh) $(ARGS)
 
 test: lint  ## lint and the whole suite
-	"$(BIN)/python" -m pytest -q -n 2 --dist loadgroup $(ARGS)
+	"$(BIN)/python" -m pytest -q -n 2 $(ARGS)
 
 proofs: setup  ## the slow proofs: kills, fuzz, coverage, scale, browser
 	"$(BIN)/python" -m pytest -q tests/proofs $(ARGS)

@@ -136,3 +136,14 @@ def test_a_wrong_import_breaks_the_layers(tmp_path, wrong):
 def test_the_layers_hold():
     done = lint_imports(REPO)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_tests_that_share_the_road_run_on_one_worker():
+    """A file that asks for the fixture and is not listed would walk the road a second time on the other worker."""
+    from conftest import ROAD_FILES
+
+    asking = {
+        str(file.relative_to(REPO)) for file in (REPO / "tests").rglob("test_*.py")
+        if "proofs" not in file.parts and re.search(r"def test_\w+\([^)]*\b(road|walked)\b", file.read_text())
+    }  # fmt: skip
+    assert asking == ROAD_FILES

@@ -12,7 +12,6 @@ from sklearn.metrics import f1_score
 from fer_lib.emotions import EMOTIONS
 from fer_lib.pipeline import folders
 
-pytestmark = pytest.mark.xdist_group("road")
 URI = "models:/fer-student@candidate"
 
 

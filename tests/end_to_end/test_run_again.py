@@ -3,12 +3,9 @@
 import shutil
 import time
 
-import pytest
 from road import PHASES, command, fer
 
 from fer_lib.pipeline import folders
-
-pytestmark = pytest.mark.xdist_group("road")
 
 
 def test_the_same_command_re_uses_every_phase_in_seconds(walked):

@@ -10,7 +10,6 @@ import pytest
 from record_outputs import HERE, keys, outputs, steady
 from road import PHASES
 
-pytestmark = pytest.mark.xdist_group("road")
 GOLDEN = HERE / "run_outputs"
 
 

@@ -3,12 +3,9 @@
 import json
 from pathlib import Path
 
-import pytest
 from road import TINY, command
 
 from fer_lib.pipeline import folders
-
-pytestmark = pytest.mark.xdist_group("road")
 
 
 def test_plain_papermill_with_a_parameter_file(walked, tmp_path):

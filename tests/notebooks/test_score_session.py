@@ -4,15 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
-import pytest
 from road import command
 
 from fer_lib.live.score import score, segments
 from fer_lib.live.session_files import read_frames
 from fer_lib.live.synthetic_session import write_synthetic_session
 from fer_lib.pipeline import folders
-
-pytestmark = pytest.mark.xdist_group("road")
 
 
 def scored(walked, folder: Path, tmp_path: Path, **values):

@@ -12,7 +12,6 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.params import KINDS
 from fer_lib.pipeline.runfile import input_fields, load_run
 
-pytestmark = pytest.mark.xdist_group("road")
 TEACHERS = ("teacher_a", "teacher_b")
 STUDENTS = ("student_ce", "student_kd", "student_dkd")
 FITS = TEACHERS + STUDENTS

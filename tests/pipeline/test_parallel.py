@@ -14,8 +14,6 @@ import pytest
 from fer_lib.pipeline import folders, workers
 from fer_lib.pipeline.run import run_file
 
-pytestmark = pytest.mark.xdist_group("parallel")
-
 
 @pytest.fixture(scope="module")
 def home(toy_home):
