@@ -140,7 +140,7 @@ def test_the_layers_hold():
 
 def test_tests_that_share_the_road_run_on_one_worker():
     """A file that asks for the fixture and is not listed would walk the road a second time on the other worker."""
-    from conftest import ROAD_FILES
+    from distribution import ROAD_FILES
 
     asking = {
         str(file.relative_to(REPO)) for file in (REPO / "tests").rglob("test_*.py")

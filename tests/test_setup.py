@@ -19,7 +19,7 @@ from fer_lib import __version__
 from fer_lib.params import KINDS
 from fer_lib.pipeline.runfile import load_run
 
-IMPORTED_AS = {"cv2": "opencv-python", "yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn",
+IMPORTED_AS = {"cv2": "opencv-python", "xdist": "pytest-xdist", "yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn",
                "faiss": "faiss-cpu", "websocket": "websocket-client"}  # fmt: skip
 
 
