@@ -19,8 +19,15 @@ from fer_lib import __version__
 from fer_lib.params import KINDS
 from fer_lib.pipeline.runfile import load_run
 
-IMPORTED_AS = {"cv2": "opencv-python", "xdist": "pytest-xdist", "yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn",
-               "faiss": "faiss-cpu", "websocket": "websocket-client"}  # fmt: skip
+IMPORTED_AS = {
+    "PIL": "pillow",
+    "cv2": "opencv-python",
+    "faiss": "faiss-cpu",
+    "sklearn": "scikit-learn",
+    "websocket": "websocket-client",
+    "xdist": "pytest-xdist",
+    "yaml": "pyyaml",
+}
 
 
 CUDA_LIBRARY = re.compile("cuda-|triton|nvidia-(cu|nccl|nv)")  # torch itself pins these
