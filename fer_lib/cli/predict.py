@@ -149,7 +149,7 @@ def _show(results: list[dict[str, Any]], uri: str, whole: bool) -> None:
     from fer_lib.emotions import EMOTIONS
 
     table = Table(title=Text(f"Model: {uri}"), title_justify="left")
-    table.add_column("Picture", overflow="fold")  # an ellipsis would hide the file's own name
+    table.add_column("Image", overflow="fold")  # an ellipsis would hide the file's own name
     table.add_column("Face")
     table.add_column("Expression")
     table.add_column("Prob.", justify="right")
