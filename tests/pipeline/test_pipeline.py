@@ -1,7 +1,6 @@
 """Toy phases with real kernels and a real store: runs, re-use, failures and kills."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -24,19 +23,8 @@ from fer_lib.tracking import store
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """One home for all tests, which run in order."""
-    home = make_home(tmp_path_factory.mktemp("home"))
-    before = {name: os.environ.get(name) for name in ("FER_HOME", "MLFLOW_TRACKING_URI")}
-    os.environ["FER_HOME"] = str(home)
-    yield home
-    for name, value in before.items():
-        os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
-
-
-@pytest.fixture(scope="module")
-def first(base):
-    assert run_file(base / "params" / "quickstart.yaml") == 0
+def first(toy_home):
+    assert run_file(toy_home / "params" / "quickstart.yaml") == 0
     return newest_parent()
 
 
@@ -70,7 +58,7 @@ def phases_of(parent) -> list[dict]:
     return mlflow.artifacts.load_dict(f"{parent.info.artifact_uri}/phases.json")["phases"]
 
 
-def test_a_run_has_one_child_run_per_phase(base, first):
+def test_a_run_has_one_child_run_per_phase(toy_home, first):
     nested = children(first)
     assert set(nested) == {"import", "manifest", "teacher_a"}
     assert {run.info.status for run in [first, *nested.values()]} == {"FINISHED"}
@@ -82,7 +70,7 @@ def test_a_run_has_one_child_run_per_phase(base, first):
     assert teacher.data.metrics == {"val/macro_f1": 0.5} and first.data.metrics["teacher_a/macro-F1"] == 0.5
     assert teacher.data.tags["fer.kind"] == "teacher" and teacher.data.tags["fer.id.resumed_at"] == "0"
     assert [row["status"] for row in phases_of(first)] == ["ran"] * 3
-    folder = base / teacher.data.tags["fer.folder"]
+    folder = toy_home / teacher.data.tags["fer.folder"]
     assert folder.name.startswith("teacher_a-") and len(folder.name) == len("teacher_a-") + 12
     record = folders.read_record(folder)
     assert record["run_id"] == teacher.info.run_id and Path(record["inputs"]["manifest"]).is_dir()
@@ -90,9 +78,9 @@ def test_a_run_has_one_child_run_per_phase(base, first):
     assert json_files.read_outputs(record["inputs"]["manifest"])["manifest"] == "manifest.txt"
 
 
-def test_a_second_run_reuses_every_phase(base, first, capsys):
+def test_a_second_run_reuses_every_phase(toy_home, first, capsys):
     began = time.time()
-    assert run_file(base / "params" / "quickstart.yaml") == 0
+    assert run_file(toy_home / "params" / "quickstart.yaml") == 0
     assert time.time() - began < 10
     again = newest_parent()
     assert again.info.run_id != first.info.run_id and children(again) == {}
@@ -102,8 +90,8 @@ def test_a_second_run_reuses_every_phase(base, first, capsys):
     assert output.count("re-used") >= 3 and "fer ui" in output
 
 
-def test_a_failing_phase_reports_its_error_and_keeps_the_earlier_ones(base, first, capsys):
-    assert run_file(base / "params" / "quickstart.yaml", ["manifest.val_fraction=0.9"]) == 1
+def test_a_failing_phase_reports_its_error_and_keeps_the_earlier_ones(toy_home, first, capsys):
+    assert run_file(toy_home / "params" / "quickstart.yaml", ["manifest.val_fraction=0.9"]) == 1
     output = "".join(capsys.readouterr().out.split())
     assert "phase'manifest'failed:DataError:row3oftoy.csvhas47pixels" in output and "Traceback" not in output
     parent = newest_parent()
@@ -111,25 +99,25 @@ def test_a_failing_phase_reports_its_error_and_keeps_the_earlier_ones(base, firs
     assert parent.info.status == "FAILED" and set(failed) == {"manifest"}
     assert failed["manifest"].info.status == "FAILED"
     assert len(artifacts(failed["manifest"], "notebook")) == 2
-    folder = base / phases_of(parent)[1]["folder"]
+    folder = toy_home / phases_of(parent)[1]["folder"]
     assert "".join(str(folder / "02_build_manifest.ipynb").split()) in output
     assert "47 pixels" in (folder / "02_build_manifest.ipynb").read_text()
     assert [row["status"] for row in phases_of(parent)] == ["re-used", "failed"]
     assert folders.read_record(folder) is None
-    assert folders.read_record(base / phases_of(parent)[0]["folder"]) is not None
+    assert folders.read_record(toy_home / phases_of(parent)[0]["folder"]) is not None
 
 
-def test_interrupted_runs_are_killed_and_resume(base, first):
-    command = [sys.executable, "-m", "fer_lib.cli.main", "run", str(base / "params" / "quickstart.yaml"),
+def test_interrupted_runs_are_killed_and_resume(toy_home, first):
+    command = [sys.executable, "-m", "fer_lib.cli.main", "run", str(toy_home / "params" / "quickstart.yaml"),
                "-p", "teacher_a.epochs=30", "-p", "teacher_a.checkpoint_minutes=0.1"]  # fmt: skip
-    before = set(base.glob("mlruns/phases/teacher_a-*"))
+    before = set(toy_home.glob("mlruns/phases/teacher_a-*"))
     # a shell that starts the suite in the background has its children ignore Ctrl+C; a user's terminal has not
     options = {} if sys.platform == "win32" else {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=base, **options)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=toy_home, **options)
     deadline = time.time() + 120
     steps = None
     while time.time() < deadline and process.poll() is None:
-        new = set(base.glob("mlruns/phases/teacher_a-*/steps.txt")) - {f / "steps.txt" for f in before}
+        new = set(toy_home.glob("mlruns/phases/teacher_a-*/steps.txt")) - {f / "steps.txt" for f in before}
         if new and (steps := new.pop()).read_text().strip() not in ("", "0", "1"):
             break
         time.sleep(0.05)
@@ -142,13 +130,13 @@ def test_interrupted_runs_are_killed_and_resume(base, first):
     reached = int(steps.read_text())
     assert 1 < reached < 30
     changes = ["teacher_a.epochs=30", "teacher_a.checkpoint_minutes=0.1"]
-    assert run_file(base / "params" / "quickstart.yaml", changes) == 0
+    assert run_file(toy_home / "params" / "quickstart.yaml", changes) == 0
     assert folders.read_record(steps.parent)["folder"] == str(steps.parent)
     assert json_files.read_outputs(steps.parent)["ids"]["resumed_at"] == reached
 
 
-def test_fresh_starts_a_new_attempt_and_refuses_a_running_one(base, first, capsys):
-    path = base / "params" / "quickstart.yaml"
+def test_fresh_starts_a_new_attempt_and_refuses_a_running_one(toy_home, first, capsys):
+    path = toy_home / "params" / "quickstart.yaml"
     folder = Path(folders.finished_phases(("import",))[0]["folder"])
     with FileLock(folder / ".lock"):
         with pytest.raises(FerError, match="another process"):
@@ -163,8 +151,8 @@ def test_fresh_starts_a_new_attempt_and_refuses_a_running_one(base, first, capsy
     assert "the same command without --fresh continues from here" in " ".join(capsys.readouterr().out.split())
 
 
-def test_only_and_from_select_phases(base, first, monkeypatch, capsys):
-    path = base / "params" / "quickstart.yaml"
+def test_only_and_from_select_phases(toy_home, first, monkeypatch, capsys):
+    path = toy_home / "params" / "quickstart.yaml"
     plan = load_run(path)
     assert [p.name for p in select_phases(plan, only="manifest")] == ["manifest"]
     assert [p.name for p in select_phases(plan, from_="manifest")] == ["manifest", "teacher_a"]
@@ -189,7 +177,7 @@ def test_only_and_from_select_phases(base, first, monkeypatch, capsys):
         run_file(path, ["manifest.seed=5"], only="teacher_a")
 
 
-def test_a_standalone_notebook_uses_the_newest_phases(base, first):
+def test_a_standalone_notebook_uses_the_newest_phases(toy_home, first):
     manifest = standalone_inputs("teacher", TeacherParams())["manifest"]
     assert manifest == folders.finished_phases(("manifest",))[0]["folder"]
     teachers = standalone_inputs("softlabels", SoftLabelParams())["teachers"]
