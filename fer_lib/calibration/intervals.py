@@ -53,8 +53,8 @@ class _BinnedModel:
 
     def __init__(self, probs, y, bins: int, resamples: int, seed: int):
         table = reliability_table(probs, y, bins)
-        held = table["count"] > 0
-        self.count, self.confidence, accuracy = (table[k][held] for k in ("count", "confidence", "accuracy"))
+        filled = table["count"] > 0
+        self.count, self.confidence, accuracy = (table[k][filled] for k in ("count", "confidence", "accuracy"))
         self.n = int(self.count.sum())
         self.share = self.count / self.n
         self.gap = self.confidence - accuracy
@@ -78,9 +78,9 @@ class _BinnedModel:
         """The observed gaps of the most significant bins, as many as make up an ECE of ``total``; 0 in the others."""
         order = np.argsort(-np.abs(self.gap) / self.gap_sd, kind="stable")
         size = (self.share * np.abs(self.gap))[order]
-        kept = np.clip(total - (np.cumsum(size) - size), 0.0, size)
+        mass = np.clip(total - (np.cumsum(size) - size), 0.0, size)
         gap = np.empty_like(self.gap)
-        gap[order] = np.sign(self.gap[order]) * kept / self.share[order]
+        gap[order] = np.sign(self.gap[order]) * mass / self.share[order]
         return gap
 
     def spread(self, ratio: float, sign: int) -> np.ndarray:
@@ -113,10 +113,10 @@ def _lower(model: _BinnedModel, tail: float) -> float:
 
 def _upper(model: _BinnedModel, tail: float, sign: int) -> float:
     # a sample luckier than calibration itself explains would give an empty interval: it gets the bound of a typical one
-    seen = max(model.observed, float(np.median(model.draws(np.zeros_like(model.gap)))))
+    bound = max(model.observed, float(np.median(model.draws(np.zeros_like(model.gap)))))
 
     def plausible(ratio: float) -> bool:
-        return np.mean(model.draws(model.spread(ratio, sign)) <= seen) > tail
+        return np.mean(model.draws(model.spread(ratio, sign)) <= bound) > tail
 
     furthest = float(np.max(model.room(sign) / model.gap_sd))
     ratio = furthest if plausible(furthest) else _last_true(plausible, furthest)

@@ -148,8 +148,8 @@ def ece(probs, y, bins: int = BINS) -> float:
 def mce(probs, y, bins: int = BINS) -> float:
     """Maximum calibration error: the largest |conf_b - acc_b| over the bins that hold anything (Guo 2017)."""
     count, gaps = _bin_gaps(*top_label(probs, y), bins)
-    held = count > 0
-    return float((np.abs(gaps[held]) / count[held]).max())
+    filled = count > 0
+    return float((np.abs(gaps[filled]) / count[filled]).max())
 
 
 def _tie_means(key: np.ndarray, values: np.ndarray) -> np.ndarray:

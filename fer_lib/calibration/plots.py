@@ -52,9 +52,9 @@ def reliability_panels(panels: dict[str, tuple[dict, dict]], title: str) -> Figu
 
 
 def _reliability(top, under, table: dict, error: float, null_mean: float, null_q95: float, head: str = "") -> None:
-    held = table["count"] > 0
-    left, width = table["lower"][held], 1.0 / len(table["count"])
-    confidence, acc, n = table["confidence"][held], table["accuracy"][held], int(table["count"].sum())
+    filled = table["count"] > 0
+    left, width = table["lower"][filled], 1.0 / len(table["count"])
+    confidence, acc, n = table["confidence"][filled], table["accuracy"][filled], int(table["count"].sum())
     top.bar(left, acc, width, align="edge", color=_BLUE, edgecolor="white", label="accuracy")
     top.bar(
         left, confidence - acc, width, bottom=acc, align="edge", color=_RED, alpha=0.35, hatch="//", edgecolor=_RED,
@@ -67,8 +67,8 @@ def _reliability(top, under, table: dict, error: float, null_mean: float, null_q
         f"{head}ECE {error:.4f}   (calibrated model: {null_mean:.4f}, 95 % below {null_q95:.4f})   n = {n:,}",
         fontsize=9.5, color=_GREY,
     )  # fmt: skip
-    under.bar(left, table["count"][held], width, align="edge", color=_GREY, edgecolor="white")
-    mean_confidence, mean_acc = ((values * table["count"][held]).sum() / n for values in (confidence, acc))
+    under.bar(left, table["count"][filled], width, align="edge", color=_GREY, edgecolor="white")
+    mean_confidence, mean_acc = ((values * table["count"][filled]).sum() / n for values in (confidence, acc))
     under.axvline(mean_confidence, color=_RED, linewidth=1.4, label=f"mean confidence {mean_confidence:.3f}")
     under.axvline(mean_acc, color=_BLUE, linewidth=1.4, linestyle="--", label=f"accuracy {mean_acc:.3f}")
     under.set(xlabel="confidence", ylabel="rows")

@@ -12,14 +12,14 @@ UNIFORM = tuple([1.0 / NUM_CLASSES] * NUM_CLASSES)
 
 def checked_prior(prior: Sequence[float]) -> np.ndarray:
     """float64 [7] of shares that sum to 1 and are above 0; DataError for anything else."""
-    found = np.asarray(prior, np.float64)
-    if found.shape != (NUM_CLASSES,) or not np.isfinite(found).all() or (found <= 0).any():
+    shares = np.asarray(prior, np.float64)
+    if shares.shape != (NUM_CLASSES,) or not np.isfinite(shares).all() or (shares <= 0).any():
         raise DataError(
             f"a target prior is {NUM_CLASSES} shares above 0, in the order {', '.join(EMOTIONS)}; got {list(prior)}"
         )
-    if abs(found.sum() - 1.0) > 1e-6:
-        raise DataError(f"a target prior sums to 1, and {[float(x) for x in found]} sums to {found.sum():.6g}")
-    return found
+    if abs(shares.sum() - 1.0) > 1e-6:
+        raise DataError(f"a target prior sums to 1, and {[float(x) for x in shares]} sums to {shares.sum():.6g}")
+    return shares
 
 
 def prior_correction(train: Sequence[float], target: Sequence[float]) -> np.ndarray:
@@ -30,7 +30,7 @@ def prior_correction(train: Sequence[float], target: Sequence[float]) -> np.ndar
     saw stays as the model has it.  Raises DataError when ``target`` is no prior.
     """
     train = np.asarray(train, np.float64)
-    known = train > 0
+    in_training = train > 0
     correction = np.zeros(NUM_CLASSES)
-    correction[known] = np.log(checked_prior(target)[known] / train[known])
+    correction[in_training] = np.log(checked_prior(target)[in_training] / train[in_training])
     return correction

@@ -59,12 +59,12 @@ def _one_source(source: str, root: str, param: list[str] | None) -> list:
 
     if not root:
         raise ParamsError(f"--source {source} needs --root: the folder of its raw data, or embedded for drawn faces")
-    given = {"source": source, "root": root} | values_of(param)
+    values = {"source": source, "root": root} | values_of(param)
     for name in PATHS:
-        value = given.get(name)
+        value = values.get(name)
         if isinstance(value, str) and value and not (name == "root" and value == "embedded"):
-            given[name] = str(Path(value).expanduser().absolute())
-    return validate(ImportParams, {"sources": [given]}, "import").sources
+            values[name] = str(Path(value).expanduser().absolute())
+    return validate(ImportParams, {"sources": [values]}, "import").sources
 
 
 def _sources_of(params: Path) -> list:
@@ -216,21 +216,21 @@ def audit(manifest: MANIFEST, out: OUT, param: PARAM = None) -> None:
         raise ParamsError("manifest and output_dir are the command's own: fer data audit MANIFEST -o OUT")
     rows, cache = read_rows(manifest), paths.mlruns() / "cache"
     with counting("comparing images") as progress:
-        found = audit_manifest(params, rows, out, progress, cache)
-    figures = {"matrices": pages.matrices(found)}
-    figures |= {name: pages.group_sheet(found, name, params.shown) for name in pages.sheet_names(found) if params.shown}
-    show(*audit_tables(found.summary))
-    typer.echo(f"{params.remove}: {found.summary['rule']}")
+        audit = audit_manifest(params, rows, out, progress, cache)
+    figures = {"matrices": pages.matrices(audit)}
+    figures |= {name: pages.group_sheet(audit, name, params.shown) for name in pages.sheet_names(audit) if params.shown}
+    show(*audit_tables(audit.summary))
+    typer.echo(f"{params.remove}: {audit.summary['rule']}")
     if params.noise:
         with counting("training") as progress:
             doubted = label_noise.audit_labels(
-                found.clean, params.noise_nets, out, cache, seed=params.seed, progress=progress
+                audit.clean, params.noise_nets, out, cache, seed=params.seed, progress=progress
             )
         figures["noise_matrix"] = label_noise.noise_matrix_figure(doubted)
         figures["label_noise"] = label_noise.noise_sheet(doubted, params.noise_nets.shown)
         typer.echo(f"{doubted.summary['flagged']:,} labels look wrong: {out / 'label_noise.csv'}")
     save_figures(figures, out)
-    written(found.clean, out)
+    written(audit.clean, out)
 
 
 @data.command()

@@ -33,13 +33,13 @@ def counting(what: str) -> Iterator[Callable[..., None]]:
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
                TimeElapsedColumn())  # fmt: skip
-    told = time.monotonic()
+    last_line = time.monotonic()
 
     def tell(done: int, total: int | None = None) -> None:
-        nonlocal told
+        nonlocal last_line
         progress.update(task, completed=done, total=total)
-        if not console.is_terminal and time.monotonic() - told >= EVERY:
-            told = time.monotonic()
+        if not console.is_terminal and time.monotonic() - last_line >= EVERY:
+            last_line = time.monotonic()
             console.print(f"{what}: {done:,}" + (f" of {total:,}" if total else ""), highlight=False)
 
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -106,11 +106,11 @@ def audit_tables(summary: dict) -> tuple[Table, Table]:
     """Groups of duplicates with warnings, and the evaluated rows that are also in train."""
     groups = _table("Groups of equal images", ("",), ("identical", "identical or nearly"))
     if summary["largest_group"] is not None:
-        said = [
+        captions = [
             f"The largest is group {summary['largest_group']}.",
             *(f"Warning: {text}." for text in summary["warnings"]),
         ]
-        groups.caption, groups.caption_justify = Text("\n".join(said)), "left"
+        groups.caption, groups.caption_justify = Text("\n".join(captions)), "left"
     for name, n in summary["exact"].items():
         groups.add_row(name.replace("_", " "), f"{n:,}", f"{summary['with_near'][name]:,}")
     leaks = _table("Leaks", ("split", "by source"), ("rows that are also in train", "left"))

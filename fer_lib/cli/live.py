@@ -65,20 +65,20 @@ def live(
 
     if headless and web:
         raise ParamsError("--headless and --web: give one of them")
-    given = dict(
+    options = dict(
         source=source or ("browser" if web else "0"), model=model, detector=detector, detector_model=detector_model,
         output=output, detect_scale=detect_scale, detect_every=detect_every, record=record, temperature=temperature,
         logit_bias=logit_bias, abstention=_shares(abstain), smoothing=_smoothing(smoothing), threads=threads,
         paced=paced or not headless,
     )  # fmt: skip
-    p, folder = parameters(**given)
+    p, folder = parameters(**options)
     # By then all is written and told: a late second Ctrl+C must not turn a session that ended well into a killed one.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     if web:
         from fer_lib.cli.live_page import serve
 
         _say_model(p.model)
-        _say(serve(p, folder, port, open_browser), folder)
+        _print_result(serve(p, folder, port, open_browser), folder)
         return
     if p.source == "browser":
         raise ParamsError("--source browser is the camera of the page: add --web")
@@ -87,7 +87,7 @@ def live(
 
         check_window()
     _say_model(p.model)
-    _say(_session(p, folder, headless), folder)
+    _print_result(_session(p, folder, headless), folder)
 
 
 def _say_model(uri: str) -> None:
@@ -96,13 +96,13 @@ def _say_model(uri: str) -> None:
     typer.echo(f"model: {describe(uri)}", err=True)
 
 
-def parameters(**given: Any):
+def parameters(**options: Any):
     """LiveParams and the session's folder; ParamsError for a value that is out of range."""
     from fer_lib.params import LiveParams
     from fer_lib.params.strict import validate
     from fer_lib.tracking.registry import default_uri
 
-    values = {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if v is not None}
+    values = {k: str(v) if isinstance(v, Path) else v for k, v in options.items() if v is not None}
     values["model"] = values.get("model") or default_uri()
     p = validate(LiveParams, values, "live")
     return p, Path(p.output) if p.output else _new_folder()
@@ -150,7 +150,7 @@ def _show(session, title: str) -> None:
         raise
 
 
-def _say(summary: dict[str, Any], folder: Path) -> None:
+def _print_result(summary: dict[str, Any], folder: Path) -> None:
     from fer_lib.live.session_writer import NORMAL_END
 
     latency = summary["latency_ms"] or {}

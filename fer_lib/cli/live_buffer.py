@@ -27,7 +27,7 @@ def buffer(
     folder = out or session / "buffer"
     manifest = write_buffer(session, folder, p, _progress())
     report = read_report(folder)
-    _say(report, p.positive)
+    _print_result(report, p.positive)
     print(f"{len(manifest):,} rows in {folder} (sha256 {manifest.sha256[:12]})")
     print(f"to learn from them: notebook 11_adapt with buffers: [{folder}]")
 
@@ -45,7 +45,7 @@ def _progress():
     return tell
 
 
-def _say(report: dict[str, Any], positive: float) -> None:
+def _print_result(report: dict[str, Any], positive: float) -> None:
     from rich.console import Console
     from rich.table import Table
 

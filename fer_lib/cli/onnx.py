@@ -34,7 +34,7 @@ def onnx(
         path = out or Path(f"{bundle.name}.onnx")
         _check_writable(path, force)
         report = export_verified(bundle, path, opset)
-        _say(bundle, path, report)
+        _print_result(bundle, path, report)
 
 
 def open_model(model: str, work: Path) -> Bundle:
@@ -80,7 +80,7 @@ def _check_writable(path: Path, force: bool) -> None:
         tempfile.TemporaryFile(dir=path.parent).close()
 
 
-def _say(bundle: Bundle, path: Path, report: dict) -> None:
+def _print_result(bundle: Bundle, path: Path, report: dict) -> None:
     from fer_lib.deploy.latency import benchmark
 
     typer.echo(f"{path}  {path.stat().st_size:,} bytes, opset {report['opset']}, weights {bundle.weights_sha256[:12]}")

@@ -11,7 +11,7 @@ import typer
 
 from fer_lib.cli.options import ModelOption
 
-PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 
 
 def predict(
@@ -47,7 +47,7 @@ def predict(
         with explained(annotated):
             annotated.mkdir(parents=True, exist_ok=True)
     results = []
-    for path, error in list_pictures(paths, recursive):
+    for path, error in list_images(paths, recursive):
         result: dict[str, Any] = {"path": str(path), "faces": [], "error": error}
         if error is None:
             try:
@@ -87,18 +87,18 @@ def _prior(text: str) -> list[float] | None:
         raise ParamsError(f"--prior {text}: {error}; write uniform, or 7 shares with commas that sum to 1") from error
 
 
-def list_pictures(paths: list[Path], recursive: bool) -> list[tuple[Path, str | None]]:
+def list_images(paths: list[Path], recursive: bool) -> list[tuple[Path, str | None]]:
     """(path, None) for each image named or found, in order; (path, reason) for what can't be used."""
-    found: list[tuple[Path, str | None]] = []
+    entries: list[tuple[Path, str | None]] = []
     for path in paths:
         if path.is_dir():
             inside = sorted(path.rglob("*") if recursive else path.iterdir())
-            pictures = [(p, None) for p in inside if p.suffix.lower() in PICTURES and p.is_file()]
+            images = [(p, None) for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
             hint = "" if recursive else " (--recursive also looks into its folders)"
-            found += pictures or [(path, f"{path}: no image in this folder{hint}")]
+            entries += images or [(path, f"{path}: no image in this folder{hint}")]
         else:
-            found.append((path, None if path.is_file() else f"{path}: there is no such file; check the path"))
-    return found
+            entries.append((path, None if path.is_file() else f"{path}: there is no such file; check the path"))
+    return entries
 
 
 def write_csv(file: Path, results: list[dict[str, Any]]) -> None:

@@ -33,8 +33,8 @@ def runs(
     table = Table("run", "kind", "status", "started", "minutes", "id")
     table.columns[0].overflow = "fold"
     table.columns[3].no_wrap = True
-    known = {run.info.run_id for run in newest}
-    roots = [run for run in newest if run.data.tags.get("mlflow.parentRunId") not in known]
+    listed = {run.info.run_id for run in newest}
+    roots = [run for run in newest if run.data.tags.get("mlflow.parentRunId") not in listed]
     waiting = [(run, "") for run in reversed(roots[:last])]
     while waiting:
         run, indent = waiting.pop()

@@ -31,13 +31,13 @@ def score(
         figure = plots.timeline(frames, truth, frames.pred, segments(truth, frames.time_sec), title)
         figure.savefig(folder / "timeline.png")
         plots.per_class(result, f"{session.name}: F1 by class").savefig(folder / "per_class.png")
-    _say(result)
+    _print_result(result)
     if study:
         _study(session, result, folder)
     print(f"written: {folder}")
 
 
-def _say(result: dict[str, Any]) -> None:
+def _print_result(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -48,8 +48,8 @@ def _say(result: dict[str, Any]) -> None:
     table = Table(title=f"Protocol-Lite, {result['n_used']:,} of {result['n_expected']:,} labelled frames")
     for name in ("", *KINDS):
         table.add_column(name, justify="left" if not name else "right")
-    for said, key in MEASURES.items():
-        table.add_row(said, *(f"{result[kind][key]:.{1 if 'flips' in key else 3}f}" for kind in KINDS))
+    for title, key in MEASURES.items():
+        table.add_row(title, *(f"{result[kind][key]:.{1 if 'flips' in key else 3}f}" for kind in KINDS))
     table.add_section()
     for name in EMOTIONS:
         if n := result["raw"]["support"][name]:

@@ -13,5 +13,5 @@ def reason(error: BaseException) -> str:
     whichever thread's error was raised last.  Errors that are not OpenCV's give their text, else their class's name.
     """
     text = str(error)
-    found = _REASON.search(text)
-    return " ".join((found["reason"] if found else text).split())[:LONGEST] or type(error).__name__
+    match = _REASON.search(text)
+    return " ".join((match["reason"] if match else text).split())[:LONGEST] or type(error).__name__

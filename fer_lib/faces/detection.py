@@ -72,7 +72,7 @@ def largest_first(faces: list[Face], image: np.ndarray) -> list[Face]:
     return sorted(filter(is_on, faces), key=lambda face: face.area, reverse=True)
 
 
-def mistaken(data: bytes) -> str:
+def find_mistake(data: bytes) -> str:
     """Names a common mistake in a model's file (an LFS pointer, an HTML page); blank otherwise."""
     head = data[:200].lstrip().lower()
     if head.startswith(b"version https://git-lfs"):

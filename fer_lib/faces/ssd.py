@@ -13,7 +13,7 @@ import numpy as np
 
 from fer_lib.errors import FerError
 from fer_lib.faces.cv_errors import reason
-from fer_lib.faces.detection import Face, checked, largest_first, mistaken
+from fer_lib.faces.detection import Face, checked, find_mistake, largest_first
 
 SSD_FILE = "res10_300x300_ssd_iter_140000_fp16.caffemodel"
 SSD_URL = f"https://github.com/opencv/opencv_3rdparty/raw/dnn_samples_face_detector_20180205_fp16/{SSD_FILE}"
@@ -83,11 +83,11 @@ def prototxt_of(weights: Path) -> Path:
     """The net's file beside its weights: the one of the same name, else the only one in the folder; FerError else."""
     if (same := weights.with_suffix(".prototxt")).is_file():
         return same
-    found = sorted(weights.parent.glob("*.prototxt"))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(file.name for file in found)
+    candidates = sorted(weights.parent.glob("*.prototxt"))
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        names = ", ".join(file.name for file in candidates)
         raise FerError(f"beside {weights} lie {names}: name the one that belongs to it {same.name}")
     raise FerError(f"beside {weights} there is no *.prototxt, the net that its weights fill: put {PROTOTXT_URL} there")
 
@@ -100,7 +100,7 @@ def _read(file: Path, url: str) -> bytes:
             f"the SSD detector's file {file} cannot be read ({error.strerror or error}): check the path; it comes from "
             f"{url}"
         ) from error
-    found = mistaken(data) or ("" if data else "an empty file")
-    if found:
-        raise FerError(f"{file} is {found}; it comes from {url}")
+    mistake = find_mistake(data) or ("" if data else "an empty file")
+    if mistake:
+        raise FerError(f"{file} is {mistake}; it comes from {url}")
     return data

@@ -14,7 +14,7 @@ import numpy as np
 
 from fer_lib.errors import FerError
 from fer_lib.faces.align import eyes_level, transform_points
-from fer_lib.faces.detection import Face, fitted, largest_first, mistaken
+from fer_lib.faces.detection import Face, find_mistake, fitted, largest_first
 from fer_lib.onnx_session import open_session
 
 YUNET_FILE = "face_detection_yunet_2023mar.onnx"
@@ -27,7 +27,7 @@ YUNET_URLS = (
 DOWNLOAD_SECONDS = 10  # a place is given up after so long without an answer
 STRIDES = (8, 16, 32)  # pixels a cell of the net's three grids
 KINDS = ("cls", "obj", "bbox", "kps")  # its outputs, each for every grid: cls_8, cls_16, ...
-KEPT = 5000  # boxes that the suppression of overlaps begins with
+MAX_BOXES = 5000  # boxes that the suppression of overlaps begins with
 
 
 class YuNet:
@@ -82,8 +82,8 @@ class YuNet:
         if len(rows) < 2:
             return rows
         # whole pixels, as OpenCV does, so that the same boxes are kept
-        kept = cv2.dnn.NMSBoxes(np.trunc(rows[:, :4]).tolist(), rows[:, 14].tolist(), 0.0, self.nms, top_k=KEPT)
-        return rows[np.asarray(kept, np.intp).ravel()]
+        indices = cv2.dnn.NMSBoxes(np.trunc(rows[:, :4]).tolist(), rows[:, 14].tolist(), 0.0, self.nms, top_k=MAX_BOXES)
+        return rows[np.asarray(indices, np.intp).ravel()]
 
     def _look_closer(self, image: np.ndarray, points: np.ndarray, longer: float) -> np.ndarray:
         """The points [5, 2] of one face of so many pixels, found again in an enlarged and levelled view of it."""
@@ -94,11 +94,11 @@ class YuNet:
             zoom = self.VIEW / len(view)
             method = cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC
             rows = self._run(cv2.resize(view, (self.VIEW, self.VIEW), interpolation=method))
-            seen = rows[:, 4:14].reshape(-1, 5, 2)
-            off = np.linalg.norm(seen.mean(axis=1) - self.VIEW / 2, axis=1)
+            candidates = rows[:, 4:14].reshape(-1, 5, 2)
+            off = np.linalg.norm(candidates.mean(axis=1) - self.VIEW / 2, axis=1)
             if not len(off) or off.min() > self.VIEW / 4:
                 break  # not seen again: what is known so far stands
-            in_view = (seen[off.argmin()] + 0.5) / zoom - 0.5
+            in_view = (candidates[off.argmin()] + 0.5) / zoom - 0.5
             points = transform_points(in_view, cv2.invertAffineTransform(turn))
         return points
 
@@ -155,8 +155,8 @@ def verify(model: bytes, name: str) -> None:
     if digest == YUNET_SHA256:
         return
     other = f"another file ({len(model):,} bytes, SHA-256 {digest[:12]}...): {YUNET_SHA256[:12]}... is expected"
-    found = mistaken(model) or other
-    raise FerError(f"{name} is {found}; {YUNET_FILE} comes from {YUNET_URLS[0]}")
+    mistake = find_mistake(model) or other
+    raise FerError(f"{name} is {mistake}; {YUNET_FILE} comes from {YUNET_URLS[0]}")
 
 
 def download() -> bytes:

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fer_lib.cli.models import models
-from fer_lib.cli.predict import list_pictures, predict
+from fer_lib.cli.predict import list_images, predict
 from fer_lib.deploy import packaged
 from fer_lib.deploy.predict import Predictor
 from fer_lib.emotions import EMOTIONS
@@ -135,9 +135,9 @@ def test_the_packaged_model_is_the_default_without_a_registry(folder, onnx_bundl
 
 
 def test_listing(folder, tmp_path):
-    assert [p.name for p, _ in list_pictures([folder], recursive=False)] == ["=b.jpg", "a.png"]
+    assert [p.name for p, _ in list_images([folder], recursive=False)] == ["=b.jpg", "a.png"]
     (tmp_path / "empty").mkdir()
-    ((path, error),) = list_pictures([tmp_path / "empty"], recursive=False)
+    ((path, error),) = list_images([tmp_path / "empty"], recursive=False)
     assert path.name == "empty" and "no image in this folder" in error and "--recursive" in error
 
 
