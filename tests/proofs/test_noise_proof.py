@@ -11,9 +11,9 @@ def benchmark(measurement):
     return measurement("label_noise")
 
 
-@pytest.mark.parametrize("shape, seed, least", [("symmetric", 7, 0.90), ("confusions", 2024, 0.80)])
+@pytest.mark.parametrize("shape, seed, least", [("symmetric", 11, 0.90), ("confusions", 12, 0.80)])
 def test_wrong_labels_are_ranked_first(benchmark, shape, seed, least, tmp_path, record_property):
-    assert seed != benchmark.TUNED and least == benchmark.GOAL[shape]
+    assert seed not in benchmark.TUNED and least == benchmark.GOAL[shape]
     line, report = benchmark.measure(shape, 12_000, seed, 2, tmp_path, tmp_path / "cache")
     print(line)
     for name, value in line.items():
