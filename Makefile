@@ -35,11 +35,11 @@ lint: setup  ## ruff, and the layers of the library (import-linter)
 	"$(BIN)/python" -m ruff check
 	"$(BIN)/lint-imports" --no-cache
 
-# one pin per package for every platform and Python; kept where it still fits. torch pins its own CUDA libraries, and no
-# find-links or extra index is used: a local build such as +cpu would not be found elsewhere
 size: setup  ## lines of each room of the library beside its limit
 	@"$(BIN)/python" docs/architecture.py --size
 
+# one pin per package for every platform and Python; kept where it still fits. torch pins its own CUDA libraries, and no
+# find-links or extra index is used: a local build such as +cpu would not be found elsewhere
 lock:  ## write requirements.lock and environment.yml for pyproject.toml (ARGS=--upgrade: newest versions)
 	UV_FIND_LINKS= UV_EXTRA_INDEX_URL= UV_INDEX= "$(BIN)/python" -m uv pip compile --quiet pyproject.toml \
 	    --extra test --extra weights --universal --python-version 3.11 --fork-strategy fewest --no-annotate \
