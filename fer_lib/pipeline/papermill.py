@@ -42,9 +42,7 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path,
     for old in (output, html_path(output)):  # files of an earlier run
         old.unlink(missing_ok=True)
     quiet = ["--log-level=50"]  # ipykernel logs the interrupt of an idle kernel as an error
-    no_bars = "ignore:IProgress not found"  # a warning of tqdm about widgets
-    warnings = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), no_bars]))
-    with _environment(environment | {"PYTHONWARNINGS": warnings}), _this_python():
+    with _environment(environment), _this_python():
         try:
             papermill.execute_notebook(
                 str(notebook), str(output), parameters=parameters, kernel_name="python3", cwd=str(cwd),

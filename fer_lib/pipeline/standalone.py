@@ -12,7 +12,7 @@ from fer_lib.pipeline.runfile import input_fields
 from fer_lib.storage.json_files import read_json
 from fer_lib.storage.paths import external, home, is_uri
 from fer_lib.tracking.phase_run import PhaseRun, inherited_run
-from fer_lib.tracking.records import enable_png_figures
+from fer_lib.tracking.records import set_up_notebook
 
 
 def prepare_standalone(params, kind: str, name: str | None = None) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def phase_run(params, kind: str, name: str | None = None) -> PhaseRun:
 
     Without a pipeline, blank inputs are the newest finished phases of the store (:func:`standalone_inputs`).
     """
-    enable_png_figures()
+    set_up_notebook()
     run_id = inherited_run()
     plan = prepare_standalone(params, kind, name) if run_id is None else read_plan(params)
     return PhaseRun(params, plan, run_id)

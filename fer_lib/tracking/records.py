@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import sys
@@ -57,15 +58,24 @@ def write_plan(plan: dict[str, Any], base: Path) -> Path:
     return write_json(Path(plan["output_dir"]) / "phase.json", record | {"inputs": inputs})
 
 
-def enable_png_figures() -> None:
-    """Show matplotlib figures as PNG in a notebook; without pyplot, IPython prints only their repr."""
+def set_up_notebook() -> None:
+    """In a notebook, show matplotlib figures as PNG and warnings that ``fer_lib`` logs as plain output.
+
+    Without pyplot, IPython prints only a figure's repr.  Jupyter paints stderr red, as if the cell had failed.
+    """
     if "IPython" not in sys.modules:
         return
     from IPython import get_ipython
     from IPython.core.pylabtools import select_figure_formats
 
-    if (shell := get_ipython()) is not None:
-        select_figure_formats(shell, {"png"})
+    if (shell := get_ipython()) is None:
+        return
+    select_figure_formats(shell, {"png"})
+    if not (log := logging.getLogger("fer_lib")).handlers:
+        plain = logging.StreamHandler(sys.stdout)
+        plain.setFormatter(logging.Formatter("Warning: %(message)s"))
+        plain.setLevel(logging.WARNING)
+        log.addHandler(plain)
 
 
 def progress_line(folder: Path, what: str) -> Callable[..., None]:

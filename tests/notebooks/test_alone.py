@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from road import TINY, command
+from road import TINY, command, red_boxes
 
 from fer_lib.pipeline import folders
 
@@ -25,6 +25,7 @@ def test_plain_papermill_with_a_parameter_file(walked, tmp_path):
     assert run.data.params["seed"] == "11" and "best/macro_f1" in run.data.metrics
     ids = walked.json(run, "outputs.json")["ids"]
     assert ids["weights_sha256"] in output.read_text(), "the ids are printed for the next phase"
+    assert red_boxes(json.loads(output.read_text())["cells"]) == []
 
 
 def test_with_its_defaults_from_the_notebooks_folder(walked):
@@ -42,3 +43,4 @@ def test_with_its_defaults_from_the_notebooks_folder(walked):
     assert record["params"]["seed"] == 1337 and "seed: 7" in TINY
     labels = json.loads((walked.home / "defaults.ipynb").read_text())
     assert "soft labels" in json.dumps(labels["cells"][-1]["outputs"])
+    assert red_boxes(labels["cells"]) == []

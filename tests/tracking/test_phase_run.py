@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -304,3 +306,13 @@ def test_progress_is_written_at_most_once_per_second_and_at_the_end(tmp_path, mo
     assert texts == ["1 rows imported", "1 rows imported", "1,500 rows imported", "1,500 rows imported"]
     write(1700, 1700)
     assert json.loads((tmp_path / "progress.json").read_text())["text"] == "1,700 of 1,700 rows imported"
+
+
+def test_a_notebook_shows_a_logged_warning_once_and_as_plain_output():
+    code = (
+        "import logging; from fer_lib.tracking.records import set_up_notebook; set_up_notebook(); set_up_notebook();"
+        "log = logging.getLogger('fer_lib.faces'); log.info('unseen'); log.warning('weak')"
+    )
+    done = subprocess.run([sys.executable, "-m", "IPython", "-c", code], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout.splitlines()[-1:], done.stderr) == (0, ["Warning: weak"], "")
+    assert done.stdout.count("weak") == 1 and "unseen" not in done.stdout
