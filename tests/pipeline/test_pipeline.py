@@ -75,7 +75,7 @@ def test_a_run_has_one_child_run_per_phase(toy_home, first):
     record = folders.read_record(folder)
     assert record["run_id"] == teacher.info.run_id and Path(record["inputs"]["manifest"]).is_dir()
     assert not Path(json.loads((folder / "done.json").read_text())["inputs"]["manifest"]).is_absolute()
-    assert json_files.read_outputs(record["inputs"]["manifest"])["manifest"] == "manifest.txt"
+    assert json_files.read_outputs(record["inputs"]["manifest"])["bundle"] == "manifest.txt"
 
 
 def test_a_second_run_reuses_every_phase(toy_home, first, capsys):
