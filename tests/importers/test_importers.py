@@ -515,11 +515,11 @@ def test_two_sources_with_the_same_name_are_refused(tree, tmp_path):
 
 def test_embedded_faces_import_like_any_raw_dataset(tmp_path, monkeypatch):
     monkeypatch.setenv("FER_HOME", str(tmp_path / "home"))
-    specs = [SourceSpec(source=source, faces=140) for source in ("fer2013", "ferplus", "tree")]
-    report = import_all(specs, tmp_path / "out")
-    totals = [sum(sum(n.values()) for n in r["splits"].values()) for r in report["reports"]]
-    left_out = sum(sum(n.values()) for n in report["reports"][1]["excluded"].values())
-    assert totals[0] == totals[2] == 140 and totals[1] + left_out == 140 and left_out > 0
+    specs = [SourceSpec(source=source, faces=140) for source in ("fer2013", "expw_hq", "tree")]
+    reports = {r["dataset"]: r for r in import_all(specs, tmp_path / "out")["reports"]}
+    totals = {name: sum(sum(n.values()) for n in r["splits"].values()) for name, r in reports.items()}
+    left_out = sum(sum(n.values()) for n in reports["expw_hq"]["excluded"].values())
+    assert totals == {"fer2013": 140, "tree": 140, "expw_hq": 140 - left_out} and left_out > 0
 
 
 # ---------------------------------------------------------------- real, small
