@@ -13,18 +13,11 @@ from pathlib import Path
 
 import yaml
 
-from fer_lib.datasets.manifest import BOX, SPLITS, content_id
+from fer_lib.datasets.manifest import SPLITS, content_id
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES, class_id
 from fer_lib.errors import DataError
-from fer_lib.importers.builder import BadRecord, Box, ImportBuilder, Source
-from fer_lib.importers.image_files import (
-    entries,
-    exclude_below,
-    exclude_loose,
-    files_below,
-    images_in,
-    require_folder,
-)
+from fer_lib.importers.builder import BadRecord, ImportBuilder, Source
+from fer_lib.importers.image_files import entries, exclude_below, exclude_images, files_below, images_in, require_folder
 from fer_lib.importers.text_files import lines_of, numbers, whole_number, word_lines
 from fer_lib.importers.tree import SPLIT_NAMES
 from fer_lib.params.strict import parse
@@ -42,8 +35,7 @@ def read(builder: ImportBuilder) -> None:
         kept = []
         for where, (number, *sides) in lines:
             with builder.record(where):
-                if (index := whole_number(number, range(len(names)))) is None:
-                    raise BadRecord("class id out of range", f"{number!r} is not 0..{len(names) - 1}")
+                index = whole_number(number, range(len(names)), "class id out of range")
                 if labels[index] is None:
                     builder.exclude(split, names[index])
                     continue
@@ -103,7 +95,7 @@ def class_names(path: Path) -> list[str]:
 def labelled_images(home: Path, builder: ImportBuilder) -> Iterator[tuple[str, Path, Path]]:
     """(split, image, label file); an image or a label file without its counterpart is a bad record."""
     tops, files = entries(home)
-    exclude_loose([path for path in files if path.name != "data.yaml"], "all", f"loose in {home.name}", builder)
+    exclude_images([path for path in files if path.name != "data.yaml"], "all", f"loose in {home.name}", builder)
     for top in tops:
         split = SPLIT_NAMES.get(top.name.lower())
         if split is None or not (top / "images").is_dir():
@@ -113,7 +105,7 @@ def labelled_images(home: Path, builder: ImportBuilder) -> Iterator[tuple[str, P
         for folder in folders:
             if folder.name not in ("images", "labels"):
                 exclude_below(folder, split, builder, "neither images nor labels")
-        exclude_loose(files, split, "beside images/", builder)
+        exclude_images(files, split, "beside images/", builder)
         files = entries(top / "labels")[1] if (top / "labels").is_dir() else []
         label_files = {path.stem: path for path in files if is_label_file(path)}
         builder.ignored_files += len(files) - len(label_files)
@@ -142,24 +134,15 @@ def count_lines(home: Path) -> int:
 
 
 def add_face(image: Path, relative: str, split: str, label: int, sides: list[str], builder: ImportBuilder) -> None:
-    if (shares := numbers(sides)) is None:
-        raise BadRecord("wrong box", f"{' '.join(sides)!r} are not four numbers")
-    size = builder.photo_size(image)
-    box = box_in_pixels(shares, size)
-    builder.check_box(box, size)
-    if box == (0, 0, *size):
-        builder.add_file(image, relative, record=relative, split=split, label=label)
-        return
-    record = f"{relative}#" + ",".join(f"{side:g}" for side in box)  # the same in whatever order the lines are
-    columns = dict(zip(BOX, box, strict=True)) | {"orig_image": relative}
-    builder.add_file(image, relative, record=record, split=split, label=label, **columns)
-
-
-def box_in_pixels(shares: list[float], size: tuple[int, int]) -> Box:
-    """Centre x, y, width and height as shares of the image -> top, left, bottom, right in whole pixels."""
-    (x, y, w, h), (height, width) = shares, size
+    """Add a row; ``sides``: centre x, y, width and height of its box as shares of the image."""
+    (x, y, w, h), (height, width) = numbers(sides, "wrong box"), builder.photo_size(image)
     edges = ((y - h / 2) * height, (x - w / 2) * width, (y + h / 2) * height, (x + w / 2) * width)
-    return tuple(float(round(edge)) for edge in edges)
+    box = tuple(round(edge) for edge in edges)
+    if box == (0, 0, height, width):
+        builder.add_file(image, relative, record=relative, split=split, label=label)
+    else:
+        record = f"{relative}#" + ",".join(f"{side:g}" for side in box)  # the same in whatever order the lines are
+        builder.add_file(image, relative, box=box, record=record, split=split, label=label, orig_image=relative)
 
 
 DECLARATIONS = {"affectnet_yolo_format": Source(read)}

@@ -139,14 +139,16 @@ class ImportBuilder:
             raise BadRecord("box far larger than the photo", text)
         self.boxes_outside += top < 0 or left < 0 or bottom > height or right > width
 
-    def add_file(self, path: Path, relative: str, **columns: Any) -> None:
+    def add_file(self, path: Path, relative: str, *, box: Box | None = None, **columns: Any) -> None:
         """Add a row of an image file, which is linked or copied to ``images/<relative>``.
 
         ``columns``: those of :meth:`add_bytes`.  A photo with several faces is added once per face, with the same
-        ``relative``; the box columns enter the content id.  Raises BadRecord.
+        ``relative`` and its ``box``, which is checked and enters the content id.  Raises BadRecord.
         """
         data = self.image_bytes(path)
-        box = [columns[side] for side in BOX] if BOX[0] in columns else None
+        if box is not None:
+            self.check_box(box, self.photo_size(path))
+            columns |= zip(BOX, map(float, box), strict=True)
         self.add_bytes(data, relative, content_id(data, box), origin=path, **columns)
 
     def add_bytes(

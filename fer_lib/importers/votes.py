@@ -12,7 +12,7 @@ from fer_lib.datasets.manifest import safe_path
 from fer_lib.emotions import NUM_CLASSES, class_id
 from fer_lib.errors import DataError
 from fer_lib.importers.builder import BadRecord, ImportBuilder
-from fer_lib.importers.text_files import csv_header, csv_rows, whole_number
+from fer_lib.importers.text_files import csv_rows, whole_number
 from fer_lib.storage.paths import external
 
 USAGE = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
@@ -106,9 +106,7 @@ def read_votes(path: Path, builder: ImportBuilder) -> Votes:
         with builder.record(where):
             if fields is not None:
                 row_votes = vote_counts([fields[name] for name in VOTE_COLUMNS])
-                if fields["Usage"] not in USAGE:
-                    raise BadRecord("unknown Usage", f"{fields['Usage']!r} (use {', '.join(USAGE)})")
-                usage, votes = fields["Usage"], row_votes
+                usage, votes = known_usage(fields["Usage"]), row_votes
         usages.append(usage)
         names.append(fields["Image name"] if fields else "")
         counts.append(votes)
@@ -116,12 +114,16 @@ def read_votes(path: Path, builder: ImportBuilder) -> Votes:
     return Votes(path, usages, names, np.array(counts, np.int64).reshape(-1, len(VOTE_COLUMNS)), places)
 
 
+def known_usage(text: str) -> str:
+    """``text``; BadRecord unless it is one of FER2013's usages."""
+    if text not in USAGE:
+        raise BadRecord("unknown Usage", f"{text!r} (use {', '.join(USAGE)})")
+    return text
+
+
 def vote_counts(texts: list[str]) -> list[int]:
     """Ten counts; BadRecord for anything but whole numbers from 0 to 1000."""
-    counts = [whole_number(text.strip(), range(1001)) for text in texts]
-    if None in counts:
-        raise BadRecord("votes are no counts", ",".join(texts))
-    return counts
+    return [whole_number(text.strip(), range(1001), "votes are no counts") for text in texts]
 
 
 def read_image_map(votes: Votes, builder: ImportBuilder) -> dict[int, str]:
@@ -132,19 +134,16 @@ def read_image_map(votes: Votes, builder: ImportBuilder) -> dict[int, str]:
     """
     if not builder.spec.image_map:
         raise DataError(f"{builder.name}: votes over an image tree need image_map, the CSV that joins rows and images")
-    path, image_of = external(builder.spec.image_map), {}
-    columns = csv_header(path)
-    if not {"row", "fer2013_jpg"} <= set(columns):
-        raise DataError(f"{path}: its header {columns} lacks row or fer2013_jpg")
-    known = [pair for pair in (("Usage", votes.usage), ("ferplus_image", votes.names)) if pair[0] in columns]
-    for _, where, fields in csv_rows(path, columns, builder):
+    image_of, unmapped = {}, {str(row): row for row in range(len(votes.usage))}
+    known = {"Usage": votes.usage, "ferplus_image": votes.names}
+    for _, where, fields in csv_rows(external(builder.spec.image_map), ("row", "fer2013_jpg"), builder, others=True):
         if fields is None:
             continue
-        row = whole_number(fields["row"], range(len(votes.usage)))
-        if row is None or row in image_of:
+        row = unmapped.pop(fields["row"], None)
+        if row is None:
             raise DataError(f"{where}: row {fields['row'][:80]!r} is no row of {votes.path}, or is mapped twice")
-        for column, values in known:
-            if values[row] and fields[column] != values[row]:
+        for column, values in known.items():
+            if values[row] and fields.get(column, values[row]) != values[row]:
                 raise DataError(f"{where}: {column} {fields[column]!r} but {votes.places[row]} has {values[row]!r}")
         image_of[row] = safe_path(fields["fer2013_jpg"], where)
     return image_of

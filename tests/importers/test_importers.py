@@ -150,7 +150,7 @@ def test_empty_class_unknown_split_missing_and_empty_folders_are_refused(tree, t
 
 def test_images_outside_class_folders_are_reported(tree, tmp_path):
     write_image(tree / "train" / "loose.png", 900)
-    (tree / "train" / "happy" / "deep").mkdir()
+    write_image(tree / "train" / "happy" / "deep" / "a.png", 901)
     warnings = import_source(SourceSpec(source="tree", root=str(tree)), tmp_path / "out").warnings
     assert any("1 images" in w and "train" in w for w in warnings) and any("deep" in w for w in warnings)
 
@@ -196,14 +196,14 @@ def test_fer2013_csv_with_spaced_reordered_header_and_byte_order_mark(tmp_path):
     ("change", "message"),
     [
         (lambda r: [r[0], " ".join(r[1].split()[: 47 * 48]), r[2]], "2256 pixels instead of 2304"),
-        (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " 256", r[2]], "'256' is not a whole number from 0 to 255"),
+        (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " 256", r[2]], "'256' is not a whole number 0..255"),
         (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " -1", r[2]], "'-1' is not"),
         (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " 3.5", r[2]], "'3.5' is not"),
-        (lambda r: [r[0], r[1].replace(" ", "\x1f", 1), r[2]], "'other than a space' is not"),
+        (lambda r: [r[0], r[1].replace(" ", "\x1f", 1), r[2]], "something other than a space is between two pixels"),
         (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " \u0663", r[2]], "is not a whole number"),
         (lambda r: [r[0], r[1], "Testing"], "'Testing'"),
-        (lambda r: ["7", r[1], r[2]], "emotion '7' is not 0..6"),
-        (lambda r: ["", r[1], r[2]], "emotion '' is not 0..6"),
+        (lambda r: ["7", r[1], r[2]], "'7' is not a whole number 0..6"),
+        (lambda r: ["", r[1], r[2]], "'' is not a whole number 0..6"),
         (lambda r: [r[0], r[1]], "2 fields instead of 3"),
     ],
 )
