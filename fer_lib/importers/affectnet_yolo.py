@@ -119,7 +119,6 @@ def labelled_images(home: Path, builder: ImportBuilder) -> Iterator[tuple[str, P
                     raise BadRecord("missing label file", f"{top / 'labels'} has no {image.stem}.txt")
                 yield split, image, label_files[image.stem]
         for stem in sorted(set(label_files) - stems):
-            builder.missing_images += 1
             builder.add_bad("missing image", f"{label_files[stem]} has no image in {top / 'images'}")
 
 

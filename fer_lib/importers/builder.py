@@ -55,6 +55,22 @@ class BadRecord(DataError):
         self.kind, self.reason = kind, reason
 
 
+def leaves_photo(box: Box, size: tuple[int, int]) -> bool:
+    """Whether ``box`` leaves a photo of ``size`` (height, width) on a side; the face contract then repeats its edge.
+
+    BadRecord unless the box covers a part of the photo.
+    """
+    (top, left, bottom, right), (height, width) = box, size
+    text = f"top {top:g}, left {left:g}, bottom {bottom:g}, right {right:g} in a {width} x {height} photo"
+    if bottom <= top or right <= left:
+        raise BadRecord("empty box", text)
+    if bottom <= 0 or right <= 0 or top >= height or left >= width:
+        raise BadRecord("box outside the photo", text)
+    if max(bottom - top, right - left) > MAX_BOX_OVER_PICTURE * max(size):
+        raise BadRecord("box far larger than the photo", text)
+    return top < 0 or left < 0 or bottom > height or right > width
+
+
 @dataclass
 class ImportBuilder:
     """One import while it runs: rows and images, and a count of everything that is left out.
@@ -71,7 +87,6 @@ class ImportBuilder:
     rows: list[dict] = field(default_factory=list)
     excluded: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))
     bad: list[tuple[str, str]] = field(default_factory=list)
-    missing_images: int = 0
     ignored_files: int = 0
     boxes_outside: int = 0
     warnings: list[str] = field(default_factory=list)
@@ -107,7 +122,6 @@ class ImportBuilder:
             try:
                 self._last_image = path, path.read_bytes()
             except FileNotFoundError:
-                self.missing_images += 1
                 raise BadRecord("missing image", str(path)) from None
             except OSError as error:
                 raise BadRecord("unreadable image", f"{path}: {error.strerror}") from error
@@ -125,19 +139,8 @@ class ImportBuilder:
         return (width, height) if sideways else (height, width)
 
     def check_box(self, box: Box, size: tuple[int, int]) -> None:
-        """Raise BadRecord unless ``box`` covers a part of a photo of ``size`` (height, width).
-
-        A box that leaves the photo on a side stays as it is and is counted: the face contract repeats the photo's edge.
-        """
-        (top, left, bottom, right), (height, width) = box, size
-        text = f"top {top:g}, left {left:g}, bottom {bottom:g}, right {right:g} in a {width} x {height} photo"
-        if bottom <= top or right <= left:
-            raise BadRecord("empty box", text)
-        if bottom <= 0 or right <= 0 or top >= height or left >= width:
-            raise BadRecord("box outside the photo", text)
-        if max(bottom - top, right - left) > MAX_BOX_OVER_PICTURE * max(size):
-            raise BadRecord("box far larger than the photo", text)
-        self.boxes_outside += top < 0 or left < 0 or bottom > height or right > width
+        """Raise BadRecord as :func:`leaves_photo` does; a box that leaves the photo is counted."""
+        self.boxes_outside += leaves_photo(box, size)
 
     def add_file(self, path: Path, relative: str, *, box: Box | None = None, **columns: Any) -> None:
         """Add a row of an image file, which is linked or copied to ``images/<relative>``.
@@ -219,6 +222,7 @@ class ImportBuilder:
 
     def report(self, out: Path) -> dict:
         """One entry of ``clean_report.json``'s ``reports``."""
+        kinds = Counter(kind for kind, _ in self.bad)
         return _printable_report(
             {
                 "type": self.layout or self.spec.source,
@@ -227,8 +231,8 @@ class ImportBuilder:
                 "output": str(out),
                 "splits": self._class_counts(),
                 "excluded": {split: dict(sorted(counts.items())) for split, counts in sorted(self.excluded.items())},
-                "missing_images": self.missing_images,
-                "bad_records": dict(sorted(Counter(kind for kind, _ in self.bad).items())),
+                "missing_images": kinds["missing image"],
+                "bad_records": dict(sorted(kinds.items())),
                 "boxes_outside": self.boxes_outside,
                 "ignored_files": self.ignored_files,
                 "notes": list(self.notes),

@@ -41,7 +41,7 @@ def read_csv(path: Path, votes: Votes | None, builder: ImportBuilder) -> None:
     labels = label_votes(votes.counts) if votes else None
     for row, label, pixels, split in pixel_rows(path, votes, builder):
         name = f"row{row:07d}"
-        columns = labels.columns(row) if labels else {}
+        columns = labels.columns[row] if labels else {}
         file = f"{split}/{EMOTIONS[label]}/{name}.png"
         add_pixels(builder, pixels, relative=file, record=name, split=split, label=label, **columns)
 
@@ -121,7 +121,7 @@ def vote_columns(votes: Votes, builder: ImportBuilder) -> dict[str, dict]:
     for row, image in read_image_map(votes, builder).items():
         rows_of[image].append(row)
     labels = label_votes(np.array([votes.counts[rows].sum(0) for rows in rows_of.values()]))
-    return {image: labels.columns(i) for i, image in enumerate(rows_of)}
+    return dict(zip(rows_of, labels.columns, strict=True))
 
 
 DECLARATIONS = {"fer2013": Source(read, ("votes", "image_map"))}

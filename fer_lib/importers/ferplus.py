@@ -95,7 +95,7 @@ def row_columns(votes: Votes, labels: VoteLabels, row: int, suffix: str, builder
         builder.exclude(split, labels.reason[row])
         return None
     columns = {"relative": f"{split}/{EMOTIONS[label]}/{name}{suffix}", "record": name, "split": split, "label": label}
-    return columns | labels.columns(row)
+    return columns | labels.columns[row]
 
 
 def read_native(folder: Path, builder: ImportBuilder) -> None:
@@ -119,7 +119,7 @@ def read_native(folder: Path, builder: ImportBuilder) -> None:
             continue
         with builder.record(where):
             is_whole = box == (0, 0, *builder.photo_size(folder / name))
-            columns = labels.columns(i) | {"split": split, "label": label, "record": f"{folder.name}/{number}/{name}"}
+            columns = labels.columns[i] | {"split": split, "label": label, "record": f"{folder.name}/{number}/{name}"}
             file = f"{split}/{EMOTIONS[label]}/{number}-{name}"
             builder.add_file(folder / name, file, box=None if is_whole else box, **columns)
 

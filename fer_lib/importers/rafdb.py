@@ -20,8 +20,12 @@ LABEL_LIST = "list_patition_label.txt"  # as RAF-DB spells it
 BASIC = ("Surprise", "Fear", "Disgust", "Happy", "Sad", "Angry", "Neutral")  # labels 1..7
 # labels 1..11: happily, sadly, fearfully, angrily ..., disgustedly surprised
 COMPOUND = ("Happy",) * 2 + ("Sad",) * 4 + ("Fear",) * 2 + ("Angry",) * 2 + ("Disgust",)
-_ALIGNED = ("Image/aligned/aligned", "Image/aligned")
-_ORIGINAL = ("Image/original/original", "Image/original")
+_IMAGES = (  # the first that exists is the row's image
+    "Image/aligned/aligned/{stem}_aligned.jpg",
+    "Image/aligned/{stem}_aligned.jpg",
+    "Image/original/original/{name}",
+    "Image/original/{name}",
+)
 _MANUAL = ("Annotation/manual/manual", "Annotation/manual")
 _ATTRIBUTES = {  # manifest column -> RAF-DB's 0, 1, ..., in the order of the attribute file's last three lines
     "group_gender": ("male", "female", "unsure"),
@@ -33,9 +37,7 @@ _ATTRIBUTE_WORDS = [2] * 5 + [1] * len(_ATTRIBUTES)  # words per line: five land
 
 def add_image(name: str, folder: Path, builder: ImportBuilder, **columns) -> None:
     """Add a row with the record ``name``: its aligned image where that exists, else the original."""
-    places = [f"{place}/{Path(name).stem}_aligned.jpg" for place in _ALIGNED] + [
-        f"{place}/{name}" for place in _ORIGINAL
-    ]
+    places = [place.format(stem=Path(name).stem, name=name) for place in _IMAGES]
     place = next((place for place in places if (folder / place).is_file()), places[-1])
     builder.add_file(folder / place, place, record=name, **columns)
 
@@ -58,16 +60,18 @@ def label_folder(builder: ImportBuilder, files: tuple[str, ...], names: tuple[st
 def read(builder: ImportBuilder, classes: tuple[str, ...], folders: tuple[str, ...], other: str) -> None:
     """Rows of a list whose labels count ``classes`` from 1; ``other`` is the source of the other set."""
     folder = label_folder(builder, (LABEL_LIST,), folders)
-    highest = highest_label(folder)
+    path = folder / "EmoLabel" / LABEL_LIST
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    highest = max(map(int, re.findall(r"\s([0-9]{1,2})\s*$", text, re.M)), default=0)
     is_other_set = highest > len(BASIC) if classes == BASIC else 0 < highest <= len(BASIC)
     if is_other_set:
         raise DataError(
-            f"{builder.name}: {folder / 'EmoLabel' / LABEL_LIST} has labels up to {highest}: that is RAF-DB's "
+            f"{builder.name}: {path} has labels up to {highest}: that is RAF-DB's "
             f"{folders[1]} set, whose list has the same file name; import it as source {other}, or give the "
             f"{folders[0]} set's root"
         )
     manual = next((folder / name for name in _MANUAL if (folder / name).is_dir()), None)
-    for where, (name, text) in word_lines(folder / "EmoLabel" / LABEL_LIST, 2, builder):
+    for where, (name, text) in word_lines(path, 2, builder):
         with builder.record(where):
             label = EMOTIONS.index(classes[whole_number(text, range(1, len(classes) + 1)) - 1])
             split = file_name(name).partition("_")[0]
@@ -99,12 +103,6 @@ def read_attributes(folder: Path | None, name: str, builder: ImportBuilder) -> d
             for (column, values), (code,) in codes
         }
     return {}
-
-
-def highest_label(folder: Path) -> int:
-    """The largest label of a RAF-DB list; 0 when there is none."""
-    text = (folder / "EmoLabel" / LABEL_LIST).read_text(encoding="utf-8-sig", errors="replace")
-    return max(map(int, re.findall(r"\s([0-9]{1,2})\s*$", text, re.M)), default=0)
 
 
 def refuse_action_units(builder: ImportBuilder) -> None:

@@ -47,26 +47,13 @@ class Votes:
 class VoteLabels:
     """Labels of N rows of votes.
 
-    ``label`` int64 [N], -1 for a row that is excluded for ``reason``; ``soft`` float64 [N, 7], NaN where no vote
-    survives; ``excluded_share`` float64 [N], the share of surviving votes outside the seven classes; ``cast`` float64
-    [N, 7] and ``cast_all`` float64 [N], the votes before the rule.
+    ``label`` int64 [N], -1 for a row that is excluded for ``reason``; ``columns``: each row's manifest columns of votes
+    before the rule, soft label and share of surviving votes outside the seven classes.
     """
 
     label: np.ndarray
     reason: list[str]
-    soft: np.ndarray
-    excluded_share: np.ndarray
-    cast: np.ndarray
-    cast_all: np.ndarray
-
-    def columns(self, row: int) -> dict:
-        """The manifest columns of a row's votes; none where nobody voted, no soft label where no vote survives."""
-        if self.cast_all[row] == 0:
-            return {}
-        columns = {"votes": self.cast[row].tolist(), "votes_all": float(self.cast_all[row])}
-        if np.isnan(self.soft[row, 0]):
-            return columns
-        return columns | {"soft_label": self.soft[row].tolist(), "excluded_share": float(self.excluded_share[row])}
+    columns: list[dict]
 
 
 def label_votes(counts: np.ndarray, rule: Literal["majority", "plurality"] = "majority") -> VoteLabels:
@@ -88,14 +75,17 @@ def label_votes(counts: np.ndarray, rule: Literal["majority", "plurality"] = "ma
         for has_label, n, is_decided, column in zip(labelled, total, decided, winner, strict=True)
     ]
     label = np.where(labelled, _CLASS_IDS[np.minimum(winner, NUM_CLASSES - 1)], -1)
-    total, within = surviving.sum(1), surviving[:, :NUM_CLASSES].sum(1)
-    soft = np.full((len(counts), NUM_CLASSES), np.nan)
-    rows = within > 0
-    soft[np.ix_(rows, _CLASS_IDS)] = surviving[rows, :NUM_CLASSES] / within[rows, None]
-    share = np.divide(total - within, total, out=np.full(len(counts), np.nan), where=total > 0)
-    cast = np.zeros((len(counts), NUM_CLASSES))
-    cast[:, _CLASS_IDS] = counts[:, :NUM_CLASSES]
-    return VoteLabels(label, reason, soft, share, cast, counts.sum(1).astype(np.float64))
+    cast, soft = np.zeros((2, len(counts), NUM_CLASSES))
+    cast[:, _CLASS_IDS], soft[:, _CLASS_IDS] = counts[:, :NUM_CLASSES], surviving[:, :NUM_CLASSES]
+    columns = []
+    for votes, n, targets, within, total in zip(cast, counts.sum(1), soft, soft.sum(1), surviving.sum(1), strict=True):
+        columns.append({"votes": votes.tolist(), "votes_all": float(n)} if n else {})
+        if within:
+            columns[-1] |= {
+                "soft_label": (targets / within).tolist(),
+                "excluded_share": float((total - within) / total),
+            }
+    return VoteLabels(label, reason, columns)
 
 
 def read_votes(path: Path, builder: ImportBuilder) -> Votes:
