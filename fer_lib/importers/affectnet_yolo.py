@@ -27,12 +27,11 @@ def read(builder: ImportBuilder) -> None:
     home = dataset_folder(builder)
     names = class_names(home / "data.yaml")
     labels = [class_id(name) for name in names]
-    contents, folders, total = defaultdict(dict), {}, 0
+    contents, view = defaultdict(dict), defaultdict(list)
     for split, image, label_file in labelled_images(home, builder):
         relative, lines = image.relative_to(home), list(word_lines(label_file, 5, builder))
         if not lines:
             builder.exclude(split, "no label line")
-        kept = []
         for where, (number, *sides) in lines:
             with builder.record(where):
                 index = whole_number(number, range(len(names)), "class id out of range")
@@ -40,17 +39,9 @@ def read(builder: ImportBuilder) -> None:
                     builder.exclude(split, names[index])
                     continue
                 add_face(image, relative.as_posix(), split, labels[index], sides, builder)
-                kept.append(" ".join((str(labels[index]), *sides)))
-        if kept:
-            total += len(kept)
-            folder = relative.parts[0]
-            folders.setdefault(split, {})[folder] = f"{folder}/images"
-            contents[image.stem][split] = content_id(builder.image_bytes(image))
-            builder.add_text(f"{folder}/labels/{image.stem}.txt", "\n".join(kept) + "\n")
-    if builder.rows:
-        content = {split: sorted(folders[split].values()) for split in SPLITS if split in folders}
-        content |= {"nc": NUM_CLASSES, "names": list(EMOTIONS)}
-        builder.add_text("data.yaml", yaml.safe_dump(content, sort_keys=False))
+                view[split, relative.parts[0], image.stem].append(" ".join((str(labels[index]), *sides)))
+                contents[image.stem][split] = content_id(builder.image_bytes(image))
+    write_view(view, builder)
     ambiguous = sum(len(set(by_split.values())) > 1 for by_split in contents.values())
     if ambiguous:
         builder.notes.append(f"{ambiguous} file stems name different images in different splits")
@@ -58,10 +49,20 @@ def read(builder: ImportBuilder) -> None:
         "old_names": names,
         "new_names": list(EMOTIONS),
         "mapping": {name: None if i is None else EMOTIONS[i] for name, i in zip(names, labels, strict=True)},
-        "label_lines_kept": total,
-        "label_lines_dropped": count_lines(home) - total,
+        "label_lines_kept": len(builder.rows),
+        "label_lines_dropped": count_lines(home) - len(builder.rows),
         "ambiguous_stems": ambiguous,
     }
+
+
+def write_view(view: dict[tuple[str, str, str], list[str]], builder: ImportBuilder) -> None:
+    """Make the imported images a YOLO dataset of the seven classes; ``view``: (split, folder, stem) -> label lines."""
+    for (_, folder, stem), lines in view.items():
+        builder.add_text(f"{folder}/labels/{stem}.txt", "\n".join(lines) + "\n")
+    folders = {split: sorted({f"{folder}/images" for part, folder, _ in view if part == split}) for split in SPLITS}
+    content = {split: paths for split, paths in folders.items() if paths}
+    content |= {"nc": NUM_CLASSES, "names": list(EMOTIONS)}
+    builder.add_text("data.yaml", yaml.safe_dump(content, sort_keys=False))
 
 
 def dataset_folder(builder: ImportBuilder) -> Path:
