@@ -212,7 +212,7 @@ class ImportBuilder:
                 f"{self._bad_list()}{warnings}\n"
                 f"check that root is the folder that source {self.spec.source} reads, and the names of its classes"
             )
-        for split, counts in self._class_counts().items():
+        for split, counts in self.class_counts().items():
             if absent := [name for name, n in counts.items() if n == 0]:
                 self.warnings.append(f"{self.name}: split {split} has no {', '.join(absent)}")
 
@@ -220,30 +220,8 @@ class ImportBuilder:
         """The rows, sorted by record: equal raw data gives equal rows, in whatever order the disk lists its files."""
         return tidy(pd.DataFrame(self.rows).sort_values("record", kind="stable"), self.name)
 
-    def report(self, out: Path) -> dict:
-        """One entry of ``clean_report.json``'s ``reports``."""
-        kinds = Counter(kind for kind, _ in self.bad)
-        return _printable_report(
-            {
-                "type": self.layout or self.spec.source,
-                "dataset": self.name,
-                "source": str(self.root),
-                "output": str(out),
-                "splits": self._class_counts(),
-                "excluded": {split: dict(sorted(counts.items())) for split, counts in sorted(self.excluded.items())},
-                "missing_images": kinds["missing image"],
-                "bad_records": dict(sorted(kinds.items())),
-                "boxes_outside": self.boxes_outside,
-                "ignored_files": self.ignored_files,
-                "notes": list(self.notes),
-                "warnings": list(self.warnings),
-                "mode": self.spec.mode,
-                "drawn": self.spec.root == "embedded",
-                **self.details,
-            }
-        )
-
-    def _class_counts(self) -> dict[str, dict[str, int]]:
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """Rows by split and class name."""
         counts = Counter((row["split"], row["label"]) for row in self.rows)
         splits = sorted({split for split, _ in counts})
         return {split: {name: counts[split, i] for i, name in enumerate(EMOTIONS)} for split in splits}
@@ -287,12 +265,3 @@ class ImportBuilder:
     def _write(data: bytes, target: Path) -> None:
         with open(target, "xb") as file:
             file.write(data)
-
-
-def _printable_report(value: Any) -> Any:
-    """``value``, of dicts, lists and plain values, with every text utf8_text (see :func:`utf8_text`)."""
-    if isinstance(value, dict):
-        return {utf8_text(key): _printable_report(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_printable_report(item) for item in value]
-    return utf8_text(value) if isinstance(value, str) else value

@@ -6,9 +6,11 @@ An import never changes raw data.  Its folder appears whole or not at all, and a
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -71,10 +73,43 @@ def import_source(spec: SourceSpec, out: Path, progress: Progress | None = None)
             load_source(spec.source).read(builder)
             builder.check()
             rows = builder.frame()
-            report = builder.report(target)
+            report = import_report(builder, target)
             write_json(folder / REPORT, report)
             write_frame(folder / ROWS, rows, {"schema": SCHEMA_VERSION, "source": name})
     return ImportResult(rows, report, tuple(report["warnings"]))
+
+
+def import_report(builder: ImportBuilder, out: Path) -> dict:
+    """One entry of ``clean_report.json``'s ``reports``: the import of ``builder``, whose folder becomes ``out``."""
+    kinds = Counter(kind for kind, _ in builder.bad)
+    return _printable(
+        {
+            "type": builder.layout or builder.spec.source,
+            "dataset": builder.name,
+            "source": str(builder.root),
+            "output": str(out),
+            "splits": builder.class_counts(),
+            "excluded": {split: dict(sorted(counts.items())) for split, counts in sorted(builder.excluded.items())},
+            "missing_images": kinds["missing image"],
+            "bad_records": dict(sorted(kinds.items())),
+            "boxes_outside": builder.boxes_outside,
+            "ignored_files": builder.ignored_files,
+            "notes": list(builder.notes),
+            "warnings": list(builder.warnings),
+            "mode": builder.spec.mode,
+            "drawn": builder.spec.root == "embedded",
+            **builder.details,
+        }
+    )
+
+
+def _printable(value: Any) -> Any:
+    """``value``, of dicts, lists and plain values, with every text utf8_text (see :func:`utf8_text`)."""
+    if isinstance(value, dict):
+        return {utf8_text(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    return utf8_text(value) if isinstance(value, str) else value
 
 
 def import_all(specs: Sequence[SourceSpec], out_dir: Path, progress: Progress | None = None) -> dict:
