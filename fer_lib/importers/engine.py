@@ -34,6 +34,7 @@ from fer_lib.params import SourceSpec
 from fer_lib.params.strict import closest
 from fer_lib.storage.atomic import fresh_folder, write_json
 from fer_lib.storage.paths import external
+from fer_lib.synthetic.dataset import check_embedded, embedded_root
 
 __all__ = ["ImportResult", "import_all", "import_source", "load_source", "read_imports"]
 
@@ -143,7 +144,9 @@ def check(spec: SourceSpec, out: Path) -> str:
         raise DataError(f"source name {name!r}: use letters, digits, - and _ (it becomes a folder name)")
     refuse_unread_options(spec, name)
     raw = {field: existing(getattr(spec, field), name) for field in PATH_OPTIONS if getattr(spec, field)}
-    if spec.root != "embedded":
+    if spec.root == "embedded":
+        check_embedded(spec.source)
+    else:
         raw["root"] = existing(spec.root, name)
     if utf8_text(out) != str(out):
         raise DataError(f"{utf8_text(out)}: the output folder's path is no UTF-8 text: choose another one")
@@ -169,11 +172,7 @@ def refuse_unread_options(spec: SourceSpec, name: str) -> None:
 
 def raw_root(spec: SourceSpec) -> Path:
     """The raw data: the drawn faces for ``embedded``, else ``spec.root`` (``~`` and ``$NAME`` expanded)."""
-    if spec.root == "embedded":
-        from fer_lib.synthetic.dataset import embedded_root
-
-        return Path(embedded_root(spec)).absolute()
-    return external(spec.root)
+    return embedded_root(spec).absolute() if spec.root == "embedded" else external(spec.root)
 
 
 def existing(value: str, name: str) -> Path:

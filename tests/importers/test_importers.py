@@ -523,6 +523,13 @@ def test_embedded_faces_import_like_any_raw_dataset(tmp_path, monkeypatch):
     assert totals == {"fer2013": 140, "tree": 140, "expw_hq": 140 - left_out} and left_out > 0
 
 
+def test_a_source_without_drawn_faces_is_refused_before_any_import(tree, tmp_path):
+    specs = [SourceSpec(source="tree", root=str(tree)), SourceSpec(source="rafdb_basic")]
+    with pytest.raises(DataError, match="'rafdb_basic' has no embedded faces: give its root"):
+        import_all(specs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 # ---------------------------------------------------------------- real, small
 
 
