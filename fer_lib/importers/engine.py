@@ -6,9 +6,11 @@ An import never changes raw data.  Its folder appears whole or not at all, and a
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -32,6 +34,7 @@ from fer_lib.params import SourceSpec
 from fer_lib.params.strict import closest
 from fer_lib.storage.atomic import fresh_folder, write_json
 from fer_lib.storage.paths import external
+from fer_lib.synthetic.dataset import check_embedded, embedded_root
 
 __all__ = ["ImportResult", "import_all", "import_source", "load_source", "read_imports"]
 
@@ -71,10 +74,43 @@ def import_source(spec: SourceSpec, out: Path, progress: Progress | None = None)
             load_source(spec.source).read(builder)
             builder.check()
             rows = builder.frame()
-            report = builder.report(target)
+            report = import_report(builder, target)
             write_json(folder / REPORT, report)
             write_frame(folder / ROWS, rows, {"schema": SCHEMA_VERSION, "source": name})
     return ImportResult(rows, report, tuple(report["warnings"]))
+
+
+def import_report(builder: ImportBuilder, out: Path) -> dict:
+    """One entry of ``clean_report.json``'s ``reports``: the import of ``builder``, whose folder becomes ``out``."""
+    kinds = Counter(kind for kind, _ in builder.bad)
+    return _printable(
+        {
+            "type": builder.layout or builder.spec.source,
+            "dataset": builder.name,
+            "source": str(builder.root),
+            "output": str(out),
+            "splits": builder.class_counts(),
+            "excluded": {split: dict(sorted(counts.items())) for split, counts in sorted(builder.excluded.items())},
+            "missing_images": kinds["missing image"],
+            "bad_records": dict(sorted(kinds.items())),
+            "boxes_outside": builder.boxes_outside,
+            "ignored_files": builder.ignored_files,
+            "notes": list(builder.notes),
+            "warnings": list(builder.warnings),
+            "mode": builder.spec.mode,
+            "drawn": builder.spec.root == "embedded",
+            **builder.details,
+        }
+    )
+
+
+def _printable(value: Any) -> Any:
+    """``value``, of dicts, lists and plain values, with every text utf8_text (see :func:`utf8_text`)."""
+    if isinstance(value, dict):
+        return {utf8_text(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    return utf8_text(value) if isinstance(value, str) else value
 
 
 def import_all(specs: Sequence[SourceSpec], out_dir: Path, progress: Progress | None = None) -> dict:
@@ -108,7 +144,9 @@ def check(spec: SourceSpec, out: Path) -> str:
         raise DataError(f"source name {name!r}: use letters, digits, - and _ (it becomes a folder name)")
     refuse_unread_options(spec, name)
     raw = {field: existing(getattr(spec, field), name) for field in PATH_OPTIONS if getattr(spec, field)}
-    if spec.root != "embedded":
+    if spec.root == "embedded":
+        check_embedded(spec.source)
+    else:
         raw["root"] = existing(spec.root, name)
     if utf8_text(out) != str(out):
         raise DataError(f"{utf8_text(out)}: the output folder's path is no UTF-8 text: choose another one")
@@ -134,11 +172,7 @@ def refuse_unread_options(spec: SourceSpec, name: str) -> None:
 
 def raw_root(spec: SourceSpec) -> Path:
     """The raw data: the drawn faces for ``embedded``, else ``spec.root`` (``~`` and ``$NAME`` expanded)."""
-    if spec.root == "embedded":
-        from fer_lib.synthetic.dataset import embedded_root
-
-        return Path(embedded_root(spec)).absolute()
-    return external(spec.root)
+    return embedded_root(spec).absolute() if spec.root == "embedded" else external(spec.root)
 
 
 def existing(value: str, name: str) -> Path:
