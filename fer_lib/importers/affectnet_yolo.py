@@ -47,6 +47,8 @@ def read(builder: ImportBuilder) -> None:
                 if labels[index] is None:
                     builder.exclude(split, names[index])
                     continue
+                if builder.skip(split, labels[index]):
+                    continue
                 add_face(image, relative.as_posix(), split, labels[index], sides, builder)
                 kept.append(" ".join((str(labels[index]), *sides)))
         if kept:
@@ -67,7 +69,7 @@ def read(builder: ImportBuilder) -> None:
         "new_names": list(EMOTIONS),
         "mapping": {name: None if i is None else EMOTIONS[i] for name, i in zip(names, labels, strict=True)},
         "label_lines_kept": total,
-        "label_lines_dropped": count_lines(home) - total,
+        "label_lines_dropped": count_lines(home) - total - builder.skipped,
         "ambiguous_stems": ambiguous,
     }
 

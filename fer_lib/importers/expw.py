@@ -79,6 +79,8 @@ def read_hq(builder: ImportBuilder) -> None:
         if face.confidence < spec.min_confidence:
             builder.exclude(split, f"confidence below {spec.min_confidence:g}")
             return
+        if builder.skip(split, face.label):
+            return
         if not spec.crop:
             add_photo_face(face, path, split, builder)
             return
@@ -126,6 +128,8 @@ def read_faces(builder: ImportBuilder, add_face: Callable[[Face, Path, str], Non
 
 def add_photo_face(face: Face, path: Path, split: str, builder: ImportBuilder) -> None:
     """Add a row of photo and box."""
+    if builder.skip(split, face.label):
+        return
     builder.check_box(face.box, builder.photo_size(path))
     box = dict(zip(BOX, face.box, strict=True))
     builder.add_file(path, face.photo, split=split, **face.columns(), **box)

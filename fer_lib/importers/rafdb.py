@@ -81,8 +81,9 @@ def read(builder: ImportBuilder, classes: tuple[str, ...], folders: tuple[str, .
                 raise BadRecord("label out of range", f"{text!r} is not 1..{len(classes)}")
             if split not in ("train", "test"):
                 raise BadRecord("neither train_ nor test_ in the file name", repr(name))
-            label, attributes = EMOTIONS.index(classes[number - 1]), read_attributes(manual, name, builder)
-            images.add(name, split=split, label=label, **attributes)
+            label = EMOTIONS.index(classes[number - 1])
+            if not builder.skip(split, label):
+                images.add(name, split=split, label=label, **read_attributes(manual, name, builder))
     images.add_note()
     if manual:
         count = sum(row.keys() >= _ATTRIBUTES.keys() for row in builder.rows)
