@@ -214,6 +214,8 @@ def shrink(kind: str, values: dict[str, Any], phases: Iterable[str] = ()) -> dic
         return {"sources": [source | change for source, change in zip(values["sources"], changes, strict=True)]}
     if kind == "manifest":
         changes: dict[str, Any] = {"max_per_class": min(values["max_per_class"] or 60, 60)}
+        if values["val_fraction"]:  # of the few train rows, enough for the three roles of val
+            changes["val_fraction"] = max(values["val_fraction"], 0.25)
         if values["manifests"] and not values["curate"]["selection"].startswith("uncleaned_"):  # it keeps all rows
             caps = {"max_per_class_and_source": 60, "cap_splits": ["train", "val", "test"]}
             changes["curate"] = values["curate"] | caps

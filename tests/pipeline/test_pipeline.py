@@ -184,6 +184,18 @@ def test_a_standalone_notebook_uses_the_newest_phases(toy_home, first):
     assert teachers == [folders.finished_phases(("teacher",))[0]["folder"]]
 
 
+def test_a_phase_of_a_smoke_run_is_an_input_of_smoke_phases_alone(toy_home, first):
+    full = folders.finished_phases(("manifest",))[0]["folder"]
+    assert run_file(toy_home / "params" / "quickstart.yaml", until={"manifest"}, smoke=True) == 0
+    rehearsed = folders.finished_phases(("manifest",))[0]["folder"]
+    assert rehearsed != full, "a smoke run never reuses a full phase"
+    assert standalone_inputs("teacher", TeacherParams())["manifest"] == full
+    assert standalone_inputs("teacher", TeacherParams(smoke=True))["manifest"] == rehearsed
+    assert run_file(toy_home / "params" / "quickstart.yaml") == 0
+    rows = phases_of(newest_parent())
+    assert {row["status"] for row in rows} == {"re-used"} and full.endswith(rows[1]["folder"].rpartition("/")[2])
+
+
 def test_a_standalone_notebook_runs_missing_phases_first(tmp_path, monkeypatch):
     home = make_home(tmp_path / "cold")
     monkeypatch.setenv("FER_HOME", str(home))

@@ -167,6 +167,9 @@ def test_smoke_shrinks_every_phase_and_overrides_win(write):
             assert 0 < p.max_train_batches <= 4 and 0 < p.max_val_batches <= 2 and 14 <= p.batch_size <= 32
     assert plan.phase("import").params.sources[0].faces == 400
     assert plan.phase("evaluate").params.resamples == 100
+    assert plan.phase("manifest").params.val_fraction == 0.25, "5 of 20 train rows, so that each role of val has some"
+    none = load_run(write(GOOD.replace("manifest: {}", "manifest: {val_fraction: 0.0}")), smoke=True)
+    assert none.phase("manifest").params.val_fraction == 0
 
 
 @pytest.mark.parametrize(
