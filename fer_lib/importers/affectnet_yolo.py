@@ -69,7 +69,7 @@ def read(builder: ImportBuilder) -> None:
         "new_names": list(EMOTIONS),
         "mapping": {name: None if i is None else EMOTIONS[i] for name, i in zip(names, labels, strict=True)},
         "label_lines_kept": total,
-        "label_lines_dropped": count_lines(home) - total - builder.skipped,
+        "label_lines_dropped": None if builder.limit else count_lines(home) - total,  # it reads every file again
         "ambiguous_stems": ambiguous,
     }
 
