@@ -18,6 +18,7 @@ from fer_lib.pipeline.execution import Execution, open_session
 from fer_lib.pipeline.run import run_file, select_phases
 from fer_lib.pipeline.runfile import load_run
 from fer_lib.pipeline.standalone import standalone_inputs
+from fer_lib.report.collect import _find_run
 from fer_lib.storage import json_files
 from fer_lib.tracking import store
 
@@ -194,6 +195,18 @@ def test_a_phase_of_a_smoke_run_is_an_input_of_smoke_phases_alone(toy_home, firs
     assert run_file(toy_home / "params" / "quickstart.yaml") == 0
     rows = phases_of(newest_parent())
     assert {row["status"] for row in rows} == {"re-used"} and full.endswith(rows[1]["folder"].rpartition("/")[2])
+
+
+def test_a_name_exports_no_smoke_run(toy_home, first):
+    path = toy_home / "params" / "measured.yaml"
+    text = (toy_home / "params" / "quickstart.yaml").read_text()
+    path.write_text(text.replace("name: toy", "name: measured") + "  evaluate: {}\n")
+    runs = []
+    for smoke in (False, True):
+        assert run_file(path, smoke=smoke) == 0
+        runs.append(newest_parent().info.run_id)
+    assert _find_run("measured", toy_home)[0].info.run_id == runs[0]
+    assert _find_run(runs[1], toy_home)[0].info.run_id == runs[1], "an id names any run"
 
 
 def test_a_standalone_notebook_runs_missing_phases_first(tmp_path, monkeypatch):
