@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from fer_lib.datasets.import_folder import utf8_text
+from fer_lib.datasets.import_folder import printable, utf8_text
 from fer_lib.datasets.manifest import BOX, content_id, safe_path, sample_id, tidy
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
@@ -67,7 +67,7 @@ class ImportBuilder:
     root: Path
     folder: Path
     progress: Progress | None = None
-    limit: int = 0  # rows per class and split; 0: all
+    limit: int = 0  # rows per class and split, the first in the raw data's order; 0: all
     layout: str = ""  # by default the source's name
     rows: list[dict] = field(default_factory=list)
     skipped: int = 0  # rows beyond the limit
@@ -102,15 +102,10 @@ class ImportBuilder:
         self.excluded[split][name] += count
 
     def skip(self, split: str, label: int) -> bool:
-        """Whether the limit leaves out one more row of this split and class id; such a row is counted.
-
-        The rows before it in the raw data's order are taken.  :meth:`add_file` and :meth:`add_bytes` ask this too.  A
-        source asks first where it would otherwise read an image, and leaves the row out when the answer is yes.
-        """
-        if self.limit == 0 or self._counts[split, label] < self.limit:
-            return False
-        self.skipped += 1
-        return True
+        """Whether the limit leaves this row out, which is then counted; a source asks before it reads the image."""
+        full = 0 < self.limit <= self._counts[split, label]
+        self.skipped += full
+        return full
 
     def image_bytes(self, path: Path) -> bytes:
         """The bytes of an image file; BadRecord when it is missing or unreadable.
@@ -238,7 +233,7 @@ class ImportBuilder:
 
     def report(self, out: Path) -> dict:
         """One entry of ``clean_report.json``'s ``reports``."""
-        return _printable_report(
+        return printable(
             {
                 "type": self.layout or self.spec.source,
                 "dataset": self.name,
@@ -301,12 +296,3 @@ class ImportBuilder:
     def _write(data: bytes, target: Path) -> None:
         with open(target, "xb") as file:
             file.write(data)
-
-
-def _printable_report(value: Any) -> Any:
-    """``value``, of dicts, lists and plain values, with every text utf8_text (see :func:`utf8_text`)."""
-    if isinstance(value, dict):
-        return {utf8_text(key): _printable_report(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_printable_report(item) for item in value]
-    return utf8_text(value) if isinstance(value, str) else value
