@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fer_lib.devices import describe_device
+from fer_lib.storage.atomic import write_json
 from fer_lib.storage.git import run_git
+from fer_lib.storage.phase_result import PhaseResult
 
 _PACKAGES = (
     "torch", "torchvision", "timm", "mlflow", "numpy", "pandas", "opencv-python", "opencv-python-headless",
@@ -34,3 +36,21 @@ def environment(device: str) -> dict[str, Any]:
         "device": describe_device(device) | {"cpu_capability": torch.backends.cpu.get_cpu_capability()},
         "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
     }
+
+
+def check_result(facts: dict[str, Any], versions: dict[str, Any], out: Path) -> PhaseResult:
+    """The result of a device check: ``facts`` of ``devices.check_device`` and ``versions`` of :func:`environment`.
+
+    Writes ``device.json`` and ``environment.json`` into ``out``.
+    """
+    return PhaseResult(
+        ids={"backend": facts["backend"], "torch": facts["torch"]},
+        headline={"device": facts["name"]},
+        metrics={"step_seconds": facts["step_seconds"], "max_gradient_error": facts["max_gradient_error"]},
+        artifacts=[write_json(out / "device.json", facts), write_json(out / "environment.json", versions)],
+        note={
+            "action": "Ran one training step and compared its gradients with the CPU's in float64.",
+            "result": f"{facts['name']}: largest gradient error {facts['max_gradient_error']:.2g}.",
+            "next": "Import datasets.",
+        },
+    )
