@@ -38,6 +38,8 @@ def read(builder: ImportBuilder) -> None:
                 if labels[index] is None:
                     builder.exclude(split, names[index])
                     continue
+                if builder.skip(split, labels[index]):
+                    continue
                 add_face(image, relative.as_posix(), split, labels[index], sides, builder)
                 view[split, relative.parts[0], image.stem].append(" ".join((str(labels[index]), *sides)))
                 contents[image.stem][split] = content_id(builder.image_bytes(image))
@@ -50,7 +52,8 @@ def read(builder: ImportBuilder) -> None:
         "new_names": list(EMOTIONS),
         "mapping": {name: None if i is None else EMOTIONS[i] for name, i in zip(names, labels, strict=True)},
         "label_lines_kept": len(builder.rows),
-        "label_lines_dropped": count_lines(home) - len(builder.rows),
+        # counting reads every label file again
+        "label_lines_dropped": None if builder.limit else count_lines(home) - len(builder.rows),
         "ambiguous_stems": ambiguous,
     }
 

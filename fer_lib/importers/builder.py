@@ -83,8 +83,10 @@ class ImportBuilder:
     root: Path
     folder: Path
     progress: Progress | None = None
+    limit: int = 0  # rows per class and split, the first in the raw data's order; 0: all
     layout: str = ""  # by default the source's name
     rows: list[dict] = field(default_factory=list)
+    skipped: int = 0  # rows beyond the limit
     excluded: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))
     bad: list[tuple[str, str]] = field(default_factory=list)
     ignored_files: int = 0
@@ -96,6 +98,7 @@ class ImportBuilder:
     _stored: set[Path] = field(default_factory=set)
     _records: set[str] = field(default_factory=set)
     _last_image: tuple[Path, bytes] | None = None
+    _counts: Counter = field(default_factory=Counter)  # rows by (split, class id)
 
     @contextmanager
     def record(self, where: str = "") -> Iterator[None]:
@@ -112,6 +115,12 @@ class ImportBuilder:
     def exclude(self, split: str, name: str, count: int = 1) -> None:
         """Count rows of ``split`` that are left out under ``name``: the dataset's class, or a reason."""
         self.excluded[split][name] += count
+
+    def skip(self, split: str, label: int) -> bool:
+        """Whether the limit leaves this row out, which is then counted; a source asks before it reads the image."""
+        full = 0 < self.limit <= self._counts[split, label]
+        self.skipped += full
+        return full
 
     def image_bytes(self, path: Path) -> bytes:
         """The bytes of an image file; BadRecord when it is missing or unreadable.
@@ -148,6 +157,8 @@ class ImportBuilder:
         ``columns``: those of :meth:`add_bytes`.  A photo with several faces is added once per face, with the same
         ``relative`` and its ``box``, which is checked and enters the content id.  Raises BadRecord.
         """
+        if self.skip(columns["split"], columns["label"]):
+            return
         data = self.image_bytes(path)
         if box is not None:
             self.check_box(box, self.photo_size(path))
@@ -171,6 +182,8 @@ class ImportBuilder:
         ``content`` is the content id; ``record`` the dataset's own name of the face; ``label`` a class id; ``columns``
         further columns of the manifest.  Raises BadRecord.
         """
+        if self.skip(split, label):
+            return
         if utf8_text(record + relative) != record + relative:
             raise BadRecord("file name is no UTF-8 text", record)
         if record in self._records:
@@ -188,6 +201,7 @@ class ImportBuilder:
             "val_role": "",
         }
         self.rows.append(row | columns)
+        self._counts[split, label] += 1
         if self.progress is not None:
             self.progress(len(self.rows))
 
@@ -212,6 +226,8 @@ class ImportBuilder:
                 f"{self._bad_list()}{warnings}\n"
                 f"check that root is the folder that source {self.spec.source} reads, and the names of its classes"
             )
+        if self.skipped:
+            self.warnings.append(f"{self.name}: smoke: {len(self.rows)} of {len(self.rows) + self.skipped} rows")
         for split, counts in self.class_counts().items():
             if absent := [name for name, n in counts.items() if n == 0]:
                 self.warnings.append(f"{self.name}: split {split} has no {', '.join(absent)}")
@@ -222,9 +238,8 @@ class ImportBuilder:
 
     def class_counts(self) -> dict[str, dict[str, int]]:
         """Rows by split and class name."""
-        counts = Counter((row["split"], row["label"]) for row in self.rows)
-        splits = sorted({split for split, _ in counts})
-        return {split: {name: counts[split, i] for i, name in enumerate(EMOTIONS)} for split in splits}
+        splits = sorted({split for split, _ in self._counts})
+        return {split: {name: self._counts[split, i] for i, name in enumerate(EMOTIONS)} for split in splits}
 
     def _bad_list(self) -> str:
         lines = "".join(f"\n  {kind}: {utf8_text(where)}" for kind, where in self.bad[:MAX_LISTED])

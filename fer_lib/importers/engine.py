@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -18,6 +17,7 @@ from fer_lib.datasets.import_folder import (
     REPORT,
     ROWS,
     import_lock,
+    printable,
     read_imports,
     refuse_equal_names,
     refuse_foreign,
@@ -40,6 +40,7 @@ __all__ = ["ImportResult", "import_all", "import_source", "load_source", "read_i
 
 COMMON_OPTIONS = frozenset(("source", "root", "name", "mode", "tolerance"))
 DRAWN_OPTIONS = frozenset(("faces", "label_noise", "noise_shape", "duplicates", "leaks"))  # read for root: embedded
+SMOKE_ROWS = 20  # of each class in each split of a source, under --smoke
 PATH_OPTIONS = ("votes", "images", "image_map")  # files or folders besides root
 
 
@@ -57,12 +58,13 @@ def load_source(name: str) -> Source:
     return importlib.import_module(SOURCES[name]).DECLARATIONS[name]
 
 
-def import_source(spec: SourceSpec, out: Path, progress: Progress | None = None) -> ImportResult:
+def import_source(spec: SourceSpec, out: Path, progress: Progress | None = None, smoke: bool = False) -> ImportResult:
     """Import one raw dataset to ``<out>/<spec.name or spec.source>``.
 
-    ``progress(n)`` is called after each row with the number of rows so far.  Raises :class:`DataError` naming file and
-    row for bad input; the folder then stays as it was.  Only a folder that an import wrote is replaced, and never one
-    that is, holds or lies in the raw data.
+    ``progress(n)`` is called after each row with the number of rows so far.  ``smoke``: import only the first
+    ``SMOKE_ROWS`` rows of each class and split; no image of another row is read, and a warning counts them.  Raises
+    :class:`DataError` naming file and row for bad input; the folder then stays as it was.  Only a folder that an import
+    wrote is replaced, and never one that is, holds or lies in the raw data.
     """
     out = Path(out).absolute()
     name = check(spec, out)
@@ -70,7 +72,7 @@ def import_source(spec: SourceSpec, out: Path, progress: Progress | None = None)
     with import_lock(out, name):
         refuse_foreign(target)
         with fresh_folder(target, replaceable) as folder:
-            builder = ImportBuilder(spec, name, root, folder, progress)
+            builder = ImportBuilder(spec, name, root, folder, progress, SMOKE_ROWS if smoke else 0)
             load_source(spec.source).read(builder)
             builder.check()
             rows = builder.frame()
@@ -83,7 +85,7 @@ def import_source(spec: SourceSpec, out: Path, progress: Progress | None = None)
 def import_report(builder: ImportBuilder, out: Path) -> dict:
     """One entry of ``clean_report.json``'s ``reports``: the import of ``builder``, whose folder becomes ``out``."""
     kinds = Counter(kind for kind, _ in builder.bad)
-    return _printable(
+    return printable(
         {
             "type": builder.layout or builder.spec.source,
             "dataset": builder.name,
@@ -104,20 +106,14 @@ def import_report(builder: ImportBuilder, out: Path) -> dict:
     )
 
 
-def _printable(value: Any) -> Any:
-    """``value``, of dicts, lists and plain values, with every text utf8_text (see :func:`utf8_text`)."""
-    if isinstance(value, dict):
-        return {utf8_text(key): _printable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_printable(item) for item in value]
-    return utf8_text(value) if isinstance(value, str) else value
-
-
-def import_all(specs: Sequence[SourceSpec], out_dir: Path, progress: Progress | None = None) -> dict:
+def import_all(
+    specs: Sequence[SourceSpec], out_dir: Path, progress: Progress | None = None, smoke: bool = False
+) -> dict:
     """Import every dataset, write ``<out_dir>/clean_report.json`` and return its contents.
 
-    The report covers every import in ``out_dir``, earlier ones included.  All names, parameters and paths are checked
-    before the first dataset is read.  When one import fails, the imports before it stay and are reported.
+    ``smoke``: see :func:`import_source`.  The report covers every import in ``out_dir``, earlier ones included.  All
+    names, parameters and paths are checked before the first dataset is read.  When one import fails, the imports before
+    it stay and are reported.
     """
     if not specs:
         raise DataError("no source to import: name at least one under sources")
@@ -127,7 +123,7 @@ def import_all(specs: Sequence[SourceSpec], out_dir: Path, progress: Progress | 
     for spec in specs:
         offset = total
         count = None if progress is None else lambda n, offset=offset: progress(offset + n)
-        total += len(import_source(spec, out_dir, count).rows)
+        total += len(import_source(spec, out_dir, count, smoke).rows)
         report = write_clean_report(out_dir)
     return report
 

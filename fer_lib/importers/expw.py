@@ -67,6 +67,8 @@ def read(builder: ImportBuilder) -> None:
         with builder.record(face.where):
             if is_hq and face.columns["confidence"] < spec.min_confidence:
                 builder.exclude(split, f"confidence below {spec.min_confidence:g}")
+            elif builder.skip(split, face.columns["label"]):
+                continue
             elif is_hq and spec.crop:
                 add_crop(face, photo, split, builder)
             else:

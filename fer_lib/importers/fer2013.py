@@ -20,7 +20,7 @@ from fer_lib.errors import DataError
 from fer_lib.importers.builder import BadRecord, ImportBuilder, Source
 from fer_lib.importers.image_files import split_class_folders
 from fer_lib.importers.text_files import csv_rows, whole_number
-from fer_lib.importers.votes import USAGE, Votes, known_usage, label_votes, read_image_map, read_votes
+from fer_lib.importers.votes import USAGE, VoteLabels, Votes, known_usage, label_votes, read_image_map, read_votes
 from fer_lib.storage.paths import external
 
 SIDE = 48
@@ -52,37 +52,47 @@ def add_pixels(builder: ImportBuilder, pixels: np.ndarray, **columns) -> None:
     builder.add_bytes(png, content=content_id(pixels.tobytes()), **columns)
 
 
-def pixel_rows(path: Path, votes: Votes | None, builder: ImportBuilder) -> Iterator[tuple[int, int, np.ndarray, str]]:
+def pixel_rows(
+    path: Path, votes: Votes | None, builder: ImportBuilder, labels: VoteLabels | None = None
+) -> Iterator[tuple[int, int, np.ndarray, str]]:
     """(row from 0, class id, uint8 [48, 48], split) of the usable rows of ``fer2013.csv``.
 
-    Raises :class:`DataError` when ``votes`` are those of other rows.
+    The class is that of ``labels``, -1 for none, where the votes label the rows.  The pixels of a row that the
+    builder's limit leaves out are not parsed.  Raises :class:`DataError` when ``votes`` are those of other rows.
     """
     rows = 0
     for row, where, fields in csv_rows(path, ("emotion", "pixels", "Usage"), builder):
-        rows, usage = row + 1, ""
+        rows, usage, pixels = row + 1, "", None
         with builder.record(where):
             if fields is not None:
-                pixels = checked_pixels(fields)
+                split, label = checked_class(fields)
+                if labels is not None and row < len(labels.label):
+                    label = int(labels.label[row])
+                if label < 0 or not builder.skip(split, label):
+                    pixels = checked_pixels(fields["pixels"])
                 usage = fields["Usage"]
         if votes:
             votes.check_row(row, usage, where)
-        if usage:
-            yield row, int(fields["emotion"]), pixels, USAGE[usage]
+        if pixels is not None:
+            yield row, label, pixels, split
     if votes:
         votes.check_length(rows, path)
 
 
-def checked_pixels(fields: dict[str, str]) -> np.ndarray:
-    """Pixels uint8 [48, 48] of a row of ``fer2013.csv``; BadRecord for a wrong usage, label or pixel."""
-    known_usage(fields["Usage"])
-    whole_number(fields["emotion"], range(NUM_CLASSES))
+def checked_class(fields: dict[str, str]) -> tuple[str, int]:
+    """(split, class id) of a row of ``fer2013.csv``; BadRecord for a wrong usage or label."""
+    return USAGE[known_usage(fields["Usage"])], whole_number(fields["emotion"], range(NUM_CLASSES))
+
+
+def checked_pixels(text: str) -> np.ndarray:
+    """The pixels uint8 [48, 48] written in a row of ``fer2013.csv``; BadRecord for a wrong one."""
     try:
-        values = np.fromstring(fields["pixels"], np.int64, sep=" ")
+        values = np.fromstring(text, np.int64, sep=" ")
     except ValueError:  # a word that is no whole number
         values = np.empty(0)
     if values.size == SIDE * SIDE and values.min() >= 0 and values.max() <= 255:
         return values.astype(np.uint8).reshape(SIDE, SIDE)
-    words = fields["pixels"].split()
+    words = text.split()
     if len(words) != SIDE * SIDE:
         raise BadRecord("wrong pixel count", f"{len(words)} pixels instead of {SIDE * SIDE} ({SIDE} x {SIDE})")
     for word in words:

@@ -65,7 +65,7 @@ def read_joined(path: Path, images: Path, builder: ImportBuilder) -> None:
         return
     builder.layout = "ferplus_csv"
     images = images / "fer2013.csv" if images.is_dir() else images
-    for row, _, pixels, _ in pixel_rows(images, votes, builder):
+    for row, _, pixels, _ in pixel_rows(images, votes, builder, labels):
         if columns := row_columns(votes, labels, row, ".png", builder):
             add_pixels(builder, pixels, **columns)
 
@@ -116,6 +116,8 @@ def read_native(folder: Path, builder: ImportBuilder) -> None:
         label = int(labels.label[i])
         if label < 0:
             builder.exclude(split, labels.reason[i])
+            continue
+        if builder.skip(split, label):
             continue
         with builder.record(where):
             is_whole = box == (0, 0, *builder.photo_size(folder / name))

@@ -77,7 +77,8 @@ def read(builder: ImportBuilder, classes: tuple[str, ...], folders: tuple[str, .
             split = file_name(name).partition("_")[0]
             if split not in ("train", "test"):
                 raise BadRecord("neither train_ nor test_ in the file name", repr(name))
-            add_image(name, folder, builder, split=split, label=label, **read_attributes(manual, name, builder))
+            if not builder.skip(split, label):
+                add_image(name, folder, builder, split=split, label=label, **read_attributes(manual, name, builder))
     note_originals(builder)
     if manual:
         count = sum(row.keys() >= _ATTRIBUTES.keys() for row in builder.rows)
