@@ -2,26 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fer_lib.datasets.manifest import Manifest
+from fer_lib.datasets.training_data import only_drawn
 from fer_lib.errors import FerError
+from fer_lib.params import KINDS, FitParams
 from fer_lib.pipeline import cache_key, folders
 from fer_lib.pipeline.folders import finished_phases
-from fer_lib.pipeline.runfile import input_fields
+from fer_lib.pipeline.runfile import input_fields, load_run
 from fer_lib.storage.json_files import read_json
-from fer_lib.storage.paths import external, home, is_uri
+from fer_lib.storage.paths import below, external, home, is_uri
 from fer_lib.tracking.phase_run import PhaseRun, inherited_run
 from fer_lib.tracking.records import set_up_notebook
 
+# Fields that leave the default settings of a fit as they are.
+_FREE_FIELDS = FitParams.RUNTIME_FIELDS | {"output_dir", "seed", "smoke", "name"}
 
-def prepare_standalone(params, kind: str, name: str | None = None) -> dict[str, Any]:
-    """The plan of a phase without a pipeline: phase, kind, key, params, inputs, output_dir."""
+
+def phase_run(kind: str, namespace: Mapping[str, Any], intent: str = "", name: str | None = None) -> PhaseRun:
+    """Open the run of one phase: ``run = phase_run("teacher", globals()); params = run.params``.
+
+    The run is the one that the pipeline passes in $MLFLOW_RUN_ID, else a new one.  Without a pipeline, blank inputs are
+    the newest finished phases of the store (:func:`standalone_inputs`), and a fit on drawn faces may get shorter
+    settings (:func:`quick_settings`).
+
+    Args:
+        namespace: the notebook's globals, which hold the parameters (``PhaseParams.collect``).
+        intent: why the phase is run; the first part of the run's description.
+        name: of the phase without a pipeline; default: its kind.
+
+    Raises:
+        FerError: a parameter or an input is wrong, or another process runs the phase.
+    """
+    set_up_notebook()
+    params = KINDS[kind][0].collect(namespace, name or kind)
+    run_id = inherited_run()
+    if run_id is None:
+        params, plan = prepare_standalone(params, kind, name or kind)
+    else:
+        plan = read_plan(params)
+    run = PhaseRun(params, plan, run_id)
+    if intent:
+        run.note(intent=intent)
+    return run
+
+
+def prepare_standalone(params, kind: str, name: str) -> tuple[Any, dict[str, Any]]:
+    """The parameters and the plan of a phase without a pipeline: phase, kind, key, params, inputs, output_dir."""
     inputs = standalone_inputs(kind, params)
+    params = quick_settings(params, kind, inputs)
     key = cache_key.phase_key(kind, params.model_dump(mode="json"), inputs, folders.notebook_path(kind))
-    folder = external(params.output_dir) if params.output_dir else folders.folder_for(name or kind, key)
-    plan = {"phase": name or kind, "kind": kind, "key": key, "params": folders.own_params(params)}
-    return plan | {"inputs": inputs, "output_dir": str(folder)}
+    folder = external(params.output_dir) if params.output_dir else folders.folder_for(name, key)
+    plan = {"phase": name, "kind": kind, "key": key, "params": folders.own_params(params)}
+    return params, plan | {"inputs": inputs, "output_dir": str(folder)}
+
+
+def quick_settings(params, kind: str, inputs: dict[str, Any]):
+    """``params``; for a fit that names no manifest and keeps the default settings, those of the quickstart if the
+    manifest has only drawn faces.
+
+    The defaults are for photos: on drawn faces they train for hours and show nothing more.
+    """
+    changed = params.model_dump(exclude_defaults=True).keys() - _FREE_FIELDS
+    if not isinstance(params, FitParams) or changed:
+        return params
+    manifest = Path(inputs["manifest"]) / "manifest.parquet"
+    if not (manifest.is_file() and only_drawn(Manifest.read(manifest))):
+        return params
+    plan = load_run(home() / "params" / "quickstart.yaml", smoke=params.smoke)
+    quick = next((phase for phase in plan.phases if phase.kind == kind), None)
+    if quick is None:
+        return params
+    settings = quick.params.model_copy(update={name: getattr(params, name) for name in _FREE_FIELDS})
+    print(
+        f"The manifest has drawn faces only: the settings are those of {quick.name} in params/quickstart.yaml "
+        f"({settings.backbone}, {settings.image_size} px, {settings.epochs} epochs), for about a minute. To train with "
+        f'the settings above, name the manifest: manifest = "{below(Path(inputs["manifest"]), home())}"'
+    )
+    return settings
 
 
 def read_plan(params) -> dict[str, Any]:
@@ -34,8 +96,9 @@ def read_plan(params) -> dict[str, Any]:
 def standalone_inputs(kind: str, params) -> dict[str, str | list[str]]:
     """Inputs of a phase without a pipeline: folders and URIs as written; blank ones are finished phases of the store.
 
-    All phases of the store belong to one manifest: the newest for which every input is finished.  Without one, the
-    needed phases of ``params/quickstart.yaml`` run first.
+    All phases of the store belong to one manifest: the newest for which every input is finished.  Phases of a
+    ``--smoke`` run are inputs of other smoke phases alone.  Without a manifest, the needed phases of
+    ``params/quickstart.yaml`` run first.
 
     Raises:
         FerError: a folder does not exist, or the quickstart failed.
@@ -52,7 +115,7 @@ def standalone_inputs(kind: str, params) -> dict[str, str | list[str]]:
             blank[name] = spec
     if not blank:
         return named
-    inputs = _inputs_from_store(named, blank)
+    inputs = _inputs_from_store(named, blank, params.smoke)
     if inputs is None:
         from fer_lib.pipeline.run import run_file
 
@@ -60,7 +123,7 @@ def standalone_inputs(kind: str, params) -> dict[str, str | list[str]]:
         print(f"no finished {', '.join(sorted(needed))} phase yet: running those of params/quickstart.yaml first")
         if run_file(home() / "params" / "quickstart.yaml", until=needed):
             raise FerError("the quickstart, whose phases are the inputs of this one, failed: see its message above")
-        inputs = _inputs_from_store(named, blank)
+        inputs = _inputs_from_store(named, blank, params.smoke)
     if inputs is None:
         raise FerError(f"phase of kind {kind!r}: no finished phase for {', '.join(blank)}: set them to folders")
     return named | inputs
@@ -75,13 +138,14 @@ def _input_location(kind: str, name: str, value: str) -> str:
     return str(folder)
 
 
-def _inputs_from_store(named: dict, blank: dict) -> dict[str, str | list[str]] | None:
+def _inputs_from_store(named: dict, blank: dict, smoke: bool) -> dict[str, str | list[str]] | None:
     """A value for every blank field, all from one manifest; None when the store lacks one of them."""
+    finished = partial(finished_phases, smoke=smoke)
     if set(blank) == {"imports"}:
-        imports = finished_phases(("import",))
+        imports = finished(("import",))
         return {"imports": imports[0]["folder"]} if imports else None
     kinds = blank["manifest"].kinds if "manifest" in blank else ()
-    manifests = [named["manifest"]] if "manifest" in named else [r["folder"] for r in finished_phases(kinds)]
+    manifests = [named["manifest"]] if "manifest" in named else [r["folder"] for r in finished(kinds)]
     for manifest in manifests:
         inputs: dict[str, str | list[str]] = {}
         for name, spec in blank.items():
@@ -89,7 +153,7 @@ def _inputs_from_store(named: dict, blank: dict) -> dict[str, str | list[str]] |
                 inputs[name] = manifest
                 continue
             newest: dict[str, str] = {}  # phase name -> its newest folder
-            for record in finished_phases(spec.kinds):
+            for record in finished(spec.kinds):
                 if record["inputs"].get("manifest") == manifest:
                     newest.setdefault(record["phase"], record["folder"])
             newest_folders = list(newest.values())
@@ -97,14 +161,3 @@ def _inputs_from_store(named: dict, blank: dict) -> dict[str, str | list[str]] |
         if all(inputs[name] for name, spec in blank.items() if spec.required):
             return inputs
     return None
-
-
-def phase_run(params, kind: str, name: str | None = None) -> PhaseRun:
-    """Open the run of one phase: the one that the pipeline passes in $MLFLOW_RUN_ID, else a new one.
-
-    Without a pipeline, blank inputs are the newest finished phases of the store (:func:`standalone_inputs`).
-    """
-    set_up_notebook()
-    run_id = inherited_run()
-    plan = prepare_standalone(params, kind, name) if run_id is None else read_plan(params)
-    return PhaseRun(params, plan, run_id)
