@@ -26,12 +26,13 @@ from fer_lib.datasets.import_folder import (
 )
 from fer_lib.datasets.manifest import SCHEMA_VERSION, write_frame
 from fer_lib.errors import DataError
-from fer_lib.importers.builder import ImportBuilder, Progress, Source
+from fer_lib.importers.builder import ImportBuilder, Source
 from fer_lib.importers.source_table import SOURCES
 from fer_lib.params import SourceSpec
 from fer_lib.params.strict import closest
 from fer_lib.storage.atomic import fresh_folder, write_json
 from fer_lib.storage.paths import external
+from fer_lib.storage.progress import each, step
 
 __all__ = ["ImportResult", "import_all", "import_source", "load_source", "read_imports"]
 
@@ -54,20 +55,19 @@ def load_source(name: str) -> Source:
     return importlib.import_module(SOURCES[name]).DECLARATIONS[name]
 
 
-def import_source(spec: SourceSpec, out: Path, progress: Progress | None = None) -> ImportResult:
+def import_source(spec: SourceSpec, out: Path) -> ImportResult:
     """Import one raw dataset to ``<out>/<spec.name or spec.source>``.
 
-    ``progress(n)`` is called after each row with the number of rows so far.  Raises :class:`DataError` naming file and
-    row for bad input; the folder then stays as it was.  Only a folder that an import wrote is replaced, and never one
-    that is, holds or lies in the raw data.
+    Raises :class:`DataError` naming file and row for bad input; the folder then stays as it was.  Only a folder that an
+    import wrote is replaced, and never one that is, holds or lies in the raw data.
     """
     out = Path(out).absolute()
     name = check(spec, out)
     root, target = raw_root(spec), out / name
     with import_lock(out, name):
         refuse_foreign(target)
-        with fresh_folder(target, replaceable) as folder:
-            builder = ImportBuilder(spec, name, root, folder, progress)
+        with fresh_folder(target, replaceable) as folder, step(f"importing {name}", unit="rows") as counter:
+            builder = ImportBuilder(spec, name, root, folder, counter)
             load_source(spec.source).read(builder)
             builder.check()
             rows = builder.frame()
@@ -77,7 +77,7 @@ def import_source(spec: SourceSpec, out: Path, progress: Progress | None = None)
     return ImportResult(rows, report, tuple(report["warnings"]))
 
 
-def import_all(specs: Sequence[SourceSpec], out_dir: Path, progress: Progress | None = None) -> dict:
+def import_all(specs: Sequence[SourceSpec], out_dir: Path) -> dict:
     """Import every dataset, write ``<out_dir>/clean_report.json`` and return its contents.
 
     The report covers every import in ``out_dir``, earlier ones included.  All names, parameters and paths are checked
@@ -87,11 +87,8 @@ def import_all(specs: Sequence[SourceSpec], out_dir: Path, progress: Progress | 
         raise DataError("no source to import: name at least one under sources")
     out_dir = Path(out_dir).absolute()
     refuse_equal_names([check(spec, out_dir) for spec in specs])
-    total = 0
-    for spec in specs:
-        offset = total
-        count = None if progress is None else lambda n, offset=offset: progress(offset + n)
-        total += len(import_source(spec, out_dir, count).rows)
+    for spec in each("dataset", specs):
+        import_source(spec, out_dir)
         report = write_clean_report(out_dir)
     return report
 
@@ -137,7 +134,8 @@ def raw_root(spec: SourceSpec) -> Path:
     if spec.root == "embedded":
         from fer_lib.synthetic.dataset import embedded_root
 
-        return Path(embedded_root(spec)).absolute()
+        with step(f"drawing {spec.faces:,} faces"):
+            return Path(embedded_root(spec)).absolute()
     return external(spec.root)
 
 

@@ -14,6 +14,7 @@ run as KILLED and records its progress; the same command continues from the last
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import time
@@ -23,13 +24,14 @@ from typing import Any
 
 from fer_lib.errors import FerError
 from fer_lib.params import FitParams
+from fer_lib.storage import progress
 from fer_lib.storage.atomic import write_json
 from fer_lib.storage.json_files import flatten, now, read_json
 from fer_lib.storage.locks import RunLock
 from fer_lib.storage.paths import below
 from fer_lib.tracking import run_status, store
 from fer_lib.tracking.event_logger import EventLogger
-from fer_lib.tracking.records import git_state, numbers, progress_line, relative_inputs, write_plan
+from fer_lib.tracking.records import git_state, numbers, relative_inputs, write_plan, write_progress
 
 __all__ = ["PhaseRun", "inherited_run"]
 
@@ -91,6 +93,9 @@ class PhaseRun:
             self._lock.release()
             raise
         _current = self
+        self.progress_fields: dict[str, Any] = {}  # more fields of progress.json
+        self._observing = contextlib.ExitStack()
+        self._observing.enter_context(progress.observed_by(self._write_progress))
         self._unregister = run_status.on_interrupted_cell(self.interrupt)
         atexit.register(self._exit)  # MLflow's own exit hook would set FINISHED
 
@@ -167,12 +172,13 @@ class PhaseRun:
         path = self.output_dir / "figures" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         options = {"dpi": 120, "bbox_inches": "tight"}
-        figure.savefig(path, **options)
-        store.retry_while_locked(lambda: mlflow.log_figure(figure, f"figures/{name}", save_kwargs=options))
+        with progress.step(f"drawing {name}"):
+            figure.savefig(path, **options)
+            store.retry_while_locked(lambda: mlflow.log_figure(figure, f"figures/{name}", save_kwargs=options))
 
-    def progress(self, what: str):
-        """A progress callback ``(done, total)``: ``fer run`` shows ``1,200 of 3,000 <what>`` while the phase runs."""
-        return progress_line(self.output_dir, what)
+    def _write_progress(self, record: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # a full disk is reported by the files that matter
+            write_progress(self.output_dir, **record, **self.progress_fields)
 
     def json(self, value: Any, name: str) -> Path:
         """Write ``value`` as JSON into the phase's folder, attach it, and return its path."""
@@ -182,13 +188,14 @@ class PhaseRun:
         """Attach a file or a folder to the run.  Raises FerError when it does not exist."""
         mlflow = self._mlflow()
         path = Path(path)
-        if path.is_dir():
-            target = f"{folder}/{path.name}" if folder else path.name
-            store.retry_while_locked(lambda: mlflow.log_artifacts(str(path), target))
-        elif path.is_file():
-            store.retry_while_locked(lambda: mlflow.log_artifact(str(path), folder))
-        else:
-            raise FerError(f"phase {self.name}: there is no file {path} to attach to the run")
+        with progress.step(f"attaching {path.name}"):
+            if path.is_dir():
+                target = f"{folder}/{path.name}" if folder else path.name
+                store.retry_while_locked(lambda: mlflow.log_artifacts(str(path), target))
+            elif path.is_file():
+                store.retry_while_locked(lambda: mlflow.log_artifact(str(path), folder))
+            else:
+                raise FerError(f"phase {self.name}: there is no file {path} to attach to the run")
         return path
 
     def note(self, **fields: str) -> None:
@@ -267,6 +274,7 @@ class PhaseRun:
         if _current is not self:
             return
         _current = None
+        self._observing.close()
         self._unregister()
         try:
             try:  # end_run cannot be retried: it forgets the run before it writes

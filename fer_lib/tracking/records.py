@@ -6,8 +6,6 @@ import json
 import math
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,19 +64,6 @@ def enable_png_figures() -> None:
 
     if (shell := get_ipython()) is not None:
         select_figure_formats(shell, {"png"})
-
-
-def progress_line(folder: Path, what: str) -> Callable[..., None]:
-    """A callback ``(done)`` or ``(done, total)`` that writes ``progress.json`` at most once per second."""
-    last_time = -1.0
-
-    def write(done: int, total: int | None = None) -> None:
-        nonlocal last_time
-        if time.monotonic() - last_time >= 1.0 or done == total:
-            last_time = time.monotonic()
-            write_progress(folder, text=f"{done:,}{f' of {total:,}' if total else ''} {what}")
-
-    return write
 
 
 def write_progress(folder: Path, **fields: Any) -> None:
