@@ -96,6 +96,7 @@ class PhaseRun:
         self.progress_fields: dict[str, Any] = {}  # more fields of progress.json
         self._observing = contextlib.ExitStack()
         self._observing.enter_context(progress.observed_by(self._write_progress))
+        self._write_progress(progress.UNCOUNTED | {"text": "reading inputs"})
         self._unregister = run_status.on_interrupted_cell(self.interrupt)
         atexit.register(self._exit)  # MLflow's own exit hook would set FINISHED
 
