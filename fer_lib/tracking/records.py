@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -66,8 +67,19 @@ def enable_png_figures() -> None:
         select_figure_formats(shell, {"png"})
 
 
+def show_table(table, empty: str, precision: int = 4) -> None:
+    """Display a DataFrame in a notebook, or print the sentence ``empty`` when it has no rows."""
+    from IPython.display import display
+
+    if table.empty:
+        print(empty)
+    else:
+        display(table.style.format(precision=precision, na_rep=""))
+
+
 def write_progress(folder: Path, **fields: Any) -> None:
     """Write ``progress.json``, which ``fer run`` displays.  Atomic, but not synced: losing it does no harm."""
     work = folder / f".progress.{os.getpid()}.partial"
-    work.write_text(json.dumps(fields), encoding="utf-8")
-    os.replace(work, folder / "progress.json")
+    with contextlib.suppress(OSError):  # a full disk is reported by the files that matter
+        work.write_text(json.dumps(fields), encoding="utf-8")
+        os.replace(work, folder / "progress.json")
