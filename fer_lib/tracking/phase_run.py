@@ -186,10 +186,7 @@ class PhaseRun:
             print(message, flush=True)
 
     def figure(self, figure, name: str):
-        """Attach a matplotlib figure, save a copy in the phase's folder, and return it, so that the cell shows it.
-
-        The suffix of ``name`` sets the format.
-        """
+        """Attach a figure, save a copy in the phase's folder and return it.  The suffix of ``name`` sets the format."""
         mlflow = self._mlflow()
         path = self.output_dir / "figures" / name
         path.parent.mkdir(parents=True, exist_ok=True)
