@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.params.noise import NoiseParams
 from fer_lib.storage.atomic import fresh_file, write_json
+from fer_lib.storage.progress import step
 
 LISTED = 100  # first rows of the list, repeated in the JSON
 
@@ -47,14 +47,13 @@ def audit_labels(
     cache_dir: Path,
     *,
     seed: int = 1337,
-    progress: Callable[[int, int], None] | None = None,
 ) -> NoiseReport:
     """Audit the labels of the rows in ``p.splits``; writes ``label_noise.csv`` and ``label_noise.json`` into ``out``.
 
     Each round fits one net per fold.  From the second round on, the nets are trained without the rows flagged in the
     round before (at most half of a class), so that they predict the true class rather than the given label.  The
-    logits of all rounds are averaged.  Reading test rows is logged.  ``progress(done, total)`` counts epochs over all
-    rounds.  Raises DataError when the manifest has no rows there or too few for the folds.
+    logits of all rounds are averaged.  Reading test rows is logged.  Raises DataError when the manifest has no rows
+    there or too few for the folds.
     """
     from fer_lib.datasets.facepack import open_or_build
     from fer_lib.devices import resolve_device
@@ -70,12 +69,8 @@ def audit_labels(
     trained_on = np.ones(len(labels), bool)
     total, left_out = np.zeros((len(labels), len(EMOTIONS))), 0
     for number in range(p.rounds):
-
-        def count(done: int, per_round: int, before: int = number) -> None:
-            if progress is not None:
-                progress(before * per_round + done, p.rounds * per_round)
-
-        total += out_of_fold(pack, fold, trained_on, nets, cache_dir, device, count)
+        with step(f"round {number + 1}/{p.rounds}"):
+            total += out_of_fold(pack, fold, trained_on, nets, cache_dir, device)
         probs = metrics.softmax(total / (number + 1))
         errors = confident_learning.find_label_errors(probs, labels)
         left_out = int((~trained_on).sum())

@@ -23,9 +23,9 @@ from fer_lib.faces.contract import MAX_BOX_OVER_PICTURE
 from fer_lib.faces.decode import FORMATS
 from fer_lib.params import SourceSpec
 from fer_lib.storage.atomic import explained
+from fer_lib.storage.progress import Step
 
 MAX_LISTED = 10  # bad records in an error message
-Progress = Callable[[int], None]
 Box = tuple[float, float, float, float]  # top, left, bottom, right in pixels
 _EXIF_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
 
@@ -82,7 +82,7 @@ class ImportBuilder:
     name: str
     root: Path
     folder: Path
-    progress: Progress | None = None
+    counter: Step | None = None  # counts rows
     limit: int = 0  # rows per class and split, the first in the raw data's order; 0: all
     layout: str = ""  # by default the source's name
     rows: list[dict] = field(default_factory=list)
@@ -202,8 +202,8 @@ class ImportBuilder:
         }
         self.rows.append(row | columns)
         self._counts[split, label] += 1
-        if self.progress is not None:
-            self.progress(len(self.rows))
+        if self.counter is not None:
+            self.counter.update(len(self.rows))
 
     def add_text(self, relative: str, text: str) -> None:
         """Write a text file, which belongs to no row, to ``images/<relative>``."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,21 +19,21 @@ from fer_lib.faces.decode import decode
 from fer_lib.importers.builder import BadRecord, leaves_photo
 from fer_lib.params.curate import CsvParams
 from fer_lib.storage.atomic import fresh_file, json_text
+from fer_lib.storage.progress import step
 
-Progress = Callable[[int, int], None]
 Row = dict[str, Any]
 
 
-def import_csv(path: Path, root: Path, out: Path, params: CsvParams, progress: Progress | None = None) -> Manifest:
+def import_csv(path: Path, root: Path, out: Path, params: CsvParams) -> Manifest:
     """Write ``out/manifest.parquet`` and ``out/import_report.json`` and return the manifest.
 
-    Every image is decoded once; ``progress(done, total)`` counts images.  A box that leaves its photo on a side stays
+    Every image is decoded once.  A box that leaves its photo on a side stays
     as it is and is counted.  Raises :class:`DataError` naming file and line for more bad rows than
     ``params.tolerance``; nothing is written then.
     """
     path, root, out = Path(path), Path(root).absolute(), Path(out).absolute()
     table = read_rows(path, root, params.rebase)
-    outside = _add_ids(table, root, progress)
+    outside = _add_ids(table, root)
     table.check(params.tolerance)
     rows = pd.DataFrame(table.rows).drop(columns="line").sort_values(["source", "record"], ignore_index=True)
     frame = assign_val(rows.assign(val_role=""), params.val_fraction, params.seed)
@@ -64,20 +63,20 @@ def import_csv(path: Path, root: Path, out: Path, params: CsvParams, progress: P
         return manifest.write(out / "manifest.parquet")
 
 
-def _add_ids(table: CsvRows, root: Path, progress: Progress | None) -> int:
+def _add_ids(table: CsvRows, root: Path) -> int:
     """Add ids to the rows and drop those without a usable image; returns how many boxes leave their photo."""
     rows_of: dict[str, list[Row]] = defaultdict(list)
     for row in table.rows:
         rows_of[row["image_path"]].append(row)
     outside = 0
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    reading = step("reading images", total=len(rows_of), unit="images")
+    with reading as counter, ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         results = pool.map(lambda path: _check_image(root / path, rows_of[path]), rows_of)
         for done, (problems, leaving) in enumerate(results, 1):
             outside += leaving
             for problem in problems:
                 table.problem(*problem)
-            if progress is not None:
-                progress(done, len(rows_of))
+            counter.update(done)
     table.rows = [row for row in table.rows if "sample_id" in row]
     return outside
 

@@ -28,12 +28,13 @@ from fer_lib.datasets.import_folder import (
 )
 from fer_lib.datasets.manifest import SCHEMA_VERSION, write_frame
 from fer_lib.errors import DataError
-from fer_lib.importers.builder import ImportBuilder, Progress, Source
+from fer_lib.importers.builder import ImportBuilder, Source
 from fer_lib.importers.source_table import SOURCES
 from fer_lib.params import SourceSpec
 from fer_lib.params.strict import closest
 from fer_lib.storage.atomic import fresh_folder, write_json
 from fer_lib.storage.paths import external
+from fer_lib.storage.progress import each, step
 from fer_lib.synthetic.dataset import check_embedded, embedded_root
 
 __all__ = ["ImportResult", "import_all", "import_source", "load_source", "read_imports"]
@@ -58,21 +59,20 @@ def load_source(name: str) -> Source:
     return importlib.import_module(SOURCES[name]).DECLARATIONS[name]
 
 
-def import_source(spec: SourceSpec, out: Path, progress: Progress | None = None, smoke: bool = False) -> ImportResult:
+def import_source(spec: SourceSpec, out: Path, smoke: bool = False) -> ImportResult:
     """Import one raw dataset to ``<out>/<spec.name or spec.source>``.
 
-    ``progress(n)`` is called after each row with the number of rows so far.  ``smoke``: import only the first
-    ``SMOKE_ROWS`` rows of each class and split; no image of another row is read, and a warning counts them.  Raises
-    :class:`DataError` naming file and row for bad input; the folder then stays as it was.  Only a folder that an import
-    wrote is replaced, and never one that is, holds or lies in the raw data.
+    ``smoke``: import only the first ``SMOKE_ROWS`` rows of each class and split; no image of another row is read, and a
+    warning counts them.  Raises :class:`DataError` naming file and row for bad input; the folder then stays as it was.
+    Only a folder that an import wrote is replaced, and never one that is, holds or lies in the raw data.
     """
     out = Path(out).absolute()
     name = check(spec, out)
     root, target = raw_root(spec), out / name
     with import_lock(out, name):
         refuse_foreign(target)
-        with fresh_folder(target, replaceable) as folder:
-            builder = ImportBuilder(spec, name, root, folder, progress, SMOKE_ROWS if smoke else 0)
+        with fresh_folder(target, replaceable) as folder, step(f"importing {name}", unit="rows") as counter:
+            builder = ImportBuilder(spec, name, root, folder, counter, SMOKE_ROWS if smoke else 0)
             load_source(spec.source).read(builder)
             builder.check()
             rows = builder.frame()
@@ -106,9 +106,7 @@ def import_report(builder: ImportBuilder, out: Path) -> dict:
     )
 
 
-def import_all(
-    specs: Sequence[SourceSpec], out_dir: Path, progress: Progress | None = None, smoke: bool = False
-) -> dict:
+def import_all(specs: Sequence[SourceSpec], out_dir: Path, smoke: bool = False) -> dict:
     """Import every dataset, write ``<out_dir>/clean_report.json`` and return its contents.
 
     ``smoke``: see :func:`import_source`.  The report covers every import in ``out_dir``, earlier ones included.  All
@@ -119,11 +117,8 @@ def import_all(
         raise DataError("no source to import: name at least one under sources")
     out_dir = Path(out_dir).absolute()
     refuse_equal_names([check(spec, out_dir) for spec in specs])
-    total = 0
-    for spec in specs:
-        offset = total
-        count = None if progress is None else lambda n, offset=offset: progress(offset + n)
-        total += len(import_source(spec, out_dir, count, smoke).rows)
+    for spec in each("dataset", specs):
+        import_source(spec, out_dir, smoke)
         report = write_clean_report(out_dir)
     return report
 
@@ -168,7 +163,10 @@ def refuse_unread_options(spec: SourceSpec, name: str) -> None:
 
 def raw_root(spec: SourceSpec) -> Path:
     """The raw data: the drawn faces for ``embedded``, else ``spec.root`` (``~`` and ``$NAME`` expanded)."""
-    return embedded_root(spec).absolute() if spec.root == "embedded" else external(spec.root)
+    if spec.root == "embedded":
+        with step(f"drawing {spec.faces:,} faces"):
+            return embedded_root(spec).absolute()
+    return external(spec.root)
 
 
 def existing(value: str, name: str) -> Path:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,21 +87,9 @@ def show_table(table, empty: str, precision: int = 4) -> None:
         display(table.style.format(precision=precision, na_rep=""))
 
 
-def progress_line(folder: Path, what: str) -> Callable[..., None]:
-    """A callback ``(done)`` or ``(done, total)`` that writes ``progress.json`` at most once per second."""
-    last_time = -1.0
-
-    def write(done: int, total: int | None = None) -> None:
-        nonlocal last_time
-        if time.monotonic() - last_time >= 1.0 or done == total:
-            last_time = time.monotonic()
-            write_progress(folder, text=f"{done:,}{f' of {total:,}' if total else ''} {what}")
-
-    return write
-
-
 def write_progress(folder: Path, **fields: Any) -> None:
     """Write ``progress.json``, which ``fer run`` displays.  Atomic, but not synced: losing it does no harm."""
     work = folder / f".progress.{os.getpid()}.partial"
-    work.write_text(json.dumps(fields), encoding="utf-8")
-    os.replace(work, folder / "progress.json")
+    with contextlib.suppress(OSError):  # a full disk is reported by the files that matter
+        work.write_text(json.dumps(fields), encoding="utf-8")
+        os.replace(work, folder / "progress.json")
