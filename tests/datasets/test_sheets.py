@@ -42,7 +42,7 @@ def written(figure):
 def test_a_contact_sheet_has_one_labelled_line_per_class(manifest):
     figure = sheets.contact_sheet(manifest, "s", per_class=8, size=32)
     picture = canvas(figure)
-    high, wide = 32 + sheets.GAP + sheets.CAPTION, 32 + sheets.GAP
+    high, wide = 32 + sheets.GAP + sheets.LINE, 32 + sheets.GAP
     assert picture.shape == (7 * high, 5 * wide, 3), "as wide as the fullest line"
     for label in range(7):
         assert (picture[label * high : label * high + 32, :32] == 30 * label).all()
@@ -81,6 +81,17 @@ def test_the_box_of_a_photo_is_shown(tmp_path):
 def test_a_grid_without_rows_is_refused(manifest):
     with pytest.raises(DataError, match="pairs: no faces"):
         sheets.face_grid(manifest, [("none", manifest.frame.head(0))], "pairs")
+
+
+def test_a_page_has_room_for_the_captions_of_each_line():
+    faces = [np.full((16, 16, 3), value, np.uint8) for value in (0, 80, 160)]
+    lines = [("plain", [(face, "") for face in faces]), ("two", [(faces[1], "label\nprediction")])]
+    figure = sheets.tile_page(lines, "faces", size=16)
+    picture, step = canvas(figure), 16 + sheets.GAP
+    assert picture.shape == (2 * step + 2 * sheets.LINE, 3 * step, 3)
+    assert [picture[0, i * step, 0] for i in range(3)] == [0, 80, 160] and picture[step, 0, 0] == 80
+    assert figure.axes[0].texts[-1].get_position() == (8, step + 17)
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["plain", "two"]
 
 
 class Tilted:
