@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 from road import PHASES
@@ -11,6 +12,7 @@ from road import PHASES
 from fer_lib.emotions import EMOTIONS
 from fer_lib.params import KINDS
 from fer_lib.pipeline.runfile import input_fields, load_run
+from fer_lib.storage.paths import below
 
 TEACHERS = ("teacher_a", "teacher_b")
 STUDENTS = ("student_ce", "student_kd", "student_dkd")
@@ -354,7 +356,9 @@ def test_a_fit_tells_its_epochs_and_describes_the_weights_it_keeps(walked, neste
     assert alignment["paths"]["manifest_sha256"] == nested["manifest"].data.tags["fer.id.manifest_sha256"]
     began = walked.json(run, "starting_weights.json")
     tagged = {key: run.data.tags[f"fer.weights.{key}"] for key in ("source", "origin", "sha256")}
-    assert tagged == {"source": began["source"], "origin": began["origin"], "sha256": began["weights_sha256"]}
+    origin = began["origin"] and below(Path(began["origin"]), walked.home)
+    assert tagged == {"source": began["source"], "origin": origin, "sha256": began["weights_sha256"]}
+    assert not Path(origin).is_absolute(), "a checkout can be moved"
     assert alignment["init"]["resume"] is False and alignment["seed"] == params.seed
 
 
