@@ -50,10 +50,10 @@ def _reliability(top, under, table: dict, error: float, null_mean: float, null_q
     filled = table["count"] > 0
     left, width = table["lower"][filled], 1.0 / len(table["count"])
     confidence, acc, n = table["confidence"][filled], table["accuracy"][filled], int(table["count"].sum())
-    top.bar(left, acc, width, align="edge", color=BLUE, edgecolor="white", label="accuracy")
+    top.bar(left, acc, width, align="edge", color=BLUE, alpha=0.5, edgecolor="white", label="accuracy")
     top.bar(
-        left, confidence - acc, width, bottom=acc, align="edge", color=RED, alpha=0.35, hatch="//", edgecolor=RED,
-        linewidth=0, label="gap to mean confidence",
+        left, confidence - acc, width, bottom=acc, align="edge", facecolor="none", hatch="///", edgecolor=RED,
+        linewidth=1, label="gap to mean confidence",
     )  # fmt: skip
     top.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2, label="perfect calibration")
     top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
@@ -69,7 +69,7 @@ def _reliability(top, under, table: dict, error: float, null_mean: float, null_q
     under.set(xlabel="confidence", ylabel="rows")
     under.yaxis.set_major_formatter("{x:,.0f}")
     under.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    under.legend(loc="upper left", frameon=False, fontsize=9)
+    under.legend(loc="upper center", bbox_to_anchor=(0.5, -0.45), ncols=2)
 
 
 @themed

@@ -82,7 +82,7 @@ def tile_page(lines: Sequence[tuple[str, Sequence[tuple[np.ndarray, str]]]], tit
     figure, axes = _page(canvas, title, [label for label, _ in lines])
     axes.set_yticks(tops[:-1] + size / 2, [label for label, _ in lines], fontsize=9)
     for x, y, text in texts:
-        axes.text(x, y, text, ha="center", va="top", fontsize=7.5, linespacing=1.0)
+        axes.text(x, y, text, ha="center", va="top", fontsize=7.5, linespacing=1.15)
     return figure
 
 
@@ -163,16 +163,16 @@ def _step_caption(
     detector: Detector | None,
 ) -> str:
     if step == "box" and step not in stages:
-        return "no box: the image is the face"
+        return "no box:\nthe image is the face"
     if step not in stages:
         return "off in this contract"
     height, width = stages[step].shape[:2]
     if step == "square" and contract.align == "none":
-        return f"{width} x {height}, align is off"
+        return f"{width} x {height}\nalign is off"
     if step == "square" and points is None:
         blind = detector is None or isinstance(detector, Haar)
-        return f"{width} x {height}, " + ("not aligned: YuNet is not here" if blind else "no eyes found: as it is")
-    more = {"square": ", eyes level", "crop": ", what the model sees"}.get(step, "")
+        return f"{width} x {height}\n" + ("not aligned: YuNet is not here" if blind else "no eyes found: as it is")
+    more = {"square": "\neyes level", "crop": "\nwhat the model sees"}.get(step, "")
     return f"{width} x {height}{more}"
 
 

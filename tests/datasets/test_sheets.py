@@ -119,8 +119,8 @@ def test_every_step_of_the_contract_is_on_its_page(manifest, tmp_path):
     figure = sheets.steps_page(mixed, contract, rows, Tilted(), size=60)
     texts = written(figure)
     assert [t for t in texts if t in sheets.STEPS.values()] == ["raw", "box", "aligned", "CLAHE", "crop"]
-    assert "30 x 30, eyes level" in texts and "30 x 30, no eyes found: as it is" in texts
-    assert texts.count("no box: the image is the face") == 2 and "photos\nFear" in texts
+    assert "30 x 30\neyes level" in texts and "30 x 30\nno eyes found: as it is" in texts
+    assert texts.count("no box:\nthe image is the face") == 2 and "photos\nFear" in texts
     assert any(contract.id in t and "tilted" in t for t in texts)
     wide = 60 + 2 * sheets.GAP
     photo = decode(tmp_path / "99.png")
@@ -130,9 +130,9 @@ def test_every_step_of_the_contract_is_on_its_page(manifest, tmp_path):
     assert np.array_equal(canvas(figure)[:60, 4 * wide : 4 * wide + 60], crop)
     for blind in (None, Haar()):
         texts = written(sheets.steps_page(mixed, contract, rows, blind, size=60))
-        assert texts.count("30 x 30, not aligned: YuNet is not here") == 3 and not any("no eyes" in t for t in texts)
+        assert texts.count("30 x 30\nnot aligned: YuNet is not here") == 3 and not any("no eyes" in t for t in texts)
     plain = written(sheets.steps_page(mixed, FaceContract(image_size=32), rows, None, size=60))
-    assert plain.count("off in this contract") == 3 and "30 x 30, align is off" in plain
+    assert plain.count("off in this contract") == 3 and "30 x 30\nalign is off" in plain
 
 
 def test_counts_are_drawn_by_source_split_and_label(manifest):

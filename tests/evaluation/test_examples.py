@@ -1,4 +1,4 @@
-"""Sheets and photos show the right faces, in the right order, with the model's own predictions."""
+"""Sheets show the right faces, in the right order, with the model's own predictions."""
 
 import cv2
 import numpy as np
@@ -7,18 +7,10 @@ import pytest
 from scipy.spatial.distance import jensenshannon
 from scipy.special import softmax
 
-from fer_lib.datasets.manifest import BOX, Manifest
+from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.sheets import GAP, face_tile
-from fer_lib.deploy.packaged import packaged_bundle
-from fer_lib.deploy.predict import Predictor, annotate
 from fer_lib.emotions import EMOTIONS
-from fer_lib.evaluation.examples import (
-    PHOTO_WIDTH,
-    annotated_photo,
-    answer_sheet,
-    disagreement_sheet,
-    select_predictions,
-)
+from fer_lib.evaluation.examples import answer_sheet, disagreement_sheet, select_predictions
 from fer_lib.models.bundle import read_bundle
 from fer_lib.models.softlabels import cached_logits
 from fer_lib.params import SoftLabelParams, TeacherParams
@@ -102,40 +94,6 @@ def test_the_faces_of_most_disagreement_have_each_teachers_prediction(drawn_teac
         f"label {EMOTIONS[row['label']]}\n1: {EMOTIONS[one[first].argmax()]} {one[first].max():.2f}\n"
         f"2: {EMOTIONS[other[first].argmax()]} {other[first].max():.2f}"
     )
-    assert line_labels(figure) == ["most unlike\n1 to 8", "most unlike\n9 to 10"]
+    assert line_labels(figure) == ["disagreement\n1 to 8", "disagreement\n9 to 10"]
     assert "1: teacher1, 2: teacher2" in figure.texts[0].get_text()
     assert disagreement_sheet(p, drawn_manifest, drawn_teachers[:1], pack_cache, "cpu") is None
-
-
-def test_the_photo_with_most_boxes_is_annotated(tmp_path, manifest):
-    photo = np.random.default_rng(0).integers(0, 255, (60, PHOTO_WIDTH, 3), dtype=np.uint8)
-    cv2.imwrite(str(tmp_path / "photo.png"), photo[..., ::-1])
-    boxes = [(5.0, 400.0, 55.0, 450.0), (5.0, 20.0, 55.0, 70.0)]
-    rows = [
-        dict(manifest.frame.iloc[0]) | {"sample_id": f"p{i}", "content_id": f"p{i}", "label": 3 + i}
-        | {"image_path": "photo.png"} | dict(zip(BOX, box, strict=True))
-        for i, box in enumerate(boxes)
-    ]  # fmt: skip
-    photos = Manifest(pd.concat([manifest.frame, pd.DataFrame(rows)], ignore_index=True), manifest.meta)
-    predictor = Predictor(packaged_bundle())
-    figure = annotated_photo(predictor, photos)
-    expected = annotate(photo, predictor.predict(photo, boxes=[boxes[1], boxes[0]]))
-    assert (picture(figure) == expected).all()
-    assert figure.axes[0].get_title().endswith("left to right: Sad, Happy")
-
-
-def test_faces_without_boxes_are_shown_side_by_side_one_per_class(manifest):
-    predictor = Predictor(packaged_bundle())
-    figure = annotated_photo(predictor, manifest)
-    assert figure.axes[0].get_title().endswith("left to right: " + ", ".join(EMOTIONS[:6]))
-    shown = picture(figure)
-    scale = PHOTO_WIDTH / (6 * (48 + 8) + 8)
-    centres = [round(scale * (8 + 24 + i * 56)) for i in range(6)]
-    assert [shown[round(scale * 40), x, 0] for x in centres] == [40 * i for i in range(6)]
-
-
-def test_without_a_manifest_the_faces_are_drawn():
-    predictor = Predictor(packaged_bundle())
-    figure = annotated_photo(predictor)
-    assert figure.axes[0].get_title() == f"{predictor.name}. Labels from left to right: {', '.join(EMOTIONS)}"
-    assert picture(figure).shape[1] == PHOTO_WIDTH
