@@ -55,7 +55,7 @@ def validation_table(out: Path) -> pd.DataFrame:
     """The counts of ``manifest_validation.json``, one line each: rows, decoded images, duplicates."""
     validation = _validation(out)
     counts = {key: validation[key] for key in ("rows_total", "rows_valid", "decode", "duplicates")}
-    return pd.Series(flatten(counts), name="n").to_frame()
+    return pd.Series(flatten(counts), name="n", dtype=object).to_frame()
 
 
 def manifest_result(params: ManifestParams, manifest: Manifest, out: Path) -> PhaseResult:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from fer_lib.params import PhaseParams
 from fer_lib.pipeline import folders
@@ -18,25 +21,27 @@ from fer_lib.tracking import run_status, store
 from fer_lib.tracking.records import write_plan
 
 
-def cell_names(notebook: Path) -> set[str]:
-    """The names that the parameters cell of a notebook sets; empty without such a cell."""
-    names = set()
+def cell_names(notebook: Path) -> list[str]:
+    """The names that the parameters cell of a notebook sets, in its order; empty without such a cell."""
+    names = []
     for cell in read_json(notebook)["cells"]:
         if "parameters" in cell["metadata"].get("tags", []):
             for statement in ast.parse("".join(cell["source"])).body:
                 targets = getattr(statement, "targets", [getattr(statement, "target", None)])
-                names |= {target.id for target in targets if isinstance(target, ast.Name)}
+                names += [target.id for target in targets if isinstance(target, ast.Name)]
     return names
 
 
-def injected_values(params: PhaseParams, cell: set[str]) -> dict[str, Any]:
+def injected_values(params: PhaseParams, cell: Sequence[str]) -> dict[str, Any]:
     """The values for papermill: the parameters of the cell, and the others where they are not the defaults.
 
-    So the executed notebook shows what the phase did and no list of defaults, whatever its cell had before.
+    So the executed notebook shows what the phase did and no list of defaults, whatever its cell had before.  Of a
+    nested parameter only what is not a default is passed.
     """
+    values = params.model_dump(mode="json") | {"advanced": {}}
+    values |= {name: {} for name, value in params if isinstance(value, BaseModel)}
     changed = params.model_dump(mode="json", exclude_defaults=True)
-    shown = params.model_dump(mode="json", include=cell) | ({"advanced": {}} if "advanced" in cell else {})
-    return shown | {name: value for name, value in changed.items() if name not in cell}
+    return {name: values[name] for name in cell if name in values} | changed
 
 
 class Task:

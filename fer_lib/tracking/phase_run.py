@@ -246,8 +246,8 @@ class PhaseRun:
         record = plan | {"finished": now(), "seconds": round(time.time() - self.started, 1)}
         write_json(self.output_dir / "done.json", record)
         self.close("FINISHED")
-        lines = [*flatten(result.headline, " ").items(), *result.ids.items()]
-        print(*(f"{name}: {value}" for name, value in lines), sep="\n")
+        for name, value in (*flatten(result.headline, " ").items(), *result.ids.items()):
+            print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
 
     def _outputs(self, result: PhaseResult) -> dict[str, Any]:
         """``outputs.json``; a bundle in the phase's folder by its relative path, so that a checkout can be moved."""

@@ -209,6 +209,11 @@ def test_one_parent_with_a_nested_run_a_phase(walked, parent, nested):
     assert "chance" in walked.first.out and "fer ui" in walked.first.out
 
 
+def test_no_hidden_file_is_attached(walked, nested):
+    for name in PHASES:
+        assert not [path for path in names(walked, nested[name], "") if path.startswith(".")], name
+
+
 def test_a_phase_that_read_test_rows_says_so(walked, nested):
     opened = {name for name in PHASES if "test_openings.jsonl" in names(walked, nested[name], "")}
     assert opened == {"evaluate"}

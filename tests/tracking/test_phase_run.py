@@ -60,7 +60,8 @@ def test_metrics_figures_and_the_result_are_logged(lab, capsys):
             path.parent.mkdir(exist_ok=True)
             path.write_text(f'"{path.stem}"')
         run.finish(PhaseResult(
-            ids={"rows": "abc"}, headline={"rows": np.int64(5)}, bundle=run.output_dir / "best", metrics={"n": 7},
+            ids={"rows": "abc"}, headline={"rows": np.int64(5), "val": {"F1": 1 / 3}}, metrics={"n": 7},
+            bundle=run.output_dir / "best",
             note={"next": "Nothing.", "result": "It works."}, tags={"fer.gates": "passed"}, warnings=["slow", "few"],
             artifacts=[run.output_dir / "report.json", run.output_dir / "best", lab / "buffer.json"],
             artifact_folders={lab / "buffer.json": "buffers/0"},
@@ -72,12 +73,12 @@ def test_metrics_figures_and_the_result_are_logged(lab, capsys):
     assert seen.data.tags["mlflow.note.content"] == "**Intent.** To see.\n\n**Result.** It works.\n\n**Next.** Nothing."
     assert seen.data.tags["fer.id.rows"] == "abc" and seen.data.tags["fer.kind"] == "import"
     assert seen.data.tags["fer.gates"] == "passed" and seen.data.tags["fer.warning"] == "slow\nfew"
-    assert "rows: 5\nrows: abc\n" in capsys.readouterr().out
+    assert "rows: 5\nval F1: 0.3333\nrows: abc\n" in capsys.readouterr().out
     folder = paths.mlruns() / "artifacts" / run.run_id / "artifacts"
     assert (folder / "figures" / "empty.png").read_bytes().startswith(b"\x89PNG")
     logged = ("report.json", "best/bundle.json", "buffers/0/buffer.json")
     assert [json.loads((folder / name).read_text()) for name in logged] == ["report", "bundle", "buffer"]
-    outputs = {"ids": {"rows": "abc"}, "bundle": "best", "headline": {"rows": 5}}
+    outputs = {"ids": {"rows": "abc"}, "bundle": "best", "headline": {"rows": 5, "val": {"F1": 1 / 3}}}
     assert json_files.read_outputs(run.output_dir) == outputs == json.loads((folder / "outputs.json").read_text())
     done = json.loads((run.output_dir / "done.json").read_text())
     assert done["run_id"] == run.run_id and done["params"]["seed"] == 1 and done["kind"] == "import"
