@@ -75,9 +75,11 @@ def matrices(audit: Audit) -> Figure:
     figure.suptitle(f"Groups of duplicates that both have (of {audit.summary['rows']:,} rows)")
     for axes, (name, part) in zip(figure.subplots(1, 2, width_ratios=sides), parts, strict=True):
         counts = np.asarray(part["groups"])
-        axes.imshow(np.log1p(counts), cmap="Blues", vmin=0, vmax=max(1.0, np.log1p(counts.max(initial=0)) * 1.3))
+        depth = np.log1p(counts) / max(1.0, 1.3 * np.log1p(counts.max(initial=0)))
+        axes.imshow(depth, cmap="Blues", vmin=0, vmax=1)
         for (i, j), n in np.ndenumerate(counts):
-            axes.text(j, i, f"{n:,}", ha="center", va="center", fontsize=9)
+            colour = "white" if depth[i, j] > 0.55 else "black"
+            axes.text(j, i, f"{n:,}", ha="center", va="center", fontsize=9, color=colour)
         axes.set_xticks(range(len(counts)), part["names"], rotation=35, ha="right", fontsize=9)
         axes.set_yticks(range(len(counts)), part["names"], fontsize=9)
         axes.set_title(f"by {name}")

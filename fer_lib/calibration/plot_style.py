@@ -15,6 +15,8 @@ DPI = 100
 BLUE, ORANGE, GREEN, RED = "#27568f", "#e08a2e", "#a3d1a3", "#b8403f"  # blue, orange and green: dark, medium, light
 GREY, FAINT = "#5f5f5f", "#d9d9d9"
 SERIES = (BLUE, ORANGE, GREEN)
+# options of bar labels that a line of the axes may cross
+ABOVE_LINES = {"padding": 3, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.6}}
 
 THEME = {
     "figure.dpi": DPI,

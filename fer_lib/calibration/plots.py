@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fer_lib.calibration.intervals import ece_null
 from fer_lib.calibration.metrics import BINS, class_names, ece, reliability_table
-from fer_lib.calibration.plot_style import BLUE, FAINT, GREY, RED, themed
+from fer_lib.calibration.plot_style import ABOVE_LINES, BLUE, FAINT, GREY, RED, themed
 from fer_lib.errors import DataError
 
 
@@ -108,9 +108,7 @@ def per_class_bars(per_class_f1: dict[str, float], title: str) -> Figure:
     figure = Figure(figsize=(6.8, 4.2))
     axes = figure.subplots()
     seaborn.barplot(x=names, y=values, color=BLUE, saturation=1, ax=axes)
-    axes.bar_label(
-        axes.containers[0], fmt="%.3f", fontsize=9, padding=3, bbox=dict(facecolor="white", edgecolor="none", pad=0.6)
-    )
+    axes.bar_label(axes.containers[0], fmt="%.3f", fontsize=9, **ABOVE_LINES)
     mean = float(np.mean(values))
     axes.axhline(mean, color=RED, linestyle="--", linewidth=1.2, label=f"macro-F1 {mean:.3f}")
     axes.set(ylim=(0, 1.08), ylabel="F1", title=title)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fer_lib.calibration.plot_style import BLUE, GREY, RED, themed
+from fer_lib.calibration.plot_style import ABOVE_LINES, BLUE, GREY, RED, themed
 from fer_lib.storage.text import duration
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def draw_differences(axes, differences: dict[str, dict[str, float]]) -> None:
 def _draw_cost_pairs(axes, stage: dict[str, Any]) -> None:
     known = {name: new / old for name, (old, new) in _cost_pairs(stage["cost"]).items() if old and new}
     bars = axes.barh(list(known), list(known.values()), color=BLUE)
-    axes.bar_label(bars, labels=[f"{ratio:.2f} x" for ratio in known.values()], padding=3, fontsize=9)
+    axes.bar_label(bars, labels=[f"{ratio:.2f} x" for ratio in known.values()], fontsize=9, **ABOVE_LINES)
     axes.axvline(1, color=GREY, linestyle="--", linewidth=1)
     axes.invert_yaxis()
     axes.margins(x=0.15)
