@@ -12,11 +12,12 @@ from typing import Any
 import pandas as pd
 
 from fer_lib.datasets.interchange import SHOWN, CsvRows, read_rows
-from fer_lib.datasets.manifest import BOX, Manifest, content_id, sample_id
+from fer_lib.datasets.manifest import Manifest, box_of, content_id, sample_id
 from fer_lib.datasets.splits import assign_val, assign_val_roles, excluded_from_val
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
+from fer_lib.importers.builder import BadRecord, leaves_photo
 from fer_lib.params.curate import CsvParams
 from fer_lib.storage.atomic import fresh_file, json_text
 
@@ -85,7 +86,7 @@ def _check_image(path: Path, rows: list[Row]) -> tuple[list[tuple[str, int, str]
     """Add ids to the rows of one image; returns (kind, line, reason) of bad rows, and how many boxes leave it."""
     try:
         data = path.read_bytes()
-        height, width = decode(data).shape[:2]
+        size = decode(data).shape[:2]
     except OSError as error:
         kind = "missing picture" if isinstance(error, FileNotFoundError) else "unreadable picture"
         return [(kind, row["line"], f"{path}: {error.strerror or error}") for row in rows], 0
@@ -93,16 +94,12 @@ def _check_image(path: Path, rows: list[Row]) -> tuple[list[tuple[str, int, str]
         return [("undecodable picture", row["line"], f"{path}: {error}") for row in rows], 0
     problems, leaving = [], 0
     for row in rows:
-        box = [row.get(side) for side in BOX]
-        if None in box:
-            box = None
-        else:
-            top, left, bottom, right = box
-            if bottom <= 0 or right <= 0 or top >= height or left >= width:
-                reason = f"box {tuple(box)} lies outside {path} of {width} x {height} pixels"
-                problems.append(("box outside the photo", row["line"], reason))
-                continue
-            leaving += top < 0 or left < 0 or bottom > height or right > width
+        box = box_of(row)
+        try:
+            leaving += box is not None and leaves_photo(box, size)
+        except BadRecord as error:
+            problems.append((error.kind, row["line"], f"{path}: {error.reason}"))
+            continue
         row["content_id"] = content_id(data, box)
         row["sample_id"] = sample_id(row["source"], row["record"], row["content_id"])
     return problems, leaving

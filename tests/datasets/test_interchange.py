@@ -197,6 +197,7 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path, line, kind):
         (",,,0,0,10,", "bad box"),
         (",,,5,0,10,5", "bad box"),
         (",,,50,0,10,60", "box outside the photo"),
+        (",,,-500,-500,500,500", "box far larger than the photo"),
     ],
 )
 def test_a_bad_box_is_named(tmp_path, cells, kind):

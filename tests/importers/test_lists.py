@@ -119,7 +119,11 @@ def test_yolo_counts_bad_records_by_kind(yolo, tmp_path):
     (labels / "p51.txt").write_text("\n")
     spec = SourceSpec(source="affectnet_yolo_format", root=str(yolo))
     assert_refused(
-        spec, tmp_path / "out", "9 bad records", "tolerance 0", f"{labels / 'p00.txt'}, line 1: '9' is not 0..7"
+        spec,
+        tmp_path / "out",
+        "9 bad records",
+        "tolerance 0",
+        f"{labels / 'p00.txt'}, line 1: '9' is not a whole number 0..7",
     )
     report = import_source(with_tolerance(spec), tmp_path / "out").report
     assert report["bad_records"] == {
@@ -350,7 +354,9 @@ def test_expw_counts_bad_lines_by_kind(expw, tmp_path):
     with open(expw / "label.lst", "a") as handle:
         handle.write("\n" + "\n".join(more))
     spec = SourceSpec(source="expw_full", root=str(expw))
-    assert_refused(spec, tmp_path / "no", "10 bad records", f"{expw / 'label.lst'}, line 26: '7' is not 0..6")
+    assert_refused(
+        spec, tmp_path / "no", "10 bad records", f"{expw / 'label.lst'}, line 26: '7' is not a whole number 0..6"
+    )
     report = import_source(with_tolerance(spec), tmp_path / "out").report
     assert report["bad_records"] == {
         "box far larger than the photo": 1, "box outside the photo": 1, "empty box": 1, "label out of range": 1,
