@@ -14,6 +14,7 @@ from fer_lib.audit import confident_learning
 from fer_lib.audit.confident_learning import LabelErrors
 from fer_lib.audit.report import spreadsheet_safe
 from fer_lib.calibration import metrics
+from fer_lib.calibration.plot_style import themed
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.openings import log_test_opening
 from fer_lib.datasets.sheets import face_grid
@@ -145,13 +146,14 @@ def _report(
     return NoiseReport(ranked, errors, rows, summary)
 
 
+@themed
 def noise_matrix_figure(report: NoiseReport) -> Figure:
     """The expected rows by given label and true label.  The diagonal has no colour, so label errors stand out."""
     noise, k = report.errors.refined, len(EMOTIONS)
     totals = noise.sum(axis=1, keepdims=True)
     share = np.divide(noise, totals, out=np.zeros_like(noise), where=totals > 0)
     off = np.where(np.eye(k, dtype=bool), 0.0, share)
-    figure = Figure(figsize=(7.4, 6.4), dpi=100, layout="constrained")
+    figure = Figure(figsize=(7.4, 6.4))
     axes = figure.subplots()
     top = max(float(off.max()), 1e-9)
     image = axes.imshow(off, cmap="Reds", vmin=0.0, vmax=top)

@@ -105,15 +105,19 @@ FIGURES = {
     "check": set(),
     "import": {"imported_rows.png", "contact_fer2013.png"},
     **{n: {"rows.png", "contact_fer2013.png", "face_contract_steps.png"} for n in ("manifest", "curated")},
-    **{name: {"training_curves.png", "confusion_val_select.png", "per_class_f1_val_select.png"} for name in FITS},
+    **{
+        name: {"augmented_batch.png", "training_curves.png", "confusion_val_select.png", "per_class_f1_val_select.png"}
+        | {"answers_val_select.png"}
+        for name in FITS
+    },
     "checkpoints": {"checkpoints.png", "reliability_chosen.png"},
-    "softlabels": set(),
+    "softlabels": {"disagreement.png"},
     "evaluate": {"reliability_raw.png", "reliability_scaled.png", "confusion_matrix.png", "per_class_f1.png"}
     | {"stages.png"}
     | {f"{name}_reliability_{kind}.png" for name in (*FITS, "ensemble") for kind in ("raw", "scaled")},
-    "export": set(),
+    "export": {"annotated_photo.png"},
     "audit": {"matrices.png", "across_splits.png", "noise_matrix.png", "label_noise.png"},
-    "adapt": {"contact_live.png", "training_curves.png"},
+    "adapt": {"contact_live.png", "training_curves.png", "before_after.png"},
     "score": {"faces_1.png", "timeline.png", "per_class.png", "study.png"},
 }
 
