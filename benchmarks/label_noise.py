@@ -4,10 +4,11 @@
     python benchmarks/label_noise.py --fer2013 ROOT --ferplus FOLDER [--rows 9600] [--write]
 
 A tenth of the drawn faces' labels is written wrong, each other class as likely (symmetric) or along FER2013's typical
-confusions.  The seed decides the faces, the planted labels, the folds and the nets.  The audit's settings were chosen on
-seed 1337 and its ranking on seeds 7 and 2024, so only other seeds are evidence.  The second form audits real training rows of FER2013 and asks ten
-other people about those it doubts: FERPlus' votes on the same images.  ``--write`` adds what was measured to
-``docs/results/label_noise.json``, in place of the same measurement where it is there, and renders the page beside it.
+confusions.  The seed decides the faces, the planted labels, the folds and the nets.  The audit's settings were chosen
+on seed 1337 and its ranking on seeds 7 and 2024, so only other seeds are evidence.  The second form audits real
+training rows of FER2013 and compares those it doubts with FERPlus, the votes of ten other annotators on the same
+images.  ``--write`` adds the measurement to ``docs/results/label_noise.json``, in place of an earlier one with the same
+settings, and renders the page beside it.
 About 10 CPU minutes for both shapes of one seed at 12,000 faces.
 """
 
@@ -129,14 +130,16 @@ def fer2013(root: Path, ferplus: Path, rows: int, folds: int, seed: int, work: P
 
 def settings() -> dict:
     """The audit's method and settings that the figures depend on, without the folds, which each line states."""
-    return {"method": METHOD} | NoiseParams().model_dump(mode="json", exclude={"splits", "folds", "shown", "device", "threads", "pack"})
+    other = {"splits", "folds", "shown", "device", "threads", "pack"}
+    return {"method": METHOD} | NoiseParams().model_dump(mode="json", exclude=other)
 
 
 def table(lines: list[dict]) -> str:
     """A Markdown table of the drawn runs."""
     rows = [
         "| wrong labels | faces | folds | seed | AUPRC | by self-confidence | by margin | right among the first half "
-        "/ as many as planted | true class suggested | flagged: precision / recall | share of wrong labels: refined / joint |",
+        "/ as many as planted | true class suggested | flagged: precision / recall "
+        "| share of wrong labels: refined / joint |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in lines:
@@ -172,7 +175,9 @@ def page(result: dict) -> str:
         f"{100 * SHARE:.0f} % of the labels are written wrong.  The list is scored by average precision (AUPRC; "
         f"{SHARE:.2f} for a list in random order), wanted: {GOAL['symmetric']:.2f} for symmetric wrong labels, "
         f"{GOAL['confusions']:.2f} for those along typical confusions.  Settings and ranking were chosen on the seeds "
-        f"{', '.join(map(str, TUNED))}; faces, wrong labels, folds and nets of other seeds had no part in it.\n\n" + table(result["drawn"]) + "\n"
+        f"{', '.join(map(str, TUNED))}; faces, wrong labels, folds and nets of other seeds had no part in it.\n\n"
+        + table(result["drawn"])
+        + "\n"
     )
     if real := result.get("fer2013"):
         text += (

@@ -198,7 +198,7 @@ def measure(case: tuple, manifest: Manifest, raw: Path, folder: Path, a: argpars
     }  # fmt: skip
     # batches are prepared ahead for a GPU: a short turn would have a start
     chunk = p.max_train_batches if device.type == "cuda" else a.chunk
-    run = standalone.phase_run(p, "teacher")
+    run = standalone.phase_run("teacher", p.model_dump())
     run.metrics = timed(run.metrics, logged)
     events = train_teacher(p, manifest, run.output_dir, folder / "cache", run_id=run.run_id)
     run.follow(taking_turns(events, others, chunk, p, device, found), echo=False)

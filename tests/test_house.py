@@ -46,10 +46,31 @@ def test_kinds_and_notebooks_match():
 def test_notebook_parameters_match_their_model(kind):
     model, stem = KINDS[kind]
     values = parameters_of(REPO / "notebooks" / f"{stem}.ipynb")
-    assert set(values) == set(model.model_fields), set(values) ^ set(model.model_fields)
+    assert {"advanced", "seed", "smoke"} <= set(values) and len(values) <= 14, f"{stem}: {len(values)} parameters"
+    assert "output_dir" not in values and values.pop("advanced") == {}
+    assert set(values) <= set(model.model_fields), set(values) - set(model.model_fields)
     written, default = model(**values), model()
     different = [name for name in model.model_fields if getattr(written, name) != getattr(default, name)]
     assert not different, f"{stem}: other defaults than {model.__name__}: {different}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_cell_assigns_a_parameter(kind):
+    """The opening cell, run again in the same kernel, would read the new value as the parameter."""
+    model, stem = KINDS[kind]
+    for cell in code_cells(REPO / "notebooks" / f"{stem}.ipynb"):
+        if "parameters" not in cell["metadata"].get("tags", []):
+            tree = ast.walk(ast.parse("".join(cell["source"])))
+            stored = {node.id for node in tree if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+            tree = ast.walk(ast.parse("".join(cell["source"])))
+            stored |= {a.asname or a.name for n in tree if isinstance(n, (ast.Import, ast.ImportFrom)) for a in n.names}
+            assert not stored & {*model.model_fields, "advanced"}
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_last_cell_only_finishes_the_run(notebook):
+    last = ast.parse("".join(code_cells(notebook)[-1]["source"])).body
+    assert len(last) == 1 and ast.unparse(last[0]).startswith("run.finish("), ast.unparse(last)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

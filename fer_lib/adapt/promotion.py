@@ -6,6 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from fer_lib.adapt.data import AdaptData
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.deploy.export import weights_ids
 from fer_lib.deploy.onnx_export import export_bundle
@@ -16,7 +19,9 @@ from fer_lib.live.score import score
 from fer_lib.models.bundle import Bundle, derive_bundle
 from fer_lib.params import AdaptParams
 from fer_lib.storage.atomic import write_json
-from fer_lib.tracking.registry import alias_message, alias_version, permitted_alias, register_bundle
+from fer_lib.storage.phase_result import PhaseResult
+from fer_lib.tracking.registration import register_model
+from fer_lib.training.results import FIT_FILES, IDS, FinishedFit
 
 
 def measure_session(models: dict[str, Bundle], session: Path, out: Path) -> list[dict[str, Any]]:
@@ -79,9 +84,41 @@ def register_if_passed(p: AdaptParams, bundle: Bundle, result: dict[str, Any], r
         return "Nothing was registered: no alias is set."
     if not result["passed"]:
         return f"Nothing was registered: a gate did not pass, so {p.registered_name}@{p.alias} stays what it is."
-    alias, refusal = permitted_alias(bundle, p.registered_name, p.alias, p.smoke)
-    before = alias_version(p.registered_name, alias)
     description = " ".join(filter(None, [f"{result['mark']}:" if result["mark"] else "", *result["said"]]))
-    version = register_bundle(bundle, p.registered_name, alias, run_id, description=description)
-    moved = alias_message(p.registered_name, alias, version, before, bundle)
-    return f"{refusal}. {moved}" if refusal else moved
+    registration = register_model(bundle, p.registered_name, p.alias, run_id, p.smoke, description)
+    return " ".join(filter(None, [registration.refusal and f"{registration.refusal}.", registration.message]))
+
+
+def adapt_result(
+    p: AdaptParams, fit: FinishedFit, base: Bundle, bundle: Bundle, result: dict[str, Any], data: AdaptData,
+    counts: pd.DataFrame, registered: str,
+) -> PhaseResult:  # fmt: skip
+    """The result of an adaptation whose sealed candidate is ``bundle``; writes ``gates.json``.
+
+    ``result``: of :func:`run_gates`; ``counts``: of ``data.counts_table``; ``registered``: of
+    :func:`register_if_passed`.
+    """
+    out, reports = fit.folder, [folder / "buffer.json" for folder in data.buffers]
+    files = [out / f"{name}.json" for name in (*FIT_FILES, "onnxparity")]
+    scores = {one.get("suite", "session"): one["scores"] for one in result["gates"]}
+    verdict = "passed" if result["passed"] else "not passed"
+    buffered, replayed = counts.filter(like="buffered", axis=0)["total"].sum(), counts.loc["replayed", "total"]
+    return PhaseResult(
+        ids={key: fit.best.meta["ids"][key] for key in IDS},
+        headline={
+            "gates": ", ".join(filter(None, [verdict, result["mark"]])),
+            "val macro-F1": fit.select["macro_f1"],
+            "from": base.name,
+        },
+        bundle=bundle.path,
+        artifacts=[write_json(out / "gates.json", result), *files, *reports, bundle.path],
+        artifact_folders={report: f"buffers/{number}" for number, report in enumerate(reports)},
+        metrics={"best": fit.select, "gates": scores | {"passed": float(result["passed"])}},
+        tags={"fer.gates": verdict, "fer.gates.mark": result["mark"]},
+        note={
+            "action": f"Tuned {p.tune} of {base.name} on {buffered} rows of sessions and {replayed} replayed ones.",
+            "result": " ".join(result["said"]),
+            "decision": f"{'Every gate passed' if result['passed'] else 'Not every gate passed'}. {registered}",
+            "next": "Record another session and gate on that one, or evaluate the candidate beside the base.",
+        },
+    )

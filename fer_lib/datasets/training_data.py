@@ -78,6 +78,12 @@ def _any_drawn(values: Sequence[bool | None]) -> bool | None:
     return True if any(values) else None if None in values else False
 
 
+def only_drawn(manifest: Manifest) -> bool:
+    """Whether every source of the manifest is known to be drawn faces."""
+    drawn = manifest.meta.get("drawn") or {}
+    return all(drawn.get(source) for source in set(manifest.frame["source"]))
+
+
 def not_for_photos(data: TrainingData | None) -> str:
     """Why a model with this record is not for photos; "" where no reason is known."""
     if data is None:

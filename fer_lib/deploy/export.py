@@ -27,6 +27,7 @@ from fer_lib.models.bundle import META, ONNX, Bundle, bundle_folder, derive_bund
 from fer_lib.onnx_session import open_session
 from fer_lib.params import ExportParams
 from fer_lib.storage.atomic import fresh_file, write_json
+from fer_lib.storage.phase_result import PhaseResult, Registration
 from fer_lib.training.checkpoint import checkpoint_bundle
 
 REAL_FACES = 256  # val/select faces for verifying the exported file
@@ -105,11 +106,6 @@ def export_fit(folder: Path, which: Literal["none", "best", "both"]) -> dict[str
                 report["last.onnx"] = _export_or_error(last, folder / "last.onnx", folder / "checkpoint_last")
     write_json(folder / "onnxparity.json", report)
     return report
-
-
-def export_failures(report: dict[str, Any]) -> dict[str, str]:
-    """From :func:`export_fit`'s report: file -> why it was not written, with the command that writes it later."""
-    return {file: f"{file} was not written: {entry['error']}" for file, entry in report.items() if "error" in entry}
 
 
 def _export_or_error(bundle: Bundle, out: Path, source: Path) -> dict[str, Any]:
@@ -245,3 +241,23 @@ def _agreement(bundle: Bundle, faces: dict[str, list], labels: np.ndarray) -> di
         "accuracy_onnx": float((onnx_probs.argmax(1) == labels).mean()),
         "accuracy_torch": float((torch_probs.argmax(1) == labels).mean()),
     }
+
+
+def export_result(exported: Mapping[str, Any], bundle: Bundle, registration: Registration, out: Path) -> PhaseResult:
+    """The result of an export phase in ``out``; ``exported``: from :func:`export_model`, whose model is ``bundle``."""
+    difference, size = exported["parity"]["max_abs_diff"], exported["onnx_bytes"]
+    refusal = f"{registration.refusal}." if registration.refusal else ""
+    return PhaseResult(
+        ids={"weights_sha256": bundle.weights_sha256},
+        headline={"registered": registration.text, "from": exported["selected"]},
+        bundle=bundle.path,
+        artifacts=[out / "onnxparity.json", out / "latencybenchmarks.csv"],
+        metrics={"onnx_bytes": size, "max_abs_diff": difference},
+        warnings=registration.warnings,
+        note={
+            "action": f"Exported {exported['selected']} and checked it against torch.",
+            "result": f"Largest difference of logits {difference:.2g}; {size / 1e6:.1f} MB.",
+            "decision": " ".join(filter(None, [refusal, registration.message])),
+            "next": f"Predict: fer predict PHOTO --model {registration.uri}.",
+        },
+    )

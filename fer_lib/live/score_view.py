@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from fer_lib.emotions import EMOTIONS
+from fer_lib.live.sessions import session_id
 from fer_lib.params import SmoothingParams
+from fer_lib.storage.atomic import write_json
+from fer_lib.storage.phase_result import PhaseResult
 
 KINDS = ("raw", "smoothed")
 MEASURES = {
     "accuracy": "accuracy", "macro-F1 over seven": "macro_f1", "macro-F1 over those present": "macro_f1_present",
     "coverage": "coverage", "flips per minute": "flips_per_min",
 }  # fmt: skip
+LOGGED = (  # keys of a score that are metrics of the run
+    "n_expected", "n_used", "segments_scored", "face_share", "dropped", "fps", "latency_ms", "raw", "smoothed"
+)  # fmt: skip
 
 
 def score_table(result: dict[str, Any]) -> pd.DataFrame:
@@ -77,4 +84,31 @@ def grid_text(table: pd.DataFrame, here: pd.Series | None, better: pd.Series | N
         f"{options} would be right in {better['accuracy']:.1%} of the frames instead of {here['accuracy']:.1%}, with "
         f"{better['flips_per_min']:.1f} flips per minute instead of {here['flips_per_min']:.1f} (chosen on these "
         "frames: check it on another session)"
+    )
+
+
+def score_result(
+    result: dict[str, Any], study: pd.DataFrame, suggestion: str, session: str, folder: Path, out: Path
+) -> PhaseResult:
+    """The result of a scoring phase in ``out``; writes ``score.json`` and ``study.csv``.
+
+    ``study``: from :func:`fer_lib.live.smoothing_grid.score_grid`; ``suggestion``: from :func:`grid_text`;
+    ``session``: the sentence about the session's ``folder``.
+    """
+    study.to_csv(out / "study.csv", index=False)
+    names = {"accuracy": "accuracy", "macro-F1": "macro_f1", "flips a minute": "flips_per_min"}
+    headline = {kind: {name: result[kind][key] for name, key in names.items()} for kind in KINDS}
+    return PhaseResult(
+        ids={key: result[key] for key in ("evalset_id", "protocol_id")} | {"session_sha256": session_id(folder)},
+        headline={"session": folder.name, "frames": f"{result['n_used']} of {result['n_expected']}"} | headline,
+        artifacts=[write_json(out / "score.json", result), out / "study.csv"],
+        metrics={key: result[key] for key in LOGGED},
+        note={
+            "action": f"Scored {session}: {result['n_used']:,} of {result['n_expected']:,} labelled frames count. "
+            f"Model {result['model']} ({result['ckpt']}), detector {result['detector']}.",
+            "result": f"{score_text(result)} Study: {suggestion}.",
+            "decision": "The session stays as it is; settings that look better here were found on these very frames.",
+            "next": "Correct labels that the pages show to be wrong, or record another session with the better "
+            "settings.",
+        },
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from fer_lib.params.strict import Strict
+from fer_lib.errors import ParamsError
+from fer_lib.params.strict import Strict, unknown_key, validate
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -65,9 +67,23 @@ class PhaseParams(Strict):
         return frozenset()
 
     @classmethod
-    def collect(cls, namespace: dict[str, Any]):
-        """The validated parameters of a phase from a notebook's globals."""
-        return cls(**{k: namespace[k] for k in cls.model_fields if k in namespace})
+    def collect(cls, namespace: Mapping[str, Any], phase: str):
+        """The validated parameters of ``phase`` from a notebook's globals.
+
+        A field is the global of its name (of the parameters cell, or injected by papermill), else the entry of its name
+        in the global ``advanced``, else the model's default.
+        Raises ParamsError for an invalid value, an unknown key of ``advanced``, and a field that is set in both places.
+        """
+        own = {name: namespace[name] for name in cls.model_fields if name in namespace}
+        advanced = namespace.get("advanced", {})
+        if not isinstance(advanced, dict):
+            raise ParamsError(f"phase {phase!r}: advanced must be a dict of parameters, got {advanced!r}")
+        for key in advanced:
+            if key not in cls.model_fields:
+                raise ParamsError(f"phase {phase!r}: advanced: {unknown_key(key, cls.model_fields)}")
+            if key in own:
+                raise ParamsError(f"phase {phase!r}: advanced: {key!r} also has a value of its own: set it in the cell")
+        return validate(cls, advanced | own, phase)
 
 
 class CheckParams(PhaseParams):

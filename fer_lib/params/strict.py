@@ -37,6 +37,16 @@ def closest(word: str, names: Iterable[str]) -> str:
     return f" (there are: {', '.join(names)})" if names else ""
 
 
+def unknown_key(key: str, names: Iterable[str]) -> str:
+    """``unknown key 'epoch' (closest: 'epochs')``; for ``advanced`` what to write in its place."""
+    if key == "advanced":
+        return (
+            "'advanced' belongs to the parameters cell of a notebook; here every parameter has its own name: write "
+            "ema_decay: 0.99, not advanced: {ema_decay: 0.99}"
+        )
+    return f"unknown key {key!r}{closest(key, names)}"
+
+
 class _Loader(yaml.SafeLoader):
     """YAML loader that raises YAMLError for duplicate keys and for invalid values.
 
@@ -113,7 +123,10 @@ def _problem_text(model: type[BaseModel], problem: dict[str, Any], phase: str) -
     where = problem["loc"]
     key = ".".join(str(part) for part in where)
     if problem["type"] == "extra_forbidden":
-        return f"phase {phase!r}: unknown key {key!r}{closest(str(where[-1]), _fields_at(model, where[:-1]))}"
+        names = _fields_at(model, where[:-1])
+        return f"phase {phase!r}: " + (
+            unknown_key(key, names) if len(where) == 1 else f"unknown key {key!r}{closest(str(where[-1]), names)}"
+        )
     message = problem["msg"].removeprefix("Value error, ")
     return f"phase {phase!r}: " + (f"key {key!r}: {message}, got {problem['input']!r}" if key else message)
 

@@ -26,7 +26,7 @@ FINISHED = ("ran", "re-used")  # statuses of a phase that has outputs
 
 
 @dataclass
-class PhaseResult:
+class PhaseState:
     """The state of one phase.  ``status``: running, ran, re-used, failed or stopped."""
 
     phase: Phase
@@ -51,7 +51,7 @@ class Session:
     console: Any
     lock: str
     fresh: bool = False
-    results: dict[tuple[str, str], PhaseResult] = field(default_factory=dict)
+    results: dict[tuple[str, str], PhaseState] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -86,7 +86,7 @@ class Execution:
         self.shared, self.plan, self.phases = shared, plan, phases
         self.label, self.values, self.parent_run_id = label, values or {}, parent_run_id
         self.folders: dict[str, Path] = {}
-        self.results: dict[str, PhaseResult] = {}
+        self.results: dict[str, PhaseState] = {}
         self.run_id, self.final_status = "", ""
         if reuse_earlier:
             self._find_earlier_folders()

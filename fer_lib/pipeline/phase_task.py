@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+import ast
 import time
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
+from fer_lib.params import PhaseParams
 from fer_lib.pipeline import folders
-from fer_lib.pipeline.execution import FINISHED, Execution, PhaseResult
+from fer_lib.pipeline.execution import FINISHED, Execution, PhaseState
 from fer_lib.pipeline.papermill import NotebookFailed, html_path
 from fer_lib.pipeline.runfile import Phase
 from fer_lib.storage.json_files import read_json
 from fer_lib.tracking import run_status, store
 from fer_lib.tracking.records import write_plan
+
+
+def cell_names(notebook: Path) -> list[str]:
+    """The names that the parameters cell of a notebook sets, in its order; empty without such a cell."""
+    names = []
+    for cell in read_json(notebook)["cells"]:
+        if "parameters" in cell["metadata"].get("tags", []):
+            for statement in ast.parse("".join(cell["source"])).body:
+                targets = getattr(statement, "targets", [getattr(statement, "target", None)])
+                names += [target.id for target in targets if isinstance(target, ast.Name)]
+    return names
+
+
+def injected_values(params: PhaseParams, cell: Sequence[str]) -> dict[str, Any]:
+    """The values for papermill: the parameters of the cell, and the others where they are not the defaults.
+
+    So the executed notebook shows what the phase did and no list of defaults, whatever its cell had before.  Of a
+    nested parameter only what is not a default is passed.
+    """
+    values = params.model_dump(mode="json") | {"advanced": {}}
+    values |= {name: {} for name, value in params if isinstance(value, BaseModel)}
+    changed = params.model_dump(mode="json", exclude_defaults=True)
+    return {name: values[name] for name in cell if name in values} | changed
 
 
 class Task:
@@ -24,9 +53,9 @@ class Task:
         self.inputs = execution.inputs(phase)
         self.key = execution.key(phase, self.inputs)
         self.identity = (phase.name, self.key)
-        self.result: PhaseResult | None = None
+        self.result: PhaseState | None = None
 
-    def find_result(self) -> PhaseResult | None:
+    def find_result(self) -> PhaseState | None:
         """The result when nothing has to run: the phase is finished, or it failed in another execution; else None."""
         first = self.shared.results.get(self.identity)
         if first is None:
@@ -35,13 +64,13 @@ class Task:
             if record is None:
                 return None
             headline = folders.read_headline(self.folder)
-            result = PhaseResult(self.phase, self.folder, "re-used", 0.0, record["run_id"], headline)
+            result = PhaseState(self.phase, self.folder, "re-used", 0.0, record["run_id"], headline)
             self.shared.results[self.identity] = result
         elif first.status == "running":
             return None
         else:
             status = "re-used" if first.status in FINISHED else first.status
-            result = PhaseResult(self.phase, first.folder, status, 0.0, first.run_id, first.headline)
+            result = PhaseState(self.phase, first.folder, status, 0.0, first.run_id, first.headline)
         return self._store(result)
 
     @property
@@ -49,7 +78,7 @@ class Task:
         """Whether another execution of this command runs the same phase."""
         return self.identity in self.shared.results
 
-    def _store(self, result: PhaseResult) -> PhaseResult:
+    def _store(self, result: PhaseState) -> PhaseState:
         result.label = self.execution.label
         self.result = result
         self.execution.results[self.phase.name] = result
@@ -76,11 +105,12 @@ class Task:
         except BaseException:
             self.lock.release()
             raise
-        self.shared.results[self.identity] = self._store(PhaseResult(self.phase, self.folder, run_id=run_id))
+        self.shared.results[self.identity] = self._store(PhaseState(self.phase, self.folder, run_id=run_id))
         self.output = self.folder / f"{self.phase.notebook}.ipynb"
-        values = self.phase.params.model_dump(mode="json") | self.inputs | {"output_dir": str(self.folder)}
         environment = environment | {"MLFLOW_RUN_ID": run_id, "FER_HOME": str(base)}
         notebook = folders.notebook_path(self.phase.kind)
+        params = self.phase.params.model_copy(update=self.inputs | {"output_dir": str(self.folder)})
+        values = injected_values(params, cell_names(notebook))
         return {"notebook": notebook, "output": self.output, "parameters": values, "cwd": base,
                 "environment": environment}  # fmt: skip
 

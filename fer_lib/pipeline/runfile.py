@@ -29,7 +29,7 @@ from pydantic import BaseModel
 from fer_lib import params as params_module
 from fer_lib.errors import ParamsError
 from fer_lib.params import PhaseParams
-from fer_lib.params.strict import closest, parse, validate
+from fer_lib.params.strict import closest, parse, unknown_key, validate
 from fer_lib.pipeline.includes import matching_phases, read_run
 from fer_lib.storage.paths import external, is_uri
 
@@ -179,7 +179,7 @@ def _apply_override(text: str, kinds: dict[str, str], values: dict[str, dict]) -
 def _set_value(model: type[BaseModel], values: dict, keys: list[str], value: Any, what: str) -> None:
     """``values[k1][k2]... = value``; a number indexes a list; absent levels start from the model's defaults."""
     if keys[0] not in model.model_fields:
-        raise ParamsError(f"{what}: unknown key {keys[0]!r}{closest(keys[0], model.model_fields)}")
+        raise ParamsError(f"{what}: {unknown_key(keys[0], model.model_fields)}")
     if len(keys) > 1 and keys[0] not in values:
         values[keys[0]] = model.model_construct().model_dump(mode="json")[keys[0]]
     at: Any = values

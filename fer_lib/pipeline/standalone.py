@@ -2,26 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fer_lib.datasets.manifest import Manifest
+from fer_lib.datasets.training_data import only_drawn
 from fer_lib.errors import FerError
+from fer_lib.params import KINDS, FitParams
 from fer_lib.pipeline import cache_key, folders
 from fer_lib.pipeline.folders import finished_phases
-from fer_lib.pipeline.runfile import input_fields
+from fer_lib.pipeline.runfile import input_fields, load_run
 from fer_lib.storage.json_files import read_json
-from fer_lib.storage.paths import external, home, is_uri
+from fer_lib.storage.paths import below, external, home, is_uri
 from fer_lib.tracking.phase_run import PhaseRun, inherited_run
 from fer_lib.tracking.records import enable_png_figures
 
+# Fields that leave the default settings of a fit as they are.
+_FREE_FIELDS = FitParams.RUNTIME_FIELDS | {"output_dir", "seed", "smoke", "name"}
 
-def prepare_standalone(params, kind: str, name: str | None = None) -> dict[str, Any]:
-    """The plan of a phase without a pipeline: phase, kind, key, params, inputs, output_dir."""
+
+def phase_run(kind: str, namespace: Mapping[str, Any], intent: str = "", name: str | None = None) -> PhaseRun:
+    """Open the run of one phase: ``run = phase_run("teacher", globals()); params = run.params``.
+
+    The run is the one that the pipeline passes in $MLFLOW_RUN_ID, else a new one.  Without a pipeline, blank inputs are
+    the newest finished phases of the store (:func:`standalone_inputs`), and a fit on drawn faces may get shorter
+    settings (:func:`quick_settings`).
+
+    Args:
+        namespace: the notebook's globals, which hold the parameters (``PhaseParams.collect``).
+        intent: why the phase is run; the first part of the run's description.
+        name: of the phase without a pipeline; default: its kind.
+
+    Raises:
+        FerError: a parameter or an input is wrong, or another process runs the phase.
+    """
+    enable_png_figures()
+    params = KINDS[kind][0].collect(namespace, name or kind)
+    run_id = inherited_run()
+    if run_id is None:
+        params, plan = prepare_standalone(params, kind, name or kind)
+    else:
+        plan = read_plan(params)
+    run = PhaseRun(params, plan, run_id)
+    if intent:
+        run.note(intent=intent)
+    return run
+
+
+def prepare_standalone(params, kind: str, name: str) -> tuple[Any, dict[str, Any]]:
+    """The parameters and the plan of a phase without a pipeline: phase, kind, key, params, inputs, output_dir."""
     inputs = standalone_inputs(kind, params)
+    params = quick_settings(params, kind, inputs)
     key = cache_key.phase_key(kind, params.model_dump(mode="json"), inputs, folders.notebook_path(kind))
-    folder = external(params.output_dir) if params.output_dir else folders.folder_for(name or kind, key)
-    plan = {"phase": name or kind, "kind": kind, "key": key, "params": folders.own_params(params)}
-    return plan | {"inputs": inputs, "output_dir": str(folder)}
+    folder = external(params.output_dir) if params.output_dir else folders.folder_for(name, key)
+    plan = {"phase": name, "kind": kind, "key": key, "params": folders.own_params(params)}
+    return params, plan | {"inputs": inputs, "output_dir": str(folder)}
+
+
+def quick_settings(params, kind: str, inputs: dict[str, Any]):
+    """``params``; for a fit that names no manifest and keeps the default settings, those of the quickstart if the
+    manifest has only drawn faces.
+
+    The defaults are for photos: on drawn faces they train for hours and show nothing more.
+    """
+    changed = params.model_dump(exclude_defaults=True).keys() - _FREE_FIELDS
+    if not isinstance(params, FitParams) or changed:
+        return params
+    manifest = Path(inputs["manifest"]) / "manifest.parquet"
+    if not (manifest.is_file() and only_drawn(Manifest.read(manifest))):
+        return params
+    plan = load_run(home() / "params" / "quickstart.yaml", smoke=params.smoke)
+    quick = next((phase for phase in plan.phases if phase.kind == kind), None)
+    if quick is None:
+        return params
+    settings = quick.params.model_copy(update={name: getattr(params, name) for name in _FREE_FIELDS})
+    print(
+        f"The manifest has drawn faces only: the settings are those of {quick.name} in params/quickstart.yaml "
+        f"({settings.backbone}, {settings.image_size} px, {settings.epochs} epochs), for about a minute. To train with "
+        f'the settings above, name the manifest: manifest = "{below(Path(inputs["manifest"]), home())}"'
+    )
+    return settings
 
 
 def read_plan(params) -> dict[str, Any]:
@@ -97,14 +158,3 @@ def _inputs_from_store(named: dict, blank: dict) -> dict[str, str | list[str]] |
         if all(inputs[name] for name, spec in blank.items() if spec.required):
             return inputs
     return None
-
-
-def phase_run(params, kind: str, name: str | None = None) -> PhaseRun:
-    """Open the run of one phase: the one that the pipeline passes in $MLFLOW_RUN_ID, else a new one.
-
-    Without a pipeline, blank inputs are the newest finished phases of the store (:func:`standalone_inputs`).
-    """
-    enable_png_figures()
-    run_id = inherited_run()
-    plan = prepare_standalone(params, kind, name) if run_id is None else read_plan(params)
-    return PhaseRun(params, plan, run_id)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from fer_lib.storage.json_files import read_json
+from fer_lib.storage.paths import below, home
 from fer_lib.tracking.records import epoch_line, numbers, write_progress
 
 LIVE_SECONDS = 30.0  # between two MLflow writes during an epoch
@@ -45,8 +47,10 @@ class EventLogger:
         self.epochs = event.get("total_steps", 0) // max(1, event.get("steps_per_epoch", 1)) or None
         weights = self.run.output_dir / "starting_weights.json"
         if weights.is_file():  # logged at the start, so that a killed run has the tags too
-            origin = {k: v for k, v in read_json(weights).items() if k != "training_data"}
-            self.run.tags(**{f"fer.weights.{k.removeprefix('weights_')}": v for k, v in origin.items()})
+            record = {k: v for k, v in read_json(weights).items() if k != "training_data"}
+            if Path(record["origin"]).is_absolute():  # so that a checkout can be moved
+                record["origin"] = below(Path(record["origin"]), home())
+            self.run.tags(**{f"fer.weights.{k.removeprefix('weights_')}": v for k, v in record.items()})
         if event.get("resumed_at_step"):  # this MLflow run is new: log the epochs before the interruption
             echo, self.echo = self.echo, False
             for row in read_json(self.run.output_dir / "history.json"):

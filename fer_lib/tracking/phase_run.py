@@ -1,10 +1,9 @@
 """One phase as one MLflow run: a notebook opens it in its second cell (``pipeline.standalone.phase_run``) and finishes
 it in its last cell.
 
-    run = phase_run(params, "teacher")        # also usable as ``with phase_run(...) as run:``
-    end = run.follow(train_teacher(params, run.inputs["manifest"], run.output_dir))
-    run.outputs(ids={"weights_sha256": ...}, headline={"macro-F1": 0.61})
-    run.finish()
+    run = phase_run("teacher", globals())     # also usable as ``with phase_run(...) as run:``
+    run.follow(train_teacher(run.params, run.manifest, run.output_dir, run.cache_dir))
+    run.finish(fit_result(...))               # a PhaseResult: artifacts, metrics, note, ids
 
 A phase holds an OS lock in its folder (``run.output_dir``), so two runs never write the same folder and
 :func:`run_status.reap` can tell a dead run from a slow one.  An interrupt (Ctrl+C, the notebook's stop button) ends the
@@ -18,18 +17,23 @@ import json
 import os
 import time
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fer_lib.datasets.manifest import Manifest
+from fer_lib.datasets.openings import OPENINGS
 from fer_lib.errors import FerError
 from fer_lib.params import FitParams
 from fer_lib.storage.atomic import write_json
 from fer_lib.storage.json_files import flatten, now, read_json
 from fer_lib.storage.locks import RunLock
-from fer_lib.storage.paths import below
+from fer_lib.storage.paths import below, mlruns
+from fer_lib.storage.phase_result import PhaseResult
 from fer_lib.tracking import run_status, store
 from fer_lib.tracking.event_logger import EventLogger
 from fer_lib.tracking.records import git_state, numbers, progress_line, relative_inputs, write_plan
+from fer_lib.tracking.registry import resolve
 
 __all__ = ["PhaseRun", "inherited_run"]
 
@@ -79,7 +83,6 @@ class PhaseRun:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self._lock = RunLock(self.output_dir / ".lock", f"phase {self.name!r} in {self.output_dir}")
         self.run_id = ""
-        self._outputs: dict[str, Any] | None = None
         self._note: dict[str, str] = {}
         self._warnings: list[str] = []
         self._client = mlflow.MlflowClient()
@@ -125,12 +128,27 @@ class PhaseRun:
         if earlier and earlier != run_id:
             run_status.end_if_running(self._client, earlier)
 
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The manifest of the input ``manifest``."""
+        return Manifest.read(Path(self.inputs["manifest"]) / "manifest.parquet")
+
+    @property
+    def cache_dir(self) -> Path:
+        """The store's folder of face packs, hashes and logits, which all phases share."""
+        return mlruns() / "cache"
+
+    def bundles(self, field: str) -> list[Path]:
+        """The bundle folders behind an input field of phases, folders and registry URIs; empty when it is blank."""
+        values = self.inputs[field]
+        return [resolve(value) for value in ([values] if isinstance(values, str) else values) if value]
+
     def __enter__(self) -> PhaseRun:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
         if error is None:
-            self.finish()
+            self._refuse_unfinished()
         elif issubclass(kind, KeyboardInterrupt):
             self.interrupt()
         else:
@@ -161,22 +179,22 @@ class PhaseRun:
         if echo:
             print(message, flush=True)
 
-    def figure(self, figure, name: str) -> None:
-        """Attach a matplotlib figure (the name's suffix sets the format) and save a copy in the phase's folder."""
+    def figure(self, figure, name: str):
+        """Attach a matplotlib figure, save a copy in the phase's folder, and return it, so that the cell shows it.
+
+        The suffix of ``name`` sets the format.
+        """
         mlflow = self._mlflow()
         path = self.output_dir / "figures" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         options = {"dpi": 120, "bbox_inches": "tight"}
         figure.savefig(path, **options)
         store.retry_while_locked(lambda: mlflow.log_figure(figure, f"figures/{name}", save_kwargs=options))
+        return figure
 
     def progress(self, what: str):
         """A progress callback ``(done, total)``: ``fer run`` shows ``1,200 of 3,000 <what>`` while the phase runs."""
         return progress_line(self.output_dir, what)
-
-    def json(self, value: Any, name: str) -> Path:
-        """Write ``value`` as JSON into the phase's folder, attach it, and return its path."""
-        return self.artifact(write_json(self.output_dir / name, value))
 
     def artifact(self, path: Path | str, folder: str | None = None) -> Path:
         """Attach a file or a folder to the run.  Raises FerError when it does not exist."""
@@ -207,43 +225,41 @@ class PhaseRun:
         """Log training events and return the last one (:meth:`EventLogger.follow`)."""
         return EventLogger(self, echo).follow(events)
 
-    def outputs(self, **values: Any) -> Path:
-        """Write ``outputs.json``, which later phases read.
+    def finish(self, result: PhaseResult) -> None:
+        """Log ``result``, write ``outputs.json`` (for later phases) and ``done.json``, and set the run to FINISHED.
 
-        ``ids`` (name -> id) become tags, and the cache keys of later phases depend on them.  ``headline`` (name ->
-        number or text) is printed at the end of ``fer run``.  A ``Path`` inside the phase's folder is written relative
-        to it, so that a checkout can be moved.
+        The log of test-row access is attached where the phase wrote one.  Raises FerError when an artifact is missing.
         """
-
-        def relative(value):
-            if isinstance(value, Path):
-                inside = value.is_absolute() and value.is_relative_to(self.output_dir)
-                return (value.relative_to(self.output_dir) if inside else value).as_posix()
-            if isinstance(value, dict):
-                return {key: relative(item) for key, item in value.items()}
-            return [relative(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-        self._outputs = relative(values)
-        self.tags(**{f"fer.id.{name}": value for name, value in values.get("ids", {}).items()})
-        return self.artifact(write_json(self.output_dir / "outputs.json", self._outputs))
-
-    def finish(self) -> None:
-        """Write ``done.json`` and set the run to FINISHED.  Raises FerError when :meth:`outputs` was not called.
-
-        The log of test-row access is attached where the phase wrote one.
-        """
-        self._mlflow()
-        if self._outputs is None:
-            self.close("FAILED")
-            raise FerError(f"phase {self.name} ended without run.outputs(...): later phases would have nothing to read")
-        from fer_lib.datasets.openings import OPENINGS
-
+        for path in result.artifacts:
+            self.artifact(path, result.artifact_folders.get(path))
+        if result.metrics:
+            self.metrics(result.metrics)
+        self.tags(**result.tags, **{f"fer.id.{name}": value for name, value in result.ids.items()})
+        for message in result.warnings:
+            self.warn(message)
+        if result.note:
+            self.note(**result.note)
+        self.artifact(write_json(self.output_dir / "outputs.json", self._outputs(result)))
         if (openings := self.output_dir / OPENINGS).is_file():
             self.artifact(openings)
         plan = read_json(self.output_dir / "phase.json")
         record = plan | {"finished": now(), "seconds": round(time.time() - self.started, 1)}
         write_json(self.output_dir / "done.json", record)
         self.close("FINISHED")
+        for name, value in (*flatten(result.headline, " ").items(), *result.ids.items()):
+            print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+
+    def _outputs(self, result: PhaseResult) -> dict[str, Any]:
+        """``outputs.json``; a bundle in the phase's folder by its relative path, so that a checkout can be moved."""
+        bundle = {} if result.bundle is None else {"bundle": below(result.bundle, self.output_dir)}
+        return {"ids": result.ids, **bundle, "headline": result.headline}
+
+    def _refuse_unfinished(self) -> None:
+        """Fail the run and raise FerError when :meth:`finish` was not called."""
+        if _current is self:
+            self.close("FAILED")
+            raise FerError(f"phase {self.name} ended without run.finish(result): later phases would have nothing to "
+                           "read. Call it in the last cell")  # fmt: skip
 
     def interrupt(self) -> None:
         """End the run as KILLED and record its progress.  Does nothing after the run has ended."""

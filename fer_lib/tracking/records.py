@@ -68,6 +68,16 @@ def enable_png_figures() -> None:
         select_figure_formats(shell, {"png"})
 
 
+def show_table(table, empty: str, precision: int = 4) -> None:
+    """Display a DataFrame in a notebook, or print the sentence ``empty`` when it has no rows."""
+    from IPython.display import display
+
+    if table.empty:
+        print(empty)
+    else:
+        display(table.style.format(precision=precision, na_rep=""))
+
+
 def progress_line(folder: Path, what: str) -> Callable[..., None]:
     """A callback ``(done)`` or ``(done, total)`` that writes ``progress.json`` at most once per second."""
     last_time = -1.0

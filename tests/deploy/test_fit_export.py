@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from fer_lib.deploy import export, onnx_export
-from fer_lib.deploy.export import export_failures, export_fit
+from fer_lib.deploy.export import export_fit
 from fer_lib.errors import BundleError, DataError
 from fer_lib.models.bundle import Bundle, read_bundle
 from fer_lib.models.classifier import build_classifier
 from fer_lib.onnx_session import open_session
 from fer_lib.params import TeacherParams
 from fer_lib.training.checkpoint import checkpoint_weights
+from fer_lib.training.results import FinishedFit, fit_result
 from fer_lib.training.teacher import train_teacher
 
 FILES = {"best.onnx", "last.onnx", "onnxparity.json"}
@@ -133,15 +134,22 @@ def test_a_model_that_does_not_export_is_told_and_its_weights_stay(folder, monke
         report = export_fit(folder, "both")
     assert {f.name for f in folder.iterdir() if f.name in FILES} == {"onnxparity.json"}, "no bad file stays"
     assert json.loads((folder / "onnxparity.json").read_text()) == report
-    told = export_failures(report)
+    finished = FinishedFit(TeacherParams(), folder)
+    result = fit_result(finished, report)
+    warnings = dict(zip(report, result.warnings, strict=True))
+    assert result.headline["not written"] == "best.onnx, last.onnx"
+    assert {path.name for path in result.artifacts} & FILES == {"onnxparity.json"}
     for file, source in (("best.onnx", "best"), ("last.onnx", "checkpoint_last")):
         assert set(report[file]) == {"error", "weights_sha256", "epoch"}
-        assert re.search(f"{file} was not written: .*{cause}", told[file]), told[file]
-        assert f"fer onnx {folder / source} {folder / file} --opset 20" in told[file]
+        assert re.search(f"{file} was not written: .*{cause}", warnings[file]), warnings[file]
+        assert f"fer onnx {folder / source} {folder / file} --opset 20" in warnings[file]
     bundle = read_bundle(folder / "best")
     assert report["best.onnx"]["weights_sha256"] == bundle.weights_sha256
     later = onnx_export.export_verified(bundle, folder / "best.onnx", 20)  # what that command does
-    assert later["max_abs_diff"] < 1e-4 and export_failures({"best.onnx": later}) == {}
+    assert later["max_abs_diff"] < 1e-4
+    result = fit_result(finished, {"best.onnx": later})
+    assert not result.warnings and "not written" not in result.headline
+    assert {path.name for path in result.artifacts} & FILES == {"best.onnx", "onnxparity.json"}
 
 
 def test_a_file_that_does_not_load_is_told(folder, monkeypatch):

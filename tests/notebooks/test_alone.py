@@ -6,6 +6,7 @@ from pathlib import Path
 from road import TINY, command
 
 from fer_lib.pipeline import folders
+from fer_lib.storage.json_files import read_outputs
 
 
 def test_plain_papermill_with_a_parameter_file(walked, tmp_path):
@@ -41,4 +42,5 @@ def test_with_its_defaults_from_the_notebooks_folder(walked):
     assert record["inputs"]["manifest"] == newest and set(record["inputs"]["teachers"]) == set(teachers.values())
     assert record["params"]["seed"] == 1337 and "seed: 7" in TINY
     labels = json.loads((walked.home / "defaults.ipynb").read_text())
-    assert "soft labels" in json.dumps(labels["cells"][-1]["outputs"])
+    digest = read_outputs(record["folder"])["ids"]["softlabels_sha256"]
+    assert f"softlabels_sha256: {digest}" in json.dumps(labels["cells"][-1]["outputs"])

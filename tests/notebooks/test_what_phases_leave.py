@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 from road import PHASES
@@ -11,6 +12,7 @@ from road import PHASES
 from fer_lib.emotions import EMOTIONS
 from fer_lib.params import KINDS
 from fer_lib.pipeline.runfile import input_fields, load_run
+from fer_lib.storage.paths import below
 
 TEACHERS = ("teacher_a", "teacher_b")
 STUDENTS = ("student_ce", "student_kd", "student_dkd")
@@ -203,6 +205,11 @@ def test_one_parent_with_a_nested_run_a_phase(walked, parent, nested):
     assert "chance" in walked.first.out and "fer ui" in walked.first.out
 
 
+def test_no_hidden_file_is_attached(walked, nested):
+    for name in PHASES:
+        assert not [path for path in names(walked, nested[name], "") if path.startswith(".")], name
+
+
 def test_a_phase_that_read_test_rows_says_so(walked, nested):
     opened = {name for name in PHASES if "test_openings.jsonl" in names(walked, nested[name], "")}
     assert opened == {"evaluate"}
@@ -354,7 +361,9 @@ def test_a_fit_tells_its_epochs_and_describes_the_weights_it_keeps(walked, neste
     assert alignment["paths"]["manifest_sha256"] == nested["manifest"].data.tags["fer.id.manifest_sha256"]
     began = walked.json(run, "starting_weights.json")
     tagged = {key: run.data.tags[f"fer.weights.{key}"] for key in ("source", "origin", "sha256")}
-    assert tagged == {"source": began["source"], "origin": began["origin"], "sha256": began["weights_sha256"]}
+    origin = began["origin"] and below(Path(began["origin"]), walked.home)
+    assert tagged == {"source": began["source"], "origin": origin, "sha256": began["weights_sha256"]}
+    assert not Path(origin).is_absolute(), "a checkout can be moved"
     assert alignment["init"]["resume"] is False and alignment["seed"] == params.seed
 
 

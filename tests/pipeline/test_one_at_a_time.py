@@ -12,7 +12,6 @@ import pytest
 from toy import make_home
 
 from fer_lib.errors import FerError
-from fer_lib.params import TeacherParams
 from fer_lib.pipeline import standalone
 from fer_lib.pipeline.folders import folder_for
 from fer_lib.pipeline.run import run_file
@@ -73,7 +72,7 @@ def test_a_second_command_is_refused_with_the_process_that_runs_the_phase(home, 
     assert time.monotonic() - began < 0.5
     began = time.monotonic()
     with pytest.raises(FerError, match=f"MLflow run {kernel['run_id']}; command: .*fer_lib.cli.main run params/quick"):
-        standalone.phase_run(TeacherParams(output_dir=str(folder), manifest=str(home / "params")), "teacher")
+        standalone.phase_run("teacher", {"output_dir": str(folder), "manifest": str(home / "params")})
     assert time.monotonic() - began < 5, "includes opening the store"
     with pytest.raises(FerError, match="give the same command again; nothing has to be unlocked"):
         run_file(home / "params" / "quickstart.yaml", CHANGES)

@@ -8,11 +8,11 @@ from pathlib import Path
 HEAD = """import time
 from pathlib import Path
 from fer_lib.errors import DataError
-from fer_lib.params import KINDS
 from fer_lib.pipeline.standalone import phase_run
 from fer_lib.storage.json_files import read_outputs
-params = KINDS["{kind}"][0].collect(globals())
-run = phase_run(params, "{kind}")
+from fer_lib.storage.phase_result import PhaseResult
+run = phase_run("{kind}", globals())
+params = run.params
 """
 # Writes when the phase ran and its environment.  With workers: N it waits until N phases have started.
 MOMENTS = """
@@ -30,14 +30,17 @@ while expected != "auto" and len(list(run.output_dir.parent.glob("*/moments.json
     time.sleep(0.02)
 """
 BODIES = {
-    "01_import_datasets": ("import", 'run.outputs(ids={"rows": params.sources[0].faces}, headline={"rows": 70})'),
+    "01_import_datasets": (
+        "import",
+        'result = PhaseResult(ids={"rows": params.sources[0].faces}, headline={"rows": 70})',
+    ),
     "02_build_manifest": (
         "manifest",
         "assert read_outputs(run.inputs['imports'])['headline'] == {'rows': 70}\n"
         "if params.val_fraction > 0.8:\n"
         "    raise DataError('row 3 of toy.csv has 47 pixels')\n"
         "(run.output_dir / 'manifest.txt').write_text(str(params.val_fraction))\n"
-        "run.outputs(ids={'manifest': params.val_fraction}, manifest=run.output_dir / 'manifest.txt')",
+        "result = PhaseResult(ids={'manifest': params.val_fraction})",
     ),
     "04_train_teacher": (
         "teacher",
@@ -54,14 +57,17 @@ BODIES = {
         "record('end')\n"
         "ids = {'resumed_at': done, 'evalset_id': evalset, 'epochs': params.epochs}\n"
         "scores = {'macro-F1': 0.5, 'val macro-F1': 0.5 + params.epochs / 100}\n"
-        "run.outputs(ids=ids, headline=scores | {'resumed at': done})",
+        "result = PhaseResult(ids=ids, headline=scores | {'resumed at': done})",
     ),
-    "07_train_student": ("student", MOMENTS + "record('end')\nrun.outputs(ids={'rows': 1}, headline={'rows': 1})"),
+    "07_train_student": (
+        "student",
+        MOMENTS + "record('end')\nresult = PhaseResult(ids={'rows': 1}, headline={'rows': 1})",
+    ),
     "08_evaluate": (
         "evaluate",
         MOMENTS + "models = [Path(folder).name.rpartition('-')[0] for folder in run.inputs['models']]\n"
         "scores = {model: {'accuracy': 0.25} for model in models}\n"
-        "run.outputs(ids={'evalset_id': 'test-rows'}, headline=scores | {'chance': 1 / 7})",
+        "result = PhaseResult(ids={'evalset_id': 'test-rows'}, headline=scores | {'chance': 1 / 7})",
     ),
 }
 
@@ -74,7 +80,7 @@ def cell(source: str, kind: str = "code", tags: tuple[str, ...] = ()) -> dict:
 def notebook(path: Path, kind: str, body: str) -> Path:
     """A four-cell notebook: parameters, start, body, finish."""
     cells = [cell("output_dir = ''\nseed = 1337", tags=("parameters",)), cell(HEAD.format(kind=kind)), cell(body)]
-    cells.append(cell("run.finish()"))
+    cells.append(cell("run.finish(result)"))
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     path.write_text(json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
     return path

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from fer_lib.errors import FerError
-from fer_lib.params import ImportParams, TeacherParams
 from fer_lib.pipeline import standalone
 from fer_lib.storage import json_files, locks, paths
+from fer_lib.storage.phase_result import PhaseResult
 from fer_lib.tracking import records, store
 
 pytestmark = pytest.mark.usefixtures("at_home")
@@ -40,35 +40,46 @@ def fetch(run):
 
 
 def test_the_log_of_test_row_access_is_attached():
-    with standalone.phase_run(ImportParams(seed=3), "import") as run:
+    with standalone.phase_run("import", {"seed": 3}) as run:
         (run.output_dir / "test_openings.jsonl").write_text("{}\n")
-        run.outputs(ids={})
+        run.finish(PhaseResult())
     folder = paths.mlruns() / "artifacts" / run.run_id / "artifacts"
     assert (folder / "test_openings.jsonl").read_text() == "{}\n"
 
 
-def test_metrics_figures_json_notes_and_outputs_are_logged(lab):
+def test_metrics_figures_and_the_result_are_logged(lab, capsys):
     from matplotlib.figure import Figure
 
-    with standalone.phase_run(ImportParams(seed=1), "import") as run:
+    with standalone.phase_run("import", {"seed": 1}) as run:
         run.metrics({"val": {"f1": np.float64(0.5), "per_class": {"Happy": 1}}, "text": "no", "flag": True}, step=3)
-        run.figure(Figure(), "empty.png")
-        run.json({"n": np.int64(3), "a": np.arange(2)}, "report.json")
-        run.note(result="It works.", intent="To see.")
-        run.note(next="Nothing.")
+        figure = Figure()
+        assert run.figure(figure, "empty.png") is figure, "the cell shows it"
+        run.note(intent="To see.")
         assert locks.is_locked(run.output_dir / ".lock")
-        run.outputs(ids={"rows": "abc"}, headline={"rows": 5}, manifest=run.output_dir / "m.parquet", other=[lab / "x"])
+        for path in (run.output_dir / "report.json", lab / "buffer.json", run.output_dir / "best" / "bundle.json"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f'"{path.stem}"')
+        run.finish(PhaseResult(
+            ids={"rows": "abc"}, headline={"rows": np.int64(5), "val": {"F1": 1 / 3}}, metrics={"n": 7},
+            bundle=run.output_dir / "best",
+            note={"next": "Nothing.", "result": "It works."}, tags={"fer.gates": "passed"}, warnings=["slow", "few"],
+            artifacts=[run.output_dir / "report.json", run.output_dir / "best", lab / "buffer.json"],
+            artifact_folders={lab / "buffer.json": "buffers/0"},
+        ))  # fmt: skip
     seen = fetch(run)
     assert seen.info.status == "FINISHED" and not locks.is_locked(run.output_dir / ".lock")
-    assert seen.data.metrics == {"val/f1": 0.5, "val/per_class/Happy": 1.0}
+    assert seen.data.metrics == {"val/f1": 0.5, "val/per_class/Happy": 1.0, "n": 7.0}
     assert seen.data.params["seed"] == "1" and json.loads(seen.data.params["sources"])[0]["source"] == "fer2013"
     assert seen.data.tags["mlflow.note.content"] == "**Intent.** To see.\n\n**Result.** It works.\n\n**Next.** Nothing."
     assert seen.data.tags["fer.id.rows"] == "abc" and seen.data.tags["fer.kind"] == "import"
+    assert seen.data.tags["fer.gates"] == "passed" and seen.data.tags["fer.warning"] == "slow\nfew"
+    assert "rows: 5\nval F1: 0.3333\nrows: abc\n" in capsys.readouterr().out
     folder = paths.mlruns() / "artifacts" / run.run_id / "artifacts"
     assert (folder / "figures" / "empty.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((folder / "report.json").read_text()) == {"n": 3, "a": [0, 1]}
-    assert json_files.read_outputs(run.output_dir)["manifest"] == "m.parquet"
-    assert json_files.read_outputs(run.output_dir)["other"] == [(lab / "x").as_posix()]
+    logged = ("report.json", "best/bundle.json", "buffers/0/buffer.json")
+    assert [json.loads((folder / name).read_text()) for name in logged] == ["report", "bundle", "buffer"]
+    outputs = {"ids": {"rows": "abc"}, "bundle": "best", "headline": {"rows": 5, "val": {"F1": 1 / 3}}}
+    assert json_files.read_outputs(run.output_dir) == outputs == json.loads((folder / "outputs.json").read_text())
     done = json.loads((run.output_dir / "done.json").read_text())
     assert done["run_id"] == run.run_id and done["params"]["seed"] == 1 and done["kind"] == "import"
     assert run.output_dir == paths.phases_dir() / f"import-{run.key[:12]}"
@@ -76,21 +87,20 @@ def test_metrics_figures_json_notes_and_outputs_are_logged(lab):
 
 def test_an_error_fails_the_run_and_leaves_it_unfinished():
     with pytest.raises(ValueError, match="broken"):
-        with standalone.phase_run(ImportParams(seed=2), "import") as run:
+        with standalone.phase_run("import", {"seed": 2}) as run:
             raise ValueError("broken")
     assert fetch(run).info.status == "FAILED" and not (run.output_dir / "done.json").exists()
-    with pytest.raises(FerError, match="without run.outputs"):
-        with standalone.phase_run(ImportParams(seed=2), "import") as second:
+    with pytest.raises(FerError, match=r"without run.finish\(result\).*last cell"):
+        with standalone.phase_run("import", {"seed": 2}) as second:
             pass
     assert second.output_dir == run.output_dir and fetch(second).info.status == "FAILED"
 
 
 def test_running_the_first_cell_again_ends_the_earlier_run():
-    first = standalone.phase_run(ImportParams(seed=3), "import")
-    second = standalone.phase_run(ImportParams(seed=3), "import")
+    first = standalone.phase_run("import", {"seed": 3})
+    second = standalone.phase_run("import", {"seed": 3})
     assert fetch(first).info.status == "KILLED" and fetch(second).info.status == "RUNNING"
-    second.outputs()
-    second.finish()
+    second.finish(PhaseResult())
     first.close("FAILED")
     assert fetch(second).info.status == "FINISHED" and fetch(first).info.status == "KILLED"
 
@@ -100,11 +110,11 @@ def test_a_run_from_the_pipeline_is_resumed(monkeypatch, tmp_path):
 
     run_id = mlflow.MlflowClient().create_run(store.experiment_id(), run_name="nested").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
-    params = ImportParams(seed=4, output_dir=str(tmp_path / "import_b-0"))
+    values = {"seed": 4, "output_dir": str(tmp_path / "import_b-0")}
     plan = {"phase": "import_b", "kind": "import", "key": "k" * 64, "params": {}, "run_id": None, "inputs": {}}
-    records.write_plan(plan | {"output_dir": params.output_dir}, tmp_path)
-    with standalone.phase_run(params, "import") as run:
-        run.outputs(ids={})
+    records.write_plan(plan | {"output_dir": values["output_dir"]}, tmp_path)
+    with standalone.phase_run("import", values) as run:
+        run.finish(PhaseResult())
     assert run.run_id == run_id and run.name == "import_b" and run.key == "k" * 64
     assert fetch(run).info.run_name == "nested" and fetch(run).data.params["seed"] == "4"
 
@@ -112,7 +122,7 @@ def test_a_run_from_the_pipeline_is_resumed(monkeypatch, tmp_path):
 def test_follow_logs_each_epoch_and_warnings(capsys):
     import mlflow
 
-    with standalone.phase_run(ImportParams(seed=5), "import") as run:
+    with standalone.phase_run("import", {"seed": 5}) as run:
         history = [
             {
                 "epoch": 0,
@@ -130,7 +140,7 @@ def test_follow_logs_each_epoch_and_warnings(capsys):
             {"event": "end", "best_epoch": 1, "best_macro_f1": 0.3},
         ]
         assert run.follow(iter(events))["best_epoch"] == 1
-        run.outputs()
+        run.finish(PhaseResult())
     client = mlflow.MlflowClient()
     assert [(m.step, m.value) for m in client.get_metric_history(run.run_id, "train/loss")] == [(0, 2.0), (1, 1.0)]
     seen = fetch(run)
@@ -151,11 +161,11 @@ def test_the_event_source_is_closed_when_logging_fails(monkeypatch):
             closed.append(True)
 
     source = events()  # the reference keeps it from being garbage collected
-    with standalone.phase_run(ImportParams(seed=15), "import") as run:
+    with standalone.phase_run("import", {"seed": 15}) as run:
         monkeypatch.setattr(run, "metrics", lambda *a, **k: (_ for _ in ()).throw(OSError("no space")))
         with pytest.raises(OSError, match="no space"):
             run.follow(source)
-        run.outputs()
+        run.finish(PhaseResult())
     assert closed == [True]
 
 
@@ -167,7 +177,7 @@ def test_metrics_are_retried_while_the_database_is_locked(monkeypatch):
     tries, locked = locked_twice(mlflow.log_metrics)
     monkeypatch.setattr(store.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(mlflow, "log_metrics", locked)
-    with standalone.phase_run(ImportParams(seed=17), "import") as run:
+    with standalone.phase_run("import", {"seed": 17}) as run:
         run.metrics({"a": 1.0})
         tries.clear()
         monkeypatch.setattr(store, "LOCK_TIMEOUT", -1.0)
@@ -177,7 +187,7 @@ def test_metrics_are_retried_while_the_database_is_locked(monkeypatch):
         monkeypatch.setattr(mlflow, "log_metrics", lambda *w, **n: (_ for _ in ()).throw(MlflowException("another")))
         with pytest.raises(MlflowException, match="another"):
             run.metrics({"a": 3.0})
-        run.outputs()
+        run.finish(PhaseResult())
     assert fetch(run).data.metrics == {"a": 1.0}
 
 
@@ -190,10 +200,10 @@ def test_every_write_is_retried_while_the_database_is_locked(monkeypatch, tmp_pa
     monkeypatch.setattr(mlflow, what, locked)
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "a.txt").write_text("a")
-    with standalone.phase_run(ImportParams(seed=18), "import") as run:
+    with standalone.phase_run("import", {"seed": 18}) as run:
         run.note(intent="To wait.")
         run.artifact(tmp_path / "files")
-        run.outputs(ids={"rows": "7"})
+        run.finish(PhaseResult(ids={"rows": "7"}))
     monkeypatch.undo()
     seen = fetch(run)
     assert len(tries) >= 3 and seen.info.status == "FINISHED"
@@ -208,8 +218,8 @@ def test_the_end_of_a_run_is_retried_while_the_database_is_locked(monkeypatch):
     tries, locked = locked_twice(MlflowClient.set_terminated)
     monkeypatch.setattr(store.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(MlflowClient, "set_terminated", locked)
-    with standalone.phase_run(ImportParams(seed=19), "import") as run:
-        run.outputs()
+    with standalone.phase_run("import", {"seed": 19}) as run:
+        run.finish(PhaseResult())
     assert len(tries) >= 3 and fetch(run).info.status == "FINISHED"
 
 
@@ -223,7 +233,7 @@ def test_step_events_update_the_progress_line_and_sometimes_mlflow(monkeypatch):
     steps = [{"event": "step", "step": 3 * i, "total_steps": 40, "epoch": 0.3 * i, "loss": 2.0 - i / 4,
               "images_per_sec": 100.0 + i} for i in (1, 2, 3)]  # fmt: skip
     shown = []
-    with standalone.phase_run(ImportParams(seed=9), "import") as run:
+    with standalone.phase_run("import", {"seed": 9}) as run:
 
         def events():
             yield {"event": "start", "total_steps": 40, "steps_per_epoch": 10}
@@ -232,7 +242,7 @@ def test_step_events_update_the_progress_line_and_sometimes_mlflow(monkeypatch):
                 shown.append(json.loads((run.output_dir / "progress.json").read_text())["text"])
 
         run.follow(events())
-        run.outputs()
+        run.finish(PhaseResult())
     assert shown[0] == "epoch 0.30 of 4  loss 1.75  images_per_sec 101" and len(set(shown)) == 3
     logged = mlflow.MlflowClient().get_metric_history(run.run_id, "live/loss")
     assert [(m.step, m.value) for m in logged] == [(6, 1.5)], "only the one after 30 seconds"
@@ -243,12 +253,12 @@ def test_system_metrics_are_logged_for_fits_only(lab, monkeypatch):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
     shutil.copyfile(lab / "notebooks" / "01_import_datasets.ipynb", lab / "notebooks" / "04_train_teacher.ipynb")
     found = {}
-    for kind, params in (("teacher", TeacherParams(manifest=str(lab))), ("import", ImportParams(seed=16))):
-        with standalone.phase_run(params, kind) as run:
+    for kind, values in (("teacher", {"manifest": str(lab)}), ("import", {"seed": 16})):
+        with standalone.phase_run(kind, values) as run:
             until = time.monotonic() + (20 if kind == "teacher" else 1)
             while not _system_metrics(run) and time.monotonic() < until:
                 time.sleep(0.05)
-            run.outputs()
+            run.finish(PhaseResult())
         found[kind] = _system_metrics(run)
     assert {"system/cpu_utilization_percentage", "system/system_memory_usage_percentage"} <= found["teacher"]
     assert found["import"] == set()
@@ -262,16 +272,16 @@ def test_the_earlier_run_of_a_folder_is_ended():
     import mlflow
 
     dead = mlflow.MlflowClient().create_run(store.experiment_id()).info.run_id
-    probe = standalone.phase_run(ImportParams(seed=7), "import")
+    probe = standalone.phase_run("import", {"seed": 7})
     probe.close("FAILED")
     plan = json.loads((probe.output_dir / "phase.json").read_text())
     records.write_json(probe.output_dir / "phase.json", plan | {"run_id": dead})
-    standalone.phase_run(ImportParams(seed=7), "import").close("FAILED")
+    standalone.phase_run("import", {"seed": 7}).close("FAILED")
     assert mlflow.MlflowClient().get_run(dead).info.status == "KILLED"
 
 
 def test_wrong_calls_raise_clear_errors(tmp_path):
-    run = standalone.phase_run(ImportParams(seed=8), "import")
+    run = standalone.phase_run("import", {"seed": 8})
     with pytest.raises(FerError, match="intent, action, result"):
         run.note(outcome="x")
     with pytest.raises(FerError, match="no file .*absent.png"):

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from fer_lib.errors import FerError
-from fer_lib.params import ImportParams
 from fer_lib.pipeline import standalone
 from fer_lib.storage import locks, paths
+from fer_lib.storage.phase_result import PhaseResult
 from fer_lib.tracking import run_status, store
 
 pytestmark = pytest.mark.usefixtures("at_home")
@@ -29,7 +29,7 @@ def write_checkpoint(folder, step=54, epoch=2.25):
 
 def test_an_interrupt_ends_the_run_and_records_its_progress():
     with pytest.raises(KeyboardInterrupt):
-        with standalone.phase_run(ImportParams(seed=11), "import") as run:
+        with standalone.phase_run("import", {"seed": 11}) as run:
             run.note(intent="To see.")
             run.follow([{"event": "start", "total_steps": 80, "steps_per_epoch": 10},
                         {"event": "epoch", "epoch": 2, "train": {"loss": 1.0}}])  # fmt: skip
@@ -63,11 +63,11 @@ def test_progress_text_without_and_with_a_checkpoint(tmp_path):
 
 def test_a_run_that_has_ended_refuses_writes(tmp_path):
     """MLflow would start another run without a name."""
-    run = standalone.phase_run(ImportParams(seed=12), "import")
+    run = standalone.phase_run("import", {"seed": 12})
     run.interrupt()
     before = len(client().search_runs([store.experiment_id()]))
-    for use in (lambda: run.metrics({"a": 1}), lambda: run.tags(a=1), lambda: run.note(intent="x"), run.finish,
-                lambda: run.json({}, "a.json"), lambda: run.outputs(), lambda: run.figure(None, "a.png")):  # fmt: skip
+    for use in (lambda: run.metrics({"a": 1}), lambda: run.tags(a=1), lambda: run.note(intent="x"),
+                lambda: run.finish(PhaseResult()), lambda: run.figure(None, "a.png")):  # fmt: skip
         with pytest.raises(FerError, match="run the cell that opens it again"):
             use()
     assert len(client().search_runs([store.experiment_id()])) == before
@@ -76,9 +76,8 @@ def test_a_run_that_has_ended_refuses_writes(tmp_path):
 
 SCRIPT = """
 import os, signal, sys, time
-from fer_lib.params import ImportParams
 from fer_lib.pipeline.standalone import phase_run
-run = phase_run(ImportParams(seed=13), "import")
+run = phase_run("import", {"seed": 13})
 print(run.run_id, flush=True)
 if sys.argv[1] == "interrupt":
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -129,7 +128,7 @@ def test_an_interrupted_cell_ends_the_run(lab):
 
 
 def test_reap_ends_only_runs_of_dead_processes():
-    alive = standalone.phase_run(ImportParams(seed=6), "import")
+    alive = standalone.phase_run("import", {"seed": 6})
     experiment = store.experiment_id()
     run_status.reap()
     dead = client().create_run(experiment, tags={"fer.lock": "mlruns/locks/nobody.lock"}).info.run_id
@@ -146,5 +145,5 @@ def test_reap_ends_only_runs_of_dead_processes():
 
 def test_the_next_phase_ends_runs_of_dead_processes():
     dead = client().create_run(store.experiment_id(), tags={"fer.lock": "mlruns/locks/dead.lock"}).info.run_id
-    standalone.phase_run(ImportParams(seed=15), "import").close("FAILED")
+    standalone.phase_run("import", {"seed": 15}).close("FAILED")
     assert client().get_run(dead).info.status == "KILLED"
