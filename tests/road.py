@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 REPO = Path(__file__).resolve().parents[1]
 TINY = """
 name: tiny
@@ -187,6 +189,20 @@ def command(*words: str, home: Path | None, cwd: Path, timeout: float = 3600) ->
         [sys.executable, "-m", *words], cwd=cwd, env=environment(home), capture_output=True, text=True, timeout=timeout
     )
     return Ended(done.returncode, done.stdout, done.stderr, _cpu_of_children() - before)
+
+
+def kernels(pid: int) -> list[psutil.Process]:
+    """The kernels of a running command: forks of its kernel server, or processes that it or a worker started."""
+    below = psutil.Process(pid).children(recursive=True)
+    servers = [p for p in psutil.Process(pid).children() if "fer_lib.pipeline.kernel_server" in _words(p)]
+    return [k for s in servers for k in s.children()] + [p for p in below if "ipykernel_launcher" in _words(p)]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has just ended
+        return []
 
 
 def fer(*arguments: str) -> Ended:

@@ -9,6 +9,8 @@ execution.py             execution of a plan: inputs, cache keys, folders and th
 phase_task.py            one phase: whether a finished result is reused, its MLflow run, its end
 workers.py               executors for notebooks: this process, or a pool with one device per worker
 papermill.py             execution of one notebook
+kernels.py               its kernel; kernel_server.py: the process from which kernels are forked
+forecast.py              how long a run will take
 cache_key.py             the cache key of a phase; folders.py: the folders of phases
 standalone.py            a phase that a notebook runs without a pipeline
 """

@@ -9,6 +9,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -43,20 +44,26 @@ class Session:
     """State that all executions of one command share.
 
     The command holds ``lock`` (relative to the home) while it lives.  ``results`` maps (phase, cache key) to the result
-    of the first execution that reached it, so that no phase runs twice.
+    of the first execution that reached it, so that no phase runs twice.  ``background`` is one thread for work that no
+    phase needs, ``pending`` what it has to do.
     """
 
     base: Path
     client: Any
     console: Any
     lock: str
-    fresh: bool = False
+    fresh: bool
+    background: ThreadPoolExecutor
+    pending: list[Future] = field(default_factory=list)
     results: dict[tuple[str, str], PhaseState] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
 def open_session(fresh: bool) -> Iterator[Session]:
-    """Open the store, end runs of dead processes, and hold a lock that marks this process as alive."""
+    """Open the store, end runs of dead processes, and hold a lock that marks this process as alive.
+
+    The end of the block waits for what goes on in the background, and raises its first error unless the block raised.
+    """
     base = store.configure()
     import mlflow
     from filelock import FileLock
@@ -66,8 +73,11 @@ def open_session(fresh: bool) -> Iterator[Session]:
     lock = paths.mlruns(base) / "locks" / f"{uuid.uuid4().hex}.lock"
     lock.parent.mkdir(exist_ok=True)
     try:
-        with FileLock(lock):
-            yield Session(base, mlflow.MlflowClient(), Console(), below(lock, base), fresh)
+        with FileLock(lock), ThreadPoolExecutor(1) as background:
+            session = Session(base, mlflow.MlflowClient(), Console(), below(lock, base), fresh, background)
+            yield session
+            for future in session.pending:
+                future.result()
     finally:
         lock.unlink(missing_ok=True)
 

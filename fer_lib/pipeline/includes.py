@@ -15,7 +15,7 @@ from typing import Any
 from fer_lib.errors import ParamsError
 from fer_lib.params.strict import closest, read_mapping
 
-TOP_KEYS = ("name", "experiment", "seed", "include", "smoke", "phases")
+TOP_KEYS = ("name", "experiment", "seed", "seconds", "include", "smoke", "phases")
 
 
 @dataclass

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import os
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fer_lib.errors import FerError, reported_message
+from fer_lib.pipeline.kernel_server import quiet_environment
 
 
 class NotebookFailed(FerError):
@@ -27,8 +22,13 @@ class NotebookFailed(FerError):
         return type(self), (self.name, self.message, self.output)
 
 
-def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path, environment: dict[str, str]) -> None:
+def execute(
+    notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path, environment: dict[str, str], server: str = ""
+) -> None:
     """Run ``notebook`` with ``parameters`` and write it to ``output``, also after a failure.
+
+    Args:
+        environment: changes to the environment of the kernel; server: address of a kernel server, or "".
 
     Raises:
         NotebookFailed: a cell failed or the kernel died.
@@ -37,29 +37,29 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path,
     import nbclient.exceptions
     import papermill
 
+    from fer_lib.pipeline.kernels import kernel_manager
+
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns about parameters that the cell does not list
     output.parent.mkdir(parents=True, exist_ok=True)
     for old in (output, html_path(output)):  # files of an earlier run
         old.unlink(missing_ok=True)
     quiet = ["--log-level=50"]  # ipykernel logs the interrupt of an idle kernel as an error
-    no_bars = "ignore:IProgress not found"  # a warning of tqdm about widgets
-    warnings = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), no_bars]))
-    with _environment(environment | {"PYTHONWARNINGS": warnings}), _this_python():
-        try:
-            papermill.execute_notebook(
-                str(notebook), str(output), parameters=parameters, kernel_name="python3", cwd=str(cwd),
-                progress_bar=False, log_output=False, extra_arguments=quiet,
-            )  # fmt: skip
-        except papermill.PapermillExecutionError as error:
-            if error.ename == "KeyboardInterrupt":  # the kernel itself was interrupted
-                raise KeyboardInterrupt from error
-            raise NotebookFailed(error.ename, reported_message(error.ename, error.evalue), output) from error
-        except nbclient.exceptions.DeadKernelError as error:
-            message = "the kernel was killed (out of memory?): lower batch_size or image_size, then run the same again"
-            raise NotebookFailed("DeadKernel", message, output) from error
-        except RuntimeError as error:  # jupyter_client: the kernel died or timed out at its start
-            message = f"{error}: the machine may be out of memory or overloaded; run the same again"
-            raise NotebookFailed("NoKernel", message, output) from error
+    try:
+        papermill.execute_notebook(
+            str(notebook), str(output), parameters=parameters, kernel_name="python3", cwd=str(cwd), progress_bar=False,
+            log_output=False, extra_arguments=quiet,
+            kernel_manager_class=kernel_manager(quiet_environment() | environment, server),
+        )  # fmt: skip
+    except papermill.PapermillExecutionError as error:
+        if error.ename == "KeyboardInterrupt":  # the kernel itself was interrupted
+            raise KeyboardInterrupt from error
+        raise NotebookFailed(error.ename, reported_message(error.ename, error.evalue), output) from error
+    except nbclient.exceptions.DeadKernelError as error:
+        message = "the kernel was killed (out of memory?): lower batch_size or image_size, then run the same again"
+        raise NotebookFailed("DeadKernel", message, output) from error
+    except RuntimeError as error:  # jupyter_client: the kernel died or timed out at its start
+        message = f"{error}: the machine may be out of memory or overloaded; run the same again"
+        raise NotebookFailed("NoKernel", message, output) from error
 
 
 def write_html(notebook: Path) -> Path:
@@ -74,33 +74,3 @@ def write_html(notebook: Path) -> Path:
 def html_path(notebook: Path) -> Path:
     """Path of the HTML page of an executed notebook."""
     return notebook.with_suffix(".html")
-
-
-@contextlib.contextmanager
-def _environment(changes: dict[str, str]) -> Iterator[None]:
-    """Set environment variables that the kernel inherits, and restore them afterwards."""
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _this_python() -> Iterator[None]:
-    """Make the kernel ``python3`` use this interpreter, also when the user has installed another kernel."""
-    argv = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    with tempfile.TemporaryDirectory(prefix="fer-kernel-") as folder:
-        spec = Path(folder) / "kernels" / "python3"
-        spec.mkdir(parents=True)
-        (spec / "kernel.json").write_text(
-            json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}), encoding="utf-8"
-        )
-        paths = [folder, *filter(None, [os.environ.get("JUPYTER_PATH")])]
-        with _environment({"JUPYTER_PATH": os.pathsep.join(paths)}):
-            yield

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from pydantic import BaseModel
 from fer_lib.params import PhaseParams
 from fer_lib.pipeline import folders
 from fer_lib.pipeline.execution import FINISHED, Execution, PhaseState
-from fer_lib.pipeline.papermill import NotebookFailed, html_path
+from fer_lib.pipeline.papermill import NotebookFailed, write_html
 from fer_lib.pipeline.runfile import Phase
 from fer_lib.storage.json_files import read_json
 from fer_lib.tracking import run_status, store
@@ -86,7 +85,7 @@ class Task:
         return result
 
     def start(self, environment: dict[str, str]) -> dict[str, Any]:
-        """Lock the folder and start the MLflow run; returns the arguments of :func:`workers.run_notebook`.
+        """Lock the folder and start the MLflow run; returns the arguments of :func:`papermill.execute`.
 
         Raises:
             FerError: another process has started the phase meanwhile.
@@ -159,7 +158,10 @@ class Task:
             store.retry_while_locked(lambda: self.shared.client.set_terminated(result.run_id, status))
 
     def _attach(self) -> None:
-        for path in (self.output, html_path(self.output)):
-            if path.is_file() and path.stat().st_size:
-                log = partial(self.shared.client.log_artifact, self.result.run_id, str(path), "notebook")
-                store.retry_while_locked(log)
+        """Attach the notebook, and its page later: the next phase need not wait for it."""
+        if self.output.is_file() and self.output.stat().st_size:
+            self._log(self.output)
+            self.shared.pending.append(self.shared.background.submit(lambda: self._log(write_html(self.output))))
+
+    def _log(self, path: Path) -> None:
+        store.retry_while_locked(lambda: self.shared.client.log_artifact(self.result.run_id, str(path), "notebook"))

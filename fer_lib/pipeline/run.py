@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from fer_lib.errors import ParamsError
-from fer_lib.pipeline import folders
+from fer_lib.pipeline import folders, forecast
 from fer_lib.pipeline.runfile import Phase, RunPlan, input_phases, load_run
 
 
@@ -46,11 +46,18 @@ def run_file(
     from fer_lib.pipeline.schedule import Schedule, not_started, resume_hint
     from fer_lib.pipeline.workers import open_workers
 
-    with open_session(fresh) as shared, open_workers(parallel) as pool:
+    finished = set() if fresh else forecast.finished_before(phases)
+    if not finished:  # nothing can be re-used, so this is known before the store opens
+        _announce(plan, phases, parallel)
+    with open_workers(parallel, start=len(finished) < len(phases)) as pool, open_session(fresh) as shared:
         execution = Execution(shared, plan, phases, reuse_earlier=bool(only or from_))
         execution.start_run()
         with PhaseBar(shared.console, plan.name, len(phases)) as bar:
-            code = Schedule([execution], pool, bar, keep_going=parallel > 1).run()
+            schedule = Schedule([execution], pool, bar, keep_going=parallel > 1)
+            if finished:
+                left = (phase for phase in phases if phase.name in execution.not_started)
+                schedule.before_start = lambda: _announce(plan, list(left), parallel)
+            code = schedule.run()
         shared.console.print(result_table(plan.name, list(execution.results.values())))
         for line in not_started([execution]):
             shared.console.print(f"not started: {line}", markup=False, highlight=False)
@@ -59,6 +66,12 @@ def run_file(
         else:
             shared.console.print(resume_hint(fresh))
     return code
+
+
+def _announce(plan: RunPlan, phases: list[Phase], parallel: int) -> None:
+    """Print how long these phases will take; nothing when that is unknown, as it is when phases share the machine."""
+    if parallel == 1 and (text := forecast.describe(plan, phases)):
+        print(text, flush=True)
 
 
 def select_phases(

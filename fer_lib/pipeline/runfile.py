@@ -3,6 +3,7 @@
     name: quickstart
     seed: 1337                 # optional: the default seed of all phases
     experiment: fer            # optional
+    seconds: 60                # optional: what the whole run takes, for the first line of `fer run`
     include: [data.yaml]       # optional: other run files, whose phases come first (see fer_lib.pipeline.includes)
     phases:                    # in the order in which they run
       import: {sources: [{source: fer2013}]}
@@ -81,12 +82,13 @@ class Phase:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A whole run, ready to execute."""
+    """A whole run, ready to execute.  ``seconds``: what the run file declares that it takes as written, else None."""
 
     name: str
     experiment: str
     phases: list[Phase]
     path: Path | None = None
+    seconds: float | None = None
 
     def phase(self, name: str) -> Phase:
         """The phase with this name.  Raises ParamsError naming the closest one when there is none."""
@@ -129,6 +131,9 @@ def load_run(path: Path | str, overrides: Sequence[str] = (), smoke: bool = Fals
     for key, value in (("name", name), ("experiment", experiment)):
         if not isinstance(value, str) or not value.strip():
             raise ParamsError(f"{path}: {key!r} must be a text, got {value!r}")
+    seconds = text.top.get("seconds")
+    if seconds is not None and not (type(seconds) in (int, float) and 0 < seconds < float("inf")):
+        raise ParamsError(f"{path}: 'seconds' must be a number of seconds, as in seconds: 60, got {seconds!r}")
     kinds, values = {}, {}
     for phase, mapping in text.phases.items():
         kinds[phase], values[phase] = _parse_phase(path, phase, mapping)
@@ -145,7 +150,7 @@ def load_run(path: Path | str, overrides: Sequence[str] = (), smoke: bool = Fals
         before = [earlier for earlier in plan if earlier.name in text.visible_phases[phase]]
         plan.append(replace(validated, inputs=resolve_inputs(validated, before, list(kinds))))
         _check_model_names(plan[-1])
-    return RunPlan(name, experiment, plan, path)
+    return RunPlan(name, experiment, plan, path, None if smoke or overrides else seconds)
 
 
 def _parse_phase(path: Path, phase: Any, mapping: Any) -> tuple[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 
@@ -16,7 +17,8 @@ class Schedule:
     """Runs the phases of executions in order; a phase starts when its inputs are finished and a slot is free.
 
     Two executions never run the same phase: the second waits and re-uses it.  ``keep_going``: after a failure, phases
-    that do not depend on it still run; otherwise no more phases start.
+    that do not depend on it still run; otherwise no more phases start.  ``before_start`` is called once, when the
+    first phase is about to start.
     """
 
     def __init__(self, executions: list[Execution], pool: InProcess | ProcessPool, bar, keep_going: bool):
@@ -24,6 +26,7 @@ class Schedule:
         self.tasks: dict[tuple[int, str], Task] = {}
         self.running: dict[Future, tuple[Task, int]] = {}
         self.stopping = False
+        self.before_start: Callable[[], None] = _do_nothing
 
     def run(self) -> int:
         """Run all; 0 when every phase finishes, 1 when one fails, 130 after an interrupt.
@@ -87,6 +90,8 @@ class Schedule:
             return True
         if task.is_waiting:
             return False
+        self.before_start()
+        self.before_start = _do_nothing
         slot = min(set(range(self.pool.count)) - {used for _, used in self.running.values()})
         with signals_deferred():
             work = task.start(self.pool.environment(slot, phase.params))
@@ -139,6 +144,10 @@ class Schedule:
     def _end_one(self, execution: Execution) -> None:
         if not execution.final_status:
             execution.end_run("FINISHED" if execution.is_complete else "FAILED")
+
+
+def _do_nothing() -> None:
+    """The default of ``Schedule.before_start``."""
 
 
 def not_started(executions: list[Execution]) -> list[str]:

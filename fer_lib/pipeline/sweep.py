@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from fer_lib.pipeline import folders
+from fer_lib.pipeline import folders, forecast
 from fer_lib.pipeline.grid import Combination, compared_phases, exclude_registering, load_combinations
 from fer_lib.pipeline.run import select_phases
 
@@ -45,7 +45,8 @@ def sweep_file(
     from fer_lib.pipeline.schedule import Schedule, not_started, resume_hint
     from fer_lib.pipeline.workers import open_workers
 
-    with open_session(fresh) as shared, open_workers(parallel) as pool:
+    new = fresh or len(forecast.finished_before(selected[0])) < len(selected[0])
+    with open_workers(parallel, start=new) as pool, open_session(fresh) as shared:
         if excluded := [phase.name for phase in asked[0] if phase not in selected[0]]:
             message = f"left out of the sweep, because they move an alias: {', '.join(excluded)}"
             shared.console.print(message, markup=False, highlight=False)

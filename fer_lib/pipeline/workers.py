@@ -7,6 +7,7 @@ Workers have their own process groups: Ctrl+C in a terminal reaches only the com
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import multiprocessing
 import multiprocessing.connection
@@ -18,34 +19,22 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import Any
 
 from fer_lib.devices import cores
+from fer_lib.pipeline.kernel_server import THREADS, KernelServer
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 INTERRUPT_INTERVAL = 15.0  # seconds for an interrupted notebook to end its kernel before the next interrupt
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
-            "VECLIB_MAXIMUM_THREADS")  # fmt: skip
-
-
-def run_notebook(
-    notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path, environment: dict[str, str]
-) -> None:
-    """Execute a notebook and write its HTML page, also when the notebook fails."""
-    from fer_lib.pipeline.papermill import execute, write_html
-
-    try:
-        execute(notebook, output, parameters, cwd, environment)
-    finally:
-        if output.is_file() and output.stat().st_size:
-            write_html(output)
 
 
 class InProcess:
     """One notebook at a time, in this process."""
 
     count = 1
+
+    def __init__(self):
+        self.server = KernelServer({})
 
     def environment(self, slot: int, params) -> dict[str, str]:
         """Empty: the only kernel may use the whole machine."""
@@ -55,10 +44,13 @@ class InProcess:
         """Does nothing."""
 
     def submit(self, work: dict[str, Any]) -> Future:
-        """Run the notebook; returns a future that is done."""
+        """Run the notebook (:func:`papermill.execute`); returns a future that is done."""
+        from fer_lib.pipeline.papermill import execute
+
+        self.server.start()
         future: Future = Future()
         try:
-            future.set_result(run_notebook(**work))
+            future.set_result(execute(**work, server=self.server.address))
         except BaseException as error:  # KeyboardInterrupt too
             future.set_exception(error)
         return future
@@ -67,17 +59,24 @@ class InProcess:
         """Does nothing: no notebook runs outside :meth:`submit`."""
 
     def close(self) -> None:
-        """Does nothing."""
+        """End the kernel server."""
+        self.server.close()
 
 
 class ProcessPool:
     """Up to ``count`` notebooks at once, each with its own GPUs or a share of the CPU cores."""
 
     def __init__(self, count: int):
-        self.count, self.gpus = count, visible_gpus()
+        self.count = count
+        self.server = KernelServer(kernel_environment(count, None, []))
         self._gpus_by_slot: dict[int, list[str]] = {}
         self._pool: ProcessPoolExecutor | None = None
         self._futures: set[Future] = set()
+
+    @functools.cached_property
+    def gpus(self) -> list[str]:
+        """The GPUs to share; asking for them imports torch."""
+        return visible_gpus()
 
     def environment(self, slot: int, params) -> dict[str, str]:
         """Environment of the kernel in this slot (from 0), with its GPUs; the slot keeps them until :meth:`free`."""
@@ -90,14 +89,16 @@ class ProcessPool:
         self._gpus_by_slot.pop(slot, None)
 
     def submit(self, work: dict[str, Any]) -> Future:
-        """Start a notebook in a worker; returns the future of :func:`run_notebook`.
+        """Start a notebook in a worker; returns the future of :func:`papermill.execute`.
 
         The future of a killed worker raises BrokenProcessPool.  The next submit starts new workers.
         """
+        self.server.start()
+        work = work | {"server": self.server.address}
         try:
             future = self._submit(work)
         except BrokenProcessPool:
-            self.close()
+            self._close_pool()
             future = self._submit(work)
         self._futures = {other for other in self._futures if not other.done()} | {future}
         return future
@@ -123,17 +124,26 @@ class ProcessPool:
         self.close()
 
     def close(self) -> None:
-        """Shut down the workers."""
+        """Shut down the workers and the kernel server."""
+        self._close_pool()
+        self.server.close()
+
+    def _close_pool(self) -> None:
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
 
 
 @contextlib.contextmanager
-def open_workers(count: int) -> Iterator[InProcess | ProcessPool]:
-    """An executor for ``count`` notebooks at once, closed at the end."""
+def open_workers(count: int, start: bool = False) -> Iterator[InProcess | ProcessPool]:
+    """An executor for ``count`` notebooks at once, closed at the end.
+
+    ``start``: start the kernel server at once, so that its imports do not delay the first notebook.
+    """
     pool = InProcess() if count == 1 else ProcessPool(count)
     try:
+        if start:
+            pool.server.start()
         yield pool
     finally:
         pool.close()
@@ -166,7 +176,7 @@ def kernel_environment(count: int, params, gpus: list[str]) -> dict[str, str]:
     environment["FER_CORES"] = str(share)
     threads = getattr(params, "threads", 0)
     if threads or "OMP_NUM_THREADS" not in os.environ:
-        environment |= dict.fromkeys(_THREADS, str(threads or max(1, share // getattr(params, "processes", 1))))
+        environment |= dict.fromkeys(THREADS, str(threads or max(1, share // getattr(params, "processes", 1))))
     return environment
 
 
@@ -232,6 +242,8 @@ def _end_with_parent() -> None:
 
 
 def _run_in_worker(work: dict[str, Any]) -> None:
+    from fer_lib.pipeline.papermill import execute
+
     last = -math.inf
 
     def interrupt(number, frame) -> None:
@@ -242,7 +254,7 @@ def _run_in_worker(work: dict[str, Any]) -> None:
 
     before = {number: signal.signal(number, interrupt) for number in SIGNALS}
     try:
-        run_notebook(**work)
+        execute(**work)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -143,10 +143,12 @@ def _command(own) -> str:
     import psutil
 
     try:
-        words = own.cmdline()
-        parent = own.parent()
-        if any("ipykernel" in word for word in words) and parent is not None:
-            return f"{shlex.join(parent.cmdline())} (pid {parent.pid})"
-        return shlex.join(words)
+        starter = own
+        while any("ipykernel" in word or "kernel_server" in word for word in starter.cmdline()):
+            if starter.parent() is None:
+                break
+            starter = starter.parent()
+        words = shlex.join(starter.cmdline())
+        return words if starter == own else f"{words} (pid {starter.pid})"
     except psutil.Error:  # the process belongs to another user
         return ""

@@ -23,6 +23,11 @@ from fer_lib.errors import FerError
 from fer_lib.storage.paths import home, mlruns
 
 EXPERIMENT = "fer"
+SETTINGS = {  # variables that MLflow reads, some of them when it is imported; a value of the user's is kept
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "5",  # seconds
+    "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
+}
 LOCK_TIMEOUT = 600.0  # seconds to wait for a database that another program has locked
 _PATH_COLUMNS = (  # every column with an absolute artifact path
     ("experiments", "artifact_location"),
@@ -48,9 +53,7 @@ def configure(root: Path | str | None = None) -> Path:
         FerError: the store cannot be written or read.
     """
     base = Path(root).expanduser().resolve() if root is not None else home()
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "5")  # seconds
-    os.environ.setdefault("MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK", "true")
+    os.environ.update(SETTINGS | os.environ)
     os.environ["MLFLOW_TRACKING_URI"] = uri = tracking_uri(base)
     import mlflow
 

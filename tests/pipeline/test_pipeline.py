@@ -125,7 +125,9 @@ def test_interrupted_runs_are_killed_and_resume(toy_home, first):
     process.communicate(timeout=30)
     assert process.returncode == 130 and steps is not None
     parent = newest_parent()
-    assert parent.info.status == "KILLED" and children(parent)["teacher_a"].info.status == "KILLED"
+    killed = children(parent)["teacher_a"]
+    assert parent.info.status == "KILLED" and killed.info.status == "KILLED"
+    assert artifacts(killed, "notebook") == {"notebook/04_train_teacher.ipynb", "notebook/04_train_teacher.html"}
     assert folders.read_record(steps.parent) is None
     reached = int(steps.read_text())
     assert 1 < reached < 30

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from road import command, environment, make_home
+from road import command, environment, kernels, make_home
 
 from fer_lib.pipeline import folders
 
@@ -35,8 +35,7 @@ def test_workers_and_kernels_follow_a_killed_command_and_the_same_command_goes_o
         assert time.monotonic() < until and process.poll() is None, "the teachers did not come to a checkpoint"
         time.sleep(0.05)
     below = psutil.Process(process.pid).children(recursive=True)
-    kernels = [p for p in below if "ipykernel_launcher" in " ".join(p.cmdline())]
-    assert len(kernels) == 2 and len(below) > 4, "two workers, each with a kernel"
+    assert len(kernels(process.pid)) == 2 and len(below) > 4, "two workers, the kernel server and two kernels"
     process.kill()
     process.wait()
     _, alive = psutil.wait_procs(below, timeout=20)

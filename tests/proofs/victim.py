@@ -23,6 +23,7 @@ REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO / "tests"))
 
 from road import command, environment, make_home  # noqa: E402
+from road import kernels as running_kernels  # noqa: E402
 
 MINUTES = 0.03  # checkpoint_minutes of the runs that are killed; an epoch takes several times as long
 RUN_FILE = """
@@ -124,7 +125,7 @@ class Victim:
             died = self.rng.choice(("command and kernel", "command", "kernel"))
         else:  # the moment is the kernel's, and a kernel that outlives its command gets past it
             died = "command and kernel"
-        gone = self._end(process, kernels or _kernels(process), died)
+        gone = self._end(process, kernels or running_kernels(process.pid), died)
         return Kill(
             self.threads, kind, phase, died, self._evidence(phase, kind, kernels), *self._cost(phase, kind, began, gone)
         )
@@ -235,17 +236,6 @@ class Victim:
             return step, within, 0.0
         safe = max(entered.stat().st_mtime, state.stat().st_mtime if state else 0.0)
         return step, within, max(0.0, gone - safe)
-
-
-def _kernels(process: subprocess.Popen) -> list[psutil.Process]:
-    return [c for c in psutil.Process(process.pid).children(recursive=True) if "ipykernel" in " ".join(_words(c))]
-
-
-def _words(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:  # it has just ended
-        return []
 
 
 def _has_open(process: psutil.Process, library: str) -> bool:

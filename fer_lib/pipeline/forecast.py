@@ -1,0 +1,72 @@
+"""How long the phases of a run will take, from earlier runs or from what the run file declares."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from fer_lib.devices import cores
+from fer_lib.pipeline import folders
+from fer_lib.pipeline.runfile import Phase, RunPlan
+from fer_lib.storage.paths import phases_dir
+
+REFERENCE = 0.025  # loop_seconds of the machine on which a run file's ``seconds`` were measured
+PHASE_START = 1.0  # seconds of a phase before its own clock starts and after it stops
+
+
+def finished_before(phases: Sequence[Phase]) -> set[str]:
+    """Names of the phases that have finished in this home at least once, with whatever parameters."""
+    return {phase.name for phase in phases if any(phases_dir().glob(f"{phase.name}-*/done.json"))}
+
+
+def describe(plan: RunPlan, phases: Sequence[Phase]) -> str:
+    """``10 phases to run: about 2 minutes on 2 cores``; empty when nothing is known.
+
+    The seconds of earlier runs of these phases count, else those that the run file declares for all of its phases,
+    scaled by the speed of this machine.
+    """
+    seconds = measured_seconds(phases)
+    if seconds is None and plan.seconds and len(phases) == len(plan.phases):
+        seconds = plan.seconds * loop_seconds() / REFERENCE
+    if seconds is None:
+        return ""
+    count = cores()
+    return (
+        f"{len(phases)} phase{'s' * (len(phases) > 1)} to run: about {duration(seconds)} on "
+        f"{count} core{'s' * (count > 1)}"
+    )
+
+
+def measured_seconds(phases: Sequence[Phase]) -> float | None:
+    """What these phases took the last time that they ran with equal parameters; None when one never did."""
+    total = 0.0
+    for phase in phases:
+        own = folders.own_params(phase.params)
+        records = folders.finished_phases((phase.kind,), phase.name)
+        earlier = next((record for record in records if record["params"] == own), None)
+        if earlier is None:
+            return None
+        total += earlier["seconds"] + PHASE_START
+    return total
+
+
+def duration(seconds: float) -> str:
+    """Roughly: ``30 seconds``, ``3 minutes``, ``2 hours``."""
+    if seconds < 90:
+        number, unit = max(10, round(seconds / 10) * 10), "second"
+    elif seconds < 90 * 60:
+        number, unit = round(seconds / 60), "minute"
+    else:
+        number, unit = round(seconds / 3600), "hour"
+    return f"{number} {unit}{'s' * (number > 1)}"
+
+
+def loop_seconds() -> float:
+    """CPU seconds of a loop in Python, the best of three."""
+
+    def measure() -> float:
+        began = time.process_time()
+        sum(number * number for number in range(500_000))
+        return time.process_time() - began
+
+    return min(measure() for _ in range(3))
