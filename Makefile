@@ -25,7 +25,7 @@ demo: setup  ## the whole road on drawn faces; FRESH=1: re-use nothing
 test: lint  ## lint and the whole suite
 	"$(BIN)/python" -m pytest -q -n 2 $(ARGS)
 
-proofs: setup  ## the slow proofs: kills, fuzz, coverage, scale, browser
+proofs: setup  ## the slow proofs: kills, fuzz, coverage, real datasets, browser
 	"$(BIN)/python" -m pytest -q tests/proofs $(ARGS)
 
 bench: setup  ## the measurements of benchmarks/, one after another; each prints a table

@@ -2,11 +2,13 @@
 
 import importlib.util
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import native_layouts  # noqa: F401  (write_raw knows the layouts that only tests draw)
 import pytest
-from distribution import pytest_xdist_make_scheduler  # noqa: F401 (a hook)
+from distribution import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401 (hooks)
 from tiny_bundles import faces, onnx_bundle, pieces, torch_bundle  # noqa: F401 (fixtures)
 
 import fer_lib  # noqa: F401  (sets what torch and ONNX Runtime read as they are imported)
@@ -118,7 +120,38 @@ def drawn_teachers(drawn_manifest, pack_cache, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def road(tmp_path_factory):
+def add_store(tmp_path_factory):
+    """``add_store(home)`` gives a home a copy of an empty MLflow store; the migration of a new one takes seconds."""
+    import mlflow
+
+    from fer_lib.tracking import store
+
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "")  # put back afterwards
+        ready = store.configure(tmp_path_factory.mktemp("store")) / "mlruns"
+    mlflow.set_tracking_uri(before[0])
+    mlflow.set_registry_uri(before[1])
+    return lambda home: shutil.copytree(ready, home / "mlruns")
+
+
+@pytest.fixture(scope="session")
+def kernel_server():
+    """The kernel server of all runs in this process from now on; one for each run would import for seconds."""
+    from fer_lib.pipeline import workers
+    from fer_lib.pipeline.kernel_server import KernelServer
+
+    server = KernelServer({})
+    server.start()
+    shared = SimpleNamespace(address=server.address, start=lambda: None, close=lambda: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "KernelServer", lambda environment: shared)
+        yield shared
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def road(tmp_path_factory, kernel_server):
     """A home in which the tiny run file was run once through every phase, by the real command."""
     from road import walk
 

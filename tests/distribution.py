@@ -1,10 +1,12 @@
-"""Which tests run on one worker of pytest-xdist."""
+"""Which tests run on one worker of pytest-xdist, and which run first."""
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
-# Files whose tests share the fixture `road`, which takes minutes.
+# Files whose tests share the fixture `road`, which takes a minute.
 ROAD_FILES = frozenset(
     (
         "tests/end_to_end/test_registered_model.py",
@@ -15,19 +17,45 @@ ROAD_FILES = frozenset(
         "tests/notebooks/test_what_phases_leave.py",
     )
 )
+# The longest groups, longest first.  One that starts late would leave the other worker idle at the end.
+LONG = (
+    "road",
+    "tests/pipeline/test_parallel.py",
+    "tests/pipeline/test_one_at_a_time.py",
+    "tests/pipeline/test_sweep.py",
+    "tests/pipeline/test_pipeline.py",
+    "tests/training/test_distributed.py",
+    "tests/end_to_end/test_teacher_goes_on.py",
+    "tests/adapt/test_adapt.py",
+)
+
+
+def group(nodeid: str) -> str:
+    """The tests that must run on one worker: those of one file, and all tests of the road."""
+    file = nodeid.partition("::")[0]
+    return "road" if file in ROAD_FILES else file
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Run the tests of one file, and all tests of the road, on one worker, so that no costly fixture is made twice.
+    """Distribute whole groups, in the order of the collection.
 
     The mark ``xdist_group`` has no effect here: pytest-xdist 3.8 writes it to a field that pytest 9.2 does not read.
     """
     from xdist.scheduler import LoadScopeScheduling
 
-    class FileScheduling(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return "road" if file in ROAD_FILES else file
+    config.option.loadscopereorder = False
 
-    return FileScheduling(config, log)
+    class GroupScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    return GroupScheduling(config, log)
+
+
+def pytest_collection_modifyitems(config, items):
+    """On a worker of pytest-xdist, put the longest groups first, then those with the most tests."""
+    if hasattr(config, "workerinput"):
+        tests = Counter(group(item.nodeid) for item in items)
+        rank = {name: place for place, name in enumerate(LONG)}
+        items.sort(key=lambda item: (rank.get(group(item.nodeid), len(LONG)), -tests[group(item.nodeid)]))

@@ -213,7 +213,7 @@ def _words(process: psutil.Process) -> list[str]:
 
 
 def fer(*arguments: str) -> Ended:
-    """Run ``fer ARGUMENTS`` in this process, which saves seconds of imports; its kernels are real."""
+    """Run ``fer ARGUMENTS`` in this process, which saves seconds of imports."""
     from fer_lib.cli.main import main
 
     out, err = io.StringIO(), io.StringIO()
@@ -237,5 +237,13 @@ def _cpu_of_children() -> float:
 def walk(folder: Path) -> Road:
     """Make a home in ``folder`` and run every phase in it."""
     home = make_home(folder / "home")
-    first = command("fer_lib.cli.main", "run", "params/tiny.yaml", home=home, cwd=home)
+    outside = environment(home)
+    before = dict(os.environ)
+    try:
+        os.environ.clear()
+        os.environ.update(outside)
+        first = fer("run", str(home / "params" / "tiny.yaml"))
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
     return Road(home, first)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -168,3 +169,17 @@ def test_tests_that_share_the_road_run_on_one_worker():
         if "proofs" not in file.parts and re.search(r"def test_\w+\([^)]*\b(road|walked)\b", file.read_text())
     }  # fmt: skip
     assert asking == ROAD_FILES
+
+
+def test_the_longest_files_exist_and_run_first_on_a_worker():
+    from distribution import LONG, ROAD_FILES, pytest_collection_modifyitems
+
+    assert {*LONG} - {"road"} == {name for name in LONG if (REPO / name).is_file()}
+    files = ["tests/a.py", "tests/b.py", "tests/b.py", LONG[-1], min(ROAD_FILES)]
+    items = [SimpleNamespace(nodeid=f"{file}::test_{number}") for number, file in enumerate(files)]
+    alone = [*items]
+    pytest_collection_modifyitems(SimpleNamespace(), alone)
+    assert alone == items, "without workers the order is pytest's"
+    pytest_collection_modifyitems(SimpleNamespace(workerinput={}), items)
+    assert [item.nodeid.partition("::")[0] for item in items] == [
+        min(ROAD_FILES), LONG[-1], "tests/b.py", "tests/b.py", "tests/a.py"]  # fmt: skip

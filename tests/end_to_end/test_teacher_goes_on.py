@@ -3,16 +3,15 @@
 import json
 import os
 import re
-import subprocess
-import sys
+import threading
 import time
 
-import psutil
 import pytest
 import torch
-from road import command, environment, make_home
+from road import fer, kernels, make_home
 
 from fer_lib.models.classifier import build_classifier
+from fer_lib.tracking import store
 
 FILE = """
 name: onward
@@ -25,18 +24,22 @@ phases:
 smoke:
   teacher: {epochs: 40, max_train_batches: 2, onnx: both}
 """
-RUN = ("fer_lib.cli.main", "run", "params/onward.yaml", "--smoke")
+RUN = ("run", "params/onward.yaml", "--smoke")
 
 
 @pytest.fixture
-def home(tmp_path):
+def home(tmp_path, add_store, kernel_server, monkeypatch):
     home = make_home(tmp_path / "home")
+    add_store(home)
     (home / "params" / "onward.yaml").write_text(FILE)
     torch.manual_seed(3)
     model = build_classifier(
         {"backbone": "test_resnet", "image_size": 32, "embed_dim": 16, "dropout": 0.0, "head": "linear", "s": 30.0}
     )
     torch.save(model.backbone.state_dict(), home / "begin.pt")
+    monkeypatch.setenv("FER_HOME", str(home))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri(home))  # put back afterwards
+    monkeypatch.chdir(home)
     return home
 
 
@@ -45,18 +48,22 @@ def teachers(home):
 
 
 def broken_off(home):
-    """The command, killed with its kernels once a checkpoint is there."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    began = subprocess.Popen([sys.executable, "-m", *RUN], cwd=home, env=environment(home), **quiet)
-    until = time.monotonic() + 300
-    while not any((folder / "checkpoint_last" / "state.json").is_file() for folder in teachers(home)):
-        assert began.poll() is None and time.monotonic() < until, "no checkpoint came"
-        time.sleep(0.02)
-    all_of_it = [psutil.Process(began.pid), *psutil.Process(began.pid).children(recursive=True)]
-    for process in all_of_it:
-        process.kill()
-    began.wait()
-    psutil.wait_procs(all_of_it, timeout=30)
+    """The command, whose kernel is killed once a checkpoint is there."""
+
+    def kill():
+        until = time.monotonic() + 300
+        while not any((folder / "checkpoint_last" / "state.json").is_file() for folder in teachers(home)):
+            if time.monotonic() > until:
+                return
+            time.sleep(0.02)
+        for kernel in kernels(os.getpid()):
+            kernel.kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    ended = fer(*RUN)
+    thread.join()
+    assert ended.code == 1 and "the kernel was killed" in ended.out, ended.out + ended.err
 
 
 def test_neither_weights_that_are_gone_nor_a_failed_export_cost_an_epoch(home, monkeypatch, tmp_path):
@@ -64,10 +71,10 @@ def test_neither_weights_that_are_gone_nor_a_failed_export_cost_an_epoch(home, m
     [folder] = teachers(home)
     assert not (folder / "done.json").exists()
     (home / "begin.pt").unlink()
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "onnxscript.py").write_text("raise RuntimeError('this onnxscript is broken')\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"), prepend=os.pathsep)
-    ended = command(*RUN, home=home, cwd=home)
+    broken = home / "onnxscript.py"  # the working folder of a kernel comes first on its path
+    broken.write_text("raise RuntimeError('this onnxscript is broken')\n")
+    ended = fer(*RUN)
+    broken.unlink()
     assert ended.code == 0, ended.out + ended.err
     assert teachers(home) == [folder], "gone on with, not begun anew"
     assert json.loads((folder / "alignmentreport.json").read_text())["init"]["resume"] is True
@@ -77,22 +84,18 @@ def test_neither_weights_that_are_gone_nor_a_failed_export_cost_an_epoch(home, m
     outputs = json.loads((folder / "outputs.json").read_text())
     assert outputs["headline"]["not written"] == "best.onnx, last.onnx"
     assert "not written best.onnx, last.onnx" in re.sub(r"[\s│]+", " ", ended.out), "the table may break its lines"
-    monkeypatch.undo()
 
     run = json.loads((folder / "done.json").read_text())["run_id"]
-    monkeypatch.setenv("FER_HOME", str(home))
     _said_in_its_run(run, folder)
-    ended = command(*RUN, home=home, cwd=home)
+    ended = fer(*RUN)
     assert ended.code == 0 and teachers(home) == [folder]
     assert json.loads((folder / "done.json").read_text())["run_id"] == run, "used again, without its weights file"
-    later = command("fer_lib.cli.main", "onnx", str(folder / "best"), str(folder / "best.onnx"), home=home, cwd=home)
+    later = fer("onnx", str(folder / "best"), str(folder / "best.onnx"))
     assert later.code == 0 and (folder / "best.onnx").is_file(), later.err
 
 
 def _said_in_its_run(run_id, folder):
     import mlflow
-
-    from fer_lib.tracking import store
 
     store.configure()
     client = mlflow.MlflowClient()

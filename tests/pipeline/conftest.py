@@ -7,9 +7,10 @@ from toy import make_home
 
 
 @pytest.fixture(scope="module")
-def toy_home(tmp_path_factory):
+def toy_home(tmp_path_factory, add_store):
     """One home for all tests of a module, which run in order."""
     home = make_home(tmp_path_factory.mktemp("home"))
+    add_store(home)
     before = {name: os.environ.get(name) for name in ("FER_HOME", "MLFLOW_TRACKING_URI")}
     os.environ["FER_HOME"] = str(home)
     yield home

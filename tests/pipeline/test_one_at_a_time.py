@@ -23,9 +23,10 @@ STEPS = "mlruns/phases/teacher_a-*/steps.txt"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory, add_store):
     """One home for all tests: the phases before the teacher run once."""
     home = make_home(tmp_path_factory.mktemp("home"))
+    add_store(home)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FER_HOME", str(home))
         patch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri(home))  # put back afterwards
@@ -97,8 +98,9 @@ def test_a_second_command_is_refused_with_the_process_that_runs_the_phase(home, 
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent")
-@pytest.mark.parametrize(("to", "number"), [("command", "INT"), ("command", "TERM"), ("kernel", "INT")])
+@pytest.mark.parametrize(("to", "number"), [("command", "TERM"), ("kernel", "INT")])
 def test_an_interrupt_is_recorded_in_the_run(home, running, to, number):
+    """An interrupted command: ``test_pipeline.test_interrupted_runs_are_killed_and_resume``."""
     process, folder = running
     (folder / "checkpoint_last").mkdir(exist_ok=True)
     (folder / "checkpoint_last" / "state.json").write_text('{"step": 12, "epoch": 1.5}')

@@ -22,7 +22,7 @@ def home(toy_home):
 
 
 @pytest.fixture(scope="module")
-def diamond(home, stored):
+def diamond(home, stored, kernel_server):
     """import -> manifest -> two parallel teachers -> student of one, evaluate of all."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers, "visible_gpus", lambda: ["4", "7"])

@@ -15,6 +15,7 @@ from fer_lib.errors import FerError, ParamsError
 from fer_lib.params import SoftLabelParams, TeacherParams
 from fer_lib.pipeline import cache_key, folders
 from fer_lib.pipeline.execution import Execution, open_session
+from fer_lib.pipeline.papermill import execute
 from fer_lib.pipeline.run import run_file, select_phases
 from fer_lib.pipeline.runfile import load_run
 from fer_lib.pipeline.standalone import standalone_inputs
@@ -24,7 +25,7 @@ from fer_lib.tracking import store
 
 
 @pytest.fixture(scope="module")
-def first(toy_home):
+def first(toy_home, kernel_server):
     assert run_file(toy_home / "params" / "quickstart.yaml") == 0
     return newest_parent()
 
@@ -128,6 +129,9 @@ def test_interrupted_runs_are_killed_and_resume(toy_home, first):
     parent = newest_parent()
     killed = children(parent)["teacher_a"]
     assert parent.info.status == "KILLED" and killed.info.status == "KILLED"
+    assert killed.data.tags["fer.interrupted"] == "interrupted; the same command begins this phase again"
+    assert "**Interrupted.** " in killed.data.tags["mlflow.note.content"]
+    assert not (steps.parent / ".lock.holder.json").exists() and not (steps.parent / "done.json").exists()
     assert artifacts(killed, "notebook") == {"notebook/04_train_teacher.ipynb", "notebook/04_train_teacher.html"}
     assert folders.read_record(steps.parent) is None
     reached = int(steps.read_text())
@@ -211,13 +215,12 @@ def test_a_name_exports_no_smoke_run(toy_home, first):
     assert _find_run(runs[1], toy_home)[0].info.run_id == runs[1], "an id names any run"
 
 
-def test_a_standalone_notebook_runs_missing_phases_first(tmp_path, monkeypatch):
+def test_a_standalone_notebook_runs_missing_phases_first(tmp_path, monkeypatch, add_store, kernel_server):
     home = make_home(tmp_path / "cold")
+    add_store(home)
     monkeypatch.setenv("FER_HOME", str(home))
-    command = [sys.executable, "-m", "papermill", "notebooks/02_build_manifest.ipynb", "out.ipynb", "--no-progress-bar",
-               "-p", "seed", "3"]  # fmt: skip
-    done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr[-2000:]
+    notebook = home / "notebooks" / "02_build_manifest.ipynb"
+    execute(notebook, home / "out.ipynb", {"seed": 3}, home, {}, kernel_server.address)
     [record] = folders.finished_phases(("manifest",))
     [needed] = folders.finished_phases(("import",))
     assert record["inputs"] == {"imports": needed["folder"], "manifests": []} and record["params"]["seed"] == 3

@@ -4,12 +4,13 @@ import shutil
 
 import pytest
 from rawtrees import draw_raw_trees
-from road import command, make_home
+from road import fer, make_home
 
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.params import TeacherParams
 from fer_lib.pipeline import folders
 from fer_lib.pipeline.runfile import load_run
+from fer_lib.tracking import store
 
 BACKBONES = ("resnet18", "resnet50", "tf_efficientnet_b3", "convnext_tiny", "vit_base_patch16_384")
 SEEDS = (1337, 42, 2025)
@@ -94,13 +95,14 @@ def test_two_stages_share_one_evaluation(repo):
         assert plan.phase(name).params.exclude_sources == ["ferplus"]
 
 
-def test_the_data_file_runs_on_native_layouts(tmp_path, monkeypatch):
+def test_the_data_file_runs_on_native_layouts(tmp_path, monkeypatch, add_store, kernel_server):
     """Runs the cheapest file; all of them run in tests/proofs/test_reconstruction_runs.py."""
     home = make_home(tmp_path / "home")
+    add_store(home)
     monkeypatch.setenv("FER_HOME", str(home))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri(home))  # put back afterwards
     draw_raw_trees(home)
-    words = ("fer_lib.cli.main", "run", "params/reconstruction/data.yaml", "--smoke")
-    ended = command(*words, home=home, cwd=home)
+    ended = fer("run", str(home / "params" / "reconstruction" / "data.yaml"), "--smoke")
     assert ended.code == 0, ended.out + ended.err
     made = {record["phase"]: record["folder"] for record in folders.finished_phases(("manifest", "audit"))}
     rows = {phase: Manifest.read(f"{folder}/manifest.parquet").frame for phase, folder in made.items()}

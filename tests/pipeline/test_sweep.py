@@ -24,7 +24,7 @@ def artifact(run, name: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first(base, stored):
+def first(base, stored, kernel_server):
     """One of four combinations fails."""
     (base / "unlucky").write_text("0.1")
     code = sweep_file(base / "params" / "quickstart.yaml", CHANGES, parallel=2)

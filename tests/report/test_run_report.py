@@ -172,9 +172,10 @@ def write_home(base):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory, add_store):
     before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     folder = tmp_path_factory.mktemp("home")
+    add_store(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FER_HOME", str(folder))
         patch.setenv("MLFLOW_TRACKING_URI", "")

@@ -8,9 +8,10 @@ from fer_lib.tracking import phase_run, store
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def lab(tmp_path_factory, add_store):
     """A home with one notebook, so that a phase of kind ``import`` can run without a pipeline."""
     home = tmp_path_factory.mktemp("lab")
+    add_store(home)
     (home / "notebooks").mkdir()
     (home / "params").mkdir()
     cells = [{"cell_type": "code", "metadata": {}, "source": "x = 1"}]
