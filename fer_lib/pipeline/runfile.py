@@ -31,7 +31,7 @@ from fer_lib import params as params_module
 from fer_lib.errors import ParamsError
 from fer_lib.params import PhaseParams
 from fer_lib.params.strict import closest, parse, unknown_key, validate
-from fer_lib.pipeline.includes import matching_phases, read_run
+from fer_lib.pipeline.includes import declared_seconds, matching_phases, read_run
 from fer_lib.storage.paths import external, is_uri
 
 
@@ -124,16 +124,12 @@ def load_run(path: Path | str, overrides: Sequence[str] = (), smoke: bool = Fals
         ParamsError: the file is missing or broken, or a phase, key or value is not valid.  The message has the line,
             or the phase, the key and the closest valid key.
     """
-    path = Path(path)
-    text = read_run(path)
+    path, text = Path(path), read_run(Path(path))
     experiment = text.top.get("experiment", "fer")
     name = text.top.get("name", path.stem)
     for key, value in (("name", name), ("experiment", experiment)):
         if not isinstance(value, str) or not value.strip():
             raise ParamsError(f"{path}: {key!r} must be a text, got {value!r}")
-    seconds = text.top.get("seconds")
-    if seconds is not None and not (type(seconds) in (int, float) and 0 < seconds < float("inf")):
-        raise ParamsError(f"{path}: 'seconds' must be a number of seconds, as in seconds: 60, got {seconds!r}")
     kinds, values = {}, {}
     for phase, mapping in text.phases.items():
         kinds[phase], values[phase] = _parse_phase(path, phase, mapping)
@@ -150,7 +146,7 @@ def load_run(path: Path | str, overrides: Sequence[str] = (), smoke: bool = Fals
         before = [earlier for earlier in plan if earlier.name in text.visible_phases[phase]]
         plan.append(replace(validated, inputs=resolve_inputs(validated, before, list(kinds))))
         _check_model_names(plan[-1])
-    return RunPlan(name, experiment, plan, path, None if smoke or overrides else seconds)
+    return RunPlan(name, experiment, plan, path, None if smoke or overrides else declared_seconds(path, text.top))
 
 
 def _parse_phase(path: Path, phase: Any, mapping: Any) -> tuple[str, dict[str, Any]]:
