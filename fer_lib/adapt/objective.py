@@ -101,12 +101,8 @@ def train_adapt(
     it.  The training exposure in ``best/`` includes that of the base.
     """
     fit = fit_params(p, base)
-    config = {**base.meta["model"], "dropout": fit.dropout}
     options = dict(tune=LOOP_TUNE[p.tune], norms=p.bn_policy, init_from=str(base.path), **record)
-    events = run_fit(
-        fit, manifest, out, cache_dir, kind=base.meta["kind"], config=config, objective=AdaptObjective, **options
-    )
-    for event in events:
+    for event in run_fit(fit, manifest, out, cache_dir, kind=base.meta["kind"], objective=AdaptObjective, **options):
         yield event
         if event["event"] == "epoch" and p.negl_weight and not event["train"]["negl_applied_frac"]:
             message = (

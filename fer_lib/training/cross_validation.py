@@ -27,7 +27,7 @@ from fer_lib.params import StudentParams
 from fer_lib.storage.progress import step
 from fer_lib.training.distributed import SingleProcess
 from fer_lib.training.fit import apply_settings
-from fer_lib.training.fit_data import FitData
+from fer_lib.training.fit_data import FitData, model_config
 from fer_lib.training.loop import fit
 from fer_lib.training.student import StudentObjective
 
@@ -143,9 +143,8 @@ def _fit_fold(train, val, p: StudentParams, work: Path, device, key: str, count_
     roles = np.full(len(val.manifest), "select")  # no temperature is fitted
     prior = (counts / counts.sum()).tolist()
     data = FitData(train, val, sampler, train.contract, prior, None, roles, len(roles))
-    config = dict(backbone=p.backbone, image_size=p.image_size, embed_dim=p.embed_dim, dropout=p.dropout, head=p.head)
     torch.manual_seed(p.seed)
-    model = build_classifier(config)
+    model = build_classifier(model_config(p))
     evalset = evalset_id(val.manifest.frame["sample_id"].tolist(), val.manifest.labels, "fold", 0)
     ids = {"fold": key, "evalset_id": evalset, "protocol_id": protocol_id(evalset, train.contract, "none")}
     options = dict(kind="student", name=p.name, ids=ids, context=SingleProcess(device))

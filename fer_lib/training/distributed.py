@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import queue
 import signal
-import socket
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -106,10 +105,11 @@ def run_processes(work: Callable[..., Iterator[dict[str, Any]]], p: FitParams) -
 
 def _spawn(work: Callable[..., Iterator[dict[str, Any]]], processes: int, backend: str) -> Iterator[dict[str, Any]]:
     from accelerate.utils import PrepareForLaunch, patch_environment
+    from accelerate.utils.other import get_free_port
     from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, get_context, start_processes
 
     events = get_context("spawn").Queue()
-    env = {"nproc": processes, "world_size": processes, "master_addr": "127.0.0.1", "master_port": str(_free_port())}
+    env = {"nproc": processes, "world_size": processes, "master_addr": "127.0.0.1", "master_port": str(get_free_port())}
     if backend == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         env["omp_num_threads"] = str(max(1, cores() // processes))
     with patch_environment(**env):
@@ -205,9 +205,3 @@ def _exit_with_parent() -> None:
     """Exit when the parent is killed: the lock on the output folder is then free for another fit."""
     wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -27,7 +27,7 @@ from fer_lib.storage.atomic import fresh_file, write_json
 from fer_lib.storage.environment import environment
 from fer_lib.training.checkpoint import LAST, has_checkpoint
 from fer_lib.training.distributed import SingleProcess, run_processes
-from fer_lib.training.fit_data import FitData, open_data
+from fer_lib.training.fit_data import FitData, model_config, open_data
 from fer_lib.training.loop import fit
 from fer_lib.training.step import precision
 
@@ -37,17 +37,16 @@ _RECORDED_SOURCES = ("none", "hub", "package", "init_from")
 
 
 def run_fit(
-    p: FitParams, manifest: Manifest, out: Path, cache_dir: Path, *, kind: str, config: dict[str, Any],
-    objective: Callable, **options: Any,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Train a model of ``config`` on ``manifest`` into ``out``; yields the events of :func:`fer_lib.training.loop.fit`.
+    p: FitParams, manifest: Manifest, out: Path, cache_dir: Path, *, kind: str, objective: Callable, **options: Any
+) -> Iterator[dict[str, Any]]:
+    """Train a model on ``manifest`` into ``out``; yields the events of :func:`fer_lib.training.loop.fit`.
 
     ``objective(p, data, device)`` makes the loss.  ``options``: ``tune`` and ``norms`` of the loop; ``init_from``, a
     bundle folder to start from; ``run_id``; ``inputs``, ids of other inputs that the weights depend on; ``ancestors``,
     the exposure records of the teachers, None for a teacher without one.
     Raises FerError, before any step, for a device, backbone, starting weights or data that cannot be used.
     """
-    work = partial(_run_fit, p, manifest, out, cache_dir, kind=kind, config=config, objective=objective, **options)
+    work = partial(_run_fit, p, manifest, out, cache_dir, kind=kind, objective=objective, **options)
     yield from run_processes(work, p)
 
 
@@ -59,7 +58,6 @@ def _run_fit(
     context: SingleProcess,
     *,
     kind: str,
-    config: dict[str, Any],
     objective: Callable,
     tune: str = "all",
     norms: str = "trained",
@@ -72,7 +70,7 @@ def _run_fit(
     apply_settings(p)
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(p.seed)
-    model = build_classifier(config)
+    model = build_classifier(model_config(p))
     check_size(model)
     if context.rank > 0:
         context.wait()
@@ -90,14 +88,12 @@ def _run_fit(
             alignment = _alignment(p, manifest, data, weights, event, init_from, context.device, ids)
             write_json(out / "alignmentreport.json", alignment)
         if event["event"] == "end" and context.rank == 0:
-            _write_reports(read_bundle(out / "best"), out)
-            if p.smoke:
-                write_json(out / "smoke_results.json", _smoke_results(read_bundle(out / "best"), event))
+            _write_reports(read_bundle(out / "best"), event, p.smoke, out)
         yield event
 
 
-def _write_reports(bundle: Bundle, out: Path) -> None:
-    """Write ``reliabilitymetrics.json`` and ``calibration.json`` from the metrics of ``bundle``."""
+def _write_reports(bundle: Bundle, end: dict[str, Any], smoke: bool, out: Path) -> None:
+    """Write ``reliabilitymetrics.json`` and ``calibration.json``, for a smoke run also ``smoke_results.json``."""
     epoch, temperature = bundle.meta["ids"]["epoch"], bundle.meta["temperature"]
     keys = ("accuracy", "macro_f1", "per_class_f1", "nll", "ece", "brier")
     metrics = bundle.meta["metrics"]
@@ -110,12 +106,9 @@ def _write_reports(bundle: Bundle, out: Path) -> None:
     calibration = {"epoch": epoch, **shared, **{k: temperature[k] for k in ("fitted_on", "view", "n", "note")}}
     write_json(out / "reliabilitymetrics.json", reliability)
     write_json(out / "calibration.json", calibration)
-
-
-def _smoke_results(best: Bundle, end: dict[str, Any]) -> dict[str, Any]:
-    counts = {k: best.meta["metrics"]["val_select"][k] for k in ("n_expected", "n_used")}
-    identity = {k: best.meta["ids"][k] for k in ("evalset_id", "protocol_id")}
-    return {"smoke": True, **identity, **counts, **{k: v for k, v in end.items() if k != "event"}}
+    if smoke:
+        scores = {k: v for k, v in end.items() if k != "event"}
+        write_json(out / "smoke_results.json", {"smoke": True, **identity, **counts, **scores})
 
 
 def apply_settings(p: FitParams) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,6 +60,11 @@ def make_contract(p: FitParams) -> FaceContract:
     cfg = timm.models.get_pretrained_cfg(p.backbone)  # None for an architecture without pretrained weights
     stats = {} if cfg is None else {"mean": cfg.mean, "std": cfg.std}
     return FaceContract(image_size=p.image_size, align=p.align, margin=p.margin, clahe=p.clahe, **stats)
+
+
+def model_config(p: FitParams) -> dict[str, Any]:
+    """The options of :func:`fer_lib.models.classifier.build_classifier` in these parameters."""
+    return p.model_dump(include={"backbone", "image_size", "embed_dim", "dropout", "head"}) | {"s": p.arcface_s}
 
 
 def loader_threads(p: FitParams, device: torch.device) -> int:

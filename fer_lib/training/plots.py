@@ -15,14 +15,14 @@ from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.sheets import tile_page
 from fer_lib.emotions import EMOTIONS
 from fer_lib.params import FitParams
+from fer_lib.storage.json_files import flatten
 from fer_lib.training.fit_data import open_data
 
-# the curves of each panel: (label, key path in a row of history.json)
-_PANELS = (
-    ("loss", (("train", ("train", "loss")), ("val", ("val", "nll")))),
-    ("val/select", (("accuracy", ("val", "accuracy")), ("macro-F1", ("val", "macro_f1")), ("ECE", ("val", "ece")))),
-    ("schedule", (("lr", ("lr",)),)),
-)
+_PANELS = {  # label -> key of each curve in a row of history.json
+    "loss": {"train": "train.loss", "val": "val.nll"},
+    "val/select": {"accuracy": "val.accuracy", "macro-F1": "val.macro_f1", "ECE": "val.ece"},
+    "schedule": {"lr": "lr"},
+}
 _LINES = ((BLUE, "", "o"), (ORANGE, (4, 1.5), "s"), (RED, (1, 1), "D"))  # colour, dashes, marker
 
 
@@ -31,12 +31,11 @@ def training_curves(history: list[dict[str, Any]], best_epoch: int, title: str) 
     """Loss, val scores and learning rate over epochs, with a line at the best epoch."""
     import seaborn
 
-    figure = Figure(figsize=(12, 3.8))
+    figure, rows = Figure(figsize=(12, 3.8)), [flatten(row) for row in history]
     figure.suptitle(title)
-    for axes, (name, curves) in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):
-        for (label, path), (colour, dashes, marker) in zip(curves, _LINES, strict=False):
-            values = [(row["epoch"] + 1, _value_at(row, path)) for row in history]
-            points = [(x, y) for x, y in values if y is not None]
+    for axes, (name, curves) in zip(figure.subplots(1, len(_PANELS)), _PANELS.items(), strict=True):
+        for (label, key), (colour, dashes, marker) in zip(curves.items(), _LINES, strict=False):
+            points = [(row["epoch"] + 1, row[key]) for row in rows if row.get(key) is not None]
             if points:
                 x, y = zip(*points, strict=True)
                 seaborn.lineplot(x=x, y=y, ax=axes, label=label, color=colour, dashes=dashes, marker=marker)
@@ -45,14 +44,6 @@ def training_curves(history: list[dict[str, Any]], best_epoch: int, title: str) 
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
     return figure
-
-
-def _value_at(row: dict[str, Any] | None, path: tuple[str, ...]) -> float | None:
-    for key in path:
-        if row is None:
-            return None
-        row = row.get(key)
-    return row
 
 
 def augmented_batch(p: FitParams, manifest: Manifest, cache_dir: Path, shown: int = 16) -> Figure:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from fer_lib.training.checkpoint import LAST, load_checkpoint, unpack_state
 from fer_lib.training.distributed import SingleProcess
 from fer_lib.training.progress import Progress
 from fer_lib.training.step import precision
-
-log = logging.getLogger(__name__)
 
 
 def fit_key(p: FitParams, ids: dict[str, Any]) -> str:
@@ -60,7 +57,6 @@ def resume(out: Path, key: str, current_numerics: dict[str, Any], model, optimis
             f"{out / LAST} belongs to other parameters or data: give this run another output_dir, or delete that folder"
         )
     unpack_state(tensors, model, optimiser, ema and ema.module)
-    log.info("resumed at step %d", meta["step"])
     earlier = {"optimiser": "AdamW, operation by operation"} | meta["numerics"]  # absent from the first versions
     changes = [f"{k} {earlier[k]} -> {v}" for k, v in current_numerics.items() if earlier[k] != v]
     warning = f"resumed with other numerics ({', '.join(changes)}): the last bits will differ from an unbroken run's"

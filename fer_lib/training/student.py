@@ -125,18 +125,8 @@ def train_student(
     ``softlabels``: a folder of :func:`fer_lib.models.softlabels.export_softlabels`; ``record``: as for a teacher.
     Raises the errors of :class:`StudentObjective` and :func:`fer_lib.training.fit.run_fit`.
     """
-    config = dict(
-        backbone=p.backbone,
-        image_size=p.image_size,
-        embed_dim=p.embed_dim,
-        dropout=p.dropout,
-        head=p.head,
-        s=p.arcface_s,
-    )
     objective = partial(StudentObjective, softlabels=softlabels)
     if p.mode != "ce" and softlabels is not None:
         record["inputs"] = {"softlabels_sha256": softlabels_sha256(softlabels)}
         record["ancestors"] = [read_exposure(softlabels)]
-    yield from run_fit(
-        p, manifest, out, cache_dir, kind="student", config=config, objective=objective, tune=p.tune, **record
-    )
+    yield from run_fit(p, manifest, out, cache_dir, kind="student", objective=objective, tune=p.tune, **record)

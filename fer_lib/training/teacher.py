@@ -69,12 +69,4 @@ def train_teacher(
             "0.08 and ramp_end: 0.25 (fractions of the run), or arcface_m: 0 for training without a margin"
         )
         yield {"event": "note", "level": "warning", "message": message}
-    config = dict(
-        backbone=p.backbone,
-        image_size=p.image_size,
-        embed_dim=p.embed_dim,
-        dropout=p.dropout,
-        head=p.head,
-        s=p.arcface_s,
-    )
-    yield from run_fit(p, manifest, out, cache_dir, kind="teacher", config=config, objective=TeacherObjective, **record)
+    yield from run_fit(p, manifest, out, cache_dir, kind="teacher", objective=TeacherObjective, **record)
