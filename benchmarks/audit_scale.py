@@ -30,7 +30,7 @@ import pandas as pd
 from _common import RESULTS, goal, one_core, publish
 
 from fer_lib.audit import groups
-from fer_lib.audit.hashes import SIDE, Hashes, cache_file, hash_faces, keep, pixel_id, thumbnails
+from fer_lib.audit.hashes import SIDE, Hashes, cache_file, keep, pixel_id, thumbnails
 from fer_lib.audit.manifest_audit import audit_manifest
 from fer_lib.datasets.manifest import SPLITS, Manifest
 from fer_lib.faces.decode import decode
@@ -38,7 +38,7 @@ from fer_lib.params import AuditParams
 from fer_lib.synthetic.dataset import draw_faces
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from tests.altered import ALTERED  # noqa: E402
+from tests.altered import ALTERED, hash_faces  # noqa: E402
 
 COPIES = 0.01
 SIZE = 96  # pixels of a planted face

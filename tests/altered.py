@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
+
+from fer_lib.audit.hashes import Hashes, pixel_id, thumbnails
 
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # both uint8 RGB
 
@@ -67,4 +69,13 @@ ALTERED: dict[str, Change] = {
     "rotated": rotated,
     "mirrored and cropped": mirrored_and_cropped,
 }
+
+
+def hash_faces(faces: Sequence[np.ndarray]) -> Hashes:
+    """The hashes of faces in memory, uint8 RGB or gray (a gray face equals its RGB version)."""
+    colour = [cv2.cvtColor(face, cv2.COLOR_GRAY2RGB) if face.ndim == 2 else face for face in faces]
+    thumbs, pixels = np.stack([thumbnails(face) for face in faces]), np.stack([pixel_id(face) for face in colour])
+    return Hashes(thumbs, pixels, np.array([face.size // 3 for face in colour]))
+
+
 LEAST = dict.fromkeys(ALTERED, 0.995) | dict.fromkeys(("cropped", "rotated", "mirrored and cropped"), 0.95)

@@ -95,9 +95,9 @@ def _block(images: np.ndarray, templates: np.ndarray, matrix: np.ndarray, identi
     if len(rest) == 0:
         return similarity, matrix
     (image, equalised_image), (template, equalised_template) = (
-        [_Layers.of(thumbs[rest, kind]) for kind in (0, 1)] for thumbs in (images, templates)
+        [_layers(thumbs[rest, kind]) for kind in (0, 1)] for thumbs in (images, templates)
     )
-    refined, _ = refine(image.code, template.code, matrix[rest], STEPS[1])
+    refined, _ = refine(image[0], template[0], matrix[rest], STEPS[1])
     best, best_matrix = _similarity(image, template, refined), refined
     for one, two, trial in (
         (image, template, identity[rest]),
@@ -114,17 +114,9 @@ def _flat(x: np.ndarray) -> np.ndarray:
     return x.reshape(-1, SIDE)
 
 
-@dataclass(frozen=True)
-class _Layers:
-    """Codes and blurred thumbnails, float32 [n * SIDE, SIDE] each."""
-
-    code: np.ndarray
-    tone: np.ndarray
-
-    @classmethod
-    def of(cls, thumbs: np.ndarray) -> _Layers:
-        """Of thumbnails uint8 [n, SIDE, SIDE]."""
-        return cls(_flat(codes(thumbs)), _flat(smooth(thumbs.astype(np.float32), _BLUR)))
+def _layers(thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and blurred thumbnails, float32 [n * SIDE, SIDE] each, of thumbnails uint8 [n, SIDE, SIDE]."""
+    return _flat(codes(thumbs)), _flat(smooth(thumbs.astype(np.float32), _BLUR))
 
 
 def _better(best: np.ndarray, best_matrix: np.ndarray, value: np.ndarray, matrix: np.ndarray):
@@ -132,10 +124,11 @@ def _better(best: np.ndarray, best_matrix: np.ndarray, value: np.ndarray, matrix
     return np.where(wins, value, best), np.where(wins[:, None, None], matrix, best_matrix)
 
 
-def _similarity(image: _Layers, template: _Layers, matrix: np.ndarray) -> np.ndarray:
+def _similarity(image: tuple, template: tuple, matrix: np.ndarray) -> np.ndarray:
+    """float32 [n], of the :func:`_layers` of both."""
     n, window = len(matrix), _grid()[2]
     parts = []
-    for mine, other in ((image.code, template.code), (image.tone, template.tone)):
+    for mine, other in zip(image, template, strict=True):
         warped, inside = _warp(mine, matrix)
         parts.append(_correlation(warped, other.reshape(n, -1), window * inside))
     return (1 - TONE) * parts[0] + TONE * parts[1]

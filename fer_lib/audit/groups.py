@@ -1,18 +1,18 @@
-"""Groups of rows with one image, and the rows of them that a manifest keeps."""
+"""Groups of rows with one image, warnings about groups that may be chains, and the rows that a manifest keeps."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from fer_lib.audit import group_check
 from fer_lib.audit.alignment import align
 from fer_lib.audit.hashes import SIDE, Hashes
-from fer_lib.audit.near_duplicate_search import LEAST, candidates
+from fer_lib.audit.near_duplicate_search import LEAST, VERSIONS, Candidates, candidates
+from fer_lib.datasets.duplicate_records import components, equal_rows
 from fer_lib.datasets.manifest import SPLITS
-from fer_lib.emotions import NUM_CLASSES
 
 RULES = {
     "none": "every row stays",
@@ -26,6 +26,11 @@ WHICH_ONE = (
     "most pixels, of those the one with the smallest sample_id"
 )
 _PAIR_COLUMNS = ("first", "second", "similarity", "mirrored", "turned_degrees", "scaled")
+LARGE = 10  # images in a group from which it is checked
+MOST = 50  # groups, the largest ones
+COMPARED = 100  # images of each group, evenly picked
+UNLIKE = 0.8  # similarity to the central image below which an image is another one, or a very different crop
+LARGE_COLUMNS = ("group", "pictures", "middle", "compared", "unlike", "least")
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Duplicates:
 
     ``exact`` and ``group`` int64 [N]: rows with one number are exact duplicates, or also near-duplicates.  ``pairs``:
     the near-duplicates by row number, the most similar first (similarity, mirrored, turned_degrees, scaled: the
-    alignment of one to the other).  ``large``: see ``group_check.large_groups``; ``middle`` is a row number.
+    alignment of one to the other).  ``large``: see :func:`large_groups`; ``middle`` is a row number.
     ``blank`` counts the distinct images without structure, which only ``exact`` can compare.
     """
 
@@ -64,9 +69,10 @@ def find_duplicates(frame: pd.DataFrame, hashes: Hashes, near: bool, similarity:
 def _find_ordered(content, pixels, thumbs, order, near: bool, similarity: float, seed: int) -> Duplicates:
     """:func:`find_duplicates` for rows in their order; ``thumbs`` [N] are in the frame's order, to save a copy."""
     n = len(order)
-    exact = _components(n, [_links(np.unique(x, axis=0, return_inverse=True)[1].ravel()) for x in (content, pixels)])
+    equal = [equal_rows(np.unique(x, axis=0, return_inverse=True)[1].ravel()) for x in (content, pixels)]
+    exact = components(n, equal)
     if not near or n < 2:
-        return Duplicates(exact, exact, pd.DataFrame(columns=_PAIR_COLUMNS), pd.DataFrame(columns=group_check.COLUMNS))
+        return Duplicates(exact, exact, pd.DataFrame(columns=_PAIR_COLUMNS), pd.DataFrame(columns=LARGE_COLUMNS))
     _, first_row = np.unique(exact, return_index=True)  # one row for each group, whose number is its rank
     thumbs = thumbs[order[first_row]]
 
@@ -76,8 +82,8 @@ def _find_ordered(content, pixels, thumbs, order, near: bool, similarity: float,
     near_rows = near_rows[np.lexsort((close.second[near_rows], close.first[near_rows], -aligned.similarity[near_rows]))]
     columns = (close.first, close.second, aligned.similarity, aligned.mirrored, aligned.degrees, aligned.scale)
     pairs = pd.DataFrame({name: values[near_rows] for name, values in zip(_PAIR_COLUMNS, columns, strict=True)})
-    group = _components(len(first_row), [(pairs["first"].to_numpy(), pairs["second"].to_numpy())])
-    large = group_check.large_groups(thumbs, group, pairs)
+    group = components(len(first_row), [(pairs["first"].to_numpy(), pairs["second"].to_numpy())])
+    large = large_groups(thumbs, group, pairs)
     large["middle"] = first_row[large["middle"].to_numpy(int)]
     pairs = pairs.assign(first=first_row[pairs["first"]], second=first_row[pairs["second"]])
     return Duplicates(exact, group[exact], pairs, large, _blank(thumbs))
@@ -89,47 +95,65 @@ def _blank(thumbs: np.ndarray, chunk: int = 4096) -> int:
     return sum(int((part.std(axis=1) < 1.0).sum()) for part in parts)
 
 
-def _links(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each row with the next one that has the same number."""
-    order = np.argsort(number, kind="stable")
-    same = number[order][1:] == number[order][:-1]
-    return order[:-1][same], order[1:][same]
+def large_groups(thumbs: np.ndarray, group: np.ndarray, pairs: pd.DataFrame) -> pd.DataFrame:
+    """One row (LARGE_COLUMNS) for each group of LARGE images or more, the largest first.
+
+    Such a group may be a chain (A is like B and B like C, but not A like C), so its images are compared with its
+    central one.  ``thumbs`` uint8 [N, 2, SIDE, SIDE] of distinct images, ``group`` int [N], and the ``pairs`` (first,
+    second, similarity) that joined them.  ``middle``: the image with the most similarity in its pairs; ``unlike``: how
+    many of the ``compared`` have a similarity below UNLIKE to it; ``least``: the smallest similarity.
+    """
+    sizes, weight, lines = np.bincount(group), np.zeros(len(group)), []
+    for end in ("first", "second"):
+        np.add.at(weight, pairs[end].to_numpy(int), pairs["similarity"].to_numpy(float))
+    by_size = np.argsort(-sizes, kind="stable")[:MOST]
+    for number in by_size[sizes[by_size] >= LARGE]:
+        members = np.flatnonzero(group == number)
+        middle = members[np.argmax(weight[members])]
+        others = members[members != middle]
+        others = others[:: math.ceil(len(others) / COMPARED)]
+        similarity = _similarity_to(thumbs, middle, others)
+        unlike = int((similarity < UNLIKE).sum())
+        lines.append((int(number), len(members), int(middle), len(others), unlike, float(similarity.min())))
+    return pd.DataFrame(lines, columns=LARGE_COLUMNS)
 
 
-def _components(n: int, links: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """int64 [n]: the connected component of each of n nodes, numbered by their first member."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
+def chain_warning(line: dict) -> str | None:
+    """The warning for a row of :func:`large_groups` (``middle``: a sample id) if most images are unlike the middle."""
+    if 2 * line["unlike"] <= line["compared"]:
+        return None
+    return (
+        f"group {line['group']} ({line['pictures']:,} images, {line['middle']} in the middle) may be a chain: "
+        f"{line['unlike']} of {line['compared']} are little like the middle one (the least {line['least']:.2f}). "
+        "Look at its images, and raise similarity if they are not all one"
+    )
 
-    a, b = (np.concatenate(side) for side in zip(*links, strict=True))
-    _, number = connected_components(coo_matrix((np.ones(len(a), np.int8), (a, b)), shape=(n, n)), directed=False)
-    _, first = np.unique(number, return_index=True)
-    return np.argsort(np.argsort(first))[number].astype(np.int64)
+
+def _similarity_to(thumbs: np.ndarray, middle: int, others: np.ndarray) -> np.ndarray:
+    """float32 [M]: the similarity of each other image to the middle one, the best over all versions of either."""
+    version, mirrored = (x.ravel() for x in np.meshgrid(np.arange(len(VERSIONS)), [False, True]))
+    n, starts = len(others), len(version)
+    pairs = Candidates(
+        first=np.full(n * starts, middle), second=np.repeat(others, starts), cosine=np.zeros(n * starts, np.float32),
+        version=np.tile(version, n), mirrored=np.tile(mirrored, n), query_is_first=np.ones(n * starts, bool),
+    )  # fmt: skip
+    both = pairs, replace(pairs, query_is_first=~pairs.query_is_first)
+    return np.max([align(thumbs, side).similarity.reshape(n, starts).max(axis=1) for side in both], axis=0)
 
 
 def rows_to_keep(frame: pd.DataFrame, group: np.ndarray, area: np.ndarray, remove: str) -> np.ndarray:
     """bool [N]: the rows that the rule ``remove`` (a key of RULES) keeps, selected by :data:`WHICH_ONE`."""
-    n, keep = len(frame), np.ones(len(frame), bool)
-    rank = frame["split"].map({name: i for i, name in enumerate(SPLITS)}).to_numpy(np.int64)
+    rows = frame[["label", "sample_id"]].assign(group=group, area=area, rank=frame["split"].map(SPLITS.index))
+    keep = np.ones(len(rows), bool)
     if remove in ("across", "all"):
-        last = np.zeros(group.max(initial=-1) + 1, np.int64)
-        np.maximum.at(last, group, rank)
-        keep &= rank == last[group]
+        keep &= (rows["rank"] == rows.groupby("group")["rank"].transform("max")).to_numpy()
     if remove in ("within", "all"):
-        votes = np.zeros((group.max(initial=-1) + 1, NUM_CLASSES), np.int64)
-        labels = frame["label"].to_numpy(np.int64)
-        np.add.at(votes, (group, labels), 1)
-        by_id = np.argsort(np.argsort(frame["sample_id"].to_numpy(str), kind="stable"))
-        order = np.lexsort((by_id, -area, -votes[group, labels], rank, group))
-        key = group[order] * len(SPLITS) + rank[order]
-        first = np.ones(n, bool)
-        first[1:] = key[1:] != key[:-1]
-        keep[order[~first]] = False
+        rows["votes"] = rows.groupby(["group", "label"])["label"].transform("size")
+        best = rows.sort_values(["votes", "area", "sample_id"], ascending=[False, False, True])
+        keep &= rows.index.isin(best.drop_duplicates(["group", "rank"]).index)
     return keep
 
 
-def leaking_rows(frame: pd.DataFrame, group: np.ndarray, split: str, other: str = "train") -> np.ndarray:
-    """bool [N]: the rows of ``split`` whose group also has a row in ``other``."""
-    in_other = np.zeros(group.max(initial=-1) + 1, bool)
-    in_other[group[(frame["split"] == other).to_numpy()]] = True
-    return (frame["split"] == split).to_numpy() & in_other[group]
+def leaking_rows(frame: pd.DataFrame, group: np.ndarray, split: str) -> np.ndarray:
+    """bool [N]: the rows of ``split`` whose group also has a train row."""
+    return (frame["split"] == split).to_numpy() & np.isin(group, group[(frame["split"] == "train").to_numpy()])

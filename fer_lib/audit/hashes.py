@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 
-from fer_lib.datasets.manifest import BOX, Manifest
+from fer_lib.datasets.manifest import BOX, Manifest, box_of
 from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
 from fer_lib.storage.atomic import fresh_file
@@ -105,14 +103,13 @@ def pixel_id(face: np.ndarray) -> np.ndarray:
 def face_of(manifest: Manifest, row: dict[str, Any]) -> np.ndarray:
     """The raw face of a row, uint8 RGB: the whole image, or the part of its box inside the photo."""
     image = decode(manifest.resolve(row["image_path"]))
-    sides = [row.get(side) for side in BOX]
-    if any(side is None or pd.isna(side) for side in sides):
+    if (box := box_of(row)) is None:
         return image
-    top, left, bottom, right = (max(0, round(float(side))) for side in sides)
+    top, left, bottom, right = (max(0, round(side)) for side in box)
     face = image[top:bottom, left:right]
     if 0 in face.shape:
         file = manifest.resolve(row["image_path"])
-        raise DataError(f"{file}: the box {sides} has no pixel inside its photo; correct or drop the row")
+        raise DataError(f"{file}: the box {list(box)} has no pixel inside its photo; correct or drop the row")
     return face
 
 
@@ -136,13 +133,6 @@ def hash_manifest(manifest: Manifest) -> Hashes:
             list(pool.map(hash_row, range(start, stop)))
             counter.update(stop)
     return out
-
-
-def hash_faces(faces: Sequence[np.ndarray]) -> Hashes:
-    """The hashes of faces in memory, uint8 RGB or gray (a gray face equals its RGB version)."""
-    colour = [cv2.cvtColor(face, cv2.COLOR_GRAY2RGB) if face.ndim == 2 else face for face in faces]
-    thumbs, pixels = np.stack([thumbnails(face) for face in faces]), np.stack([pixel_id(face) for face in colour])
-    return Hashes(thumbs, pixels, np.array([face.size // 3 for face in colour]))
 
 
 def cached_hashes(manifest: Manifest, cache_dir: Path | None) -> Hashes:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from fer_lib.audit import confident_learning
 from fer_lib.audit.confident_learning import LabelErrors
-from fer_lib.audit.report import spreadsheet_safe
+from fer_lib.audit.manifest_audit import spreadsheet_safe
 from fer_lib.calibration import metrics
 from fer_lib.calibration.plot_style import themed
 from fer_lib.datasets.manifest import Manifest

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fer_lib.audit import groups, report
+import numpy as np
+import pandas as pd
+
+from fer_lib.audit import groups
+from fer_lib.audit.groups import RULES, WHICH_ONE, Duplicates, leaking_rows
 from fer_lib.audit.hashes import cached_hashes
-from fer_lib.audit.report import Audit
-from fer_lib.datasets.manifest import Manifest
+from fer_lib.datasets.duplicate_records import earlier_duplicates, group_names, twins_of, unite_twins
+from fer_lib.datasets.interchange import escape_formula
+from fer_lib.datasets.manifest import SPLITS, Manifest
+from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.params.audit import AuditParams
 from fer_lib.storage.atomic import fresh_file, json_text
@@ -24,6 +32,28 @@ _FILES = (
     MANIFEST, "outputs.json", "audit.json", *(f"{name}.csv" for name in _TABLES), "label_noise.csv", "label_noise.json",
     *(f"{folder}{name}.png" for folder in ("", "figures/") for name in _FIGURES),
 )  # fmt: skip
+LISTED = 200  # conflicting groups that the JSON repeats; the CSV has all
+EVALUATED = ("test", "val")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """``summary`` is the content of ``audit.json``; ``rows`` has each manifest row of each group of two or more.
+
+    ``rows`` has the index of ``manifest.frame`` and the columns of ``duplicate_groups.csv``.  ``pairs`` are the
+    near-duplicates by sample id.  ``manifest`` is the audited manifest, ``clean`` the one that is left.
+    """
+
+    manifest: Manifest
+    clean: Manifest
+    rows: pd.DataFrame
+    pairs: pd.DataFrame
+    summary: dict[str, Any]
+
+    @property
+    def conflicts(self) -> pd.DataFrame:
+        """The rows of ``rows`` whose group has more than one label."""
+        return self.rows[self.rows["labels_in_group"] > 1]
 
 
 def audit_manifest(params: AuditParams, manifest: Manifest, out: Path, cache_dir: Path | None = None) -> Audit:
@@ -49,7 +79,7 @@ def audit_manifest(params: AuditParams, manifest: Manifest, out: Path, cache_dir
         raise DataError(f"remove: {params.remove} would leave no train row of {manifest.path or 'the manifest'}: each "
                         "is also in val or test; choose another rule, or another split")  # fmt: skip
     seconds = {"hashing": hashed - start, "searching": time.time() - hashed}
-    audit = report.build_report(manifest, params, duplicates, keep, seconds)
+    audit = build_report(manifest, params, duplicates, keep, seconds)
     _write(audit, out)
     return audit
 
@@ -61,7 +91,7 @@ def _write(audit: Audit, out: Path) -> None:
         stack.enter_context(fresh_file(out / "audit.json")).write_text(json_text(audit.summary), encoding="utf-8")
         for name, table in zip(_TABLES, (audit.rows, audit.pairs, audit.conflicts), strict=True):
             path = stack.enter_context(fresh_file(out / f"{name}.csv"))
-            report.spreadsheet_safe(table).to_csv(path, index=False, float_format="%.4f")
+            spreadsheet_safe(table).to_csv(path, index=False, float_format="%.4f")
 
 
 def _clear(out: Path, manifest: Manifest) -> None:
@@ -74,3 +104,125 @@ def _clear(out: Path, manifest: Manifest) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in _FILES:
         (out / name).unlink(missing_ok=True)
+
+
+def spreadsheet_safe(table: pd.DataFrame) -> pd.DataFrame:
+    """``table`` without texts that a spreadsheet would run as formulas.  Ids and class names never are such texts."""
+    texts = [name for name in ("source", "record", "image_path") if name in table]
+    return table.assign(**{name: table[name].map(lambda text: escape_formula(str(text))) for name in texts})
+
+
+def _clean(manifest: Manifest, params: AuditParams, duplicates: Duplicates, keep: np.ndarray) -> Manifest:
+    """The rows to keep, with their groups.  The metadata has the audit, and near-duplicates that were removed."""
+    group = group_names(manifest.frame, duplicates.group)
+    frame = manifest.frame.assign(group=group)[keep].reset_index(drop=True)
+    audit = {"of": manifest.sha256, "near": params.near, "similarity": params.similarity, "remove": params.remove}
+    twins = twins_of(unite_twins(manifest, earlier_duplicates(manifest.frame, duplicates.group)), frame["sample_id"])
+    return Manifest(frame, {**manifest.meta, "root": manifest.root.as_posix(), "audit": audit, "twins": twins})
+
+
+def build_report(
+    manifest: Manifest, params: AuditParams, duplicates: Duplicates, keep: np.ndarray, seconds: dict[str, float]
+) -> Audit:
+    """The audit of ``manifest`` with ``keep`` bool [N], the rows that stay; ``seconds`` by step."""
+    clean = _clean(manifest, params, duplicates, keep)
+    frame, ids, left = manifest.frame, manifest.frame["sample_id"].to_numpy(), duplicates.group[keep]
+    rows = _rows(frame, duplicates, keep)
+    large = duplicates.large.assign(middle=ids[duplicates.large["middle"].to_numpy(int)]).to_dict("records")
+    summary = {
+        "manifest_sha256": manifest.sha256,
+        "rows": len(frame),
+        "params": params.model_dump(mode="json", include={"near", "similarity", "remove", "seed"}),
+        "exact": _counts(frame, duplicates.exact),
+        "with_near": _counts(frame, duplicates.group),
+        "near_pairs": len(duplicates.pairs),
+        "pictures_without_structure": duplicates.blank,
+        "largest_group": int(rows["group"].mode().iloc[0]) if len(rows) else None,
+        "large_groups": large,
+        "warnings": [text for line in large if (text := groups.chain_warning(line))],
+        "sources": _matrix(frame, duplicates.group, "source", sorted(set(frame["source"]))),
+        "splits": _matrix(frame, duplicates.group, "split", [s for s in SPLITS if (frame["split"] == s).any()]),
+        "leaks": {split: _leaks(frame, duplicates, split) for split in EVALUATED},
+        "conflicts": _listed(rows[rows["labels_in_group"] > 1]),
+        "rule": f"{RULES[params.remove]}; {WHICH_ONE}" if params.remove in ("within", "all") else RULES[params.remove],
+        "removed": {
+            "rows": int((~keep).sum()),
+            "by_split": _by(frame[~keep], "split"),
+            "by_source": _by(frame[~keep], "source"),
+            "by_label": {EMOTIONS[k]: n for k, n in frame["label"][~keep].value_counts().sort_index().items()},
+        },
+        "clean": {
+            "manifest": "manifest.parquet",
+            "sha256": clean.sha256,
+            "rows": len(clean),
+            "by_split": _by(clean.frame, "split"),
+            "leaks": {split: int(leaking_rows(clean.frame, left, split).sum()) for split in EVALUATED},
+        },
+        "canonical": list(EMOTIONS),
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+    }
+    pairs = duplicates.pairs.assign(
+        first=ids[duplicates.pairs["first"].astype(int)], second=ids[duplicates.pairs["second"].astype(int)]
+    )
+    return Audit(manifest, clean, rows, pairs, summary)
+
+
+def _rows(frame: pd.DataFrame, duplicates: Duplicates, keep: np.ndarray) -> pd.DataFrame:
+    several = np.bincount(duplicates.group)[duplicates.group] > 1
+    rows = frame.loc[several, ["sample_id", "source", "split", "val_role", "label", "record", "image_path"]].copy()
+    rows.insert(0, "group", duplicates.group[several])
+    rows.insert(1, "exact_group", duplicates.exact[several])
+    rows["labels_in_group"] = rows.groupby("group")["label"].transform("nunique")
+    rows.insert(2, "kind", np.where(rows.groupby("group")["exact_group"].transform("nunique") > 1, "near", "exact"))
+    rows["label"] = [EMOTIONS[k] for k in rows["label"]]
+    rows["kept"] = keep[several]
+    return rows.sort_values(["group", "exact_group", "sample_id"])
+
+
+def _counts(frame: pd.DataFrame, group: np.ndarray) -> dict[str, int]:
+    """The number of groups of more than one row, and of those that span splits, sources, labels."""
+    counts = frame.groupby(group).agg(
+        size=("label", "size"), labels=("label", "nunique"), splits=("split", "nunique"), sources=("source", "nunique")
+    )
+    counts = counts[counts["size"] > 1]
+    return {
+        "groups": len(counts),
+        "rows": int(counts["size"].sum()),
+        "across_splits": int((counts["splits"] > 1).sum()),
+        "across_sources": int((counts["sources"] > 1).sum()),
+        "conflicting_labels": int((counts["labels"] > 1).sum()),
+        "largest": int(counts["size"].max()) if len(counts) else 0,
+    }
+
+
+def _matrix(frame: pd.DataFrame, group: np.ndarray, column: str, names: list[str]) -> dict[str, Any]:
+    """``groups``[i][j]: the groups with rows in both (i = j: with two or more); ``rows``: their rows in i."""
+    table = pd.crosstab(group, frame[column]).reindex(columns=names, fill_value=0).to_numpy()
+    present = table > 0
+    groups, rows = present.T.astype(np.int64) @ present, table.T @ present
+    twice = table > 1
+    np.fill_diagonal(groups, twice.sum(axis=0))
+    np.fill_diagonal(rows, (table * twice).sum(axis=0))
+    return {"names": names, "groups": groups.tolist(), "rows": rows.tolist()}
+
+
+def _leaks(frame: pd.DataFrame, duplicates: Duplicates, split: str) -> dict[str, Any]:
+    """Rows of ``split`` with a duplicate in train: all, those with an exact one, and all by source."""
+    every, exact = (
+        leaking_rows(frame, duplicates.group, split),
+        leaking_rows(frame, duplicates.exact, split),
+    )
+    return {"rows": int(every.sum()), "exact": int(exact.sum()), "by_source": _by(frame[every], "source")}
+
+
+def _listed(conflicts: pd.DataFrame) -> list[dict[str, Any]]:
+    listed = conflicts.drop_duplicates("group")["group"].head(LISTED)
+    return [
+        {"group": int(number), "kind": rows["kind"].iloc[0],
+         "rows": rows[["sample_id", "source", "split", "label", "record"]].to_dict("records")}
+        for number, rows in conflicts[conflicts["group"].isin(listed)].groupby("group")
+    ]  # fmt: skip
+
+
+def _by(frame: pd.DataFrame, column: str) -> dict[str, int]:
+    return {str(name): int(n) for name, n in frame[column].value_counts().sort_index().items()}

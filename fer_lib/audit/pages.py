@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fer_lib.audit.report import Audit
+from fer_lib.audit.manifest_audit import Audit
 from fer_lib.calibration.plot_style import themed
 from fer_lib.datasets.sheets import face_grid
 

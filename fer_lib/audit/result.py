@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from fer_lib.audit.label_noise import NoiseReport
-from fer_lib.audit.report import Audit
+from fer_lib.audit.manifest_audit import Audit
 from fer_lib.params import AuditParams
 from fer_lib.storage.phase_result import PhaseResult
 

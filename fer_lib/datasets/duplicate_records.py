@@ -8,7 +8,7 @@ without duplicates.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -52,6 +52,26 @@ def group_names(frame: pd.DataFrame, group: np.ndarray) -> pd.Series:
         return name
     row = pd.Series(np.tile(np.arange(len(frame)), 2))
     return join_groups(row, pd.concat([name, frame["group"]], ignore_index=True)).iloc[: len(frame)]
+
+
+def components(n: int, links: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """int64 [n]: the connected component of each of n rows, numbered by their first member.
+
+    ``links``: pairs of int arrays, the two ends of each link.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    a, b = (np.concatenate(side) for side in zip(*links, strict=True))
+    _, number = connected_components(coo_array((np.ones(len(a), np.int8), (a, b)), shape=(n, n)), directed=False)
+    return pd.factorize(number)[0].astype(np.int64)
+
+
+def equal_rows(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The links of each row with the next one that has the same ``number``, int [N]."""
+    order = np.argsort(number, kind="stable")
+    same = number[order][1:] == number[order][:-1]
+    return order[:-1][same], order[1:][same]
 
 
 def join_groups(row: pd.Series, group: pd.Series) -> pd.Series:

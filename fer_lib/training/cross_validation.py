@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock
 
 from fer_lib.datasets.batches import Sampler
+from fer_lib.datasets.duplicate_records import components, equal_rows
 from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
 from fer_lib.datasets.facepack import FacePack, Faces, rows_key
 from fer_lib.datasets.manifest import Manifest
@@ -41,7 +42,10 @@ def assign_folds(frame: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
     share a fold.  For each label in turn, the sets of linked rows are sorted by hash; each goes to the fold that has
     the fewest rows of the label.  Raises DataError when there are fewer sets than folds.
     """
-    component = _components(frame)
+    names = [frame["content_id"]]
+    if "group" in frame:  # a row without a group is linked by its content alone
+        names.append(frame["group"].fillna("content " + frame["content_id"]))
+    component = components(len(frame), [equal_rows(name.factorize()[0]) for name in names])
     table = frame[["content_id", "label"]].assign(component=component)
     sets = table.groupby("component").agg(name=("content_id", "min"), label=("label", "min"), size=("label", "size"))
     if len(sets) < folds:
@@ -57,24 +61,6 @@ def assign_folds(frame: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
             label_totals[smallest] += size
             totals[smallest] += size
     return fold.loc[component].to_numpy(np.int64)
-
-
-def _components(frame: pd.DataFrame) -> np.ndarray:
-    """The connected component of each row, int [N], in the graph that links rows of one content or one group."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    n = len(frame)
-    content = frame["content_id"].factorize()[0]
-    links = [content]
-    if "group" in frame:
-        codes = frame["group"].factorize()[0]  # -1 where a row has none
-        links.append(np.where(codes >= 0, codes + content.max() + 1, content))
-    nodes = np.concatenate(links)
-    rows = np.tile(np.arange(n), len(links))
-    size = n + int(nodes.max()) + 1
-    graph = coo_array((np.ones(len(nodes), np.int8), (rows, n + nodes)), shape=(size, size))
-    return connected_components(graph, directed=False)[1][:n]
 
 
 def out_of_fold(

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from altered import ALTERED
+from altered import ALTERED, hash_faces
 from watched_steps import counts, watched_steps
 
 from fer_lib.audit import groups, hashes, near_duplicate_search, pages
@@ -84,7 +84,7 @@ def test_alignment_reports_rotation_scale_and_mirroring():
     turned = cv2.warpAffine(face[0], cv2.getRotationMatrix2D((47.5, 47.5), 8, 1), (96, 96))
     smaller = cv2.resize(face[1][6:92, 5:91], (96, 96), interpolation=cv2.INTER_CUBIC)
     pictures = [*face, turned, smaller, face[2][:, ::-1], face[3]]
-    found = groups.find_duplicates(ids(len(pictures)), hashes.hash_faces(pictures), True, 0.9)
+    found = groups.find_duplicates(ids(len(pictures)), hash_faces(pictures), True, 0.9)
     pairs = found.pairs.set_index(found.pairs[["first", "second"]].apply(lambda ends: tuple(sorted(ends)), axis=1))
     assert set(pairs.index) == {(0, 40), (1, 41), (2, 42)}
     assert abs(pairs["turned_degrees"][(0, 40)]) == pytest.approx(8, abs=1)
@@ -97,7 +97,7 @@ def test_alignment_reports_rotation_scale_and_mirroring():
 def test_search_in_cells_finds_the_same_copies(monkeypatch):
     faces, rng = list(draw_faces(700, seed=4)[0]), np.random.default_rng(1)
     copies = [np.ascontiguousarray(change(faces[i], rng)) for i, change in enumerate(ALTERED.values())]
-    thumbs = hashes.hash_faces([*faces, *copies]).thumbs
+    thumbs = hash_faces([*faces, *copies]).thumbs
     every = near_duplicate_search.candidates(thumbs)
     monkeypatch.setattr(near_duplicate_search, "EXACT_UNTIL", 500)
     few = near_duplicate_search.candidates(thumbs)
@@ -113,7 +113,7 @@ def test_groups_do_not_depend_on_the_order_of_the_rows(monkeypatch, exact_until)
     monkeypatch.setattr(near_duplicate_search, "EXACT_UNTIL", exact_until)
     faces, rng = list(draw_faces(600, seed=4)[0]), np.random.default_rng(1)
     faces += [np.ascontiguousarray(change(faces[i], rng)) for i, change in enumerate(ALTERED.values())] + faces[50:60]
-    frame, made = ids(len(faces)), hashes.hash_faces(faces)
+    frame, made = ids(len(faces)), hash_faces(faces)
     found = groups.find_duplicates(frame, made, True, 0.92)
     assert len(found.pairs) >= len(ALTERED) - 1 and len(set(found.exact)) <= len(faces) - 10
     for seed in range(3):
@@ -128,7 +128,7 @@ def test_groups_do_not_depend_on_the_order_of_the_rows(monkeypatch, exact_until)
 def test_hashes_of_grey_and_colour_and_of_boxes():
     face = draw_faces(1, size=64)[0][0]
     grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)
-    made = hashes.hash_faces([face, grey, np.repeat(grey[..., None], 3, axis=2), face.copy()])
+    made = hash_faces([face, grey, np.repeat(grey[..., None], 3, axis=2), face.copy()])
     np.testing.assert_array_equal(made.thumbs[1], made.thumbs[2])
     np.testing.assert_array_equal(made.pixels[[0, 1]], made.pixels[[3, 2]])
     assert (made.pixels[0] != made.pixels[1]).any() and made.area.tolist() == [64 * 64] * 4
@@ -311,7 +311,7 @@ def test_one_row_and_blank_images(leaky, tmp_path):
     one = Manifest(leaky[0].frame.head(1), {"root": str(leaky[0].root)})
     assert audit_manifest(AuditParams(), one, tmp_path).summary["with_near"]["groups"] == 0
     blank = [np.full((48, 48, 3), level, np.uint8) for level in (0, 0, 128, 255)]
-    found = groups.find_duplicates(ids(4), hashes.hash_faces(blank), True, 0.91)
+    found = groups.find_duplicates(ids(4), hash_faces(blank), True, 0.91)
     assert found.group[0] == found.group[1] and len(set(found.group)) == 3
     assert found.pairs.empty and found.blank == 3
 

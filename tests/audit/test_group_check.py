@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from altered import ALTERED
+from altered import ALTERED, hash_faces
 
-from fer_lib.audit import group_check, groups, hashes
+from fer_lib.audit import groups
 from fer_lib.cli.data_views import audit_tables
 from fer_lib.synthetic.dataset import draw_face
 
@@ -29,7 +29,7 @@ def duplicates_of(images):
     images = [*images, *(draw_face(6, i, size=96).image for i in range(30))]
     names = [f"s{i:03d}" for i in range(len(images))]
     frame = pd.DataFrame({"sample_id": names, "content_id": names})
-    return groups.find_duplicates(frame, hashes.hash_faces(images), True, 0.92)
+    return groups.find_duplicates(frame, hash_faces(images), True, 0.92)
 
 
 def test_a_chain_has_a_warning_that_names_it():
@@ -38,19 +38,19 @@ def test_a_chain_has_a_warning_that_names_it():
     assert len(set(found.group[:24])) == 1 and line["group"] == found.group[0] and line["pictures"] == 24
     assert line["middle"] in range(24) and line["compared"] == 23
     assert line["unlike"] > 12 and line["least"] < 0.5
-    text = group_check.warning(line | {"middle": "face7"})
+    text = groups.chain_warning(line | {"middle": "face7"})
     assert f"group {line['group']} (24 images, face7 in the middle)" in text and "raise similarity" in text
 
 
 def test_many_copies_of_one_image_are_no_chain():
     [line] = duplicates_of(altered_copies(24)).large.to_dict("records")
     assert line["pictures"] >= 12 and line["unlike"] <= 1
-    assert group_check.warning(line) is None
+    assert groups.chain_warning(line) is None
 
 
 def test_small_groups_are_not_checked_and_huge_ones_in_part(monkeypatch):
     assert duplicates_of(altered_copies(6)).large.empty
-    monkeypatch.setattr(group_check, "COMPARED", 8)
+    monkeypatch.setattr(groups, "COMPARED", 8)
     [line] = duplicates_of(sliding(24)).large.to_dict("records")
     assert line["pictures"] == 24 and line["compared"] == 8 and line["unlike"] > 4
 
@@ -58,7 +58,7 @@ def test_small_groups_are_not_checked_and_huge_ones_in_part(monkeypatch):
 @pytest.mark.parametrize("unlike, warned", [(0, False), (5, False), (6, True), (10, True)])
 def test_a_warning_needs_a_majority_of_unlike_images(unlike, warned):
     line = {"group": 3, "pictures": 11, "middle": "a", "compared": 10, "unlike": unlike, "least": 0.1}
-    assert (group_check.warning(line) is not None) == warned
+    assert (groups.chain_warning(line) is not None) == warned
 
 
 def test_the_table_names_the_largest_group_and_the_warnings():
