@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from fer_lib.adapt.selection import NO_CLASS, Selection, select_frames
-from fer_lib.datasets.manifest import Manifest, content_id, sample_id
+from fer_lib.datasets.manifest import BOX, Manifest, content_id, sample_id
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import Box
@@ -117,20 +117,17 @@ def _write_crops(
     """Write a PNG per frame of ``boxes`` in the video; frame_index -> (content id, box in it), and the images read."""
     shutil.rmtree(out, ignore_errors=True)  # crops of an earlier selection
     out.mkdir()
-    crops, read, total = {}, 0, len(session_files.read_recorded(session))
-    reading = step("reading frames", total, unit="frames")
+    crops, read = {}, 0
+    reading = step("reading frames", len(session_files.read_recorded(session)), unit="frames")
     with reading as counter, open_recorded_frames(session) as images:
-        for index, image in images:
-            read += 1
+        for read, (index, image) in enumerate(images, 1):
             counter.update(read)
             if index in boxes:
                 top, left, bottom, right = surroundings(image.shape, boxes[index], context)
-                encoded, data = cv2.imencode(".png", cv2.cvtColor(image[top:bottom, left:right], cv2.COLOR_RGB2BGR))
-                if not encoded:
-                    raise DataError(f"{session}: frame {index} cannot be written as PNG ({image.shape})")
-                write_synced(out / f"{index:09d}.png", data.tobytes())
+                png = cv2.imencode(".png", cv2.cvtColor(image[top:bottom, left:right], cv2.COLOR_RGB2BGR))[1].tobytes()
+                write_synced(out / f"{index:09d}.png", png)
                 box = tuple(side - edge for side, edge in zip(boxes[index], (top, left, top, left), strict=True))
-                crops[index] = content_id(data.tobytes(), box), box
+                crops[index] = content_id(png, box), box
     return crops, read
 
 
@@ -147,8 +144,7 @@ def _write_manifest(
         rows.append({
             "sample_id": sample_id(SOURCE, record, content), "content_id": content, "source": SOURCE, "record": record,
             "image_path": f"faces/{index:09d}.png", "label": int(label), "split": "train", "val_role": "",
-            "confidence": float(faces[index].score), "orig_image": record,
-            **dict(zip(("bbox_top", "bbox_left", "bbox_bottom", "bbox_right"), box, strict=True)),
+            "confidence": float(faces[index].score), "orig_image": record, **dict(zip(BOX, box, strict=True)),
             "weight": float(kind == "positive"), "neg_label": np.nan if negative == NO_CLASS else float(negative),
             "group": f"{name}/{math.floor(frames.time_sec[at] / p.block_sec)}",
         })  # fmt: skip

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,12 +27,11 @@ DRAWN_GAP = 4  # frames; drawn sessions are short
 
 @dataclass(frozen=True)
 class AdaptData:
-    """``buffers`` (folders), the gate ``session`` or None, whether it is ``trained_on``, whether all is ``drawn``."""
+    """``buffers`` (folders), the gate ``session`` or None, and whether it is ``trained_on``."""
 
     buffers: list[Path]
     session: Path | None
     trained_on: bool
-    drawn: bool
 
 
 def find_data(p: AdaptParams, buffers: Sequence[str], gate_session: str, base: Bundle, out: Path) -> AdaptData:
@@ -46,7 +44,7 @@ def find_data(p: AdaptParams, buffers: Sequence[str], gate_session: str, base: B
     folders = [Path(folder) for folder in buffers] or [_drawn_buffer(out, base, p.seed)]
     reports = [read_report(folder) for folder in folders]
     if p.offline_only:
-        return AdaptData(folders, None, False, not buffers)
+        return AdaptData(folders, None, False)
     if gate_session:
         session = Path(gate_session)
     elif buffers:
@@ -57,7 +55,7 @@ def find_data(p: AdaptParams, buffers: Sequence[str], gate_session: str, base: B
         raise DataError(f"the gate session {session} is not there: name one by gate_session, or set offline_only: true")
     trained_on = session_id(session) in {report["session_sha256"] for report in reports}
     existing = [report["session"] for report in reports if Path(report["session"]).is_dir()]
-    return AdaptData(folders, session, trained_on or any(same_source(session, s) for s in existing), not buffers)
+    return AdaptData(folders, session, trained_on or any(same_source(session, s) for s in existing))
 
 
 def _drawn_session(folder: Path, seed: int) -> Path:
@@ -129,14 +127,8 @@ def _check_context(folder: Path, part: Manifest, base: Bundle) -> None:
 
 def counts_table(buffers: Sequence[Path], training: Manifest) -> pd.DataFrame:
     """Counts by class (columns): train rows by origin and kind, and val rows."""
-    lines: dict[str, dict[str, Any]] = {}
-    for folder in buffers:
-        for kind, counts in read_report(folder)["counts"].items():
-            line = lines.setdefault(f"buffered, {kind}", dict.fromkeys(EMOTIONS, 0))
-            for name, n in counts.items():
-                line[name] += n
+    buffered = sum(pd.DataFrame(read_report(folder)["counts"]) for folder in buffers).add_prefix("buffered, ")
     frame = training.frame
     others = {"replayed": (frame["split"] == "train") & (frame["source"] != "live"), "val": frame["split"] == "val"}
-    for name, mask in others.items():
-        lines[name] = {e: int((frame.loc[mask, "label"] == i).sum()) for i, e in enumerate(EMOTIONS)}
-    return pd.DataFrame(lines).T.assign(total=lambda table: table.sum(axis=1))
+    counts = {name: np.bincount(frame.loc[mask, "label"], minlength=NUM_CLASSES) for name, mask in others.items()}
+    return buffered.reindex(EMOTIONS).assign(**counts).T.assign(total=lambda table: table.sum(axis=1))

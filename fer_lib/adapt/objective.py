@@ -80,9 +80,8 @@ def fit_params(p: AdaptParams, base: Bundle) -> AdaptFit:
         )
     own, contract = base.meta["model"], base.contract
     cropping = contract.model_dump(include={"image_size", "clahe", "align", "margin"})
-    net = {"backbone": own["backbone"], "embed_dim": own["embed_dim"], "dropout": own["dropout"]}
-    head = {"head": own["head"], "arcface_s": own["s"]}
-    fit = AdaptFit(**{name: getattr(p, name) for name in _SHARED}, **net, **head, **cropping)
+    net = {name: own[name] for name in ("backbone", "embed_dim", "dropout", "head")} | {"arcface_s": own["s"]}
+    fit = AdaptFit(**p.model_dump(include=_SHARED), **net, **cropping)
     if (fit_contract := make_contract(fit)) != contract:
         differing = [k for k, v in fit_contract.model_dump().items() if v != getattr(contract, k)]
         raise BundleError(

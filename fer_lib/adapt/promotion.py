@@ -24,16 +24,6 @@ from fer_lib.tracking.registration import register_model
 from fer_lib.training.results import FIT_FILES, IDS, FinishedFit
 
 
-def measure_session(models: dict[str, Bundle], session: Path, out: Path) -> list[dict[str, Any]]:
-    """Protocol-Lite scores of ``session``, replayed by each model into ``out/NAME``."""
-    scores = []
-    for name, bundle in models.items():
-        shutil.rmtree(out / name, ignore_errors=True)  # of an interrupted attempt
-        out.mkdir(parents=True, exist_ok=True)
-        scores.append(score(replay(session, bundle, str(bundle.path), out / name)))
-    return scores
-
-
 def run_gates(
     p: AdaptParams, base: Bundle, candidate: Bundle, manifest: Manifest, session: Path | None, trained_on: bool,
     out: Path, cache_dir: Path, device,
@@ -49,7 +39,10 @@ def run_gates(
         offline.append(offline_gate(before, after, gate, p.gates, p.seed) | {"leaks": leaks})
     live = None
     if session is not None:
-        live = session_gate(*measure_session(models, session, out), p.gates.session) | {"session": session.name}
+        shutil.rmtree(out, ignore_errors=True)  # of an interrupted attempt
+        out.mkdir(parents=True)
+        replays = [replay(session, bundle, str(bundle.path), out / name) for name, bundle in models.items()]
+        live = session_gate(*map(score, replays), p.gates.session) | {"session": session.name}
     head = {n: {"name": b.name, "weights_sha256": b.weights_sha256} for n, b in models.items()}
     return {**head, "manifest_sha256": manifest.sha256, **decide(offline, live, trained_on)}
 
