@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -11,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from fer_lib.calibration.metrics import softmax, summary
 from fer_lib.datasets.batches import eval_batches
 from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
 from fer_lib.datasets.facepack import open_or_build
-from fer_lib.datasets.manifest import Manifest
+from fer_lib.datasets.manifest import Manifest, box_of
 from fer_lib.datasets.openings import log_test_opening
 from fer_lib.deploy import latency
 from fer_lib.deploy.onnx_export import INPUT, OUTPUT, ExportError, compact, export_bundle, export_verified, parity
@@ -32,7 +31,6 @@ from fer_lib.storage.progress import step
 from fer_lib.training.checkpoint import checkpoint_bundle
 
 REAL_FACES = 256  # val/select faces for verifying the exported file
-SIDES = ("top", "left", "bottom", "right")
 
 
 def export_model(
@@ -68,11 +66,8 @@ def export_model(
     if len(labels):
         final = derive_bundle(final, out / "bundle", metrics={"onnx": _agreement(final, faces, labels)})
     rows = latency.benchmark(bundle, files)
-    (out / "onnxparity.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    with open(out / "latencybenchmarks.csv", "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, latency.COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_json(out / "onnxparity.json", report)
+    pd.DataFrame(rows).to_csv(out / "latencybenchmarks.csv", index=False, lineterminator="\r\n")
     return {
         "bundle": final.path,
         "selected": final.name,
@@ -138,16 +133,11 @@ def rank(candidates: Sequence[Path]) -> list[dict[str, Any]]:
         values = bundle.meta["metrics"].get("val_select") or {}
         if values.get("macro_f1") is None:
             raise BundleError(f"{bundle.path} has no macro-F1 on val/select: train it again with a val split")
-        rows.append(
-            {
-                "name": bundle.name,
-                "folder": folder,
-                "bundle": bundle.path,
-                "macro_f1": float(values["macro_f1"]),
-                "bytes": sum((bundle.path / f).stat().st_size for f in bundle.meta["files"]),
-                "evalset_id": values.get("evalset_id", bundle.meta["ids"].get("evalset_id")),
-            }
-        )
+        rows.append({
+            "name": bundle.name, "folder": folder, "bundle": bundle.path, "macro_f1": float(values["macro_f1"]),
+            "bytes": sum((bundle.path / f).stat().st_size for f in bundle.meta["files"]),
+            "evalset_id": values.get("evalset_id", bundle.meta["ids"].get("evalset_id")),
+        })  # fmt: skip
     if len({r["evalset_id"] for r in rows}) > 1:
         sets = ", ".join(f"{r['name']}: {r['evalset_id']}" for r in rows)
         raise FerError(
@@ -183,11 +173,7 @@ def _select_faces(manifest: Path | str | None, n: int) -> tuple[dict[str, list],
     rows = _read_manifest(manifest).rows(split="val", val_role="select")
     positions = np.unique(np.linspace(0, len(rows) - 1, min(n, len(rows))).round().astype(int))
     records = rows.frame.iloc[positions].to_dict("records")
-    boxes = [tuple(float(row.get(f"bbox_{side}", np.nan)) for side in SIDES) for row in records]
-    faces = {
-        "images": [decode(rows.resolve(row)) for row in records],
-        "boxes": [None if np.isnan(box).any() else box for box in boxes],
-    }
+    faces = {"images": [decode(rows.resolve(row)) for row in records], "boxes": [box_of(row) for row in records]}
     return faces, rows.labels[positions]
 
 

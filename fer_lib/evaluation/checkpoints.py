@@ -23,7 +23,7 @@ from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, read_exposure
 from fer_lib.errors import DataError, FerError
 from fer_lib.evaluation.leaks import known_leaks
-from fer_lib.evaluation.report import model_report, reliability_lists, temperature_for
+from fer_lib.evaluation.report import macro_f1, model_report, reliability_lists, temperature_for
 from fer_lib.models.bundle import Bundle, derive_bundle, read_bundle
 from fer_lib.models.softlabels import cached_logits
 from fer_lib.params import CheckpointParams
@@ -129,7 +129,7 @@ class _Protocol:
         tables = reliability_lists(logits, scaled, used.labels)
         interval = report["macro_f1_interval"]  # of the raw predictions
         if self.p.select_by == "calibrated":
-            interval = bootstrap_interval(_macro_f1, scaled, used.labels, self.p.resamples, self.p.seed)
+            interval = bootstrap_interval(macro_f1, scaled, used.labels, self.p.resamples, self.p.seed)
         return report | tables | self.identity(bundle, used, view) | {"chosen_by_interval": list(interval)}
 
 
@@ -251,7 +251,3 @@ def _write_bundle(
         metrics={"val_select": report["raw"] | counts, "val_select_scaled": report["scaled"]},
         extra_files={EXPOSURE_FILE: out / EXPOSURE_FILE},
     )  # fmt: skip
-
-
-def _macro_f1(logits: np.ndarray, y: np.ndarray) -> float:
-    return metrics.macro_f1(logits.argmax(axis=1), y)

@@ -5,7 +5,7 @@ import numpy as np
 from fer_lib.calibration import metrics
 from fer_lib.calibration.intervals import bootstrap_interval, ece_interval, ece_null, proportion_interval
 from fer_lib.calibration.temperature import Temperature, View, fit
-from fer_lib.errors import FerError
+from fer_lib.storage.json_files import plain
 
 
 def temperature_for(
@@ -20,14 +20,12 @@ def temperature_for(
 
     ``logits_val`` [N, K] (under ``view``) and ``y_val`` [N] are the val/temperature rows; none and fixed ignore them.
     ``allow_bound`` accepts, with a note, a temperature at the end of its search bracket, as few rows may give.
-    Raises FerError for an unknown calibration, and what :func:`fer_lib.calibration.temperature.fit` raises.
+    Raises what :func:`fer_lib.calibration.temperature.fit` raises.
     """
     if calibration == "none":
         return Temperature(mode="none", note="not calibrated")
     if calibration == "fixed":
         return Temperature(mode="fixed", global_temperature=fixed_temperature, note="asked for, not fitted")
-    if calibration not in ("global", "vector"):
-        raise FerError(f"calibration {calibration!r} is unknown: use none, global, vector or fixed")
     return fit(logits_val, y_val, mode=calibration, allow_bound=allow_bound, view=view)
 
 
@@ -36,13 +34,8 @@ def ece_report(logits, y, resamples: int, seed: int) -> dict[str, float]:
     probs = metrics.softmax(logits)
     low, high = ece_interval(probs, y, resamples=resamples, seed=seed)
     null = ece_null(probs, resamples=resamples, seed=seed)
-    return {
-        "value": metrics.ece(probs, y),
-        "lo": low,
-        "hi": high,
-        "null_mean": null["mean"],
-        "null_q95": null["q95"],
-    }
+    value = metrics.ece(probs, y)
+    return {"value": value, "lo": low, "hi": high, "null_mean": null["mean"], "null_q95": null["q95"]}
 
 
 def model_report(
@@ -68,7 +61,7 @@ def model_report(
     temperature = temperature_for(logits_val_temp, y_val_temp, calibration, fixed_temperature, allow_bound, view)
     logits_test, y_test = metrics.checked_logits(logits_test, y_test)
     scaled = temperature.apply(logits_test, view)
-    raw, k = metrics.summary(logits_test, y_test), logits_test.shape[1]
+    raw = metrics.summary(logits_test, y_test)
     right = int(np.trace(raw["confusion"]))
     return {
         "raw": raw,
@@ -77,24 +70,18 @@ def model_report(
         "ece_raw": ece_report(logits_test, y_test, resamples, seed),
         "ece_scaled": ece_report(scaled, y_test, resamples, seed),
         "accuracy_interval": list(proportion_interval(right, len(y_test))),
-        "macro_f1_interval": list(
-            bootstrap_interval(
-                lambda z, y: metrics.macro_f1(z.argmax(axis=1), y, k), logits_test, y_test, resamples, seed
-            )
-        ),
+        "macro_f1_interval": list(bootstrap_interval(macro_f1, logits_test, y_test, resamples, seed)),
     }
+
+
+def macro_f1(logits: np.ndarray, y: np.ndarray) -> float:
+    """Macro-F1 of the predictions of logits [N, K] against ``y`` [N]."""
+    return metrics.macro_f1(logits.argmax(axis=1), y, logits.shape[1])
 
 
 def reliability_lists(logits: np.ndarray, scaled: np.ndarray, y: np.ndarray) -> dict[str, dict[str, list]]:
     """``reliability_raw`` and ``reliability_scaled``: reliability tables before and after scaling; NaN becomes None."""
-    tables = {
-        f"reliability_{kind}": metrics.reliability_table(metrics.softmax(z), y)
-        for kind, z in (("raw", logits), ("scaled", scaled))
-    }
     return {
-        name: {
-            column: [None if isinstance(x, float) and np.isnan(x) else x for x in values.tolist()]
-            for column, values in table.items()
-        }
-        for name, table in tables.items()
+        f"reliability_{kind}": plain(metrics.reliability_table(metrics.softmax(z), y))
+        for kind, z in (("raw", logits), ("scaled", scaled))
     }

@@ -1,10 +1,10 @@
-"""Views of ``stages.json``: sentences, tables and a plot of each child model beside its parent."""
+"""Views of two models: of ``stages.json``, each child beside its parent, and of ``gates.json``, before and after."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fer_lib.calibration.plot_style import ABOVE_LINES, BLUE, GREY, RED, themed
+from fer_lib.calibration.plot_style import ABOVE_LINES, BLUE, FAINT, GREY, RED, themed
 from fer_lib.storage.text import duration
 
 if TYPE_CHECKING:
@@ -140,6 +140,34 @@ def draw_stages(report: dict[str, Any] | None) -> Figure | None:
         left.set_xlabel(f"child minus parent, 95 % interval, n = {scores['n_used']:,}")
         left.set_title(f"{stage['parent']} → {stage['child']}")
         _draw_cost_pairs(right, stage)
+    return figure
+
+
+@themed
+def before_after(result: dict[str, Any]) -> Figure:
+    """One row per offline gate of a ``gates.json``: each class's F1 of both models, its change with interval."""
+    import numpy as np
+    import seaborn
+    from matplotlib.figure import Figure
+
+    gates = [gate for gate in result["gates"] if gate["gate"] == "offline"]
+    figure = Figure(figsize=(11, 3.8 * len(gates)))
+    figure.suptitle(f"Before and after: base {result['base']['name']}, candidate {result['candidate']['name']}")
+    for gate, (left, right) in zip(gates, figure.subplots(len(gates), 2, squeeze=False), strict=True):
+        classes = gate["per_class_f1"]
+        values = [score[model] for model in ("base", "candidate") for score in classes.values()]
+        models = np.repeat(["base", "candidate"], len(classes))
+        seaborn.barplot(
+            x=[*classes] * 2, y=values, hue=models, palette=[FAINT, BLUE], saturation=1, edgecolor="black", ax=left
+        )
+        left.set(ylim=(0, 1.02), ylabel="F1")
+        left.set_title(f"suite {gate['suite']}, n = {gate['n_used']:,}", loc="left")
+        left.tick_params(axis="x", rotation=30)
+        left.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+        changes = {name: score["change"] for name, score in classes.items()}
+        changes |= {"macro-F1": gate["scores"]["macro_f1"]["change"]}
+        draw_differences(right, changes)
+        right.set_xlabel("candidate minus base, 95 % interval")
     return figure
 
 

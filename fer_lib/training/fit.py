@@ -212,18 +212,21 @@ def _alignment(p, manifest, data: FitData, weights, start: dict, init_from: str,
     filtered = manifest.rows(include_sources=p.include_sources, exclude_sources=p.exclude_sources)
     sources, counts = np.unique(filtered.frame["source"].to_numpy(dtype=str), return_counts=True)
     fields = p.model_dump()
+
+    def pick(*names: str) -> dict[str, Any]:
+        return {name: fields[name] for name in names}
+
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "device": {
             "backend": device.type, "detail": describe_device(device.type)["name"], "processes": p.processes,
-            "precision": precision(p, device), "compile": p.compile, "deterministic": p.deterministic,
+            "precision": precision(p, device), **pick("compile", "deterministic"),
         },
         "paths": {"manifest": str(manifest.path), "manifest_sha256": manifest.sha256},
         "seed": p.seed,
         "model": {
             "name": p.backbone, "pretrained": weights["source"], "weights_sha256": weights["weights_sha256"],
-            "origin": weights["origin"],
-            "image_size": p.image_size, "embed_dim": p.embed_dim,
+            "origin": weights["origin"], **pick("image_size", "embed_dim"),
         },
         "data": {
             "rows_total_before_filter": len(manifest), "rows_total_after_filter": len(filtered),
@@ -231,25 +234,22 @@ def _alignment(p, manifest, data: FitData, weights, start: dict, init_from: str,
             "train_rows": len(data.train.manifest), "val_rows": len(data.val.manifest),
             "class_counts": data.class_counts, "rows_with_votes": data.rows_with_votes,
             "faces_without_points": data.train.without_points,
-            "source_filter": {"include_sources": p.include_sources, "exclude_sources": p.exclude_sources},
+            "source_filter": pick("include_sources", "exclude_sources"),
             "n_expected": data.train.n_expected, "n_used": len(data.train.manifest),
         },
         "protocol": {
             "plain_logits_warmup_epochs": fields.get("plain_epochs"), "margin_ramp_start": fields.get("plain_epochs"),
             "margin_ramp_end": fields.get("ramp_end"), "arcface_m_max": fields.get("arcface_m"),
             "arcface_s": fields.get("arcface_s"), "mode": fields.get("mode", "arcface"), "head": fields["head"],
-            "label_smoothing": p.label_smoothing, "soft_label_weight": p.soft_label_weight,
-            "focal_gamma": p.focal_gamma, "logit_adjustment": p.logit_adjustment, "mixup": fields.get("mixup", 0.0),
+            **pick("label_smoothing", "soft_label_weight", "focal_gamma", "logit_adjustment"),
+            "mixup": fields.get("mixup", 0.0),
         },
         "optim": {
-            "name": "adamw", "lr": p.lr, "weight_decay": p.weight_decay, "lr_warmup_epochs": p.warmup_epochs,
-            "min_lr": p.min_lr, "clip_grad": p.clip_grad, "ema_decay": p.ema_decay, "epochs": p.epochs,
+            "name": "adamw", **pick("lr", "weight_decay"), "lr_warmup_epochs": p.warmup_epochs,
+            **pick("min_lr", "clip_grad", "ema_decay", "epochs"),
             "total_steps": start["total_steps"], "warmup_steps": start["warmup_steps"],
         },
-        "batching": {
-            "batch_size": p.batch_size, "accum_steps": p.accum_steps, "min_per_class": p.min_per_class,
-            "cb_beta": p.cb_beta, "imbalance": p.imbalance,
-        },
+        "batching": pick("batch_size", "accum_steps", "min_per_class", "cb_beta", "imbalance"),
         "aug": {
             "clahe": p.clahe, "clahe_clip": data.contract.clahe_clip, "clahe_tile": data.contract.clahe_tile,
             **p.augment.model_dump(),

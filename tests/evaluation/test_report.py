@@ -85,7 +85,7 @@ def test_fixed_none_and_vector(parts):
 
 def test_refusals(parts):
     logits, y, logits_val, y_val = parts
-    with pytest.raises(FerError, match="'warm' is unknown"):
+    with pytest.raises(FerError, match="'warm' has nothing to fit"):
         model_report(*parts, calibration="warm")
     with pytest.raises(FerError, match="no rows"):
         model_report(logits, y, logits_val[:0], y_val[:0])
