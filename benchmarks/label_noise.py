@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from fer_lib.audit.confident_learning import wrong_share
 from fer_lib.audit.label_noise import NoiseReport, audit_labels, noise_sheet
 from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.manifest import Manifest
@@ -65,8 +66,8 @@ def measure(shape: str, faces: int, seed: int, folds: int, work: Path, cache: Pa
         "suggested_right": (ranked["suggested"] == true)[wrong].mean(),
         "flagged_precision": wrong[ranked["flagged"]].mean(),
         "flagged_recall": ranked["flagged"][wrong].mean(),
-        "share_joint": report.errors.noise_share,
-        "share_refined": report.errors.refined_share,
+        "share_joint": wrong_share(report.errors.noise),
+        "share_refined": wrong_share(report.errors.refined),
     }
     return {k: float(v) if isinstance(v, np.floating) else v for k, v in line.items()}, report
 

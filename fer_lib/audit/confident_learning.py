@@ -101,19 +101,12 @@ class LabelErrors:
     def flagged(self) -> np.ndarray:
         return self.label_error_prob >= FLAG_FROM
 
-    @property
-    def noise_share(self) -> float:
-        """The share of wrong labels by the confident joint.  Too high where the models themselves err."""
-        return wrong_share(self.noise)
-
-    @property
-    def refined_share(self) -> float:
-        """The mean probability of a label error."""
-        return wrong_share(self.refined)
-
 
 def wrong_share(counts: np.ndarray) -> float:
-    """The share of the rows counted in [K, K] that lie off the diagonal."""
+    """The share of the rows counted in [K, K] that lie off the diagonal.
+
+    Of ``refined``: the mean probability of a label error.  Of ``noise`` it is too high where the models themselves err.
+    """
     return float(1.0 - np.trace(counts) / counts.sum())
 
 

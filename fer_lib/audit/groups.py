@@ -57,24 +57,15 @@ def find_duplicates(frame: pd.DataFrame, hashes: Hashes, near: bool, similarity:
     """
     ids = (frame[name].to_numpy(str) for name in ("sample_id", "content_id"))
     order = np.lexsort((*ids, hashes.pixels[:, 1], hashes.pixels[:, 0]))
-    position = np.argsort(order)  # of each row in that order
-    ordered = _find_ordered(
-        frame["content_id"].to_numpy(str)[order], hashes.pixels[order], hashes.thumbs, order, near, similarity, seed,
-    )  # fmt: skip
-    pairs = ordered.pairs.assign(**{end: order[ordered.pairs[end].to_numpy(int)] for end in ("first", "second")})
-    large = ordered.large.assign(middle=order[ordered.large["middle"].to_numpy(int)])
-    return Duplicates(ordered.exact[position], ordered.group[position], pairs, large, ordered.blank)
-
-
-def _find_ordered(content, pixels, thumbs, order, near: bool, similarity: float, seed: int) -> Duplicates:
-    """:func:`find_duplicates` for rows in their order; ``thumbs`` [N] are in the frame's order, to save a copy."""
-    n = len(order)
+    position, n = np.argsort(order), len(order)  # position: of each row in that order
+    content, pixels = frame["content_id"].to_numpy(str)[order], hashes.pixels[order]
     equal = [equal_rows(np.unique(x, axis=0, return_inverse=True)[1].ravel()) for x in (content, pixels)]
     exact = components(n, equal)
     if not near or n < 2:
-        return Duplicates(exact, exact, pd.DataFrame(columns=_PAIR_COLUMNS), pd.DataFrame(columns=LARGE_COLUMNS))
-    _, first_row = np.unique(exact, return_index=True)  # one row for each group, whose number is its rank
-    thumbs = thumbs[order[first_row]]
+        none = (pd.DataFrame(columns=columns) for columns in (_PAIR_COLUMNS, LARGE_COLUMNS))
+        return Duplicates(exact[position], exact[position], *none)
+    row = order[np.unique(exact, return_index=True)[1]]  # one row for each group, whose number is its rank
+    thumbs = hashes.thumbs[row]
 
     close = candidates(thumbs, LEAST, seed)
     aligned = align(thumbs, close)
@@ -82,11 +73,11 @@ def _find_ordered(content, pixels, thumbs, order, near: bool, similarity: float,
     near_rows = near_rows[np.lexsort((close.second[near_rows], close.first[near_rows], -aligned.similarity[near_rows]))]
     columns = (close.first, close.second, aligned.similarity, aligned.mirrored, aligned.degrees, aligned.scale)
     pairs = pd.DataFrame({name: values[near_rows] for name, values in zip(_PAIR_COLUMNS, columns, strict=True)})
-    group = components(len(first_row), [(pairs["first"].to_numpy(), pairs["second"].to_numpy())])
+    group = components(len(row), [(pairs["first"].to_numpy(), pairs["second"].to_numpy())])
     large = large_groups(thumbs, group, pairs)
-    large["middle"] = first_row[large["middle"].to_numpy(int)]
-    pairs = pairs.assign(first=first_row[pairs["first"]], second=first_row[pairs["second"]])
-    return Duplicates(exact, group[exact], pairs, large, _blank(thumbs))
+    large["middle"] = row[large["middle"].to_numpy(int)]
+    pairs = pairs.assign(first=row[pairs["first"]], second=row[pairs["second"]])
+    return Duplicates(exact[position], group[exact][position], pairs, large, _blank(thumbs))
 
 
 def _blank(thumbs: np.ndarray, chunk: int = 4096) -> int:

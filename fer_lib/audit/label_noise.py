@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fer_lib.audit import confident_learning
-from fer_lib.audit.confident_learning import LabelErrors
+from fer_lib.audit.confident_learning import LabelErrors, wrong_share
 from fer_lib.audit.manifest_audit import spreadsheet_safe
 from fer_lib.calibration import metrics
 from fer_lib.calibration.plot_style import themed
@@ -132,7 +132,7 @@ def _report(
         "params": p.model_dump(mode="json", exclude={"device", "threads", "pack"}) | {"seed": seed},
         "left_out_of_the_last_round": left_out,
         "agreement": float((probs.argmax(axis=1) == labels).mean()),
-        "noise_share": {"confident_joint": errors.noise_share, "refined": errors.refined_share},
+        "noise_share": {"confident_joint": wrong_share(errors.noise), "refined": wrong_share(errors.refined)},
         "flagged": int(errors.flagged.sum()),
         "ranked_by": "wrongness: 1 - T_ii p_i / sum_j T_ij p_j, for label i; T = P(given | true)",
         "transition": errors.transition.tolist(),
@@ -166,7 +166,7 @@ def noise_matrix_figure(report: NoiseReport) -> Figure:
     axes.set_xticks(range(k), EMOTIONS, rotation=30, ha="right")
     axes.set_yticks(range(k), [f"{e}\n(n = {n:,.0f})" for e, n in zip(EMOTIONS, totals[:, 0], strict=True)])
     axes.set(xlabel="true label, as estimated", ylabel="given label")
-    joint, refined = 100 * report.errors.noise_share, 100 * report.errors.refined_share
+    joint, refined = (100 * report.summary["noise_share"][name] for name in ("confident_joint", "refined"))
     axes.set_title(f"{len(report.ranked):,} labels: {refined:.1f} % wrong, {joint:.1f} % by the confident joint")
     figure.colorbar(image, ax=axes, shrink=0.75, label="share of the given label's rows that is wrong")
     return figure

@@ -31,14 +31,11 @@ def group_sheet(audit: Audit, which: str, shown: int = 24, size: int = 96) -> Fi
 
     ``which``: one of :func:`sheet_names`.  Raises DataError when there is no such group.
     """
-    numbers = _numbers(audit, which)
-    lines = []
+    numbers, weakest, lines = _numbers(audit, which), _least_similarity(audit), []
     for number in numbers[:shown]:
         rows = audit.rows[audit.rows["group"] == number]
-        shown_rows = audit.manifest.frame.loc[rows.index[:WIDEST]]
-        similarity = _similarity(audit, rows)
-        label = f"{rows['kind'].iloc[0]}, {len(rows)}" + (f"\n{similarity:.3f}" if similarity else "")
-        lines.append((label, shown_rows))
+        label = f"{rows['kind'].iloc[0]}, {len(rows)}" + (f"\n{weakest[number]:.3f}" if number in weakest else "")
+        lines.append((label, audit.manifest.frame.loc[rows.index[:WIDEST]]))
     text = audit.rows[["split", "source", "label"]].to_dict("index")
     title = f"{SHEETS[which]} ({len(lines)} of {len(numbers)})"
     return face_grid(audit.manifest, lines, title, lambda row: _caption(text[row.name]), size)
@@ -48,19 +45,16 @@ def _caption(row: dict[str, Any]) -> str:
     return f"{row['split']} {row['label']}\n{row['source'][:18]}"
 
 
-def _similarity(audit: Audit, rows: pd.DataFrame) -> float | None:
-    """The least similarity of the pairs of a group; None for exact duplicates."""
-    ids = set(rows["sample_id"])
-    inside = audit.pairs[audit.pairs["first"].isin(ids)]
-    return float(inside["similarity"].min()) if len(inside) else None
+def _least_similarity(audit: Audit) -> pd.Series:
+    """The least similarity of the pairs of each group that has pairs, by group number, ascending."""
+    group = audit.pairs["first"].map(audit.rows.set_index("sample_id")["group"])
+    return audit.pairs["similarity"].groupby(group).min().sort_values(kind="stable")
 
 
 def _numbers(audit: Audit, which: str) -> list[int]:
     rows = audit.rows
     if which == "least_alike":
-        group_of = rows.set_index("sample_id")["group"]
-        weakest = audit.pairs.assign(group=audit.pairs["first"].map(group_of)).groupby("group")["similarity"].min()
-        return weakest.sort_values(kind="stable").index.astype(int).tolist()
+        return _least_similarity(audit).index.astype(int).tolist()
     column = {"conflicts": "label", "across_splits": "split", "across_sources": "source"}[which]
     values = rows.groupby("group")[column].nunique()
     return values[values > 1].index.tolist()

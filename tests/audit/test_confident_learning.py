@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fer_lib.audit import confident_learning
+from fer_lib.audit.confident_learning import wrong_share
 from fer_lib.errors import DataError
 
 #      probabilities of classes 0, 1, 2         given
@@ -100,8 +101,8 @@ def test_planted_noise_is_estimated_and_ranked():
     p, true, given, transition = planted()
     errors = confident_learning.find_label_errors(p, given)
     np.testing.assert_allclose(errors.transition, transition, atol=0.07)
-    assert errors.refined_share == pytest.approx(0.15, abs=0.02)
-    assert 0.15 < errors.noise_share < 0.20  # which also counts doubtful rows with right labels
+    assert wrong_share(errors.refined) == pytest.approx(0.15, abs=0.02)
+    assert 0.15 < wrong_share(errors.noise) < 0.20  # which also counts doubtful rows with right labels
     for matrix in (errors.noise, errors.refined):
         np.testing.assert_allclose(matrix.sum(axis=1), np.bincount(given))
     wrong = given != true
@@ -134,7 +135,7 @@ def test_clean_and_sure_labels_are_not_flagged():
     labels = np.repeat(np.arange(7), 30)
     probs = np.full((210, 7), 0.01) + 0.93 * np.eye(7)[labels]
     errors = confident_learning.find_label_errors(probs, labels)
-    assert not errors.flagged.any() and errors.noise_share == 0.0 and errors.label_error_prob.max() < 0.01
+    assert not errors.flagged.any() and wrong_share(errors.noise) == 0.0 and errors.label_error_prob.max() < 0.01
 
 
 def test_row_order_does_not_matter():
@@ -154,7 +155,7 @@ def test_classes_without_rows(labels):
     assert np.isinf(errors.thresholds[1]) and errors.joint[:, 1].sum() == 0
     assert np.isfinite(errors.label_error_prob).all() and np.isfinite(errors.noise).all()
     if len(set(labels)) == 1:
-        assert errors.noise_share == 0.0 and not errors.flagged.any()
+        assert wrong_share(errors.noise) == 0.0 and not errors.flagged.any()
 
 
 def test_a_label_with_probability_zero_is_flagged():

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from watched_steps import counts, watched_steps
 
+from fer_lib.audit.confident_learning import wrong_share
 from fer_lib.audit.label_noise import LISTED, audit_labels, noise_matrix_figure, noise_sheet, rows_to_audit
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.emotions import EMOTIONS
@@ -94,7 +95,7 @@ def test_flagged_rows_are_not_trained_on_in_the_next_round(drawn_manifest, pack_
     assert set(first["sample_id"]) == set(frame["sample_id"][wrong]) and first["flagged"].all()
     by_id = dict(zip(frame["sample_id"], true, strict=True))
     assert all(EMOTIONS[by_id[row.sample_id]] == row.suggested for row in first.itertuples())
-    assert report.errors.noise_share == pytest.approx(wrong.mean())
+    assert wrong_share(report.errors.noise) == pytest.approx(wrong.mean())
 
 
 def test_no_text_of_the_csv_is_a_formula(drawn_manifest, pack_cache, tmp_path):
@@ -116,7 +117,7 @@ def test_figures_show_the_report(audit):
     texts = [t.get_text() for t in matrix.axes[0].texts]
     assert len(texts) == 49 and texts[0].startswith(f"{report.errors.refined[0, 0]:,.0f}\n")
     title = matrix.axes[0].get_title()
-    assert title.startswith(f"{len(report.ranked)} labels: {100 * report.errors.refined_share:.1f} % wrong")
+    assert title.startswith(f"{len(report.ranked)} labels: {100 * wrong_share(report.errors.refined):.1f} % wrong")
     sheet = noise_sheet(report, shown=10, columns=4)
     captions = [t.get_text() for t in sheet.axes[0].texts]
     first = report.ranked.iloc[0]
