@@ -1,6 +1,7 @@
 """Facial expression recognition: seven classes, calibrated models, comparable runs."""
 
 import os
+import warnings
 
 from fer_lib import _torchvision
 from fer_lib.default_model import URI as _DEFAULT
@@ -12,6 +13,8 @@ _torchvision.install()
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Switches off ONNX Runtime telemetry.  It must be set before the import; kernels and workers inherit it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# In a notebook, the import of tqdm warns that ipywidgets is missing.  Its text bars need no widgets.
+warnings.filterwarnings("ignore", "IProgress not found")
 
 __version__ = "0.1.0"
 _LAZY = {  # public name -> its module, imported on first use; a name may be a module

@@ -30,6 +30,7 @@ def set_up(venv: Path) -> None:
     if venv.exists() and any(venv.iterdir()) and not config.is_file():
         sys.exit(f"set-up stopped: {venv} is not a virtual environment. Name another folder: --venv (make: VENV=...)")
     stamp.unlink(missing_ok=True)
+    print(f"set-up: installing {lock.name} into {venv}", flush=True)
     pip, cv2 = [python, "-Im", "pip", "--disable-pip-version-check"], [python, "-Ic", "import cv2"]
     uninstall = [*pip, "uninstall", "-qqy", "opencv-python", "opencv-python-headless"]  # they contain the same files
     moved = config.is_file() and re.search(rf"^command(?!.* {re.escape(str(venv))}$)", config.read_text("utf-8"), re.M)

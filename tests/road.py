@@ -167,6 +167,13 @@ class Road:
         return self.home / run.data.tags["fer.folder"]
 
 
+def red_boxes(cells: list[dict[str, Any]]) -> list[str]:
+    """Outputs that Jupyter paints red: errors, and text on stderr."""
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    red = [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
+    return ["".join(o.get("text") or o["traceback"]) for o in red]
+
+
 def make_home(home: Path) -> Path:
     """A home with the repository's notebooks and run files, and ``params/tiny.yaml``."""
     home.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,6 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +32,18 @@ from fer_lib.live.score import read_truth
 from fer_lib.live.sessions import session_id
 from fer_lib.params import BufferParams
 from fer_lib.storage.atomic import fresh_folder, write_json, write_synced
+from fer_lib.storage.progress import step
 
 SOURCE = "live"
 REPORT, TABLE = "buffer.json", "buffer.csv"
 
 
-def write_buffer(
-    session: Path | str, out: Path | str, p: BufferParams, progress: Callable[[int, int], None] | None = None
-) -> Manifest:
+def write_buffer(session: Path | str, out: Path | str, p: BufferParams) -> Manifest:
     """Write the manifest of the recorded ``session``'s usable faces to the folder ``out``.
 
     Files: ``manifest.parquet`` (``weight`` 1 and no ``neg_label`` for a positive; ``weight`` 0 and a ``neg_label`` for
     negative learning only), ``faces/``, ``buffer.json`` (counts by kind and class, reasons for frames left out) and
-    ``buffer.csv`` (one line per row).  The same session and parameters give the same rows.  ``progress(done, total)``
-    counts images of the video.
+    ``buffer.csv`` (one line per row).  The same session and parameters give the same rows.
     Raises DataError when the session has no raw video, when no frame is usable, or when ``out`` holds something else
     than a buffer.
     """
@@ -63,9 +60,7 @@ def write_buffer(
                 if not len(selection.position):
                     raise DataError(_no_frames(session, selection, p))
                 wanted = frames.frame_index[selection.position].tolist()
-                crops, read = _write_crops(
-                    video, work / "faces", {i: faces[i].box for i in wanted}, p.context, progress
-                )
+                crops, read = _write_crops(video, work / "faces", {i: faces[i].box for i in wanted}, p.context)
                 if len(crops) == len(wanted):
                     break
                 recorded = recorded[:read]  # a killed session may list more frames than its video holds
@@ -117,15 +112,17 @@ def surroundings(shape: tuple[int, ...], box: Box, context: float) -> tuple[int,
 
 
 def _write_crops(
-    session: Path, out: Path, boxes: dict[int, Box], context: float, progress: Callable | None
+    session: Path, out: Path, boxes: dict[int, Box], context: float
 ) -> tuple[dict[int, tuple[str, Box]], int]:
     """Write a PNG per frame of ``boxes`` in the video; frame_index -> (content id, box in it), and the images read."""
     shutil.rmtree(out, ignore_errors=True)  # crops of an earlier selection
     out.mkdir()
     crops, read, total = {}, 0, len(session_files.read_recorded(session))
-    with open_recorded_frames(session) as images:
+    reading = step("reading frames", total, unit="frames")
+    with reading as counter, open_recorded_frames(session) as images:
         for index, image in images:
             read += 1
+            counter.update(read)
             if index in boxes:
                 top, left, bottom, right = surroundings(image.shape, boxes[index], context)
                 encoded, data = cv2.imencode(".png", cv2.cvtColor(image[top:bottom, left:right], cv2.COLOR_RGB2BGR))
@@ -134,8 +131,6 @@ def _write_crops(
                 write_synced(out / f"{index:09d}.png", data.tobytes())
                 box = tuple(side - edge for side, edge in zip(boxes[index], (top, left, top, left), strict=True))
                 crops[index] = content_id(data.tobytes(), box), box
-            if progress is not None and (read % 50 == 0 or read == total):
-                progress(read, total)
     return crops, read
 
 

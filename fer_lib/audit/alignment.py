@@ -7,7 +7,6 @@ the gain projected out, then normalised correlation under a window that fades to
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from fer_lib.audit.hashes import SIDE, blur_matrix, codes, smooth
 from fer_lib.audit.near_duplicate_search import VERSIONS, Candidates
+from fer_lib.storage.progress import step
 
 STEPS = (3, 3)  # of refinement: for every pair, and for those that are not rejected then
 REJECT_BELOW = 0.64  # correlation of codes after the first steps; copies of one image reach 0.85 there
@@ -63,10 +63,10 @@ def _grid() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x, y, window.astype(np.float32)
 
 
-def align(thumbs: np.ndarray, pairs: Candidates, progress: Callable[[int, int], None] | None = None) -> Alignment:
+def align(thumbs: np.ndarray, pairs: Candidates) -> Alignment:
     """Align the query row of each pair to the other row, from the version that matched and from the identity.
 
-    ``thumbs`` uint8 [N, 2, SIDE, SIDE].  ``progress(done, total)`` counts pairs.
+    ``thumbs`` uint8 [N, 2, SIDE, SIDE].
     """
     out = Alignment(np.empty(len(pairs), np.float32), np.empty((len(pairs), 2, 3), np.float32))
     queries = np.where(pairs.query_is_first, pairs.first, pairs.second)
@@ -80,10 +80,10 @@ def align(thumbs: np.ndarray, pairs: Candidates, progress: Callable[[int, int], 
 
     starts = range(0, len(pairs), _BLOCK)
     # one BLAS thread per worker: BLAS' own threads would only wait for each other on matrices this small
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    aligning = step("comparing pairs", total=len(pairs), unit="pairs")
+    with aligning as counter, threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for start, _ in zip(starts, pool.map(work, starts), strict=True):
-            if progress is not None:
-                progress(min(start + _BLOCK, len(pairs)), len(pairs))
+            counter.update(min(start + _BLOCK, len(pairs)))
     return out
 
 

@@ -45,27 +45,23 @@ class Duplicates:
     blank: int = 0
 
 
-def find_duplicates(
-    frame: pd.DataFrame, hashes: Hashes, near: bool, similarity: float, seed: int = 1337, progress=None
-) -> Duplicates:
+def find_duplicates(frame: pd.DataFrame, hashes: Hashes, near: bool, similarity: float, seed: int = 1337) -> Duplicates:
     """The :class:`Duplicates` of ``frame`` (N rows, as hashed) by content and pixels, and when ``near`` by similarity.
 
-    The groups and their numbers do not depend on the order of the rows.  ``progress(done, total)`` counts two passes
-    over N rows.
+    The groups and their numbers do not depend on the order of the rows.
     """
     ids = (frame[name].to_numpy(str) for name in ("sample_id", "content_id"))
     order = np.lexsort((*ids, hashes.pixels[:, 1], hashes.pixels[:, 0]))
     position = np.argsort(order)  # of each row in that order
     ordered = _find_ordered(
         frame["content_id"].to_numpy(str)[order], hashes.pixels[order], hashes.thumbs, order, near, similarity, seed,
-        progress,
     )  # fmt: skip
     pairs = ordered.pairs.assign(**{end: order[ordered.pairs[end].to_numpy(int)] for end in ("first", "second")})
     large = ordered.large.assign(middle=order[ordered.large["middle"].to_numpy(int)])
     return Duplicates(ordered.exact[position], ordered.group[position], pairs, large, ordered.blank)
 
 
-def _find_ordered(content, pixels, thumbs, order, near: bool, similarity: float, seed: int, progress) -> Duplicates:
+def _find_ordered(content, pixels, thumbs, order, near: bool, similarity: float, seed: int) -> Duplicates:
     """:func:`find_duplicates` for rows in their order; ``thumbs`` [N] are in the frame's order, to save a copy."""
     n = len(order)
     exact = _components(n, [_links(np.unique(x, axis=0, return_inverse=True)[1].ravel()) for x in (content, pixels)])
@@ -74,11 +70,8 @@ def _find_ordered(content, pixels, thumbs, order, near: bool, similarity: float,
     _, first_row = np.unique(exact, return_index=True)  # one row for each group, whose number is its rank
     thumbs = thumbs[order[first_row]]
 
-    def report(part: int):
-        return None if progress is None else lambda done, total: progress(part * n + n * done // max(total, 1), 2 * n)
-
-    close = candidates(thumbs, LEAST, seed, report(0))
-    aligned = align(thumbs, close, report(1))
+    close = candidates(thumbs, LEAST, seed)
+    aligned = align(thumbs, close)
     near_rows = np.flatnonzero(aligned.similarity >= similarity)
     near_rows = near_rows[np.lexsort((close.second[near_rows], close.first[near_rows], -aligned.similarity[near_rows]))]
     columns = (close.first, close.second, aligned.similarity, aligned.mirrored, aligned.degrees, aligned.scale)

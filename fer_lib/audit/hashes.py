@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from fer_lib.datasets.manifest import BOX, Manifest
 from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
 from fer_lib.storage.atomic import fresh_file
+from fer_lib.storage.progress import step
 
 SIDE = 32  # pixels of a thumbnail
 SIGMA = 2.0  # of the neighbourhood, in pixels of the thumbnail
@@ -115,8 +116,8 @@ def face_of(manifest: Manifest, row: dict[str, Any]) -> np.ndarray:
     return face
 
 
-def hash_manifest(manifest: Manifest, progress: Callable[[int, int], None] | None = None) -> Hashes:
-    """The hashes of a manifest's rows, in their order; ``progress(done, total)`` counts rows.
+def hash_manifest(manifest: Manifest) -> Hashes:
+    """The hashes of a manifest's rows, in their order.
 
     Raises DataError naming the first image that cannot be read.
     """
@@ -128,12 +129,12 @@ def hash_manifest(manifest: Manifest, progress: Callable[[int, int], None] | Non
         face = face_of(manifest, rows[i])
         out.thumbs[i], out.pixels[i], out.area[i] = thumbnails(face), pixel_id(face), face.size // 3
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    hashing = step("hashing images", total=n, unit="images")
+    with hashing as counter, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, n, _CHUNK):
             stop = min(start + _CHUNK, n)
             list(pool.map(hash_row, range(start, stop)))
-            if progress is not None:
-                progress(stop, n)
+            counter.update(stop)
     return out
 
 
@@ -144,15 +145,13 @@ def hash_faces(faces: Sequence[np.ndarray]) -> Hashes:
     return Hashes(thumbs, pixels, np.array([face.size // 3 for face in colour]))
 
 
-def cached_hashes(
-    manifest: Manifest, cache_dir: Path | None, progress: Callable[[int, int], None] | None = None
-) -> Hashes:
+def cached_hashes(manifest: Manifest, cache_dir: Path | None) -> Hashes:
     """:func:`hash_manifest`, cached in ``cache_dir``.  Raises DataError for a damaged cache file."""
     if cache_dir is None:
-        return hash_manifest(manifest, progress)
+        return hash_manifest(manifest)
     file = cache_file(manifest, cache_dir)
     if not file.is_file():
-        hashes = hash_manifest(manifest, progress)
+        hashes = hash_manifest(manifest)
         keep(hashes, file)
         return hashes
     try:

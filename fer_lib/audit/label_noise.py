@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from fer_lib.audit import confident_learning
 from fer_lib.audit.confident_learning import LabelErrors
 from fer_lib.audit.report import spreadsheet_safe
 from fer_lib.calibration import metrics
+from fer_lib.calibration.plot_style import themed
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.openings import log_test_opening
 from fer_lib.datasets.sheets import face_grid
@@ -22,6 +22,7 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.params.noise import NoiseParams
 from fer_lib.storage.atomic import fresh_file, write_json
+from fer_lib.storage.progress import step
 
 LISTED = 100  # first rows of the list, repeated in the JSON
 
@@ -47,14 +48,13 @@ def audit_labels(
     cache_dir: Path,
     *,
     seed: int = 1337,
-    progress: Callable[[int, int], None] | None = None,
 ) -> NoiseReport:
     """Audit the labels of the rows in ``p.splits``; writes ``label_noise.csv`` and ``label_noise.json`` into ``out``.
 
     Each round fits one net per fold.  From the second round on, the nets are trained without the rows flagged in the
     round before (at most half of a class), so that they predict the true class rather than the given label.  The
-    logits of all rounds are averaged.  Reading test rows is logged.  ``progress(done, total)`` counts epochs over all
-    rounds.  Raises DataError when the manifest has no rows there or too few for the folds.
+    logits of all rounds are averaged.  Reading test rows is logged.  Raises DataError when the manifest has no rows
+    there or too few for the folds.
     """
     from fer_lib.datasets.facepack import open_or_build
     from fer_lib.devices import resolve_device
@@ -70,12 +70,8 @@ def audit_labels(
     trained_on = np.ones(len(labels), bool)
     total, left_out = np.zeros((len(labels), len(EMOTIONS))), 0
     for number in range(p.rounds):
-
-        def count(done: int, per_round: int, before: int = number) -> None:
-            if progress is not None:
-                progress(before * per_round + done, p.rounds * per_round)
-
-        total += out_of_fold(pack, fold, trained_on, nets, cache_dir, device, count)
+        with step(f"round {number + 1}/{p.rounds}"):
+            total += out_of_fold(pack, fold, trained_on, nets, cache_dir, device)
         probs = metrics.softmax(total / (number + 1))
         errors = confident_learning.find_label_errors(probs, labels)
         left_out = int((~trained_on).sum())
@@ -150,13 +146,14 @@ def _report(
     return NoiseReport(ranked, errors, rows, summary)
 
 
+@themed
 def noise_matrix_figure(report: NoiseReport) -> Figure:
     """The expected rows by given label and true label.  The diagonal has no colour, so label errors stand out."""
     noise, k = report.errors.refined, len(EMOTIONS)
     totals = noise.sum(axis=1, keepdims=True)
     share = np.divide(noise, totals, out=np.zeros_like(noise), where=totals > 0)
     off = np.where(np.eye(k, dtype=bool), 0.0, share)
-    figure = Figure(figsize=(7.4, 6.4), dpi=100, layout="constrained")
+    figure = Figure(figsize=(7.4, 6.4))
     axes = figure.subplots()
     top = max(float(off.max()), 1e-9)
     image = axes.imshow(off, cmap="Reds", vmin=0.0, vmax=top)

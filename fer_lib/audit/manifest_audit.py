@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -27,34 +26,23 @@ _FILES = (
 )  # fmt: skip
 
 
-def audit_manifest(
-    params: AuditParams,
-    manifest: Manifest,
-    out: Path,
-    progress: Callable[[int, int], None] | None = None,
-    cache_dir: Path | None = None,
-) -> Audit:
+def audit_manifest(params: AuditParams, manifest: Manifest, out: Path, cache_dir: Path | None = None) -> Audit:
     """Find the duplicates in ``manifest``, list them, and write the manifest without those that ``params`` removes.
 
     Writes into ``out``: ``audit.json`` (the summary), ``duplicate_groups.csv`` (each row of each group),
     ``near_pairs.csv``, ``conflicts.csv`` (groups with several labels) and ``manifest.parquet`` (the rows that
     ``params.remove`` leaves, with groups and near-duplicates: see ``fer_lib.datasets.duplicate_records``).  The files
     of an earlier audit in ``out`` are deleted first and the manifest is written last: a manifest means a whole audit.
-    ``cache_dir`` caches the hashes.  ``progress(done, total)`` counts rows, once per step (decode, search, align).
+    ``cache_dir`` caches the hashes.
 
     Raises DataError when an image cannot be read, no train row would be left, or ``out`` has a manifest that no audit
     wrote, or the audited one.
     """
     out, start = Path(out).absolute(), time.time()
     _clear(out, manifest)
-    n, rounds = len(manifest), 3 if params.near else 1
-
-    def after(number: int) -> Callable[[int, int], None] | None:
-        return None if progress is None else lambda done, _: progress(number * n + done, rounds * n)
-
-    hashes = cached_hashes(manifest, cache_dir, after(0))
+    hashes = cached_hashes(manifest, cache_dir)
     hashed = time.time()
-    duplicates = groups.find_duplicates(manifest.frame, hashes, params.near, params.similarity, params.seed, after(1))
+    duplicates = groups.find_duplicates(manifest.frame, hashes, params.near, params.similarity, params.seed)
     keep = groups.rows_to_keep(manifest.frame, duplicates.group, hashes.area, params.remove)
     train = (manifest.frame["split"] == "train").to_numpy()
     if train.any() and not (keep & train).any():

@@ -9,13 +9,13 @@ similarity search with GPUs") has each face once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from fer_lib.audit.hashes import SIDE, codes
+from fer_lib.storage.progress import step
 
 LOW, HIGH = 2.0, 10.0  # the band of frequencies, in half periods per image
 WINDOW = 0.8  # how far the cosine window falls towards the edges, which crops and rotations change most
@@ -158,15 +158,10 @@ def build_index(rows: np.ndarray, seed: int = 1337):
     return index
 
 
-def candidates(
-    thumbs: np.ndarray,
-    least: float = LEAST,
-    seed: int = 1337,
-    progress: Callable[[int, int], None] | None = None,
-) -> Candidates:
+def candidates(thumbs: np.ndarray, least: float = LEAST, seed: int = 1337) -> Candidates:
     """Pairs whose cosine is at least ``least`` in some version, mirrored or not; each pair once, at its best.
 
-    ``thumbs`` uint8 [N, 2, SIDE, SIDE] of distinct images; ``progress(done, total)`` counts rows.
+    ``thumbs`` uint8 [N, 2, SIDE, SIDE] of distinct images.
     """
     n, mean = len(thumbs), mean_descriptor(thumbs[:, 0])
     base = np.empty((n, len(mean)), np.float32)
@@ -174,18 +169,18 @@ def candidates(
         base[start : start + _CHUNK] = descriptors(_flat(thumbs[start : start + _CHUNK, 0]), mean)
     index = build_index(base, seed)
     out = []
-    for start in range(0, n, _CHUNK):
-        plain, equalised = (_flat(thumbs[start : start + _CHUNK, kind]) for kind in (0, 1))
-        hits = []
-        for number, (version, mirrored, kind) in enumerate(_QUERIES):
-            queries = descriptors(equalised if kind else plain, mean, version, mirrored)
-            cosine, other = index.search(queries, min(NEIGHBOURS + 1, n))  # a face finds itself too
-            itself = np.arange(start, start + len(queries))[:, None]
-            row, column = np.nonzero((cosine >= least) & (other >= 0) & (other != itself))
-            hits.append((row + start, other[row, column], cosine[row, column], np.full(len(row), number, np.int8)))
-        out.append(_closest(*(np.concatenate(parts) for parts in zip(*hits, strict=True)), n))
-        if progress is not None:
-            progress(min(start + _CHUNK, n), n)
+    with step("searching near-duplicates", total=n, unit="images") as counter:
+        for start in range(0, n, _CHUNK):
+            plain, equalised = (_flat(thumbs[start : start + _CHUNK, kind]) for kind in (0, 1))
+            hits = []
+            for number, (version, mirrored, kind) in enumerate(_QUERIES):
+                queries = descriptors(equalised if kind else plain, mean, version, mirrored)
+                cosine, other = index.search(queries, min(NEIGHBOURS + 1, n))  # a face finds itself too
+                itself = np.arange(start, start + len(queries))[:, None]
+                row, column = np.nonzero((cosine >= least) & (other >= 0) & (other != itself))
+                hits.append((row + start, other[row, column], cosine[row, column], np.full(len(row), number, np.int8)))
+            out.append(_closest(*(np.concatenate(parts) for parts in zip(*hits, strict=True)), n))
+            counter.update(min(start + _CHUNK, n))
     return _best_of_each_pair(*(np.concatenate(parts) for parts in zip(*out, strict=True)), n)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fer_lib.audit.report import Audit
+from fer_lib.calibration.plot_style import themed
 from fer_lib.datasets.sheets import face_grid
 
 SHEETS = {
@@ -25,7 +26,7 @@ def sheet_names(audit: Audit) -> list[str]:
     return [name for name in SHEETS if len(_numbers(audit, name))]
 
 
-def group_sheet(audit: Audit, which: str, shown: int = 24, size: int = 72) -> Figure:
+def group_sheet(audit: Audit, which: str, shown: int = 24, size: int = 96) -> Figure:
     """One line per group, at most ``shown`` of them and eight faces each, with split, source and label under each face.
 
     ``which``: one of :func:`sheet_names`.  Raises DataError when there is no such group.
@@ -65,20 +66,23 @@ def _numbers(audit: Audit, which: str) -> list[int]:
     return values[values > 1].index.tolist()
 
 
+@themed
 def matrices(audit: Audit) -> Figure:
     """Source by source and split by split: the number of groups with rows in both (diagonal: two or more within)."""
     parts = [("sources", audit.summary["sources"]), ("splits", audit.summary["splits"])]
     sides = [max(2.4, 0.8 * len(part["names"]) + 1.4) for _, part in parts]
-    figure = Figure(figsize=(sum(sides) + 1.6, max(sides) + 0.6), dpi=100, layout="constrained")
-    figure.suptitle(f"Groups of duplicates that both have (of {audit.summary['rows']:,} rows)", fontsize=11)
+    figure = Figure(figsize=(sum(sides) + 1.6, max(sides) + 0.6))
+    figure.suptitle(f"Groups of duplicates that both have (of {audit.summary['rows']:,} rows)")
     for axes, (name, part) in zip(figure.subplots(1, 2, width_ratios=sides), parts, strict=True):
         counts = np.asarray(part["groups"])
-        axes.imshow(np.log1p(counts), cmap="Blues", vmin=0, vmax=max(1.0, np.log1p(counts.max(initial=0)) * 1.3))
+        depth = np.log1p(counts) / max(1.0, 1.3 * np.log1p(counts.max(initial=0)))
+        axes.imshow(depth, cmap="Blues", vmin=0, vmax=1)
         for (i, j), n in np.ndenumerate(counts):
-            axes.text(j, i, f"{n:,}", ha="center", va="center", fontsize=9)
-        axes.set_xticks(range(len(counts)), part["names"], rotation=35, ha="right", fontsize=8)
-        axes.set_yticks(range(len(counts)), part["names"], fontsize=8)
-        axes.set_title(f"by {name}", fontsize=10)
+            colour = "white" if depth[i, j] > 0.55 else "black"
+            axes.text(j, i, f"{n:,}", ha="center", va="center", fontsize=9, color=colour)
+        axes.set_xticks(range(len(counts)), part["names"], rotation=35, ha="right", fontsize=9)
+        axes.set_yticks(range(len(counts)), part["names"], fontsize=9)
+        axes.set_title(f"by {name}")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
     return figure

@@ -4,14 +4,17 @@ Why the ECE needs its own: it is a sum of absolute values, so noise only ever ad
 noise a second time, and a percentile interval then lies above a small true value altogether.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtri
 
 from fer_lib.calibration.metrics import BINS, bin_index, checked_logits, reliability_table, top_label
+from fer_lib.emotions import NUM_CLASSES
 from fer_lib.errors import FerError
 
+CHANCE = 1 / NUM_CLASSES  # the accuracy of guessing
 _CHUNK = 2_000_000  # random numbers held at once: 16 MB
 
 
@@ -155,6 +158,21 @@ def proportion_interval(k: int, n: int, level: float = 0.95) -> tuple[float, flo
     centre = (k + z * z / 2.0) / (n + z * z)
     half = z * np.sqrt(k * (n - k) / n + z * z / 4.0) / (n + z * z)
     return (0.0 if k == 0 else float(centre - half)), (1.0 if k == n else float(centre + half))
+
+
+def chance_note(scores: Mapping[str, Mapping[str, Any]], smoke: bool = False) -> dict[str, str]:
+    """``{"at chance": text}`` for the models whose accuracy guessing explains, else ``{}``; part of a headline.
+
+    ``scores``: model name -> its :func:`fer_lib.calibration.metrics.summary` (``accuracy`` and ``n``).  Guessing
+    explains an accuracy whose 95 % Wilson interval begins at or below 1/7.
+    """
+    names = [
+        name for name, s in scores.items() if proportion_interval(round(s["accuracy"] * s["n"]), s["n"])[0] <= CHANCE
+    ]
+    if not names:
+        return {}
+    reason = "a smoke run trains too little to learn" if smoke else "the 95 % interval of the accuracy is not above it"
+    return {"at chance": f"({CHANCE:.2f}): {', '.join(names)}; {reason}"}
 
 
 def bootstrap_interval(

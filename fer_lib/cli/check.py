@@ -20,20 +20,25 @@ def check(
 
     from fer_lib.devices import check_device
     from fer_lib.errors import FerError
+    from fer_lib.pipeline.progress import show_progress
+    from fer_lib.storage.progress import step
     from fer_lib.tracking import store
 
     table, problems = Table(show_header=False), []
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     try:
-        for name, value in check_device(device).items():
+        with show_progress("check"), step("running a training step"):
+            facts = check_device(device)
+        for name, value in facts.items():
             shown = ", ".join(value) if isinstance(value, list) else str(value)
             table.add_row(f"device {name.replace('_', ' ')}", shown)
     except FerError as error:
         problems.append(str(error))
     try:
         began = time.perf_counter()
-        base = store.configure()
+        with show_progress("check"), step("opening the store"):
+            base = store.configure()
         table.add_row("store", f"{store.tracking_uri(base)} (opened in {time.perf_counter() - began:.1f} s)")
         free = shutil.disk_usage(base).free / 1e9
         table.add_row("disk free", f"{free:.1f} GB at {base}")

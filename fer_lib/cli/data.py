@@ -34,16 +34,17 @@ def import_(
 
     Either a params file, or one source by --source and --root with -p for its other parameters.
     """
-    from fer_lib.cli.data_views import count_table, counting, left_out_table, save_pages, show
+    from fer_lib.cli.data_views import count_table, left_out_table, save_pages, show
     from fer_lib.importers import import_all
+    from fer_lib.pipeline.progress import show_progress
 
     if (params is None) == (not source):
         raise ParamsError("name either a params file or --source NAME with --root DIR (see: fer data import --help)")
     if params is not None and (root or param):
         raise ParamsError("--root and -p belong to --source; a params file says everything itself")
     specs = _one_source(source, root, param) if params is None else _sources_of(params)
-    with counting("importing") as progress:
-        report = import_all(specs, out, progress)
+    with show_progress("import"):
+        report = import_all(specs, out)
     reports = report["reports"]
     show(count_table({r["dataset"]: r["splits"] for r in reports}, "Imported"), left_out_table(reports))
     for warning in report["warnings"]:
@@ -93,15 +94,16 @@ def import_manifest(
     param: PARAM = None,
 ) -> None:
     """Make a manifest of a CSV, old ones with absolute Windows or Linux paths too."""
-    from fer_lib.cli.data_views import count_table, counting, save_pages, show
+    from fer_lib.cli.data_views import count_table, save_pages, show
     from fer_lib.datasets.build import nested_counts
     from fer_lib.importers.csv_import import import_csv
     from fer_lib.params.curate import CsvParams
     from fer_lib.params.strict import validate
+    from fer_lib.pipeline.progress import show_progress
 
     params = validate(CsvParams, {"rebase": rebase or []} | values_of(param), "import-manifest")
-    with counting("reading images") as progress:
-        manifest = import_csv(csv, root, out, params, progress)
+    with show_progress("import-manifest"):
+        manifest = import_csv(csv, root, out, params)
     report = json.loads((out / "import_report.json").read_text(encoding="utf-8"))
     show(count_table(nested_counts(manifest.frame), f"Manifest of {csv.name}"))
     for name in ("excluded", "bad_rows", "rebased"):
@@ -118,19 +120,20 @@ def build(
     param: PARAM = None,
 ) -> None:
     """Build the manifest of imported datasets: every image checked, val and its roles assigned."""
-    from fer_lib.cli.data_views import count_table, counting, save_pages, show
+    from fer_lib.cli.data_views import count_table, save_pages, show
     from fer_lib.datasets.assemble import assemble
     from fer_lib.datasets.build import nested_counts
     from fer_lib.params import ManifestParams
     from fer_lib.params.strict import validate
+    from fer_lib.pipeline.progress import show_progress
 
     params = validate(ManifestParams, values_of(param), "manifest")
     if params.imports or params.output_dir:
         raise ParamsError("imports and output_dir are the command's own: fer data build IMPORTS -o OUT")
     if params.manifests:
         raise ParamsError("manifests are joined by fer data curate MANIFEST... -o OUT")
-    with counting("checking images") as progress:
-        manifest = assemble(params, imports, [], out, progress)
+    with show_progress("build"):
+        manifest = assemble(params, imports, [], out)
     show(count_table(nested_counts(manifest.frame), "Manifest"))
     save_pages(manifest, "Rows of the manifest", "rows", out)
     written(manifest, out)
@@ -144,15 +147,16 @@ def curate(
     param: PARAM = None,
 ) -> None:
     """Join manifests and choose rows: selections, filters, caps.  Every removed row is counted and listed."""
-    from fer_lib.cli.data_views import count_table, counting, save_pages, show, steps_table
+    from fer_lib.cli.data_views import count_table, save_pages, show, steps_table
     from fer_lib.datasets.curate import curate as curated
     from fer_lib.params.curate import CurateParams
     from fer_lib.params.strict import validate
+    from fer_lib.pipeline.progress import show_progress
 
     values = ({"selection": selection} if selection else {}) | values_of(param)
     params = validate(CurateParams, values, "curate")
-    with counting("measuring images") as progress:
-        manifest = curated([read_rows(path) for path in manifests], params, out, progress)
+    with show_progress("curate"):
+        manifest = curated([read_rows(path) for path in manifests], params, out)
     report = json.loads((out / "curation_report.json").read_text(encoding="utf-8"))
     show(steps_table(report), count_table(report["counts"]["by_source_split_label"], "Kept"))
     if report["sources_absent"]:
@@ -168,17 +172,18 @@ def validate(
     as_json: JSON = False,
 ) -> None:
     """Check paths, images, boxes, duplicates over splits and labels.  Exit code 1 when something is wrong."""
-    from fer_lib.cli.data_views import counting, facts_table, findings_table, show
+    from fer_lib.cli.data_views import facts_table, findings_table, show
     from fer_lib.datasets import validate as checks
     from fer_lib.params.strict import closest
+    from fer_lib.pipeline.progress import show_progress
 
     allowed = allow or []
     for kind in allowed:
         if kind not in checks.PROBLEMS:
             raise ParamsError(f"--allow {kind}: no such problem{closest(kind, checks.PROBLEMS)}")
     rows = read_rows(manifest)
-    with counting("decoding images") as progress:
-        report, findings = checks.validate(rows, progress)
+    with show_progress("validate"):
+        report, findings = checks.validate(rows)
     if as_json:
         typer.echo(json.dumps(report, indent=1))
     else:
@@ -206,26 +211,27 @@ def audit(manifest: MANIFEST, out: OUT, param: PARAM = None) -> None:
     """
     from fer_lib.audit import label_noise, pages
     from fer_lib.audit.manifest_audit import audit_manifest
-    from fer_lib.cli.data_views import audit_tables, counting, save_figures, show
+    from fer_lib.cli.data_views import audit_tables, save_figures, show
     from fer_lib.params import AuditParams
     from fer_lib.params.strict import validate
+    from fer_lib.pipeline.progress import show_progress
     from fer_lib.storage import paths
 
     params = validate(AuditParams, values_of(param), "audit")
     if params.manifest or params.output_dir:
         raise ParamsError("manifest and output_dir are the command's own: fer data audit MANIFEST -o OUT")
     rows, cache = read_rows(manifest), paths.mlruns() / "cache"
-    with counting("comparing images") as progress:
-        audit = audit_manifest(params, rows, out, progress, cache)
-    figures = {"matrices": pages.matrices(audit)}
-    figures |= {name: pages.group_sheet(audit, name, params.shown) for name in pages.sheet_names(audit) if params.shown}
+    with show_progress("audit"):
+        audit = audit_manifest(params, rows, out, cache)
+        figures = {"matrices": pages.matrices(audit)}
+        figures |= {
+            name: pages.group_sheet(audit, name, params.shown) for name in pages.sheet_names(audit) if params.shown
+        }
     show(*audit_tables(audit.summary))
     typer.echo(f"{params.remove}: {audit.summary['rule']}")
     if params.noise:
-        with counting("training") as progress:
-            doubted = label_noise.audit_labels(
-                audit.clean, params.noise_nets, out, cache, seed=params.seed, progress=progress
-            )
+        with show_progress("audit"):
+            doubted = label_noise.audit_labels(audit.clean, params.noise_nets, out, cache, seed=params.seed)
         figures["noise_matrix"] = label_noise.noise_matrix_figure(doubted)
         figures["label_noise"] = label_noise.noise_sheet(doubted, params.noise_nets.shown)
         typer.echo(f"{doubted.summary['flagged']:,} labels look wrong: {out / 'label_noise.csv'}")

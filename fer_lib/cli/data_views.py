@@ -1,50 +1,25 @@
-"""What ``fer data`` shows: a bar while images are read, and tables of what was found."""
+"""What ``fer data`` shows: tables of what was found, and pages of images."""
 
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from fer_lib.emotions import EMOTIONS
+from fer_lib.pipeline.progress import show_progress
 from fer_lib.storage.atomic import fresh_file
+from fer_lib.storage.progress import each
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fer_lib.datasets.manifest import Manifest
-
-
-EVERY = 10.0  # seconds between two lines of progress where there is no terminal
-
-
-@contextmanager
-def counting(what: str) -> Iterator[Callable[..., None]]:
-    """A bar; call what it gives with (done) or (done, total).  Where the output is no terminal, a line now and then."""
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-               TimeElapsedColumn())  # fmt: skip
-    last_line = time.monotonic()
-
-    def tell(done: int, total: int | None = None) -> None:
-        nonlocal last_line
-        progress.update(task, completed=done, total=total)
-        if not console.is_terminal and time.monotonic() - last_line >= EVERY:
-            last_line = time.monotonic()
-            console.print(f"{what}: {done:,}" + (f" of {total:,}" if total else ""), highlight=False)
-
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=None)
-        yield tell
 
 
 def show(*tables: Table) -> None:
@@ -132,10 +107,12 @@ def save_pages(manifest: Manifest, title: str, name: str, out: Path) -> None:
     from fer_lib.datasets.charts import count_charts
     from fer_lib.datasets.sheets import contact_sheet
 
-    figures = {name: count_charts(manifest.frame, title)}
-    for source in sorted(set(manifest.frame["source"])):  # a CSV's sources may have any name, files may not
-        figures["contact_" + re.sub(r"[^\w-]", "_", source)] = contact_sheet(manifest, source)
-    save_figures(figures, out)
+    with show_progress("pages"):
+        figures = {name: count_charts(manifest.frame, title)}
+        for source in each("contact sheet", sorted(set(manifest.frame["source"]))):
+            # a CSV's sources may have any name, files may not
+            figures["contact_" + re.sub(r"[^\w-]", "_", source)] = contact_sheet(manifest, source)
+        save_figures(figures, out)
 
 
 def facts_table(title: str, facts: dict[str, object]) -> Table:

@@ -123,9 +123,12 @@ def _new_folder() -> Path:
 
 def _session(p, folder: Path, headless: bool) -> dict[str, Any]:
     from fer_lib.live.session import wait_until_end
+    from fer_lib.pipeline.progress import show_progress
+    from fer_lib.storage.progress import step
     from fer_lib.tracking.live import open_session
 
-    session = open_session(p, folder)
+    with show_progress("live"), step("loading model, opening camera"):
+        session = open_session(p, folder)
     signal.signal(signal.SIGTERM, lambda *_: session.controls.end())
     session.start()
     if headless:
@@ -200,10 +203,12 @@ def replay(
     """Ask another model about a kept session: same images, faces, labels and smoothing."""
     from fer_lib.live.replay import replay as ask
     from fer_lib.models.bundle import read_bundle
+    from fer_lib.pipeline.progress import show_progress
     from fer_lib.tracking.live import log_replay
     from fer_lib.tracking.registry import resolve
 
     _say_model(model)
-    folder = ask(session, read_bundle(resolve(model)), model, out)
-    log_replay(folder)
+    with show_progress("replay"):
+        folder = ask(session, read_bundle(resolve(model)), model, out)
+        log_replay(folder)
     typer.echo(f"written: {folder}\nmeasure it: fer score {folder}")

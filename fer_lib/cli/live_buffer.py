@@ -22,27 +22,16 @@ def buffer(
     from fer_lib.cli.data_files import values_of
     from fer_lib.params import BufferParams
     from fer_lib.params.strict import validate
+    from fer_lib.pipeline.progress import show_progress
 
     p = validate(BufferParams, values_of(param), "live buffer")
     folder = out or session / "buffer"
-    manifest = write_buffer(session, folder, p, _progress())
+    with show_progress("buffer"):
+        manifest = write_buffer(session, folder, p)
     report = read_report(folder)
     _print_result(report, p.positive)
     print(f"{len(manifest):,} rows in {folder} (sha256 {manifest.sha256[:12]})")
     print(f"to learn from them: notebook 11_adapt with buffers: [{folder}]")
-
-
-def _progress():
-    """Counts images on one line of a terminal."""
-    import sys
-
-    if not sys.stderr.isatty():
-        return None
-
-    def tell(done: int, total: int) -> None:
-        print(f"\r{done:,} of {total:,} images", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-    return tell
 
 
 def _print_result(report: dict[str, Any], positive: float) -> None:

@@ -17,6 +17,8 @@ from fer_lib.live.web.server import BROWSER, HOST, config, create_app, listen
 from fer_lib.live.web.session_hub import SessionHub
 from fer_lib.models.bundle import read_bundle
 from fer_lib.params import LiveParams
+from fer_lib.pipeline.progress import show_progress
+from fer_lib.storage.progress import step
 from fer_lib.tracking import store
 from fer_lib.tracking.live import LiveRun
 from fer_lib.tracking.registry import resolve
@@ -35,11 +37,13 @@ def serve(p: LiveParams, folder: Path, port: int, open_browser: bool) -> dict[st
         token = secrets.token_urlsafe(24)
         name = "browser camera" if is_browser else f"camera {p.source}" if p.source.isdigit() else Path(p.source).name
         about = {"name": name, "folder": str(folder), "record": p.record, "model": p.model}
-        bundle = read_bundle(resolve(p.model))
+        with show_progress("live"), step("loading model"):
+            bundle = read_bundle(resolve(p.model))
         app = create_app(lambda source: Session(p, bundle, folder, source), is_browser, token, about)
         hub: SessionHub = app.state.hub
         closing.callback(hub.finish)
-        hub.open()
+        with show_progress("live"), step("opening the session"):
+            hub.open()
         about["note"] = hub.session.detector.note  # the terminal was told already
         store.configure()
         store.experiment_id()  # a new store takes seconds: better now than before the first image

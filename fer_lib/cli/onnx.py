@@ -27,14 +27,18 @@ def onnx(
     """Write a model as an ONNX file, prove that its logits are torch's, and time both."""
     import tempfile
 
+    from fer_lib.deploy.latency import benchmark
     from fer_lib.deploy.onnx_export import export_verified
+    from fer_lib.pipeline.progress import show_progress
 
     with tempfile.TemporaryDirectory(prefix="fer-onnx-") as work:
-        bundle = open_model(model, Path(work) / "bundle")
-        path = out or Path(f"{bundle.name}.onnx")
-        _check_writable(path, force)
-        report = export_verified(bundle, path, opset)
-        _print_result(bundle, path, report)
+        with show_progress("onnx"):
+            bundle = open_model(model, Path(work) / "bundle")
+            path = out or Path(f"{bundle.name}.onnx")
+            _check_writable(path, force)
+            report = export_verified(bundle, path, opset)
+            rows = benchmark(bundle, {"fp32": path}, batches=(1,))
+        _print_result(bundle, path, report, rows)
 
 
 def open_model(model: str, work: Path) -> Bundle:
@@ -80,15 +84,13 @@ def _check_writable(path: Path, force: bool) -> None:
         tempfile.TemporaryFile(dir=path.parent).close()
 
 
-def _print_result(bundle: Bundle, path: Path, report: dict) -> None:
-    from fer_lib.deploy.latency import benchmark
-
+def _print_result(bundle: Bundle, path: Path, report: dict, rows: list[dict]) -> None:
     typer.echo(f"{path}  {path.stat().st_size:,} bytes, opset {report['opset']}, weights {bundle.weights_sha256[:12]}")
     typer.echo(
         f"largest difference from torch {report['max_abs_diff']:.3g} on {report['n']} inputs (logits reach "
         f"{report['max_abs_logit']:.3g})"
     )
-    for row in benchmark(bundle, {"fp32": path}, batches=(1,)):
+    for row in rows:
         typer.echo(
             f"{row['runtime']:<11} {row['size']} px, batch {row['batch']}, {row['threads']} thread: "
             f"p50 {row['p50_ms']:.2f} ms, p95 {row['p95_ms']:.2f} ms"

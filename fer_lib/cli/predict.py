@@ -37,29 +37,34 @@ def predict(
     from fer_lib import load
     from fer_lib.errors import DataError
     from fer_lib.faces.decode import decode
+    from fer_lib.pipeline.progress import show_progress
     from fer_lib.storage.atomic import explained
+    from fer_lib.storage.progress import step
     from fer_lib.tracking.registry import default_uri
 
-    uri = model or default_uri()
-    predictor = load(uri, detector=detector, target_prior=_prior(prior))
+    uri, target_prior = model or default_uri(), _prior(prior)
+    with show_progress("predict"), step("loading model"):
+        predictor = load(uri, detector=detector, target_prior=target_prior)
     typer.echo(f"model: {predictor.describe()}", err=True)
     if annotated is not None:
         with explained(annotated):
             annotated.mkdir(parents=True, exist_ok=True)
-    results = []
-    for path, error in list_images(paths, recursive):
-        result: dict[str, Any] = {"path": str(path), "faces": [], "error": error}
-        if error is None:
-            try:
-                image = decode(path)
-                faces = predictor.predict(image, whole=whole)
-            except DataError as problem:
-                result["error"] = str(problem)
-            else:
-                result["faces"] = [face.as_dict() for face in faces]
-                if annotated is not None:
-                    _draw(image, faces, annotated, path, len(results))
-        results.append(result)
+    results, images = [], list_images(paths, recursive)
+    with show_progress("predict"), step("reading images", len(images), "images") as counter:
+        for path, error in images:
+            result: dict[str, Any] = {"path": str(path), "faces": [], "error": error}
+            if error is None:
+                try:
+                    image = decode(path)
+                    faces = predictor.predict(image, whole=whole)
+                except DataError as problem:
+                    result["error"] = str(problem)
+                else:
+                    result["faces"] = [face.as_dict() for face in faces]
+                    if annotated is not None:
+                        _draw(image, faces, annotated, path, len(results))
+            results.append(result)
+            counter.update(len(results))
     if as_json:
         bundle = predictor.bundle
         about = {"uri": uri, "name": bundle.name, "weights_sha256": bundle.weights_sha256}

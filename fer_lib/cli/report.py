@@ -20,9 +20,12 @@ def export(
     run: RUN, output: Annotated[Path | None, typer.Option(help="default: docs/results/<name>.json")] = None
 ) -> None:
     """Collect a finished run into one JSON file."""
+    from fer_lib.pipeline.progress import show_progress
     from fer_lib.report.collect import export as write
+    from fer_lib.storage.progress import step
 
-    path = write(run, output)
+    with show_progress("report"), step("collecting results"):
+        path = write(run, output)
     typer.echo(f"{path} ({path.stat().st_size / 1e3:.0f} kB); render it with: fer report render {path}")
 
 
@@ -32,29 +35,39 @@ def render(
     readme: Annotated[bool, typer.Option("--readme", help="also fill the README's results; real faces only")] = False,
 ) -> None:
     """Write the page and images of an exported run."""
+    from fer_lib.pipeline.progress import show_progress
     from fer_lib.report.render import render as write
     from fer_lib.storage.paths import home
+    from fer_lib.storage.progress import step
 
     file = home() / "README.md" if readme else None
-    page = write(results, file)
+    with show_progress("report"), step("drawing the page"):
+        page = write(results, file)
     typer.echo(f"{page}" + (f" and the results of {file}" if file else ""))
 
 
 @report.command()
 def pictures(results: RESULTS) -> None:
     """Draw the README's images and show them in it."""
+    from fer_lib.pipeline.progress import show_progress
     from fer_lib.report.figures import readme_images
     from fer_lib.storage.paths import home
+    from fer_lib.storage.progress import step
 
-    for path in readme_images(results, home() / "README.md"):
+    with show_progress("report"), step("drawing images"):
+        images = readme_images(results, home() / "README.md")
+    for path in images:
         typer.echo(str(path))
 
 
 @report.command()
 def package(run: RUN) -> None:
     """Install a run's exported student as the model that ships with the package, with its card."""
+    from fer_lib.pipeline.progress import show_progress
     from fer_lib.report.collect import collect, packaged_folder
     from fer_lib.report.model_card import install
+    from fer_lib.storage.progress import step
 
-    bundle = install(packaged_folder(run), collect(run))
+    with show_progress("report"), step("collecting results"):
+        bundle = install(packaged_folder(run), collect(run))
     typer.echo(f"{bundle.name} is the packaged model now: {bundle.path}")

@@ -18,19 +18,23 @@ def score(
     from fer_lib.live.score import read_truth, segments
     from fer_lib.live.score import score as measure
     from fer_lib.live.session_files import read_frames
+    from fer_lib.pipeline.progress import show_progress
     from fer_lib.storage.atomic import explained, write_json
+    from fer_lib.storage.progress import step
 
-    result = measure(session)
-    frames = read_frames(session)
-    truth = read_truth(session, frames)
     folder = out or session / "score"
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "score.json", result)
-        title = f"{session.name}: {result['n_used']:,} frames in {result['segments_scored']} segments"
-        figure = plots.timeline(frames, truth, frames.pred, segments(truth, frames.time_sec), title)
-        figure.savefig(folder / "timeline.png")
-        plots.per_class(result, f"{session.name}: F1 by class").savefig(folder / "per_class.png")
+    with show_progress("score"):
+        with step("reading session"):
+            result = measure(session)
+            frames = read_frames(session)
+            truth = read_truth(session, frames)
+        with step("drawing plots"), explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "score.json", result)
+            title = f"{session.name}: {result['n_used']:,} frames in {result['segments_scored']} segments"
+            figure = plots.timeline(frames, truth, frames.pred, segments(truth, frames.time_sec), title)
+            figure.savefig(folder / "timeline.png")
+            plots.per_class(result, f"{session.name}: F1 by class").savefig(folder / "per_class.png")
     _print_result(result)
     if study:
         _study(session, result, folder)
@@ -64,8 +68,10 @@ def _study(session: Path, result: dict[str, Any], folder: Path) -> None:
     from fer_lib.live import smoothing_grid as grid
     from fer_lib.live.score_view import grid_text
     from fer_lib.params import SmoothingParams, StudyParams
+    from fer_lib.pipeline.progress import show_progress
 
-    table = grid.score_grid(session, StudyParams())
+    with show_progress("study"):
+        table = grid.score_grid(session, StudyParams())
     current = SmoothingParams(**(result["smoothing"] or {}))
     here, better = grid.find_row(table, current), grid.suggest_setting(table, current)
     table.to_csv(folder / "study.csv", index=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,7 @@ from fer_lib.storage.phase_result import PhaseResult
 BUILT = "built.parquet"
 
 
-def assemble(
-    params: ManifestParams,
-    import_dir: Path,
-    manifests: Sequence[Path],
-    out: Path,
-    progress: Callable[[int, int], None] | None = None,
-) -> Manifest:
+def assemble(params: ManifestParams, import_dir: Path, manifests: Sequence[Path], out: Path) -> Manifest:
     """:func:`build_manifest`; then :func:`curate`, when ``params.curate`` or ``manifests`` (folders to join) are set.
 
     Writes ``out/manifest.parquet``.  With curation, ``out/built.parquet`` has the rows of the imports, which
@@ -32,13 +26,13 @@ def assemble(
     Raises :class:`DataError` as both do; an earlier ``manifest.parquet`` then does not change.
     """
     if not manifests and params.curate == CurateParams():
-        built = build_manifest(params, import_dir, out, progress)
+        built = build_manifest(params, import_dir, out)
         for name in (BUILT, *CURATED_FILES):  # of an earlier manifest of this folder
             (out / name).unlink(missing_ok=True)
         return built
     others = [Manifest.read(Path(folder) / "manifest.parquet") for folder in manifests]
-    built = build_manifest(params, import_dir, out, progress, name=BUILT)
-    return curate([built, *others], params.curate, out, progress)
+    built = build_manifest(params, import_dir, out, name=BUILT)
+    return curate([built, *others], params.curate, out)
 
 
 def steps_table(manifest: Manifest, out: Path) -> pd.DataFrame:

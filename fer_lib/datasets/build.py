@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
 from fer_lib.params import ManifestParams
 from fer_lib.storage.atomic import fresh_file, json_text
+from fer_lib.storage.progress import step
 
 SHOWN = 10
 _CHUNK = 512  # images per task of a thread
@@ -28,12 +29,11 @@ def build_manifest(
     params: ManifestParams,
     import_dir: Path,
     out: Path,
-    progress: Callable[[int, int], None] | None = None,
     name: str = "manifest.parquet",
 ) -> Manifest:
     """Join the imports under ``import_dir``, check every image, assign val and its roles.
 
-    Writes ``out/<name>`` and ``out/manifest_validation.json``.  ``progress(done, total)`` counts images.  Tolerated
+    Writes ``out/<name>`` and ``out/manifest_validation.json``.  Tolerated
     missing or undecodable images are left out and counted.  Raises :class:`DataError` with the first ten when there are
     more than ``params.tolerance``; nothing is written then.
     """
@@ -42,7 +42,7 @@ def build_manifest(
     selected = select_sources(imported, params.include_sources, params.exclude_sources, import_dir)
     frame = cap_rows(selected, params.max_per_class)
     out.mkdir(parents=True, exist_ok=True)
-    checked = check_images(frame, import_dir, progress, decoding=params.check == "pictures")
+    checked = check_images(frame, import_dir, decoding=params.check == "pictures")
     problems = checked["problem"][checked["problem"] != ""]
     if len(problems) > params.tolerance:
         raise DataError(_too_many(problems, params.tolerance))
@@ -98,9 +98,7 @@ def cap_rows(frame: pd.DataFrame, most: int) -> pd.DataFrame:
     return frame[rank.reindex(frame.index) < most].reset_index(drop=True)
 
 
-def check_images(
-    frame: pd.DataFrame, root: Path, progress: Callable[[int, int], None] | None = None, decoding: bool = True
-) -> pd.DataFrame:
+def check_images(frame: pd.DataFrame, root: Path, decoding: bool = True) -> pd.DataFrame:
     """Decode every image once, in threads; without ``decoding`` check only that each file exists.
 
     Returns one line per row of ``frame``: ``problem`` (text, "" for none) and the bools ``missing``, ``outside`` (the
@@ -109,11 +107,11 @@ def check_images(
     places, paths = pd.factorize(frame["image_path"], sort=True)
     parts = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     results: list[tuple[str, bool, int, int]] = []
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    checking = step("checking images", total=len(paths), unit="images")
+    with checking as counter, ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for part in pool.map(lambda part: [_check_image(f"{root}/{path}", decoding) for path in part], parts):
             results += part
-            if progress is not None:
-                progress(len(results), len(paths))
+            counter.update(len(results))
     problem, missing, height, width = (np.array(column)[places] for column in zip(*results, strict=True))
     outside, beyond = np.zeros(len(frame), bool), np.zeros(len(frame), bool)
     if decoding and all(side in frame for side in BOX):

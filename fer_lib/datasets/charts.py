@@ -6,14 +6,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from fer_lib.calibration.plot_style import GREY, SERIES, themed
 from fer_lib.datasets.manifest import SPLITS
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
 
-COLOURS = {"train": "#3b6fb6", "val": "#e0a030", "test": "#5a9e6f"}
-_GREY = "#6b6b6b"
+COLOURS = dict(zip(SPLITS, SERIES, strict=True))
 
 
+@themed
 def count_charts(frame: pd.DataFrame, title: str) -> Figure:
     """Rows by source with stacked splits, and one panel per source with rows by label and split.
 
@@ -29,8 +30,8 @@ def count_charts(frame: pd.DataFrame, title: str) -> Figure:
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     top = 0.9 + 0.32 * len(sources)
-    figure = Figure(figsize=(6.4 * columns + 0.8, top + 3.1 * rows), dpi=100, layout="constrained")
-    figure.suptitle(f"{title} (n = {len(frame):,})", fontsize=12)
+    figure = Figure(figsize=(6.4 * columns + 0.8, top + 3.1 * rows))
+    figure.suptitle(f"{title} (n = {len(frame):,})")
     head, body = figure.subfigures(2, 1, height_ratios=(top, 3.1 * rows))
     _by_source(head.subplots(), counts, sources)
     grid = body.subplots(rows, columns, squeeze=False).ravel()
@@ -50,15 +51,16 @@ def _by_source(axes, counts: pd.Series, sources: list[str]) -> None:
             bars = axes.barh(sources, rows, left=start, color=COLOURS[split], label=f"{split} ({rows.sum():,})")
             wide = rows > 0.06 * counts.groupby("source").sum().max()
             texts = [f"{n:,}" if fits else "" for n, fits in zip(rows, wide, strict=True)]
-            axes.bar_label(bars, labels=texts, label_type="center", fontsize=8, color="white")
+            axes.bar_label(
+                bars, labels=texts, label_type="center", fontsize=8, color="white" if split == "train" else "black"
+            )
             start += rows
     axes.bar_label(axes.containers[-1], labels=[f"{int(n):,}" for n in start], fontsize=8, padding=3)
     axes.invert_yaxis()  # in reading order
     axes.margins(x=0.1)
-    axes.set_title("rows by source and split", fontsize=10, color=_GREY, loc="left")
+    axes.set_title("rows by source and split", color=GREY, loc="left")
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _by_label(axes, frame: pd.DataFrame, name: str) -> None:
@@ -68,9 +70,8 @@ def _by_label(axes, frame: pd.DataFrame, name: str) -> None:
         rows = np.bincount(frame.loc[frame["split"] == split, "label"], minlength=NUM_CLASSES)
         at = np.arange(NUM_CLASSES) + (i - (len(splits) - 1) / 2) * width
         bars = axes.bar(at, rows, width, color=COLOURS[split])
-        axes.bar_label(bars, labels=[f"{n:,}" for n in rows], fontsize=6.5, padding=2, rotation=90)
+        axes.bar_label(bars, labels=[f"{n:,}" for n in rows], fontsize=7, padding=2, rotation=90)
     axes.set_xticks(range(NUM_CLASSES), EMOTIONS, fontsize=9)
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.margins(x=0.02, y=0.2)
-    axes.set_title(f"{name}: rows by label (n = {len(frame):,})", fontsize=10, color=_GREY, loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(f"{name}: rows by label (n = {len(frame):,})", color=GREY, loc="left")

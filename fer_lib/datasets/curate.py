@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from fer_lib.errors import DataError
 from fer_lib.params.curate import CurateParams
 from fer_lib.storage.atomic import fresh_file, json_text
 
-Progress = Callable[[int, int], None]
 CURATED_FILES = ("curation_report.json", "removed.csv")  # beside the manifest
 SURVIVOR = "the test row before the val row before the train row; then the selection's order of sources; then sample_id"
 
@@ -38,11 +37,9 @@ class Curated:
     removed: pd.DataFrame
 
 
-def curate(
-    manifests: Sequence[Manifest], params: CurateParams, out: Path, progress: Progress | None = None
-) -> Manifest:
+def curate(manifests: Sequence[Manifest], params: CurateParams, out: Path) -> Manifest:
     """:func:`choose`, written to ``out``: ``manifest.parquet``, ``curation_report.json``, ``removed.csv``."""
-    curated, out = choose(manifests, params, progress), Path(out).absolute()
+    curated, out = choose(manifests, params), Path(out).absolute()
     # all files are written before any is renamed, so none is ever there without the others
     with fresh_file(out / CURATED_FILES[0]) as report, fresh_file(out / CURATED_FILES[1]) as removed:
         report.write_text(json_text(curated.report), encoding="utf-8")
@@ -50,17 +47,16 @@ def curate(
         return curated.manifest.write(out / "manifest.parquet")
 
 
-def choose(manifests: Sequence[Manifest], params: CurateParams, progress: Progress | None = None) -> Curated:
+def choose(manifests: Sequence[Manifest], params: CurateParams) -> Curated:
     """Join, select, filter, de-duplicate, cap.
 
-    The report counts each step's removed rows by source, split and label.  ``progress(done, total)`` counts images
-    where they are measured.  Raises :class:`DataError` when a source of the selection is absent (unless allowed), when
-    a step leaves no row, and when manifests contradict each other.
+    The report counts each step's removed rows by source, split and label.  Raises :class:`DataError` when a source of
+    the selection is absent (unless allowed), when a step leaves no row, and when manifests contradict each other.
     """
     joined, about = merge(manifests)
     steps = _Steps(joined.frame)
     absent = _select(steps, params)
-    _filter(steps, params, joined, progress)
+    _filter(steps, params, joined)
     if params.deduplicate or params.selected.deduplicate:
         steps.keep("de-duplicated by content", _survivors(steps.frame, params), survivor=SURVIVOR)
     _cap(steps, params)
@@ -217,7 +213,7 @@ def _select(steps: _Steps, params: CurateParams) -> list[str]:
     return absent
 
 
-def _filter(steps: _Steps, params: CurateParams, joined: Manifest, progress: Progress | None) -> None:
+def _filter(steps: _Steps, params: CurateParams, joined: Manifest) -> None:
     """Confidence, box size, blur; rows without a confidence stay and are counted."""
     if params.min_confidence:
         confidence = steps.frame.get("confidence", pd.Series(np.nan, index=steps.frame.index)).astype(float)
@@ -225,7 +221,7 @@ def _filter(steps: _Steps, params: CurateParams, joined: Manifest, progress: Pro
         steps.keep(f"confidence >= {params.min_confidence:g}", high, unmeasured=int(confidence.isna().sum()))
     boxed = BOX[0] in steps.frame and steps.frame[BOX[0]].notna().all()
     if params.min_blur or (params.min_box and not boxed):
-        measured = measure(Manifest(steps.frame, joined.meta), progress).set_index(steps.frame.index)
+        measured = measure(Manifest(steps.frame, joined.meta)).set_index(steps.frame.index)
         pixels, sharp = measured["box_px"], measured["blur"]
     elif params.min_box:
         top, left, bottom, right = (steps.frame[side] for side in BOX)

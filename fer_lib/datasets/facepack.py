@@ -42,6 +42,7 @@ from fer_lib.errors import DataError
 from fer_lib.faces.contract import CONTRACT_VERSION, FaceContract, to_gray, to_rgb
 from fer_lib.faces.yunet import YUNET_SHA256
 from fer_lib.params.base import PackKind
+from fer_lib.storage.progress import step
 
 log = logging.getLogger(__name__)
 
@@ -103,10 +104,9 @@ def open_or_build(
     contract: FaceContract,
     cache_dir: Path,
     tolerance: int = 0,
-    progress: Callable[[int, int], None] | None = None,
     kind: PackKind = "faces",
 ) -> FacePack:
-    """The pack of ``manifest``'s rows, built when absent; ``progress(done, total)`` counts rows during the build.
+    """The pack of ``manifest``'s rows, built when absent.
 
     An interrupted build continues after its last whole chunk, tries unusable images again, and ends with the bytes of
     an uninterrupted one.  A warning names the rows that a finished pack leaves out.
@@ -119,7 +119,7 @@ def open_or_build(
         check_room([manifest], contract, cache_dir, tolerance, kind)
         with FileLock(cache_dir / f".{folder.name}.lock"):  # of two phases that start together, one builds
             if not folder.is_dir():
-                _build(manifest, contract, folder, tolerance, progress, kind)
+                _build(manifest, contract, folder, tolerance, kind)
     chunks = read_index(folder, len(manifest))
     bad = [pair for c in chunks for pair in c.bad]
     if bad:
@@ -221,7 +221,7 @@ def _pack_reader(folder: Path, chunks: list[Chunk], contract: FaceContract) -> C
     return read
 
 
-def _build(manifest: Manifest, contract: FaceContract, folder: Path, tolerance: int, progress, kind: PackKind) -> None:
+def _build(manifest: Manifest, contract: FaceContract, folder: Path, tolerance: int, kind: PackKind) -> None:
     crop, rows = crop_function(manifest, contract, kind), manifest.frame.to_dict("records")
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         writer = PackWriter(folder)
@@ -230,16 +230,16 @@ def _build(manifest: Manifest, contract: FaceContract, folder: Path, tolerance: 
             if not result.error:
                 writer.truncate([c for c in writer.chunks if c.first + c.rows <= row])
                 break
-        for start in range(writer.rows, len(rows), CHUNK):
-            results = list(pool.map(crop, rows[start : start + CHUNK]))
-            chunk = _chunk(start, results, contract, kind)
-            if len(writer.bad) + len(chunk.bad) > tolerance:  # not written: the next build tries these rows again
-                if not writer.chunks:
-                    shutil.rmtree(writer.folder)
-                raise DataError(_too_many(writer.bad + chunk.bad, start + chunk.rows, len(rows), tolerance))
-            writer.append(chunk, [r.face for r in results if not r.error])
-            if progress:
-                progress(start + chunk.rows, len(rows))
+        with step("packing faces", total=len(rows), unit="faces", done=writer.rows) as packing:
+            for start in range(writer.rows, len(rows), CHUNK):
+                results = list(pool.map(crop, rows[start : start + CHUNK]))
+                chunk = _chunk(start, results, contract, kind)
+                if len(writer.bad) + len(chunk.bad) > tolerance:  # not written: the next build tries these rows again
+                    if not writer.chunks:
+                        shutil.rmtree(writer.folder)
+                    raise DataError(_too_many(writer.bad + chunk.bad, start + chunk.rows, len(rows), tolerance))
+                writer.append(chunk, [r.face for r in results if not r.error])
+                packing.update(start + chunk.rows)
     writer.finish()
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from filelock import FileLock
@@ -111,6 +112,15 @@ def write_clean_report(out: Path) -> dict:
 def utf8_text(value: object) -> str:
     r"""``value`` as UTF-8 text: bytes of a file name that are not UTF-8 are written as ``\udc..``."""
     return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def printable(value: Any) -> Any:
+    """``value``, of dicts, lists and plain values, with every text utf8_text (see :func:`utf8_text`)."""
+    if isinstance(value, dict):
+        return {utf8_text(key): printable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [printable(item) for item in value]
+    return utf8_text(value) if isinstance(value, str) else value
 
 
 def _entry(folder: Path) -> dict:

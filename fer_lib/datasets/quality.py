@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -14,6 +13,7 @@ from fer_lib.datasets.manifest import BOX, Manifest
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import Box
 from fer_lib.faces.decode import decode
+from fer_lib.storage.progress import step
 
 BLUR_SIDE = 96
 """Longer side in pixels to which a face is shrunk before its blur is measured, for comparable values."""
@@ -34,12 +34,11 @@ def blur(face: np.ndarray) -> float:
     return float(cv2.Laplacian(grey, cv2.CV_64F).var())
 
 
-def measure(manifest: Manifest, progress: Callable[[int, int], None] | None = None) -> pd.DataFrame:
+def measure(manifest: Manifest) -> pd.DataFrame:
     """One line per row of the manifest, in its order: ``sample_id``, ``box_px``, ``blur``.
 
     ``box_px``: the shorter side of the box, or of the image without a box, in pixels; ``blur``: of the part of the box
-    within the photo.  Each image is decoded once; ``progress(done, total)`` counts them.  Raises :class:`DataError`
-    naming an unreadable image.
+    within the photo.  Each image is decoded once.  Raises :class:`DataError` naming an unreadable image.
     """
     frame = manifest.frame
     places, paths = pd.factorize(frame["image_path"], sort=True)
@@ -58,10 +57,10 @@ def measure(manifest: Manifest, progress: Callable[[int, int], None] | None = No
                 values[row] = _size_and_blur(image, box, str(path))
         return stop
 
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    measuring = step("measuring images", total=len(paths), unit="images")
+    with measuring as counter, ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for done in pool.map(measure_chunk, range(0, len(paths), _CHUNK)):
-            if progress is not None:
-                progress(done, len(paths))
+            counter.update(done)
     return pd.DataFrame({"sample_id": frame["sample_id"], "box_px": values[:, 0], "blur": values[:, 1]})
 
 

@@ -19,19 +19,23 @@ from fer_lib.faces.detectors import Detector, Haar
 from fer_lib.faces.landmarks import find_points
 
 GAP = 4  # pixels between the faces of a sheet
-CAPTION = 22  # pixels under a face for two lines of text
+LINE = 12  # pixels of a line of text under a face
 DPI = 100
 STEPS = {"raw": "raw", "box": "box", "square": "aligned", "clahe": "CLAHE", "crop": "crop"}
 
 
-def face_tile(manifest: Manifest, row: Any, size: int = 72, margin: float = 0.0) -> np.ndarray:
+def face_tile(manifest: Manifest, row: Any, size: int = 96, margin: float = 0.0) -> np.ndarray:
     """The face of a row after the face contract's crop, uint8 [size, size, 3]; a red cross for an unreadable image."""
     try:
         square = FaceContract(margin=margin).square(decode(manifest.resolve(row)), box_of(row))
     except DataError:
         return _cross(size)
-    interpolation = cv2.INTER_AREA if square.shape[0] > size else cv2.INTER_CUBIC
-    return cv2.resize(square, (size, size), interpolation=interpolation)
+    return _resized(square, size)
+
+
+def _resized(face: np.ndarray, size: int) -> np.ndarray:
+    interpolation = cv2.INTER_AREA if face.shape[0] > size else cv2.INTER_CUBIC
+    return cv2.resize(face, (size, size), interpolation=interpolation)
 
 
 def _cross(size: int) -> np.ndarray:
@@ -45,33 +49,44 @@ def face_grid(
     manifest: Manifest,
     rows: Sequence[tuple[str, pd.DataFrame]],
     title: str,
-    caption: Callable[[Any], str] | None = None,
-    size: int = 72,
+    caption: Callable[[Any], str] = lambda row: "",
+    size: int = 96,
 ) -> Figure:
-    """One line of faces per (label, rows of the manifest's frame), the label on the left.
+    """One line of faces per (label, rows of the manifest's frame), the label on the left, ``caption(row)`` under each.
 
-    ``caption(row)``: up to two short lines under each face.  Raises :class:`DataError` when there is no row.
+    Raises :class:`DataError` when there is no row.
     """
-    columns = max((len(frame) for _, frame in rows), default=0)
+    lines = [
+        (label, [(face_tile(manifest, row, size), caption(row)) for _, row in frame.iterrows()])
+        for label, frame in rows
+    ]
+    return tile_page(lines, title, size)
+
+
+def tile_page(lines: Sequence[tuple[str, Sequence[tuple[np.ndarray, str]]]], title: str, size: int = 96) -> Figure:
+    """One line of faces per (label, [(face uint8 RGB [h, h, 3], caption)]), the label on the left.
+
+    Faces are shown ``size`` pixels wide; a caption line holds about ``size / 5`` characters.  Raises
+    :class:`DataError` when there is no face.
+    """
+    columns = max((len(faces) for _, faces in lines), default=0)
     if columns == 0:
         raise DataError(f"{title}: no faces to show")
-    wide, high = size + GAP, size + GAP + (CAPTION if caption else 0)
-    canvas = np.full((len(rows) * high, columns * wide, 3), 255, np.uint8)
-    texts = []
-    for line, (_, frame) in enumerate(rows):
-        for column, (_, row) in enumerate(frame.iterrows()):
-            top, left = line * high, column * wide
-            canvas[top : top + size, left : left + size] = face_tile(manifest, row, size)
-            if caption:
-                texts.append((left + size / 2, top + size + 1, caption(row)))
-    figure, axes = _page(canvas, title, [label for label, _ in rows])
-    axes.set_yticks([line * high + size / 2 for line in range(len(rows))], [label for label, _ in rows], fontsize=9)
+    deepest = [max((len(caption.splitlines()) for _, caption in faces), default=0) for _, faces in lines]
+    tops = np.cumsum([0, *(size + GAP + LINE * depth for depth in deepest)])
+    canvas, step, texts = np.full((tops[-1], columns * (size + GAP), 3), 255, np.uint8), size + GAP, []
+    for top, (_, faces) in zip(tops, lines, strict=False):
+        for left, (face, caption) in zip(range(0, canvas.shape[1], step), faces, strict=False):
+            canvas[top : top + size, left : left + size] = _resized(face, size)
+            texts.append((left + size / 2, top + size + 1, caption))
+    figure, axes = _page(canvas, title, [label for label, _ in lines])
+    axes.set_yticks(tops[:-1] + size / 2, [label for label, _ in lines], fontsize=9)
     for x, y, text in texts:
-        axes.text(x, y, text, ha="center", va="top", fontsize=5.5, linespacing=0.95, clip_on=True)
+        axes.text(x, y, text, ha="center", va="top", fontsize=7.5, linespacing=1.15)
     return figure
 
 
-def contact_sheet(manifest: Manifest, source: str, per_class: int = 10, seed: int = 1337, size: int = 64) -> Figure:
+def contact_sheet(manifest: Manifest, source: str, per_class: int = 10, seed: int = 1337, size: int = 80) -> Figure:
     """Faces of one source, one line per class with its name and count, the split under each face.
 
     The sample depends on ``seed`` and the sample ids, not on row order and other sources.
@@ -105,7 +120,7 @@ def steps_page(
     contract, the square is not turned, and the page shows why.  A step that does not apply is blank; an unreadable
     image is a red cross.
     """
-    wide, high = size + 2 * GAP, size + 2 * GAP + CAPTION
+    wide, high = size + 2 * GAP, size + 2 * GAP + 2 * LINE
     canvas = np.full((len(rows) * high, len(STEPS) * wide, 3), 255, np.uint8)
     texts = []
     for line, (_, row) in enumerate(rows.iterrows()):
@@ -136,7 +151,7 @@ def steps_page(
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     for x, y, text in texts:
-        axes.text(x, y, text, ha="center", va="top", fontsize=6.5, color="0.35")
+        axes.text(x, y, text, ha="center", va="top", fontsize=7, color="0.35")
     return figure
 
 
@@ -148,16 +163,16 @@ def _step_caption(
     detector: Detector | None,
 ) -> str:
     if step == "box" and step not in stages:
-        return "no box: the image is the face"
+        return "no box:\nthe image is the face"
     if step not in stages:
         return "off in this contract"
     height, width = stages[step].shape[:2]
     if step == "square" and contract.align == "none":
-        return f"{width} x {height}, align is off"
+        return f"{width} x {height}\nalign is off"
     if step == "square" and points is None:
         blind = detector is None or isinstance(detector, Haar)
-        return f"{width} x {height}, " + ("not aligned: YuNet is not here" if blind else "no eyes found: as it is")
-    more = {"square": ", eyes level", "crop": ", what the model sees"}.get(step, "")
+        return f"{width} x {height}\n" + ("not aligned: YuNet is not here" if blind else "no eyes found: as it is")
+    more = {"square": "\neyes level", "crop": "\nwhat the model sees"}.get(step, "")
     return f"{width} x {height}{more}"
 
 

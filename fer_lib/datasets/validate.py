@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from fer_lib.datasets.build import SHOWN, check_images, check_report, row_report
@@ -31,13 +30,13 @@ class Finding:
     examples: tuple[str, ...]
 
 
-def validate(manifest: Manifest, progress: Callable[[int, int], None] | None = None) -> tuple[dict, list[Finding]]:
+def validate(manifest: Manifest) -> tuple[dict, list[Finding]]:
     """A report with the keys of ``manifest_validation.json``, and one finding per kind of problem that occurs.
 
-    :meth:`Manifest.read` has checked ids, labels, splits and paths.  ``progress(done, total)`` counts images.
+    :meth:`Manifest.read` has checked ids, labels, splits and paths.
     """
     frame = manifest.frame
-    checked = check_images(frame, manifest.root, progress)
+    checked = check_images(frame, manifest.root)
     missing, paths = checked["missing"], frame["image_path"]
     groups = frame.groupby("content_id")[["split", "label"]].nunique()
     report = {

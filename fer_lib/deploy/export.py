@@ -28,6 +28,7 @@ from fer_lib.onnx_session import open_session
 from fer_lib.params import ExportParams
 from fer_lib.storage.atomic import fresh_file, write_json
 from fer_lib.storage.phase_result import PhaseResult, Registration
+from fer_lib.storage.progress import step
 from fer_lib.training.checkpoint import checkpoint_bundle
 
 REAL_FACES = 256  # val/select faces for verifying the exported file
@@ -216,7 +217,11 @@ def _write_packaged(bundle: Bundle, manifest: Path | str | None, out: Path, cach
         tolerance = int(rows.meta.get("tolerance", 0))
         pack = open_or_build(rows, contract, cache_dir, tolerance, kind="none")  # test faces are not cached
         session = open_session(file)
-        parts = [session.run([OUTPUT], {INPUT: faces})[0] for _, faces in eval_batches(pack, 256)]
+        with step("predicting faces", total=len(pack.faces), unit="faces") as counter:
+            parts = []
+            for chunk, faces in eval_batches(pack, 256):
+                parts.append(session.run([OUTPUT], {INPUT: faces})[0])
+                counter.update(int(chunk[-1]) + 1)
         logits, labels = np.concatenate(parts).astype(np.float64), pack.manifest.labels
         evalset = evalset_id(pack.manifest.sample_ids, labels, "test", tolerance)
         identity = {"evalset_id": evalset, "protocol_id": protocol_id(evalset, contract, "none")}
@@ -230,7 +235,8 @@ def _write_packaged(bundle: Bundle, manifest: Path | str | None, out: Path, cach
 
 def _agreement(bundle: Bundle, faces: dict[str, list], labels: np.ndarray) -> dict[str, Any]:
     """Agreement of the ONNX file and the torch weights on real faces, after temperature."""
-    logits = {runtime: Predictor(bundle, runtime=runtime).logits(**faces) for runtime in ("onnx", "torch")}
+    with step("comparing ONNX with torch"):
+        logits = {runtime: Predictor(bundle, runtime=runtime).logits(**faces) for runtime in ("onnx", "torch")}
     scale = bundle.temperature.apply if bundle.temperature is not None else np.asarray
     onnx_probs, torch_probs = (softmax(scale(logits[k])) for k in ("onnx", "torch"))
     return {

@@ -12,6 +12,7 @@ import numpy as np
 from fer_lib.deploy.onnx_export import INPUT, OUTPUT
 from fer_lib.models.bundle import WEIGHTS, Bundle
 from fer_lib.onnx_session import open_session
+from fer_lib.storage.progress import step
 
 COLUMNS = ("model", "precision", "runtime", "threads", "batch", "size", "p50_ms", "p95_ms", "p99_ms", "images_per_sec")
 
@@ -37,7 +38,8 @@ def benchmark(
 
     def add(precision: str, runtime: str, call: Callable[[np.ndarray], Any]) -> None:
         for batch, faces in inputs.items():
-            ms = _time(call, faces, iterations)
+            with step(f"timing {runtime} {precision}, batch {batch}"):
+                ms = _time(call, faces, iterations)
             p50, p95, p99 = (float(q) for q in np.quantile(ms, (0.5, 0.95, 0.99)))
             values = (bundle.name, precision, runtime, threads, batch, size, p50, p95, p99, batch / p50 * 1e3)
             rows.append(dict(zip(COLUMNS, values, strict=True)))

@@ -15,6 +15,7 @@ from fer_lib.faces.contract import Box
 from fer_lib.models.bundle import ONNX, Bundle, derive_bundle
 from fer_lib.onnx_session import open_session
 from fer_lib.storage.atomic import fresh_file
+from fer_lib.storage.progress import step
 
 INPUT, OUTPUT = "faces", "logits"
 TOLERANCE = 1e-4  # of logits, relative to the largest one, or absolute where all are below 1
@@ -42,9 +43,11 @@ def export_verified(
     torch weights; DataError when the disk refuses.
     """
     with fresh_file(out) as file:
-        export_onnx(bundle, file, opset)
+        with step("exporting to ONNX"):
+            export_onnx(bundle, file, opset)
         try:
-            report = parity(bundle, file, n, images, boxes)
+            with step("comparing ONNX with torch"):
+                report = parity(bundle, file, n, images, boxes)
         except Exception as error:  # onnxruntime's errors have no common base
             if disk_trouble(error) or isinstance(error, FerError):
                 raise

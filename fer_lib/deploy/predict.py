@@ -124,10 +124,13 @@ class Predictor:
         scaled = logits if temperature is None else temperature.apply(logits)
         return softmax(scaled + self._correction) if len(logits) else logits
 
-    def predict(self, image: Path | str | bytes | np.ndarray, whole: bool = False) -> list[FacePrediction]:
+    def predict(
+        self, image: Path | str | bytes | np.ndarray, whole: bool = False, boxes: Sequence[Box] | None = None
+    ) -> list[FacePrediction]:
         """The faces found in an image (path, encoded bytes or uint8 RGB [H,W,3]), largest first; [] without any.
 
-        ``whole`` takes the image as one face and asks no detector.  Raises DataError when it can't be read.
+        ``whole`` takes the image as one face, ``boxes`` takes these faces in this order; neither asks a detector.
+        Raises DataError when the image can't be read.
         """
         if isinstance(image, np.ndarray):
             check_image(image, "the image")
@@ -135,6 +138,8 @@ class Predictor:
             image = decode(image)
         if whole:
             boxes, scores, points = [None], [None], [None]
+        elif boxes is not None:
+            scores, points = [None] * len(boxes), None
         else:
             faces = self.detector.detect(image)
             boxes, scores, points = ([getattr(f, k) for f in faces] for k in ("box", "score", "points"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from fer_lib.models.bundle import Bundle, derive_bundle, read_bundle
 from fer_lib.models.softlabels import cached_logits
 from fer_lib.params import CheckpointParams
 from fer_lib.storage.atomic import fresh_file, write_json
+from fer_lib.storage.progress import each
 from fer_lib.training.checkpoint import checkpoint_bundle, has_checkpoint
 
 SCORES = ("accuracy", "macro_f1", "minority_f1", "per_class_f1", "nll", "ece", "brier")
@@ -139,13 +140,11 @@ def sweep(
     out: Path,
     cache_dir: Path,
     device,
-    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Measure every checkpoint of ``fits`` (folders), write the best, and return the content of ``sweep.json``.
 
     Writes into ``out``: ``sweep.json`` and ``bundle/``, the chosen weights named ``p.name`` with their temperature and
     val/select metrics under the single view (the view a bundle predicts with) and their training exposure.
-    ``progress(done, total)`` counts checkpoints.
     Raises FerError for a folder that is no fit, BundleError for a damaged checkpoint, DataError when the checkpoints
     could not be measured on the same rows, or when a fit was trained on val/select rows.
     """
@@ -153,14 +152,12 @@ def sweep(
     leaks = _checked_leaks(p, manifest, protocol.rows, checkpoints)
     out.mkdir(parents=True, exist_ok=True)
     work, entries, contracts = out / "candidate", [], {}
-    for done, candidate in enumerate(checkpoints, 1):
+    for candidate in each("checkpoint", checkpoints):
         bundle, epochs = candidate.open(work)
         about = {"fit": candidate.fit, "checkpoint": candidate.file, "epochs": epochs}
         entries.append(about | protocol.measure(bundle))
         contracts[candidate.fit] = bundle.contract.model_dump(mode="json")
         chosen = best_index(entries, p.select_by)  # in the loop, to fail early where rows differ
-        if progress is not None:
-            progress(done, len(checkpoints))
     bundle, epochs = checkpoints[chosen].open(work)
     reports = {view: protocol.report(bundle, view) for view in dict.fromkeys((p.view, "none"))}
     _write_bundle(p, bundle, epochs, checkpoints[chosen], reports["none"], protocol, out)

@@ -30,6 +30,7 @@ from fer_lib.models.bundle import Bundle, bundle_folder, derive_bundle, read_bun
 from fer_lib.models.ensemble import combine
 from fer_lib.models.softlabels import cached_logits, read_record
 from fer_lib.params import EvaluateParams
+from fer_lib.storage.progress import each, step
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def evaluate(
         "sets": {}, "models": {},
     }  # fmt: skip
     single_view: dict[str, dict[str, Measurement]] = {}  # model -> set of rows -> measurement
-    for subject in evaluated:
+    for subject in each("model", evaluated):
         views = {}
         for view in p.views:
             logits, used = _logits(subject, rows, cache_dir, view, p, device)
@@ -158,7 +159,8 @@ def evaluate(
                 first = result["sets"].setdefault(name, identity | {"removed": len(rows) - expected})
                 _check_same_rows(first, identity, subject.name)
                 votes = [v[keep] for v in used.votes]
-                report = _report(logits[keep], y, votes, val_logits, val_labels, p, view)
+                with step("scoring"):
+                    report = _report(logits[keep], y, votes, val_logits, val_labels, p, view)
                 protocol = subject.protocol(identity["evalset_id"], view)
                 views[view][name] = {"protocol_id": protocol, **identity, **report}
                 if view == "none":
@@ -174,7 +176,8 @@ def evaluate(
         if subject.kind != "ensemble":
             _write_bundle(out / "bundles" / subject.name, subject.bundles[0], views["none"]["all"], p.split)
     (out / "evaluation.json").write_text(json.dumps(result, indent=1))
-    write_stages(out, result, {s.name: s.bundles[0] for s in evaluated if len(s.bundles) == 1}, single_view, p)
+    with step("comparing models"):
+        write_stages(out, result, {s.name: s.bundles[0] for s in evaluated if len(s.bundles) == 1}, single_view, p)
     return result
 
 

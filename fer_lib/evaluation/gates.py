@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fer_lib.calibration.metrics import macro_f1, minority_f1
+from fer_lib.calibration.metrics import class_names, f1_per_class, macro_f1, minority_f1
 from fer_lib.errors import DataError
 from fer_lib.evaluation.paired import METHOD, LogitPair, Measurement, compare
 from fer_lib.params import GateParams, OfflineGate, SessionGate
@@ -24,6 +24,7 @@ def offline_gate(
 
     ``decide_by`` point: the drop is at most the limit.  interval: the whole paired 95 % interval of the change lies at
     or above minus the limit, which few rows can rarely show.
+    ``per_class_f1`` has each class's F1 of both models and the interval of its change; it decides nothing.
     Raises DataError for measurements on different rows or labels.
     """
     try:
@@ -42,11 +43,17 @@ def offline_gate(
             "base": values[0], "candidate": values[1], "change": change[name], "most_drop": limit,
             "passed": bool(worst >= -limit - FLOAT_TOLERANCE),
         }  # fmt: skip
+    k = pair.before.shape[1]
+    before, after = (f1_per_class(z.argmax(axis=1), pair.y, k).tolist() for z in (pair.before, pair.after))
+    per_class = {
+        name: {"base": old, "candidate": new, "change": change[f"f1/{name}"]}
+        for name, old, new in zip(class_names(k), before, after, strict=True)
+    }
     return {
         "gate": "offline", "suite": gate.suite, "evalset_id": base.report["evalset_id"],
         "protocol_id": {"base": base.report["protocol_id"], "candidate": candidate.report["protocol_id"]},
         "n_expected": base.report["n_expected"], "n_used": len(pair.y), "decide_by": p.decide_by, "interval": METHOD,
-        "scores": scores, "passed": all(score["passed"] for score in scores.values()),
+        "scores": scores, "per_class_f1": per_class, "passed": all(score["passed"] for score in scores.values()),
     }  # fmt: skip
 
 

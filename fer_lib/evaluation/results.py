@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fer_lib.calibration.intervals import CHANCE, chance_note
 from fer_lib.datasets.openings import opening_count
 from fer_lib.evaluation.leaks import leak_warnings
 from fer_lib.evaluation.sweep_view import sweep_summary
@@ -28,7 +29,9 @@ def _views(result: dict[str, Any]) -> dict[str, Any]:
     return {name: model["views"] for name, model in result["models"].items()}
 
 
-def evaluate_result(result: dict[str, Any], stages: dict[str, Any] | None, out: Path, cache_dir: Path) -> PhaseResult:
+def evaluate_result(
+    result: dict[str, Any], stages: dict[str, Any] | None, out: Path, cache_dir: Path, smoke: bool = False
+) -> PhaseResult:
     """The result of an evaluation in ``out``; ``stages``: of ``stages.read_stages``."""
     rows, best = result["sets"]["all"], best_model(result)
     raw = single_view(result, best)["raw"]
@@ -40,16 +43,18 @@ def evaluate_result(result: dict[str, Any], stages: dict[str, Any] | None, out: 
         metrics["stages"] = {s["child"]: s["scores"]["all"]["difference"] | s["cost"] for s in stages["stages"]}
     scores = {name: single_view(result, name)["raw"] for name in result["models"]}
     headline = {name: {"accuracy": own["accuracy"], "macro-F1": own["macro_f1"]} for name, own in scores.items()}
+    chance = chance_note(scores, smoke)
+    at_chance = [f"At chance {text}." for text in chance.values()]
     summary = f"Best macro-F1 {raw['macro_f1']:.4f} (accuracy {raw['accuracy']:.4f}): {best}."
     return PhaseResult(
         ids={"evalset_id": rows["evalset_id"], "manifest_sha256": result["manifest_sha256"]},
-        headline=headline | {"chance": 1 / 7},
+        headline=headline | {"chance": CHANCE} | chance,
         metrics=metrics,
         artifacts=[out / name for name in ("evaluation.json", "predictions", *(["stages.json"] if stages else []))],
         note={
             "action": f"Measured {len(result['models'])} models on {result['suite']}: {rows['n_used']} of "
             f"{rows['n_expected']} rows.",
-            "result": " ".join([summary, *_caveats(result, stages, out, cache_dir)]),
+            "result": " ".join([summary, *at_chance, *_caveats(result, stages, out, cache_dir)]),
             "decision": "Nothing is chosen here: the student to export is chosen on val/select.",
             "next": "Export.",
         },

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fer_lib.calibration.plot_style import ABOVE_LINES, BLUE, GREY, RED, themed
 from fer_lib.storage.text import duration
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-_BETTER, _WORSE, _GREY = "#3b6fb6", "#c44e52", "#6b6b6b"
 
 
 def verdict(difference: dict[str, float]) -> str:
@@ -124,6 +123,7 @@ def _cost_pairs(cost: dict[str, Any]) -> dict[str, tuple[float | None, float | N
     }
 
 
+@themed
 def draw_stages(report: dict[str, Any] | None) -> Figure | None:
     """One row of plots per child: differences with 95 % intervals, and costs as multiples of the parent's."""
     from matplotlib.figure import Figure
@@ -131,35 +131,35 @@ def draw_stages(report: dict[str, Any] | None) -> Figure | None:
     if report is None:
         return None
     stages = report["stages"]
-    figure = Figure(figsize=(11, 3.6 * len(stages)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(11, 3.8 * len(stages)))
     for stage, (left, right) in zip(stages, figure.subplots(len(stages), 2, squeeze=False), strict=True):
-        _draw_differences(left, stage)
+        scores = stage["scores"]["all"]
+        gain = {n.replace("f1/", "F1 "): d for n, d in scores["difference"].items() if n != "nll"}
+        gain["macro-F1"] = gain.pop("macro_f1")
+        draw_differences(left, gain)
+        left.set_xlabel(f"child minus parent, 95 % interval, n = {scores['n_used']:,}")
+        left.set_title(f"{stage['parent']} → {stage['child']}")
         _draw_cost_pairs(right, stage)
-        for axes in (left, right):
-            axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def _draw_differences(axes, stage: dict[str, Any]) -> None:
-    gain = {n: d for n, d in stage["scores"]["all"]["difference"].items() if n != "nll"}
-    names = [n.replace("f1/", "F1 ").replace("macro_f1", "macro-F1") for n in gain]
-    for place, d in enumerate(gain.values()):
-        colour = _BETTER if d["lo"] > 0 else _WORSE if d["hi"] < 0 else _GREY
+def draw_differences(axes, differences: dict[str, dict[str, float]]) -> None:
+    """One line per name with its {value, lo, hi}; a filled marker where the interval leaves out 0."""
+    for place, d in enumerate(differences.values()):
+        colour = BLUE if d["lo"] > 0 else RED if d["hi"] < 0 else GREY
+        fill = "white" if colour == GREY else colour
         axes.plot([d["lo"], d["hi"]], [place, place], color=colour, linewidth=2)
-        axes.plot(d["value"], place, "o", color=colour)
-    axes.axvline(0, color=_GREY, linestyle="--", linewidth=1)
-    axes.set_yticks(range(len(names)), names)
+        axes.plot(d["value"], place, "o", color=colour, markerfacecolor=fill, markersize=7)
+    axes.axvline(0, color=GREY, linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(differences)), list(differences))
     axes.invert_yaxis()
-    n = stage["scores"]["all"]["n_used"]
-    axes.set(xlabel=f"child minus parent, 95 % interval, n = {n:,}", title=f"{stage['parent']} → {stage['child']}")
 
 
 def _draw_cost_pairs(axes, stage: dict[str, Any]) -> None:
     known = {name: new / old for name, (old, new) in _cost_pairs(stage["cost"]).items() if old and new}
-    bars = axes.barh(range(len(known)), list(known.values()), color=_BETTER)
-    axes.bar_label(bars, labels=[f"{ratio:.2f} x" for ratio in known.values()], padding=3, fontsize=9)
-    axes.axvline(1, color=_GREY, linestyle="--", linewidth=1)
-    axes.set_yticks(range(len(known)), list(known))
+    bars = axes.barh(list(known), list(known.values()), color=BLUE)
+    axes.bar_label(bars, labels=[f"{ratio:.2f} x" for ratio in known.values()], fontsize=9, **ABOVE_LINES)
+    axes.axvline(1, color=GREY, linestyle="--", linewidth=1)
     axes.invert_yaxis()
     axes.margins(x=0.15)
-    axes.set(xlabel="times the parent's", title="what it costs")
+    axes.set(xlabel="times the parent's", title="cost")

@@ -17,6 +17,7 @@ from fer_lib.models.softlabels import cached_logits
 from fer_lib.params import AdaptParams
 from fer_lib.params.curate import SELECTIONS
 from fer_lib.params.gates import Suite
+from fer_lib.storage.progress import each
 
 
 def suite_rows(manifest: Manifest, suite: Suite) -> Manifest:
@@ -55,7 +56,7 @@ def measure_suite(
     weights = {name: [bundle.weights_sha256] for name, bundle in models.items()}
     log_test_opening(rows, weights, "gate", cache_dir, folder, label, suite=suite, manifest_sha256=manifest.sha256)
     measurements = []
-    for name, bundle in models.items():
+    for name, bundle in each("model", models.items()):
         options = dict(flip_average=False, batch_size=256, device=device, pack_kind=p.pack)
         logits, pack = cached_logits(bundle, rows, cache_dir, **options)
         used = pack.manifest

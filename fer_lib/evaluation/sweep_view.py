@@ -8,9 +8,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fer_lib.calibration import plots
+from fer_lib.calibration.plot_style import GREY, themed
 from fer_lib.emotions import EMOTIONS
 
-_PARTS = (("raw", "-", "o"), ("calibrated", "--", "x"))
+_PARTS = (("raw", "-", None), ("calibrated", "--", "white"))  # line style, marker face
+_MARKERS = "osD^vP"  # of the fits
 _PANELS = (("macro_f1", "macro-F1"), ("ece", "ECE"))
 
 
@@ -33,19 +35,21 @@ def sweep_table(result: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+@themed
 def sweep_curves(result: dict[str, Any]) -> Figure:
-    """Macro-F1 and ECE on val/select by epochs: one colour per fit, calibrated dashed, the chosen starred."""
+    """Macro-F1 and ECE on val/select by epochs: one marker per fit, calibrated hollow, the chosen starred."""
     chosen = result["chosen"]
-    figure = Figure(figsize=(12, 5.2), layout="constrained")
+    figure = Figure(figsize=(12, 5.2))
     panels = figure.subplots(1, len(_PANELS))
     fits = list(dict.fromkeys(entry["fit"] for entry in result["checkpoints"]))
     for axes, (key, name) in zip(panels, _PANELS, strict=True):
         for number, fit in enumerate(fits):
             own = sorted((e for e in result["checkpoints"] if e["fit"] == fit), key=lambda e: e["epochs"])
-            for part, line, marker in _PARTS:
+            style = {"color": f"C{number}", "marker": _MARKERS[number % len(_MARKERS)], "markersize": 7}
+            for part, line, face in _PARTS:
                 points = [(entry["epochs"], entry[part][key]) for entry in own]
-                label = f"{fit}, {part}"
-                axes.plot(*zip(*points, strict=True), line, marker=marker, color=f"C{number}", label=label, alpha=0.85)
+                options = style | ({"markerfacecolor": face} if face else {})
+                axes.plot(*zip(*points, strict=True), linestyle=line, label=f"{fit}, {part}", **options)
         value = chosen[result["select_by"]][key]
         axes.plot(
             chosen["epochs"], value, "*", markersize=18, markerfacecolor="none", markeredgecolor="black",
@@ -53,12 +57,11 @@ def sweep_curves(result: dict[str, Any]) -> Figure:
         )  # fmt: skip
         axes.set(xlabel="epochs trained", title=name)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].axhspan(*chosen["interval"], color="0.5", alpha=0.12, linewidth=0, label="95 % interval of the chosen")
+    panels[0].axhspan(*chosen["interval"], color=GREY, alpha=0.12, linewidth=0, label="95 % interval of the chosen")
     for axes in panels:
-        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3)
     view = {"none": "single view", "flip": "flip average"}[result["view"]]
-    figure.suptitle(f"val/select, {view}, n = {result['n_used']:,}, evalset {result['evalset_id']}", fontsize=11)
+    figure.suptitle(f"val/select, {view}, n = {result['n_used']:,}, evalset {result['evalset_id']}")
     return figure
 
 

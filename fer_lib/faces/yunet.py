@@ -166,6 +166,8 @@ def download() -> bytes:
     """
     import pooch
 
+    pooch.get_logger().setLevel("WARNING")  # it reports each address that it tries, on stderr
+
     def fetch_and_verify(url, output_file, manager):
         pooch.HTTPDownloader(timeout=DOWNLOAD_SECONDS)(url, output_file, manager)
         verify(Path(str(output_file)).read_bytes(), url)

@@ -1,4 +1,8 @@
-"""Raw datasets become rows and image folders: one declaration per source, one engine for all of them."""
+"""Raw datasets become rows and image folders: one declaration per source, one engine for all of them.
+
+To add a source, copy a declaration that is like it: ``tree.py`` and ``ckplus.py`` read class folders, ``rafml.py`` a
+list of files and labels, ``expw.py`` photos with boxes.  docs/adding-a-source.md shows a complete one.
+"""
 
 from typing import TYPE_CHECKING, Any
 

@@ -13,18 +13,11 @@ from pathlib import Path
 
 import yaml
 
-from fer_lib.datasets.manifest import BOX, SPLITS, content_id
+from fer_lib.datasets.manifest import SPLITS, content_id
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES, class_id
 from fer_lib.errors import DataError
-from fer_lib.importers.builder import BadRecord, Box, ImportBuilder, Source
-from fer_lib.importers.image_files import (
-    entries,
-    exclude_below,
-    exclude_loose,
-    files_below,
-    images_in,
-    require_folder,
-)
+from fer_lib.importers.builder import BadRecord, ImportBuilder, Source
+from fer_lib.importers.image_files import entries, exclude_below, exclude_images, files_below, images_in, require_folder
 from fer_lib.importers.text_files import lines_of, numbers, whole_number, word_lines
 from fer_lib.importers.tree import SPLIT_NAMES
 from fer_lib.params.strict import parse
@@ -34,31 +27,23 @@ def read(builder: ImportBuilder) -> None:
     home = dataset_folder(builder)
     names = class_names(home / "data.yaml")
     labels = [class_id(name) for name in names]
-    contents, folders, total = defaultdict(dict), {}, 0
+    contents, view = defaultdict(dict), defaultdict(list)
     for split, image, label_file in labelled_images(home, builder):
         relative, lines = image.relative_to(home), list(word_lines(label_file, 5, builder))
         if not lines:
             builder.exclude(split, "no label line")
-        kept = []
         for where, (number, *sides) in lines:
             with builder.record(where):
-                if (index := whole_number(number, range(len(names)))) is None:
-                    raise BadRecord("class id out of range", f"{number!r} is not 0..{len(names) - 1}")
+                index = whole_number(number, range(len(names)), "class id out of range")
                 if labels[index] is None:
                     builder.exclude(split, names[index])
                     continue
+                if builder.skip(split, labels[index]):
+                    continue
                 add_face(image, relative.as_posix(), split, labels[index], sides, builder)
-                kept.append(" ".join((str(labels[index]), *sides)))
-        if kept:
-            total += len(kept)
-            folder = relative.parts[0]
-            folders.setdefault(split, {})[folder] = f"{folder}/images"
-            contents[image.stem][split] = content_id(builder.image_bytes(image))
-            builder.add_text(f"{folder}/labels/{image.stem}.txt", "\n".join(kept) + "\n")
-    if builder.rows:
-        content = {split: sorted(folders[split].values()) for split in SPLITS if split in folders}
-        content |= {"nc": NUM_CLASSES, "names": list(EMOTIONS)}
-        builder.add_text("data.yaml", yaml.safe_dump(content, sort_keys=False))
+                view[split, relative.parts[0], image.stem].append(" ".join((str(labels[index]), *sides)))
+                contents[image.stem][split] = content_id(builder.image_bytes(image))
+    write_view(view, builder)
     ambiguous = sum(len(set(by_split.values())) > 1 for by_split in contents.values())
     if ambiguous:
         builder.notes.append(f"{ambiguous} file stems name different images in different splits")
@@ -66,10 +51,21 @@ def read(builder: ImportBuilder) -> None:
         "old_names": names,
         "new_names": list(EMOTIONS),
         "mapping": {name: None if i is None else EMOTIONS[i] for name, i in zip(names, labels, strict=True)},
-        "label_lines_kept": total,
-        "label_lines_dropped": count_lines(home) - total,
+        "label_lines_kept": len(builder.rows),
+        # counting reads every label file again
+        "label_lines_dropped": None if builder.limit else count_lines(home) - len(builder.rows),
         "ambiguous_stems": ambiguous,
     }
+
+
+def write_view(view: dict[tuple[str, str, str], list[str]], builder: ImportBuilder) -> None:
+    """Make the imported images a YOLO dataset of the seven classes; ``view``: (split, folder, stem) -> label lines."""
+    for (_, folder, stem), lines in view.items():
+        builder.add_text(f"{folder}/labels/{stem}.txt", "\n".join(lines) + "\n")
+    folders = {split: sorted({f"{folder}/images" for part, folder, _ in view if part == split}) for split in SPLITS}
+    content = {split: paths for split, paths in folders.items() if paths}
+    content |= {"nc": NUM_CLASSES, "names": list(EMOTIONS)}
+    builder.add_text("data.yaml", yaml.safe_dump(content, sort_keys=False))
 
 
 def dataset_folder(builder: ImportBuilder) -> Path:
@@ -103,7 +99,7 @@ def class_names(path: Path) -> list[str]:
 def labelled_images(home: Path, builder: ImportBuilder) -> Iterator[tuple[str, Path, Path]]:
     """(split, image, label file); an image or a label file without its counterpart is a bad record."""
     tops, files = entries(home)
-    exclude_loose([path for path in files if path.name != "data.yaml"], "all", f"loose in {home.name}", builder)
+    exclude_images([path for path in files if path.name != "data.yaml"], "all", f"loose in {home.name}", builder)
     for top in tops:
         split = SPLIT_NAMES.get(top.name.lower())
         if split is None or not (top / "images").is_dir():
@@ -113,7 +109,7 @@ def labelled_images(home: Path, builder: ImportBuilder) -> Iterator[tuple[str, P
         for folder in folders:
             if folder.name not in ("images", "labels"):
                 exclude_below(folder, split, builder, "neither images nor labels")
-        exclude_loose(files, split, "beside images/", builder)
+        exclude_images(files, split, "beside images/", builder)
         files = entries(top / "labels")[1] if (top / "labels").is_dir() else []
         label_files = {path.stem: path for path in files if is_label_file(path)}
         builder.ignored_files += len(files) - len(label_files)
@@ -127,7 +123,6 @@ def labelled_images(home: Path, builder: ImportBuilder) -> Iterator[tuple[str, P
                     raise BadRecord("missing label file", f"{top / 'labels'} has no {image.stem}.txt")
                 yield split, image, label_files[image.stem]
         for stem in sorted(set(label_files) - stems):
-            builder.missing_images += 1
             builder.add_bad("missing image", f"{label_files[stem]} has no image in {top / 'images'}")
 
 
@@ -142,24 +137,15 @@ def count_lines(home: Path) -> int:
 
 
 def add_face(image: Path, relative: str, split: str, label: int, sides: list[str], builder: ImportBuilder) -> None:
-    if (shares := numbers(sides)) is None:
-        raise BadRecord("wrong box", f"{' '.join(sides)!r} are not four numbers")
-    size = builder.photo_size(image)
-    box = box_in_pixels(shares, size)
-    builder.check_box(box, size)
-    if box == (0, 0, *size):
-        builder.add_file(image, relative, record=relative, split=split, label=label)
-        return
-    record = f"{relative}#" + ",".join(f"{side:g}" for side in box)  # the same in whatever order the lines are
-    columns = dict(zip(BOX, box, strict=True)) | {"orig_image": relative}
-    builder.add_file(image, relative, record=record, split=split, label=label, **columns)
-
-
-def box_in_pixels(shares: list[float], size: tuple[int, int]) -> Box:
-    """Centre x, y, width and height as shares of the image -> top, left, bottom, right in whole pixels."""
-    (x, y, w, h), (height, width) = shares, size
+    """Add a row; ``sides``: centre x, y, width and height of its box as shares of the image."""
+    (x, y, w, h), (height, width) = numbers(sides, "wrong box"), builder.photo_size(image)
     edges = ((y - h / 2) * height, (x - w / 2) * width, (y + h / 2) * height, (x + w / 2) * width)
-    return tuple(float(round(edge)) for edge in edges)
+    box = tuple(round(edge) for edge in edges)
+    if box == (0, 0, height, width):
+        builder.add_file(image, relative, record=relative, split=split, label=label)
+    else:
+        record = f"{relative}#" + ",".join(f"{side:g}" for side in box)  # the same in whatever order the lines are
+        builder.add_file(image, relative, box=box, record=record, split=split, label=label, orig_image=relative)
 
 
 DECLARATIONS = {"affectnet_yolo_format": Source(read)}

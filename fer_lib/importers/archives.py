@@ -78,9 +78,8 @@ class _Joined(io.RawIOBase):
     """The parts of a file, read as one file."""
 
     def __init__(self, parts: list[Path]):
-        self.files = [open(part, "rb") for part in parts]
+        self.parts, self.position = parts, 0
         self.starts = [0, *accumulate(part.stat().st_size for part in parts)]
-        self.position = 0
 
     def readable(self) -> bool:
         return True
@@ -88,24 +87,16 @@ class _Joined(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def tell(self) -> int:
-        return self.position
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self.position = max(0, offset + (0, self.position, self.starts[-1])[whence])
         return self.position
 
     def readinto(self, buffer) -> int:
         part = bisect(self.starts, self.position) - 1
-        if part == len(self.files):
+        if part == len(self.parts):
             return 0
-        self.files[part].seek(self.position - self.starts[part])
-        data = self.files[part].read(min(len(buffer), self.starts[part + 1] - self.position))
-        buffer[: len(data)] = data
-        self.position += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        for file in self.files:
-            file.close()
-        super().close()
+        with open(self.parts[part], "rb") as file:
+            file.seek(self.position - self.starts[part])
+            count = file.readinto(buffer)  # at most to the end of this part
+        self.position += count
+        return count

@@ -23,9 +23,9 @@ from fer_lib.faces.contract import MAX_BOX_OVER_PICTURE
 from fer_lib.faces.decode import FORMATS
 from fer_lib.params import SourceSpec
 from fer_lib.storage.atomic import explained
+from fer_lib.storage.progress import Step
 
 MAX_LISTED = 10  # bad records in an error message
-Progress = Callable[[int], None]
 Box = tuple[float, float, float, float]  # top, left, bottom, right in pixels
 _EXIF_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
 
@@ -55,6 +55,22 @@ class BadRecord(DataError):
         self.kind, self.reason = kind, reason
 
 
+def leaves_photo(box: Box, size: tuple[int, int]) -> bool:
+    """Whether ``box`` leaves a photo of ``size`` (height, width) on a side; the face contract then repeats its edge.
+
+    BadRecord unless the box covers a part of the photo.
+    """
+    (top, left, bottom, right), (height, width) = box, size
+    text = f"top {top:g}, left {left:g}, bottom {bottom:g}, right {right:g} in a {width} x {height} photo"
+    if bottom <= top or right <= left:
+        raise BadRecord("empty box", text)
+    if bottom <= 0 or right <= 0 or top >= height or left >= width:
+        raise BadRecord("box outside the photo", text)
+    if max(bottom - top, right - left) > MAX_BOX_OVER_PICTURE * max(size):
+        raise BadRecord("box far larger than the photo", text)
+    return top < 0 or left < 0 or bottom > height or right > width
+
+
 @dataclass
 class ImportBuilder:
     """One import while it runs: rows and images, and a count of everything that is left out.
@@ -66,12 +82,13 @@ class ImportBuilder:
     name: str
     root: Path
     folder: Path
-    progress: Progress | None = None
+    counter: Step | None = None  # counts rows
+    limit: int = 0  # rows per class and split, the first in the raw data's order; 0: all
     layout: str = ""  # by default the source's name
     rows: list[dict] = field(default_factory=list)
+    skipped: int = 0  # rows beyond the limit
     excluded: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))
     bad: list[tuple[str, str]] = field(default_factory=list)
-    missing_images: int = 0
     ignored_files: int = 0
     boxes_outside: int = 0
     warnings: list[str] = field(default_factory=list)
@@ -81,6 +98,7 @@ class ImportBuilder:
     _stored: set[Path] = field(default_factory=set)
     _records: set[str] = field(default_factory=set)
     _last_image: tuple[Path, bytes] | None = None
+    _counts: Counter = field(default_factory=Counter)  # rows by (split, class id)
 
     @contextmanager
     def record(self, where: str = "") -> Iterator[None]:
@@ -98,6 +116,12 @@ class ImportBuilder:
         """Count rows of ``split`` that are left out under ``name``: the dataset's class, or a reason."""
         self.excluded[split][name] += count
 
+    def skip(self, split: str, label: int) -> bool:
+        """Whether the limit leaves this row out, which is then counted; a source asks before it reads the image."""
+        full = 0 < self.limit <= self._counts[split, label]
+        self.skipped += full
+        return full
+
     def image_bytes(self, path: Path) -> bytes:
         """The bytes of an image file; BadRecord when it is missing or unreadable.
 
@@ -107,7 +131,6 @@ class ImportBuilder:
             try:
                 self._last_image = path, path.read_bytes()
             except FileNotFoundError:
-                self.missing_images += 1
                 raise BadRecord("missing image", str(path)) from None
             except OSError as error:
                 raise BadRecord("unreadable image", f"{path}: {error.strerror}") from error
@@ -125,28 +148,21 @@ class ImportBuilder:
         return (width, height) if sideways else (height, width)
 
     def check_box(self, box: Box, size: tuple[int, int]) -> None:
-        """Raise BadRecord unless ``box`` covers a part of a photo of ``size`` (height, width).
+        """Raise BadRecord as :func:`leaves_photo` does; a box that leaves the photo is counted."""
+        self.boxes_outside += leaves_photo(box, size)
 
-        A box that leaves the photo on a side stays as it is and is counted: the face contract repeats the photo's edge.
-        """
-        (top, left, bottom, right), (height, width) = box, size
-        text = f"top {top:g}, left {left:g}, bottom {bottom:g}, right {right:g} in a {width} x {height} photo"
-        if bottom <= top or right <= left:
-            raise BadRecord("empty box", text)
-        if bottom <= 0 or right <= 0 or top >= height or left >= width:
-            raise BadRecord("box outside the photo", text)
-        if max(bottom - top, right - left) > MAX_BOX_OVER_PICTURE * max(size):
-            raise BadRecord("box far larger than the photo", text)
-        self.boxes_outside += top < 0 or left < 0 or bottom > height or right > width
-
-    def add_file(self, path: Path, relative: str, **columns: Any) -> None:
+    def add_file(self, path: Path, relative: str, *, box: Box | None = None, **columns: Any) -> None:
         """Add a row of an image file, which is linked or copied to ``images/<relative>``.
 
         ``columns``: those of :meth:`add_bytes`.  A photo with several faces is added once per face, with the same
-        ``relative``; the box columns enter the content id.  Raises BadRecord.
+        ``relative`` and its ``box``, which is checked and enters the content id.  Raises BadRecord.
         """
+        if self.skip(columns["split"], columns["label"]):
+            return
         data = self.image_bytes(path)
-        box = [columns[side] for side in BOX] if BOX[0] in columns else None
+        if box is not None:
+            self.check_box(box, self.photo_size(path))
+            columns |= zip(BOX, map(float, box), strict=True)
         self.add_bytes(data, relative, content_id(data, box), origin=path, **columns)
 
     def add_bytes(
@@ -166,6 +182,8 @@ class ImportBuilder:
         ``content`` is the content id; ``record`` the dataset's own name of the face; ``label`` a class id; ``columns``
         further columns of the manifest.  Raises BadRecord.
         """
+        if self.skip(split, label):
+            return
         if utf8_text(record + relative) != record + relative:
             raise BadRecord("file name is no UTF-8 text", record)
         if record in self._records:
@@ -183,8 +201,9 @@ class ImportBuilder:
             "val_role": "",
         }
         self.rows.append(row | columns)
-        if self.progress is not None:
-            self.progress(len(self.rows))
+        self._counts[split, label] += 1
+        if self.counter is not None:
+            self.counter.update(len(self.rows))
 
     def add_text(self, relative: str, text: str) -> None:
         """Write a text file, which belongs to no row, to ``images/<relative>``."""
@@ -207,7 +226,9 @@ class ImportBuilder:
                 f"{self._bad_list()}{warnings}\n"
                 f"check that root is the folder that source {self.spec.source} reads, and the names of its classes"
             )
-        for split, counts in self._class_counts().items():
+        if self.skipped:
+            self.warnings.append(f"{self.name}: smoke: {len(self.rows)} of {len(self.rows) + self.skipped} rows")
+        for split, counts in self.class_counts().items():
             if absent := [name for name, n in counts.items() if n == 0]:
                 self.warnings.append(f"{self.name}: split {split} has no {', '.join(absent)}")
 
@@ -215,32 +236,10 @@ class ImportBuilder:
         """The rows, sorted by record: equal raw data gives equal rows, in whatever order the disk lists its files."""
         return tidy(pd.DataFrame(self.rows).sort_values("record", kind="stable"), self.name)
 
-    def report(self, out: Path) -> dict:
-        """One entry of ``clean_report.json``'s ``reports``."""
-        return _printable_report(
-            {
-                "type": self.layout or self.spec.source,
-                "dataset": self.name,
-                "source": str(self.root),
-                "output": str(out),
-                "splits": self._class_counts(),
-                "excluded": {split: dict(sorted(counts.items())) for split, counts in sorted(self.excluded.items())},
-                "missing_images": self.missing_images,
-                "bad_records": dict(sorted(Counter(kind for kind, _ in self.bad).items())),
-                "boxes_outside": self.boxes_outside,
-                "ignored_files": self.ignored_files,
-                "notes": list(self.notes),
-                "warnings": list(self.warnings),
-                "mode": self.spec.mode,
-                "drawn": self.spec.root == "embedded",
-                **self.details,
-            }
-        )
-
-    def _class_counts(self) -> dict[str, dict[str, int]]:
-        counts = Counter((row["split"], row["label"]) for row in self.rows)
-        splits = sorted({split for split, _ in counts})
-        return {split: {name: counts[split, i] for i, name in enumerate(EMOTIONS)} for split in splits}
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """Rows by split and class name."""
+        splits = sorted({split for split, _ in self._counts})
+        return {split: {name: self._counts[split, i] for i, name in enumerate(EMOTIONS)} for split in splits}
 
     def _bad_list(self) -> str:
         lines = "".join(f"\n  {kind}: {utf8_text(where)}" for kind, where in self.bad[:MAX_LISTED])
@@ -281,12 +280,3 @@ class ImportBuilder:
     def _write(data: bytes, target: Path) -> None:
         with open(target, "xb") as file:
             file.write(data)
-
-
-def _printable_report(value: Any) -> Any:
-    """``value``, of dicts, lists and plain values, with every text utf8_text (see :func:`utf8_text`)."""
-    if isinstance(value, dict):
-        return {utf8_text(key): _printable_report(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_printable_report(item) for item in value]
-    return utf8_text(value) if isinstance(value, str) else value

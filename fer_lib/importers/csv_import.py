@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,28 +11,29 @@ from typing import Any
 import pandas as pd
 
 from fer_lib.datasets.interchange import SHOWN, CsvRows, read_rows
-from fer_lib.datasets.manifest import BOX, Manifest, content_id, sample_id
+from fer_lib.datasets.manifest import Manifest, box_of, content_id, sample_id
 from fer_lib.datasets.splits import assign_val, assign_val_roles, excluded_from_val
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
+from fer_lib.importers.builder import BadRecord, leaves_photo
 from fer_lib.params.curate import CsvParams
 from fer_lib.storage.atomic import fresh_file, json_text
+from fer_lib.storage.progress import step
 
-Progress = Callable[[int, int], None]
 Row = dict[str, Any]
 
 
-def import_csv(path: Path, root: Path, out: Path, params: CsvParams, progress: Progress | None = None) -> Manifest:
+def import_csv(path: Path, root: Path, out: Path, params: CsvParams) -> Manifest:
     """Write ``out/manifest.parquet`` and ``out/import_report.json`` and return the manifest.
 
-    Every image is decoded once; ``progress(done, total)`` counts images.  A box that leaves its photo on a side stays
+    Every image is decoded once.  A box that leaves its photo on a side stays
     as it is and is counted.  Raises :class:`DataError` naming file and line for more bad rows than
     ``params.tolerance``; nothing is written then.
     """
     path, root, out = Path(path), Path(root).absolute(), Path(out).absolute()
     table = read_rows(path, root, params.rebase)
-    outside = _add_ids(table, root, progress)
+    outside = _add_ids(table, root)
     table.check(params.tolerance)
     rows = pd.DataFrame(table.rows).drop(columns="line").sort_values(["source", "record"], ignore_index=True)
     frame = assign_val(rows.assign(val_role=""), params.val_fraction, params.seed)
@@ -63,20 +63,20 @@ def import_csv(path: Path, root: Path, out: Path, params: CsvParams, progress: P
         return manifest.write(out / "manifest.parquet")
 
 
-def _add_ids(table: CsvRows, root: Path, progress: Progress | None) -> int:
+def _add_ids(table: CsvRows, root: Path) -> int:
     """Add ids to the rows and drop those without a usable image; returns how many boxes leave their photo."""
     rows_of: dict[str, list[Row]] = defaultdict(list)
     for row in table.rows:
         rows_of[row["image_path"]].append(row)
     outside = 0
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    reading = step("reading images", total=len(rows_of), unit="images")
+    with reading as counter, ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         results = pool.map(lambda path: _check_image(root / path, rows_of[path]), rows_of)
         for done, (problems, leaving) in enumerate(results, 1):
             outside += leaving
             for problem in problems:
                 table.problem(*problem)
-            if progress is not None:
-                progress(done, len(rows_of))
+            counter.update(done)
     table.rows = [row for row in table.rows if "sample_id" in row]
     return outside
 
@@ -85,7 +85,7 @@ def _check_image(path: Path, rows: list[Row]) -> tuple[list[tuple[str, int, str]
     """Add ids to the rows of one image; returns (kind, line, reason) of bad rows, and how many boxes leave it."""
     try:
         data = path.read_bytes()
-        height, width = decode(data).shape[:2]
+        size = decode(data).shape[:2]
     except OSError as error:
         kind = "missing picture" if isinstance(error, FileNotFoundError) else "unreadable picture"
         return [(kind, row["line"], f"{path}: {error.strerror or error}") for row in rows], 0
@@ -93,16 +93,12 @@ def _check_image(path: Path, rows: list[Row]) -> tuple[list[tuple[str, int, str]
         return [("undecodable picture", row["line"], f"{path}: {error}") for row in rows], 0
     problems, leaving = [], 0
     for row in rows:
-        box = [row.get(side) for side in BOX]
-        if None in box:
-            box = None
-        else:
-            top, left, bottom, right = box
-            if bottom <= 0 or right <= 0 or top >= height or left >= width:
-                reason = f"box {tuple(box)} lies outside {path} of {width} x {height} pixels"
-                problems.append(("box outside the photo", row["line"], reason))
-                continue
-            leaving += top < 0 or left < 0 or bottom > height or right > width
+        box = box_of(row)
+        try:
+            leaving += box is not None and leaves_photo(box, size)
+        except BadRecord as error:
+            problems.append((error.kind, row["line"], f"{path}: {error.reason}"))
+            continue
         row["content_id"] = content_id(data, box)
         row["sample_id"] = sample_id(row["source"], row["record"], row["content_id"])
     return problems, leaving

@@ -6,6 +6,7 @@ An import never changes raw data.  Its folder appears whole or not at all, and a
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from fer_lib.datasets.import_folder import (
     REPORT,
     ROWS,
     import_lock,
+    printable,
     read_imports,
     refuse_equal_names,
     refuse_foreign,
@@ -26,17 +28,20 @@ from fer_lib.datasets.import_folder import (
 )
 from fer_lib.datasets.manifest import SCHEMA_VERSION, write_frame
 from fer_lib.errors import DataError
-from fer_lib.importers.builder import ImportBuilder, Progress, Source
+from fer_lib.importers.builder import ImportBuilder, Source
 from fer_lib.importers.source_table import SOURCES
 from fer_lib.params import SourceSpec
 from fer_lib.params.strict import closest
 from fer_lib.storage.atomic import fresh_folder, write_json
 from fer_lib.storage.paths import external
+from fer_lib.storage.progress import each, step
+from fer_lib.synthetic.dataset import check_embedded, embedded_root
 
 __all__ = ["ImportResult", "import_all", "import_source", "load_source", "read_imports"]
 
 COMMON_OPTIONS = frozenset(("source", "root", "name", "mode", "tolerance"))
 DRAWN_OPTIONS = frozenset(("faces", "label_noise", "noise_shape", "duplicates", "leaks"))  # read for root: embedded
+SMOKE_ROWS = 20  # of each class in each split of a source, under --smoke
 PATH_OPTIONS = ("votes", "images", "image_map")  # files or folders besides root
 
 
@@ -54,44 +59,66 @@ def load_source(name: str) -> Source:
     return importlib.import_module(SOURCES[name]).DECLARATIONS[name]
 
 
-def import_source(spec: SourceSpec, out: Path, progress: Progress | None = None) -> ImportResult:
+def import_source(spec: SourceSpec, out: Path, smoke: bool = False) -> ImportResult:
     """Import one raw dataset to ``<out>/<spec.name or spec.source>``.
 
-    ``progress(n)`` is called after each row with the number of rows so far.  Raises :class:`DataError` naming file and
-    row for bad input; the folder then stays as it was.  Only a folder that an import wrote is replaced, and never one
-    that is, holds or lies in the raw data.
+    ``smoke``: import only the first ``SMOKE_ROWS`` rows of each class and split; no image of another row is read, and a
+    warning counts them.  Raises :class:`DataError` naming file and row for bad input; the folder then stays as it was.
+    Only a folder that an import wrote is replaced, and never one that is, holds or lies in the raw data.
     """
     out = Path(out).absolute()
     name = check(spec, out)
     root, target = raw_root(spec), out / name
     with import_lock(out, name):
         refuse_foreign(target)
-        with fresh_folder(target, replaceable) as folder:
-            builder = ImportBuilder(spec, name, root, folder, progress)
+        with fresh_folder(target, replaceable) as folder, step(f"importing {name}", unit="rows") as counter:
+            builder = ImportBuilder(spec, name, root, folder, counter, SMOKE_ROWS if smoke else 0)
             load_source(spec.source).read(builder)
             builder.check()
             rows = builder.frame()
-            report = builder.report(target)
+            report = import_report(builder, target)
             write_json(folder / REPORT, report)
             write_frame(folder / ROWS, rows, {"schema": SCHEMA_VERSION, "source": name})
     return ImportResult(rows, report, tuple(report["warnings"]))
 
 
-def import_all(specs: Sequence[SourceSpec], out_dir: Path, progress: Progress | None = None) -> dict:
+def import_report(builder: ImportBuilder, out: Path) -> dict:
+    """One entry of ``clean_report.json``'s ``reports``: the import of ``builder``, whose folder becomes ``out``."""
+    kinds = Counter(kind for kind, _ in builder.bad)
+    return printable(
+        {
+            "type": builder.layout or builder.spec.source,
+            "dataset": builder.name,
+            "source": str(builder.root),
+            "output": str(out),
+            "splits": builder.class_counts(),
+            "excluded": {split: dict(sorted(counts.items())) for split, counts in sorted(builder.excluded.items())},
+            "missing_images": kinds["missing image"],
+            "bad_records": dict(sorted(kinds.items())),
+            "boxes_outside": builder.boxes_outside,
+            "ignored_files": builder.ignored_files,
+            "notes": list(builder.notes),
+            "warnings": list(builder.warnings),
+            "mode": builder.spec.mode,
+            "drawn": builder.spec.root == "embedded",
+            **builder.details,
+        }
+    )
+
+
+def import_all(specs: Sequence[SourceSpec], out_dir: Path, smoke: bool = False) -> dict:
     """Import every dataset, write ``<out_dir>/clean_report.json`` and return its contents.
 
-    The report covers every import in ``out_dir``, earlier ones included.  All names, parameters and paths are checked
-    before the first dataset is read.  When one import fails, the imports before it stay and are reported.
+    ``smoke``: see :func:`import_source`.  The report covers every import in ``out_dir``, earlier ones included.  All
+    names, parameters and paths are checked before the first dataset is read.  When one import fails, the imports before
+    it stay and are reported.
     """
     if not specs:
         raise DataError("no source to import: name at least one under sources")
     out_dir = Path(out_dir).absolute()
     refuse_equal_names([check(spec, out_dir) for spec in specs])
-    total = 0
-    for spec in specs:
-        offset = total
-        count = None if progress is None else lambda n, offset=offset: progress(offset + n)
-        total += len(import_source(spec, out_dir, count).rows)
+    for spec in each("dataset", specs):
+        import_source(spec, out_dir, smoke)
         report = write_clean_report(out_dir)
     return report
 
@@ -108,7 +135,9 @@ def check(spec: SourceSpec, out: Path) -> str:
         raise DataError(f"source name {name!r}: use letters, digits, - and _ (it becomes a folder name)")
     refuse_unread_options(spec, name)
     raw = {field: existing(getattr(spec, field), name) for field in PATH_OPTIONS if getattr(spec, field)}
-    if spec.root != "embedded":
+    if spec.root == "embedded":
+        check_embedded(spec.source)
+    else:
         raw["root"] = existing(spec.root, name)
     if utf8_text(out) != str(out):
         raise DataError(f"{utf8_text(out)}: the output folder's path is no UTF-8 text: choose another one")
@@ -135,9 +164,8 @@ def refuse_unread_options(spec: SourceSpec, name: str) -> None:
 def raw_root(spec: SourceSpec) -> Path:
     """The raw data: the drawn faces for ``embedded``, else ``spec.root`` (``~`` and ``$NAME`` expanded)."""
     if spec.root == "embedded":
-        from fer_lib.synthetic.dataset import embedded_root
-
-        return Path(embedded_root(spec)).absolute()
+        with step(f"drawing {spec.faces:,} faces"):
+            return embedded_root(spec).absolute()
     return external(spec.root)
 
 

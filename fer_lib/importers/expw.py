@@ -7,16 +7,15 @@ JPEG crops with the content id of photo and box.  Both have the same split, made
 from __future__ import annotations
 
 import io
-import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from PIL import Image
 
-from fer_lib.datasets.manifest import BOX, content_id
+from fer_lib.datasets.manifest import content_id
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import FaceContract
@@ -30,120 +29,52 @@ from fer_lib.params import SourceSpec
 
 # as unpacked, and as in the folders of the original archive
 _LISTS = ("label.lst", "label/label.lst", "data/label/label.lst")
-_PHOTOS = (
-    "origin/origin",
-    "origin",
-    "Images",
-    "image/origin",
-    "data/image/origin",
-    "origin/image",
-    "image",
-    "data/image",
-)
+_PHOTOS = "origin/origin origin Images image/origin data/image/origin origin/image image data/image".split()
+_decode_photo = lru_cache(maxsize=1)(decode)  # the faces of a photo are neighbours
 
 
-@dataclass(frozen=True)
-class Face:
-    """One line of ``label.lst`` at ``where``; ``confidence`` is the face detector's."""
+class Face(NamedTuple):
+    """One line of ``label.lst`` at ``where``; ``columns``: those of its row besides box and split."""
 
-    where: str
     photo: str
     number: int
+    where: str
     box: Box
-    confidence: float
-    label: int
-
-    def columns(self) -> dict:
-        """Record, label and further columns of the face's row, without box and split."""
-        return {
-            "record": f"{self.photo}#{self.number}",
-            "label": self.label,
-            "confidence": self.confidence,
-            "orig_image": self.photo,
-            "face_id": str(self.number),
-        }
+    columns: dict[str, Any]
 
 
-def read_full(builder: ImportBuilder) -> None:
-    read_faces(builder, partial(add_photo_face, builder=builder))
-
-
-def read_hq(builder: ImportBuilder) -> None:
-    spec = builder.spec
-    # the folder names how its crops were made, so other crops make another manifest
-    folder = f"crops-q{spec.jpeg_quality}-s{spec.jpeg_subsampling}-pad{spec.bbox_pad_ratio:g}"
-    contract = FaceContract(margin=spec.bbox_pad_ratio)
-    decode_photo = lru_cache(maxsize=1)(decode)  # the faces of a photo are neighbours
-
-    def add_face(face: Face, path: Path, split: str) -> None:
-        if face.confidence < spec.min_confidence:
-            builder.exclude(split, f"confidence below {spec.min_confidence:g}")
-            return
-        if not spec.crop:
-            add_photo_face(face, path, split, builder)
-            return
-        data = builder.image_bytes(path)
-        try:
-            photo = decode_photo(data)
-        except DataError as error:
-            raise BadRecord("unreadable image", f"{path}: {error}") from error
-        builder.check_box(face.box, photo.shape[:2])
-        crop, jpeg = Image.fromarray(contract.steps(photo, face.box)["square"]), io.BytesIO()
-        crop.save(jpeg, "JPEG", quality=spec.jpeg_quality, subsampling=spec.jpeg_subsampling)
-        file, content = f"{folder}/{face.photo}-{face.number}.jpg", content_id(data, face.box)
-        builder.add_bytes(jpeg.getvalue(), file, content, split=split, **face.columns())
-
-    read_faces(builder, add_face, min_confidence=spec.min_confidence, write_crops=spec.crop)
-
-
-def read_faces(builder: ImportBuilder, add_face: Callable[[Face, Path, str], None], **details: object) -> None:
-    """Call ``add_face`` with each face of the list, its photo and its split; ``details`` go to the report."""
+def read(builder: ImportBuilder) -> None:
     root, spec = builder.root, builder.spec
     path = next((root / name for name in _LISTS if (root / name).is_file()), None)
     if path is None:
         raise DataError(f"{builder.name}: {root} has no label.lst: root must be the folder of label.lst and origin/")
     # a stable sort: of two lines of one face the first comes first
     faces = sorted(listed_faces(path, builder), key=lambda face: (face.photo, face.number))
-    photos = photo_folder(builder)
+    photos, is_hq = photo_folder(builder), spec.source == "expw_hq"
     builder.details = {
         "images_dir": str(photos),
         "label_file": str(path),
-        "min_confidence": None,
-        "write_crops": False,
+        "min_confidence": spec.min_confidence if is_hq else None,
+        "write_crops": is_hq and spec.crop,
         "rows_total": len(faces) + len(builder.bad),
         "bad_label": sum(kind == "label out of range" for kind, _ in builder.bad),
         "split_fracs": list(spec.split_fracs),
         "seed": spec.split_seed,
-        **details,
     }
     split_of = split_photos(faces, spec)
     for face in faces:
+        split, photo = split_of[face.photo], photos / face.photo
         with builder.record(face.where):
-            add_face(face, photos / face.photo, split_of[face.photo])
+            if is_hq and face.columns["confidence"] < spec.min_confidence:
+                builder.exclude(split, f"confidence below {spec.min_confidence:g}")
+            elif builder.skip(split, face.columns["label"]):
+                continue
+            elif is_hq and spec.crop:
+                add_crop(face, photo, split, builder)
+            else:
+                builder.add_file(photo, face.photo, box=face.box, split=split, **face.columns)
     counts = Counter(f"{row['split']}|{EMOTIONS[row['label']]}" for row in builder.rows)
     builder.details |= {"rows_kept": len(builder.rows), "counts": dict(sorted(counts.items()))}
-
-
-def add_photo_face(face: Face, path: Path, split: str, builder: ImportBuilder) -> None:
-    """Add a row of photo and box."""
-    builder.check_box(face.box, builder.photo_size(path))
-    box = dict(zip(BOX, face.box, strict=True))
-    builder.add_file(path, face.photo, split=split, **face.columns(), **box)
-
-
-def split_photos(faces: list[Face], spec: SourceSpec) -> dict[str, str]:
-    """Photo -> split, stratified by the label among a photo's faces that is rarest in the list."""
-    total = Counter(face.label for face in faces)
-    labels = defaultdict(set)
-    for face in faces:
-        labels[face.photo].add(face.label)
-    strata = defaultdict(list)
-    for photo, present in labels.items():
-        strata[min(present, key=lambda label: (total[label], label))].append(photo)
-    split_of = {}
-    for photos in strata.values():
-        split_of |= assign_splits(photos, spec.split_fracs, spec.split_seed)
-    return split_of
 
 
 def listed_faces(path: Path, builder: ImportBuilder) -> Iterator[Face]:
@@ -151,15 +82,41 @@ def listed_faces(path: Path, builder: ImportBuilder) -> Iterator[Face]:
     for where, (photo, face, *texts, text) in word_lines(path, 8, builder):
         with builder.record(where):
             file_name(photo)
-            number, values, label = whole_number(face, range(10**9)), numbers(texts), whole_number(text, range(7))
-            if number is None:
-                raise BadRecord("wrong face id", repr(face))
-            if values is None:
-                raise BadRecord("wrong box", f"{' '.join(texts)!r} are not a box and a confidence")
-            if label is None:
-                raise BadRecord("label out of range", f"{text!r} is not 0..{NUM_CLASSES - 1}")
-            top, left, right, bottom, confidence = values
-            yield Face(where, photo, number, (top, left, bottom, right), confidence, label)
+            number = whole_number(face, range(10**9), "wrong face id")
+            top, left, right, bottom, confidence = numbers(texts, "wrong box")
+            columns = {"record": f"{photo}#{number}", "label": whole_number(text, range(NUM_CLASSES))}
+            columns |= {"confidence": confidence, "orig_image": photo, "face_id": str(number)}
+            yield Face(photo, number, where, (top, left, bottom, right), columns)
+
+
+def split_photos(faces: list[Face], spec: SourceSpec) -> dict[str, str]:
+    """Photo -> split, stratified by the label among a photo's faces that is rarest in the list."""
+    total = Counter(face.columns["label"] for face in faces)
+    labels, strata, split_of = defaultdict(set), defaultdict(list), {}
+    for face in faces:
+        labels[face.photo].add(face.columns["label"])
+    for photo, present in labels.items():
+        strata[min(present, key=lambda label: (total[label], label))].append(photo)
+    for photos in strata.values():
+        split_of |= assign_splits(photos, spec.split_fracs, spec.split_seed)
+    return split_of
+
+
+def add_crop(face: Face, path: Path, split: str, builder: ImportBuilder) -> None:
+    """Add a row of a JPEG crop, with the content id of photo and box."""
+    spec, data = builder.spec, builder.image_bytes(path)
+    try:
+        photo = _decode_photo(data)
+    except DataError as error:
+        raise BadRecord("unreadable image", f"{path}: {error}") from error
+    builder.check_box(face.box, photo.shape[:2])
+    square = FaceContract(margin=spec.bbox_pad_ratio).steps(photo, face.box)["square"]
+    jpeg = io.BytesIO()
+    Image.fromarray(square).save(jpeg, "JPEG", quality=spec.jpeg_quality, subsampling=spec.jpeg_subsampling)
+    # the folder names how its crops were made, so other crops make another manifest
+    folder = f"crops-q{spec.jpeg_quality}-s{spec.jpeg_subsampling}-pad{spec.bbox_pad_ratio:g}"
+    file, content = f"{folder}/{face.photo}-{face.number}.jpg", content_id(data, face.box)
+    builder.add_bytes(jpeg.getvalue(), file, content, split=split, **face.columns)
 
 
 def photo_folder(builder: ImportBuilder) -> Path:
@@ -179,11 +136,8 @@ def photo_folder(builder: ImportBuilder) -> Path:
 
 
 def holds_images(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    with os.scandir(folder) as files:
-        return any(os.path.splitext(file.name)[1].lower() in IMAGE_SUFFIXES for file in files)
+    return folder.is_dir() and any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.iterdir())
 
 
 _CROP_OPTIONS = ("min_confidence", "crop", "jpeg_quality", "jpeg_subsampling", "bbox_pad_ratio")
-DECLARATIONS = {"expw_full": Source(read_full, OPTIONS), "expw_hq": Source(read_hq, (*OPTIONS, *_CROP_OPTIONS))}
+DECLARATIONS = {"expw_full": Source(read, OPTIONS), "expw_hq": Source(read, (*OPTIONS, *_CROP_OPTIONS))}

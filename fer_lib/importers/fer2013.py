@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 
 from fer_lib.datasets.manifest import content_id
-from fer_lib.emotions import EMOTIONS, class_id
+from fer_lib.emotions import EMOTIONS, NUM_CLASSES, class_id
 from fer_lib.errors import DataError
 from fer_lib.importers.builder import BadRecord, ImportBuilder, Source
 from fer_lib.importers.image_files import split_class_folders
 from fer_lib.importers.text_files import csv_rows, whole_number
-from fer_lib.importers.votes import USAGE, Votes, label_votes, read_image_map, read_votes
+from fer_lib.importers.votes import USAGE, VoteLabels, Votes, known_usage, label_votes, read_image_map, read_votes
 from fer_lib.storage.paths import external
 
 SIDE = 48
@@ -41,7 +41,7 @@ def read_csv(path: Path, votes: Votes | None, builder: ImportBuilder) -> None:
     labels = label_votes(votes.counts) if votes else None
     for row, label, pixels, split in pixel_rows(path, votes, builder):
         name = f"row{row:07d}"
-        columns = labels.columns(row) if labels else {}
+        columns = labels.columns[row] if labels else {}
         file = f"{split}/{EMOTIONS[label]}/{name}.png"
         add_pixels(builder, pixels, relative=file, record=name, split=split, label=label, **columns)
 
@@ -52,70 +52,76 @@ def add_pixels(builder: ImportBuilder, pixels: np.ndarray, **columns) -> None:
     builder.add_bytes(png, content=content_id(pixels.tobytes()), **columns)
 
 
-def pixel_rows(path: Path, votes: Votes | None, builder: ImportBuilder) -> Iterator[tuple[int, int, np.ndarray, str]]:
+def pixel_rows(
+    path: Path, votes: Votes | None, builder: ImportBuilder, labels: VoteLabels | None = None
+) -> Iterator[tuple[int, int, np.ndarray, str]]:
     """(row from 0, class id, uint8 [48, 48], split) of the usable rows of ``fer2013.csv``.
 
-    Raises :class:`DataError` when ``votes`` are those of other rows.
+    The class is that of ``labels``, -1 for none, where the votes label the rows.  The pixels of a row that the
+    builder's limit leaves out are not parsed.  Raises :class:`DataError` when ``votes`` are those of other rows.
     """
     rows = 0
     for row, where, fields in csv_rows(path, ("emotion", "pixels", "Usage"), builder):
-        rows, usage = row + 1, ""
+        rows, usage, pixels = row + 1, "", None
         with builder.record(where):
             if fields is not None:
-                pixels = checked_pixels(fields)
+                split, label = checked_class(fields)
+                if labels is not None and row < len(labels.label):
+                    label = int(labels.label[row])
+                if label < 0 or not builder.skip(split, label):
+                    pixels = checked_pixels(fields["pixels"])
                 usage = fields["Usage"]
         if votes:
             votes.check_row(row, usage, where)
-        if usage:
-            yield row, int(fields["emotion"]), pixels, USAGE[usage]
+        if pixels is not None:
+            yield row, label, pixels, split
     if votes:
         votes.check_length(rows, path)
 
 
-def checked_pixels(fields: dict[str, str]) -> np.ndarray:
-    """Pixels uint8 [48, 48] of a row of ``fer2013.csv``; BadRecord for a wrong usage, label or pixel."""
-    if fields["Usage"] not in USAGE:
-        raise BadRecord("unknown Usage", f"{fields['Usage']!r} (use {', '.join(USAGE)})")
-    if fields["emotion"] not in set("0123456"):
-        raise BadRecord("label out of range", f"emotion {fields['emotion']!r} is not 0..6")
+def checked_class(fields: dict[str, str]) -> tuple[str, int]:
+    """(split, class id) of a row of ``fer2013.csv``; BadRecord for a wrong usage or label."""
+    return USAGE[known_usage(fields["Usage"])], whole_number(fields["emotion"], range(NUM_CLASSES))
+
+
+def checked_pixels(text: str) -> np.ndarray:
+    """The pixels uint8 [48, 48] written in a row of ``fer2013.csv``; BadRecord for a wrong one."""
     try:
-        values = np.fromstring(fields["pixels"], np.int64, sep=" ")
+        values = np.fromstring(text, np.int64, sep=" ")
     except ValueError:  # a word that is no whole number
-        values = np.full(SIDE * SIDE, -1)
+        values = np.empty(0)
     if values.size == SIDE * SIDE and values.min() >= 0 and values.max() <= 255:
         return values.astype(np.uint8).reshape(SIDE, SIDE)
-    words = fields["pixels"].split()
+    words = text.split()
     if len(words) != SIDE * SIDE:
         raise BadRecord("wrong pixel count", f"{len(words)} pixels instead of {SIDE * SIDE} ({SIDE} x {SIDE})")
+    for word in words:
+        whole_number(word, range(256), "pixel out of range")
     # str.split takes separators (\x1f, no-break spaces) that NumPy does not
-    wrong = next((word for word in words if whole_number(word, range(256)) is None), "other than a space")
-    raise BadRecord("pixel out of range", f"{wrong!r} is not a whole number from 0 to 255")
+    raise BadRecord("pixel out of range", "something other than a space is between two pixels")
 
 
 def read_tree(votes: Votes | None, builder: ImportBuilder) -> None:
     builder.layout = "fer2013_tree"
     columns = vote_columns(votes, builder) if votes else {}
-    mapped = 0
-    for _, folder, images in split_class_folders(builder):
-        label = class_id(folder)
+    for folder, _, images in split_class_folders(builder):
+        label = class_id(folder.name)
         if label is not None and not images:
-            raise DataError(f"{builder.name}: the class folder {folder} under {builder.root} holds no image: remove it")
+            raise DataError(f"{builder.name}: the class folder {folder} holds no image: remove it")
         for path in images:
             with builder.record():
                 if (usage := USAGE_IN_NAME.search(path.name)) is None:
                     raise BadRecord("no Training, PublicTest or PrivateTest in the file name", str(path))
                 split, name = USAGE[usage.group()], path.relative_to(builder.root).as_posix()
                 if label is None:
-                    builder.exclude(split, folder)
-                    continue
-                mapped += name in columns
-                builder.add_file(path, name, record=name, split=split, label=label, **columns.get(name, {}))
-    if votes and not mapped:
-        raise DataError(
-            f"{builder.name}: {builder.spec.image_map} names no image under {builder.root}; check image_map and root"
-        )
+                    builder.exclude(split, folder.name)
+                else:
+                    builder.add_file(path, name, record=name, split=split, label=label, **columns.get(name, {}))
     if votes:
+        mapped = sum(row["record"] in columns for row in builder.rows)
         soft = sum("soft_label" in row for row in builder.rows)
+        if not mapped:
+            raise DataError(f"{builder.name}: {builder.spec.image_map} names no image under {builder.root}; check both")
         builder.notes.append(f"{mapped} of {len(builder.rows)} rows are in the image_map, {soft} got a soft label")
 
 
@@ -125,7 +131,7 @@ def vote_columns(votes: Votes, builder: ImportBuilder) -> dict[str, dict]:
     for row, image in read_image_map(votes, builder).items():
         rows_of[image].append(row)
     labels = label_votes(np.array([votes.counts[rows].sum(0) for rows in rows_of.values()]))
-    return {image: labels.columns(i) for i, image in enumerate(rows_of)}
+    return dict(zip(rows_of, labels.columns, strict=True))
 
 
 DECLARATIONS = {"fer2013": Source(read, ("votes", "image_map"))}

@@ -65,7 +65,7 @@ def read_joined(path: Path, images: Path, builder: ImportBuilder) -> None:
         return
     builder.layout = "ferplus_csv"
     images = images / "fer2013.csv" if images.is_dir() else images
-    for row, _, pixels, _ in pixel_rows(images, votes, builder):
+    for row, _, pixels, _ in pixel_rows(images, votes, builder, labels):
         if columns := row_columns(votes, labels, row, ".png", builder):
             add_pixels(builder, pixels, **columns)
 
@@ -95,7 +95,7 @@ def row_columns(votes: Votes, labels: VoteLabels, row: int, suffix: str, builder
         builder.exclude(split, labels.reason[row])
         return None
     columns = {"relative": f"{split}/{EMOTIONS[label]}/{name}{suffix}", "record": name, "split": split, "label": label}
-    return columns | labels.columns(row)
+    return columns | labels.columns[row]
 
 
 def read_native(folder: Path, builder: ImportBuilder) -> None:
@@ -106,8 +106,8 @@ def read_native(folder: Path, builder: ImportBuilder) -> None:
         with builder.record(where):
             name, sides, *votes = csv_fields(line, 2 + len(VOTE_COLUMNS))
             file_name(name)
-            box = [whole_number(side.strip(), range(10**6)) for side in sides.strip("()").split(",")]
-            if len(box) != 4 or None in box:
+            box = [whole_number(side.strip(), range(10**6), "wrong box") for side in sides.strip("()").split(",")]
+            if len(box) != len(BOX):
                 raise BadRecord("wrong box", repr(sides))
             left, top, right, bottom = box
             rows.append((number, where, name, (top, left, bottom, right), vote_counts(votes)))
@@ -117,13 +117,13 @@ def read_native(folder: Path, builder: ImportBuilder) -> None:
         if label < 0:
             builder.exclude(split, labels.reason[i])
             continue
+        if builder.skip(split, label):
+            continue
         with builder.record(where):
-            size = builder.photo_size(folder / name)
-            builder.check_box(box, size)
-            columns = {} if box == (0, 0, *size) else dict(zip(BOX, map(float, box), strict=True))
-            record, file = f"{folder.name}/{number}/{name}", f"{split}/{EMOTIONS[label]}/{number}-{name}"
-            columns |= labels.columns(i)
-            builder.add_file(folder / name, file, record=record, split=split, label=label, **columns)
+            is_whole = box == (0, 0, *builder.photo_size(folder / name))
+            columns = labels.columns[i] | {"split": split, "label": label, "record": f"{folder.name}/{number}/{name}"}
+            file = f"{split}/{EMOTIONS[label]}/{number}-{name}"
+            builder.add_file(folder / name, file, box=None if is_whole else box, **columns)
 
 
 DECLARATIONS = {"ferplus": Source(read, ("images", "image_map", "rule"))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -23,33 +24,31 @@ _HEADER_BYTES = 4096
 
 def split_class_folders(
     builder: ImportBuilder, split_of: Callable[[str], str] = lambda top: "all"
-) -> Iterator[tuple[str, str, list[Path]]]:
-    """(top folder, class folder, its images) of ``<root>/<top>/<class>/*`` in name order.
-
-    Images elsewhere in the tree, or in a format that is not read, are excluded under the split ``split_of(top)``.
-    """
+) -> Iterator[tuple[Path, str, list[Path]]]:
+    """(class folder, ``split_of(top)``, its images) of ``<root>/<top>/<class>/*`` in name order."""
     tops, files = entries(builder.root)
-    exclude_loose(files, "all", f"loose in {builder.root.name}", builder)
+    exclude_images(files, "all", f"loose in {builder.root.name}", builder)
     for top in tops:
-        split = split_of(top.name)
-        classes, files = entries(top)
-        exclude_loose(files, split, "in no class folder", builder)
-        for folder in classes:
-            yield top.name, folder.name, images_in(folder, split, builder)
+        yield from image_folders(top, split_of(top.name), "in no class folder", builder)
 
 
 def class_folders(builder: ImportBuilder) -> Iterator[tuple[Path, int]]:
     """(image, class id) of ``<root>/<class>/*`` by name; folders of other classes are excluded under ``all``."""
     require_folder(builder, "the class folders")
-    folders, files = entries(builder.root)
-    exclude_loose(files, "all", f"loose in {builder.root.name}", builder)
-    for folder in folders:
-        images = images_in(folder, "all", builder)
+    for folder, split, images in image_folders(builder.root, "all", f"loose in {builder.root.name}", builder):
         label = class_id(folder.name)
         if label is None:
-            builder.exclude("all", folder.name, len(images))
+            builder.exclude(split, folder.name, len(images))
         else:
             yield from ((path, label) for path in images)
+
+
+def image_folders(top: Path, split: str, loose: str, builder: ImportBuilder) -> Iterator[tuple[Path, str, list[Path]]]:
+    """(folder, split, its images) of ``<top>/*`` by name; images beside the folders are excluded as ``loose``."""
+    folders, files = entries(top)
+    exclude_images(files, split, loose, builder)
+    for folder in folders:
+        yield folder, split, images_in(folder, split, builder)
 
 
 def require_folder(builder: ImportBuilder, content: str) -> None:
@@ -63,42 +62,29 @@ def images_in(folder: Path, split: str, builder: ImportBuilder) -> list[Path]:
     folders, files = entries(folder)
     for inner in folders:
         exclude_below(inner, split, builder)
-    others = [path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]
-    unread = ignore_others(others, builder)
-    for path in unread:
-        builder.exclude(split, f"{folder.name}: suffix {path.suffix.lower() or '(none)'} is not read")
-    if unread:
-        builder.warnings.append(
-            f"{builder.name}: {len(unread)} images in {folder} have a suffix that is not read, {unread[0].name} ...: "
-            f"save them as one of {' '.join(sorted(IMAGE_SUFFIXES))}"
-        )
+    others = defaultdict(list)
+    for path in files:
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            others[path.suffix.lower() or "(none)"].append(path)
+    for suffix, paths in others.items():
+        advice = f"; save them as one of {' '.join(sorted(IMAGE_SUFFIXES))}"
+        exclude_images(paths, split, f"{folder.name}: suffix {suffix} is not read", builder, advice)
     return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def exclude_below(folder: Path, split: str, builder: ImportBuilder, reason: str = "a folder in a class folder") -> None:
     """Exclude every image below ``folder``, which the layout does not read."""
-    images = ignore_others(files_below(folder), builder)
-    if images:
-        builder.exclude(split, f"{folder.parent.name}/{folder.name}: {reason}", len(images))
-    builder.warnings.append(f"{builder.name}: {folder} is not read, {reason}: {len(images)} images in it excluded")
+    exclude_images(files_below(folder), split, f"{folder.parent.name}/{folder.name}: {reason}", builder)
 
 
-def exclude_loose(files: list[Path], split: str, reason: str, builder: ImportBuilder) -> None:
-    """Exclude the images among ``files``, which lie where the layout has folders."""
-    if images := ignore_others(files, builder):
-        builder.exclude(split, reason, len(images))
-        builder.warnings.append(
-            f"{builder.name}: {len(images)} images in {files[0].parent} are in no class folder: excluded, "
-            f"{images[0].name} ..."
-        )
-
-
-def ignore_others(files: Iterable[Path], builder: ImportBuilder) -> list[Path]:
-    """The images among ``files``, by suffix or first bytes; all other files are counted as ignored."""
+def exclude_images(files: Iterable[Path], split: str, reason: str, builder: ImportBuilder, advice: str = "") -> None:
+    """Exclude the images among ``files``, by suffix or first bytes, with a warning; count other files as ignored."""
     files = list(files)
     images = [path for path in files if is_image(path)]
     builder.ignored_files += len(files) - len(images)
-    return images
+    if images:
+        builder.exclude(split, reason, len(images))
+        builder.warnings.append(f"{builder.name}: {len(images)} images excluded ({reason}): {images[0]} ...{advice}")
 
 
 def is_image(path: Path) -> bool:

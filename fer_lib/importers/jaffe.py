@@ -5,7 +5,7 @@ must agree with the code in the name (AN: angry); without class folders it is th
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fer_lib.emotions import EMOTIONS, class_id
@@ -20,25 +20,21 @@ NAME = re.compile(r"(?P<subject>[A-Z]{2})\.(?P<code>[A-Z]{2})\d+\.\d+\.\w+\Z")
 def read(builder: ImportBuilder) -> None:
     root = builder.root
     flat = root.is_dir() and not any(class_id(folder.name) is not None for folder in entries(root)[0])
-    add_by_subject(flat_images(builder) if flat else folder_images(builder), NAME, builder)
+    images = ((path, None) for path in images_in(root, "all", builder)) if flat else class_folders(builder)
+    add_by_subject(labelled(images, builder), NAME, builder)
 
 
-def folder_images(builder: ImportBuilder) -> Iterator[tuple[Path, int]]:
-    for path, label in class_folders(builder):
+def labelled(images: Iterable[tuple[Path, int | None]], builder: ImportBuilder) -> Iterator[tuple[Path, int]]:
+    """(image, class id) of (image, class id of its folder, if any)."""
+    for path, of_folder in images:
         with builder.record():
             match = NAME.match(path.name)
-            if match and CODES.get(match["code"]) != label:
-                raise BadRecord("folder and file name disagree", f"{path}: the folder says {EMOTIONS[label]}")
-            yield path, label
-
-
-def flat_images(builder: ImportBuilder) -> Iterator[tuple[Path, int]]:
-    for path in images_in(builder.root, "all", builder):
-        with builder.record():
-            match = NAME.match(path.name)
-            if match is None or match["code"] not in CODES:
+            of_name = CODES.get(match["code"]) if match else None
+            if of_folder is None and of_name is None:
                 raise BadRecord("no JAFFE file name", f"{path}: expected one like KA.AN1.39.tiff")
-            yield path, CODES[match["code"]]
+            if of_folder is not None and match and of_name != of_folder:
+                raise BadRecord("folder and file name disagree", f"{path}: the folder says {EMOTIONS[of_folder]}")
+            yield path, of_name if of_folder is None else of_folder
 
 
 DECLARATIONS = {"jaffe": Source(read, OPTIONS)}

@@ -7,7 +7,7 @@ them apart and each source refuses the other's list.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
 from functools import partial
 from pathlib import Path
 
@@ -20,8 +20,12 @@ LABEL_LIST = "list_patition_label.txt"  # as RAF-DB spells it
 BASIC = ("Surprise", "Fear", "Disgust", "Happy", "Sad", "Angry", "Neutral")  # labels 1..7
 # labels 1..11: happily, sadly, fearfully, angrily ..., disgustedly surprised
 COMPOUND = ("Happy",) * 2 + ("Sad",) * 4 + ("Fear",) * 2 + ("Angry",) * 2 + ("Disgust",)
-_ALIGNED = ("Image/aligned/aligned", "Image/aligned")
-_ORIGINAL = ("Image/original/original", "Image/original")
+_IMAGES = (  # the first that exists is the row's image
+    "Image/aligned/aligned/{stem}_aligned.jpg",
+    "Image/aligned/{stem}_aligned.jpg",
+    "Image/original/original/{name}",
+    "Image/original/{name}",
+)
 _MANUAL = ("Annotation/manual/manual", "Annotation/manual")
 _ATTRIBUTES = {  # manifest column -> RAF-DB's 0, 1, ..., in the order of the attribute file's last three lines
     "group_gender": ("male", "female", "unsure"),
@@ -31,25 +35,17 @@ _ATTRIBUTES = {  # manifest column -> RAF-DB's 0, 1, ..., in the order of the at
 _ATTRIBUTE_WORDS = [2] * 5 + [1] * len(_ATTRIBUTES)  # words per line: five landmarks, then the attributes
 
 
-@dataclass
-class ImageFinder:
-    """Adds images by name: the aligned image where it exists, else the original, which is counted."""
+def add_image(name: str, folder: Path, builder: ImportBuilder, **columns) -> None:
+    """Add a row with the record ``name``: its aligned image where that exists, else the original."""
+    places = [place.format(stem=Path(name).stem, name=name) for place in _IMAGES]
+    place = next((place for place in places if (folder / place).is_file()), places[-1])
+    builder.add_file(folder / place, place, record=name, **columns)
 
-    folder: Path
-    builder: ImportBuilder
-    originals: int = 0
 
-    def add(self, name: str, **columns) -> None:
-        """Add a row with the record ``name``; BadRecord."""
-        aligned = [self.folder / place / f"{Path(name).stem}_aligned.jpg" for place in _ALIGNED]
-        original = [self.folder / place / name for place in _ORIGINAL]
-        path = next((path for path in (*aligned, *original) if path.is_file()), original[-1])
-        self.originals += path.is_file() and path not in aligned
-        self.builder.add_file(path, path.relative_to(self.folder).as_posix(), record=name, **columns)
-
-    def add_note(self) -> None:
-        if self.originals:
-            self.builder.notes.append(f"{self.originals} images exist as originals only, not aligned")
+def note_originals(builder: ImportBuilder) -> None:
+    """Note how many rows are not of an aligned image."""
+    if originals := sum("/images/Image/original/" in row["image_path"] for row in builder.rows):
+        builder.notes.append(f"{originals} images exist as originals only, not aligned")
 
 
 def label_folder(builder: ImportBuilder, files: tuple[str, ...], names: tuple[str, ...] = ()) -> Path:
@@ -64,26 +60,26 @@ def label_folder(builder: ImportBuilder, files: tuple[str, ...], names: tuple[st
 def read(builder: ImportBuilder, classes: tuple[str, ...], folders: tuple[str, ...], other: str) -> None:
     """Rows of a list whose labels count ``classes`` from 1; ``other`` is the source of the other set."""
     folder = label_folder(builder, (LABEL_LIST,), folders)
-    highest = highest_label(folder)
+    path = folder / "EmoLabel" / LABEL_LIST
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    highest = max(map(int, re.findall(r"\s([0-9]{1,2})\s*$", text, re.M)), default=0)
     is_other_set = highest > len(BASIC) if classes == BASIC else 0 < highest <= len(BASIC)
     if is_other_set:
         raise DataError(
-            f"{builder.name}: {folder / 'EmoLabel' / LABEL_LIST} has labels up to {highest}: that is RAF-DB's "
+            f"{builder.name}: {path} has labels up to {highest}: that is RAF-DB's "
             f"{folders[1]} set, whose list has the same file name; import it as source {other}, or give the "
             f"{folders[0]} set's root"
         )
-    images = ImageFinder(folder, builder)
     manual = next((folder / name for name in _MANUAL if (folder / name).is_dir()), None)
-    for where, (name, text) in word_lines(folder / "EmoLabel" / LABEL_LIST, 2, builder):
+    for where, (name, text) in word_lines(path, 2, builder):
         with builder.record(where):
-            number, split = whole_number(text, range(1, len(classes) + 1)), file_name(name).partition("_")[0]
-            if number is None:
-                raise BadRecord("label out of range", f"{text!r} is not 1..{len(classes)}")
+            label = EMOTIONS.index(classes[whole_number(text, range(1, len(classes) + 1)) - 1])
+            split = file_name(name).partition("_")[0]
             if split not in ("train", "test"):
                 raise BadRecord("neither train_ nor test_ in the file name", repr(name))
-            label, attributes = EMOTIONS.index(classes[number - 1]), read_attributes(manual, name, builder)
-            images.add(name, split=split, label=label, **attributes)
-    images.add_note()
+            if not builder.skip(split, label):
+                add_image(name, folder, builder, split=split, label=label, **read_attributes(manual, name, builder))
+    note_originals(builder)
     if manual:
         count = sum(row.keys() >= _ATTRIBUTES.keys() for row in builder.rows)
         missing = len(builder.rows) - count
@@ -100,20 +96,14 @@ def read_attributes(folder: Path | None, name: str, builder: ImportBuilder) -> d
     with builder.record(str(path)):
         text = path.read_text(encoding="utf-8", errors="replace")
         lines = [words for words in map(str.split, text.splitlines()) if words]
-        last = [words[0] for words in lines[-len(_ATTRIBUTES) :]]
-        codes = [whole_number(word, range(len(v))) for word, v in zip(last, _ATTRIBUTES.values(), strict=False)]
-        if [len(words) for words in lines] != _ATTRIBUTE_WORDS or None in codes:
+        if [len(words) for words in lines] != _ATTRIBUTE_WORDS:
             raise BadRecord("wrong attributes", "not five landmarks, then gender 0-2, race 0-2 and age 0-4")
-        return {column: values[i] for (column, values), i in zip(_ATTRIBUTES.items(), codes, strict=True)}
+        codes = zip(_ATTRIBUTES.items(), lines[-len(_ATTRIBUTES) :], strict=True)
+        return {
+            column: values[whole_number(code, range(len(values)), "wrong attributes")]
+            for (column, values), (code,) in codes
+        }
     return {}
-
-
-def highest_label(folder: Path) -> int:
-    """The largest label of a RAF-DB list; 0 when there is none."""
-    text = (folder / "EmoLabel" / LABEL_LIST).read_text(encoding="utf-8-sig", errors="replace")
-    return max(
-        (whole_number(line.split()[-1], range(100)) or 0 for line in text.splitlines() if line.split()), default=0
-    )
 
 
 def refuse_action_units(builder: ImportBuilder) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.importers.builder import BadRecord, ImportBuilder, Source
-from fer_lib.importers.rafdb import ImageFinder, label_folder
+from fer_lib.importers.rafdb import add_image, label_folder, note_originals
 from fer_lib.importers.text_files import file_name, numbers, word_lines
 
 ORDER = tuple(EMOTIONS.index(name) for name in ("Surprise", "Fear", "Disgust", "Happy", "Sad", "Angry"))
@@ -20,23 +20,24 @@ TOLERANCE = 0.05  # six shares of two decimals sum to 1 within 0.03
 def read(builder: ImportBuilder) -> None:
     folder = label_folder(builder, (DISTRIBUTION, PARTITION))
     splits = read_partition(folder / "EmoLabel" / PARTITION, builder)
-    images, names = ImageFinder(folder, builder), set()
+    names = set()
     for where, (name, *texts) in word_lines(folder / "EmoLabel" / DISTRIBUTION, 1 + len(ORDER), builder):
         names.add(name)
         with builder.record(where):
             file_name(name)
-            shares = numbers(texts)
-            if shares is None or min(shares) < 0 or abs(sum(shares) - 1) > TOLERANCE:
+            shares = numbers(texts, "no distribution")
+            if min(shares) < 0 or abs(sum(shares) - 1) > TOLERANCE:
                 raise BadRecord("no distribution", f"{' '.join(texts)} should be six shares that sum to 1")
             if name not in splits:
                 raise BadRecord("no partition", f"{name} has no line in {PARTITION}")
             soft = [0.0] * NUM_CLASSES
             for i, share in zip(ORDER, shares, strict=True):
                 soft[i] = share / sum(shares)
-            images.add(name, split=splits[name], label=ORDER[shares.index(max(shares))], soft_label=soft)
+            label = ORDER[shares.index(max(shares))]
+            add_image(name, folder, builder, split=splits[name], label=label, soft_label=soft)
     for name in sorted(set(splits) - names):
         builder.add_bad("partition without a distribution", f"{name} is in {PARTITION} only")
-    images.add_note()
+    note_originals(builder)
 
 
 def read_partition(path: Path, builder: ImportBuilder) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fer_lib.errors import DataError
@@ -51,26 +51,20 @@ def csv_fields(line: str, count: int) -> list[str]:
     return [field.strip() for field in fields]
 
 
-def csv_header(path: Path) -> list[str]:
-    """The column names in the first line; [] for an empty file."""
-    try:
-        return next(([name.strip() for name in next(csv.reader([line]))] for _, line in lines_of(path, "\n")), [])
-    except csv.Error as error:
-        raise DataError(f"{path}, line 1: the header is not readable as CSV ({error}): download it again") from error
-
-
 def csv_rows(
-    path: Path, header: Iterable[str], builder: ImportBuilder
+    path: Path, required: Iterable[str], builder: ImportBuilder, others: bool = False
 ) -> Iterator[tuple[int, str, dict[str, str] | None]]:
-    """(row from 0, place, column -> field) of a CSV file with exactly these columns, in any order.
+    """(row from 0, place, column -> field) of a CSV file with these columns in any order, and no ``others``.
 
     An unreadable line is a bad record: it comes with None, so the rows after it keep their numbers.
     """
-    columns, header = csv_header(path), tuple(header)
-    if sorted(columns) != sorted(header):
-        raise DataError(f"{path}, line 1: header {','.join(columns)[:200]!r} should be {','.join(header)}")
-    lines = lines_of(path, "\n")
-    next(lines)
+    lines, required = lines_of(path, "\n"), tuple(required)
+    try:
+        columns = [name.strip() for name in next(csv.reader([next(lines, (1, ""))[1]]), [])]
+    except csv.Error as error:
+        raise DataError(f"{path}, line 1: the header is not readable as CSV ({error}): download it again") from error
+    if set(required) - set(columns) or (len(columns) > len(required) and not others):
+        raise DataError(f"{path}, line 1: header {','.join(columns)[:200]!r} should be {','.join(required)}")
     for row, (number, line) in enumerate(lines):
         fields, where = None, f"{path}, line {number} (row {row})"
         with builder.record(where):
@@ -86,17 +80,19 @@ def file_name(text: str) -> str:
     return text
 
 
-def whole_number(text: str, within: range) -> int | None:
-    """A whole number of ``within``, else None."""
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        return None
-    return int(text) if int(text) in within else None
+def whole_number(text: str, within: range, kind: str = "label out of range") -> int:
+    """A whole number of ``within``; BadRecord of ``kind`` for anything else."""
+    if text.isascii() and text.isdecimal() and len(text) < 10 and int(text) in within:
+        return int(text)
+    raise BadRecord(kind, f"{text[:80]!r} is not a whole number {within[0]}..{within[-1]}")
 
 
-def numbers(texts: Iterable[str]) -> list[float] | None:
-    """Finite numbers, else None; ``0_3`` and non-ASCII digits, which Python reads, are no numbers."""
+def numbers(texts: Sequence[str], kind: str) -> list[float]:
+    """Finite numbers; BadRecord of ``kind`` for other texts, also ``0_3`` and non-ASCII digits, which Python reads."""
     try:
         values = [float(text if text.isascii() and "_" not in text else "") for text in texts]
     except ValueError:
-        return None
-    return values if all(map(math.isfinite, values)) else None
+        values = [math.nan]
+    if not all(map(math.isfinite, values)):
+        raise BadRecord(kind, f"{' '.join(texts)!r} are not {len(texts)} numbers")
+    return values

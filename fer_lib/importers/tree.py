@@ -17,12 +17,12 @@ OTHER_CLASSES = frozenset(("contempt", "none", "other", "others", "unknown", "nf
 
 def read(builder: ImportBuilder) -> None:
     require_folder(builder, "train, val and test")
-    for top, name, images in split_class_folders(builder, lambda top: SPLIT_NAMES.get(top.lower(), "all")):
-        folder, split, label = builder.root / top / name, SPLIT_NAMES.get(top.lower()), class_id(name)
-        if split is None:
+    for folder, split, images in split_class_folders(builder, lambda top: SPLIT_NAMES.get(top.lower(), "all")):
+        label = class_id(folder.name)
+        if split == "all":
             raise DataError(
-                f"{builder.name}: unknown split {top!r} in {builder.root}: name the folders there one of "
-                f"{', '.join(SPLIT_NAMES)}"
+                f"{builder.name}: unknown split {folder.parent.name!r} in {builder.root}: name the folders there "
+                f"one of {', '.join(SPLIT_NAMES)}"
             )
         if label is None:
             exclude_class(folder, split, len(images), builder)

@@ -12,7 +12,7 @@ from fer_lib.datasets.manifest import safe_path
 from fer_lib.emotions import NUM_CLASSES, class_id
 from fer_lib.errors import DataError
 from fer_lib.importers.builder import BadRecord, ImportBuilder
-from fer_lib.importers.text_files import csv_header, csv_rows, whole_number
+from fer_lib.importers.text_files import csv_rows, whole_number
 from fer_lib.storage.paths import external
 
 USAGE = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
@@ -47,26 +47,13 @@ class Votes:
 class VoteLabels:
     """Labels of N rows of votes.
 
-    ``label`` int64 [N], -1 for a row that is excluded for ``reason``; ``soft`` float64 [N, 7], NaN where no vote
-    survives; ``excluded_share`` float64 [N], the share of surviving votes outside the seven classes; ``cast`` float64
-    [N, 7] and ``cast_all`` float64 [N], the votes before the rule.
+    ``label`` int64 [N], -1 for a row that is excluded for ``reason``; ``columns``: each row's manifest columns of votes
+    before the rule, soft label and share of surviving votes outside the seven classes.
     """
 
     label: np.ndarray
     reason: list[str]
-    soft: np.ndarray
-    excluded_share: np.ndarray
-    cast: np.ndarray
-    cast_all: np.ndarray
-
-    def columns(self, row: int) -> dict:
-        """The manifest columns of a row's votes; none where nobody voted, no soft label where no vote survives."""
-        if self.cast_all[row] == 0:
-            return {}
-        columns = {"votes": self.cast[row].tolist(), "votes_all": float(self.cast_all[row])}
-        if np.isnan(self.soft[row, 0]):
-            return columns
-        return columns | {"soft_label": self.soft[row].tolist(), "excluded_share": float(self.excluded_share[row])}
+    columns: list[dict]
 
 
 def label_votes(counts: np.ndarray, rule: Literal["majority", "plurality"] = "majority") -> VoteLabels:
@@ -88,14 +75,17 @@ def label_votes(counts: np.ndarray, rule: Literal["majority", "plurality"] = "ma
         for has_label, n, is_decided, column in zip(labelled, total, decided, winner, strict=True)
     ]
     label = np.where(labelled, _CLASS_IDS[np.minimum(winner, NUM_CLASSES - 1)], -1)
-    total, within = surviving.sum(1), surviving[:, :NUM_CLASSES].sum(1)
-    soft = np.full((len(counts), NUM_CLASSES), np.nan)
-    rows = within > 0
-    soft[np.ix_(rows, _CLASS_IDS)] = surviving[rows, :NUM_CLASSES] / within[rows, None]
-    share = np.divide(total - within, total, out=np.full(len(counts), np.nan), where=total > 0)
-    cast = np.zeros((len(counts), NUM_CLASSES))
-    cast[:, _CLASS_IDS] = counts[:, :NUM_CLASSES]
-    return VoteLabels(label, reason, soft, share, cast, counts.sum(1).astype(np.float64))
+    cast, soft = np.zeros((2, len(counts), NUM_CLASSES))
+    cast[:, _CLASS_IDS], soft[:, _CLASS_IDS] = counts[:, :NUM_CLASSES], surviving[:, :NUM_CLASSES]
+    columns = []
+    for votes, n, targets, within, total in zip(cast, counts.sum(1), soft, soft.sum(1), surviving.sum(1), strict=True):
+        columns.append({"votes": votes.tolist(), "votes_all": float(n)} if n else {})
+        if within:
+            columns[-1] |= {
+                "soft_label": (targets / within).tolist(),
+                "excluded_share": float((total - within) / total),
+            }
+    return VoteLabels(label, reason, columns)
 
 
 def read_votes(path: Path, builder: ImportBuilder) -> Votes:
@@ -106,9 +96,7 @@ def read_votes(path: Path, builder: ImportBuilder) -> Votes:
         with builder.record(where):
             if fields is not None:
                 row_votes = vote_counts([fields[name] for name in VOTE_COLUMNS])
-                if fields["Usage"] not in USAGE:
-                    raise BadRecord("unknown Usage", f"{fields['Usage']!r} (use {', '.join(USAGE)})")
-                usage, votes = fields["Usage"], row_votes
+                usage, votes = known_usage(fields["Usage"]), row_votes
         usages.append(usage)
         names.append(fields["Image name"] if fields else "")
         counts.append(votes)
@@ -116,12 +104,16 @@ def read_votes(path: Path, builder: ImportBuilder) -> Votes:
     return Votes(path, usages, names, np.array(counts, np.int64).reshape(-1, len(VOTE_COLUMNS)), places)
 
 
+def known_usage(text: str) -> str:
+    """``text``; BadRecord unless it is one of FER2013's usages."""
+    if text not in USAGE:
+        raise BadRecord("unknown Usage", f"{text!r} (use {', '.join(USAGE)})")
+    return text
+
+
 def vote_counts(texts: list[str]) -> list[int]:
     """Ten counts; BadRecord for anything but whole numbers from 0 to 1000."""
-    counts = [whole_number(text.strip(), range(1001)) for text in texts]
-    if None in counts:
-        raise BadRecord("votes are no counts", ",".join(texts))
-    return counts
+    return [whole_number(text.strip(), range(1001), "votes are no counts") for text in texts]
 
 
 def read_image_map(votes: Votes, builder: ImportBuilder) -> dict[int, str]:
@@ -132,19 +124,16 @@ def read_image_map(votes: Votes, builder: ImportBuilder) -> dict[int, str]:
     """
     if not builder.spec.image_map:
         raise DataError(f"{builder.name}: votes over an image tree need image_map, the CSV that joins rows and images")
-    path, image_of = external(builder.spec.image_map), {}
-    columns = csv_header(path)
-    if not {"row", "fer2013_jpg"} <= set(columns):
-        raise DataError(f"{path}: its header {columns} lacks row or fer2013_jpg")
-    known = [pair for pair in (("Usage", votes.usage), ("ferplus_image", votes.names)) if pair[0] in columns]
-    for _, where, fields in csv_rows(path, columns, builder):
+    image_of, unmapped = {}, {str(row): row for row in range(len(votes.usage))}
+    known = {"Usage": votes.usage, "ferplus_image": votes.names}
+    for _, where, fields in csv_rows(external(builder.spec.image_map), ("row", "fer2013_jpg"), builder, others=True):
         if fields is None:
             continue
-        row = whole_number(fields["row"], range(len(votes.usage)))
-        if row is None or row in image_of:
+        row = unmapped.pop(fields["row"], None)
+        if row is None:
             raise DataError(f"{where}: row {fields['row'][:80]!r} is no row of {votes.path}, or is mapped twice")
-        for column, values in known:
-            if values[row] and fields[column] != values[row]:
+        for column, values in known.items():
+            if values[row] and fields.get(column, values[row]) != values[row]:
                 raise DataError(f"{where}: {column} {fields[column]!r} but {votes.places[row]} has {values[row]!r}")
         image_of[row] = safe_path(fields["fer2013_jpg"], where)
     return image_of

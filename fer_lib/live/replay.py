@@ -26,6 +26,7 @@ from fer_lib.live.smoothing import Smoother
 from fer_lib.models.bundle import Bundle
 from fer_lib.params import LiveParams, SmoothingParams
 from fer_lib.storage.atomic import fresh_folder
+from fer_lib.storage.progress import Step, step
 
 
 def replay(
@@ -46,8 +47,9 @@ def replay(
     if out.exists():
         raise DataError(f"{out} exists already: give another --out, or move it away")
     live_model = LiveModel(bundle, p)
-    with _open_images(folder, info) as images, fresh_folder(out) as work:
-        write_session(work, _write_logs(work, images, frames, faces, info, live_model, p, folder))
+    replaying = step("replaying frames", len(frames.frame_index), "frames")
+    with _open_images(folder, info) as images, fresh_folder(out) as work, replaying as counter:
+        write_session(work, _write_logs(work, images, frames, faces, info, live_model, p, folder, counter))
         if (folder / CORRECTIONS).is_file():
             shutil.copyfile(folder / CORRECTIONS, work / CORRECTIONS)
     return out
@@ -55,7 +57,7 @@ def replay(
 
 def _write_logs(
     work: Path, images: Iterator, frames: Frames, faces: dict[int, Face], info: dict, model: LiveModel, p: LiveParams,
-    folder: Path,
+    folder: Path, counter: Step,
 ) -> dict[str, Any]:  # fmt: skip
     """Write the logs to ``work``; returns the content of ``session.json``."""
     positions = {int(index): i for i, index in enumerate(frames.frame_index)}
@@ -65,7 +67,8 @@ def _write_logs(
     log, smoother = SessionLog(work, head, started, p.smoothing, p.show_emo_ratio), Smoother(p.smoothing)
     detector = _landmark_detector(model, info)
     try:
-        for index, image in images:
+        for done, (index, image) in enumerate(images, 1):
+            counter.update(done)
             if index not in positions:
                 continue  # the session ended before its prediction
             i, face = positions[index], faces.get(index)

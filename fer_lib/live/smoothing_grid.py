@@ -17,6 +17,7 @@ from fer_lib.live.score import frame_durations, read_truth, scored_positions, se
 from fer_lib.live.session_files import read_frames, read_session
 from fer_lib.live.smoothing import apply_margin, majority_vote, moving_average
 from fer_lib.params import SmoothingParams, StudyParams
+from fer_lib.storage.progress import each
 
 COLUMNS = (
     *SmoothingParams.model_fields, "accuracy", "coverage", "flips", "flips_per_min", "on_front",
@@ -41,7 +42,7 @@ def score_grid(folder: Path | str, p: StudyParams) -> pd.DataFrame:
     positions, y = face_index[scored_faces], truth[scored_faces]
     durations = frame_durations(time)[faces]
     probs, rows, thresholds = frames.probs[faces], [], _abstention(folder)
-    for alpha in p.ema_alpha:
+    for alpha in each("smoothing", p.ema_alpha):
         smoothed = moving_average(probs, alpha)
         for delta in p.hysteresis_delta:
             labels = apply_margin(smoothed, delta)

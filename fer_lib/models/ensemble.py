@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import torch
+from scipy.special import entr
 
 from fer_lib.calibration import metrics
 from fer_lib.errors import FerError
@@ -54,3 +55,15 @@ def search_weights(logits: list[np.ndarray], y: np.ndarray, space: str, steps: i
         if key > best:
             best, best_weights = key, parts.tolist()
     return best_weights, best[0]
+
+
+def disagreement(logits: list[np.ndarray]) -> np.ndarray:
+    """How much members with logits [N, 7] disagree on each row, float64 [N], in nats: 0 to log(members).
+
+    The generalised Jensen-Shannon divergence with equal weights (Lin 1991, eq. 5.1): the entropy of the mean of their
+    probabilities minus the mean of their entropies.
+    """
+    log_probs = np.stack([metrics.log_softmax(z) for z in logits])
+    probs = np.exp(log_probs)
+    mean = probs.mean(axis=0)
+    return entr(mean).sum(axis=1) + (probs * log_probs).sum(axis=2).mean(axis=0)

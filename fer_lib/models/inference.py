@@ -9,6 +9,7 @@ from torch import nn
 from fer_lib.datasets.batches import eval_batches
 from fer_lib.datasets.facepack import FacePack
 from fer_lib.emotions import NUM_CLASSES
+from fer_lib.storage.progress import step
 
 
 @torch.no_grad()
@@ -19,21 +20,24 @@ def predict_logits(
     device: torch.device | str = "cpu",
     flip_average: bool = False,
     max_batches: int = 0,
+    what: str = "predicting faces",
 ) -> np.ndarray:
     """float64 logits [N, 7] of the rows of ``pack`` in order.  ``model``, already on ``device``, is put into eval mode.
 
     ``flip_average``: mean of the logits of the view and of its mirror image.  ``max_batches`` > 0: only the rows of
-    that many batches.
+    that many batches.  ``what`` names the step that the terminal shows.
     """
     model.eval()
     views = [False, True] if flip_average else [False]
     total = np.zeros((len(pack.faces), NUM_CLASSES))
-    done = 0
-    for flip in views:
-        for i, (rows, images) in enumerate(eval_batches(pack, batch_size, flip)):
-            if max_batches and i >= max_batches:
-                break
-            x = torch.from_numpy(images).to(device).contiguous(memory_format=torch.channels_last)
-            total[rows] += model(x).double().cpu().numpy()
-            done = rows[-1] + 1
+    done, limit = 0, min(len(total), max_batches * batch_size or len(total))
+    with step(what, total=limit * len(views), unit="faces") as counter:
+        for number, flip in enumerate(views):
+            for i, (rows, images) in enumerate(eval_batches(pack, batch_size, flip)):
+                if max_batches and i >= max_batches:
+                    break
+                x = torch.from_numpy(images).to(device).contiguous(memory_format=torch.channels_last)
+                total[rows] += model(x).double().cpu().numpy()
+                done = rows[-1] + 1
+                counter.update(number * limit + int(done))
     return total[:done] / len(views)

@@ -24,6 +24,7 @@ from fer_lib.models.ensemble import combine, search_weights
 from fer_lib.models.inference import predict_logits
 from fer_lib.params import SoftLabelParams
 from fer_lib.params.base import PackKind
+from fer_lib.storage.progress import each, step
 
 _ADVICE = "export the soft labels again (phase 06_export_softlabels)"
 SHARPNESS_TEMPERATURES = (1.0, 1.2, 2.0, 4.0, 5.0, 6.0)
@@ -91,11 +92,16 @@ def export_softlabels(
     bundles = [read_bundle(t) for t in teachers]
     train, select = manifest.rows(split="train"), manifest.rows(split="val", val_role="select")
     options = dict(flip_average=p.flip_average, batch_size=p.batch_size, device=device, pack_kind=p.pack)
-    select_logits, packs = zip(*[cached_logits(b, select, cache_dir, **options) for b in bundles], strict=True)
+    select_logits, packs = zip(
+        *[cached_logits(b, select, cache_dir, **options) for b in each("teacher", bundles)], strict=True
+    )
     select_rows = _common_rows(packs)
-    weights = list(p.weights) or search_weights(list(select_logits), select_rows.labels, p.space)[0]
+    with step("searching ensemble weights"):
+        weights = list(p.weights) or search_weights(list(select_logits), select_rows.labels, p.space)[0]
     ensemble_logits = combine(list(select_logits), weights, p.space)
-    train_logits, train_packs = zip(*[cached_logits(b, train, cache_dir, **options) for b in bundles], strict=True)
+    train_logits, train_packs = zip(
+        *[cached_logits(b, train, cache_dir, **options) for b in each("teacher", bundles)], strict=True
+    )
     rows = _common_rows(train_packs)
     logits = combine(list(train_logits), weights, p.space)
 

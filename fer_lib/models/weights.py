@@ -14,6 +14,7 @@ import torch
 
 from fer_lib.errors import FerError
 from fer_lib.storage.paths import external
+from fer_lib.storage.progress import step
 
 if TYPE_CHECKING:
     from fer_lib.models.classifier import FerClassifier
@@ -102,7 +103,8 @@ def _from_hub(model: FerClassifier) -> tuple[dict[str, torch.Tensor], str]:
 
     name = model.config["backbone"]
     try:
-        backbone = make_backbone(name, model.config["image_size"], pretrained=True)
+        with step(f"fetching weights of {name}"):
+            backbone = make_backbone(name, model.config["image_size"], pretrained=True)
     except Exception as error:  # any network, proxy or hub failure ends the same way for the user
         raise FerError(
             f"pretrained weights of '{name}' could not be fetched from the hub ({type(error).__name__}: {error}); set "

@@ -11,6 +11,7 @@ workers.py               executors for notebooks: this process, or a pool with o
 papermill.py             execution of one notebook
 kernels.py               its kernel; kernel_server.py: the process from which kernels are forked
 forecast.py              how long a run will take
+progress.py              what the terminal shows meanwhile, also of other long commands
 cache_key.py             the cache key of a phase; folders.py: the folders of phases
 standalone.py            a phase that a notebook runs without a pipeline
 """

@@ -26,7 +26,8 @@ PATH_FIELDS = ("root", "votes", "images", "image_map")  # parameters that may na
 # These modules only pass on and record values.  The key contains the values, so it leaves out the modules' code.
 UNHASHED_MODULES = frozenset(
     f"fer_lib.{name}"
-    for name in ("params", "pipeline", "errors", "cli", "storage.locks", "storage.paths", "importers.source_table",
+    for name in ("params", "pipeline", "errors", "cli", "importers.source_table",
+                 *(f"storage.{part}" for part in ("locks", "paths", "progress")),
                  *(f"tracking.{part}" for part in ("store", "phase_run", "records", "event_logger", "run_status")))
 )  # fmt: skip
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from fer_lib.calibration.plot_style import themed
 from fer_lib.params.strict import parse
 from fer_lib.pipeline.comparison import RANKED_BY, Row
 
 
+@themed
 def plot_scores(title: str, groups: list[list[Row]]):
     """A matplotlib figure with one panel per group of rows that are ranked together; None without scores.
 
@@ -18,8 +20,8 @@ def plot_scores(title: str, groups: list[list[Row]]):
     groups = [group for group in groups if group[0]["rank"] is not None]
     if not groups:
         return None
-    figure = Figure(figsize=(min(24.0, 1.5 + 6.5 * len(groups)), 4.6), layout="constrained")
-    figure.suptitle(title, fontsize=12)
+    figure = Figure(figsize=(min(24.0, 1.5 + 6.5 * len(groups)), 4.6))
+    figure.suptitle(title)
     for axes, group in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
         _panel(axes, group, titled=len(groups) > 1)
     return figure
@@ -38,19 +40,20 @@ def _panel(axes, group: list[Row], titled: bool) -> None:
         lines.setdefault(", ".join([row["phase"], *others]), []).append(row)
     for colour, (label, line) in enumerate(lines.items()):
         line.sort(key=lambda row: positions[row["values"][name]])
-        _line(axes, line, positions, name, RANKED_BY, f"{label}: {RANKED_BY}", color=f"C{colour % 10}", marker="o")
+        style = {"color": f"C{colour % 4}", "marker": "osD^vP"[colour % 6]}
+        _line(axes, line, positions, name, RANKED_BY, f"{label}: {RANKED_BY}", **style)
         for measure in dict.fromkeys(key for row in line for key in row["scores"]):
             if measure.endswith("macro-F1") and measure != RANKED_BY:
                 of = f"{label}: {measure}"
-                hollow = {"marker": "o", "markerfacecolor": "white", "linestyle": "--", "linewidth": 1}
-                _line(axes, line, positions, name, measure, of, color=f"C{colour % 10}", **hollow)
+                hollow = {"markerfacecolor": "white", "linestyle": "--", "linewidth": 1}
+                _line(axes, line, positions, name, measure, of, **style, **hollow)
     axes.set_xticks(list(positions.values()), list(positions))
     axes.set_xlabel(name)
     axes.set_ylabel("macro-F1")
     if titled:
-        axes.set_title(f"val on {group[0]['evalset_id']}", fontsize=8)
+        axes.set_title(f"val on {group[0]['evalset_id']}", fontsize=9)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="best")
+    axes.legend(loc="best")
 
 
 def _line(axes, line: list[Row], positions: dict[str, Any], name: str, measure: str, label: str, **style: Any) -> None:

@@ -17,9 +17,11 @@ from typing import Any
 
 from fer_lib.errors import FerError
 from fer_lib.pipeline import cache_key, folders
+from fer_lib.pipeline.progress import show_progress
 from fer_lib.pipeline.runfile import Phase, RunPlan, input_fields, input_phases
 from fer_lib.storage import paths
 from fer_lib.storage.paths import below, external, is_uri
+from fer_lib.storage.progress import step
 from fer_lib.tracking import run_status, store
 from fer_lib.tracking.records import git_state, numbers
 
@@ -64,12 +66,14 @@ def open_session(fresh: bool) -> Iterator[Session]:
 
     The end of the block waits for what goes on in the background, and raises its first error unless the block raised.
     """
-    base = store.configure()
-    import mlflow
     from filelock import FileLock
     from rich.console import Console
 
-    run_status.reap()
+    with show_progress("runs"), step("opening the store"):
+        base = store.configure()
+        import mlflow
+
+        run_status.reap()
     lock = paths.mlruns(base) / "locks" / f"{uuid.uuid4().hex}.lock"
     lock.parent.mkdir(exist_ok=True)
     try:

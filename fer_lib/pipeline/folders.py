@@ -87,9 +87,10 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record | {"inputs": {name: absolute(v) for name, v in record["inputs"].items()}, "folder": str(folder)}
 
 
-def finished_phases(kinds: tuple[str, ...] = (), phase: str | None = None) -> list[dict[str, Any]]:
-    """Records of finished phases of these kinds, or with this name, newest first."""
+def finished_phases(kinds: tuple[str, ...] = (), phase: str | None = None, smoke: bool = True) -> list[dict[str, Any]]:
+    """Records of finished phases of these kinds, or with this name, newest first; ``smoke``: also those of --smoke."""
     folders = [path.parent for path in paths.phases_dir().glob("*/done.json")]
     records = [record for folder in folders if (record := read_record(folder)) is not None]
     selected = [r for r in records if (r["kind"] in kinds if kinds else True) and phase in (None, r["phase"])]
+    selected = [r for r in selected if smoke or not r["params"].get("smoke")]
     return sorted(selected, key=lambda r: (Path(r["folder"]) / "done.json").stat().st_mtime_ns, reverse=True)

@@ -81,6 +81,14 @@ def _add_file(
     return names
 
 
+def declared_seconds(path: Path, top: dict[str, Any]) -> float | None:
+    """What the whole run takes by its file, None without ``seconds``.  Raises ParamsError when it is no number."""
+    seconds = top.get("seconds")
+    if seconds is not None and not (type(seconds) in (int, float) and 0 < seconds < float("inf")):
+        raise ParamsError(f"{path}: 'seconds' must be a number of seconds, as in seconds: 60, got {seconds!r}")
+    return seconds
+
+
 def _included_files(path: Path, raw: dict) -> list[Path]:
     names = raw.get("include") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

@@ -79,7 +79,7 @@ class KernelServer:
             self._process = subprocess.Popen(
                 [sys.executable, *OPTIONS, "-m", __name__, number, str(address.parent)], stdin=subprocess.PIPE,
                 pass_fds=[listener.fileno()], cwd=home(), start_new_session=True,
-                env=store.SETTINGS | os.environ | quiet_environment() | self.environment,
+                env=store.SETTINGS | os.environ | backend_environment() | self.environment,
             )  # fmt: skip
         self.address = str(address)
 
@@ -93,11 +93,9 @@ class KernelServer:
             self._process, self.address = None, ""
 
 
-def quiet_environment() -> dict[str, str]:
-    """Variables of a kernel: they hide a warning of tqdm about widgets and choose ipykernel's matplotlib backend."""
-    filters = [os.environ.get("PYTHONWARNINGS"), "ignore:IProgress not found"]
-    backend = os.environ.get("MPLBACKEND") or "module://matplotlib_inline.backend_inline"
-    return {"PYTHONWARNINGS": ",".join(filter(None, filters)), "MPLBACKEND": backend}
+def backend_environment() -> dict[str, str]:
+    """Variable of a kernel that chooses ipykernel's matplotlib backend."""
+    return {"MPLBACKEND": os.environ.get("MPLBACKEND") or "module://matplotlib_inline.backend_inline"}
 
 
 # -- in the server ----------------------------------------------------------------------------------------------

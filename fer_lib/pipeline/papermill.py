@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_lib.errors import FerError, reported_message
-from fer_lib.pipeline.kernel_server import quiet_environment
+from fer_lib.pipeline.kernel_server import backend_environment
 
 
 class NotebookFailed(FerError):
@@ -48,7 +48,7 @@ def execute(
         papermill.execute_notebook(
             str(notebook), str(output), parameters=parameters, kernel_name="python3", cwd=str(cwd), progress_bar=False,
             log_output=False, extra_arguments=quiet,
-            kernel_manager_class=kernel_manager(quiet_environment() | environment, server),
+            kernel_manager_class=kernel_manager(backend_environment() | environment, server),
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":  # the kernel itself was interrupted

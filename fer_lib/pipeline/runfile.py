@@ -31,7 +31,7 @@ from fer_lib import params as params_module
 from fer_lib.errors import ParamsError
 from fer_lib.params import PhaseParams
 from fer_lib.params.strict import closest, parse, unknown_key, validate
-from fer_lib.pipeline.includes import matching_phases, read_run
+from fer_lib.pipeline.includes import declared_seconds, matching_phases, read_run
 from fer_lib.storage.paths import external, is_uri
 
 
@@ -124,16 +124,12 @@ def load_run(path: Path | str, overrides: Sequence[str] = (), smoke: bool = Fals
         ParamsError: the file is missing or broken, or a phase, key or value is not valid.  The message has the line,
             or the phase, the key and the closest valid key.
     """
-    path = Path(path)
-    text = read_run(path)
+    path, text = Path(path), read_run(Path(path))
     experiment = text.top.get("experiment", "fer")
     name = text.top.get("name", path.stem)
     for key, value in (("name", name), ("experiment", experiment)):
         if not isinstance(value, str) or not value.strip():
             raise ParamsError(f"{path}: {key!r} must be a text, got {value!r}")
-    seconds = text.top.get("seconds")
-    if seconds is not None and not (type(seconds) in (int, float) and 0 < seconds < float("inf")):
-        raise ParamsError(f"{path}: 'seconds' must be a number of seconds, as in seconds: 60, got {seconds!r}")
     kinds, values = {}, {}
     for phase, mapping in text.phases.items():
         kinds[phase], values[phase] = _parse_phase(path, phase, mapping)
@@ -150,7 +146,7 @@ def load_run(path: Path | str, overrides: Sequence[str] = (), smoke: bool = Fals
         before = [earlier for earlier in plan if earlier.name in text.visible_phases[phase]]
         plan.append(replace(validated, inputs=resolve_inputs(validated, before, list(kinds))))
         _check_model_names(plan[-1])
-    return RunPlan(name, experiment, plan, path, None if smoke or overrides else seconds)
+    return RunPlan(name, experiment, plan, path, None if smoke or overrides else declared_seconds(path, text.top))
 
 
 def _parse_phase(path: Path, phase: Any, mapping: Any) -> tuple[str, dict[str, Any]]:
@@ -219,12 +215,17 @@ def shrink(kind: str, values: dict[str, Any], phases: Iterable[str] = ()) -> dic
         return {"sources": [source | change for source, change in zip(values["sources"], changes, strict=True)]}
     if kind == "manifest":
         changes: dict[str, Any] = {"max_per_class": min(values["max_per_class"] or 60, 60)}
+        if values["val_fraction"]:  # of the few train rows, enough for the three roles of val
+            changes["val_fraction"] = max(values["val_fraction"], 0.25)
         if values["manifests"] and not values["curate"]["selection"].startswith("uncleaned_"):  # it keeps all rows
             caps = {"max_per_class_and_source": 60, "cap_splits": ["train", "val", "test"]}
             changes["curate"] = values["curate"] | caps
         return changes
     if kind == "audit":
-        return {"noise_nets": values["noise_nets"] | {"folds": 2, "rounds": 1, "epochs": 1}}
+        return {
+            "shown": min(values["shown"], 6),
+            "noise_nets": values["noise_nets"] | {"folds": 2, "rounds": 1, "epochs": 1},
+        }
     if kind in ("checkpoints", "evaluate"):
         return {"resamples": min(values["resamples"], 100)}
     return {"epochs": 1} if kind == "adapt" else {}
@@ -238,7 +239,9 @@ def _shrink_fit(values: dict[str, Any], phases: Iterable[str]) -> dict[str, Any]
         cap["embed_dim"] = 64
     if values["image_size"] > 48 and takes(values["backbone"], 48):
         cap["image_size"] = 48
-    caps = {key: min(values[key], most) for key, most in cap.items()}
+    caps: dict[str, Any] = {key: min(values[key], most) for key, most in cap.items()}
+    if values.get("onnx") == "both":
+        caps["onnx"] = "best"
     batches = {"max_train_batches": 4, "max_val_batches": 2}
     caps |= {key: min(values[key] or most, most) for key, most in batches.items()}  # 0 means all
     least = max(7 * values["min_per_class"], 2 * values["processes"])

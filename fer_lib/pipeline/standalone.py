@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fer_lib.pipeline.runfile import input_fields, load_run
 from fer_lib.storage.json_files import read_json
 from fer_lib.storage.paths import below, external, home, is_uri
 from fer_lib.tracking.phase_run import PhaseRun, inherited_run
-from fer_lib.tracking.records import enable_png_figures
+from fer_lib.tracking.records import set_up_notebook
 
 # Fields that leave the default settings of a fit as they are.
 _FREE_FIELDS = FitParams.RUNTIME_FIELDS | {"output_dir", "seed", "smoke", "name"}
@@ -37,7 +38,7 @@ def phase_run(kind: str, namespace: Mapping[str, Any], intent: str = "", name: s
     Raises:
         FerError: a parameter or an input is wrong, or another process runs the phase.
     """
-    enable_png_figures()
+    set_up_notebook()
     params = KINDS[kind][0].collect(namespace, name or kind)
     run_id = inherited_run()
     if run_id is None:
@@ -95,8 +96,9 @@ def read_plan(params) -> dict[str, Any]:
 def standalone_inputs(kind: str, params) -> dict[str, str | list[str]]:
     """Inputs of a phase without a pipeline: folders and URIs as written; blank ones are finished phases of the store.
 
-    All phases of the store belong to one manifest: the newest for which every input is finished.  Without one, the
-    needed phases of ``params/quickstart.yaml`` run first.
+    All phases of the store belong to one manifest: the newest for which every input is finished.  Phases of a
+    ``--smoke`` run are inputs of other smoke phases alone.  Without a manifest, the needed phases of
+    ``params/quickstart.yaml`` run first.
 
     Raises:
         FerError: a folder does not exist, or the quickstart failed.
@@ -113,7 +115,7 @@ def standalone_inputs(kind: str, params) -> dict[str, str | list[str]]:
             blank[name] = spec
     if not blank:
         return named
-    inputs = _inputs_from_store(named, blank)
+    inputs = _inputs_from_store(named, blank, params.smoke)
     if inputs is None:
         from fer_lib.pipeline.run import run_file
 
@@ -121,7 +123,7 @@ def standalone_inputs(kind: str, params) -> dict[str, str | list[str]]:
         print(f"no finished {', '.join(sorted(needed))} phase yet: running those of params/quickstart.yaml first")
         if run_file(home() / "params" / "quickstart.yaml", until=needed):
             raise FerError("the quickstart, whose phases are the inputs of this one, failed: see its message above")
-        inputs = _inputs_from_store(named, blank)
+        inputs = _inputs_from_store(named, blank, params.smoke)
     if inputs is None:
         raise FerError(f"phase of kind {kind!r}: no finished phase for {', '.join(blank)}: set them to folders")
     return named | inputs
@@ -136,13 +138,14 @@ def _input_location(kind: str, name: str, value: str) -> str:
     return str(folder)
 
 
-def _inputs_from_store(named: dict, blank: dict) -> dict[str, str | list[str]] | None:
+def _inputs_from_store(named: dict, blank: dict, smoke: bool) -> dict[str, str | list[str]] | None:
     """A value for every blank field, all from one manifest; None when the store lacks one of them."""
+    finished = partial(finished_phases, smoke=smoke)
     if set(blank) == {"imports"}:
-        imports = finished_phases(("import",))
+        imports = finished(("import",))
         return {"imports": imports[0]["folder"]} if imports else None
     kinds = blank["manifest"].kinds if "manifest" in blank else ()
-    manifests = [named["manifest"]] if "manifest" in named else [r["folder"] for r in finished_phases(kinds)]
+    manifests = [named["manifest"]] if "manifest" in named else [r["folder"] for r in finished(kinds)]
     for manifest in manifests:
         inputs: dict[str, str | list[str]] = {}
         for name, spec in blank.items():
@@ -150,7 +153,7 @@ def _inputs_from_store(named: dict, blank: dict) -> dict[str, str | list[str]] |
                 inputs[name] = manifest
                 continue
             newest: dict[str, str] = {}  # phase name -> its newest folder
-            for record in finished_phases(spec.kinds):
+            for record in finished(spec.kinds):
                 if record["inputs"].get("manifest") == manifest:
                     newest.setdefault(record["phase"], record["folder"])
             newest_folders = list(newest.values())

@@ -104,10 +104,15 @@ def _find_run(run: str, base: Path) -> tuple[Any, list[dict[str, Any]]]:
         if parent.info.status != "FINISHED" and parent.info.run_name == run:
             continue  # a name selects finished runs only; an id also selects the finished phases of a failed run
         rows, plan = read_json(artifacts / "phases.json")["phases"], read_json(artifacts / "plan.json")
+        if parent.info.run_name == run and all(phase.get("smoke") for phase in plan.values()):
+            continue  # a --smoke run of the same file
         records = _lineage([base / row["folder"] for row in rows if row["status"] in ("ran", "re-used")], list(plan))
         if any(record["kind"] == "evaluate" for record in records):
             return parent, records
-    raise FerError(f"no run {run!r} has a finished evaluation to report: run its file to the end, then export it again")
+    raise FerError(
+        f"no run {run!r} has a finished evaluation to report: run its file to the end without --smoke, then export it "
+        "again; a smoke run is exported by its id"
+    )
 
 
 def _search(condition: str, order: str) -> list[Any]:

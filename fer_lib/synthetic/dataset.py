@@ -202,22 +202,32 @@ def _check_request(out_dir: Path, layout: str, faces: int, duplicates: int, leak
         raise DataError(f"{out_dir} exists and is not an empty folder: remove it or choose another one")
 
 
-# expw_full and expw_hq read one layout
-_LAYOUT_OF = {kind.source: layout for layout, kind in reversed(LAYOUTS.items())} | {"expw_hq": "expw"}
-_SHARED_FACES = {"fer2013": "", "ferplus": "", "expw_full": "expw", "expw_hq": "expw"}
+EMBEDDED = {
+    "fer2013": ("fer2013_csv", ""),
+    "tree": ("tree", None),
+    "expw_full": ("expw", "expw"),
+    "expw_hq": ("expw", "expw"),
+}
+"""Source -> its layout, and the name that the seed of its faces comes from (None: the dataset's own name)."""
+
+
+def check_embedded(source: str) -> None:
+    """Raise DataError when there is no drawn version of ``source``."""
+    if source not in EMBEDDED:
+        known = ", ".join(EMBEDDED)
+        raise DataError(f"source {source!r} has no embedded faces: give its root, or use one of {known}")
 
 
 def embedded_root(spec: SourceSpec) -> Path:
     """The raw folder of drawn faces behind ``root: embedded``, written on first use and cached in the store.
 
-    fer2013 and ferplus have the same faces, as the real ones do, and so have expw_full and expw_hq; every other source
-    has its own.  Raises DataError when there is no drawn version of ``spec.source``, or as :func:`write_raw` does.
+    expw_full and expw_hq have the same faces, as the real ones do.  Raises DataError as :func:`check_embedded` and
+    :func:`write_raw` do.
     """
-    if spec.source not in _LAYOUT_OF:
-        known = ", ".join(_LAYOUT_OF)
-        raise DataError(f"source {spec.source!r} has no embedded faces: give its root, or use one of {known}")
-    series = _SHARED_FACES.get(spec.source, spec.name or spec.source)
-    options = {"layout": _LAYOUT_OF[spec.source], "seed": 1337 + zlib.crc32(series.encode())}
+    check_embedded(spec.source)
+    layout, series = EMBEDDED[spec.source]
+    series = spec.name or spec.source if series is None else series
+    options = {"layout": layout, "seed": 1337 + zlib.crc32(series.encode())}
     options |= spec.model_dump(include={"faces", "label_noise", "duplicates", "leaks", "noise_shape"})
     # the code is part of the key: faces that are drawn otherwise are another dataset
     modules = (__file__, drawing.__file__, features.__file__, noise_injection.__file__, layouts.__file__)

@@ -13,6 +13,7 @@ run as KILLED and records its progress; the same command continues from the last
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import time
@@ -25,6 +26,7 @@ from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.openings import OPENINGS
 from fer_lib.errors import FerError
 from fer_lib.params import FitParams
+from fer_lib.storage import progress
 from fer_lib.storage.atomic import write_json
 from fer_lib.storage.json_files import flatten, now, read_json
 from fer_lib.storage.locks import RunLock
@@ -32,7 +34,7 @@ from fer_lib.storage.paths import below, mlruns
 from fer_lib.storage.phase_result import PhaseResult
 from fer_lib.tracking import run_status, store
 from fer_lib.tracking.event_logger import EventLogger
-from fer_lib.tracking.records import git_state, numbers, progress_line, relative_inputs, write_plan
+from fer_lib.tracking.records import git_state, numbers, relative_inputs, write_plan, write_progress
 from fer_lib.tracking.registry import resolve
 
 __all__ = ["PhaseRun", "inherited_run"]
@@ -94,6 +96,10 @@ class PhaseRun:
             self._lock.release()
             raise
         _current = self
+        self.progress_fields: dict[str, Any] = {}  # more fields of progress.json
+        self._observing = contextlib.ExitStack()
+        self._observing.enter_context(progress.observed_by(self._write_progress))
+        self._write_progress(progress.UNCOUNTED | {"text": "reading inputs"})
         self._unregister = run_status.on_interrupted_cell(self.interrupt)
         atexit.register(self._exit)  # MLflow's own exit hook would set FINISHED
 
@@ -180,33 +186,31 @@ class PhaseRun:
             print(message, flush=True)
 
     def figure(self, figure, name: str):
-        """Attach a matplotlib figure, save a copy in the phase's folder, and return it, so that the cell shows it.
-
-        The suffix of ``name`` sets the format.
-        """
+        """Attach a figure, save a copy in the phase's folder and return it.  The suffix of ``name`` sets the format."""
         mlflow = self._mlflow()
         path = self.output_dir / "figures" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         options = {"dpi": 120, "bbox_inches": "tight"}
-        figure.savefig(path, **options)
-        store.retry_while_locked(lambda: mlflow.log_figure(figure, f"figures/{name}", save_kwargs=options))
+        with progress.step(f"drawing {name}"):
+            figure.savefig(path, **options)
+            store.retry_while_locked(lambda: mlflow.log_figure(figure, f"figures/{name}", save_kwargs=options))
         return figure
 
-    def progress(self, what: str):
-        """A progress callback ``(done, total)``: ``fer run`` shows ``1,200 of 3,000 <what>`` while the phase runs."""
-        return progress_line(self.output_dir, what)
+    def _write_progress(self, record: dict[str, Any]) -> None:
+        write_progress(self.output_dir, **record, **self.progress_fields)
 
     def artifact(self, path: Path | str, folder: str | None = None) -> Path:
         """Attach a file or a folder to the run.  Raises FerError when it does not exist."""
         mlflow = self._mlflow()
         path = Path(path)
-        if path.is_dir():
-            target = f"{folder}/{path.name}" if folder else path.name
-            store.retry_while_locked(lambda: mlflow.log_artifacts(str(path), target))
-        elif path.is_file():
-            store.retry_while_locked(lambda: mlflow.log_artifact(str(path), folder))
-        else:
-            raise FerError(f"phase {self.name}: there is no file {path} to attach to the run")
+        with progress.step(f"attaching {path.name}"):
+            if path.is_dir():
+                target = f"{folder}/{path.name}" if folder else path.name
+                store.retry_while_locked(lambda: mlflow.log_artifacts(str(path), target))
+            elif path.is_file():
+                store.retry_while_locked(lambda: mlflow.log_artifact(str(path), folder))
+            else:
+                raise FerError(f"phase {self.name}: there is no file {path} to attach to the run")
         return path
 
     def note(self, **fields: str) -> None:
@@ -283,6 +287,7 @@ class PhaseRun:
         if _current is not self:
             return
         _current = None
+        self._observing.close()
         self._unregister()
         try:
             try:  # end_run cannot be retried: it forgets the run before it writes

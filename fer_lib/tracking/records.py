@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import math
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +57,24 @@ def write_plan(plan: dict[str, Any], base: Path) -> Path:
     return write_json(Path(plan["output_dir"]) / "phase.json", record | {"inputs": inputs})
 
 
-def enable_png_figures() -> None:
-    """Show matplotlib figures as PNG in a notebook; without pyplot, IPython prints only their repr."""
+def set_up_notebook() -> None:
+    """In a notebook, show matplotlib figures as PNG and warnings that ``fer_lib`` logs as plain output.
+
+    Without pyplot, IPython prints only a figure's repr.  Jupyter paints stderr red, as if the cell had failed.
+    """
     if "IPython" not in sys.modules:
         return
     from IPython import get_ipython
     from IPython.core.pylabtools import select_figure_formats
 
-    if (shell := get_ipython()) is not None:
-        select_figure_formats(shell, {"png"})
+    if (shell := get_ipython()) is None:
+        return
+    select_figure_formats(shell, {"png"})
+    if not (log := logging.getLogger("fer_lib")).handlers:
+        plain = logging.StreamHandler(sys.stdout)
+        plain.setFormatter(logging.Formatter("Warning: %(message)s"))
+        plain.setLevel(logging.WARNING)
+        log.addHandler(plain)
 
 
 def show_table(table, empty: str, precision: int = 4) -> None:
@@ -78,21 +87,9 @@ def show_table(table, empty: str, precision: int = 4) -> None:
         display(table.style.format(precision=precision, na_rep=""))
 
 
-def progress_line(folder: Path, what: str) -> Callable[..., None]:
-    """A callback ``(done)`` or ``(done, total)`` that writes ``progress.json`` at most once per second."""
-    last_time = -1.0
-
-    def write(done: int, total: int | None = None) -> None:
-        nonlocal last_time
-        if time.monotonic() - last_time >= 1.0 or done == total:
-            last_time = time.monotonic()
-            write_progress(folder, text=f"{done:,}{f' of {total:,}' if total else ''} {what}")
-
-    return write
-
-
 def write_progress(folder: Path, **fields: Any) -> None:
     """Write ``progress.json``, which ``fer run`` displays.  Atomic, but not synced: losing it does no harm."""
     work = folder / f".progress.{os.getpid()}.partial"
-    work.write_text(json.dumps(fields), encoding="utf-8")
-    os.replace(work, folder / "progress.json")
+    with contextlib.suppress(OSError):  # a full disk is reported by the files that matter
+        work.write_text(json.dumps(fields), encoding="utf-8")
+        os.replace(work, folder / "progress.json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import re
 from collections.abc import Iterator
@@ -283,13 +282,15 @@ def _size(folder: Path) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence MLflow's warning about the type hint (see deploy/pyfunc.py) and its progress bars."""
-    logger, bar = logging.getLogger("mlflow"), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
-    level, before = logger.level, os.environ.get(bar)
-    logger.setLevel(logging.ERROR)
+    """Silence MLflow's warning about the type hint (see deploy/pyfunc.py), its reports of success and progress bars."""
+    from mlflow.utils import logging_utils
+
+    bar = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
+    before = os.environ.get(bar)
+    logging_utils.disable_logging()
     os.environ[bar] = "false"
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logging_utils.enable_logging()
         os.environ.pop(bar) if before is None else os.environ.update({bar: before})

@@ -88,8 +88,8 @@ def _open(base: Path) -> None:
         _check_database(database)
     if not is_new and root_file.is_file() and (old := root_file.read_text(encoding="utf-8").strip()) != str(base):
         _rebase(database, Path(old), base)
-    for noisy in ("alembic", "mlflow.store.tracking"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)  # the migration logs forty lines
+    for noisy in ("alembic", "mlflow.store.tracking", "mlflow.system_metrics"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)  # the migration logs forty lines, a monitored run four
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises what it logs
     if is_new:
         unfinished.touch()

@@ -24,6 +24,7 @@ from fer_lib.models.cache import cached_array
 from fer_lib.models.classifier import build_classifier
 from fer_lib.models.inference import predict_logits
 from fer_lib.params import StudentParams
+from fer_lib.storage.progress import step
 from fer_lib.training.distributed import SingleProcess
 from fer_lib.training.fit import apply_settings
 from fer_lib.training.fit_data import FitData
@@ -83,13 +84,12 @@ def out_of_fold(
     p: StudentParams,
     cache_dir: Path,
     device: torch.device,
-    progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """float64 logits [N, 7] of each row of ``pack``, by a net trained on the other folds.
 
     ``fold`` int [N]; ``trainable`` bool [N]: the rows that may be trained on.  The net of the last epoch predicts,
     because a selection by score would use the rows that it predicts.  Logits are averaged over a face and its mirror
-    image.  ``progress(done, total)`` counts epochs.
+    image.
 
     The logits of a fold are cached in ``cache_dir``.  A stopped audit resumes there, within a fold too.
     Raises DataError when a fold leaves fewer than two rows to train on.
@@ -97,17 +97,19 @@ def out_of_fold(
     apply_settings(p)
     folds = np.unique(fold)
     logits = np.empty((len(fold), NUM_CLASSES))
-    for number, k in enumerate(folds):
-        val, train = np.flatnonzero(fold == k), np.flatnonzero((fold != k) & trainable)
-        if len(train) < 2:  # batch norm needs two
-            raise DataError(f"fold {k} of {len(folds)} leaves {len(train)} rows to train on: use more rows or folds")
+    with step("training nets, epoch", total=len(folds) * p.epochs) as epochs:
+        for number, k in enumerate(folds):
+            val, train = np.flatnonzero(fold == k), np.flatnonzero((fold != k) & trainable)
+            if len(train) < 2:  # batch norm needs two
+                raise DataError(
+                    f"fold {k} of {len(folds)} leaves {len(train)} rows to train on: use more rows or folds"
+                )
 
-        def count_epochs(done: int, before: int = number * p.epochs) -> None:
-            if progress is not None:
-                progress(before + done, len(folds) * p.epochs)
+            def count_epochs(done: int, before: int = number * p.epochs) -> None:
+                epochs.update(before + done)
 
-        logits[val] = _cached_fold(subset(pack, train), subset(pack, val), p, cache_dir, device, count_epochs)
-        count_epochs(p.epochs)
+            logits[val] = _cached_fold(subset(pack, train), subset(pack, val), p, cache_dir, device, count_epochs)
+            count_epochs(p.epochs)
     return logits
 
 

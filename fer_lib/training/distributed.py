@@ -21,8 +21,10 @@ from torch import nn
 from fer_lib.devices import cores, resolve_device
 from fer_lib.errors import FerError
 from fer_lib.params import FitParams
+from fer_lib.storage import progress
 
 TIMEOUT = timedelta(days=7)
+PROGRESS = "progress"  # a message of rank 0 that the parent shows and does not yield
 
 
 class SingleProcess:
@@ -166,17 +168,26 @@ def _queued_events(events) -> Iterator[dict[str, Any]]:
             return
         if isinstance(event, Exception):
             raise event
-        yield event
+        if event["event"] == PROGRESS:
+            progress.relay(event["record"])
+        else:
+            progress.relay(None)
+            yield event
 
 
 def _process_main(work: Callable[..., Iterator[dict[str, Any]]], on_cpu: bool, events) -> None:
     """The main function of one process.  Rank 0 sends events; every rank sends the errors that users can act on."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     context = DistributedContext(on_cpu)
+
+    def send(record: dict[str, Any]) -> None:
+        events.put({"event": PROGRESS, "record": record})
+
     try:
-        for event in work(context):
-            if context.rank == 0:
-                events.put(event)
+        with progress.observed_by(send) if context.rank == 0 else nullcontext():
+            for event in work(context):
+                if context.rank == 0:
+                    events.put(event)
     except (FerError, OSError) as error:  # the parent kills the others, who wait for this one
         events.put(error)
         _flush(events)

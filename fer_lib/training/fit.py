@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -27,7 +24,7 @@ from fer_lib.models.classifier import FerClassifier, build_classifier, check_siz
 from fer_lib.models.weights import load_pretrained, resample_weights
 from fer_lib.params import FitParams
 from fer_lib.storage.atomic import fresh_file, write_json
-from fer_lib.storage.git import run_git
+from fer_lib.storage.environment import environment
 from fer_lib.training.checkpoint import LAST, has_checkpoint
 from fer_lib.training.distributed import SingleProcess, run_processes
 from fer_lib.training.fit_data import FitData, open_data
@@ -89,7 +86,7 @@ def _run_fit(
     options = dict(kind=kind, name=p.name, ids=ids, training_data=record, context=context, tune=tune, norms=norms)
     for event in fit(model, objective(p, data, context.device), data, p, out, **options):
         if event["event"] == "start" and context.rank == 0:
-            write_json(out / "environment.json", environment(context.device))
+            write_json(out / "environment.json", environment(context.device.type))
             alignment = _alignment(p, manifest, data, weights, event, init_from, context.device, ids)
             write_json(out / "alignmentreport.json", alignment)
         if event["event"] == "end" and context.rank == 0:
@@ -119,27 +116,6 @@ def _smoke_results(best: Bundle, end: dict[str, Any]) -> dict[str, Any]:
     counts = {k: best.meta["metrics"]["val_select"][k] for k in ("n_expected", "n_used")}
     identity = {k: best.meta["ids"][k] for k in ("evalset_id", "protocol_id")}
     return {"smoke": True, **identity, **counts, **{k: v for k, v in end.items() if k != "event"}}
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Machine, packages and git state, for ``environment.json``."""
-    root = Path(__file__).resolve().parents[2]
-    lock = root / "requirements.lock"
-    changes = run_git("status", "--porcelain")
-    names = (
-        "torch", "torchvision", "timm", "mlflow", "numpy", "pandas", "opencv-python", "opencv-python-headless",
-        "onnxruntime", "scikit-learn", "fer-lab",
-    )  # fmt: skip
-    installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "python": platform.python_version(),
-        "git": {"commit": run_git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)},
-        "packages": {n: installed[n] for n in names if n in installed},
-        "torch": torch.__version__,
-        "device": describe_device(device.type) | {"cpu_capability": torch.backends.cpu.get_cpu_capability()},
-        "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
-    }
 
 
 def apply_settings(p: FitParams) -> None:

@@ -1,10 +1,21 @@
-"""Training curves of a fit."""
+"""Figures of a fit: its training curves, and a batch as the loader makes it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from fer_lib.calibration.plot_style import BLUE, GREY, ORANGE, RED, themed
+from fer_lib.datasets.batches import train_batches
+from fer_lib.datasets.manifest import Manifest
+from fer_lib.datasets.sheets import tile_page
+from fer_lib.emotions import EMOTIONS
+from fer_lib.params import FitParams
+from fer_lib.training.fit_data import open_data
 
 # the curves of each panel: (label, key path in a row of history.json)
 _PANELS = (
@@ -12,22 +23,27 @@ _PANELS = (
     ("val/select", (("accuracy", ("val", "accuracy")), ("macro-F1", ("val", "macro_f1")), ("ECE", ("val", "ece")))),
     ("schedule", (("lr", ("lr",)),)),
 )
+_LINES = ((BLUE, "", "o"), (ORANGE, (4, 1.5), "s"), (RED, (1, 1), "D"))  # colour, dashes, marker
 
 
+@themed
 def training_curves(history: list[dict[str, Any]], best_epoch: int, title: str) -> Figure:
     """Loss, val scores and learning rate over epochs, with a line at the best epoch."""
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    import seaborn
+
+    figure = Figure(figsize=(12, 3.8))
+    figure.suptitle(title)
     for axes, (name, curves) in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):
-        for label, path in curves:
+        for (label, path), (colour, dashes, marker) in zip(curves, _LINES, strict=False):
             values = [(row["epoch"] + 1, _value_at(row, path)) for row in history]
             points = [(x, y) for x, y in values if y is not None]
             if points:
-                axes.plot(*zip(*points, strict=True), marker=".", label=label)
-        axes.axvline(best_epoch + 1, color="0.6", linestyle=":", label="best epoch")
+                x, y = zip(*points, strict=True)
+                seaborn.lineplot(x=x, y=y, ax=axes, label=label, color=colour, dashes=dashes, marker=marker)
+        axes.axvline(best_epoch + 1, color=GREY, linestyle=":", label="best epoch")
         axes.set(xlabel="epoch", title=name)
-        axes.legend(frameon=False, fontsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend()
     return figure
 
 
@@ -37,3 +53,27 @@ def _value_at(row: dict[str, Any] | None, path: tuple[str, ...]) -> float | None
             return None
         row = row.get(key)
     return row
+
+
+def augmented_batch(p: FitParams, manifest: Manifest, cache_dir: Path, shown: int = 16) -> Figure:
+    """About ``shown`` faces of the first training batch, each as it is packed and, below, as the loader augments it.
+
+    The loader draws by (seed, epoch, sample), so the fit saw these very faces.
+    Raises DataError as :func:`open_data` does.
+    """
+    data = open_data(manifest, p, cache_dir)
+    contract, share = data.contract, (0, max(1, -(-p.batch_size // shown)))
+    [batch] = train_batches(data.train, data.sampler, p.augment, 0, 1, workers=0, share=share)
+    mean, std = (np.asarray(values).reshape(3, 1, 1) for values in (contract.mean, contract.std))
+    made = np.rint(255 * (batch.images * std + mean)).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    packed = contract.centre(data.train.faces[batch.rows])
+    names = [EMOTIONS[label] for label in batch.labels]
+    lines = []
+    for start in range(0, len(names), 8):
+        some = slice(start, start + 8)
+        lines.append(("packed", [(tile, "") for tile in packed[some]]))
+        lines.append(("augmented", list(zip(made[some], names[some], strict=True))))
+    title = (
+        f"{len(names)} of {len(batch.step_rows)} faces of the first training batch, {contract.image_size} pixels a side"
+    )
+    return tile_page(lines, title, size=96)

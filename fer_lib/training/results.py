@@ -1,4 +1,4 @@
-"""Results of the phases that check a device and that train: tables for the notebook, and what the run logs."""
+"""Results of the phases that train: tables for the notebook, and what the run logs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from fer_lib.calibration.intervals import CHANCE, chance_note
 from fer_lib.models.bundle import Bundle, read_bundle
 from fer_lib.params import AdaptParams, FitParams
-from fer_lib.storage.atomic import write_json
 from fer_lib.storage.json_files import read_json
 from fer_lib.storage.phase_result import PhaseResult
 
@@ -20,24 +20,6 @@ SHOWN = ("accuracy", "macro_f1", "minority_f1", "nll", "ece", "n_expected", "n_u
 IDS = ("weights_sha256", "manifest_sha256", "evalset_id", "protocol_id")
 FIT_FILES = ("history", "alignmentreport", "reliabilitymetrics", "calibration", "environment")
 NEXT_STEPS = {"teacher": "Export soft labels, or evaluate.", "student": "Evaluate."}
-
-
-def check_result(facts: dict[str, Any], versions: dict[str, Any], out: Path) -> PhaseResult:
-    """The result of a device check: ``facts`` of ``devices.check_device`` and ``versions`` of ``fit.environment``.
-
-    Writes ``device.json`` and ``environment.json`` into ``out``.
-    """
-    return PhaseResult(
-        ids={"backend": facts["backend"], "torch": facts["torch"]},
-        headline={"device": facts["name"]},
-        metrics={"step_seconds": facts["step_seconds"], "max_gradient_error": facts["max_gradient_error"]},
-        artifacts=[write_json(out / "device.json", facts), write_json(out / "environment.json", versions)],
-        note={
-            "action": "Ran one training step and compared its gradients with the CPU's in float64.",
-            "result": f"{facts['name']}: largest gradient error {facts['max_gradient_error']:.2g}.",
-            "next": "Import datasets.",
-        },
-    )
 
 
 @dataclass(frozen=True)
@@ -90,7 +72,8 @@ def fit_result(fit: FinishedFit, exported: Mapping[str, Any] | None = None) -> P
         + ["best"]
     )
     files += [*(file for file in exported if file not in failures), "onnxparity.json"] if exported else []
-    headline = {"val accuracy": select["accuracy"], "val macro-F1": select["macro_f1"], "chance": 1 / 7}
+    headline = {"val accuracy": select["accuracy"], "val macro-F1": select["macro_f1"], "chance": CHANCE}
+    headline |= chance_note({p.name: select}, p.smoke)
     scaled, temperature = best.meta["metrics"]["val_select_scaled"], best.temperature.global_temperature
     return PhaseResult(
         ids={key: best.meta["ids"][key] for key in IDS},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +16,6 @@ from fer_lib.training.fit import run_fit
 from fer_lib.training.fit_data import FitData
 from fer_lib.training.label_loss import LabelLoss
 from fer_lib.training.schedule import as_epochs, margin
-
-log = logging.getLogger(__name__)
 
 
 class TeacherObjective:
@@ -71,7 +68,6 @@ def train_teacher(
             f"stays below {p.arcface_m}; set epochs >= {math.ceil(as_epochs(p.ramp_end, p.epochs))}, or plain_epochs: "
             "0.08 and ramp_end: 0.25 (fractions of the run), or arcface_m: 0 for training without a margin"
         )
-        log.warning(message)
         yield {"event": "note", "level": "warning", "message": message}
     config = dict(
         backbone=p.backbone,

@@ -25,7 +25,8 @@ def validate(
 
     Raises FerError when the weights, after ``epochs`` epochs, predict logits that are not finite.
     """
-    logits = predict_logits(model, data.val, p.batch_size, device, max_batches=p.max_val_batches)
+    options = dict(max_batches=p.max_val_batches, what="validating")
+    logits = predict_logits(model, data.val, p.batch_size, device, **options)
     if not np.isfinite(logits).all():
         raise divergence_error("the weights predict logits that are not finite", epochs, p)
     roles, labels = data.val_roles[: len(logits)], data.val.manifest.labels[: len(logits)]

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from fer_lib.calibration.intervals import bootstrap_interval, ece_interval, ece_null, proportion_interval
-from fer_lib.calibration.metrics import ece, softmax
+from fer_lib.calibration.intervals import bootstrap_interval, chance_note, ece_interval, ece_null, proportion_interval
+from fer_lib.calibration.metrics import ece, softmax, summary
 from fer_lib.errors import FerError
 
 
@@ -160,3 +160,20 @@ def test_refusals():
     for score in (lambda: ece_null(probs), lambda: ece_interval(probs, y)):
         with pytest.raises(FerError, match="row 7"):
             score()
+
+
+def test_models_at_chance_are_named_by_an_interval_and_others_are_not():
+    rng = np.random.default_rng(2)
+    y = np.arange(350) % 7
+    guess = summary(rng.normal(size=(350, 7)), y)
+    good = summary(rng.normal(size=(350, 7)) + 3 * np.eye(7)[y], y)
+    wrong = summary(-3 * np.eye(7)[y], y)
+    assert chance_note({"good": good}, smoke=True) == {}
+    smoke = chance_note({"good": good, "guess": guess, "wrong": wrong}, smoke=True)
+    assert smoke == {"at chance": "(0.14): guess, wrong; a smoke run trains too little to learn"}
+    [text] = chance_note({"guess": guess}).values()
+    assert text == "(0.14): guess; the 95 % interval of the accuracy is not above it"
+    # 4 of 14 is twice chance and its interval (0.12 to 0.55) holds it; 100 of 350, the same share, is above it
+    assert chance_note({"few": {"accuracy": 4 / 14, "n": 14}}) and not chance_note(
+        {"many": {"accuracy": 2 / 7, "n": 350}}
+    )

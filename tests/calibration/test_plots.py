@@ -1,4 +1,4 @@
-"""The images show the numbers that were passed in, and never touch pyplot's global state."""
+"""The images show the numbers that were passed in, differ in grey, and leave pyplot's global state alone."""
 
 import io
 import subprocess
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from fer_lib.calibration import metrics, plots
+from fer_lib.calibration import metrics, plot_style, plots
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import FerError
 
@@ -69,6 +69,9 @@ def test_confusion_matrix(scored):
     assert cells[0] == f"{cm[0, 0]:,}\n{100 * cm[0, 0] / cm[0].sum():.1f} %"
     assert cells[7:14] == ["-"] * 7
     assert len(cells) == 49
+    totals = cm.sum(axis=1, keepdims=True)
+    share = np.divide(cm, totals, out=np.zeros(cm.shape), where=totals > 0)
+    np.testing.assert_array_equal(figure.axes[0].collections[0].get_array().reshape(7, 7), share)
     assert all(name in texts(figure) for name in EMOTIONS)
     assert pixels(figure).std() > 0
 
@@ -91,14 +94,32 @@ def test_nothing_to_draw_is_refused():
         plots.per_class_bars({}, "x")
 
 
-def test_pyplot_is_never_imported():
+def test_importing_the_plots_imports_neither_seaborn_nor_pyplot():
     code = (
-        "import sys, numpy as np; from fer_lib.calibration import plots;"
-        "plots.reliability_diagram(np.eye(2), np.array([0, 1]), 't'); plots.per_class_bars({'a': 1.0}, 't');"
-        "plots.confusion_matrix(np.eye(7), 't');"
-        "sys.exit('matplotlib.pyplot' in sys.modules)"
+        "import sys; from fer_lib.calibration import plots; from fer_lib.training import plots;"
+        "sys.exit(bool({'seaborn', 'matplotlib.pyplot'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_drawing_leaves_no_pyplot_figure_and_no_changed_setting(scored):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    plots.confusion_matrix(np.eye(7), "t")
+    figure = plots.per_class_bars({"a": 1.0}, "t")
+    from matplotlib import pyplot  # seaborn has imported it
+
+    assert not pyplot.get_fignums()
+    assert {name for name, value in matplotlib.rcParams.items() if value != before[name]} <= {"backend"}
+    assert not figure.axes[0].spines["top"].get_visible(), "the theme was in force while the figure was drawn"
+
+
+def test_colours_of_a_series_differ_in_grey():
+    from matplotlib.colors import to_rgb
+
+    brightness = sorted(np.dot(to_rgb(colour), (0.299, 0.587, 0.114)) for colour in plot_style.SERIES)
+    assert np.diff(brightness).min() > 0.1
 
 
 def test_reliability_panels_draw_the_stored_tables(scored):

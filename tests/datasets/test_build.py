@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from watched_steps import counts, watched_steps
 
 from fer_lib.datasets.build import build_manifest, cap_rows, check_images, duplicates, leaked_ids, summary
 from fer_lib.datasets.manifest import Manifest
@@ -46,9 +47,9 @@ def tree(raw, name="tree"):
 
 def test_the_manifest_and_its_validation_agree(raw, tmp_path):
     imports = imported(tmp_path, tree(raw), tree(write_tree(tmp_path / "own", ("train", "val"), 2, 1), "own"))
-    progress = []
-    manifest = build_manifest(ManifestParams(), imports, tmp_path / "out", lambda i, n: progress.append((i, n)))
-    assert progress[-1] == (84, 84)
+    with watched_steps() as records:
+        manifest = build_manifest(ManifestParams(), imports, tmp_path / "out")
+    assert counts(records)[-1] == (84, 84) and records[-1]["text"] == "checking images 84/84"
     report = json.loads((tmp_path / "out" / "manifest_validation.json").read_text())
     keys = {"manifest", "root", "rows_total", "rows_valid", "bad_labels", "missing_paths", "decode", "boxes_outside"}
     assert keys | {"duplicates", "counts", "canonical"} <= set(report)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from watched_steps import counts, watched_steps
 
 from fer_lib.datasets import curate as curating
 from fer_lib.datasets.curate import choose, curate, merge
@@ -284,9 +285,9 @@ def photo(tmp_path):
 
 
 def test_size_and_sharpness_are_measured_on_the_face(photo):
-    progress = []
-    measured = measure(photo, lambda done, total: progress.append((done, total)))
-    assert measured["sample_id"].tolist() == photo.sample_ids and progress[-1] == (2, 2)
+    with watched_steps() as records:
+        measured = measure(photo)
+    assert measured["sample_id"].tolist() == photo.sample_ids and counts(records)[-1] == (2, 2)
     assert measured["box_px"].tolist() == [96, 96, 30, 20]
     sharp, blurred = measured["blur"][:2]
     assert sharp > 20 * blurred > 0

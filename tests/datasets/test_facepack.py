@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageSequence
+from watched_steps import counts, watched_steps
 
 from fer_lib.audit import hashes
 from fer_lib.datasets import cropping, facepack, quality, sheets
@@ -62,13 +63,13 @@ def broken_copy(rows, folder, missing=(), garbled=()):
 
 
 def test_a_pack_holds_the_contracts_faces_in_row_order(rows, tmp_path):
-    progress_calls = []
-    pack = open_or_build(rows, CONTRACT, tmp_path, progress=lambda done, total: progress_calls.append((done, total)))
+    with watched_steps() as records:
+        pack = open_or_build(rows, CONTRACT, tmp_path)
     assert pack.faces.shape == (len(rows), SIDE, SIDE, 3) and pack.faces.dtype == np.uint8
     for face, path in zip(pack.faces, rows.frame["image_path"], strict=True):
         assert np.array_equal(face, CONTRACT.face(decode(rows.resolve(path))))
     assert pack.n_expected == len(rows) == len(pack.manifest) and pack.without_points == 0
-    assert progress_calls == [(len(rows), len(rows))]
+    assert counts(records) == [(0, len(rows)), (len(rows), len(rows))]
     with pytest.raises(TypeError, match="item assignment"):
         pack.faces[0] = 0
     with pytest.raises(ValueError, match="read-only"):
@@ -328,13 +329,17 @@ def test_an_interrupted_build_continues(rows, tmp_path, monkeypatch, kind, damag
     many = twice_over(rows, 50)
     whole = open_or_build(many, CONTRACT, tmp_path / "whole", kind=kind)
     with pytest.raises(Interrupted):
-        open_or_build(many, CONTRACT, tmp_path / "cut", progress=interrupt_after(24), kind=kind)
+        with watched_steps(interrupt_after(24)):
+            open_or_build(many, CONTRACT, tmp_path / "cut", kind=kind)
     partial = next((tmp_path / "cut").glob("pack-*.partial"))
     done_rows = damage_partial(partial, damage, 24)
-    progress_calls, made, real = [], [], cropping.decode
+    made, real = [], cropping.decode
     monkeypatch.setattr(cropping, "decode", lambda path: (made.append(path), real(path))[1])
-    again = open_or_build(many, CONTRACT, tmp_path / "cut", progress=lambda *a: progress_calls.append(a), kind=kind)
-    assert progress_calls[0] == (done_rows + 8, 50) and progress_calls[-1] == (50, 50) and len(made) == 50 - done_rows
+    with watched_steps() as records:
+        again = open_or_build(many, CONTRACT, tmp_path / "cut", kind=kind)
+    calls = counts(records)
+    assert calls[:2] == [(done_rows, 50), (done_rows + 8, 50)] and calls[-1] == (50, 50)
+    assert records[0]["first"] == done_rows and len(made) == 50 - done_rows
     assert not partial.exists()
     for name in ("faces.u8", "faces.jsonl"):
         first, second = (next((tmp_path / d).glob(f"pack-*/{name}")).read_bytes() for d in ("whole", "cut"))
@@ -407,14 +412,16 @@ def test_required_space_is_estimated_from_sample_faces(rows, tmp_path, monkeypat
     monkeypatch.setattr(facepack, "CHUNK", 8)
     free(40 * SIDE**2 * 3)
     with pytest.raises(Interrupted):
-        open_or_build(many, CONTRACT, tmp_path, progress=interrupt_after(32))
+        with watched_steps(interrupt_after(32)):
+            open_or_build(many, CONTRACT, tmp_path)
     free(8 * SIDE**2 * 3)
     assert len(open_or_build(many, CONTRACT, tmp_path).faces) == 40
 
 
 def test_an_unfinished_pack_is_named_when_there_is_no_room(rows, tmp_path, monkeypatch):
     with pytest.raises(Interrupted):
-        open_or_build(rows, CONTRACT, tmp_path, progress=interrupt_after(1))
+        with watched_steps(interrupt_after(1)):
+            open_or_build(rows, CONTRACT, tmp_path)
     partial = next(tmp_path.glob("pack-*.partial")).name
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10})())
     with pytest.raises(DataError, match=rf"delete the unfinished {partial}$"):

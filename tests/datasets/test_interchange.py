@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from watched_steps import counts, watched_steps
 
 from fer_lib.datasets.interchange import (
     FULL,
@@ -197,6 +198,7 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path, line, kind):
         (",,,0,0,10,", "bad box"),
         (",,,5,0,10,5", "bad box"),
         (",,,50,0,10,60", "box outside the photo"),
+        (",,,-500,-500,500,500", "box far larger than the photo"),
     ],
 )
 def test_a_bad_box_is_named(tmp_path, cells, kind):
@@ -238,11 +240,9 @@ def test_import_gives_ids_of_the_content_and_assigns_val(tmp_path):
     lines.append(r"D:\old\photo.png,contempt,test,s,,,9,0,0,30,30")
     path = csv_file(tmp_path, *lines, head=",".join(FULL))
     params = CsvParams(rebase=[r"d:\OLD=."], val_fraction=0.2, val_roles=(0.5, 0.25, 0.25))
-    progress = []
-    manifest = import_csv(
-        path, tmp_path / "data", tmp_path / "out", params, lambda done, total: progress.append((done, total))
-    )
-    assert progress[-1] == (41, 41) and len(progress) == 41
+    with watched_steps() as records:
+        manifest = import_csv(path, tmp_path / "data", tmp_path / "out", params)
+    assert counts(records) == [(done, 41) for done in range(42)]
     assert manifest.frame["split"].value_counts().to_dict() == {"train": 32, "val": 8, "test": 2}
     assert manifest.frame["val_role"].value_counts().to_dict() == {
         "": 34,

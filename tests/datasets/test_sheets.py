@@ -42,7 +42,7 @@ def written(figure):
 def test_a_contact_sheet_has_one_labelled_line_per_class(manifest):
     figure = sheets.contact_sheet(manifest, "s", per_class=8, size=32)
     picture = canvas(figure)
-    high, wide = 32 + sheets.GAP + sheets.CAPTION, 32 + sheets.GAP
+    high, wide = 32 + sheets.GAP + sheets.LINE, 32 + sheets.GAP
     assert picture.shape == (7 * high, 5 * wide, 3), "as wide as the fullest line"
     for label in range(7):
         assert (picture[label * high : label * high + 32, :32] == 30 * label).all()
@@ -83,6 +83,17 @@ def test_a_grid_without_rows_is_refused(manifest):
         sheets.face_grid(manifest, [("none", manifest.frame.head(0))], "pairs")
 
 
+def test_a_page_has_room_for_the_captions_of_each_line():
+    faces = [np.full((16, 16, 3), value, np.uint8) for value in (0, 80, 160)]
+    lines = [("plain", [(face, "") for face in faces]), ("two", [(faces[1], "label\nprediction")])]
+    figure = sheets.tile_page(lines, "faces", size=16)
+    picture, step = canvas(figure), 16 + sheets.GAP
+    assert picture.shape == (2 * step + 2 * sheets.LINE, 3 * step, 3)
+    assert [picture[0, i * step, 0] for i in range(3)] == [0, 80, 160] and picture[step, 0, 0] == 80
+    assert figure.axes[0].texts[-1].get_position() == (8, step + 17)
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["plain", "two"]
+
+
 class Tilted:
     """A detector that sees one face with its eyes 45 degrees askew in images wider than 30 pixels."""
 
@@ -108,8 +119,8 @@ def test_every_step_of_the_contract_is_on_its_page(manifest, tmp_path):
     figure = sheets.steps_page(mixed, contract, rows, Tilted(), size=60)
     texts = written(figure)
     assert [t for t in texts if t in sheets.STEPS.values()] == ["raw", "box", "aligned", "CLAHE", "crop"]
-    assert "30 x 30, eyes level" in texts and "30 x 30, no eyes found: as it is" in texts
-    assert texts.count("no box: the image is the face") == 2 and "photos\nFear" in texts
+    assert "30 x 30\neyes level" in texts and "30 x 30\nno eyes found: as it is" in texts
+    assert texts.count("no box:\nthe image is the face") == 2 and "photos\nFear" in texts
     assert any(contract.id in t and "tilted" in t for t in texts)
     wide = 60 + 2 * sheets.GAP
     photo = decode(tmp_path / "99.png")
@@ -119,9 +130,9 @@ def test_every_step_of_the_contract_is_on_its_page(manifest, tmp_path):
     assert np.array_equal(canvas(figure)[:60, 4 * wide : 4 * wide + 60], crop)
     for blind in (None, Haar()):
         texts = written(sheets.steps_page(mixed, contract, rows, blind, size=60))
-        assert texts.count("30 x 30, not aligned: YuNet is not here") == 3 and not any("no eyes" in t for t in texts)
+        assert texts.count("30 x 30\nnot aligned: YuNet is not here") == 3 and not any("no eyes" in t for t in texts)
     plain = written(sheets.steps_page(mixed, FaceContract(image_size=32), rows, None, size=60))
-    assert plain.count("off in this contract") == 3 and "30 x 30, align is off" in plain
+    assert plain.count("off in this contract") == 3 and "30 x 30\nalign is off" in plain
 
 
 def test_counts_are_drawn_by_source_split_and_label(manifest):

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pandas as pd
+from watched_steps import counts, watched_steps
 
 from fer_lib.datasets.manifest import BOX, Manifest
 from fer_lib.datasets.validate import PROBLEMS, validate
@@ -21,10 +22,8 @@ def test_each_problem_is_found_once(tmp_path):
     boxes = np.full((len(rows), 4), np.nan)
     boxes[4], boxes[5], boxes[0] = (0, 0, 21, 30), (0, 30, 10, 40), (0, 0, 20, 30)
     frame[list(BOX)] = boxes
-    progress = []
-    report, findings = validate(
-        Manifest(frame, {"root": str(tmp_path)}), lambda done, total: progress.append((done, total))
-    )
+    with watched_steps() as records:
+        report, findings = validate(Manifest(frame, {"root": str(tmp_path)}))
     by_kind = {f.kind: (f.count, f.examples) for f in findings}
     assert set(by_kind) == set(PROBLEMS)
     assert {kind for kind, (count, _) in by_kind.items() if count != 1} == {"boxes_outside"}
@@ -33,6 +32,6 @@ def test_each_problem_is_found_once(tmp_path):
     assert by_kind["across_splits"][1] == ("a.png (train, Angry) = a.png (test, Angry)",)
     assert by_kind["conflicting_labels"][1] == ("b.png (train, Disgust) = b.png (train, Fear)",)
     assert (report["rows_total"], report["rows_valid"], report["boxes_outside"]) == (8, 6, 2)
-    assert report["decode"] == {"attempted": 4, "ok": 3, "fail": 1} and progress[-1] == (5, 5)
+    assert report["decode"] == {"attempted": 4, "ok": 3, "fail": 1} and counts(records)[-1] == (5, 5)
     clean, none = validate(Manifest(frame[:1], {"root": str(tmp_path)}))
     assert none == [] and clean["rows_valid"] == 1

@@ -78,6 +78,17 @@ def test_faces_of_a_photo(onnx_bundle, faces):
     assert [p.probs for p in predictor.predict(png(photo))] == [first.probs, second.probs]
 
 
+def test_faces_at_known_boxes_ask_no_detector(onnx_bundle, faces):
+    predictor = Predictor(onnx_bundle)
+    predictor.detector = None
+    boxes = [(15.0, 20.0, 35.0, 40.0), (2.0, 4.0, 46.0, 48.0)]
+    found = predictor.predict(faces[0], boxes=boxes)
+    assert [face.box for face in found] == boxes and {face.score for face in found} == {None}
+    expected = predictor.probs([faces[0]] * 2, boxes)
+    assert [list(face.probs.values()) for face in found] == expected.tolist()
+    assert predictor.predict(faces[0], boxes=[]) == []
+
+
 def test_no_face_and_the_whole_picture(onnx_bundle):
     predictor = Predictor(onnx_bundle, detector="haar")
     blank = np.full((200, 300, 3), 128, np.uint8)

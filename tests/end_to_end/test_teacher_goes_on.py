@@ -22,7 +22,7 @@ phases:
   teacher: {backbone: test_resnet, pretrained: begin.pt, image_size: 32, embed_dim: 16, epochs: 40, batch_size: 28,
             warmup_epochs: 0, plain_epochs: 0.4, ramp_end: 0.8, max_train_batches: 2, threads: 1, device: cpu}
 smoke:
-  teacher: {epochs: 40, max_train_batches: 2}
+  teacher: {epochs: 40, max_train_batches: 2, onnx: both}
 """
 RUN = ("run", "params/onward.yaml", "--smoke")
 

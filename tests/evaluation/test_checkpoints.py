@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score
+from watched_steps import counts, watched_steps
 
 from fer_lib.calibration import temperature
 from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
@@ -61,11 +62,13 @@ def fits(drawn_manifest, pack_cache, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def swept(fits, drawn_manifest, pack_cache, tmp_path_factory):
-    """(folder, result) of a sweep over both, and the counts that it told on its way."""
-    out, told = tmp_path_factory.mktemp("sweep"), []
+    """(folder, result) of a sweep over both."""
+    out = tmp_path_factory.mktemp("sweep")
     p = CheckpointParams(name="chosen", resamples=100)
-    result = sweep(p, drawn_manifest, fits, out, pack_cache, CPU, lambda done, total: told.append((done, total)))
-    assert told == [(i, 10) for i in range(1, 11)]
+    with watched_steps() as records:
+        result = sweep(p, drawn_manifest, fits, out, pack_cache, CPU)
+    calls = counts([record for record in records if record["text"].startswith("checkpoint")])
+    assert list(dict.fromkeys(calls)) == [(i, 10) for i in range(10)]
     return out, result
 
 

@@ -8,7 +8,9 @@ import yaml
 from sklearn.metrics import f1_score
 
 from fer_lib.adapt.promotion import register_if_passed
+from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError, ParamsError
+from fer_lib.evaluation.gate_view import before_after
 from fer_lib.evaluation.gates import OFFLINE_ONLY, decide, offline_gate, session_gate
 from fer_lib.evaluation.paired import Measurement
 from fer_lib.evaluation.suites import suite_rows
@@ -49,8 +51,32 @@ def test_the_scores_are_those_of_another_library():
         assert [score["base"], score["candidate"]] == pytest.approx([one, other], abs=1e-12)
         assert score["change"]["value"] == pytest.approx(other - one, abs=1e-12)
         assert score["change"]["lo"] <= score["change"]["value"] <= score["change"]["hi"]
+    per_class = [f1_score(y, p, average=None, labels=range(7), zero_division=0) for p in (before, after)]
+    for k, score in enumerate(found["per_class_f1"].values()):
+        one, other = per_class[0][k], per_class[1][k]
+        assert [score["base"], score["candidate"]] == pytest.approx([one, other], abs=1e-12)
+        assert score["change"]["value"] == pytest.approx(other - one, abs=1e-12)
+    assert list(found["per_class_f1"]) == list(EMOTIONS)
     assert found["n_used"] == 400 and found["n_expected"] == 401 and found["evalset_id"] == "e1"
     assert found["protocol_id"] == {"base": "p-a", "candidate": "p-b"}
+
+
+def test_before_and_after_are_drawn_class_by_class():
+    y = labels()
+    gate = offline_gate(measured("a", noisy(y, 0.3, 1), y), measured("b", noisy(y, 0.5, 2), y), OfflineGate(),
+                        GateParams(resamples=100))  # fmt: skip
+    figure = before_after(decide([gate], None) | {"base": {"name": "a"}, "candidate": {"name": "b"}})
+    bars, changes = figure.axes
+    for drawn, model in zip(bars.containers, ("base", "candidate"), strict=True):
+        assert [bar.get_height() for bar in drawn] == [score[model] for score in gate["per_class_f1"].values()]
+    assert [text.get_text() for text in bars.get_legend().get_texts()] == ["base", "candidate"]
+    assert [text.get_text() for text in changes.get_yticklabels()] == [*EMOTIONS, "macro-F1"]
+    intervals, points = changes.lines[0:16:2], changes.lines[1:16:2]
+    expected = [score["change"] for score in gate["per_class_f1"].values()] + [gate["scores"]["macro_f1"]["change"]]
+    assert [list(line.get_xdata()) for line in intervals] == [[d["lo"], d["hi"]] for d in expected]
+    assert [list(point.get_xdata()) for point in points] == [[d["value"]] for d in expected]
+    hollow = [point.get_markerfacecolor() == "white" for point in points]
+    assert hollow == [d["lo"] <= 0 <= d["hi"] for d in expected] and {True, False} == set(hollow)
 
 
 def test_the_interval_of_the_minority_is_that_of_brute_force():

@@ -150,7 +150,7 @@ def test_empty_class_unknown_split_missing_and_empty_folders_are_refused(tree, t
 
 def test_images_outside_class_folders_are_reported(tree, tmp_path):
     write_image(tree / "train" / "loose.png", 900)
-    (tree / "train" / "happy" / "deep").mkdir()
+    write_image(tree / "train" / "happy" / "deep" / "a.png", 901)
     warnings = import_source(SourceSpec(source="tree", root=str(tree)), tmp_path / "out").warnings
     assert any("1 images" in w and "train" in w for w in warnings) and any("deep" in w for w in warnings)
 
@@ -196,14 +196,14 @@ def test_fer2013_csv_with_spaced_reordered_header_and_byte_order_mark(tmp_path):
     ("change", "message"),
     [
         (lambda r: [r[0], " ".join(r[1].split()[: 47 * 48]), r[2]], "2256 pixels instead of 2304"),
-        (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " 256", r[2]], "'256' is not a whole number from 0 to 255"),
+        (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " 256", r[2]], "'256' is not a whole number 0..255"),
         (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " -1", r[2]], "'-1' is not"),
         (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " 3.5", r[2]], "'3.5' is not"),
-        (lambda r: [r[0], r[1].replace(" ", "\x1f", 1), r[2]], "'other than a space' is not"),
+        (lambda r: [r[0], r[1].replace(" ", "\x1f", 1), r[2]], "something other than a space is between two pixels"),
         (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " \u0663", r[2]], "is not a whole number"),
         (lambda r: [r[0], r[1], "Testing"], "'Testing'"),
-        (lambda r: ["7", r[1], r[2]], "emotion '7' is not 0..6"),
-        (lambda r: ["", r[1], r[2]], "emotion '' is not 0..6"),
+        (lambda r: ["7", r[1], r[2]], "'7' is not a whole number 0..6"),
+        (lambda r: ["", r[1], r[2]], "'' is not a whole number 0..6"),
         (lambda r: [r[0], r[1]], "2 fields instead of 3"),
     ],
 )
@@ -305,13 +305,14 @@ def test_majority_rule_drops_single_votes_in_all_ten_columns():
     assert labels.label.tolist() == [3, -1, 3, -1, -1, -1, 0, -1, -1]
     assert labels.reason[1:2] == ["no majority"] and labels.reason[3] == "contempt"
     assert labels.reason[5] == "no votes left" and labels.reason[8] == "NF"
-    assert labels.soft[0, [3, 6]] == pytest.approx([6 / 9, 3 / 9], abs=1e-15)
-    assert labels.soft[6].tolist() == [1, 0, 0, 0, 0, 0, 0] and labels.excluded_share[6] == pytest.approx(4 / 9)
-    assert labels.soft[2, [3, 6]] == pytest.approx([4 / 7, 3 / 7], abs=1e-15)
-    assert np.isnan(labels.soft[[5, 8]]).all() and labels.excluded_share[8] == 1
-    assert labels.cast[2].tolist() == [1, 0, 1, 4, 1, 0, 3] and labels.cast_all.tolist() == [10] * 9
-    assert labels.columns(8) == {"votes": [0.0] * 7, "votes_all": 10.0}, "votes that no label came of are votes too"
-    assert label_votes(np.zeros((1, 10))).columns(0) == {}
+    columns = labels.columns
+    assert columns[0]["soft_label"] == pytest.approx([0, 0, 0, 6 / 9, 0, 0, 3 / 9], abs=1e-15)
+    assert columns[6]["soft_label"] == [1, 0, 0, 0, 0, 0, 0] and columns[6]["excluded_share"] == pytest.approx(4 / 9)
+    assert columns[2]["soft_label"] == pytest.approx([0, 0, 0, 4 / 7, 0, 0, 3 / 7], abs=1e-15)
+    assert "soft_label" not in columns[5]
+    assert columns[2]["votes"] == [1, 0, 1, 4, 1, 0, 3] and [row["votes_all"] for row in columns] == [10] * 9
+    assert columns[8] == {"votes": [0.0] * 7, "votes_all": 10.0}, "votes that no label came of are votes too"
+    assert label_votes(np.zeros((1, 10))).columns == [{}]
 
 
 def test_plurality_rule_needs_a_unique_largest_count():
@@ -515,11 +516,18 @@ def test_two_sources_with_the_same_name_are_refused(tree, tmp_path):
 
 def test_embedded_faces_import_like_any_raw_dataset(tmp_path, monkeypatch):
     monkeypatch.setenv("FER_HOME", str(tmp_path / "home"))
-    specs = [SourceSpec(source=source, faces=140) for source in ("fer2013", "ferplus", "tree")]
-    report = import_all(specs, tmp_path / "out")
-    totals = [sum(sum(n.values()) for n in r["splits"].values()) for r in report["reports"]]
-    left_out = sum(sum(n.values()) for n in report["reports"][1]["excluded"].values())
-    assert totals[0] == totals[2] == 140 and totals[1] + left_out == 140 and left_out > 0
+    specs = [SourceSpec(source=source, faces=140) for source in ("fer2013", "expw_hq", "tree")]
+    reports = {r["dataset"]: r for r in import_all(specs, tmp_path / "out")["reports"]}
+    totals = {name: sum(sum(n.values()) for n in r["splits"].values()) for name, r in reports.items()}
+    left_out = sum(sum(n.values()) for n in reports["expw_hq"]["excluded"].values())
+    assert totals == {"fer2013": 140, "tree": 140, "expw_hq": 140 - left_out} and left_out > 0
+
+
+def test_a_source_without_drawn_faces_is_refused_before_any_import(tree, tmp_path):
+    specs = [SourceSpec(source="tree", root=str(tree)), SourceSpec(source="rafdb_basic")]
+    with pytest.raises(DataError, match="'rafdb_basic' has no embedded faces: give its root"):
+        import_all(specs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # ---------------------------------------------------------------- real, small

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from watched_steps import watched_steps
 
 from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.manifest import content_id
@@ -119,7 +120,11 @@ def test_yolo_counts_bad_records_by_kind(yolo, tmp_path):
     (labels / "p51.txt").write_text("\n")
     spec = SourceSpec(source="affectnet_yolo_format", root=str(yolo))
     assert_refused(
-        spec, tmp_path / "out", "9 bad records", "tolerance 0", f"{labels / 'p00.txt'}, line 1: '9' is not 0..7"
+        spec,
+        tmp_path / "out",
+        "9 bad records",
+        "tolerance 0",
+        f"{labels / 'p00.txt'}, line 1: '9' is not a whole number 0..7",
     )
     report = import_source(with_tolerance(spec), tmp_path / "out").report
     assert report["bad_records"] == {
@@ -350,7 +355,9 @@ def test_expw_counts_bad_lines_by_kind(expw, tmp_path):
     with open(expw / "label.lst", "a") as handle:
         handle.write("\n" + "\n".join(more))
     spec = SourceSpec(source="expw_full", root=str(expw))
-    assert_refused(spec, tmp_path / "no", "10 bad records", f"{expw / 'label.lst'}, line 26: '7' is not 0..6")
+    assert_refused(
+        spec, tmp_path / "no", "10 bad records", f"{expw / 'label.lst'}, line 26: '7' is not a whole number 0..6"
+    )
     report = import_source(with_tolerance(spec), tmp_path / "out").report
     assert report["bad_records"] == {
         "box far larger than the photo": 1, "box outside the photo": 1, "empty box": 1, "label out of range": 1,
@@ -470,12 +477,16 @@ def test_drawn_sources_import_together_with_progress_and_one_report(tmp_path):
     for layout, source in (("affectnet_yolo", "affectnet_yolo_format"), ("expw", "expw_hq"), ("rafml", "rafml_argmax")):
         root = write_raw(tmp_path / layout, layout, faces=80, size=24)
         specs.append(SourceSpec(source=source, root=str(root)))
-    counts = []
-    report = import_all(specs, tmp_path / "out", counts.append)
+    with watched_steps() as records:
+        report = import_all(specs, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "clean_report.json").read_text()) == report
     assert [entry["type"] for entry in report["reports"]] == [spec.source for spec in specs]
     sizes = [sum(sum(n.values()) for n in entry["splits"].values()) for entry in report["reports"]]
-    assert counts == list(range(1, sum(sizes) + 1)) and sum(sizes) == report["manifest"]["rows"]
+    assert sum(sizes) == report["manifest"]["rows"]
+    texts = [record["text"].split("  ")[:2] for record in records]
+    for number, (spec, size) in enumerate(zip(specs, sizes, strict=True), 1):
+        rows = [text[1] for text in texts if text[0] == f"dataset {number}/3" and len(text) > 1]
+        assert rows == [f"importing {spec.source}"] + [f"importing {spec.source} {n}" for n in range(1, size + 1)]
 
 
 @pytest.mark.parametrize("fracs", [(0.8, 0.1, 0.2), (0.0, 0.5, 0.5), (1.2, -0.1, -0.1)])

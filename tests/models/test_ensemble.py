@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import jensenshannon
 
 from fer_lib.calibration import metrics
 from fer_lib.errors import FerError
-from fer_lib.models.ensemble import combine, search_weights
+from fer_lib.models.ensemble import combine, disagreement, search_weights
 
 
 @pytest.fixture
@@ -90,3 +91,13 @@ def test_many_members_are_searched_on_a_coarser_grid():
     noise = [rng.normal(size=(70, 7)) for _ in range(5)]
     weights, best = search_weights([*noise, np.eye(7)[y] * 9], y, "logit")
     assert best == 1.0 and weights[-1] == max(weights) and len(weights) == 6
+
+
+def test_the_disagreement_of_two_is_their_jensen_shannon_divergence(members):
+    expected = jensenshannon(softmax(members[0]), softmax(members[1]), axis=1) ** 2
+    np.testing.assert_allclose(disagreement(members[:2]), expected, rtol=0, atol=1e-12)
+
+
+def test_the_disagreement_lies_between_nothing_and_the_logarithm_of_the_members(members):
+    np.testing.assert_allclose(disagreement([members[0]] * 3), 0, atol=1e-12)
+    np.testing.assert_allclose(disagreement(list(900.0 * np.eye(7)[:3, None])), np.log(3))

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from road import TINY, command
+from road import TINY, command, red_boxes
 
 from fer_lib.pipeline import folders
 from fer_lib.storage.json_files import read_outputs
@@ -26,6 +26,7 @@ def test_plain_papermill_with_a_parameter_file(walked, tmp_path):
     assert run.data.params["seed"] == "11" and "best/macro_f1" in run.data.metrics
     ids = walked.json(run, "outputs.json")["ids"]
     assert ids["weights_sha256"] in output.read_text(), "the ids are printed for the next phase"
+    assert red_boxes(json.loads(output.read_text())["cells"]) == []
 
 
 def test_with_its_defaults_from_the_notebooks_folder(walked):
@@ -44,3 +45,4 @@ def test_with_its_defaults_from_the_notebooks_folder(walked):
     labels = json.loads((walked.home / "defaults.ipynb").read_text())
     digest = read_outputs(record["folder"])["ids"]["softlabels_sha256"]
     assert f"softlabels_sha256: {digest}" in json.dumps(labels["cells"][-1]["outputs"])
+    assert red_boxes(labels["cells"]) == []

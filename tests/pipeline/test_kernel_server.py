@@ -99,7 +99,9 @@ def wait_for(path: Path) -> str:
 @pytest.mark.parametrize("threads", ["", "2"])
 def test_a_forked_kernel_begins_like_a_new_process(server, modules, threads):
     changes = dict.fromkeys(kernel_server.THREADS, threads) if threads else {}
-    environment = os.environ | kernel_server.quiet_environment() | changes | {"CUDA_VISIBLE_DEVICES": "1", "MINE": "a"}
+    environment = (
+        os.environ | kernel_server.backend_environment() | changes | {"CUDA_VISIBLE_DEVICES": "1", "MINE": "a"}
+    )
     assert fork(server, "probe", modules, environment).wait() == 0
     forked, drawn = json.loads((modules / "out").read_text())
     command = [sys.executable, *OPTIONS, "-m", "probe", str(modules / "out")]

@@ -19,6 +19,7 @@ from fer_lib.pipeline.papermill import execute
 from fer_lib.pipeline.run import run_file, select_phases
 from fer_lib.pipeline.runfile import load_run
 from fer_lib.pipeline.standalone import standalone_inputs
+from fer_lib.report.collect import _find_run
 from fer_lib.storage import json_files
 from fer_lib.tracking import store
 
@@ -76,7 +77,7 @@ def test_a_run_has_one_child_run_per_phase(toy_home, first):
     record = folders.read_record(folder)
     assert record["run_id"] == teacher.info.run_id and Path(record["inputs"]["manifest"]).is_dir()
     assert not Path(json.loads((folder / "done.json").read_text())["inputs"]["manifest"]).is_absolute()
-    assert json_files.read_outputs(record["inputs"]["manifest"])["manifest"] == "manifest.txt"
+    assert json_files.read_outputs(record["inputs"]["manifest"])["bundle"] == "manifest.txt"
 
 
 def test_a_second_run_reuses_every_phase(toy_home, first, capsys):
@@ -188,6 +189,30 @@ def test_a_standalone_notebook_uses_the_newest_phases(toy_home, first):
     assert manifest == folders.finished_phases(("manifest",))[0]["folder"]
     teachers = standalone_inputs("softlabels", SoftLabelParams())["teachers"]
     assert teachers == [folders.finished_phases(("teacher",))[0]["folder"]]
+
+
+def test_a_phase_of_a_smoke_run_is_an_input_of_smoke_phases_alone(toy_home, first):
+    full = folders.finished_phases(("manifest",))[0]["folder"]
+    assert run_file(toy_home / "params" / "quickstart.yaml", until={"manifest"}, smoke=True) == 0
+    rehearsed = folders.finished_phases(("manifest",))[0]["folder"]
+    assert rehearsed != full, "a smoke run never reuses a full phase"
+    assert standalone_inputs("teacher", TeacherParams())["manifest"] == full
+    assert standalone_inputs("teacher", TeacherParams(smoke=True))["manifest"] == rehearsed
+    assert run_file(toy_home / "params" / "quickstart.yaml") == 0
+    rows = phases_of(newest_parent())
+    assert {row["status"] for row in rows} == {"re-used"} and full.endswith(rows[1]["folder"].rpartition("/")[2])
+
+
+def test_a_name_exports_no_smoke_run(toy_home, first):
+    path = toy_home / "params" / "measured.yaml"
+    text = (toy_home / "params" / "quickstart.yaml").read_text()
+    path.write_text(text.replace("name: toy", "name: measured") + "  evaluate: {}\n")
+    runs = []
+    for smoke in (False, True):
+        assert run_file(path, smoke=smoke) == 0
+        runs.append(newest_parent().info.run_id)
+    assert _find_run("measured", toy_home)[0].info.run_id == runs[0]
+    assert _find_run(runs[1], toy_home)[0].info.run_id == runs[1], "an id names any run"
 
 
 def test_a_standalone_notebook_runs_missing_phases_first(tmp_path, monkeypatch, add_store, kernel_server):

@@ -162,11 +162,14 @@ def test_smoke_shrinks_every_phase_and_overrides_win(write):
     for phase in plan.phases:
         if phase.kind in ("teacher", "student"):
             p = phase.params
-            assert p.epochs == (2 if phase.name == "kd" else 1)
+            assert p.epochs == (2 if phase.name == "kd" else 1) and getattr(p, "onnx", "best") == "best"
             assert p.image_size == (32 if phase.kind == "teacher" else 48)
             assert 0 < p.max_train_batches <= 4 and 0 < p.max_val_batches <= 2 and 14 <= p.batch_size <= 32
     assert plan.phase("import").params.sources[0].faces == 400
     assert plan.phase("evaluate").params.resamples == 100
+    assert plan.phase("manifest").params.val_fraction == 0.25, "5 of 20 train rows, so that each role of val has some"
+    none = load_run(write(GOOD.replace("manifest: {}", "manifest: {val_fraction: 0.0}")), smoke=True)
+    assert none.phase("manifest").params.val_fraction == 0
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ BODIES = {
         "if params.val_fraction > 0.8:\n"
         "    raise DataError('row 3 of toy.csv has 47 pixels')\n"
         "(run.output_dir / 'manifest.txt').write_text(str(params.val_fraction))\n"
-        "result = PhaseResult(ids={'manifest': params.val_fraction})",
+        "result = PhaseResult(ids={'manifest': params.val_fraction}, bundle=run.output_dir / 'manifest.txt')",
     ),
     "04_train_teacher": (
         "teacher",

@@ -41,29 +41,40 @@ def chromium() -> str | None:
 @contextlib.contextmanager
 def page(home: Path) -> Iterator[str]:
     """``fer ui`` on a free port while the block runs; its address."""
+    env = os.environ | {"FER_HOME": str(home)}
+    with server("fer_lib.cli.main", "ui", "--port={port}", health="/health", env=env) as base:
+        yield base
+
+
+@contextlib.contextmanager
+def server(*words: str, health: str, env: dict[str, str]) -> Iterator[str]:
+    """``python -m WORDS`` while the block runs; its address once ``health`` answers.
+
+    ``{port}`` in the words becomes a free port.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "fer_lib.cli.main", "ui", "--port", str(port)]
+    command = [sys.executable, "-m", *(word.format(port=port) for word in words)]
     with tempfile.TemporaryFile() as log:
-        server = subprocess.Popen(command, env=os.environ | {"FER_HOME": str(home)}, stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
         try:
-            _wait_for(f"http://127.0.0.1:{port}/health", server, log)
+            _wait_for(f"http://127.0.0.1:{port}{health}", process, log)
             yield f"http://127.0.0.1:{port}"
         finally:
-            server.terminate()
-            server.wait(timeout=60)
+            process.terminate()
+            process.wait(timeout=60)
 
 
-def _wait_for(url: str, server: subprocess.Popen, log, seconds: float = 300) -> None:
+def _wait_for(url: str, process: subprocess.Popen, log, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
-    while time.monotonic() < end and server.poll() is None:
+    while time.monotonic() < end and process.poll() is None:
         with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
             if answer.status == 200:
                 return
         time.sleep(0.5)
     log.seek(0)
-    raise RuntimeError(f"fer ui did not answer at {url}:\n{log.read().decode()[-3000:]}")
+    raise RuntimeError(f"the server did not answer at {url}:\n{log.read().decode()[-3000:]}")
 
 
 class Browser:
@@ -140,6 +151,14 @@ class Browser:
         down = parameters | ({"type": "keyDown", "text": text} if text else {"type": "rawKeyDown"})
         self.call("Input.dispatchKeyEvent", **down)
         self.call("Input.dispatchKeyEvent", type="keyUp", **parameters)
+
+    def click(self, element: str) -> None:
+        """A left click on the middle of an element, which a JavaScript expression gives, once it is there."""
+        self.wait(element)
+        place = f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])(({element}).getBoundingClientRect())"
+        x, y = self.evaluate(place)
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def resize(self, width: int, height: int) -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)

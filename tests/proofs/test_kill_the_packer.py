@@ -49,17 +49,20 @@ from pathlib import Path
 from fer_lib.datasets import facepack
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.faces.contract import FaceContract
+from fer_lib.storage import progress
 facepack.CHUNK = 8
 rows, packs = Manifest.read(sys.argv[1]), Path(sys.argv[3]).with_suffix(".packs")
 
-def told(done, total):
-    if not packs.exists() or str(os.getpid()) not in packs.read_text().split():
+def observe(record):
+    if record["done"] and (not packs.exists() or str(os.getpid()) not in packs.read_text().split()):
         with open(packs, "a") as out:
-            print(os.getpid(), done, file=out)
+            print(os.getpid(), record["done"], file=out)
 
-pack = facepack.open_or_build(
-    rows, FaceContract(image_size=224, clahe=True), Path(sys.argv[3]), progress=told, kind=sys.argv[2]
-)
+progress.INTERVAL = 0.0
+with progress.observed_by(observe):
+    pack = facepack.open_or_build(
+        rows, FaceContract(image_size=224, clahe=True), Path(sys.argv[3]), kind=sys.argv[2]
+    )
 print(len(pack.faces), pack.faces[len(rows) - 1].sum())
 """
 FACES, ROUNDS = 600, 200

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from native_layouts import SOURCES
 
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
@@ -49,7 +50,7 @@ def records(draw, layout: str) -> list[Record]:
 
 def expected(layout: str, drawn: list[Record]) -> dict[str, tuple[int, str]]:
     """record -> (label, split) of every record that an import must keep."""
-    if LAYOUTS[layout].source == "ferplus":
+    if SOURCES[layout] == "ferplus":
         for r in drawn:
             r.written = int(label_votes(np.array([r.votes])).label[0])
     return {r.record: (r.written, r.split) for r in drawn if r.written in range(7)}
@@ -93,7 +94,7 @@ def test_round_trip_idempotence_and_order_invariance(layout):
             root.mkdir()
             LAYOUTS[layout].write(root, drawn, np.random.default_rng(seed))
             truth, before = expected(layout, drawn), checksums(root)
-            spec = SourceSpec(source=LAYOUTS[layout].source, root=str(root), name="drawn")
+            spec = SourceSpec(source=SOURCES[layout], root=str(root), name="drawn")
             if not truth:
                 with pytest.raises(DataError, match="no image of the seven classes"):
                     import_source(spec, out)
@@ -152,20 +153,20 @@ def test_importers_find_what_truth_json_says(layout, tmp_path):
     leaks = 4 if len(LAYOUTS[layout].splits) > 1 else 0
     options = {"faces": 90, "duplicates": 3, "leaks": leaks, "label_noise": 0.1, "size": None}
     root = dataset.write_raw(tmp_path / "raw", layout, **options)
-    result = import_source(SourceSpec(source=LAYOUTS[layout].source, root=str(root), name=layout), tmp_path / "out")
+    result = import_source(SourceSpec(source=SOURCES[layout], root=str(root), name=layout), tmp_path / "out")
     truth = {r["record"]: r for r in json.loads((root / "truth.json").read_text())["records"]}
     contents = dict(zip(result.rows["record"], result.rows["content_id"], strict=True))
     assert len(truth) == 93 + leaks
     for row in result.rows.itertuples():
         fact = truth[row.record]
         assert fact["split"] in ("", row.split)
-        if LAYOUTS[layout].source != "ferplus":  # whose labels are the voters', not the file's
+        if SOURCES[layout] != "ferplus":  # whose labels are the voters', not the file's
             assert fact["written"] == EMOTIONS[row.label]
         original = fact["duplicate_of"] or fact["leak_of"]
         if original in contents and layout != "expw":  # a copy in another photo is another content there
             assert contents[original] == contents[row.record]
     kept = [r for r in truth.values() if r["written"] != "Contempt"]
-    assert len(result.rows) == len(kept) if LAYOUTS[layout].source != "ferplus" else len(result.rows) > 60
+    assert len(result.rows) == len(kept) if SOURCES[layout] != "ferplus" else len(result.rows) > 60
     assert (result.report["boxes_outside"] > 0) == (layout == "expw")
 
 

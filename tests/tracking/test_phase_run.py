@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -223,11 +225,13 @@ def test_the_end_of_a_run_is_retried_while_the_database_is_locked(monkeypatch):
     assert len(tries) >= 3 and fetch(run).info.status == "FINISHED"
 
 
-def test_step_events_update_the_progress_line_and_sometimes_mlflow(monkeypatch):
+def test_step_events_update_the_progress_and_sometimes_mlflow(monkeypatch):
     import mlflow
 
+    from fer_lib.storage import progress
     from fer_lib.tracking import event_logger
 
+    monkeypatch.setattr(progress, "INTERVAL", 0.0)
     clock = iter([0.0, 10.0, 31.0, 31.0, 40.0])  # the logger's start, then one call per event and one per MLflow write
     monkeypatch.setattr(event_logger, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     steps = [{"event": "step", "step": 3 * i, "total_steps": 40, "epoch": 0.3 * i, "loss": 2.0 - i / 4,
@@ -239,11 +243,15 @@ def test_step_events_update_the_progress_line_and_sometimes_mlflow(monkeypatch):
             yield {"event": "start", "total_steps": 40, "steps_per_epoch": 10}
             for step in steps:
                 yield step
-                shown.append(json.loads((run.output_dir / "progress.json").read_text())["text"])
+                shown.append(json.loads((run.output_dir / "progress.json").read_text()))
 
         run.follow(events())
         run.finish(PhaseResult())
-    assert shown[0] == "epoch 0.30 of 4  loss 1.75  images_per_sec 101" and len(set(shown)) == 3
+    assert [line["text"] for line in shown] == [
+        f"epoch 1/4  loss {2 - i / 4:.2f}  {100 + i} images/s" for i in (1, 2, 3)
+    ]
+    assert [(line["done"], line["total"], line["first"]) for line in shown] == [(3 * i, 40, 0) for i in (1, 2, 3)]
+    assert [(line["epoch"], line["epochs"]) for line in shown] == [(0.3 * i, 4) for i in (1, 2, 3)]
     logged = mlflow.MlflowClient().get_metric_history(run.run_id, "live/loss")
     assert [(m.step, m.value) for m in logged] == [(6, 1.5)], "only the one after 30 seconds"
 
@@ -303,14 +311,60 @@ def test_a_failing_json_write_keeps_the_old_file(tmp_path):
     assert json_files.read_json(path) == {"old": 1}
 
 
-def test_progress_is_written_at_most_once_per_second_and_at_the_end(tmp_path, monkeypatch):
+def test_a_phase_writes_the_steps_of_its_process_at_most_four_times_per_second(monkeypatch):
+    from fer_lib.storage import progress
+
     now = [100.0]
-    monkeypatch.setattr(records.time, "monotonic", lambda: now[0])
-    write, texts = records.progress_line(tmp_path, "rows imported"), []
-    for done, seconds in ((1, 0.0), (2, 0.5), (1500, 0.6), (1600, 0.1)):
-        now[0] += seconds
-        write(done)
-        texts.append(json.loads((tmp_path / "progress.json").read_text())["text"])
-    assert texts == ["1 rows imported", "1 rows imported", "1,500 rows imported", "1,500 rows imported"]
-    write(1700, 1700)
-    assert json.loads((tmp_path / "progress.json").read_text())["text"] == "1,700 of 1,700 rows imported"
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "_last_call", 0.0)
+    with standalone.phase_run("import", {"seed": 21}) as run:
+        texts = []
+        with progress.step("packing faces", total=2840, unit="faces") as packing:
+            for done, seconds in ((0, 0.0), (100, 0.1), (1200, 1.2), (1300, 0.1), (2000, 0.1), (2600, 0.2)):
+                now[0] += seconds
+                packing.update(done)
+                texts.append(json.loads((run.output_dir / "progress.json").read_text())["text"])
+        run.finish(PhaseResult())
+    assert [text.split("  ")[0].split()[-1] for text in texts] == [
+        "0/2,840", "0/2,840", "1,200/2,840", "1,200/2,840", "1,200/2,840", "2,600/2,840"
+    ]  # fmt: skip
+    assert texts[2].endswith("  923 faces/s"), "1,200 in 1.3 seconds"
+    before = (run.output_dir / "progress.json").read_bytes()
+    with progress.step("after the phase"):
+        assert (run.output_dir / "progress.json").read_bytes() == before
+
+
+def test_a_resumed_fit_counts_from_where_it_resumed(monkeypatch):
+    from fer_lib.storage import progress
+
+    monkeypatch.setattr(progress, "INTERVAL", 0.0)
+    shown = []
+    with standalone.phase_run("import", {"seed": 22}) as run:
+        row = {"event": "epoch", "epoch": 0, "train": {"loss": 2.5}, "val": {"macro_f1": 0.412}}
+        (run.output_dir / "history.json").write_text(json.dumps([row]))
+
+        def events():
+            yield {"event": "start", "total_steps": 60, "steps_per_epoch": 10, "resumed_at_step": 12, "epochs_done": 1}
+            shown.append(json.loads((run.output_dir / "progress.json").read_text()))
+            with progress.step("validating", total=900):
+                shown.append(json.loads((run.output_dir / "progress.json").read_text()))
+            yield {"event": "step", "step": 18, "total_steps": 60, "epoch": 1.8, "loss": 2.06, "images_per_sec": 99.6}
+            shown.append(json.loads((run.output_dir / "progress.json").read_text()))
+
+        run.follow(events())
+        run.finish(PhaseResult())
+    start, validating, step = shown
+    assert (start["text"], start["done"], start["first"]) == ("epoch 2/6  val 0.41", 12, 12)
+    assert progress.seconds_left(start) is None and progress.percent(start) == 20
+    assert validating["text"] == "epoch 2/6  val 0.41  validating 0/900" and validating["total"] == 60
+    assert step["text"] == "epoch 2/6  loss 2.06  val 0.41  100 images/s" and (step["done"], step["first"]) == (18, 12)
+
+
+def test_a_notebook_shows_a_logged_warning_once_and_as_plain_output():
+    code = (
+        "import logging; from fer_lib.tracking.records import set_up_notebook; set_up_notebook(); set_up_notebook();"
+        "log = logging.getLogger('fer_lib.faces'); log.info('unseen'); log.warning('weak')"
+    )
+    done = subprocess.run([sys.executable, "-m", "IPython", "-c", code], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout.splitlines()[-1:], done.stderr) == (0, ["Warning: weak"], "")
+    assert done.stdout.count("weak") == 1 and "unseen" not in done.stdout

@@ -119,7 +119,9 @@ def test_an_interrupted_cell_ends_the_run(lab):
         assert kernel.get_shell_msg(timeout=30)["content"]["ename"] == "KeyboardInterrupt"
         kernel.execute_interactive("1", timeout=30)
         found = client().get_run(run_id)
-        assert found.info.status == "KILLED" and found.data.tags["fer.interrupted"].startswith("interrupted; ")
+        assert found.info.status == "KILLED" and found.data.tags["fer.interrupted"].startswith(
+            "interrupted at reading inputs; "
+        )
         again = kernel.execute_interactive(open_run, output_hook=record, timeout=60)
         assert again["content"]["status"] == "ok", "the same cells resume"
     finally:

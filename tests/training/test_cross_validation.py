@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from watched_steps import counts, watched_steps
 
 from fer_lib.datasets.facepack import open_or_build
 from fer_lib.errors import DataError
@@ -107,15 +108,17 @@ def test_stopped_audit_resumes(pack, tmp_path):
         if done == 3:  # in the second fold, after its first epoch
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        out_of_fold(pack, fold, everything, TINY, tmp_path / "broken", CPU, stop)
+    with pytest.raises(KeyboardInterrupt), watched_steps(stop):
+        out_of_fold(pack, fold, everything, TINY, tmp_path / "broken", CPU)
     [file] = (tmp_path / "broken").glob("fold-*.npy")
     mtime = file.stat().st_mtime_ns
-    calls = []
-    resumed = out_of_fold(pack, fold, everything, TINY, tmp_path / "broken", CPU, lambda *call: calls.append(call))
+    with watched_steps() as records:
+        resumed = out_of_fold(pack, fold, everything, TINY, tmp_path / "broken", CPU)
     np.testing.assert_array_equal(resumed, unbroken)
     assert file.stat().st_mtime_ns == mtime
-    assert calls == [(2, 4), (4, 4), (4, 4)]  # the first fold from the cache, the second from its second epoch on
+    epochs = list(dict.fromkeys(counts(records)))
+    assert epochs == [(0, 4), (2, 4), (4, 4)]  # the first fold from the cache, the second from its second epoch on
+    assert any("validating" in record["text"] for record in records)
     assert not [f for f in (tmp_path / "broken").iterdir() if f.is_dir()], "only logits and locks remain"
     file.write_bytes(file.read_bytes()[:-20])  # a damaged fold is fitted again
     np.testing.assert_array_equal(out_of_fold(pack, fold, everything, TINY, tmp_path / "broken", CPU), unbroken)
