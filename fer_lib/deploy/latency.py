@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
+import timeit
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fer_lib.onnx_session import open_session
 from fer_lib.storage.progress import step
 
 COLUMNS = ("model", "precision", "runtime", "threads", "batch", "size", "p50_ms", "p95_ms", "p99_ms", "images_per_sec")
+WARM_UP = 3  # calls
 
 
 def benchmark(
@@ -27,7 +29,7 @@ def benchmark(
     """Time the torch model and each ONNX file (precision name -> path) on the CPU with `threads` threads.
 
     Returns one row (COLUMNS) per runtime and batch size: quantiles in milliseconds per call over `iterations` calls
-    after three warm-up calls, and images per second from the median.  A bundle without torch weights has no torch rows.
+    after WARM_UP others, and images per second from the median.  A bundle without torch weights has no torch rows.
     Inputs are cropped and normalised faces: detection and decoding are not included.
     """
     import torch
@@ -39,8 +41,8 @@ def benchmark(
     def add(precision: str, runtime: str, call: Callable[[np.ndarray], Any]) -> None:
         for batch, faces in inputs.items():
             with step(f"timing {runtime} {precision}, batch {batch}"):
-                ms = _time(call, faces, iterations)
-            p50, p95, p99 = (float(q) for q in np.quantile(ms, (0.5, 0.95, 0.99)))
+                seconds = timeit.repeat(partial(call, faces), number=1, repeat=WARM_UP + iterations)[WARM_UP:]
+            p50, p95, p99 = (float(q) for q in 1e3 * np.quantile(seconds, (0.5, 0.95, 0.99)))
             values = (bundle.name, precision, runtime, threads, batch, size, p50, p95, p99, batch / p50 * 1e3)
             rows.append(dict(zip(COLUMNS, values, strict=True)))
 
@@ -56,14 +58,3 @@ def benchmark(
         finally:
             torch.set_num_threads(before)
     return rows
-
-
-def _time(call: Callable[[np.ndarray], Any], faces: np.ndarray, iterations: int) -> np.ndarray:
-    for _ in range(3):
-        call(faces)
-    ms = np.empty(iterations)
-    for i in range(iterations):
-        start = time.perf_counter()
-        call(faces)
-        ms[i] = (time.perf_counter() - start) * 1e3
-    return ms

@@ -56,8 +56,9 @@ def annotator_report(logits, scaled, y, votes, votes_all) -> dict[str, Any] | No
     credit = most / most.sum(axis=1, keepdims=True)
     order = np.argsort(-z, axis=1, kind="stable")  # the first class wins a tie
     top = order[:, 0]
+    log_probs = {"raw": metrics.log_softmax(logits)[voted], "scaled": metrics.log_softmax(scaled)[voted]}
     distances = {
-        name: {kind: float(measure(v, log_p[voted]).mean()) for kind, log_p in log_probs(logits, scaled).items()}
+        name: {kind: float(measure(v, log_p).mean()) for kind, log_p in log_probs.items()}
         for name, measure in (("kl", kl), ("js", js))
     }
     cast, total = np.asarray(votes, np.float64)[voted], np.asarray(votes_all, np.float64)[voted]
@@ -99,11 +100,6 @@ def checked_votes(votes, shape: tuple[int, int]) -> np.ndarray:
         )
     totals = votes.sum(axis=1, keepdims=True)
     return np.divide(votes, totals, out=np.full(shape, np.nan), where=totals > 0)
-
-
-def log_probs(logits: np.ndarray, scaled: np.ndarray) -> dict[str, np.ndarray]:
-    """Log-probabilities [N, K] before and after scaling."""
-    return {"raw": metrics.log_softmax(logits), "scaled": metrics.log_softmax(scaled)}
 
 
 def kl(v: np.ndarray, log_p: np.ndarray) -> np.ndarray:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
 from fer_lib.calibration.plot_style import ABOVE_LINES, BLUE, FAINT, GREY, RED, themed
 from fer_lib.storage.text import duration
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
 
 
 def verdict(difference: dict[str, float]) -> str:
@@ -73,8 +73,6 @@ def _signed(difference: dict[str, float]) -> str:
 
 def stages_table(report: dict[str, Any] | None) -> pd.DataFrame:
     """One line per child and score on all rows: parent's, child's, difference and interval; then one per cost."""
-    import pandas as pd
-
     lines = []
     for stage in report["stages"] if report else []:
         scores, who = stage["scores"]["all"], {"parent": stage["parent"], "child": stage["child"]}
@@ -97,8 +95,6 @@ def stages_table(report: dict[str, Any] | None) -> pd.DataFrame:
 
 def changed_table(report: dict[str, Any] | None) -> pd.DataFrame:
     """One line per child and training setting that differs from its parent's."""
-    import pandas as pd
-
     return pd.DataFrame(
         [
             {"parent": stage["parent"], "child": stage["child"], "setting": key, "before": str(old), "after": str(new)}
@@ -126,8 +122,6 @@ def _cost_pairs(cost: dict[str, Any]) -> dict[str, tuple[float | None, float | N
 @themed
 def draw_stages(report: dict[str, Any] | None) -> Figure | None:
     """One row of plots per child: differences with 95 % intervals, and costs as multiples of the parent's."""
-    from matplotlib.figure import Figure
-
     if report is None:
         return None
     stages = report["stages"]
@@ -146,9 +140,7 @@ def draw_stages(report: dict[str, Any] | None) -> Figure | None:
 @themed
 def before_after(result: dict[str, Any]) -> Figure:
     """One row per offline gate of a ``gates.json``: each class's F1 of both models, its change with interval."""
-    import numpy as np
     import seaborn
-    from matplotlib.figure import Figure
 
     gates = [gate for gate in result["gates"] if gate["gate"] == "offline"]
     figure = Figure(figsize=(11, 3.8 * len(gates)))

@@ -80,9 +80,12 @@ def _run_fit(
     if context.rank == 0:
         context.wait()
     ids = _ids(p, manifest, data, weights, run_id, inputs or {})
-    record = _training_data(p, data, weights)
-    options = dict(kind=kind, name=p.name, ids=ids, training_data=record, context=context, tune=tune, norms=norms)
-    for event in fit(model, objective(p, data, context.device), data, p, out, **options):
+    record = TrainingData.of(data.train.manifest, p.smoke)
+    if weights["source"] == "init_from":
+        record = record.with_start(read_training_data(weights.get("training_data")))
+    options = dict(kind=kind, name=p.name, ids=ids, context=context, tune=tune, norms=norms)
+    events = fit(model, objective(p, data, context.device), data, p, out, training_data=record.model_dump(), **options)
+    for event in events:
         if event["event"] == "start" and context.rank == 0:
             write_json(out / "environment.json", environment(context.device.type))
             alignment = _alignment(p, manifest, data, weights, event, init_from, context.device, ids)
@@ -180,14 +183,6 @@ def _write_exposure(
     start = [read_exposure(read_bundle(init_from).path)] if init_from else []
     with fresh_file(out / EXPOSURE_FILE) as work, open(work, "wb") as file:
         exposure.with_ancestors([*ancestors, *start]).write(file)
-
-
-def _training_data(p: FitParams, data: FitData, weights: dict[str, Any]) -> dict[str, Any]:
-    """The ``training_data`` of the bundles, as a dict of :class:`TrainingData`."""
-    record = TrainingData.of(data.train.manifest, p.smoke)
-    if weights["source"] == "init_from":
-        record = record.with_start(read_training_data(weights.get("training_data")))
-    return record.model_dump()
 
 
 def _ids(
