@@ -43,9 +43,6 @@ class Hashes:
     pixels: np.ndarray
     area: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.thumbs)
-
 
 def blur_matrix(sigma: float) -> np.ndarray:
     """float32 [SIDE, SIDE]: a row of pixels times its transpose is that row, Gaussian-blurred, edges replicated."""

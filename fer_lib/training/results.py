@@ -66,11 +66,8 @@ def fit_result(fit: FinishedFit, exported: Mapping[str, Any] | None = None) -> P
     """
     p, best, select, exported = fit.params, fit.best, fit.select, exported or {}
     failures = {file: entry["error"] for file, entry in exported.items() if "error" in entry}
-    files = (
-        [f"{name}.json" for name in (*FIT_FILES, "starting_weights")]
-        + (["smoke_results.json"] if p.smoke else [])
-        + ["best"]
-    )
+    reports = [*FIT_FILES, "starting_weights", *(["smoke_results"] if p.smoke else [])]
+    files = [*(f"{name}.json" for name in reports), "best"]
     files += [*(file for file in exported if file not in failures), "onnxparity.json"] if exported else []
     headline = {"val accuracy": select["accuracy"], "val macro-F1": select["macro_f1"], "chance": CHANCE}
     headline |= chance_note({p.name: select}, p.smoke)
