@@ -15,8 +15,8 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import Box, FaceContract
 from fer_lib.faces.decode import decode
+from fer_lib.faces.detection import find_points
 from fer_lib.faces.detectors import Detector, Haar
-from fer_lib.faces.landmarks import find_points
 
 GAP = 4  # pixels between the faces of a sheet
 LINE = 12  # pixels of a line of text under a face

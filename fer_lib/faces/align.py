@@ -46,31 +46,21 @@ def eye_angle(points: np.ndarray) -> float:
     return math.degrees(math.atan2(dy, dx)) if (dx, dy) != (0.0, 0.0) else 0.0
 
 
-def eyes_level(
-    image: np.ndarray, points: np.ndarray, square: tuple[int, int, int] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The image turned until the eyes are level, at its own scale, outside edge-replicated.
+def eyes_level(image: np.ndarray, points: np.ndarray, square: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """``square`` of the image, turned about its centre until the eyes are level, at the image's scale.
 
-    ``image`` uint8 [H, W, 3]; ``points`` as in :func:`eye_angle`.  By default the whole image turns about the middle
-    between the eyes and keeps its size.  With ``square`` = (top, left, side), in pixels and free to leave the image,
-    it turns about that square's centre and only the square is returned [side, side, 3], sampled at MAX_SIDE or fewer
-    pixels a side where it is larger.
-    Returns the image and the 2x3 affine matrix that takes (x, y) of ``image`` to (x, y) of the result.
+    ``image`` uint8 [H, W, 3], edge-replicated outside; ``points`` as in :func:`eye_angle`; ``square`` = (top, left,
+    side), in pixels and free to leave the image.
+    Returns uint8 [side, side, 3], sampled at MAX_SIDE or fewer pixels a side where it is larger, and the 2x3 affine
+    matrix that takes (x, y) of ``image`` to (x, y) of the result.
     """
-    angle = eye_angle(points)
-    if square is None:
-        cx, cy = np.asarray(points, dtype=np.float64)[:2].mean(axis=0)
-        transform = cv2.getRotationMatrix2D((cx, cy), angle, 1.0)
-        size = (image.shape[1], image.shape[0])
-    else:
-        top, left, side = square
-        if side > MAX_SIDE or max(image.shape[:2]) > _MAX_TURNED:
-            return _turned_in_two_steps(image, points, top, left, side)
-        # Pixel centres lie on integers, so the middle of `side` pixels is half a pixel before left + side / 2.
-        transform = cv2.getRotationMatrix2D((left + (side - 1) / 2, top + (side - 1) / 2), angle, 1.0)
-        transform[:, 2] -= (left, top)
-        size = (side, side)
-    turned = cv2.warpAffine(image, transform, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    angle, (top, left, side) = eye_angle(points), square
+    if side > MAX_SIDE or max(image.shape[:2]) > _MAX_TURNED:
+        return _turned_in_two_steps(image, points, top, left, side)
+    # Pixel centres lie on integers, so the middle of `side` pixels is half a pixel before left + side / 2.
+    transform = cv2.getRotationMatrix2D((left + (side - 1) / 2, top + (side - 1) / 2), angle, 1.0)
+    transform[:, 2] -= (left, top)
+    turned = cv2.warpAffine(image, transform, (side, side), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return turned, transform
 
 

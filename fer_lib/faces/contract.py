@@ -89,7 +89,7 @@ class FaceContract(BaseModel):
         It may be a view of ``image``.  A larger square is sampled at ``align.MAX_SIDE`` pixels a side.  Raises
         DataError as :meth:`face` does.
         """
-        square = _square(_checked(image).shape, box, self.margin)
+        square = _square(checked(image).shape, box, self.margin)
         if self._turns(points):
             return eyes_level(image, points, square)[0]
         return crop_square(image, *square)
@@ -154,7 +154,7 @@ class FaceContract(BaseModel):
         Always ``raw``, ``square`` (or ``aligned`` when the eyes were levelled) and ``crop`` (what the model sees);
         ``box`` when there is a box, ``clahe`` when it is on.
         """
-        stages = {"raw": _checked(image)}
+        stages = {"raw": checked(image)}
         if box is not None:
             stages["box"] = _drawn(image, box, points)
         square = self.square(image, box, points)
@@ -221,7 +221,8 @@ def _scale_and_shift(mean: Channels, std: Channels, width: int) -> tuple[np.ndar
     return np.tile(scale.astype(np.float32), width), np.tile(shift.astype(np.float32), width)
 
 
-def _checked(image: np.ndarray) -> np.ndarray:
+def checked(image: np.ndarray) -> np.ndarray:
+    """The image itself; DataError unless it is uint8 RGB [H, W, 3] with at least one pixel."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise DataError(f"an image must be uint8 RGB [height, width, 3], got {got}: use fer_lib.faces.decode.decode")
