@@ -177,7 +177,7 @@ def test_two_builds_of_one_import_with_other_seeds(tmp_path):
     (joined, about), (other, again) = merge(builds), merge(builds[::-1])
     assert joined.frame.equals(other.frame) and about == again
     first = joined.frame.iloc[0]
-    assert first["val_role"] == "temperature" and first["confidence"] == 4.0 and first["soft_label"] == shares
+    assert first["val_role"] == "temperature" and first["confidence"] == 4.0 and list(first["soft_label"]) == shares
     assert first["image_path"] == "s/0.png" and len(joined) == 3
     counted = {"rows_in_several": 2, "rows_completed": 1, "paths_in_several": 1, "val_roles_unified": 1}
     assert counted.items() <= about.items()
