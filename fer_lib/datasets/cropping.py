@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,17 +28,10 @@ class Crop:
 
 def crop_function(manifest: Manifest, contract: FaceContract, kind: PackKind) -> Callable[[dict[str, Any]], Crop]:
     """A function of a row, for threads.  Raises FerError when eyes are to be aligned without YuNet."""
-    align = contract.align == "eyes"
-    if align:
-        get_detector("yunet")  # a missing model fails here, before anything is written
-    local = threading.local()  # a detector serves one thread
+    detector = get_detector("yunet") if contract.align == "eyes" else None  # fails before anything is written
 
     def landmarks(image: np.ndarray, box: Box | None) -> np.ndarray | None:
-        if not align:
-            return None
-        if not hasattr(local, "detector"):
-            local.detector = get_detector("yunet")
-        return find_points(image, box, local.detector)
+        return None if detector is None else find_points(image, box, detector)
 
     def crop(row: dict[str, Any]) -> Crop:
         try:
