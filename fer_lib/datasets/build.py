@@ -157,15 +157,14 @@ def duplicates(frame: pd.DataFrame) -> dict:
 
     ``contents`` is the number of different contents; ``near`` is null because the audit finds near-duplicates.
     """
-    groups = frame.groupby("content_id").agg(
-        size=("label", "size"), labels=("label", "nunique"), splits=("split", "nunique"), sources=("source", "nunique")
-    )
+    groups = frame.groupby("content_id")
+    several = (groups[["split", "source", "label"]].nunique() > 1).sum()
     return {
-        "exact": int((groups["size"] > 1).sum()),
+        "exact": int((groups.size() > 1).sum()),
         "near": None,
-        "across_splits": int((groups["splits"] > 1).sum()),
-        "across_sources": int((groups["sources"] > 1).sum()),
-        "conflicting_labels": int((groups["labels"] > 1).sum()),
+        "across_splits": int(several["split"]),
+        "across_sources": int(several["source"]),
+        "conflicting_labels": int(several["label"]),
         "contents": len(groups),
     }
 
