@@ -30,27 +30,18 @@ CURATED_FILES = ("curation_report.json", "removed.csv")  # beside the manifest
 SURVIVOR = "the test row before the val row before the train row; then the selection's order of sources; then sample_id"
 
 
-@dataclass(frozen=True)
-class Curated:
-    """A curated manifest, its report, and one line per removed row with the step that removed it."""
-
-    manifest: Manifest
-    report: dict
-    removed: pd.DataFrame
-
-
 def curate(manifests: Sequence[Manifest], params: CurateParams, out: Path) -> Manifest:
     """:func:`choose`, written to ``out``: ``manifest.parquet``, ``curation_report.json``, ``removed.csv``."""
-    curated, out = choose(manifests, params), Path(out).absolute()
+    (manifest, report, removed), out = choose(manifests, params), Path(out).absolute()
     # all files are written before any is renamed, so none is ever there without the others
-    with fresh_file(out / CURATED_FILES[0]) as report, fresh_file(out / CURATED_FILES[1]) as removed:
-        report.write_text(json_text(curated.report), encoding="utf-8")
-        curated.removed.to_csv(removed, index=False)
-        return curated.manifest.write(out / "manifest.parquet")
+    with fresh_file(out / CURATED_FILES[0]) as report_file, fresh_file(out / CURATED_FILES[1]) as removed_file:
+        report_file.write_text(json_text(report), encoding="utf-8")
+        removed.to_csv(removed_file, index=False)
+        return manifest.write(out / "manifest.parquet")
 
 
-def choose(manifests: Sequence[Manifest], params: CurateParams) -> Curated:
-    """Join, select, filter, de-duplicate, cap.
+def choose(manifests: Sequence[Manifest], params: CurateParams) -> tuple[Manifest, dict, pd.DataFrame]:
+    """Join, select, filter, de-duplicate, cap: the manifest, its report, and one line per removed row with its step.
 
     The report counts each step's removed rows by source, split and label.  Raises :class:`DataError` when a source of
     the selection is absent (unless allowed), when a step leaves no row, and when manifests contradict each other.
@@ -79,7 +70,7 @@ def choose(manifests: Sequence[Manifest], params: CurateParams) -> Curated:
         "manifest_sha256": manifest.sha256,
         **row_report(manifest.frame),
     }
-    return Curated(manifest, report, steps.removed())
+    return manifest, report, steps.removed()
 
 
 def merge(manifests: Sequence[Manifest]) -> tuple[Manifest, dict]:
