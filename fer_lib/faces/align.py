@@ -14,10 +14,10 @@ _MAX_TURNED = 2**15 - 2  # pixels; OpenCV turns no image with a longer side
 
 
 def crop_square(image: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
-    """The square of an image uint8 [H, W, 3], in pixels and free to leave it; outside, the nearest pixel repeats.
+    """The square of an image uint8 [H, W, 3], in pixels; outside the image, its nearest pixel repeats.
 
     uint8 [side, side, 3], a view where the square lies inside; evenly sampled pixels [MAX_SIDE, MAX_SIDE, 3] where
-    ``side`` is larger, for the padded square of a thin image can be thousands of times the image.
+    ``side`` is larger, because the padded square of a thin image can be thousands of times the image.
     """
     height, width = image.shape[:2]
     if side <= MAX_SIDE and top >= 0 and left >= 0 and top + side <= height and left + side <= width:
@@ -34,7 +34,7 @@ def eye_angle(points: np.ndarray) -> float:
     """Tilt of the eye line in degrees, positive when the eye on the image's right lies lower.
 
     ``points`` float [5, 2] are (x, y) in YuNet's order: the person's right eye (left in the image), left eye, nose,
-    right and left mouth corner.  Eyes at one and the same place (a strict profile) have no line: the tilt is then 0.
+    right and left mouth corner.  Eyes at the same place (a strict profile) give 0.
     Raises DataError for another shape or for values that are not finite.
     """
     points = np.asarray(points, dtype=np.float64)
@@ -67,7 +67,7 @@ def eyes_level(image: np.ndarray, points: np.ndarray, square: tuple[int, int, in
 def _turned_in_two_steps(
     image: np.ndarray, points: np.ndarray, top: int, left: int, side: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`eyes_level` of a square: first what turning it can reach is cut out (and sampled), then that is turned."""
+    """:func:`eyes_level` of a large square or image: cut out (and sample) what the turn can reach, then turn that."""
     more = math.ceil(0.21 * side) + 4  # (sqrt(2) - 1) / 2 of the side on each side, and the cubic's neighbours
     y0, x0, wide = top - more, left - more, side + 2 * more
     around = crop_square(image, y0, x0, wide)

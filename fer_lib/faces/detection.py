@@ -16,7 +16,7 @@ CONTEXT = 0.5  # share of a box's longer side seen around it: a tight box hides 
 
 @dataclass(frozen=True)
 class Face:
-    """One found face.
+    """One face.
 
     ``box`` = (top, left, bottom, right) in pixels of the image, which it may leave; ``score`` 0..1; ``points``
     float32 [5, 2] (x, y): the person's right eye, left eye, nose, right and left mouth corner.
@@ -33,7 +33,7 @@ class Face:
 
 
 class Detector(Protocol):
-    """``name``: yunet, dnn or haar.  ``note``: why it is not the one that was asked for, in words; else blank."""
+    """``name``: yunet, dnn or haar.  ``note``: why it replaces the requested one; else blank."""
 
     name: str
     note: str

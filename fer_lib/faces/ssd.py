@@ -26,15 +26,14 @@ FACE = 1  # class 0 is the background
 
 
 class Ssd:
-    """The net as OpenCV runs it.  An object keeps its last image: use one a thread."""
+    """The net as OpenCV runs it.  An object stores its last image: use one per thread."""
 
     name, note = "dnn", ""
 
     def __init__(self, caffemodel: Path | str, min_score: float = MIN_SCORE):
         """``caffemodel``: the weights' file, with its prototxt in the same folder.
 
-        FerError, saying what is there instead, when a file is missing, cannot be read, is something else, or when the
-        two make no face detector together.
+        FerError when a file is missing, can't be read or is something else, and when the two are no face detector.
         """
         weights = Path(caffemodel).expanduser()
         model = _read(weights, SSD_URL)
@@ -57,7 +56,7 @@ class Ssd:
             )
 
     def detect(self, image: np.ndarray, refine: bool = True) -> list[Face]:  # no points, so nothing to refine
-        """As :meth:`found.Detector.detect`; boxes end at the image's edges."""
+        """As :meth:`Detector.detect`; boxes end at the image's edges."""
         return faces_of(self._run(checked(image)), image, self.min_score)
 
     def _run(self, image: np.ndarray) -> np.ndarray:
