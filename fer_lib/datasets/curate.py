@@ -20,8 +20,8 @@ from fer_lib.datasets.duplicate_records import join_groups, twins_of, unite_twin
 from fer_lib.datasets.interchange import escape_formula
 from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
 from fer_lib.datasets.parquet_io import COLUMNS
+from fer_lib.datasets.provenance import join_drawn
 from fer_lib.datasets.quality import measure
-from fer_lib.datasets.training_data import join_drawn
 from fer_lib.errors import DataError
 from fer_lib.params.curate import CurateParams
 from fer_lib.storage.atomic import fresh_file, json_text

@@ -13,7 +13,7 @@ import numpy as np
 
 from fer_lib.calibration.metrics import softmax
 from fer_lib.calibration.prior_shift import prior_correction
-from fer_lib.datasets.training_data import training_text
+from fer_lib.datasets.provenance import training_text
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError, FerError
 from fer_lib.faces.contract import Box
