@@ -113,11 +113,9 @@ def example_rows(manifest: Manifest, n: int, seed: int = 1337) -> pd.DataFrame:
     """``n`` rows from all sources in turn, faces in photos first; they depend on ``seed`` and the sample ids."""
     frame = manifest.frame.sort_values("sample_id")
     frame = frame.iloc[np.random.default_rng(seed).permutation(len(frame))]
-    boxed = frame[BOX[0]].isna() if BOX[0] in frame else pd.Series(True, index=frame.index)
-    frame = frame.assign(whole=boxed).sort_values("whole", kind="stable")
-    turn = frame.groupby("source").cumcount()
-    order = frame.assign(turn=turn).sort_values(["turn", "whole", "source"], kind="stable").index
-    return manifest.frame.loc[order[:n]]
+    frame = frame.assign(whole=frame[BOX[0]].isna() if BOX[0] in frame else True).sort_values("whole", kind="stable")
+    frame = frame.assign(turn=frame.groupby("source").cumcount())
+    return manifest.frame.loc[frame.sort_values(["turn", "whole", "source"], kind="stable").index[:n]]
 
 
 def steps_page(

@@ -88,7 +88,7 @@ class FaceContract(BaseModel):
         It may be a view of ``image``.  A larger square is sampled at ``align.MAX_SIDE`` pixels a side.  Raises
         DataError as :meth:`face` does.
         """
-        square = _square(checked(image).shape, box, self.margin)
+        square = _square(check_image(image).shape, box, self.margin)
         if self._turns(points):
             return eyes_level(image, points, square)[0]
         return crop_square(image, *square)
@@ -153,7 +153,7 @@ class FaceContract(BaseModel):
         Always ``raw``, ``square`` (or ``aligned`` when the eyes were levelled) and ``crop`` (what the model sees);
         ``box`` when there is a box, ``clahe`` when it is on.
         """
-        stages = {"raw": checked(image)}
+        stages = {"raw": check_image(image)}
         if box is not None:
             stages["box"] = _drawn(image, box, points)
         square = self.square(image, box, points)
@@ -217,7 +217,7 @@ def _scale_and_shift(mean: Channels, std: Channels, width: int) -> tuple[np.ndar
     return np.tile(scale.astype(np.float32), width), np.tile(shift.astype(np.float32), width)
 
 
-def checked(image: np.ndarray) -> np.ndarray:
+def check_image(image: np.ndarray) -> np.ndarray:
     """The image itself; DataError unless it is uint8 RGB [H, W, 3] with at least one pixel."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__

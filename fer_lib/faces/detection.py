@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from fer_lib.errors import DataError
-from fer_lib.faces.contract import Box, checked
+from fer_lib.faces.contract import Box, check_image
 
 CONTEXT = 0.5  # share of a box's longer side seen around it: a tight box hides the outline that a detector needs
 
@@ -48,7 +48,7 @@ class Detector(Protocol):
 
 def fitted(image: np.ndarray, smallest: int, largest: int) -> tuple[np.ndarray, float]:
     """The image with its longer side within the two limits, and the factor that takes its pixels back."""
-    longer = max(checked(image).shape[:2])
+    longer = max(check_image(image).shape[:2])
     target = min(max(longer, smallest), largest)
     if target == longer:
         return image, 1.0

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from fer_lib.errors import FerError
-from fer_lib.faces.contract import checked
+from fer_lib.faces.contract import check_image
 from fer_lib.faces.cv_errors import reason
 from fer_lib.faces.detection import Face, find_mistake, largest_first
 
@@ -57,7 +57,7 @@ class Ssd:
 
     def detect(self, image: np.ndarray, refine: bool = True) -> list[Face]:  # no points, so nothing to refine
         """As :meth:`Detector.detect`; boxes end at the image's edges."""
-        return faces_of(self._run(checked(image)), image, self.min_score)
+        return faces_of(self._run(check_image(image)), image, self.min_score)
 
     def _run(self, image: np.ndarray) -> np.ndarray:
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
