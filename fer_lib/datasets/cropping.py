@@ -12,7 +12,7 @@ from fer_lib.datasets.manifest import Manifest, box_of
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import Box, FaceContract, to_gray
 from fer_lib.faces.decode import decode
-from fer_lib.faces.detection import find_points
+from fer_lib.faces.detector_interface import find_points
 from fer_lib.faces.detectors import get_detector
 from fer_lib.params.base import PackKind
 

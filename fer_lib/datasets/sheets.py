@@ -15,7 +15,7 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import Box, FaceContract
 from fer_lib.faces.decode import decode
-from fer_lib.faces.detection import find_points
+from fer_lib.faces.detector_interface import find_points
 from fer_lib.faces.detectors import Detector, Haar
 
 GAP = 4  # pixels between the faces of a sheet

@@ -18,7 +18,7 @@ from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError, FerError
 from fer_lib.faces.contract import Box
 from fer_lib.faces.decode import decode
-from fer_lib.faces.detection import find_points
+from fer_lib.faces.detector_interface import find_points
 from fer_lib.faces.detectors import YuNet, get_detector
 from fer_lib.models.bundle import ONNX, Bundle
 

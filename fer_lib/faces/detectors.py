@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from fer_lib.errors import FerError
-from fer_lib.faces.detection import Detector, Face, fitted, largest_first
+from fer_lib.faces.detector_interface import Detector, Face, fitted, largest_first
 from fer_lib.faces.ssd import SSD_FILE, SSD_URL, Ssd
 from fer_lib.faces.yunet import YuNet, download, read_model
 

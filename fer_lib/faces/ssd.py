@@ -14,7 +14,7 @@ import numpy as np
 from fer_lib.errors import FerError
 from fer_lib.faces.contract import check_image
 from fer_lib.faces.cv_errors import reason
-from fer_lib.faces.detection import Face, find_mistake, largest_first
+from fer_lib.faces.detector_interface import Face, find_mistake, largest_first
 
 SSD_FILE = "res10_300x300_ssd_iter_140000_fp16.caffemodel"
 SSD_URL = f"https://github.com/opencv/opencv_3rdparty/raw/dnn_samples_face_detector_20180205_fp16/{SSD_FILE}"

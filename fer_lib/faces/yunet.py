@@ -14,7 +14,7 @@ import numpy as np
 
 from fer_lib.errors import FerError
 from fer_lib.faces.align import eyes_level, transform_points
-from fer_lib.faces.detection import Face, find_mistake, fitted, largest_first
+from fer_lib.faces.detector_interface import Face, find_mistake, fitted, largest_first
 from fer_lib.onnx_session import open_session
 
 YUNET_FILE = "face_detection_yunet_2023mar.onnx"

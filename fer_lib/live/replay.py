@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from fer_lib.errors import DataError
-from fer_lib.faces.detection import find_points
+from fer_lib.faces.detector_interface import find_points
 from fer_lib.faces.detectors import Face, get_detector
 from fer_lib.live import session_files
 from fer_lib.live.live_model import LiveModel

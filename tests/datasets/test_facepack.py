@@ -22,7 +22,7 @@ from fer_lib.errors import DataError, FerError
 from fer_lib.faces.align import eye_angle
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
-from fer_lib.faces.detection import find_points
+from fer_lib.faces.detector_interface import find_points
 from fer_lib.faces.detectors import get_detector
 from fer_lib.faces.yunet import YUNET_FILE
 from fer_lib.models.bundle import write_bundle

@@ -11,7 +11,7 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
-from fer_lib.faces.detection import find_points
+from fer_lib.faces.detector_interface import find_points
 from fer_lib.faces.detectors import Face, Haar
 
 
