@@ -4,6 +4,7 @@ evaluate.py     every model on one suite; report.py: the scores of one; table.py
 paired.py       two models on the same rows: differences, intervals, McNemar
 stages.py       a child beside the model it started from; gates.py, suites.py: may a candidate replace a model?
 checkpoints.py  the kept epochs of fits, and the best of them
-examples.py     faces behind the scores; stage_views.py, sweep_view.py: figures of two or more models
+error_sheets.py worst errors, surest right answers, faces on which teachers disagree
+stage_views.py, sweep_view.py  figures of two or more models
 leaks.py        evaluated rows that a model may remember; annotators.py: models beside the people who voted
 """
