@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,13 +197,13 @@ class Execution:
         if self.parent_run_id:
             tags |= {"mlflow.parentRunId": self.parent_run_id, "fer.combination": self.label}
         name = self.label or self.plan.name
-        run = store.retry_while_locked(lambda: client.create_run(self.experiment, run_name=name, tags=tags))
+        run = store.retry_while_locked(client.create_run, self.experiment, run_name=name, tags=tags)
         self.run_id = run.info.run_id
         for name, value in self.values.items():
-            store.retry_while_locked(partial(client.log_param, self.run_id, name, value))
-        store.retry_while_locked(lambda: client.log_artifact(self.run_id, str(source)))
+            store.retry_while_locked(client.log_param, self.run_id, name, value)
+        store.retry_while_locked(client.log_artifact, self.run_id, str(source))
         resolved = {p.name: {"kind": p.kind} | p.params.model_dump(mode="json") for p in self.plan.phases}
-        store.retry_while_locked(lambda: client.log_dict(self.run_id, resolved, "plan.json"))
+        store.retry_while_locked(client.log_dict, self.run_id, resolved, "plan.json")
 
     def end_run(self, status: str) -> None:
         """End the MLflow run and log the result of each phase.  A second call does nothing."""
@@ -219,11 +218,11 @@ class Execution:
                  "run_id": r.run_id, "folder": below(r.folder, base), "headline": r.headline}
                 for r in results]  # fmt: skip
         summary = {"phases": rows, "not_started": self.not_started}
-        store.retry_while_locked(lambda: client.log_dict(self.run_id, summary, "phases.json"))
+        store.retry_while_locked(client.log_dict, self.run_id, summary, "phases.json")
         now = int(time.time() * 1000)
         values = numbers({r.phase.name: r.headline for r in results})
         tags = [RunTag(f"fer.reused.{r.phase.name}", r.run_id) for r in results if r.status == "re-used"]
         metrics = [Metric(k, v, now, 0) for k, v in values.items()]
-        store.retry_while_locked(lambda: client.log_batch(self.run_id, metrics, tags=tags))
-        store.retry_while_locked(lambda: client.set_terminated(self.run_id, status))
+        store.retry_while_locked(client.log_batch, self.run_id, metrics, tags=tags)
+        store.retry_while_locked(client.set_terminated, self.run_id, status)
         self.final_status = status
