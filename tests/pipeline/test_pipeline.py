@@ -129,7 +129,9 @@ def test_interrupted_runs_are_killed_and_resume(toy_home, first):
     parent = newest_parent()
     killed = children(parent)["teacher_a"]
     assert parent.info.status == "KILLED" and killed.info.status == "KILLED"
-    assert killed.data.tags["fer.interrupted"] == "interrupted; the same command begins this phase again"
+    assert (
+        killed.data.tags["fer.interrupted"] == "interrupted at reading inputs; the same command begins this phase again"
+    )
     assert "**Interrupted.** " in killed.data.tags["mlflow.note.content"]
     assert not (steps.parent / ".lock.holder.json").exists() and not (steps.parent / "done.json").exists()
     assert artifacts(killed, "notebook") == {"notebook/04_train_teacher.ipynb", "notebook/04_train_teacher.html"}
