@@ -19,7 +19,8 @@ from fer_lib.errors import FerError
 from fer_lib.params import KINDS
 from fer_lib.pipeline.runfile import INPUTS
 from fer_lib.storage.atomic import readable, write_json
-from fer_lib.storage.paths import external, is_uri
+from fer_lib.storage.json_files import file_sha256, read_json
+from fer_lib.storage.paths import external, is_uri, mlruns
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PATH_FIELDS = ("root", "votes", "images", "image_map")  # parameters that may name files outside the run
@@ -80,14 +81,12 @@ def input_id(value: str, field: str = "") -> str:
     if is_uri(value):
         return _registry_version(value)
     folder = external(value)
-    said = [("outputs.json", "ids"), ("done.json", "key")]
-    for name, pick in said[1:] if field == "fits" else said:
-        if (folder / name).is_file():
-            content = json.loads((folder / name).read_text(encoding="utf-8"))
-            if content.get(pick):
-                return _digest(json.dumps(content[pick], sort_keys=True))
+    for name, key in (("outputs.json", "ids"), ("done.json", "key")):
+        if (folder / name).is_file() and (field, name) != ("fits", "outputs.json"):
+            if own_id := read_json(folder / name).get(key):
+                return _digest(json.dumps(own_id, sort_keys=True))
     if (folder / "bundle.json").is_file():
-        return hashlib.sha256((folder / "bundle.json").read_bytes()).hexdigest()
+        return file_sha256(folder / "bundle.json")
     return fingerprint(folder)
 
 
@@ -133,18 +132,16 @@ def weights_id(value: str) -> str:
     """
     if value in ("", "none", "hub", "package"):
         return ""
-    from fer_lib.storage.paths import mlruns
-
     path = external(value).absolute()
     memory = mlruns() / "weights" / f"{_digest(str(path))[:24]}.json"
-    known = json.loads(memory.read_text(encoding="utf-8")) if memory.is_file() else {"sha256": ""}
+    known = read_json(memory) if memory.is_file() else {"sha256": ""}
     if not path.is_file():
         return known["sha256"]
     stat = path.stat()
-    seen = {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    if {key: known.get(key) for key in seen} != seen:
-        with readable(path), open(path, "rb") as file:
-            known = seen | {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    state = {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    if {key: known.get(key) for key in state} != state:
+        with readable(path):
+            known = state | {"sha256": file_sha256(path)}
         write_json(memory, known)
     return known["sha256"]
 

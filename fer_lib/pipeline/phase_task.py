@@ -147,8 +147,7 @@ class Task:
                 if not isinstance(error, NotebookFailed):
                     raise error
                 where = f" ({result.label})" if result.label else ""
-                message = f"phase {self.phase.name!r}{where} failed: {error}"
-                self.shared.console.print(message, style="red", markup=False, highlight=False)
+                self.shared.console.print(f"phase {self.phase.name!r}{where} failed: {error}", style="red")
         finally:
             result.seconds = time.time() - self.start_time
             if status != "FINISHED":

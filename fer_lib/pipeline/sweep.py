@@ -42,14 +42,13 @@ def sweep_file(
 
     from fer_lib.pipeline.execution import Execution, open_session
     from fer_lib.pipeline.progress import PhaseBar
-    from fer_lib.pipeline.schedule import Schedule, not_started, resume_hint
+    from fer_lib.pipeline.schedule import Schedule, print_unfinished
     from fer_lib.pipeline.workers import open_workers
 
     new = fresh or len(forecast.finished_before(selected[0])) < len(selected[0])
     with open_workers(parallel, start=new) as pool, open_session(fresh) as shared:
         if excluded := [phase.name for phase in asked[0] if phase not in selected[0]]:
-            message = f"left out of the sweep, because they move an alias: {', '.join(excluded)}"
-            shared.console.print(message, markup=False, highlight=False)
+            shared.console.print(f"left out of the sweep, because they move an alias: {', '.join(excluded)}")
         sweep, status = _SweepRun(shared, combinations, overrides), "FAILED"
         try:
             executions = [
@@ -63,13 +62,10 @@ def sweep_file(
             status = {0: "FINISHED", 1: "FAILED", 130: "KILLED"}[code]
         finally:
             shared.client.set_terminated(sweep.run_id, status)
-        for line in not_started(executions):
-            shared.console.print(f"not started: {line}", markup=False, highlight=False)
-        if code:
-            shared.console.print(resume_hint(fresh))
-        elif sweep.best is not None:
+        print_unfinished(shared, executions, code)
+        if code == 0 and sweep.best is not None:
             command = run_command(path, combinations[sweep.best], smoke)
-            shared.console.print(f"best on validation rows: {command}", markup=False, highlight=False, soft_wrap=True)
+            shared.console.print(f"best on validation rows: {command}", soft_wrap=True)
     return code
 
 
@@ -83,20 +79,10 @@ class _SweepRun:
     """The parent MLflow run of the combinations.  ``best``: index of the best one, None with a tie."""
 
     def __init__(self, shared, combinations: list[Combination], overrides: Sequence[str]):
-        from fer_lib.storage.paths import below
-        from fer_lib.tracking import store
-        from fer_lib.tracking.records import git_state
-
-        plan, client = combinations[0].plan, shared.client
+        plan = combinations[0].plan
         self.shared, self.combinations, self.title, self.best = shared, combinations, f"{plan.name} sweep", None
-        source = plan.path.resolve()
-        tags = {"fer.kind": "sweep", "fer.lock": shared.lock, "fer.git": git_state()}
-        tags["fer.run_file"] = below(source, shared.base)
-        experiment = store.experiment_id(plan.experiment)
-        self.run_id = client.create_run(experiment, run_name=self.title, tags=tags).info.run_id
-        client.log_artifact(self.run_id, str(source))
-        for name, _, value in (text.partition("=") for text in dict.fromkeys(overrides)):
-            client.set_tag(self.run_id, f"fer.sweep.{name.strip()}", value)
+        varied = {f"fer.sweep.{name.strip()}": value for name, _, value in (text.partition("=") for text in overrides)}
+        self.run_id = shared.start_run(plan, self.title, {"fer.kind": "sweep"} | varied).info.run_id
 
     def compare(self, executions: list, last: list[str]) -> None:
         """Print the comparison and attach it to the run: ``sweep.json``, ``sweep.csv``, ``sweep.png``."""

@@ -34,7 +34,7 @@ from fer_lib.storage.paths import below, mlruns
 from fer_lib.storage.phase_result import PhaseResult
 from fer_lib.tracking import run_status, store
 from fer_lib.tracking.event_logger import EventLogger
-from fer_lib.tracking.records import git_state, numbers, relative_inputs, write_plan, write_progress
+from fer_lib.tracking.records import git_state, numbers, relative_inputs, write_plan
 from fer_lib.tracking.registry import resolve
 
 NOTE_FIELDS = ("intent", "action", "result", "decision", "next")
@@ -193,7 +193,11 @@ class PhaseRun:
         return figure
 
     def _write_progress(self, record: dict[str, Any]) -> None:
-        write_progress(self.output_dir, **record, **self.progress_fields)
+        """Write ``progress.json``, which ``fer run`` displays.  Atomic, but not synced: losing it does no harm."""
+        work = self.output_dir / f".progress.{os.getpid()}.partial"
+        with contextlib.suppress(OSError):  # a full disk is reported by the files that matter
+            work.write_text(json.dumps(record | self.progress_fields), encoding="utf-8")
+            os.replace(work, self.output_dir / "progress.json")
 
     def artifact(self, path: Path | str, folder: str | None = None) -> Path:
         """Attach a file or a folder to the run.  Raises FerError when it does not exist."""

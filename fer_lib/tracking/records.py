@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from fer_lib.storage.atomic import write_json
-from fer_lib.storage.git import run_git
+from fer_lib.storage.environment import run_git
 from fer_lib.storage.json_files import flatten
 from fer_lib.storage.paths import below
 
@@ -85,11 +82,3 @@ def show_table(table, empty: str, precision: int = 4) -> None:
         print(empty)
     else:
         display(table.style.format(precision=precision, na_rep=""))
-
-
-def write_progress(folder: Path, **fields: Any) -> None:
-    """Write ``progress.json``, which ``fer run`` displays.  Atomic, but not synced: losing it does no harm."""
-    work = folder / f".progress.{os.getpid()}.partial"
-    with contextlib.suppress(OSError):  # a full disk is reported by the files that matter
-        work.write_text(json.dumps(fields), encoding="utf-8")
-        os.replace(work, folder / "progress.json")
