@@ -49,9 +49,7 @@ def phase_key(kind: str, params: dict[str, Any], inputs: dict[str, str | list[st
     own = {key: value for key, value in params.items() if key not in apart}
     if weights := weights_id(own.get("pretrained", "")):
         own["pretrained"] = weights
-    lists = {name: [value] if isinstance(value, str) else value for name, value in inputs.items()}
-    ids = {name: [input_id(value, name) for value in values if value] for name, values in lists.items()}
-    parts = {"kind": kind, "params": own, "inputs": ids, "files": dict(_files(own))}
+    parts = {"kind": kind, "params": own, "inputs": _input_ids(inputs), "files": dict(_files(own))}
     parts["notebook"] = _digest(_skeleton(ast.parse(code)))
     parts["sources"] = reachable(code + source_imports(kind, params))
     return _digest(json.dumps(parts, sort_keys=True, ensure_ascii=False))
@@ -92,11 +90,17 @@ def input_id(value: str, field: str = "") -> str:
 
 def same_inputs(old: dict[str, Any], new: dict[str, Any]) -> bool:
     """Whether the inputs ``old`` of a finished phase and ``new`` have equal ids; False when an old one is gone."""
-    lists = [{k: [v] if isinstance(v, str) else v for k, v in inputs.items()} for inputs in (old, new)]
-    if any(not is_uri(v) and not external(v).exists() for values in lists[0].values() for v in values if v):
+    if any(not is_uri(v) and not external(v).exists() for values in old.values() for v in _listed(values)):
         return False
-    ids = [{k: [input_id(v, k) for v in values if v] for k, values in inputs.items()} for inputs in lists]
-    return ids[0] == ids[1]
+    return _input_ids(old) == _input_ids(new)
+
+
+def _input_ids(inputs: dict[str, Any]) -> dict[str, list[str]]:
+    return {name: [input_id(value, name) for value in _listed(values)] for name, values in inputs.items()}
+
+
+def _listed(values: str | list[str]) -> list[str]:
+    return [value for value in ([values] if isinstance(values, str) else values) if value]
 
 
 def _registry_version(uri: str) -> str:
@@ -257,12 +261,7 @@ def _file(name: str, package: Path) -> Path | None:
     if parts[0] != package.name:
         return None
     base = package.joinpath(*parts[1:])
-    for file in (base / "__init__.py", base.with_suffix(".py")):
-        if len(parts) > 1 and file == base / "__init__.py" and not file.is_file():
-            continue
-        if file.is_file():
-            return file
-    return None
+    return next((file for file in (base / "__init__.py", base.with_suffix(".py")) if file.is_file()), None)
 
 
 def _name(file: Path, package: Path) -> str:

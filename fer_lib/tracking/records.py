@@ -54,18 +54,20 @@ def write_plan(plan: dict[str, Any], base: Path) -> Path:
     return write_json(Path(plan["output_dir"]) / "phase.json", record | {"inputs": inputs})
 
 
+def notebook_shell() -> Any:
+    """IPython's shell in a notebook; None elsewhere."""
+    return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+
+
 def set_up_notebook() -> None:
     """In a notebook, show matplotlib figures as PNG and warnings that ``fer_lib`` logs as plain output.
 
     Without pyplot, IPython prints only a figure's repr.  Jupyter paints stderr red, as if the cell had failed.
     """
-    if "IPython" not in sys.modules:
+    if (shell := notebook_shell()) is None:
         return
-    from IPython import get_ipython
     from IPython.core.pylabtools import select_figure_formats
 
-    if (shell := get_ipython()) is None:
-        return
     select_figure_formats(shell, {"png"})
     if not (log := logging.getLogger("fer_lib")).handlers:
         plain = logging.StreamHandler(sys.stdout)
