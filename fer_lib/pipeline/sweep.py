@@ -86,7 +86,7 @@ class _SweepRun:
 
     def compare(self, executions: list, last: list[str]) -> None:
         """Print the comparison and attach it to the run: ``sweep.json``, ``sweep.csv``, ``sweep.png``."""
-        from fer_lib.pipeline import comparison, curves
+        from fer_lib.pipeline import comparison
 
         rows = comparison.rows(executions, last)
         groups = comparison.grouped(rows)
@@ -96,7 +96,7 @@ class _SweepRun:
             client.set_tag(self.run_id, "fer.best", self.combinations[self.best].label)
         client.log_dict(self.run_id, comparison.as_json(self.title, executions, groups), "sweep.json")
         client.log_text(self.run_id, comparison.as_csv(groups), "sweep.csv")
-        if (figure := curves.plot_scores(self.title, groups)) is not None:
+        if (figure := comparison.plot_scores(self.title, groups)) is not None:
             client.log_figure(self.run_id, figure, "sweep.png", save_kwargs={"dpi": 120})
         for part in comparison.rich_tables(groups):
             self.shared.console.print(part)
