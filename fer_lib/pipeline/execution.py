@@ -114,12 +114,10 @@ class Execution:
         if reuse_earlier:
             self._find_earlier_folders()
 
-    # -- inputs -------------------------------------------------------------------------------------------------
-
     def _find_earlier_folders(self) -> None:
         """Folders of the phases before: the newest with this cache key, else the newest with these parameters."""
         for phase in self.plan.phases[: self.plan.phases.index(self.phases[0])]:
-            inputs = self.inputs(phase) if self._has_inputs(phase) else None
+            inputs = self.inputs(phase) if input_phases(phase) <= self.folders.keys() else None
             folder = None
             if inputs is not None:
                 attempts = folders.attempts(phase.name, self.key(phase, inputs))
@@ -134,9 +132,6 @@ class Execution:
                     self.shared.console.print(f"{phase.name}: re-used from {folder.name} (made by other code)")
             if folder is not None:
                 self.folders[phase.name] = folder
-
-    def _has_inputs(self, phase: Phase) -> bool:
-        return input_phases(phase) <= self.folders.keys()
 
     def inputs(self, phase: Phase) -> dict[str, str | list[str]]:
         """Input field -> absolute folder or URI, or a list of them where the field is a list."""
@@ -158,8 +153,6 @@ class Execution:
         """The cache key of a phase with these inputs."""
         values = phase.params.model_dump(mode="json")
         return cache_key.phase_key(phase.kind, values, inputs, folders.notebook_path(phase.kind))
-
-    # -- progress -----------------------------------------------------------------------------------------------
 
     def pending(self) -> tuple[list[Phase], list[Phase]]:
         """(phases that can start now, phases that never can because one of their inputs failed)."""
@@ -192,8 +185,6 @@ class Execution:
     def not_started(self) -> list[str]:
         """Names of the phases that have not started."""
         return [phase.name for phase in self.phases if phase.name not in self.results]
-
-    # -- MLflow run ---------------------------------------------------------------------------------------------
 
     def start_run(self) -> None:
         """Start the MLflow run, with the run file and the resolved parameters.  A second call does nothing."""
