@@ -25,8 +25,10 @@ LONG = (
     "tests/pipeline/test_sweep.py",
     "tests/pipeline/test_pipeline.py",
     "tests/training/test_distributed.py",
-    "tests/end_to_end/test_teacher_goes_on.py",
     "tests/adapt/test_adapt.py",
+    "tests/end_to_end/test_teacher_goes_on.py",
+    "tests/pipeline/test_reconstruction.py",
+    "tests/tracking/test_store.py",
 )
 
 

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import TypeVar
 
-from cycler import cycler
+from matplotlib import cycler
 
 DPI = 100
 BLUE, ORANGE, GREEN, RED = "#27568f", "#e08a2e", "#a3d1a3", "#b8403f"  # blue, orange and green: dark, medium, light

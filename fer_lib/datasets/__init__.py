@@ -5,7 +5,7 @@ evalset_ids.py          ``evalset_id`` and ``protocol_id``: which scores can be 
 build.py, splits.py     from imports to a manifest with val and its roles; import_folder.py: what an import leaves
 assemble.py, curate.py  joined, filtered and capped manifests; quality.py: size and sharpness; validate.py: checks
 duplicate_records.py    what a manifest records of duplicates (the search for them: ``fer_lib.audit``)
-provenance.py           which images a model was trained and selected on; training_data.py: from which sources
+provenance.py           which images and sources a model was trained on
 openings.py             the log of test rows that were read
 facepack.py, batches.py faces prepared once, and the batches of a training step; pack_format.py, cropping.py
 interchange.py          CSV in and out; sheets.py, charts.py: figures of rows

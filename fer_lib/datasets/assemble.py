@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -15,7 +14,7 @@ from fer_lib.params import CurateParams, ManifestParams
 from fer_lib.storage.json_files import flatten, read_json
 from fer_lib.storage.phase_result import PhaseResult
 
-BUILT = "built.parquet"
+BUILT, VALIDATION = "built.parquet", "manifest_validation.json"
 
 
 def assemble(params: ManifestParams, import_dir: Path, manifests: Sequence[Path], out: Path) -> Manifest:
@@ -37,7 +36,7 @@ def assemble(params: ManifestParams, import_dir: Path, manifests: Sequence[Path]
 
 def steps_table(manifest: Manifest, out: Path) -> pd.DataFrame:
     """One line per step that made the manifest in ``out``: the rows that it removed and those left."""
-    built = {"step": "built of the imports", "removed": 0, "left": _validation(out)["rows_valid"]}
+    built = {"step": "built of the imports", "removed": 0, "left": read_json(out / VALIDATION)["rows_valid"]}
     if not _selection(manifest):
         return pd.DataFrame([built])
     report = read_json(out / CURATED_FILES[0])
@@ -47,14 +46,14 @@ def steps_table(manifest: Manifest, out: Path) -> pd.DataFrame:
 
 def validation_table(out: Path) -> pd.DataFrame:
     """The counts of ``manifest_validation.json``, one line each: rows, decoded images, duplicates."""
-    validation = _validation(out)
+    validation = read_json(out / VALIDATION)
     counts = {key: validation[key] for key in ("rows_total", "rows_valid", "decode", "duplicates")}
     return pd.Series(flatten(counts), name="n", dtype=object).to_frame()
 
 
 def manifest_result(params: ManifestParams, manifest: Manifest, out: Path) -> PhaseResult:
     """The result of a manifest phase in ``out``."""
-    names, action = ["manifest_validation.json", "manifest.parquet"], f"Joined the imports, checked {params.check}, "
+    names, action = [VALIDATION, "manifest.parquet"], f"Joined the imports, checked {params.check}, "
     action += "assigned val roles by content."
     if selection := _selection(manifest):
         names += [BUILT, *CURATED_FILES]
@@ -74,10 +73,6 @@ def manifest_result(params: ManifestParams, manifest: Manifest, out: Path) -> Ph
             "next": "Train teachers.",
         },
     )
-
-
-def _validation(out: Path) -> dict[str, Any]:
-    return read_json(out / "manifest_validation.json")
 
 
 def _selection(manifest: Manifest) -> str:

@@ -107,10 +107,6 @@ class Sampler:
         return base * steps + (extra * steps + NUM_CLASSES - 1 - c) // NUM_CLASSES
 
 
-def _empty(shape: tuple[int, ...]) -> np.ndarray:
-    return np.empty(shape, np.float32)
-
-
 @dataclass(frozen=True)
 class Batch:
     rows: np.ndarray  # int64 [B], positions in the pack
@@ -127,7 +123,7 @@ def train_batches(
     last_step: int,
     workers: int = 1,
     share: tuple[int, int] = (0, 1),
-    empty: Callable[[tuple[int, ...]], np.ndarray] = _empty,
+    empty: Callable[[tuple[int, ...]], np.ndarray] = lambda shape: np.empty(shape, np.float32),
 ) -> Iterator[Batch]:
     """Augmented batches of global steps ``first_step`` to ``last_step`` (exclusive), made ahead by ``workers`` threads.
 

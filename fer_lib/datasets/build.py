@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,24 +16,20 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
 from fer_lib.params import ManifestParams
-from fer_lib.storage.atomic import fresh_file, json_text
+from fer_lib.storage.atomic import fresh_file
+from fer_lib.storage.json_files import json_text, read_json
 from fer_lib.storage.progress import step
 
 SHOWN = 10
 _CHUNK = 512  # images per task of a thread
 
 
-def build_manifest(
-    params: ManifestParams,
-    import_dir: Path,
-    out: Path,
-    name: str = "manifest.parquet",
-) -> Manifest:
+def build_manifest(params: ManifestParams, import_dir: Path, out: Path, name: str = "manifest.parquet") -> Manifest:
     """Join the imports under ``import_dir``, check every image, assign val and its roles.
 
-    Writes ``out/<name>`` and ``out/manifest_validation.json``.  Tolerated
-    missing or undecodable images are left out and counted.  Raises :class:`DataError` with the first ten when there are
-    more than ``params.tolerance``; nothing is written then.
+    Writes ``out/<name>`` and ``out/manifest_validation.json``.  Tolerated missing or undecodable images are left out
+    and counted.  Raises :class:`DataError` with the first ten when there are more than ``params.tolerance``; nothing is
+    written then.
     """
     import_dir, out = Path(import_dir).absolute(), Path(out).absolute()
     imported = read_imports(import_dir)
@@ -52,13 +46,15 @@ def build_manifest(
     excluded = excluded_from_val(usable)
     usable = assign_val(usable, params.val_fraction, params.seed)
     usable = assign_val_roles(usable, params.val_roles, params.seed)
-    reports = _import_reports(import_dir, sorted(set(selected["source"])))
+    files = {source: import_dir / source / REPORT for source in sorted(set(selected["source"]))}
+    reports = {source: read_json(file) for source, file in files.items() if file.is_file()}
+    bad_labels = sum(report["bad_records"].get("label out of range", 0) for report in reports.values())
     meta = {
         "root": import_dir.as_posix(),
         "tolerance": params.tolerance,
         "created": params.model_dump(mode="json", exclude={"output_dir", "imports", "smoke", "manifests", "curate"}),
         "drawn": {s: reports[s]["drawn"] for s in sorted(set(usable["source"])) if "drawn" in reports.get(s, {})},
-        "bad_labels": _bad_labels(reports) if len(reports) == selected["source"].nunique() else None,
+        "bad_labels": bad_labels if len(reports) == len(files) else None,
     }
     manifest = Manifest(usable, meta)
     report = {
@@ -76,17 +72,6 @@ def build_manifest(
     with fresh_file(out / "manifest_validation.json") as work:
         work.write_text(json_text(report), encoding="utf-8")
         return manifest.write(out / name)
-
-
-def _import_reports(import_dir: Path, sources: Sequence[str]) -> dict[str, dict]:
-    """The report of each source's import, where there is one."""
-    files = {source: import_dir / source / REPORT for source in sources}
-    return {s: json.loads(file.read_text(encoding="utf-8")) for s, file in files.items() if file.is_file()}
-
-
-def _bad_labels(reports: dict[str, dict]) -> int:
-    """Records that the imports left out because their label is not a class of the source."""
-    return sum(report["bad_records"].get("label out of range", 0) for report in reports.values())
 
 
 def cap_rows(frame: pd.DataFrame, most: int) -> pd.DataFrame:
@@ -172,15 +157,14 @@ def duplicates(frame: pd.DataFrame) -> dict:
 
     ``contents`` is the number of different contents; ``near`` is null because the audit finds near-duplicates.
     """
-    groups = frame.groupby("content_id").agg(
-        size=("label", "size"), labels=("label", "nunique"), splits=("split", "nunique"), sources=("source", "nunique")
-    )
+    groups = frame.groupby("content_id")
+    several = (groups[["split", "source", "label"]].nunique() > 1).sum()
     return {
-        "exact": int((groups["size"] > 1).sum()),
+        "exact": int((groups.size() > 1).sum()),
         "near": None,
-        "across_splits": int((groups["splits"] > 1).sum()),
-        "across_sources": int((groups["sources"] > 1).sum()),
-        "conflicting_labels": int((groups["labels"] > 1).sum()),
+        "across_splits": int(several["split"]),
+        "across_sources": int(several["source"]),
+        "conflicting_labels": int(several["label"]),
         "contents": len(groups),
     }
 
@@ -194,13 +178,12 @@ def nested_counts(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, int]]]:
     return counts
 
 
-def leaked_ids(manifest: Manifest, split: str = "test", other: str = "train") -> set[str]:
-    """Sample ids of the rows of ``split`` whose content is also in ``other``: exact duplicates that leak."""
-    for name in (split, other):
-        if name not in SPLITS:
-            raise DataError(f"unknown split {name!r}: use {', '.join(SPLITS)}")
+def leaked_ids(manifest: Manifest, split: str = "test") -> set[str]:
+    """Sample ids of the rows of ``split`` whose content is also in train: exact duplicates that leak."""
+    if split not in SPLITS:
+        raise DataError(f"unknown split {split!r}: use {', '.join(SPLITS)}")
     frame = manifest.frame
-    contents = frame.loc[frame["split"] == other, "content_id"]
+    contents = frame.loc[frame["split"] == "train", "content_id"]
     return set(frame.loc[(frame["split"] == split) & frame["content_id"].isin(contents), "sample_id"])
 
 

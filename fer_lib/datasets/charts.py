@@ -26,7 +26,7 @@ def count_charts(frame: pd.DataFrame, title: str) -> Figure:
     counts = frame.groupby(["source", "split", "label"]).size()
     sources = sorted(set(frame["source"]))
     panels = {"all sources": frame} if len(sources) > 1 else {}
-    panels |= {source: frame[frame["source"] == source] for source in sources}
+    panels |= dict(iter(frame.groupby("source")))
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     top = 0.9 + 0.32 * len(sources)

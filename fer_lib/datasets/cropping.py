@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +12,8 @@ from fer_lib.datasets.manifest import Manifest, box_of
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import Box, FaceContract, to_gray
 from fer_lib.faces.decode import decode
+from fer_lib.faces.detector_interface import find_points
 from fer_lib.faces.detectors import get_detector
-from fer_lib.faces.landmarks import find_points
 from fer_lib.params.base import PackKind
 
 
@@ -29,17 +28,10 @@ class Crop:
 
 def crop_function(manifest: Manifest, contract: FaceContract, kind: PackKind) -> Callable[[dict[str, Any]], Crop]:
     """A function of a row, for threads.  Raises FerError when eyes are to be aligned without YuNet."""
-    align = contract.align == "eyes"
-    if align:
-        get_detector("yunet")  # a missing model fails here, before anything is written
-    local = threading.local()  # a detector serves one thread
+    detector = get_detector("yunet") if contract.align == "eyes" else None  # fails before anything is written
 
     def landmarks(image: np.ndarray, box: Box | None) -> np.ndarray | None:
-        if not align:
-            return None
-        if not hasattr(local, "detector"):
-            local.detector = get_detector("yunet")
-        return find_points(image, box, local.detector)
+        return None if detector is None else find_points(image, box, detector)
 
     def crop(row: dict[str, Any]) -> Crop:
         try:

@@ -13,13 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from fer_lib.datasets.build import nested_counts, row_report
 from fer_lib.datasets.duplicate_records import join_groups, twins_of, unite_twins
 from fer_lib.datasets.interchange import escape_formula
 from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
+from fer_lib.datasets.parquet_io import COLUMNS
+from fer_lib.datasets.provenance import join_drawn
 from fer_lib.datasets.quality import measure
-from fer_lib.datasets.training_data import join_drawn
 from fer_lib.errors import DataError
 from fer_lib.params.curate import CurateParams
 from fer_lib.storage.atomic import fresh_file, json_text
@@ -28,27 +30,18 @@ CURATED_FILES = ("curation_report.json", "removed.csv")  # beside the manifest
 SURVIVOR = "the test row before the val row before the train row; then the selection's order of sources; then sample_id"
 
 
-@dataclass(frozen=True)
-class Curated:
-    """A curated manifest, its report, and one line per removed row with the step that removed it."""
-
-    manifest: Manifest
-    report: dict
-    removed: pd.DataFrame
-
-
 def curate(manifests: Sequence[Manifest], params: CurateParams, out: Path) -> Manifest:
     """:func:`choose`, written to ``out``: ``manifest.parquet``, ``curation_report.json``, ``removed.csv``."""
-    curated, out = choose(manifests, params), Path(out).absolute()
+    (manifest, report, removed), out = choose(manifests, params), Path(out).absolute()
     # all files are written before any is renamed, so none is ever there without the others
-    with fresh_file(out / CURATED_FILES[0]) as report, fresh_file(out / CURATED_FILES[1]) as removed:
-        report.write_text(json_text(curated.report), encoding="utf-8")
-        curated.removed.to_csv(removed, index=False)
-        return curated.manifest.write(out / "manifest.parquet")
+    with fresh_file(out / CURATED_FILES[0]) as report_file, fresh_file(out / CURATED_FILES[1]) as removed_file:
+        report_file.write_text(json_text(report), encoding="utf-8")
+        removed.to_csv(removed_file, index=False)
+        return manifest.write(out / "manifest.parquet")
 
 
-def choose(manifests: Sequence[Manifest], params: CurateParams) -> Curated:
-    """Join, select, filter, de-duplicate, cap.
+def choose(manifests: Sequence[Manifest], params: CurateParams) -> tuple[Manifest, dict, pd.DataFrame]:
+    """Join, select, filter, de-duplicate, cap: the manifest, its report, and one line per removed row with its step.
 
     The report counts each step's removed rows by source, split and label.  Raises :class:`DataError` when a source of
     the selection is absent (unless allowed), when a step leaves no row, and when manifests contradict each other.
@@ -77,7 +70,7 @@ def choose(manifests: Sequence[Manifest], params: CurateParams) -> Curated:
         "manifest_sha256": manifest.sha256,
         **row_report(manifest.frame),
     }
-    return Curated(manifest, report, steps.removed())
+    return manifest, report, steps.removed()
 
 
 def merge(manifests: Sequence[Manifest]) -> tuple[Manifest, dict]:
@@ -113,30 +106,27 @@ def merge(manifests: Sequence[Manifest]) -> tuple[Manifest, dict]:
 def _merge_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
     """One row per sample id of a sorted frame, and counts of repeated, completed and relocated rows."""
     again = frame["sample_id"].duplicated(keep=False)
-    lines, completed = frame[again], np.zeros(again.sum(), bool)
-    frame, ids = frame.copy(), lines["sample_id"]
-    for column in [name for name in frame if name not in ("sample_id", "image_path")]:
-        known = lines[column].notna()
-        values = lines.loc[known, column].map(lambda v: tuple(v) if isinstance(v, list | np.ndarray) else v)
-        different = values.groupby(ids).nunique()
-        different = different[different > 1]
+    lines = frame[again]
+    lists = [name for name in frame if pa.types.is_list(COLUMNS[name])]
+    rows = lines.assign(**{name: lines[name].map(tuple, na_action="ignore") for name in lists}).groupby("sample_id")
+    values = rows.nunique()
+    for column in values.columns.drop("image_path"):
+        different = values.index[values[column] > 1]
         if len(different):
-            row = lines[ids == different.index[0]].iloc[0]
+            row = lines[lines["sample_id"] == different[0]].iloc[0]
             raise DataError(
                 f"the manifests disagree on the {column} of {len(different)} rows, for instance record "
                 f"{row['record']!r} of {row['source']!r}: build them from one import, or leave that source out of one"
             )
-        first = lines.loc[known].drop_duplicates("sample_id").set_index("sample_id")[column]
-        filled = ~known & ids.isin(first.index)
-        completed |= filled.to_numpy()
-        frame.loc[filled.index[filled], column] = ids[filled].map(first)
+    merged = lines[["sample_id"]].join(rows.first(), on="sample_id")
+    filled = lines["sample_id"][(lines.isna() & merged.notna()).any(axis=1)]
     repeated = frame["sample_id"].duplicated()
     about = {
         "rows_in_several": int(repeated.sum()),
-        "rows_completed": int(ids[completed].nunique()),
-        "paths_in_several": int((lines["image_path"].groupby(ids).nunique() > 1).sum()),
+        "rows_completed": int(filled.nunique()),
+        "paths_in_several": int((values["image_path"] > 1).sum()),
     }
-    return frame[~repeated].reset_index(drop=True), about
+    return pd.concat([frame[~again], merged]).sort_index()[~repeated].reset_index(drop=True), about
 
 
 def _common_root(roots: Sequence[Path]) -> Path:

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +58,6 @@ class Faces:
     for a face that was damaged on the disk, and in a pack without pixels for an image that can't be decoded.
     """
 
-    dtype = np.dtype(np.uint8)
-
     def __init__(self, n: int, side: int, compact: Callable[[int], np.ndarray]):
         self.shape = (n, side, side, 3)
         self.compact = compact
@@ -76,12 +74,6 @@ class Faces:
         for face, row in zip(out, rows.tolist(), strict=True):
             face[...] = to_rgb(self.compact(row))
         return out
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return (self[i] for i in range(len(self)))
-
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        return self[:] if dtype is None else self[:].astype(dtype)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
-
 from fer_lib.datasets.manifest import BOX, Manifest, safe_path
 from fer_lib.emotions import NUM_CLASSES, class_id
 from fer_lib.errors import DataError
@@ -44,11 +42,11 @@ def write_csv(manifest: Manifest, path: Path, form: Literal["short", "full"] = "
     frame, path = manifest.frame, Path(path)
     if form == "short" and BOX[0] in frame:
         raise DataError(f"{path}: rows with a box need the full form: the short one has no columns for it")
-    names = SHORT if form == "short" else FULL
-    with fresh_file(path) as work, open(work, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)  # CRLF line ends (RFC 4180), so that a lone return in a cell is quoted
-        writer.writerow(names)
-        writer.writerows(zip(*(_cells(frame, name) for name in names), strict=True))
+    cells = frame.reindex(columns=SHORT if form == "short" else FULL)
+    for name in cells.columns.difference(("label", *NUMBERS)):
+        cells[name] = cells[name].map(escape_formula, na_action="ignore")
+    with fresh_file(path) as work:
+        cells.to_csv(work, index=False, lineterminator="\r\n")  # RFC 4180; a lone return in a cell is then quoted
     return path
 
 
@@ -68,15 +66,6 @@ def escape_formula(text: str) -> str:
 def unescape_formula(text: str) -> str:
     """The inverse of :func:`escape_formula`."""
     return text[1:] if _QUOTED.match(text) else text
-
-
-def _cells(frame: pd.DataFrame, name: str) -> list[str]:
-    if name not in frame:
-        return [""] * len(frame)
-    values = frame[name].tolist()
-    if name in NUMBERS:
-        return ["" if pd.isna(v) else repr(float(v)) for v in values]
-    return ["" if pd.isna(v) else escape_formula(str(v)) for v in values]
 
 
 @dataclass

@@ -18,6 +18,7 @@ from filelock import FileLock
 from fer_lib.datasets.evalset_ids import evalset_id
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.storage.atomic import explained
+from fer_lib.storage.json_files import try_read_json
 
 OPENINGS = "test_openings.jsonl"
 
@@ -41,8 +42,7 @@ def log_test_opening(
     test = rows.frame[rows.frame["split"] == "test"]
     if test.empty:
         return
-    phase = folder / "phase.json"
-    known = json.loads(phase.read_text(encoding="utf-8")) if phase.is_file() else {}
+    known = try_read_json(folder / "phase.json") or {}
     evalset = evalset_id(test["sample_id"].tolist(), test["label"], label, int(rows.meta.get("tolerance", 0)))
     line = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "run_id": known.get("run_id"),

@@ -1,19 +1,22 @@
-"""Which images a model was trained on, and which ones selected its epoch or its temperature.
+"""What a model was trained on, as its bundle records it: the images, and the sources with their rows.
 
-The record is part of the model's bundle.  An evaluation on any manifest can then find leaked rows.  An image is
-identified by the first 64 bits of its ``content_id``.
+From the images an evaluation on any manifest finds leaked rows; an image is identified by the first 64 bits of its
+``content_id``.  Manifests carry ``meta["drawn"]``: source -> whether its faces are drawn (``root: embedded``), where
+that is known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from zipfile import BadZipFile
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
+from fer_lib.datasets.manifest import Manifest
 from fer_lib.errors import DataError
 
 EXPOSURE_FILE = "seen.npz"
@@ -21,7 +24,7 @@ EXPOSURE_FILE = "seen.npz"
 
 @dataclass(frozen=True)
 class TrainingExposure:
-    """``trained_on`` and ``selected_on`` uint64, sorted, distinct: images of train, and of val.
+    """``trained_on`` and ``selected_on`` uint64, sorted, distinct: images of train, and of val (epoch, temperature).
 
     ``complete`` is False when a model that this one derives from (starting weights, a teacher) has no such record.
     """
@@ -64,3 +67,105 @@ def read_exposure(folder: Path) -> TrainingExposure | None:
             return TrainingExposure(stored["learned"], stored["chosen_on"], bool(stored["whole"]))
     except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise DataError(f"{file} is not a training exposure record ({error}): train or export it again") from error
+
+
+class SourceRows(BaseModel):
+    """``rows``: training rows of a source.  ``drawn``: whether its faces are drawn; None where it is not recorded."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int = Field(ge=0)
+    drawn: bool | None = None
+
+
+class TrainingData(BaseModel):
+    """The training data of the weights and of the model that they started from (``init_from``).
+
+    ``smoke``: part of it was a ``--smoke`` run.  ``complete`` is False when the starting model has no such record.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sources: dict[str, SourceRows]
+    smoke: bool = False
+    complete: bool = True
+
+    @classmethod
+    def of(cls, train: Manifest, smoke: bool) -> TrainingData:
+        """The record of a fit on the rows of ``train``."""
+        drawn = train.meta.get("drawn") or {}
+        counts = train.frame["source"].value_counts().sort_index()
+        return cls(sources={s: SourceRows(rows=int(n), drawn=drawn.get(s)) for s, n in counts.items()}, smoke=smoke)
+
+    def with_start(self, other: TrainingData | None) -> TrainingData:
+        """With the data of the starting model; a source of both has the larger number of rows."""
+        if other is None:
+            return self.model_copy(update={"complete": False})
+        sources = dict(other.sources)
+        for name, own in self.sources.items():
+            start = sources.get(name, own)
+            drawn = _any_drawn([own.drawn, start.drawn])
+            sources[name] = SourceRows(rows=max(own.rows, start.rows), drawn=drawn)
+        return TrainingData(
+            sources=dict(sorted(sources.items())), smoke=self.smoke or other.smoke, complete=other.complete
+        )
+
+    @property
+    def drawn(self) -> bool:
+        """Whether any source is known to be drawn faces."""
+        return any(source.drawn for source in self.sources.values())
+
+    @property
+    def rows(self) -> int:
+        return sum(source.rows for source in self.sources.values())
+
+
+def join_drawn(manifests: Sequence[Manifest]) -> dict[str, bool]:
+    """``meta["drawn"]`` of joined manifests: a source that is drawn in one of them counts as drawn."""
+    values: dict[str, list[bool | None]] = {}
+    for manifest in manifests:
+        for source in set(manifest.frame["source"]):
+            values.setdefault(source, []).append((manifest.meta.get("drawn") or {}).get(source))
+    joined = {source: _any_drawn(drawn) for source, drawn in sorted(values.items())}
+    return {source: drawn for source, drawn in joined.items() if drawn is not None}
+
+
+def _any_drawn(values: Sequence[bool | None]) -> bool | None:
+    return True if any(values) else None if None in values else False
+
+
+def only_drawn(manifest: Manifest) -> bool:
+    """Whether every source of the manifest is known to be drawn faces."""
+    drawn = manifest.meta.get("drawn") or {}
+    return all(drawn.get(source) for source in set(manifest.frame["source"]))
+
+
+def not_for_photos(data: TrainingData | None) -> str:
+    """Why a model with this record is not for photos; "" where no reason is known."""
+    if data is None:
+        return ""
+    if data.drawn:
+        return "a demonstration on drawn faces, not for photos"
+    return "a --smoke rehearsal, not for photos" if data.smoke else ""
+
+
+def training_text(data: TrainingData | None) -> str:
+    """The record as text, such as ``trained on 28,709 faces of fer2013``."""
+    if data is None:
+        return "its bundle does not record what it was trained on"
+    if all(source.drawn for source in data.sources.values()):
+        faces = f"{data.rows:,} drawn faces"
+    else:
+        names = (f"{name} (drawn)" if source.drawn else name for name, source in data.sources.items())
+        faces = f"{data.rows:,} faces of {', '.join(names)}"
+    notes = [not_for_photos(data)]
+    if unknown := [name for name, source in data.sources.items() if source.drawn is None]:
+        notes.append(f"whether {', '.join(unknown)} is drawn is not recorded")
+    if not data.complete:
+        notes.append("what its starting model was trained on is not recorded")
+    return "; ".join([f"trained on {faces}", *filter(None, notes)])
+
+
+def read_training_data(value: dict[str, Any] | None) -> TrainingData | None:
+    """The record in ``bundle.json``; None where it has none, as in bundles of earlier versions."""
+    return None if value is None else TrainingData.model_validate(value)

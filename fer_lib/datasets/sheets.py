@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from fer_lib.datasets.manifest import BOX, Manifest, box_of
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
-from fer_lib.faces.contract import FaceContract
+from fer_lib.faces.contract import Box, FaceContract
 from fer_lib.faces.decode import decode
+from fer_lib.faces.detector_interface import find_points
 from fer_lib.faces.detectors import Detector, Haar
-from fer_lib.faces.landmarks import find_points
 
 GAP = 4  # pixels between the faces of a sheet
 LINE = 12  # pixels of a line of text under a face
@@ -24,10 +24,10 @@ DPI = 100
 STEPS = {"raw": "raw", "box": "box", "square": "aligned", "clahe": "CLAHE", "crop": "crop"}
 
 
-def face_tile(manifest: Manifest, row: Any, size: int = 96, margin: float = 0.0) -> np.ndarray:
+def face_tile(manifest: Manifest, row: Any, size: int = 96) -> np.ndarray:
     """The face of a row after the face contract's crop, uint8 [size, size, 3]; a red cross for an unreadable image."""
     try:
-        square = FaceContract(margin=margin).square(decode(manifest.resolve(row)), box_of(row))
+        square = FaceContract().square(decode(manifest.resolve(row)), box_of(row))
     except DataError:
         return _cross(size)
     return _resized(square, size)
@@ -79,8 +79,17 @@ def tile_page(lines: Sequence[tuple[str, Sequence[tuple[np.ndarray, str]]]], tit
         for left, (face, caption) in zip(range(0, canvas.shape[1], step), faces, strict=False):
             canvas[top : top + size, left : left + size] = _resized(face, size)
             texts.append((left + size / 2, top + size + 1, caption))
-    figure, axes = _page(canvas, title, [label for label, _ in lines])
+    height, width = canvas.shape[:2]
+    margin, head = 14 + 7.5 * max(len(part) for label, _ in lines for part in label.split("\n")), 46  # pixels
+    total_width, total_height = margin + width + 8, head + height + 6
+    figure = Figure(figsize=(total_width / DPI, total_height / DPI), dpi=DPI)
+    axes = figure.add_axes((margin / total_width, 6 / total_height, width / total_width, height / total_height))
+    axes.imshow(canvas, interpolation="nearest", aspect="auto")  # each pixel of the canvas is one of the figure
+    figure.text(8 / total_width, 1 - 6 / total_height, title, ha="left", va="top", fontsize=10)
+    axes.set_xticks([])
     axes.set_yticks(tops[:-1] + size / 2, [label for label, _ in lines], fontsize=9)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
     for x, y, text in texts:
         axes.text(x, y, text, ha="center", va="top", fontsize=7.5, linespacing=1.15)
     return figure
@@ -104,11 +113,9 @@ def example_rows(manifest: Manifest, n: int, seed: int = 1337) -> pd.DataFrame:
     """``n`` rows from all sources in turn, faces in photos first; they depend on ``seed`` and the sample ids."""
     frame = manifest.frame.sort_values("sample_id")
     frame = frame.iloc[np.random.default_rng(seed).permutation(len(frame))]
-    boxed = frame[BOX[0]].isna() if BOX[0] in frame else pd.Series(True, index=frame.index)
-    frame = frame.assign(whole=boxed).sort_values("whole", kind="stable")
-    turn = frame.groupby("source").cumcount()
-    order = frame.assign(turn=turn).sort_values(["turn", "whole", "source"], kind="stable").index
-    return manifest.frame.loc[order[:n]]
+    frame = frame.assign(whole=frame[BOX[0]].isna() if BOX[0] in frame else True).sort_values("whole", kind="stable")
+    frame = frame.assign(turn=frame.groupby("source").cumcount())
+    return manifest.frame.loc[frame.sort_values(["turn", "whole", "source"], kind="stable").index[:n]]
 
 
 def steps_page(
@@ -120,80 +127,55 @@ def steps_page(
     contract, the square is not turned, and the page shows why.  A step that does not apply is blank; an unreadable
     image is a red cross.
     """
-    wide, high = size + 2 * GAP, size + 2 * GAP + 2 * LINE
-    canvas = np.full((len(rows) * high, len(STEPS) * wide, 3), 255, np.uint8)
-    texts = []
-    for line, (_, row) in enumerate(rows.iterrows()):
-        box = box_of(row)
+    lines = []
+    for _, row in rows.iterrows():
+        label = f"{row['source']}\n{EMOTIONS[row['label']]}"
         try:
             image = decode(manifest.resolve(row))
         except DataError:
-            canvas[line * high : line * high + size, :size] = _cross(size)
-            texts.append((size / 2, line * high + size + 2, "can't be read"))
-            continue
-        points = find_points(image, box, detector) if detector is not None and contract.align == "eyes" else None
-        stages = contract.steps(image, box, points)
-        if "aligned" in stages:
-            stages["square"] = stages.pop("aligned")
-        for column, step in enumerate(STEPS):
-            top, left = line * high, column * wide
-            text = _step_caption(step, stages, points, contract, detector)
-            if step in stages:
-                tile = _fitted(stages[step], size)
-                y, x = top + (size - tile.shape[0]) // 2, left + (size - tile.shape[1]) // 2
-                canvas[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
-            texts.append((left + size / 2, top + size + 2, text))
-    labels = [f"{row['source']}\n{EMOTIONS[row['label']]}" for _, row in rows.iterrows()]
+            lines.append((label, [(_cross(size), "can't be read")]))
+        else:
+            lines.append((label, _step_tiles(image, box_of(row), contract, detector, size)))
     about = f"face contract {contract.id}: S {contract.image_size}, R {contract.resize}, align {contract.align}"
-    figure, axes = _page(canvas, f"{about}, detector {detector.name if detector else 'none'}", labels)
-    axes.set_yticks([line * high + size / 2 for line in range(len(rows))], labels, fontsize=9)
-    axes.set_xticks([column * wide + size / 2 for column in range(len(STEPS))], STEPS.values(), fontsize=9)
+    figure = tile_page(lines, f"{about}, detector {detector.name if detector else 'none'}", size)
+    axes, step = figure.axes[0], size + GAP
+    axes.set_xticks([column * step + size / 2 for column in range(len(STEPS))], STEPS.values(), fontsize=9)
     axes.xaxis.tick_top()
-    axes.tick_params(length=0)
-    for x, y, text in texts:
-        axes.text(x, y, text, ha="center", va="top", fontsize=7, color="0.35")
     return figure
 
 
-def _step_caption(
-    step: str,
-    stages: dict[str, np.ndarray],
-    points: np.ndarray | None,
-    contract: FaceContract,
-    detector: Detector | None,
-) -> str:
-    if step == "box" and step not in stages:
-        return "no box:\nthe image is the face"
-    if step not in stages:
-        return "off in this contract"
-    height, width = stages[step].shape[:2]
-    if step == "square" and contract.align == "none":
-        return f"{width} x {height}\nalign is off"
-    if step == "square" and points is None:
+def _step_tiles(
+    image: np.ndarray, box: Box | None, contract: FaceContract, detector: Detector | None, size: int
+) -> list[tuple[np.ndarray, str]]:
+    """A tile uint8 [size, size, 3] and a caption for each of STEPS."""
+    points = find_points(image, box, detector) if detector is not None and contract.align == "eyes" else None
+    stages = contract.steps(image, box, points)
+    if "aligned" in stages:
+        stages["square"] = stages.pop("aligned")
+    if contract.align == "none":
+        turn = "align is off"
+    elif points is not None:
+        turn = "eyes level"
+    else:
         blind = detector is None or isinstance(detector, Haar)
-        return f"{width} x {height}\n" + ("not aligned: YuNet is not here" if blind else "no eyes found: as it is")
-    more = {"square": "\neyes level", "crop": "\nwhat the model sees"}.get(step, "")
-    return f"{width} x {height}{more}"
-
-
-def _page(canvas: np.ndarray, title: str, labels: Sequence[str]):
-    """A figure that shows each pixel of the canvas as one pixel, with the labels on the left."""
-    height, width = canvas.shape[:2]
-    left = 14 + 7.5 * max(len(part) for label in labels for part in label.split("\n"))
-    top = 46
-    total_width, total_height = left + width + 8, top + height + 6
-    figure = Figure(figsize=(total_width / DPI, total_height / DPI), dpi=DPI)
-    axes = figure.add_axes((left / total_width, 6 / total_height, width / total_width, height / total_height))
-    axes.imshow(canvas, interpolation="nearest", aspect="auto")
-    figure.text(8 / total_width, 1 - 6 / total_height, title, ha="left", va="top", fontsize=10)
-    axes.set_xticks([])
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    return figure, axes
+        turn = "not aligned: YuNet is not here" if blind else "no eyes found: as it is"
+    notes, tiles = {"square": f"\n{turn}", "crop": "\nwhat the model sees"}, []
+    for step in STEPS:
+        if step in stages:
+            height, width = stages[step].shape[:2]
+            tiles.append((_fitted(stages[step], size), f"{width} x {height}{notes.get(step, '')}"))
+        else:
+            why = "no box:\nthe image is the face" if step == "box" else "off in this contract"
+            tiles.append((np.full((size, size, 3), 255, np.uint8), why))
+    return tiles
 
 
 def _fitted(image: np.ndarray, size: int) -> np.ndarray:
-    """The image with its longer side at ``size``; enlarged by repeating pixels."""
+    """The image in the middle of a white square, its longer side at ``size``; enlarged by repeating pixels."""
     scale = size / max(image.shape[:2])
-    to = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    return cv2.resize(image, to, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
+    high, wide = (max(1, round(side * scale)) for side in image.shape[:2])
+    top, left = (size - high) // 2, (size - wide) // 2
+    tile = np.full((size, size, 3), 255, np.uint8)
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    tile[top : top + high, left : left + wide] = cv2.resize(image, (wide, high), interpolation=method)
+    return tile

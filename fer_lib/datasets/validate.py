@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pandas as pd
+
 from fer_lib.datasets.build import SHOWN, check_images, check_report, row_report
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.emotions import EMOTIONS
@@ -38,7 +40,6 @@ def validate(manifest: Manifest) -> tuple[dict, list[Finding]]:
     frame = manifest.frame
     checked = check_images(frame, manifest.root)
     missing, paths = checked["missing"], frame["image_path"]
-    groups = frame.groupby("content_id")[["split", "label"]].nunique()
     report = {
         "manifest": str(manifest.path) if manifest.path else None,
         "root": str(manifest.root),
@@ -47,27 +48,22 @@ def validate(manifest: Manifest) -> tuple[dict, list[Finding]]:
         **check_report(frame, checked),
         **row_report(frame),
     }
-    findings = [
-        _row_finding("missing", paths[missing]),
-        _row_finding("undecodable", checked["problem"][(checked["problem"] != "") & ~missing]),
-        _row_finding("boxes_outside", paths[checked["outside"]]),
-        _row_finding("boxes_beyond", paths[checked["beyond"]]),
-        _content_finding("across_splits", frame, groups.index[groups["split"] > 1]),
-        _content_finding("conflicting_labels", frame, groups.index[groups["label"] > 1]),
-    ]
+    texts = {
+        "missing": paths[missing],
+        "undecodable": checked["problem"][(checked["problem"] != "") & ~missing],
+        "boxes_outside": paths[checked["outside"]],
+        "boxes_beyond": paths[checked["beyond"]],
+    }
+    findings = [Finding(kind, len(rows), tuple(rows.head(SHOWN))) for kind, rows in texts.items()]
+    for kind, column in (("across_splits", "split"), ("conflicting_labels", "label")):
+        values = frame.groupby("content_id")[column].nunique()
+        contents = values.index[values > 1]
+        examples = (_example(frame[frame["content_id"] == content], column) for content in contents[:SHOWN])
+        findings.append(Finding(kind, len(contents), tuple(examples)))
     return report, [finding for finding in findings if finding.count]
 
 
-def _row_finding(kind: str, texts) -> Finding:
-    return Finding(kind, len(texts), tuple(texts.head(SHOWN)))
-
-
-def _content_finding(kind: str, frame, contents) -> Finding:
-    """One example per content: its first two rows that differ in the finding's column."""
-    column = "split" if kind == "across_splits" else "label"
-    examples = []
-    for content in contents[:SHOWN]:
-        rows = frame[frame["content_id"] == content].drop_duplicates(column)
-        texts = (f"{row.image_path} ({row.split}, {EMOTIONS[row.label]})" for row in rows.head(2).itertuples())
-        examples.append(" = ".join(texts))
-    return Finding(kind, len(contents), tuple(examples))
+def _example(rows: pd.DataFrame, column: str) -> str:
+    """The first two rows of a content that differ in a column."""
+    rows = rows.drop_duplicates(column).head(2)
+    return " = ".join(f"{row.image_path} ({row.split}, {EMOTIONS[row.label]})" for row in rows.itertuples())

@@ -13,13 +13,13 @@ import numpy as np
 
 from fer_lib.calibration.metrics import softmax
 from fer_lib.calibration.prior_shift import prior_correction
-from fer_lib.datasets.training_data import training_text
+from fer_lib.datasets.provenance import training_text
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError, FerError
 from fer_lib.faces.contract import Box
 from fer_lib.faces.decode import decode
+from fer_lib.faces.detector_interface import find_points
 from fer_lib.faces.detectors import YuNet, get_detector
-from fer_lib.faces.landmarks import find_points
 from fer_lib.models.bundle import ONNX, Bundle
 
 BATCH = 64

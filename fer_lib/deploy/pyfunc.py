@@ -21,7 +21,7 @@ from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from fer_lib.datasets.training_data import not_for_photos
+from fer_lib.datasets.provenance import not_for_photos
 from fer_lib.deploy.predict import Predictor, check_image
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError

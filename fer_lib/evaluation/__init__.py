@@ -4,6 +4,7 @@ evaluate.py     every model on one suite; report.py: the scores of one; table.py
 paired.py       two models on the same rows: differences, intervals, McNemar
 stages.py       a child beside the model it started from; gates.py, suites.py: may a candidate replace a model?
 checkpoints.py  the kept epochs of fits, and the best of them
-examples.py     faces behind the scores; gate_view.py, stage_views.py, sweep_view.py: figures of two or more models
+error_sheets.py worst errors, surest right answers, faces on which teachers disagree
+gate_view.py    figures of two or more models, with stage_views.py and sweep_view.py
 leaks.py        evaluated rows that a model may remember; annotators.py: models beside the people who voted
 """

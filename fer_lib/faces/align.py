@@ -14,10 +14,10 @@ _MAX_TURNED = 2**15 - 2  # pixels; OpenCV turns no image with a longer side
 
 
 def crop_square(image: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
-    """The square of an image uint8 [H, W, 3], in pixels and free to leave it; outside, the nearest pixel repeats.
+    """The square of an image uint8 [H, W, 3], in pixels; outside the image, its nearest pixel repeats.
 
     uint8 [side, side, 3], a view where the square lies inside; evenly sampled pixels [MAX_SIDE, MAX_SIDE, 3] where
-    ``side`` is larger, for the padded square of a thin image can be thousands of times the image.
+    ``side`` is larger, because the padded square of a thin image can be thousands of times the image.
     """
     height, width = image.shape[:2]
     if side <= MAX_SIDE and top >= 0 and left >= 0 and top + side <= height and left + side <= width:
@@ -34,7 +34,7 @@ def eye_angle(points: np.ndarray) -> float:
     """Tilt of the eye line in degrees, positive when the eye on the image's right lies lower.
 
     ``points`` float [5, 2] are (x, y) in YuNet's order: the person's right eye (left in the image), left eye, nose,
-    right and left mouth corner.  Eyes at one and the same place (a strict profile) have no line: the tilt is then 0.
+    right and left mouth corner.  Eyes at the same place (a strict profile) give 0.
     Raises DataError for another shape or for values that are not finite.
     """
     points = np.asarray(points, dtype=np.float64)
@@ -46,38 +46,28 @@ def eye_angle(points: np.ndarray) -> float:
     return math.degrees(math.atan2(dy, dx)) if (dx, dy) != (0.0, 0.0) else 0.0
 
 
-def eyes_level(
-    image: np.ndarray, points: np.ndarray, square: tuple[int, int, int] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The image turned until the eyes are level, at its own scale, outside edge-replicated.
+def eyes_level(image: np.ndarray, points: np.ndarray, square: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """``square`` of the image, turned about its centre until the eyes are level, at the image's scale.
 
-    ``image`` uint8 [H, W, 3]; ``points`` as in :func:`eye_angle`.  By default the whole image turns about the middle
-    between the eyes and keeps its size.  With ``square`` = (top, left, side), in pixels and free to leave the image,
-    it turns about that square's centre and only the square is returned [side, side, 3], sampled at MAX_SIDE or fewer
-    pixels a side where it is larger.
-    Returns the image and the 2x3 affine matrix that takes (x, y) of ``image`` to (x, y) of the result.
+    ``image`` uint8 [H, W, 3], edge-replicated outside; ``points`` as in :func:`eye_angle`; ``square`` = (top, left,
+    side), in pixels and free to leave the image.
+    Returns uint8 [side, side, 3], sampled at MAX_SIDE or fewer pixels a side where it is larger, and the 2x3 affine
+    matrix that takes (x, y) of ``image`` to (x, y) of the result.
     """
-    angle = eye_angle(points)
-    if square is None:
-        cx, cy = np.asarray(points, dtype=np.float64)[:2].mean(axis=0)
-        transform = cv2.getRotationMatrix2D((cx, cy), angle, 1.0)
-        size = (image.shape[1], image.shape[0])
-    else:
-        top, left, side = square
-        if side > MAX_SIDE or max(image.shape[:2]) > _MAX_TURNED:
-            return _turned_in_two_steps(image, points, top, left, side)
-        # Pixel centres lie on integers, so the middle of `side` pixels is half a pixel before left + side / 2.
-        transform = cv2.getRotationMatrix2D((left + (side - 1) / 2, top + (side - 1) / 2), angle, 1.0)
-        transform[:, 2] -= (left, top)
-        size = (side, side)
-    turned = cv2.warpAffine(image, transform, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    angle, (top, left, side) = eye_angle(points), square
+    if side > MAX_SIDE or max(image.shape[:2]) > _MAX_TURNED:
+        return _turned_in_two_steps(image, points, top, left, side)
+    # Pixel centres lie on integers, so the middle of `side` pixels is half a pixel before left + side / 2.
+    transform = cv2.getRotationMatrix2D((left + (side - 1) / 2, top + (side - 1) / 2), angle, 1.0)
+    transform[:, 2] -= (left, top)
+    turned = cv2.warpAffine(image, transform, (side, side), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return turned, transform
 
 
 def _turned_in_two_steps(
     image: np.ndarray, points: np.ndarray, top: int, left: int, side: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`eyes_level` of a square: first what turning it can reach is cut out (and sampled), then that is turned."""
+    """:func:`eyes_level` of a large square or image: cut out (and sample) what the turn can reach, then turn that."""
     more = math.ceil(0.21 * side) + 4  # (sqrt(2) - 1) / 2 of the side on each side, and the cubic's neighbours
     y0, x0, wide = top - more, left - more, side + 2 * more
     around = crop_square(image, y0, x0, wide)

@@ -75,10 +75,9 @@ class FaceContract(BaseModel):
     def face(self, image: np.ndarray, box: Box | None = None, points: np.ndarray | None = None) -> np.ndarray:
         """The face as uint8 RGB [R, R, 3].
 
-        ``image`` uint8 RGB [H, W, 3]; ``box`` in pixels, None when the image is already a face crop: then all of it
-        is taken and ``margin`` does not apply, for there is nothing around it.  What lies outside the image is
-        edge-replicated.  ``points`` float [5, 2] (x, y) of the detector turn the face when ``align`` is "eyes"; a face
-        without points stays as it is.
+        ``image`` uint8 RGB [H, W, 3], edge-replicated outside; ``box`` in pixels, None for an image that is the face:
+        ``margin`` then does not apply.  ``points`` float [5, 2] (x, y) of the detector turn the face when ``align`` is
+        "eyes"; a face without points is not turned.
         Raises DataError for an array of another kind and for a box that is empty, not finite or off the image.
         """
         return self.finish(self.square(image, box, points))
@@ -89,7 +88,7 @@ class FaceContract(BaseModel):
         It may be a view of ``image``.  A larger square is sampled at ``align.MAX_SIDE`` pixels a side.  Raises
         DataError as :meth:`face` does.
         """
-        square = _square(_checked(image).shape, box, self.margin)
+        square = _square(check_image(image).shape, box, self.margin)
         if self._turns(points):
             return eyes_level(image, points, square)[0]
         return crop_square(image, *square)
@@ -101,7 +100,7 @@ class FaceContract(BaseModel):
         """
         size = (self.resize, self.resize)
         shrinks = square.shape[0] > self.resize
-        # one channel by way of three, for OpenCV rounds a single one otherwise here and there
+        # one channel as three, because OpenCV rounds a single one differently in places
         face = cv2.resize(to_rgb(square), size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
         if square.shape[2] == 1:
             grey = cv2.extractChannel(face, 0)
@@ -126,15 +125,15 @@ class FaceContract(BaseModel):
         return np.ascontiguousarray(self.channels_last(faces).transpose(0, 3, 1, 2))
 
     def channels_last(self, faces: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """The numbers of :meth:`normalise` as they lie fastest: uint8 [..., S, S, C] to float32 [..., S, S, 3].
+        """The numbers of :meth:`normalise` in their fastest layout: uint8 [..., S, S, C] to float32 [..., S, S, 3].
 
-        One channel counts as three equal ones.  ``out``: where to write, contiguous.
+        One channel counts as three equal ones.  ``out``: a contiguous array to write to.
         """
         if out is None:
             out = np.empty((*faces.shape[:-1], 3), dtype=np.float32)
         scale, shift = _scale_and_shift(self.mean, self.std, out.shape[-2])
-        out[...] = to_rgb(faces) if faces.ndim == 3 else faces  # broadcasting one channel to three is slower by far
-        lines = out.reshape(-1, len(scale))  # long lines: NumPy walks three channels at a time slowly
+        out[...] = to_rgb(faces) if faces.ndim == 3 else faces  # broadcasting one channel to three is far slower
+        lines = out.reshape(-1, len(scale))  # NumPy is fast on long lines, slow on three channels at a time
         lines *= scale
         lines += shift
         return out
@@ -154,7 +153,7 @@ class FaceContract(BaseModel):
         Always ``raw``, ``square`` (or ``aligned`` when the eyes were levelled) and ``crop`` (what the model sees);
         ``box`` when there is a box, ``clahe`` when it is on.
         """
-        stages = {"raw": _checked(image)}
+        stages = {"raw": check_image(image)}
         if box is not None:
             stages["box"] = _drawn(image, box, points)
         square = self.square(image, box, points)
@@ -178,10 +177,7 @@ class FaceContract(BaseModel):
         return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
 
     def _equalise_grey(self, face: np.ndarray) -> np.ndarray:
-        """The same for grey uint8 [R, R]: there and back by two tables.
-
-        8-bit LAB brings a grey back with channels that differ by one; a grey face stays grey, as its green channel.
-        """
+        """The same for grey uint8 [R, R], by two tables; 8-bit LAB returns channels that differ by one: take green."""
         lightness, grey = _grey_in_lab()
         return cv2.LUT(self._clahe(cv2.LUT(face, lightness)), grey)
 
@@ -191,7 +187,7 @@ class FaceContract(BaseModel):
 
 @lru_cache(maxsize=1)
 def _grey_in_lab() -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [256] each: L of every grey in OpenCV's 8-bit LAB, and the green that every L of a grey comes back with."""
+    """uint8 [256] each: L of every grey in OpenCV's 8-bit LAB, and the green channel that each L of a grey gives."""
     levels = np.arange(256, dtype=np.uint8)[None]
     lightness = cv2.cvtColor(to_rgb(levels), cv2.COLOR_RGB2LAB)[0, :, 0]
     neutral = np.full_like(levels, 128)  # a and b of every grey
@@ -202,7 +198,7 @@ def _grey_in_lab() -> tuple[np.ndarray, np.ndarray]:
 def to_gray(face: np.ndarray) -> np.ndarray:
     """uint8 [h, w, 3] with three equal channels as [h, w, 1]; any other image as it is."""
     middle = face[len(face) // 2]
-    if face.shape[2] == 1 or (middle != middle[:, :1]).any():  # told from one row nearly always
+    if face.shape[2] == 1 or (middle != middle[:, :1]).any():  # one row nearly always decides
         return face
     red, green, blue = cv2.split(face)
     return red[..., None] if np.array_equal(red, green) and np.array_equal(red, blue) else face
@@ -221,7 +217,8 @@ def _scale_and_shift(mean: Channels, std: Channels, width: int) -> tuple[np.ndar
     return np.tile(scale.astype(np.float32), width), np.tile(shift.astype(np.float32), width)
 
 
-def _checked(image: np.ndarray) -> np.ndarray:
+def check_image(image: np.ndarray) -> np.ndarray:
+    """The image itself; DataError unless it is uint8 RGB [H, W, 3] with at least one pixel."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise DataError(f"an image must be uint8 RGB [height, width, 3], got {got}: use fer_lib.faces.decode.decode")

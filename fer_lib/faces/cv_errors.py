@@ -7,10 +7,10 @@ LONGEST = 160  # characters
 
 
 def reason(error: BaseException) -> str:
-    """Why ``error`` was raised, on one line of at most 160 characters: without OpenCV's own file, line and function.
+    """Why ``error`` was raised, in at most 160 characters: without OpenCV's own file, line and function.
 
-    It is read from the error's text alone.  OpenCV keeps ``err`` and ``msg`` at the class, so there they are those of
-    whichever thread's error was raised last.  Errors that are not OpenCV's give their text, else their class's name.
+    It is read from the error's text.  OpenCV stores ``err`` and ``msg`` at the class, where any thread's last error
+    overwrites them.  Errors that are not OpenCV's give their text, else their class's name.
     """
     text = str(error)
     match = _REASON.search(text)

@@ -1,5 +1,4 @@
-"""Finding faces in a photo: YuNet, with five points, where its file is at hand, OpenCV's Haar cascade otherwise; by
-name also the SSD of :mod:`fer_lib.faces.ssd`."""
+"""Face detectors by name: YuNet (five points per face), OpenCV's Haar cascade, and the SSD of OpenCV's samples."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ import cv2
 import numpy as np
 
 from fer_lib.errors import FerError
-from fer_lib.faces.detection import Detector, Face, fitted, largest_first
+from fer_lib.faces.detector_interface import Detector, Face, fitted, largest_first
 from fer_lib.faces.ssd import SSD_FILE, SSD_URL, Ssd
 from fer_lib.faces.yunet import YuNet, download, read_model
 
@@ -48,10 +47,10 @@ def get_detector(
 ) -> YuNet | Ssd | Haar:
     """A detector by name.
 
-    YuNet's file is ``model_path``, else what $FER_YUNET names, else a download kept in the user's cache folder.  "auto"
-    is YuNet and, only when no file was named and none can be had, Haar; a logged warning and its ``note`` say why.
-    "dnn" is the SSD, whose caffemodel ``model_path`` names.  Raises FerError, saying what the file is, for a named file
-    that is missing or not the right one, for "yunet" without network, for "dnn" without a path and for "haar" with one.
+    YuNet's file is ``model_path``, else $FER_YUNET, else a download in the user's cache folder.  "auto" is YuNet, or
+    Haar when no file was named and the download fails; a logged warning and its ``note`` say why.  "dnn" is the SSD,
+    whose caffemodel ``model_path`` names.  Raises FerError for a named file that is missing or another one, for "yunet"
+    without network, for "dnn" without a path and for "haar" with one.
     """
     if name == "haar":
         if model_path:

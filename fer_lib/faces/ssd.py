@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 
 from fer_lib.errors import FerError
+from fer_lib.faces.contract import check_image
 from fer_lib.faces.cv_errors import reason
-from fer_lib.faces.detection import Face, checked, find_mistake, largest_first
+from fer_lib.faces.detector_interface import Face, find_mistake, largest_first
 
 SSD_FILE = "res10_300x300_ssd_iter_140000_fp16.caffemodel"
 SSD_URL = f"https://github.com/opencv/opencv_3rdparty/raw/dnn_samples_face_detector_20180205_fp16/{SSD_FILE}"
@@ -25,15 +26,14 @@ FACE = 1  # class 0 is the background
 
 
 class Ssd:
-    """The net as OpenCV runs it.  An object keeps its last image: use one a thread."""
+    """The net as OpenCV runs it.  An object stores its last image: use one per thread."""
 
     name, note = "dnn", ""
 
     def __init__(self, caffemodel: Path | str, min_score: float = MIN_SCORE):
         """``caffemodel``: the weights' file, with its prototxt in the same folder.
 
-        FerError, saying what is there instead, when a file is missing, cannot be read, is something else, or when the
-        two make no face detector together.
+        FerError when a file is missing, can't be read or is something else, and when the two are no face detector.
         """
         weights = Path(caffemodel).expanduser()
         model = _read(weights, SSD_URL)
@@ -56,8 +56,8 @@ class Ssd:
             )
 
     def detect(self, image: np.ndarray, refine: bool = True) -> list[Face]:  # no points, so nothing to refine
-        """As :meth:`found.Detector.detect`; boxes end at the image's edges."""
-        return faces_of(self._run(checked(image)), image, self.min_score)
+        """As :meth:`Detector.detect`; boxes end at the image's edges."""
+        return faces_of(self._run(check_image(image)), image, self.min_score)
 
     def _run(self, image: np.ndarray) -> np.ndarray:
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)

@@ -1,7 +1,7 @@
 """YuNet (Wu, Peng and Yu 2023), run by ONNX Runtime, and its file, pinned by SHA-256: from a path, cache or the web.
 
-OpenCV has the same net behind ``FaceDetectorYN``; on one core ONNX Runtime takes two fifths of its time, and what the
-net's outputs mean is a page of arithmetic (OpenCV's modules/objdetect/src/face_detect.cpp), held to OpenCV's by a test.
+OpenCV has the same net as ``FaceDetectorYN``; on one core ONNX Runtime takes two fifths of its time.  The decoding of
+the net's outputs follows OpenCV's modules/objdetect/src/face_detect.cpp, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from fer_lib.errors import FerError
 from fer_lib.faces.align import eyes_level, transform_points
-from fer_lib.faces.detection import Face, find_mistake, fitted, largest_first
+from fer_lib.faces.detector_interface import Face, find_mistake, fitted, largest_first
 from fer_lib.onnx_session import open_session
 
 YUNET_FILE = "face_detection_yunet_2023mar.onnx"
@@ -34,24 +34,24 @@ class YuNet:
     """The detector, with five points a face.  One object serves any number of threads.
 
     On faces under some 150 pixels its five points hardly follow a tilted head: of a planted 30 degrees they show 3 on
-    video and 12 on FER2013 crops.  So each face is looked at again, enlarged and turned by what is known so far, which
-    leaves errors of 1 to 3 degrees and costs about 10 ms a look.
+    video and 12 on FER2013 crops.  So each face is run again, enlarged and turned by the tilt so far.  That leaves
+    errors of 1 to 3 degrees and costs about 10 ms a look.
     """
 
     name, note = "yunet", ""
-    # Pixels of the longer side; images are resized into this range, for YuNet was trained on faces of 10 to 300.
+    # Pixels of the longer side; images are resized into this range because YuNet was trained on faces of 10 to 300.
     # Of 190 FER2013 crops it finds 148 at their own 48 pixels and 186 at 160; of 189 ExpW boxes 187 at 1024.
     SIDES = (160, 1024)
     LOOKS = 2  # closer looks at a face
     VIEW = 384  # side of such a look in pixels; the box fills half of it
 
     def __init__(self, model: bytes, min_score: float = 0.6, nms: float = 0.3):
-        """``model`` the bytes of the ONNX file; raises FerError unless they are the pinned ones.
+        """``model``: the bytes of the ONNX file; FerError unless they are the pinned ones.
 
-        ``min_score`` of a face, and ``nms``: the overlap (intersection over union) from which two are the same one.
+        ``nms``: the overlap (intersection over union) from which two boxes show one face.
         """
         verify(model, "YuNet model")
-        # One thread: the other cores are for judging the image before, or for other images.
+        # one thread: the other cores classify the image before, or detect in other images
         self._net, self.min_score, self.nms = open_session(_of_any_size(model), threads=1), min_score, nms
         self._outputs = [f"{kind}_{stride}" for stride in STRIDES for kind in KINDS]
 
@@ -61,7 +61,7 @@ class YuNet:
         for row in self._run(small):
             points = row[4:14].reshape(5, 2)
             if refine:
-                # A face that is large enough in the resized image needs no more pixels than that one has.
+                # a face that is large enough in the resized image needs no more pixels
                 source, up = (small, 1.0) if max(row[2:4]) >= self.VIEW / 2 else (image, scale)
                 points = self._look_closer(source, points * up, max(row[2:4]) * up) / up
             x, y, width, height = (float(v) for v in row[:4] * scale)
@@ -86,7 +86,7 @@ class YuNet:
         return rows[np.asarray(indices, np.intp).ravel()]
 
     def _look_closer(self, image: np.ndarray, points: np.ndarray, longer: float) -> np.ndarray:
-        """The points [5, 2] of one face of so many pixels, found again in an enlarged and levelled view of it."""
+        """The points [5, 2] of one face, from enlarged and levelled views; ``longer``: its longer side in pixels."""
         side = max(1, round(2 * longer))
         for _ in range(self.LOOKS):
             left, top = points.mean(axis=0) - side / 2
@@ -97,14 +97,14 @@ class YuNet:
             candidates = rows[:, 4:14].reshape(-1, 5, 2)
             off = np.linalg.norm(candidates.mean(axis=1) - self.VIEW / 2, axis=1)
             if not len(off) or off.min() > self.VIEW / 4:
-                break  # not seen again: what is known so far stands
+                break  # not detected again: the points so far are the result
             in_view = (candidates[off.argmin()] + 0.5) / zoom - 0.5
             points = transform_points(in_view, cv2.invertAffineTransform(turn))
         return points
 
 
 def _of_any_size(model: bytes) -> bytes:
-    """The net, whose file fixes the size of its images, with height and width left open."""
+    """The net for images of any height and width; its file fixes both."""
     import onnx
 
     proto = onnx.load_from_string(model)
@@ -117,7 +117,7 @@ def _of_any_size(model: bytes) -> bytes:
 
 
 def _padded(image: np.ndarray) -> np.ndarray:
-    """The image with black to the right and below it, up to whole cells of the coarsest grid."""
+    """The image, padded with black at the right and the bottom to whole cells of the coarsest grid."""
     down, right = (-side % STRIDES[-1] for side in image.shape[:2])
     return cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_CONSTANT) if down or right else image
 
@@ -140,7 +140,7 @@ def _decoded(cls, obj, bbox, kps, stride: int, columns: int, min_score: float) -
 
 
 def read_model(path: Path) -> bytes:
-    """The model's bytes from a file; FerError, saying what is wrong, unless they are the pinned ones."""
+    """The model's bytes from a file; FerError unless they are the pinned ones."""
     try:
         model = path.read_bytes()
     except OSError as error:
@@ -150,7 +150,7 @@ def read_model(path: Path) -> bytes:
 
 
 def verify(model: bytes, name: str) -> None:
-    """Raises FerError unless the bytes are the pinned model, saying what they look like instead."""
+    """FerError that says what the bytes are instead, unless they are the pinned model."""
     digest = hashlib.sha256(model).hexdigest()
     if digest == YUNET_SHA256:
         return

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from fer_lib.errors import DataError
+from fer_lib.faces.detector_interface import find_points
 from fer_lib.faces.detectors import Face, get_detector
-from fer_lib.faces.landmarks import find_points
 from fer_lib.live import session_files
 from fer_lib.live.live_model import LiveModel
 from fer_lib.live.log import SessionLog

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from fer_lib.calibration.bias import checked_abstention, checked_bias
 from fer_lib.calibration.temperature import Temperature
-from fer_lib.datasets.training_data import TrainingData, read_training_data
+from fer_lib.datasets.provenance import TrainingData, read_training_data
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import BundleError
 from fer_lib.faces.contract import FaceContract

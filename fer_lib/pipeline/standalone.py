@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.training_data import only_drawn
+from fer_lib.datasets.provenance import only_drawn
 from fer_lib.errors import FerError
 from fer_lib.params import KINDS, FitParams
 from fer_lib.pipeline import cache_key, folders

@@ -14,7 +14,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from fer_lib import default_model
-from fer_lib.datasets.training_data import not_for_photos, training_text
+from fer_lib.datasets.provenance import not_for_photos, training_text
 from fer_lib.errors import FerError
 from fer_lib.models.bundle import META, Bundle, bundle_folder, read_bundle
 from fer_lib.params import usable_alias

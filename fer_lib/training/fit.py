@@ -15,8 +15,7 @@ import torch
 
 from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, read_exposure
-from fer_lib.datasets.training_data import TrainingData, read_training_data
+from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingData, TrainingExposure, read_exposure, read_training_data
 from fer_lib.devices import describe_device
 from fer_lib.errors import DataError, FerError
 from fer_lib.models.bundle import Bundle, read_bundle

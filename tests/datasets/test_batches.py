@@ -152,7 +152,7 @@ def test_without_augmentation_a_batch_is_the_packed_face_resized(pack):
 def test_eval_batches_are_the_centre_view_in_order(pack):
     rows, images = zip(*eval_batches(pack, 50), strict=True)
     assert np.concatenate(rows).tolist() == list(range(len(pack.faces)))
-    expected = CONTRACT.normalise(np.ascontiguousarray(CONTRACT.centre(np.asarray(pack.faces))))
+    expected = CONTRACT.normalise(np.ascontiguousarray(CONTRACT.centre(pack.faces[:])))
     assert np.array_equal(np.concatenate(images), expected)
     mirrored = np.concatenate([i for _, i in eval_batches(pack, 50, flip=True)])
     assert np.array_equal(mirrored, expected[..., ::-1])

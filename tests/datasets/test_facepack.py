@@ -22,8 +22,8 @@ from fer_lib.errors import DataError, FerError
 from fer_lib.faces.align import eye_angle
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
+from fer_lib.faces.detector_interface import find_points
 from fer_lib.faces.detectors import get_detector
-from fer_lib.faces.landmarks import find_points
 from fer_lib.faces.yunet import YUNET_FILE
 from fer_lib.models.bundle import write_bundle
 from fer_lib.models.classifier import build_classifier
@@ -65,7 +65,7 @@ def broken_copy(rows, folder, missing=(), garbled=()):
 def test_a_pack_holds_the_contracts_faces_in_row_order(rows, tmp_path):
     with watched_steps() as records:
         pack = open_or_build(rows, CONTRACT, tmp_path)
-    assert pack.faces.shape == (len(rows), SIDE, SIDE, 3) and pack.faces.dtype == np.uint8
+    assert pack.faces.shape == (len(rows), SIDE, SIDE, 3) and pack.faces[:].dtype == np.uint8
     for face, path in zip(pack.faces, rows.frame["image_path"], strict=True):
         assert np.array_equal(face, CONTRACT.face(decode(rows.resolve(path))))
     assert pack.n_expected == len(rows) == len(pack.manifest) and pack.without_points == 0
@@ -74,7 +74,7 @@ def test_a_pack_holds_the_contracts_faces_in_row_order(rows, tmp_path):
         pack.faces[0] = 0
     with pytest.raises(ValueError, match="read-only"):
         pack.faces.compact(0)[...] = 0
-    assert np.array_equal(np.asarray(pack.faces)[[2, 0]], pack.faces[[2, 0]])
+    assert np.array_equal(pack.faces[:][[2, 0]], pack.faces[[2, 0]])
     mask = np.arange(len(rows)) % 3 == 1
     assert np.array_equal(pack.faces[mask], pack.faces[1::3]) and np.array_equal(
         pack.faces[-1], pack.faces[len(rows) - 1]
@@ -516,7 +516,7 @@ def test_rows_without_any_usable_image(rows, tmp_path):
     broken = broken_copy(rows, tmp_path / "pictures", missing=range(len(rows)))
     for kind in ("faces", "native", "none"):
         pack = open_or_build(broken, CONTRACT, tmp_path / "cache", tolerance=len(rows), kind=kind)
-        assert np.asarray(pack.faces).shape == (0, SIDE, SIDE, 3) and pack.n_expected == len(rows)
+        assert pack.faces[:].shape == (0, SIDE, SIDE, 3) and pack.n_expected == len(rows)
 
 
 @pytest.mark.parametrize("size", [1, 511, 512, 513, 37 * 37, 37 * 37 * 3])
@@ -620,7 +620,7 @@ def test_prediction_aligns_an_image_like_a_pack(heads, yunet, tmp_path):
         predictor = Predictor(bundle, detector=detector)
         predictor._run = lambda faces: inputs.append(faces) or np.zeros((len(faces), 7))
         predictor.logits(heads, boxes)
-    packed = EYES.normalise(np.ascontiguousarray(EYES.centre(np.asarray(pack.faces))))
+    packed = EYES.normalise(np.ascontiguousarray(EYES.centre(pack.faces[:])))
     assert all(np.array_equal(faces, packed) for faces in inputs) and len(inputs) == 2
 
 

@@ -11,8 +11,8 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
+from fer_lib.faces.detector_interface import find_points
 from fer_lib.faces.detectors import Face, Haar
-from fer_lib.faces.landmarks import find_points
 
 
 def row(i, label, split="train", source="s", **more):
@@ -122,7 +122,7 @@ def test_every_step_of_the_contract_is_on_its_page(manifest, tmp_path):
     assert "30 x 30\neyes level" in texts and "30 x 30\nno eyes found: as it is" in texts
     assert texts.count("no box:\nthe image is the face") == 2 and "photos\nFear" in texts
     assert any(contract.id in t and "tilted" in t for t in texts)
-    wide = 60 + 2 * sheets.GAP
+    wide = 60 + sheets.GAP
     photo = decode(tmp_path / "99.png")
     eyes = find_points(photo, (5.0, 5.0, 35.0, 35.0), Tilted())
     expected = contract.steps(photo, (5.0, 5.0, 35.0, 35.0), eyes)["crop"]

@@ -7,7 +7,7 @@ import pytest
 from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.curate import merge
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.training_data import SourceRows, TrainingData, not_for_photos, training_text
+from fer_lib.datasets.provenance import SourceRows, TrainingData, not_for_photos, training_text
 from fer_lib.importers import import_all
 from fer_lib.params import ManifestParams, SourceSpec
 from fer_lib.synthetic.dataset import write_raw

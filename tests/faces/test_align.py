@@ -37,13 +37,13 @@ def test_eyes_are_level_in_pixels(angle):
     image, points = face_drawn_at(angle)
     assert eye_angle(points) == pytest.approx(angle, abs=1e-9)
     box = (45, 55, 135, 145)
-    turned, transform = eyes_level(image, points)
+    turned, transform = eyes_level(image, points, (-10, 0, 200))
     aligned = FaceContract(image_size=224, align="eyes").face(image, box, points)
     for picture in (turned, aligned):
         red, blue = centroid(picture, 0), centroid(picture, 2)
         assert abs(math.degrees(math.atan2(blue[1] - red[1], blue[0] - red[0]))) < 0.5
     np.testing.assert_allclose(transform_points(points, transform)[0], centroid(turned, 0), atol=0.15)
-    assert turned.shape == image.shape
+    assert turned.shape == (200, 200, 3)
 
 
 def test_the_square_turns_about_its_own_centre():

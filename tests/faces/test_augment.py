@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fer_lib.errors import DataError
-from fer_lib.faces import webcam
+from fer_lib.faces import augment as augmentation
 from fer_lib.faces.augment import LUMA, augment, colour_matrix, crop_box
 from fer_lib.params import AugmentParams
 
@@ -59,7 +59,7 @@ def test_any_size_from_any_face(side, size):
 
 
 def test_one_grey_channel_is_what_three_equal_ones_give(monkeypatch):
-    monkeypatch.setattr(webcam, "noise", lambda view, rng, sigma: view)  # drawn a channel
+    monkeypatch.setattr(augmentation, "noise", lambda view, rng, sigma: view)  # drawn a channel
     face = grey_face()
     p = AugmentParams(rotation=15.0, erasing=0.5, motion_blur=0.5, gamma=0.5, noise=10.0)
     for seed in range(40):
@@ -258,18 +258,18 @@ VIEW = colour_face(96)
 def test_the_webcam_set_is_off_by_default_and_draws_nothing_then():
     rng = np.random.default_rng(0)
     state = rng.bit_generator.state
-    assert webcam.degrade(VIEW, rng, AugmentParams()) is VIEW and rng.bit_generator.state == state
+    assert augmentation.degrade(VIEW, rng, AugmentParams()) is VIEW and rng.bit_generator.state == state
 
 
 @pytest.mark.parametrize("effect", ["grey", "motion_blur", "jpeg"])
 def test_a_webcam_effect_comes_as_often_as_asked(effect):
     p = AugmentParams(**{effect: 0.25})
-    changed = [(webcam.degrade(VIEW, np.random.default_rng(s), p) != VIEW).any() for s in range(400)]
+    changed = [(augmentation.degrade(VIEW, np.random.default_rng(s), p) != VIEW).any() for s in range(400)]
     assert 65 < sum(changed) < 135
 
 
 def test_grey_has_three_equal_channels():
-    view = webcam.degrade(VIEW, np.random.default_rng(0), AugmentParams(grey=1.0))
+    view = augmentation.degrade(VIEW, np.random.default_rng(0), AugmentParams(grey=1.0))
     assert (view == view[..., :1]).all() and np.abs(view[..., 0] - VIEW @ LUMA).max() <= 1
 
 
@@ -277,19 +277,21 @@ def test_motion_blur_smears_along_its_angle_only():
     dot = np.zeros((41, 41), np.uint8)
     dot[20, 20] = 255
     for angle, axis in ((0.0, 1), (np.pi / 2, 0)):
-        ys, xs = np.nonzero(webcam.motion_blur(dot, 8.0, angle))
+        ys, xs = np.nonzero(augmentation.motion_blur(dot, 8.0, angle))
         along, across = (xs, ys) if axis == 1 else (ys, xs)
         assert (across == 20).all() and (along.min(), along.max()) == (16, 24)
-    np.testing.assert_array_equal(webcam.motion_blur(VIEW, 0.0, 1.0), VIEW)
+    np.testing.assert_array_equal(augmentation.motion_blur(VIEW, 0.0, 1.0), VIEW)
     flat = np.full((30, 30, 3), 77, np.uint8)
-    assert (webcam.motion_blur(flat, 9.3, 0.7) == 77).all()
+    assert (augmentation.motion_blur(flat, 9.3, 0.7) == 77).all()
 
 
 def test_gamma_is_a_power_drawn_on_both_sides_of_one():
-    np.testing.assert_array_equal(webcam.gamma(VIEW, 1.0), VIEW)
-    assert webcam.gamma(np.array([[64]], np.uint8), 2.0) == round(255 * (64 / 255) ** 2)
+    np.testing.assert_array_equal(augmentation.gamma(VIEW, 1.0), VIEW)
+    assert augmentation.gamma(np.array([[64]], np.uint8), 2.0) == round(255 * (64 / 255) ** 2)
     grey = np.full((4, 4), 100, np.uint8)
-    levels = [int(webcam.degrade(grey, np.random.default_rng(s), AugmentParams(gamma=0.5))[0, 0]) for s in range(400)]
+    levels = [
+        int(augmentation.degrade(grey, np.random.default_rng(s), AugmentParams(gamma=0.5))[0, 0]) for s in range(400)
+    ]
     low, high = 255 * (100 / 255) ** 1.5, 255 * (100 / 255) ** (1 / 1.5)
     assert low - 1 <= min(levels) < low + 2 and high - 2 < max(levels) <= high + 1
     assert 160 < sum(level > 100 for level in levels) < 240
@@ -297,13 +299,13 @@ def test_gamma_is_a_power_drawn_on_both_sides_of_one():
 
 def test_noise_has_the_spread_that_is_asked():
     flat = np.full((200, 200, 3), 128, np.uint8)
-    noisy = webcam.noise(flat, np.random.default_rng(0), 9.0).astype(float)
+    noisy = augmentation.noise(flat, np.random.default_rng(0), 9.0).astype(float)
     assert abs(noisy.std() - 9.0) < 0.1 and abs(noisy.mean() - 128) < 0.1
-    np.testing.assert_array_equal(webcam.noise(flat, np.random.default_rng(0), 0.0), flat)
+    np.testing.assert_array_equal(augmentation.noise(flat, np.random.default_rng(0), 0.0), flat)
 
 
 def test_jpeg_keeps_colours_and_loses_detail():
     smooth = cv2.GaussianBlur(VIEW, (0, 0), 6)
-    assert np.abs(webcam.jpeg(smooth, 95).astype(int) - smooth).mean() < 1.5
-    loss = [np.abs(webcam.jpeg(VIEW, q).astype(int) - VIEW).mean() for q in (80, 50, 20)]
-    assert loss[0] < loss[1] < loss[2] and webcam.jpeg(VIEW[..., 0], 50).shape == (96, 96)
+    assert np.abs(augmentation.jpeg(smooth, 95).astype(int) - smooth).mean() < 1.5
+    loss = [np.abs(augmentation.jpeg(VIEW, q).astype(int) - VIEW).mean() for q in (80, 50, 20)]
+    assert loss[0] < loss[1] < loss[2] and augmentation.jpeg(VIEW[..., 0], 50).shape == (96, 96)

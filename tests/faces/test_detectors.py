@@ -69,7 +69,7 @@ def test_a_tilted_head_is_levelled_by_the_detected_points(shared_data, yunet_fil
             rough = nearest(detector.detect(tilted, refine=False), centre)
             assert rough.box == face.box and rough.score == face.score
             first.append(abs(eye_angle(rough.points) - eye_angle(straight.points) - tilt))
-            levelled, transform = eyes_level(tilted, face.points)
+            levelled, transform = eyes_level(tilted, face.points, (0, 0, max(tilted.shape)))
             points = transform_points(face.points, transform)
             assert abs(eye_angle(points)) < 1e-3
             assert abs(eye_angle(nearest(detector.detect(levelled), points.mean(axis=0)).points)) < 8

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from fer_lib.faces.detection import Face
+from fer_lib.faces.detector_interface import Face
 from fer_lib.live.tracker import MAX_MISSED, Tracker, iou
 
 

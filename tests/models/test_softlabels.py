@@ -55,9 +55,7 @@ def reference_logits(teachers, rows, cache):
     for teacher in teachers:
         bundle = read_bundle(teacher)
         pack = open_or_build(rows, bundle.contract, cache)
-        x = torch.from_numpy(
-            bundle.contract.normalise(np.ascontiguousarray(bundle.contract.centre(np.asarray(pack.faces))))
-        )
+        x = torch.from_numpy(bundle.contract.normalise(np.ascontiguousarray(bundle.contract.centre(pack.faces[:]))))
         with torch.no_grad():
             model = bundle.model().double()
             out.append(((model(x.double()) + model(x.double().flip(3))) / 2).numpy())

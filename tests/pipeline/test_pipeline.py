@@ -212,7 +212,7 @@ def test_a_name_exports_no_smoke_run(toy_home, first):
     path.write_text(text.replace("name: toy", "name: measured") + "  evaluate: {}\n")
     runs = []
     for smoke in (False, True):
-        assert run_file(path, smoke=smoke) == 0
+        assert run_file(path, smoke=smoke, fresh=True) == 0
         runs.append(newest_parent().info.run_id)
     assert _find_run("measured", toy_home)[0].info.run_id == runs[0]
     assert _find_run(runs[1], toy_home)[0].info.run_id == runs[1], "an id names any run"

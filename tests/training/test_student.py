@@ -116,9 +116,7 @@ def test_live_teachers_predict_on_the_students_view(data, softlabels, drawn_teac
     """Images are resized and normalised for each teacher; the logits are combined with the recorded weights."""
     record = read_softlabels(softlabels, drawn_manifest.rows(split="train")).record
     live = LiveTeachers(record, data.contract, CPU)
-    images = torch.from_numpy(
-        data.contract.normalise(np.ascontiguousarray(data.contract.centre(np.asarray(data.train.faces[:6]))))
-    )
+    images = torch.from_numpy(data.contract.normalise(np.ascontiguousarray(data.contract.centre(data.train.faces[:6]))))
     a, b = (read_bundle(t) for t in drawn_teachers)
     assert (a.contract.image_size, b.contract.image_size) == (32, 40)
     with torch.no_grad():

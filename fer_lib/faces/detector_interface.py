@@ -1,4 +1,4 @@
-"""What a detector gives and takes: faces of an image, the image in the sizes that it was trained on."""
+"""What detectors share: the faces that they give, the sizes that they take, and the landmarks for alignment."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ import cv2
 import numpy as np
 
 from fer_lib.errors import DataError
+from fer_lib.faces.contract import Box, check_image
+
+CONTEXT = 0.5  # share of a box's longer side seen around it: a tight box hides the outline that a detector needs
 
 
 @dataclass(frozen=True)
 class Face:
-    """One found face.
+    """One face.
 
     ``box`` = (top, left, bottom, right) in pixels of the image, which it may leave; ``score`` 0..1; ``points``
     float32 [5, 2] (x, y): the person's right eye, left eye, nose, right and left mouth corner.
     """
 
-    box: tuple[float, float, float, float]
+    box: Box
     score: float
     points: np.ndarray | None = None
 
@@ -30,7 +33,7 @@ class Face:
 
 
 class Detector(Protocol):
-    """``name``: yunet, dnn or haar.  ``note``: why it is not the one that was asked for, in words; else blank."""
+    """``name``: yunet, dnn or haar.  ``note``: why it replaces the requested one; else blank."""
 
     name: str
     note: str
@@ -43,16 +46,9 @@ class Detector(Protocol):
         ...
 
 
-def checked(image: np.ndarray) -> np.ndarray:
-    """The image; DataError unless it is uint8 RGB [H, W, 3] with at least one pixel."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise DataError(f"a detector wants a uint8 RGB image [height, width, 3], got {image.dtype} {image.shape}")
-    return image
-
-
 def fitted(image: np.ndarray, smallest: int, largest: int) -> tuple[np.ndarray, float]:
     """The image with its longer side within the two limits, and the factor that takes its pixels back."""
-    longer = max(checked(image).shape[:2])
+    longer = max(check_image(image).shape[:2])
     target = min(max(longer, smallest), largest)
     if target == longer:
         return image, 1.0
@@ -80,3 +76,27 @@ def find_mistake(data: bytes) -> str:
     if head.startswith((b"<!doctype", b"<html")):
         return "an HTML page, not the model: a download went to a web page"
     return ""
+
+
+def find_points(image: np.ndarray, box: Box | None, detector: Detector) -> np.ndarray | None:
+    """Points float32 [5, 2] (x, y) of the largest face in uint8 RGB ``image`` [H, W, 3]; None where none is seen.
+
+    With ``box`` (top, left, bottom, right) only faces whose centre lies in it count.  ``detector`` must give points
+    (YuNet).  Raises DataError for a box that is not finite or far off the image.
+    """
+    if box is None:
+        faces = detector.detect(image)
+        return faces[0].points if faces else None
+    if not np.isfinite(box).all():
+        raise DataError(f"box {box} is not finite: expected (top, left, bottom, right) in pixels")
+    top, left, bottom, right = box
+    more = CONTEXT * max(bottom - top, right - left)
+    y0, x0 = max(0, int(top - more)), max(0, int(left - more))
+    view = image[y0 : max(0, int(np.ceil(bottom + more))), x0 : max(0, int(np.ceil(right + more)))]
+    if 0 in view.shape:
+        raise DataError(f"box {box} lies outside the image of {image.shape[1]} x {image.shape[0]} pixels")
+    for face in detector.detect(np.ascontiguousarray(view)):
+        y, x = y0 + (face.box[0] + face.box[2]) / 2, x0 + (face.box[1] + face.box[3]) / 2
+        if top <= y <= bottom and left <= x <= right and face.points is not None:
+            return face.points + np.float32([x0, y0])
+    return None

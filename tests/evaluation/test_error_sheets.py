@@ -10,7 +10,7 @@ from scipy.special import softmax
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.sheets import GAP, face_tile
 from fer_lib.emotions import EMOTIONS
-from fer_lib.evaluation.examples import answer_sheet, disagreement_sheet, select_predictions
+from fer_lib.evaluation.error_sheets import answer_sheet, disagreement_sheet, select_predictions
 from fer_lib.models.bundle import read_bundle
 from fer_lib.models.softlabels import cached_logits
 from fer_lib.params import SoftLabelParams, TeacherParams
