@@ -19,7 +19,7 @@ from fer_lib.pipeline.papermill import execute
 from fer_lib.pipeline.run import run_file, select_phases
 from fer_lib.pipeline.runfile import load_run
 from fer_lib.pipeline.standalone import standalone_inputs
-from fer_lib.report.collect import _find_run
+from fer_lib.report.collect import _find_run, _lineage
 from fer_lib.storage import json_files
 from fer_lib.tracking import store
 
@@ -155,6 +155,9 @@ def test_fresh_starts_a_new_attempt_and_refuses_a_running_one(toy_home, first, c
     assert folders.read_record(folder) is not None, "the old attempt is kept"
     assert folders.finished_phases(("import",))[0]["folder"] == f"{folder}-2"
     assert phases_of(newest_parent())[0]["status"] == "ran" and len(phases_of(newest_parent())) == 1
+    manifest = Path(folders.finished_phases(("manifest",))[0]["folder"])
+    with pytest.raises(FerError, match="two attempts of phase 'import'.* its file again with --fresh"):
+        _lineage([Path(f"{folder}-2"), manifest], [])
     capsys.readouterr()
     assert run_file(path, ["manifest.val_fraction=0.9"], fresh=True) == 1
     assert "the same command without --fresh continues from here" in " ".join(capsys.readouterr().out.split())
