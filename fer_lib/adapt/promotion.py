@@ -20,7 +20,7 @@ from fer_lib.models.bundle import Bundle, derive_bundle
 from fer_lib.params import AdaptParams
 from fer_lib.storage.atomic import write_json
 from fer_lib.storage.phase_result import PhaseResult
-from fer_lib.tracking.registration import register_model
+from fer_lib.tracking.registry import register_model
 from fer_lib.training.results import FIT_FILES, IDS, FinishedFit
 
 

@@ -25,21 +25,9 @@ def ui(
     base = store.configure()
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-        "--backend-store-uri",
-        store.tracking_uri(base),
-        "--default-artifact-root",
-        store.artifact_root(base),
-    ]
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", store.tracking_uri(base), "--default-artifact-root", store.artifact_root(base),
+    ]  # fmt: skip
     typer.echo(f"MLflow's page: http://127.0.0.1:{port} (up in about ten seconds; Ctrl+C ends it)")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended either way, the server must not be left behind
     server = subprocess.Popen(command, env=environment, cwd=base)

@@ -3,7 +3,7 @@
 runfile.py, includes.py  read a run file into a plan of validated phases
 run.py                   one run file: ``fer run``
 sweep.py                 one run file with every combination of parameter values: ``fer sweep``
-grid.py                  the combinations of a sweep; comparison.py and curves.py compare their results
+grid.py                  the combinations of a sweep; comparison.py compares their results
 schedule.py              the order in which phases start, for both
 execution.py             execution of a plan: inputs, cache keys, folders and the result of each phase
 phase_task.py            one phase: whether a finished result is reused, its MLflow run, its end

@@ -19,7 +19,8 @@ from fer_lib.errors import FerError
 from fer_lib.params import KINDS
 from fer_lib.pipeline.runfile import INPUTS
 from fer_lib.storage.atomic import readable, write_json
-from fer_lib.storage.paths import external, is_uri
+from fer_lib.storage.json_files import file_sha256, read_json
+from fer_lib.storage.paths import external, is_uri, mlruns
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PATH_FIELDS = ("root", "votes", "images", "image_map")  # parameters that may name files outside the run
@@ -48,9 +49,7 @@ def phase_key(kind: str, params: dict[str, Any], inputs: dict[str, str | list[st
     own = {key: value for key, value in params.items() if key not in apart}
     if weights := weights_id(own.get("pretrained", "")):
         own["pretrained"] = weights
-    lists = {name: [value] if isinstance(value, str) else value for name, value in inputs.items()}
-    ids = {name: [input_id(value, name) for value in values if value] for name, values in lists.items()}
-    parts = {"kind": kind, "params": own, "inputs": ids, "files": dict(_files(own))}
+    parts = {"kind": kind, "params": own, "inputs": _input_ids(inputs), "files": dict(_files(own))}
     parts["notebook"] = _digest(_skeleton(ast.parse(code)))
     parts["sources"] = reachable(code + source_imports(kind, params))
     return _digest(json.dumps(parts, sort_keys=True, ensure_ascii=False))
@@ -80,24 +79,28 @@ def input_id(value: str, field: str = "") -> str:
     if is_uri(value):
         return _registry_version(value)
     folder = external(value)
-    said = [("outputs.json", "ids"), ("done.json", "key")]
-    for name, pick in said[1:] if field == "fits" else said:
-        if (folder / name).is_file():
-            content = json.loads((folder / name).read_text(encoding="utf-8"))
-            if content.get(pick):
-                return _digest(json.dumps(content[pick], sort_keys=True))
+    for name, key in (("outputs.json", "ids"), ("done.json", "key")):
+        if (folder / name).is_file() and (field, name) != ("fits", "outputs.json"):
+            if own_id := read_json(folder / name).get(key):
+                return _digest(json.dumps(own_id, sort_keys=True))
     if (folder / "bundle.json").is_file():
-        return hashlib.sha256((folder / "bundle.json").read_bytes()).hexdigest()
+        return file_sha256(folder / "bundle.json")
     return fingerprint(folder)
 
 
 def same_inputs(old: dict[str, Any], new: dict[str, Any]) -> bool:
     """Whether the inputs ``old`` of a finished phase and ``new`` have equal ids; False when an old one is gone."""
-    lists = [{k: [v] if isinstance(v, str) else v for k, v in inputs.items()} for inputs in (old, new)]
-    if any(not is_uri(v) and not external(v).exists() for values in lists[0].values() for v in values if v):
+    if any(not is_uri(v) and not external(v).exists() for values in old.values() for v in _listed(values)):
         return False
-    ids = [{k: [input_id(v, k) for v in values if v] for k, values in inputs.items()} for inputs in lists]
-    return ids[0] == ids[1]
+    return _input_ids(old) == _input_ids(new)
+
+
+def _input_ids(inputs: dict[str, Any]) -> dict[str, list[str]]:
+    return {name: [input_id(value, name) for value in _listed(values)] for name, values in inputs.items()}
+
+
+def _listed(values: str | list[str]) -> list[str]:
+    return [value for value in ([values] if isinstance(values, str) else values) if value]
 
 
 def _registry_version(uri: str) -> str:
@@ -133,18 +136,16 @@ def weights_id(value: str) -> str:
     """
     if value in ("", "none", "hub", "package"):
         return ""
-    from fer_lib.storage.paths import mlruns
-
     path = external(value).absolute()
     memory = mlruns() / "weights" / f"{_digest(str(path))[:24]}.json"
-    known = json.loads(memory.read_text(encoding="utf-8")) if memory.is_file() else {"sha256": ""}
+    known = read_json(memory) if memory.is_file() else {"sha256": ""}
     if not path.is_file():
         return known["sha256"]
     stat = path.stat()
-    seen = {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    if {key: known.get(key) for key in seen} != seen:
-        with readable(path), open(path, "rb") as file:
-            known = seen | {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    state = {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    if {key: known.get(key) for key in state} != state:
+        with readable(path):
+            known = state | {"sha256": file_sha256(path)}
         write_json(memory, known)
     return known["sha256"]
 
@@ -260,12 +261,7 @@ def _file(name: str, package: Path) -> Path | None:
     if parts[0] != package.name:
         return None
     base = package.joinpath(*parts[1:])
-    for file in (base / "__init__.py", base.with_suffix(".py")):
-        if len(parts) > 1 and file == base / "__init__.py" and not file.is_file():
-            continue
-        if file.is_file():
-            return file
-    return None
+    return next((file for file in (base / "__init__.py", base.with_suffix(".py")) if file.is_file()), None)
 
 
 def _name(file: Path, package: Path) -> str:

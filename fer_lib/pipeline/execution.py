@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +58,15 @@ class Session:
     pending: list[Future] = field(default_factory=list)
     results: dict[tuple[str, str], PhaseState] = field(default_factory=dict)
 
+    def start_run(self, plan: RunPlan, name: str, tags: dict[str, str]) -> Any:
+        """Start an MLflow run that ends with this command, with the run file attached."""
+        source = plan.path.resolve()
+        tags = {"fer.lock": self.lock, "fer.git": git_state(), "fer.run_file": below(source, self.base)} | tags
+        experiment = store.experiment_id(plan.experiment)
+        run = store.retry_while_locked(self.client.create_run, experiment, run_name=name, tags=tags)
+        store.retry_while_locked(self.client.log_artifact, run.info.run_id, str(source))
+        return run
+
 
 @contextlib.contextmanager
 def open_session(fresh: bool) -> Iterator[Session]:
@@ -78,7 +86,8 @@ def open_session(fresh: bool) -> Iterator[Session]:
     lock.parent.mkdir(exist_ok=True)
     try:
         with FileLock(lock), ThreadPoolExecutor(1) as background:
-            session = Session(base, mlflow.MlflowClient(), Console(), below(lock, base), fresh, background)
+            console = Console(markup=False, highlight=False)
+            session = Session(base, mlflow.MlflowClient(), console, below(lock, base), fresh, background)
             yield session
             for future in session.pending:
                 future.result()
@@ -105,12 +114,10 @@ class Execution:
         if reuse_earlier:
             self._find_earlier_folders()
 
-    # -- inputs -------------------------------------------------------------------------------------------------
-
     def _find_earlier_folders(self) -> None:
         """Folders of the phases before: the newest with this cache key, else the newest with these parameters."""
         for phase in self.plan.phases[: self.plan.phases.index(self.phases[0])]:
-            inputs = self.inputs(phase) if self._has_inputs(phase) else None
+            inputs = self.inputs(phase) if input_phases(phase) <= self.folders.keys() else None
             folder = None
             if inputs is not None:
                 attempts = folders.attempts(phase.name, self.key(phase, inputs))
@@ -122,13 +129,9 @@ class Execution:
                     same = [r for r in same if cache_key.same_inputs(r["inputs"], inputs)]
                 if same:
                     folder = Path(same[0]["folder"])
-                    message = f"{phase.name}: re-used from {folder.name} (made by other code)"
-                    self.shared.console.print(message, markup=False, highlight=False)
+                    self.shared.console.print(f"{phase.name}: re-used from {folder.name} (made by other code)")
             if folder is not None:
                 self.folders[phase.name] = folder
-
-    def _has_inputs(self, phase: Phase) -> bool:
-        return input_phases(phase) <= self.folders.keys()
 
     def inputs(self, phase: Phase) -> dict[str, str | list[str]]:
         """Input field -> absolute folder or URI, or a list of them where the field is a list."""
@@ -150,8 +153,6 @@ class Execution:
         """The cache key of a phase with these inputs."""
         values = phase.params.model_dump(mode="json")
         return cache_key.phase_key(phase.kind, values, inputs, folders.notebook_path(phase.kind))
-
-    # -- progress -----------------------------------------------------------------------------------------------
 
     def pending(self) -> tuple[list[Phase], list[Phase]]:
         """(phases that can start now, phases that never can because one of their inputs failed)."""
@@ -185,29 +186,25 @@ class Execution:
         """Names of the phases that have not started."""
         return [phase.name for phase in self.phases if phase.name not in self.results]
 
-    # -- MLflow run ---------------------------------------------------------------------------------------------
-
     def start_run(self) -> None:
         """Start the MLflow run, with the run file and the resolved parameters.  A second call does nothing."""
         if self.run_id:
             return
-        client, source = self.shared.client, self.plan.path.resolve()
-        self.experiment = store.experiment_id(self.plan.experiment)
-        tags = {"fer.kind": "run", "fer.lock": self.shared.lock, "fer.git": git_state()}
-        tags["fer.run_file"] = below(source, self.shared.base)
+        client, tags = self.shared.client, {"fer.kind": "run"}
         if self.parent_run_id:
             tags |= {"mlflow.parentRunId": self.parent_run_id, "fer.combination": self.label}
-        name = self.label or self.plan.name
-        run = store.retry_while_locked(lambda: client.create_run(self.experiment, run_name=name, tags=tags))
-        self.run_id = run.info.run_id
+        run = self.shared.start_run(self.plan, self.label or self.plan.name, tags)
+        self.run_id, self.experiment = run.info.run_id, run.info.experiment_id
         for name, value in self.values.items():
-            store.retry_while_locked(partial(client.log_param, self.run_id, name, value))
-        store.retry_while_locked(lambda: client.log_artifact(self.run_id, str(source)))
+            store.retry_while_locked(client.log_param, self.run_id, name, value)
         resolved = {p.name: {"kind": p.kind} | p.params.model_dump(mode="json") for p in self.plan.phases}
-        store.retry_while_locked(lambda: client.log_dict(self.run_id, resolved, "plan.json"))
+        store.retry_while_locked(client.log_dict, self.run_id, resolved, "plan.json")
 
     def end_run(self, status: str) -> None:
-        """End the MLflow run and log the result of each phase.  A second call does nothing."""
+        """End the MLflow run, FINISHED when every phase is, else with ``status``, and log the result of each phase.
+
+        A second call does nothing.
+        """
         from mlflow.entities import Metric, RunTag
 
         if self.final_status:
@@ -219,11 +216,12 @@ class Execution:
                  "run_id": r.run_id, "folder": below(r.folder, base), "headline": r.headline}
                 for r in results]  # fmt: skip
         summary = {"phases": rows, "not_started": self.not_started}
-        store.retry_while_locked(lambda: client.log_dict(self.run_id, summary, "phases.json"))
+        store.retry_while_locked(client.log_dict, self.run_id, summary, "phases.json")
         now = int(time.time() * 1000)
         values = numbers({r.phase.name: r.headline for r in results})
         tags = [RunTag(f"fer.reused.{r.phase.name}", r.run_id) for r in results if r.status == "re-used"]
         metrics = [Metric(k, v, now, 0) for k, v in values.items()]
-        store.retry_while_locked(lambda: client.log_batch(self.run_id, metrics, tags=tags))
-        store.retry_while_locked(lambda: client.set_terminated(self.run_id, status))
-        self.final_status = status
+        store.retry_while_locked(client.log_batch, self.run_id, metrics, tags=tags)
+        final_status = "FINISHED" if self.is_complete else status
+        store.retry_while_locked(client.set_terminated, self.run_id, final_status)
+        self.final_status = final_status

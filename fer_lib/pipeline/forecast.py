@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
+import timeit
 from collections.abc import Sequence
 
 from fer_lib.devices import cores
 from fer_lib.pipeline import folders
 from fer_lib.pipeline.runfile import Phase, RunPlan
-from fer_lib.storage.paths import phases_dir
 
 REFERENCE = 0.025  # loop_seconds of the machine on which a run file's ``seconds`` were measured
 PHASE_START = 1.0  # seconds of a phase before its own clock starts and after it stops
@@ -16,7 +16,7 @@ PHASE_START = 1.0  # seconds of a phase before its own clock starts and after it
 
 def finished_before(phases: Sequence[Phase]) -> set[str]:
     """Names of the phases that have finished in this home at least once, with whatever parameters."""
-    return {phase.name for phase in phases if any(phases_dir().glob(f"{phase.name}-*/done.json"))}
+    return {phase.name for phase in phases} & {record["phase"] for record in folders.finished_phases()}
 
 
 def describe(plan: RunPlan, phases: Sequence[Phase]) -> str:
@@ -30,11 +30,9 @@ def describe(plan: RunPlan, phases: Sequence[Phase]) -> str:
         seconds = plan.seconds * loop_seconds() / REFERENCE
     if seconds is None:
         return ""
-    count = cores()
-    return (
-        f"{len(phases)} phase{'s' * (len(phases) > 1)} to run: about {duration(seconds)} on "
-        f"{count} core{'s' * (count > 1)}"
-    )
+    runs, count = len(phases), cores()
+    on = f"{count} core{'s' * (count > 1)}"
+    return f"{runs} phase{'s' * (runs > 1)} to run: about {duration(seconds)} on {on}"
 
 
 def measured_seconds(phases: Sequence[Phase]) -> float | None:
@@ -63,10 +61,4 @@ def duration(seconds: float) -> str:
 
 def loop_seconds() -> float:
     """CPU seconds of a loop in Python, the best of three."""
-
-    def measure() -> float:
-        began = time.process_time()
-        sum(number * number for number in range(500_000))
-        return time.process_time() - began
-
-    return min(measure() for _ in range(3))
+    return min(timeit.repeat("sum(n * n for n in range(500_000))", timer=time.process_time, number=1, repeat=3))

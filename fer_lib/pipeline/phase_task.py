@@ -124,7 +124,7 @@ class Task:
                 if earlier is not None and earlier.status == "ran":
                     tags["mlflow.parentRunId"] = earlier.run_id
         client, experiment = self.shared.client, self.execution.experiment
-        run = store.retry_while_locked(lambda: client.create_run(experiment, run_name=self.phase.name, tags=tags))
+        run = store.retry_while_locked(client.create_run, experiment, run_name=self.phase.name, tags=tags)
         return run.info.run_id
 
     def end(self, error: BaseException | None) -> None:
@@ -147,15 +147,14 @@ class Task:
                 if not isinstance(error, NotebookFailed):
                     raise error
                 where = f" ({result.label})" if result.label else ""
-                message = f"phase {self.phase.name!r}{where} failed: {error}"
-                self.shared.console.print(message, style="red", markup=False, highlight=False)
+                self.shared.console.print(f"phase {self.phase.name!r}{where} failed: {error}", style="red")
         finally:
             result.seconds = time.time() - self.start_time
             if status != "FINISHED":
                 (self.folder / "done.json").unlink(missing_ok=True)
             self.lock.release()
             self._attach()
-            store.retry_while_locked(lambda: self.shared.client.set_terminated(result.run_id, status))
+            store.retry_while_locked(self.shared.client.set_terminated, result.run_id, status)
 
     def _attach(self) -> None:
         """Attach the notebook, and its page later: the next phase need not wait for it."""
@@ -164,4 +163,4 @@ class Task:
             self.shared.pending.append(self.shared.background.submit(lambda: self._log(write_html(self.output))))
 
     def _log(self, path: Path) -> None:
-        store.retry_while_locked(lambda: self.shared.client.log_artifact(self.result.run_id, str(path), "notebook"))
+        store.retry_while_locked(self.shared.client.log_artifact, self.result.run_id, str(path), "notebook")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -77,12 +77,14 @@ def shorten(name: str, width: int) -> str:
 class Display:
     """Lines that a terminal redraws; other outputs get a line of text per line and ``LINE_SECONDS``."""
 
-    def __init__(self, console: Console, head: Callable[[], Text] | None = None):
-        self.console, self.head, self.lines = console, head, []
-        self.indent = 2 if head else 0
+    indent = 0
+
+    def __init__(self, console: Console):
+        self.console = console
+        self.lines: dict[int, Line] = {}
         self._end = threading.Event()
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> Self:
         if self.console.is_terminal:
             # stdout is a result that may be piped: while the display is on stderr, it stays as it is
             self._live = Live(console=self.console, get_renderable=self._render, transient=True, refresh_per_second=4,
@@ -106,14 +108,17 @@ class Display:
 
     def _render(self) -> Group:
         width = self.console.width - self.indent
-        lines = list(self.lines)
+        lines = list(self.lines.values())
         longest = max((len(line.name) for line in lines), default=0)
         rows = [Text(" " * self.indent + line.padded(width, longest), no_wrap=True) for line in lines]
-        return Group(*([self.head()] if self.head else []), *rows)
+        return Group(*self._head(), *rows)
+
+    def _head(self) -> list[Text]:
+        return []
 
     def _print_lines(self) -> None:
         while not self._end.wait(min(1.0, LINE_SECONDS)):
-            for line in list(self.lines):
+            for line in list(self.lines.values()):
                 if time.monotonic() - line.last_print >= LINE_SECONDS:
                     line.last_print = time.monotonic()
                     self.print(line.plain())
@@ -123,30 +128,20 @@ class Display:
 def show_progress(name: str) -> Iterator[None]:
     """Show the steps of this process on stderr while the block runs."""
     last: dict[str, Any] = {}
-
-    def read() -> dict[str, Any] | None:
-        return dict(last) or None
-
     with Display(Console(stderr=True)) as display, progress.observed_by(last.update):
-        display.lines.append(Line(name, read, "starting"))
+        display.lines[0] = Line(name, lambda: dict(last) or None, "starting")
         yield
 
 
-class PhaseBar:
+class PhaseBar(Display):
     """A bar for all phases and a line per running phase; without a terminal, a line when a phase starts and ends."""
 
+    indent = 2
+
     def __init__(self, console: Console, name: str, total: int):
+        super().__init__(console)
         self.name, self.total, self.finished, self.began = name, total, 0, time.monotonic()
-        self.display = Display(console, self._head)
-        self.lines: dict[int, Line] = {}
         self.reported: set[Path] = set()
-
-    def __enter__(self) -> PhaseBar:
-        self.display.__enter__()
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.display.__exit__(*error)
 
     def start(self, result) -> None:
         """Add a line for a phase that starts."""
@@ -156,14 +151,13 @@ class PhaseBar:
         def read() -> dict[str, Any] | None:
             return try_read_json(folder / "progress.json") if _time_written(folder) != earlier else None
 
-        line = self.lines[id(result)] = Line(title, read, "starting kernel")
-        self.display.lines.append(line)
-        if not self.display.console.is_terminal:
-            self.display.print(f"{title}: starting")
+        self.lines[id(result)] = Line(title, read, "starting kernel")
+        if not self.console.is_terminal:
+            self.print(f"{title}: starting")
 
     def finish(self, result) -> None:
         """Replace the line of a phase that has ended by its status."""
-        self.display.lines.remove(self.lines.pop(id(result)))
+        del self.lines[id(result)]
         self._advance(result, f"{result.status} ({result.seconds:.1f} s)")
 
     def skip(self, result) -> None:
@@ -174,20 +168,20 @@ class PhaseBar:
         """Print why no more phases start while others still run."""
         if running:
             message = f"{error}\nno more phases start; waiting for {running} running phase{'s' * (running > 1)}"
-            self.display.print(message, style="red")
+            self.print(message, style="red")
 
     def _advance(self, result, status: str) -> None:
         self.finished += 1
         self.reported.add(result.folder)
         if status:
-            self.display.print(f"[{self.finished}/{self.total}] {_title(result)}: {status}")
+            self.print(f"[{self.finished}/{self.total}] {_title(result)}: {status}")
 
-    def _head(self) -> Text:
+    def _head(self) -> list[Text]:
         filled = BAR_WIDTH * self.finished // max(1, self.total)
         count, clock = f"{self.finished}/{self.total}", progress.format_clock(time.monotonic() - self.began)
         bar = Text("━" * filled, style="green") + Text("━" * (BAR_WIDTH - filled), style="bright_black")
-        name = shorten(self.name, self.display.console.width - BAR_WIDTH - len(count) - len(clock) - 6)
-        return Text(f"{name} ", no_wrap=True) + bar + Text(f"  {count}  {clock}")
+        name = shorten(self.name, self.console.width - BAR_WIDTH - len(count) - len(clock) - 6)
+        return [Text(f"{name} ", no_wrap=True) + bar + Text(f"  {count}  {clock}")]
 
 
 def _time_written(folder: Path) -> int | None:

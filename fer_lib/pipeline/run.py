@@ -43,7 +43,7 @@ def run_file(
 
     from fer_lib.pipeline.execution import Execution, open_session
     from fer_lib.pipeline.progress import PhaseBar, result_table
-    from fer_lib.pipeline.schedule import Schedule, not_started, resume_hint
+    from fer_lib.pipeline.schedule import Schedule, print_unfinished
     from fer_lib.pipeline.workers import open_workers
 
     finished = set() if fresh else forecast.finished_before(phases)
@@ -53,18 +53,13 @@ def run_file(
         execution = Execution(shared, plan, phases, reuse_earlier=bool(only or from_))
         execution.start_run()
         with PhaseBar(shared.console, plan.name, len(phases)) as bar:
-            schedule = Schedule([execution], pool, bar, keep_going=parallel > 1)
-            if finished:
-                left = (phase for phase in phases if phase.name in execution.not_started)
-                schedule.before_start = lambda: _announce(plan, list(left), parallel)
-            code = schedule.run()
+            left = (phase for phase in phases if phase.name in execution.not_started)
+            announce = (lambda: _announce(plan, list(left), parallel)) if finished else None
+            code = Schedule([execution], pool, bar, parallel > 1, announce).run()
         shared.console.print(result_table(plan.name, list(execution.results.values())))
-        for line in not_started([execution]):
-            shared.console.print(f"not started: {line}", markup=False, highlight=False)
+        print_unfinished(shared, [execution], code)
         if code == 0:
             shared.console.print("open the results with: fer ui")
-        else:
-            shared.console.print(resume_hint(fresh))
     return code
 
 

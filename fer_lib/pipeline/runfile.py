@@ -39,21 +39,20 @@ from fer_lib.storage.paths import external, is_uri
 class Input:
     """An input field of a phase.
 
-    ``kinds``: a blank field uses the newest earlier phase of these kinds, or all of them with ``many``; with
-    ``fill_blank=False`` it stays blank.  ``more_kinds``: further kinds that the field may name.
+    ``kinds``: a blank field uses the newest earlier phase of these kinds, or all of them with ``many``; without kinds
+    it stays blank.  ``more_kinds``: further kinds that the field may name.
     """
 
     kinds: tuple[str, ...]
     many: bool = False
     required: bool = True
-    fill_blank: bool = True
     more_kinds: tuple[str, ...] = ()
 
 
 INPUTS: dict[str, Input] = {
     "imports": Input(("import",)),
     "manifest": Input(("manifest", "audit")),
-    "manifests": Input(("manifest", "audit"), many=True, required=False, fill_blank=False),
+    "manifests": Input((), many=True, required=False, more_kinds=("manifest", "audit")),
     "fits": Input(("teacher",), many=True, more_kinds=("student",)),
     "teachers": Input(("teacher",), many=True, more_kinds=("checkpoints",)),
     "softlabels": Input(("softlabels",)),
@@ -106,9 +105,8 @@ def input_phases(phase: Phase) -> set[str]:
 def input_fields(kind: str) -> dict[str, Input]:
     """The input fields of this kind; a blank one never uses a phase of the same kind."""
     fields = params_module.KINDS[kind][0].model_fields
-    own = {name: spec for name, spec in INPUTS.items() if name in fields}
-    kinds = {name: tuple(k for k in spec.kinds if k != kind) if spec.fill_blank else () for name, spec in own.items()}
-    return {name: replace(spec, kinds=kinds[name]) for name, spec in own.items()}
+    specs = {name: spec for name, spec in INPUTS.items() if name in fields}
+    return {name: replace(spec, kinds=tuple(k for k in spec.kinds if k != kind)) for name, spec in specs.items()}
 
 
 def load_run(path: Path | str, overrides: Sequence[str] = (), smoke: bool = False) -> RunPlan:

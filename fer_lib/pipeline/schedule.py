@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 
 from fer_lib.errors import FerError
-from fer_lib.pipeline.execution import Execution
+from fer_lib.pipeline.execution import Execution, Session
 from fer_lib.pipeline.papermill import NotebookFailed
 from fer_lib.pipeline.phase_task import Task
 from fer_lib.pipeline.workers import InProcess, ProcessPool, signals_deferred, signals_ignored
@@ -17,16 +17,19 @@ class Schedule:
     """Runs the phases of executions in order; a phase starts when its inputs are finished and a slot is free.
 
     Two executions never run the same phase: the second waits and re-uses it.  ``keep_going``: after a failure, phases
-    that do not depend on it still run; otherwise no more phases start.  ``before_start`` is called once, when the
+    that do not depend on it still run; otherwise no more phases start.  ``before_start`` (if any) is called when the
     first phase is about to start.
     """
 
-    def __init__(self, executions: list[Execution], pool: InProcess | ProcessPool, bar, keep_going: bool):
+    def __init__(
+        self, executions: list[Execution], pool: InProcess | ProcessPool, bar, keep_going: bool,
+        before_start: Callable[[], None] | None = None,
+    ):  # fmt: skip
         self.executions, self.pool, self.bar, self.keep_going = executions, pool, bar, keep_going
+        self.before_start = before_start
         self.tasks: dict[tuple[int, str], Task] = {}
         self.running: dict[Future, tuple[Task, int]] = {}
         self.stopping = False
-        self.before_start: Callable[[], None] = _do_nothing
 
     def run(self) -> int:
         """Run all; 0 when every phase finishes, 1 when one fails, 130 after an interrupt.
@@ -76,7 +79,7 @@ class Schedule:
                         return
                     changed |= self._advance(execution, phase)
                 if execution.is_over:
-                    self._end_one(execution)
+                    execution.end_run("FAILED")
 
     def _advance(self, execution: Execution, phase) -> bool:
         """Skip or start one phase; False when it has to wait."""
@@ -90,8 +93,9 @@ class Schedule:
             return True
         if task.is_waiting:
             return False
-        self.before_start()
-        self.before_start = _do_nothing
+        if self.before_start is not None:
+            self.before_start()
+            self.before_start = None
         slot = min(set(range(self.pool.count)) - {used for _, used in self.running.values()})
         with signals_deferred():
             work = task.start(self.pool.environment(slot, phase.params))
@@ -111,7 +115,7 @@ class Schedule:
         if task.result.status == "failed" and not self.keep_going:
             self.stopping = True
         if task.execution.is_over:
-            self._end_one(task.execution)
+            task.execution.end_run("FAILED")
 
     def _finish(self, future: Future, error: BaseException | None) -> None:
         with signals_deferred():
@@ -138,27 +142,16 @@ class Schedule:
     def _end_runs(self, status: str) -> None:
         """End the MLflow runs that are open, with ``status`` where a phase is missing."""
         for execution in self.executions:
-            if execution.run_id and not execution.final_status:
-                execution.end_run("FINISHED" if execution.is_complete else status)
-
-    def _end_one(self, execution: Execution) -> None:
-        if not execution.final_status:
-            execution.end_run("FINISHED" if execution.is_complete else "FAILED")
+            if execution.run_id:
+                execution.end_run(status)
 
 
-def _do_nothing() -> None:
-    """The default of ``Schedule.before_start``."""
-
-
-def not_started(executions: list[Execution]) -> list[str]:
-    """Names of phases that have not started, one line per combination."""
-    lines = []
+def print_unfinished(session: Session, executions: list[Execution], code: int) -> None:
+    """Print the phases that have not started, one line per combination, and unless ``code`` is 0 how to go on."""
     for execution in executions:
         if names := execution.not_started:
-            lines.append(f"{execution.label}: {', '.join(names)}" if execution.label else ", ".join(names))
-    return lines
-
-
-def resume_hint(fresh: bool) -> str:
-    """The next step after a run that did not finish; ``--fresh`` would start all phases again."""
-    return f"finished phases are kept: the same command{' without --fresh' * fresh} continues from here"
+            label = f"{execution.label}: " if execution.label else ""
+            session.console.print(f"not started: {label}{', '.join(names)}")
+    if code:  # --fresh would start all phases again
+        again = "the same command" + " without --fresh" * session.fresh
+        session.console.print(f"finished phases are kept: {again} continues from here")

@@ -44,7 +44,9 @@ def phase_run(kind: str, namespace: Mapping[str, Any], intent: str = "", name: s
     if run_id is None:
         params, plan = prepare_standalone(params, kind, name or kind)
     else:
-        plan = read_plan(params)
+        inputs = {field: getattr(params, field) for field in input_fields(kind)}
+        plan = read_json(Path(params.output_dir) / "phase.json")
+        plan |= {"inputs": inputs, "output_dir": params.output_dir}
     run = PhaseRun(params, plan, run_id)
     if intent:
         run.note(intent=intent)
@@ -84,13 +86,6 @@ def quick_settings(params, kind: str, inputs: dict[str, Any]):
         f'the settings above, name the manifest: manifest = "{below(Path(inputs["manifest"]), home())}"'
     )
     return settings
-
-
-def read_plan(params) -> dict[str, Any]:
-    """The plan that the pipeline wrote to the phase's folder, with the inputs that it passed as parameters."""
-    plan = read_json(Path(params.output_dir) / "phase.json")
-    inputs = {name: getattr(params, name) for name in input_fields(plan["kind"])}
-    return plan | {"inputs": inputs, "output_dir": params.output_dir}
 
 
 def standalone_inputs(kind: str, params) -> dict[str, str | list[str]]:

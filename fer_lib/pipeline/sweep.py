@@ -42,34 +42,34 @@ def sweep_file(
 
     from fer_lib.pipeline.execution import Execution, open_session
     from fer_lib.pipeline.progress import PhaseBar
-    from fer_lib.pipeline.schedule import Schedule, not_started, resume_hint
+    from fer_lib.pipeline.schedule import Schedule, print_unfinished
     from fer_lib.pipeline.workers import open_workers
 
     new = fresh or len(forecast.finished_before(selected[0])) < len(selected[0])
     with open_workers(parallel, start=new) as pool, open_session(fresh) as shared:
         if excluded := [phase.name for phase in asked[0] if phase not in selected[0]]:
-            message = f"left out of the sweep, because they move an alias: {', '.join(excluded)}"
-            shared.console.print(message, markup=False, highlight=False)
-        sweep, status = _SweepRun(shared, combinations, overrides), "FAILED"
+            shared.console.print(f"left out of the sweep, because they move an alias: {', '.join(excluded)}")
+        plan, status = combinations[0].plan, "FAILED"
+        title, varied = f"{plan.name} sweep", (text.partition("=") for text in overrides)
+        tags = {"fer.kind": "sweep"} | {f"fer.sweep.{name.strip()}": values for name, _, values in varied}
+        run_id = shared.start_run(plan, title, tags).info.run_id
         try:
             executions = [
                 Execution(shared, combination.plan, phases, bool(only or from_), combination.label, combination.values,
-                          sweep.run_id)
+                          run_id)
                 for combination, phases in zip(combinations, selected, strict=True)
             ]  # fmt: skip
-            with PhaseBar(shared.console, sweep.title, sum(map(len, selected))) as bar:
+            with PhaseBar(shared.console, title, sum(map(len, selected))) as bar:
                 code = Schedule(executions, pool, bar, keep_going=True).run()
-            sweep.compare(executions, compared_phases(combinations, [phase.name for phase in selected[0]]))
+            last = compared_phases(combinations, [phase.name for phase in selected[0]])
+            best = _compare(shared, run_id, title, executions, last)
             status = {0: "FINISHED", 1: "FAILED", 130: "KILLED"}[code]
         finally:
-            shared.client.set_terminated(sweep.run_id, status)
-        for line in not_started(executions):
-            shared.console.print(f"not started: {line}", markup=False, highlight=False)
-        if code:
-            shared.console.print(resume_hint(fresh))
-        elif sweep.best is not None:
-            command = run_command(path, combinations[sweep.best], smoke)
-            shared.console.print(f"best on validation rows: {command}", markup=False, highlight=False, soft_wrap=True)
+            shared.client.set_terminated(run_id, status)
+        print_unfinished(shared, executions, code)
+        if code == 0 and best is not None:
+            command = run_command(path, combinations[best], smoke)
+            shared.console.print(f"best on validation rows: {command}", soft_wrap=True)
     return code
 
 
@@ -79,38 +79,21 @@ def run_command(path: Path | str, combination: Combination, smoke: bool) -> str:
     return shlex.join(words + ["--smoke"] * smoke)
 
 
-class _SweepRun:
-    """The parent MLflow run of the combinations.  ``best``: index of the best one, None with a tie."""
+def _compare(shared, run_id: str, title: str, executions: list, last: list[str]) -> int | None:
+    """Print the comparison and attach it to the run: ``sweep.json``, ``sweep.csv``, ``sweep.png``.
 
-    def __init__(self, shared, combinations: list[Combination], overrides: Sequence[str]):
-        from fer_lib.storage.paths import below
-        from fer_lib.tracking import store
-        from fer_lib.tracking.records import git_state
+    Returns the index of the best combination, None with a tie.
+    """
+    from fer_lib.pipeline import comparison
 
-        plan, client = combinations[0].plan, shared.client
-        self.shared, self.combinations, self.title, self.best = shared, combinations, f"{plan.name} sweep", None
-        source = plan.path.resolve()
-        tags = {"fer.kind": "sweep", "fer.lock": shared.lock, "fer.git": git_state()}
-        tags["fer.run_file"] = below(source, shared.base)
-        experiment = store.experiment_id(plan.experiment)
-        self.run_id = client.create_run(experiment, run_name=self.title, tags=tags).info.run_id
-        client.log_artifact(self.run_id, str(source))
-        for name, _, value in (text.partition("=") for text in dict.fromkeys(overrides)):
-            client.set_tag(self.run_id, f"fer.sweep.{name.strip()}", value)
-
-    def compare(self, executions: list, last: list[str]) -> None:
-        """Print the comparison and attach it to the run: ``sweep.json``, ``sweep.csv``, ``sweep.png``."""
-        from fer_lib.pipeline import comparison, curves
-
-        rows = comparison.rows(executions, last)
-        groups = comparison.grouped(rows)
-        self.best = comparison.best(groups)
-        client = self.shared.client
-        if self.best is not None:
-            client.set_tag(self.run_id, "fer.best", self.combinations[self.best].label)
-        client.log_dict(self.run_id, comparison.as_json(self.title, executions, groups), "sweep.json")
-        client.log_text(self.run_id, comparison.as_csv(groups), "sweep.csv")
-        if (figure := curves.plot_scores(self.title, groups)) is not None:
-            client.log_figure(self.run_id, figure, "sweep.png", save_kwargs={"dpi": 120})
-        for part in comparison.rich_tables(groups):
-            self.shared.console.print(part)
+    groups = comparison.grouped(comparison.rows(executions, last))
+    best, client = comparison.best(groups), shared.client
+    if best is not None:
+        client.set_tag(run_id, "fer.best", executions[best].label)
+    client.log_dict(run_id, comparison.as_json(title, executions, groups), "sweep.json")
+    client.log_text(run_id, comparison.as_csv(groups), "sweep.csv")
+    if (figure := comparison.plot_scores(title, groups)) is not None:
+        client.log_figure(run_id, figure, "sweep.png", save_kwargs={"dpi": 120})
+    for part in comparison.rich_tables(groups):
+        shared.console.print(part)
+    return best

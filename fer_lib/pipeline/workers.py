@@ -16,7 +16,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -181,31 +181,29 @@ def kernel_environment(count: int, params, gpus: list[str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def signals_ignored() -> Iterator[None]:
-    """Ignore Ctrl+C and SIGTERM in this block."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
+def _signals_handled(handler: Any, numbers: Collection[int] = SIGNALS) -> Iterator[None]:
+    """Handle signals by ``handler`` in this block, which only the main thread can."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in numbers if is_main}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def signals_ignored() -> contextlib.AbstractContextManager[None]:
+    """Ignore Ctrl+C and SIGTERM in this block."""
+    return _signals_handled(signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def signals_deferred() -> Iterator[None]:
     """Delay Ctrl+C and SIGTERM to the end of this block, so that it is never left half done."""
     caught: list[int] = []
-    main_thread = threading.current_thread() is threading.main_thread()
-    numbers = [number for number in SIGNALS if main_thread and signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, lambda number, frame: caught.append(number)) for number in numbers}
-    try:
+    numbers = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    with _signals_handled(lambda number, frame: caught.append(number), numbers):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if caught:
         raise KeyboardInterrupt
 
@@ -252,9 +250,5 @@ def _run_in_worker(work: dict[str, Any]) -> None:
             last = time.monotonic()
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
-    try:
+    with _signals_handled(interrupt):
         execute(**work)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

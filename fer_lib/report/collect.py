@@ -138,7 +138,7 @@ def _lineage(phase_folders: list[Path], order: list[str]) -> list[dict[str, Any]
         if Path(first["folder"]) != folder:
             raise FerError(
                 f"the run was built from two attempts of phase {record['phase']!r}: {Path(first['folder']).name} and "
-                f"{folder.name}; run its file again, so that all phases share one"
+                f"{folder.name}; run its file again with --fresh, so that all phases share one"
             )
         if first is record:
             inputs = (v for value in record["inputs"].values() for v in (value if isinstance(value, list) else [value]))

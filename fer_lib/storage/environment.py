@@ -5,26 +5,36 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 from fer_lib.devices import describe_device
 from fer_lib.storage.atomic import write_json
-from fer_lib.storage.git import run_git
 from fer_lib.storage.phase_result import PhaseResult
 
+_ROOT = Path(__file__).resolve().parents[2]  # the checkout that this package runs from
 _PACKAGES = (
     "torch", "torchvision", "timm", "mlflow", "numpy", "pandas", "opencv-python", "opencv-python-headless",
     "onnxruntime", "scikit-learn", "fer-lab",
 )  # fmt: skip
 
 
+def run_git(*words: str) -> str | None:
+    """Output of ``git WORDS`` in the checkout; None without git, outside a checkout, or when the command fails."""
+    try:
+        done = subprocess.run(["git", "-C", str(_ROOT), *words], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
 def environment(device: str) -> dict[str, Any]:
     """Machine, packages and git state, for ``environment.json``.  ``device``: as in ``devices.resolve_device``."""
     import torch
 
-    lock = Path(__file__).resolve().parents[2] / "requirements.lock"
+    lock = _ROOT / "requirements.lock"
     changes = run_git("status", "--porcelain")
     installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,22 +59,20 @@ class LiveRun:
         tags = {"fer.kind": "live", "fer.folder": relative, "fer.lock": f"{relative}/.lock", "fer.git": git_state()}
         experiment = store.experiment_id()
         name = name or f"live {folder.name}"
-        run = store.retry_while_locked(lambda: self._client.create_run(experiment, tags=tags, run_name=name))
+        run = store.retry_while_locked(self._client.create_run, experiment, tags=tags, run_name=name)
         self.run_id = run.info.run_id
         values = flatten(p.model_dump(mode="json")).items()
         params = [mlflow.entities.Param(k, v if isinstance(v, str) else json.dumps(v)) for k, v in values]
-        store.retry_while_locked(lambda: self._client.log_batch(self.run_id, params=params))
+        store.retry_while_locked(self._client.log_batch, self.run_id, params=params)
 
     def end(self, summary: dict[str, Any], error: BaseException | None) -> None:
         """Log metrics, log files and the final status.  Videos show people, so they are not copied.
 
         Raises FerError when the MLflow store fails; the session's files are complete then.
         """
-        from mlflow.utils.time import get_current_time_millis
-
-        now = get_current_time_millis()
+        now = int(time.time() * 1000)
         try:
-            store.retry_while_locked(lambda: self._end(summary, error, now))
+            store.retry_while_locked(self._end, summary, error, now)
         except Exception as store_error:
             raise FerError(
                 f"the session's files in {self.folder} are complete, but its MLflow run {self.run_id} could not be "

@@ -34,10 +34,8 @@ from fer_lib.storage.paths import below, mlruns
 from fer_lib.storage.phase_result import PhaseResult
 from fer_lib.tracking import run_status, store
 from fer_lib.tracking.event_logger import EventLogger
-from fer_lib.tracking.records import git_state, numbers, relative_inputs, write_plan, write_progress
+from fer_lib.tracking.records import git_state, numbers, relative_inputs, write_plan
 from fer_lib.tracking.registry import resolve
-
-__all__ = ["PhaseRun", "inherited_run"]
 
 NOTE_FIELDS = ("intent", "action", "result", "decision", "next")
 _current: PhaseRun | None = None  # the open run of this process
@@ -113,24 +111,25 @@ class PhaseRun:
         if run_id is None:
             tags["fer.lock"] = below(self.output_dir / ".lock", base)
             experiment = store.experiment_id()
-            active = store.retry_while_locked(lambda: mlflow.start_run(
-                experiment_id=experiment, run_name=self.name, tags=tags, log_system_metrics=system_metrics
-            ))  # fmt: skip
+            active = store.retry_while_locked(
+                mlflow.start_run, experiment_id=experiment, run_name=self.name, tags=tags,
+                log_system_metrics=system_metrics,
+            )  # fmt: skip
         else:
-            active = store.retry_while_locked(lambda: mlflow.start_run(run_id, log_system_metrics=system_metrics))
-            store.retry_while_locked(lambda: mlflow.set_tags(tags))
+            active = store.retry_while_locked(mlflow.start_run, run_id, log_system_metrics=system_metrics)
+            store.retry_while_locked(mlflow.set_tags, tags)
         self.run_id = active.info.run_id
         self._lock.describe(run_id=self.run_id)
         write_plan(plan | {"run_id": self.run_id}, base)
         logged = active.data.params  # MLflow accepts each parameter once
         flat = flatten(self.params.model_dump(mode="json") | relative_inputs(self.inputs, base))
         flat = {k: v if isinstance(v, str) else json.dumps(v) for k, v in flat.items() if k != "output_dir"}
-        store.retry_while_locked(lambda: mlflow.log_params({k: v for k, v in flat.items() if k not in logged}))
+        store.retry_while_locked(mlflow.log_params, {k: v for k, v in flat.items() if k not in logged})
 
     def _end_predecessor(self, run_id: str | None) -> None:
         """End the earlier run of this folder.  Its process is dead, since this one holds the lock."""
         before = self.output_dir / "phase.json"
-        earlier = json.loads(before.read_text(encoding="utf-8")).get("run_id") if before.is_file() else None
+        earlier = read_json(before).get("run_id") if before.is_file() else None
         if earlier and earlier != run_id:
             run_status.end_if_running(self._client, earlier)
 
@@ -160,23 +159,21 @@ class PhaseRun:
         else:
             self.close("FAILED")
 
-    def _mlflow(self):
-        """The mlflow module.  Raises FerError when this run has ended, because MLflow would start another."""
+    def _log(self, function: str, *values: Any, **options: Any) -> None:
+        """Call a function of mlflow.  Raises FerError when this run has ended, because MLflow would start another."""
         import mlflow
 
         if _current is not self:
             raise FerError(f"the run of phase {self.name} has ended: run the cell that opens it again, and those after")
-        return mlflow
+        store.retry_while_locked(getattr(mlflow, function), *values, **options)
 
     def metrics(self, values: dict[str, Any], step: int | None = None) -> None:
         """Log every numeric leaf of ``values`` in one call; a nested key becomes ``outer/inner``."""
-        mlflow = self._mlflow()
-        store.retry_while_locked(lambda: mlflow.log_metrics(numbers(values), step=step))
+        self._log("log_metrics", numbers(values), step=step)
 
     def tags(self, **values: Any) -> None:
         """Set tags on the run."""
-        mlflow = self._mlflow()
-        store.retry_while_locked(lambda: mlflow.set_tags({key: str(value) for key, value in values.items()}))
+        self._log("set_tags", {key: str(value) for key, value in values.items()})
 
     def warn(self, message: str, echo: bool = True) -> None:
         """Record a warning: print it and add a line to the tag ``fer.warning``."""
@@ -187,28 +184,29 @@ class PhaseRun:
 
     def figure(self, figure, name: str):
         """Attach a figure, save a copy in the phase's folder and return it.  The suffix of ``name`` sets the format."""
-        mlflow = self._mlflow()
         path = self.output_dir / "figures" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         options = {"dpi": 120, "bbox_inches": "tight"}
         with progress.step(f"drawing {name}"):
+            self._log("log_figure", figure, f"figures/{name}", save_kwargs=options)
+            path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, **options)
-            store.retry_while_locked(lambda: mlflow.log_figure(figure, f"figures/{name}", save_kwargs=options))
         return figure
 
     def _write_progress(self, record: dict[str, Any]) -> None:
-        write_progress(self.output_dir, **record, **self.progress_fields)
+        """Write ``progress.json``, which ``fer run`` displays.  Atomic, but not synced: losing it does no harm."""
+        work = self.output_dir / f".progress.{os.getpid()}.partial"
+        with contextlib.suppress(OSError):  # a full disk is reported by the files that matter
+            work.write_text(json.dumps(record | self.progress_fields), encoding="utf-8")
+            os.replace(work, self.output_dir / "progress.json")
 
     def artifact(self, path: Path | str, folder: str | None = None) -> Path:
         """Attach a file or a folder to the run.  Raises FerError when it does not exist."""
-        mlflow = self._mlflow()
         path = Path(path)
         with progress.step(f"attaching {path.name}"):
             if path.is_dir():
-                target = f"{folder}/{path.name}" if folder else path.name
-                store.retry_while_locked(lambda: mlflow.log_artifacts(str(path), target))
+                self._log("log_artifacts", str(path), f"{folder}/{path.name}" if folder else path.name)
             elif path.is_file():
-                store.retry_while_locked(lambda: mlflow.log_artifact(str(path), folder))
+                self._log("log_artifact", str(path), folder)
             else:
                 raise FerError(f"phase {self.name}: there is no file {path} to attach to the run")
         return path
@@ -218,12 +216,11 @@ class PhaseRun:
 
         Later values replace earlier ones.  Raises FerError for any other field.
         """
-        mlflow = self._mlflow()
         if unknown := set(fields) - set(NOTE_FIELDS):
             raise FerError(f"a note has the fields {', '.join(NOTE_FIELDS)}, not {', '.join(sorted(unknown))}")
         self._note |= fields
         text = "\n\n".join(f"**{f.capitalize()}.** {self._note[f]}" for f in NOTE_FIELDS if f in self._note)
-        store.retry_while_locked(lambda: mlflow.set_tag("mlflow.note.content", text))
+        self._log("set_tag", "mlflow.note.content", text)
 
     def follow(self, events: Iterable[dict[str, Any]], echo: bool = True) -> dict[str, Any]:
         """Log training events and return the last one (:meth:`EventLogger.follow`)."""
@@ -291,7 +288,7 @@ class PhaseRun:
         self._unregister()
         try:
             try:  # end_run cannot be retried: it forgets the run before it writes
-                store.retry_while_locked(lambda: self._client.set_terminated(self.run_id, status))
+                store.retry_while_locked(self._client.set_terminated, self.run_id, status)
             finally:
                 mlflow.end_run(status)
         finally:

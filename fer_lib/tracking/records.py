@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from fer_lib.storage.atomic import write_json
-from fer_lib.storage.git import run_git
+from fer_lib.storage.environment import run_git
 from fer_lib.storage.json_files import flatten
 from fer_lib.storage.paths import below
 
@@ -57,18 +54,20 @@ def write_plan(plan: dict[str, Any], base: Path) -> Path:
     return write_json(Path(plan["output_dir"]) / "phase.json", record | {"inputs": inputs})
 
 
+def notebook_shell() -> Any:
+    """IPython's shell in a notebook; None elsewhere."""
+    return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+
+
 def set_up_notebook() -> None:
     """In a notebook, show matplotlib figures as PNG and warnings that ``fer_lib`` logs as plain output.
 
     Without pyplot, IPython prints only a figure's repr.  Jupyter paints stderr red, as if the cell had failed.
     """
-    if "IPython" not in sys.modules:
+    if (shell := notebook_shell()) is None:
         return
-    from IPython import get_ipython
     from IPython.core.pylabtools import select_figure_formats
 
-    if (shell := get_ipython()) is None:
-        return
     select_figure_formats(shell, {"png"})
     if not (log := logging.getLogger("fer_lib")).handlers:
         plain = logging.StreamHandler(sys.stdout)
@@ -85,11 +84,3 @@ def show_table(table, empty: str, precision: int = 4) -> None:
         print(empty)
     else:
         display(table.style.format(precision=precision, na_rep=""))
-
-
-def write_progress(folder: Path, **fields: Any) -> None:
-    """Write ``progress.json``, which ``fer run`` displays.  Atomic, but not synced: losing it does no harm."""
-    work = folder / f".progress.{os.getpid()}.partial"
-    with contextlib.suppress(OSError):  # a full disk is reported by the files that matter
-        work.write_text(json.dumps(fields), encoding="utf-8")
-        os.replace(work, folder / "progress.json")

@@ -20,38 +20,41 @@ from fer_lib.models.bundle import META, Bundle, bundle_folder, read_bundle
 from fer_lib.params import usable_alias
 from fer_lib.storage import paths
 from fer_lib.storage.atomic import fresh_folder
+from fer_lib.storage.phase_result import Registration
 from fer_lib.tracking import store
 
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
-def register_bundle(
-    bundle: Bundle, registered_name: str, alias: str = "", run_id: str | None = None, description: str = ""
-) -> int:
-    """Register the bundle as a new version of ``registered_name`` and move ``alias`` (if any) to it.
+def register_model(
+    bundle: Bundle, name: str, alias: str = "", run_id: str | None = None, smoke: bool = False, description: str = ""
+) -> Registration:
+    """Register ``bundle`` as a new version of ``name`` and move ``alias`` (if any) to it, unless it is not permitted.
 
-    The version belongs to run ``run_id``, else to the active run, else to a new run.  The alias moves last, so an
-    interruption leaves it at the earlier version.
+    The alias moves last, so an interruption leaves it at the earlier version.
 
-    Returns:
-        The version number.
+    Args:
+        run_id: the run that the version belongs to; None: the active run, else a new one.
+        smoke: whether that run is a rehearsal (see :func:`permitted_alias`).
 
     Raises:
-        FerError: MLflow refuses the name or alias, or :func:`permitted_alias` does.
+        FerError: MLflow refuses the name or the alias.
     """
+    if alias and not usable_alias(alias):  # MLflow refuses it only after registering the version
+        raise FerError(f"'{alias}' can't be an alias of '{name}': use letters, digits, _ and -, not latest or v1")
+    permitted, refusal = permitted_alias(bundle, name, alias, smoke)
+    before = alias_version(name, permitted)
+    version = _register_version(bundle, name, permitted, run_id, description)
+    return Registration(name, version, permitted, alias_message(name, permitted, version, before, bundle), refusal)
+
+
+def _register_version(bundle: Bundle, name: str, alias: str, run_id: str | None, description: str) -> int:
     import mlflow
     from mlflow.exceptions import MlflowException
     from mlflow.models import set_signature
 
     from fer_lib.deploy import pyfunc
 
-    if alias and not usable_alias(alias):  # MLflow refuses it only after registering the version
-        raise FerError(
-            f"'{alias}' can't be an alias of '{registered_name}': use letters, digits, _ and -, not latest or v1"
-        )
-    if refusal := permitted_alias(bundle, registered_name, alias)[1]:
-        raise FerError(f"{refusal}; give another alias, such as candidate")
-    store.configure()
     active = mlflow.active_run()
     if active and run_id in (None, active.info.run_id):
         run = nullcontext()
@@ -65,23 +68,22 @@ def register_bundle(
     try:
         with run, _quiet():
             info = mlflow.pyfunc.log_model(
-                name=registered_name,
+                name=name,
                 python_model=str(pyfunc.CODE),
                 artifacts={pyfunc.ARTIFACT: str(bundle.path)},
                 pip_requirements=pyfunc.requirements(),
                 metadata={"input": pyfunc.INPUT_NOTE, "weights_sha256": bundle.weights_sha256},
             )
             set_signature(info.model_uri, pyfunc.signature())
-            version = mlflow.register_model(info.model_uri, registered_name, tags=tags)
+            version = mlflow.register_model(info.model_uri, name, tags=tags)
         if description:
-            client.update_model_version(registered_name, version.version, description=description)
+            client.update_model_version(name, version.version, description=description)
         if alias:
-            client.set_registered_model_alias(registered_name, alias, version.version)
+            client.set_registered_model_alias(name, alias, version.version)
     except MlflowException as error:
+        target = f"'{name}'@{alias}" if alias else f"'{name}'"
         raise FerError(
-            f"MLflow refused to register {bundle.name} as '{registered_name}'"
-            + (f"@{alias}" if alias else "")
-            + f": {error.message}; choose another name or alias"
+            f"MLflow refused to register {bundle.name} as {target}: {error.message}; choose another name or alias"
         ) from error
     return int(version.version)
 

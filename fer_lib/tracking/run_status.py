@@ -11,6 +11,7 @@ from fer_lib.storage.atomic import previous
 from fer_lib.storage.json_files import now, try_read_json
 from fer_lib.storage.locks import is_locked
 from fer_lib.tracking import store
+from fer_lib.tracking.records import notebook_shell
 
 TAG = "fer.interrupted"
 
@@ -43,11 +44,7 @@ def progress_text(folder: Path) -> str:
 
 def on_interrupted_cell(callback: Callable[[], None]) -> Callable[[], None]:
     """In a notebook, call ``callback`` after an interrupted cell; returns a function that unregisters it."""
-    if "IPython" not in sys.modules:
-        return lambda: None
-    from IPython import get_ipython
-
-    if (shell := get_ipython()) is None:
+    if (shell := notebook_shell()) is None:
         return lambda: None
 
     def check(result) -> None:

@@ -158,8 +158,8 @@ def experiment_id(name: str = EXPERIMENT) -> str:
             raise FerError(f"cannot create the experiment {name!r}: {error}") from error
 
 
-def retry_while_locked(call: Callable[[], Any]) -> Any:
-    """Return ``call()``, repeated while another program, such as a backup, locks the database.
+def retry_while_locked(call: Callable[..., Any], *values: Any, **options: Any) -> Any:
+    """Return ``call(*values, **options)``, repeated while another program, such as a backup, locks the database.
 
     MLflow itself waits 20 seconds.  Raises FerError after ``LOCK_TIMEOUT`` seconds.
     """
@@ -168,7 +168,7 @@ def retry_while_locked(call: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + LOCK_TIMEOUT
     while True:
         try:
-            return call()
+            return call(*values, **options)
         except MlflowException as error:
             if "database is locked" not in str(error):
                 raise

@@ -142,7 +142,7 @@ def test_registered_and_loaded_by_alias(exported, tmp_path, monkeypatch):
     try:
         store.configure()
         bundle = read_bundle(exported[0]["bundle"])
-        registry.register_bundle(bundle, "fer-student", "champion")
+        registry.register_model(bundle, "fer-student", "champion")
         rng = np.random.default_rng(9)
         faces = [rng.integers(0, 256, (48, 48, 3), dtype=np.uint8) for _ in range(5)]
         served = mlflow.pyfunc.load_model("models:/fer-student@champion").predict(faces)

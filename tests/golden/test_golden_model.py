@@ -113,7 +113,7 @@ def register(home: Path) -> Path:
     from fer_lib.models.bundle import ONNX, derive_bundle, read_bundle, write_bundle
     from fer_lib.params import ManifestParams, SourceSpec, TeacherParams
     from fer_lib.synthetic.dataset import write_raw
-    from fer_lib.tracking.registry import register_bundle
+    from fer_lib.tracking.registry import register_model
     from fer_lib.training.teacher import train_teacher
 
     raw = write_raw(home / "raw", "tree", faces=420, seed=5, size=SIDE)
@@ -134,7 +134,7 @@ def register(home: Path) -> Path:
     )  # fmt: skip
     exported = export_onnx(rounded, home / "model.onnx")
     bundle = derive_bundle(rounded, home / "bundle", extra_files={ONNX: exported})
-    register_bundle(bundle, "fer-golden", alias="golden")
+    register_model(bundle, "fer-golden", alias="golden")
     [found] = [path.parent for path in home.rglob("MLmodel")]
     return found
 

@@ -110,6 +110,8 @@ def test_an_interrupt_is_recorded_in_the_run(home, running, to, number):
     found = states()
     assert found["teacher_a"].info.status == "KILLED" and found["toy"].info.status == "KILLED"
     tags = found["teacher_a"].data.tags
-    assert tags["fer.interrupted"] == "interrupted; the same command goes on from step 12 (epoch 1.50)"
+    assert (
+        tags["fer.interrupted"] == "interrupted at reading inputs; the same command goes on from step 12 (epoch 1.50)"
+    )
     assert "**Interrupted.** " in tags["mlflow.note.content"]
     assert not (folder / ".lock.holder.json").exists() and not (folder / "done.json").exists()

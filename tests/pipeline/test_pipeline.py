@@ -19,7 +19,7 @@ from fer_lib.pipeline.papermill import execute
 from fer_lib.pipeline.run import run_file, select_phases
 from fer_lib.pipeline.runfile import load_run
 from fer_lib.pipeline.standalone import standalone_inputs
-from fer_lib.report.collect import _find_run
+from fer_lib.report.collect import _find_run, _lineage
 from fer_lib.storage import json_files
 from fer_lib.tracking import store
 
@@ -129,7 +129,9 @@ def test_interrupted_runs_are_killed_and_resume(toy_home, first):
     parent = newest_parent()
     killed = children(parent)["teacher_a"]
     assert parent.info.status == "KILLED" and killed.info.status == "KILLED"
-    assert killed.data.tags["fer.interrupted"] == "interrupted; the same command begins this phase again"
+    assert (
+        killed.data.tags["fer.interrupted"] == "interrupted at reading inputs; the same command begins this phase again"
+    )
     assert "**Interrupted.** " in killed.data.tags["mlflow.note.content"]
     assert not (steps.parent / ".lock.holder.json").exists() and not (steps.parent / "done.json").exists()
     assert artifacts(killed, "notebook") == {"notebook/04_train_teacher.ipynb", "notebook/04_train_teacher.html"}
@@ -153,6 +155,9 @@ def test_fresh_starts_a_new_attempt_and_refuses_a_running_one(toy_home, first, c
     assert folders.read_record(folder) is not None, "the old attempt is kept"
     assert folders.finished_phases(("import",))[0]["folder"] == f"{folder}-2"
     assert phases_of(newest_parent())[0]["status"] == "ran" and len(phases_of(newest_parent())) == 1
+    manifest = Path(folders.finished_phases(("manifest",))[0]["folder"])
+    with pytest.raises(FerError, match="two attempts of phase 'import'.* its file again with --fresh"):
+        _lineage([Path(f"{folder}-2"), manifest], [])
     capsys.readouterr()
     assert run_file(path, ["manifest.val_fraction=0.9"], fresh=True) == 1
     assert "the same command without --fresh continues from here" in " ".join(capsys.readouterr().out.split())
@@ -206,6 +211,7 @@ def test_a_phase_of_a_smoke_run_is_an_input_of_smoke_phases_alone(toy_home, firs
 def test_a_name_exports_no_smoke_run(toy_home, first):
     path = toy_home / "params" / "measured.yaml"
     text = (toy_home / "params" / "quickstart.yaml").read_text()
+    text = text.replace("manifest: {}", "manifest: {val_fraction: 0.07}")  # no test before built it in other attempts
     path.write_text(text.replace("name: toy", "name: measured") + "  evaluate: {}\n")
     runs = []
     for smoke in (False, True):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_lib.pipeline import comparison, curves
+from fer_lib.pipeline import comparison
 from fer_lib.pipeline.sweep import sweep_file
 
 CHANGES = ["manifest.val_fraction=0.05,0.1", "teacher_a.epochs=3,13"]
@@ -127,12 +127,12 @@ def test_the_plot_has_one_line_per_setting():
     rows = [
         row({"s": s, "m": m}, 0.5 + float(s) / 100, **{"evaluate macro-F1": 0.4}) for s in ("8", "16") for m in "ab"
     ]
-    figure = curves.plot_scores("a sweep", comparison.grouped(rows))
+    figure = comparison.plot_scores("a sweep", comparison.grouped(rows))
     [axes] = figure.axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert lines["kd, m=a: val macro-F1"] == [[8.0, 0.58], [16.0, 0.66]] and len(lines) == 4
     assert axes.get_xlabel() == "s" and "kd, m=b: evaluate macro-F1" in lines
-    assert curves.plot_scores("none", comparison.grouped([row({"s": "1"})])) is None
+    assert comparison.plot_scores("none", comparison.grouped([row({"s": "1"})])) is None
 
 
 def test_a_student_without_distillation_is_shared_by_all_temperatures(base, first, stored):

@@ -43,8 +43,8 @@ def write(folder: Path, record: dict) -> None:
 
 def rendered(bar: PhaseBar) -> list[str]:
     """The lines as the terminal shows them now."""
-    console = terminal(bar.display.console.width)
-    console.print(bar.display._render())
+    console = terminal(bar.console.width)
+    console.print(bar._render())
     return console.export_text().splitlines()
 
 
