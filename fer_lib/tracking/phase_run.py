@@ -185,11 +185,10 @@ class PhaseRun:
     def figure(self, figure, name: str):
         """Attach a figure, save a copy in the phase's folder and return it.  The suffix of ``name`` sets the format."""
         path = self.output_dir / "figures" / name
-        options = {"dpi": 120, "bbox_inches": "tight"}
         with progress.step(f"drawing {name}"):
-            self._log("log_figure", figure, f"figures/{name}", save_kwargs=options)
             path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, **options)
+            figure.savefig(path, dpi=120, bbox_inches="tight")
+            self.artifact(path, "figures")
         return figure
 
     def _write_progress(self, record: dict[str, Any]) -> None:
