@@ -159,12 +159,16 @@ class PhaseRun:
         else:
             self.close("FAILED")
 
-    def _log(self, function: str, *values: Any, **options: Any) -> None:
-        """Call a function of mlflow.  Raises FerError when this run has ended, because MLflow would start another."""
-        import mlflow
-
+    def _refuse_ended(self) -> None:
+        """Raise FerError when this run has ended, because MLflow would start another."""
         if _current is not self:
             raise FerError(f"the run of phase {self.name} has ended: run the cell that opens it again, and those after")
+
+    def _log(self, function: str, *values: Any, **options: Any) -> None:
+        """Call a function of mlflow, unless this run has ended."""
+        import mlflow
+
+        self._refuse_ended()
         store.retry_while_locked(getattr(mlflow, function), *values, **options)
 
     def metrics(self, values: dict[str, Any], step: int | None = None) -> None:
@@ -184,6 +188,7 @@ class PhaseRun:
 
     def figure(self, figure, name: str):
         """Attach a figure, save a copy in the phase's folder and return it.  The suffix of ``name`` sets the format."""
+        self._refuse_ended()
         path = self.output_dir / "figures" / name
         with progress.step(f"drawing {name}"):
             path.parent.mkdir(parents=True, exist_ok=True)
