@@ -20,8 +20,9 @@ setup:  ## make or refresh the environment from requirements.lock (at once when 
 	@$(PYTHON) fer_lib/setup_environment.py --venv "$(VENV)"
 
 demo: setup  ## the whole road on drawn faces; FRESH=1: re-use nothing
-	@"$(BIN)/fer" run params/quickstart.yaml $(if $(FRESH),--fresh) $(ARGS)
+	@"$(BIN)/fer" run params/quickstart.yaml --parallel 2 $(if $(FRESH),--fresh) $(ARGS)
 
+test: export OMP_NUM_THREADS = 1  # a core for each of the two workers
 test: lint  ## lint and the whole suite
 	"$(BIN)/python" -m pytest -q -n 2 $(ARGS)
 

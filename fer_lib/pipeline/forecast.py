@@ -19,20 +19,20 @@ def finished_before(phases: Sequence[Phase]) -> set[str]:
     return {phase.name for phase in phases} & {record["phase"] for record in folders.finished_phases()}
 
 
-def describe(plan: RunPlan, phases: Sequence[Phase]) -> str:
+def describe(plan: RunPlan, phases: Sequence[Phase], parallel: int = 1) -> str:
     """``10 phases to run: about 2 minutes on 2 cores``; empty when nothing is known.
 
     The seconds of earlier runs of these phases count, else those that the run file declares for all of its phases,
-    scaled by the speed of this machine.
+    scaled by the speed of this machine.  With ``parallel`` phases at once these are an upper bound: ``at most``.
     """
     seconds = measured_seconds(phases)
     if seconds is None and plan.seconds and len(phases) == len(plan.phases):
         seconds = plan.seconds * loop_seconds() / REFERENCE
     if seconds is None:
         return ""
-    runs, count = len(phases), cores()
+    runs, count, bound = len(phases), cores(), "about" if parallel == 1 else "at most about"
     on = f"{count} core{'s' * (count > 1)}"
-    return f"{runs} phase{'s' * (runs > 1)} to run: about {duration(seconds)} on {on}"
+    return f"{runs} phase{'s' * (runs > 1)} to run: {bound} {duration(seconds)} on {on}"
 
 
 def measured_seconds(phases: Sequence[Phase]) -> float | None:

@@ -64,8 +64,8 @@ def run_file(
 
 
 def _announce(plan: RunPlan, phases: list[Phase], parallel: int) -> None:
-    """Print how long these phases will take; nothing when that is unknown, as it is when phases share the machine."""
-    if parallel == 1 and (text := forecast.describe(plan, phases)):
+    """Print how long these phases will take; nothing when that is unknown."""
+    if text := forecast.describe(plan, phases, parallel):
         print(text, flush=True)
 
 

@@ -39,6 +39,7 @@ def test_earlier_runs_with_equal_parameters_count(plan):
     finish(phases[2], 100.0)
     assert forecast.describe(plan, phases) == "3 phases to run: about 3 minutes on 2 cores"
     assert forecast.describe(plan, phases[1:2]) == "1 phase to run: about 40 seconds on 2 cores"
+    assert forecast.describe(plan, phases, parallel=2) == "3 phases to run: at most about 3 minutes on 2 cores"
 
 
 def test_phases_that_finished_before_are_known_by_name(plan):
