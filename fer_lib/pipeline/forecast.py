@@ -10,7 +10,7 @@ from fer_lib.devices import cores
 from fer_lib.pipeline import folders
 from fer_lib.pipeline.runfile import Phase, RunPlan
 
-REFERENCE = 0.025  # loop_seconds of the machine on which a run file's ``seconds`` were measured
+REFERENCE = 0.024  # loop_seconds of the machine on which a run file's ``seconds`` were measured
 PHASE_START = 1.0  # seconds of a phase before its own clock starts and after it stops
 
 
