@@ -224,7 +224,8 @@ def _imports(tree: ast.AST, parent: str, package: Path) -> Iterator[tuple[str, b
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield from _chain(alias.name, package, _uses_attributes(tree, alias))
+                if _file(alias.name, package):  # asked first: the other question walks the whole tree
+                    yield from _chain(alias.name, package, _uses_attributes(tree, alias))
         elif isinstance(node, ast.ImportFrom):
             base = parent.split(".")[: len(parent.split(".")) - node.level + 1] if node.level else []
             module = ".".join([*base, node.module] if node.module else base)
