@@ -167,3 +167,22 @@ def walked(road, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri(road.home))  # put back afterwards
     store.configure()
     return road
+
+
+@pytest.fixture
+def flat_manifest(tmp_path):
+    """Twelve flat val/select images with labels 0, 0, 1, 1, 2, ...; their grey value is 20 times their position."""
+    import cv2
+    import numpy as np
+    import pandas as pd
+
+    from fer_lib.datasets.manifest import Manifest
+
+    for i in range(12):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((48, 48, 3), 20 * i, np.uint8))
+    rows = [
+        {"sample_id": f"{i:03d}", "content_id": f"c{i}", "source": "s", "record": str(i), "label": i // 2,
+         "image_path": f"{i}.png", "split": "val", "val_role": "select"}
+        for i in range(12)
+    ]  # fmt: skip
+    return Manifest(pd.DataFrame(rows), {"root": str(tmp_path)})

@@ -82,7 +82,7 @@ class PhaseParams(Strict):
             if key not in cls.model_fields:
                 raise ParamsError(f"phase {phase!r}: advanced: {unknown_key(key, cls.model_fields)}")
             if key in own:
-                raise ParamsError(f"phase {phase!r}: advanced: {key!r} also has a value of its own: set it in the cell")
+                raise ParamsError(f"phase {phase!r}: advanced: {key!r} is set outside it too: keep one of both")
         return validate(cls, advanced | own, phase)
 
 

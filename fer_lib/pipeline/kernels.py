@@ -1,4 +1,4 @@
-"""The kernel of a phase: a fork of the kernel server where one runs, else a process of its own."""
+"""The kernel of a phase: a fork of the kernel server where one runs, else a new process."""
 
 from __future__ import annotations
 

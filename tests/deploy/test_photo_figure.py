@@ -3,7 +3,6 @@
 import cv2
 import numpy as np
 import pandas as pd
-import pytest
 
 from fer_lib.datasets.manifest import BOX, Manifest
 from fer_lib.deploy.packaged import packaged_bundle
@@ -12,46 +11,33 @@ from fer_lib.deploy.predict import Predictor, annotate
 from fer_lib.emotions import EMOTIONS
 
 
-def picture(figure):
+def image(figure):
     return np.asarray(figure.axes[0].images[0].get_array())
 
 
-@pytest.fixture
-def manifest(tmp_path):
-    """Twelve flat val/select images with labels 0, 0, 1, 1, 2, ...; their grey value is 20 times their position."""
-    for i in range(12):
-        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((48, 48, 3), 20 * i, np.uint8))
-    rows = [
-        {"sample_id": f"{i:03d}", "content_id": f"c{i}", "source": "s", "record": str(i), "label": i // 2,
-         "image_path": f"{i}.png", "split": "val", "val_role": "select"}
-        for i in range(12)
-    ]  # fmt: skip
-    return Manifest(pd.DataFrame(rows), {"root": str(tmp_path)})
-
-
-def test_the_photo_with_most_boxes_is_annotated(tmp_path, manifest):
+def test_the_photo_with_most_boxes_is_annotated(tmp_path, flat_manifest):
     photo = np.random.default_rng(0).integers(0, 255, (60, PHOTO_WIDTH, 3), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "photo.png"), photo[..., ::-1])
     boxes = [(5.0, 400.0, 55.0, 450.0), (5.0, 20.0, 55.0, 70.0)]
     rows = [
-        dict(manifest.frame.iloc[0]) | {"sample_id": f"p{i}", "content_id": f"p{i}", "label": 3 + i}
+        dict(flat_manifest.frame.iloc[0]) | {"sample_id": f"p{i}", "content_id": f"p{i}", "label": 3 + i}
         | {"image_path": "photo.png"} | dict(zip(BOX, box, strict=True))
         for i, box in enumerate(boxes)
     ]  # fmt: skip
-    photos = Manifest(pd.concat([manifest.frame, pd.DataFrame(rows)], ignore_index=True), manifest.meta)
+    photos = Manifest(pd.concat([flat_manifest.frame, pd.DataFrame(rows)], ignore_index=True), flat_manifest.meta)
     predictor = Predictor(packaged_bundle())
     figure = annotated_photo(predictor, photos)
     expected = annotate(photo, predictor.predict(photo, boxes=[boxes[1], boxes[0]]))
-    assert (picture(figure) == expected).all()
+    assert (image(figure) == expected).all()
     assert figure.axes[0].get_title().endswith("left to right: Sad, Happy")
 
 
-def test_faces_without_boxes_are_shown_side_by_side_one_per_class(manifest):
+def test_faces_without_boxes_are_shown_side_by_side_one_per_class(flat_manifest):
     predictor = Predictor(packaged_bundle())
-    reverse = Manifest(manifest.frame.assign(label=5 - manifest.labels), manifest.meta)
+    reverse = Manifest(flat_manifest.frame.assign(label=5 - flat_manifest.labels), flat_manifest.meta)
     figure = annotated_photo(predictor, reverse)
     assert figure.axes[0].get_title().endswith("left to right: " + ", ".join(EMOTIONS[:6]))
-    shown = picture(figure)
+    shown = image(figure)
     scale = PHOTO_WIDTH / (6 * (48 + 8) + 8)
     centres = [round(scale * (8 + 24 + i * 56)) for i in range(6)]
     assert [shown[round(scale * 40), x, 0] for x in centres] == [200 - 40 * i for i in range(6)]
@@ -61,4 +47,4 @@ def test_without_a_manifest_the_faces_are_drawn():
     predictor = Predictor(packaged_bundle())
     figure = annotated_photo(predictor)
     assert figure.axes[0].get_title() == f"{predictor.name}. Labels from left to right: {', '.join(EMOTIONS)}"
-    assert picture(figure).shape[1] == PHOTO_WIDTH
+    assert image(figure).shape[1] == PHOTO_WIDTH

@@ -1,13 +1,10 @@
 """Sheets show the right faces, in the right order, with the model's own predictions."""
 
-import cv2
 import numpy as np
-import pandas as pd
 import pytest
 from scipy.spatial.distance import jensenshannon
 from scipy.special import softmax
 
-from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.sheets import GAP, face_tile
 from fer_lib.emotions import EMOTIONS
 from fer_lib.evaluation.error_sheets import answer_sheet, disagreement_sheet, select_predictions
@@ -28,19 +25,6 @@ def line_labels(figure):
     return [text.get_text() for text in figure.axes[0].get_yticklabels()]
 
 
-@pytest.fixture
-def manifest(tmp_path):
-    """Twelve flat val/select images with labels 0, 0, 1, 1, 2, ...; their grey value is 20 times their position."""
-    for i in range(12):
-        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((48, 48, 3), 20 * i, np.uint8))
-    rows = [
-        {"sample_id": f"{i:03d}", "content_id": f"c{i}", "source": "s", "record": str(i), "label": i // 2,
-         "image_path": f"{i}.png", "split": "val", "val_role": "select"}
-        for i in range(12)
-    ]  # fmt: skip
-    return Manifest(pd.DataFrame(rows), {"root": str(tmp_path)})
-
-
 def test_the_best_epoch_is_measured_again_on_the_same_rows(drawn_teachers, drawn_manifest, pack_cache):
     best, p = read_bundle(drawn_teachers[0]), TeacherParams(batch_size=28)
     rows, probs = select_predictions(best, drawn_manifest, p, pack_cache, "cpu")
@@ -55,12 +39,12 @@ def test_the_best_epoch_is_measured_again_on_the_same_rows(drawn_teachers, drawn
     assert some.sample_ids == first[first["val_role"] == "select"]["sample_id"].tolist()
 
 
-def test_the_worst_errors_come_first_and_then_the_surest_right_answers(manifest):
+def test_the_worst_errors_come_first_and_then_the_surest_right_answers(flat_manifest):
     probs = np.full((12, 7), 0.02)
     for i in range(12):  # even rows are right, odd rows say Neutral; later rows are surer
-        probs[i, manifest.labels[i] if i % 2 == 0 else 6] = 0.5 + 0.03 * i
+        probs[i, flat_manifest.labels[i] if i % 2 == 0 else 6] = 0.5 + 0.03 * i
         probs[i] /= probs[i].sum()
-    figure = answer_sheet(manifest, probs, "a model", shown=4)
+    figure = answer_sheet(flat_manifest, probs, "a model", shown=4)
     p = {i: probs[i, i // 2] for i in range(12)}
     wrong = sorted((i for i in p if i % 2), key=p.get)[:4]
     right = sorted((i for i in p if i % 2 == 0), key=p.get, reverse=True)[:4]
@@ -75,8 +59,8 @@ def test_the_worst_errors_come_first_and_then_the_surest_right_answers(manifest)
     assert "6 of 12 faces wrong" in figure.texts[0].get_text()
 
 
-def test_a_model_without_errors_has_right_answers_alone(manifest):
-    figure = answer_sheet(manifest, np.eye(7)[manifest.labels], "a model")
+def test_a_model_without_errors_has_right_answers_alone(flat_manifest):
+    figure = answer_sheet(flat_manifest, np.eye(7)[flat_manifest.labels], "a model")
     assert line_labels(figure) == ["surest right\n1 to 8", "surest right\n9 to 12"]
 
 

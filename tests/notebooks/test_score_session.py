@@ -1,4 +1,4 @@
-"""The scoring notebook on a named session: what was corrected is scored, kept once, and measured on rows of its own."""
+"""The scoring notebook on a named session: corrections are stored once and scored under another evalset id."""
 
 import json
 import shutil

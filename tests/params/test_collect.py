@@ -26,7 +26,10 @@ def test_a_field_comes_from_its_own_name_then_from_advanced_then_from_the_model(
     ("namespace", "message"),
     [
         ({"advanced": {"ema_decai": 0.9}}, "^phase 'b': advanced: unknown key 'ema_decai' .closest: 'ema_decay'.$"),
-        ({**CELL, "advanced": {"epochs": 3}}, "^phase 'b': advanced: 'epochs' also has a value of its own: set it in"),
+        (
+            {**CELL, "advanced": {"epochs": 3}},
+            "^phase 'b': advanced: 'epochs' is set outside it too: keep one of ",
+        ),
         ({"advanced": ["ema_decay"]}, "^phase 'b': advanced must be a dict of parameters, got .'ema_decay'.$"),
         ({"advanced": {"ema_decay": 2}}, "^phase 'b': key 'ema_decay': Input should be less than 1, got 2$"),
         ({"epochs": 0}, "^phase 'b': key 'epochs': Input should be greater than or equal to 1, got 0$"),

@@ -105,8 +105,8 @@ def test_ferplus_over_the_jpeg_tree_excludes_the_rows_without_a_map_line(real, s
     assert total == SIZES  # kept and excluded together are every vote row
 
 
-def test_the_rafdb_list_over_placeholder_images(shared_data, tmp_path):
-    """All 15,339 rows of the real list; its images are not to be had, so each name has bytes of its own."""
+def test_the_rafdb_list_over_drawn_bytes(shared_data, tmp_path):
+    """All 15,339 rows of the real list; its images are not distributed, so each name gets different bytes."""
     lines = (shared_data / "rafdb_annotations" / "basic" / "EmoLabel" / "list_patition_label.txt").read_text()
     (tmp_path / "raw" / "EmoLabel").mkdir(parents=True)
     (tmp_path / "raw" / "EmoLabel" / "list_patition_label.txt").write_text(lines)
@@ -134,7 +134,7 @@ NATIVE = {
 @pytest.mark.parametrize(
     ("rule", "kept"), [("majority", (24_925, 3_175, 3_122)), ("plurality", (26_775, 3_370, 3_344))]
 )
-def test_the_native_ferplus_lists_over_placeholder_images(shared_data, tmp_path, rule, kept):
+def test_the_native_ferplus_lists_over_drawn_bytes(shared_data, tmp_path, rule, kept):
     """All 35,710 rows of the three label.csv, whose boxes and file names are FERPlus' own."""
     raw = shared_data / "ferplus" / "data"
     grey = cv2.imencode(".png", np.full((48, 48), 128, np.uint8))[1].tobytes()
