@@ -7,7 +7,7 @@ grid.py                  the combinations of a sweep; comparison.py compares the
 schedule.py              the order in which phases start, for both
 execution.py             execution of a plan: inputs, cache keys, folders and the result of each phase
 phase_task.py            one phase: whether a finished result is reused, its MLflow run, its end
-workers.py               executors for notebooks: this process, or a pool with one device per worker
+workers.py               threads that execute notebooks, each kernel with its own devices
 papermill.py             execution of one notebook
 kernels.py               its kernel; kernel_server.py: the process from which kernels are forked
 forecast.py              how long a run will take
