@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from fer_lib.errors import ParamsError
-from fer_lib.pipeline import folders, forecast
+from fer_lib.pipeline import folders, forecast, reuse
 from fer_lib.pipeline.runfile import Phase, RunPlan, input_phases, load_run
 
 
@@ -47,7 +47,7 @@ def run_file(
     from fer_lib.pipeline.schedule import Schedule, print_unfinished
     from fer_lib.pipeline.workers import NotebookPool
 
-    finished = set() if fresh else forecast.finished_before(phases)
+    finished = set() if fresh else reuse.finished_before(phases)
     if not finished:  # nothing can be re-used, so this is known before the store opens
         _announce(plan, phases, parallel)
     with closing(NotebookPool(parallel, start=len(finished) < len(phases))) as pool, open_session(fresh) as shared:
