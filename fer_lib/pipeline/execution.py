@@ -146,27 +146,16 @@ class Execution:
         values = phase.params.model_dump(mode="json")
         return cache_key.phase_key(phase.kind, values, inputs, folders.notebook_path(phase.kind))
 
-    def pending(self) -> tuple[list[Phase], list[Phase]]:
-        """(phases that can start now, phases that never can because one of their inputs failed)."""
-        ready, blocked = [], []
+    def ready(self) -> list[Phase]:
+        """The phases that can start: they have not, and their inputs are finished."""
         names = {phase.name for phase in self.phases}
-        failed = {name for name, result in self.results.items() if result.status in ("failed", "stopped")}
-        for phase in self.phases:
-            if phase.name in self.results:
-                continue
-            needs = input_phases(phase) & names
-            if needs & failed:
-                failed.add(phase.name)
-                blocked.append(phase)
-            elif all(name in self.results and self.results[name].status in FINISHED for name in needs):
-                ready.append(phase)
-        return ready, blocked
+        finished = {name for name, result in self.results.items() if result.status in FINISHED}
+        return [p for p in self.phases if p.name not in self.results and input_phases(p) & names <= finished]
 
     @property
     def is_over(self) -> bool:
         """Whether no phase runs and none can start."""
-        idle = all(result.status != "running" for result in self.results.values())
-        return idle and len(self.results) + len(self.pending()[1]) == len(self.phases)
+        return not self.ready() and all(result.status != "running" for result in self.results.values())
 
     @property
     def is_complete(self) -> bool:

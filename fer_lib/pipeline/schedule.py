@@ -73,7 +73,7 @@ class Schedule:
         while changed:
             changed = False
             for execution in self.executions:
-                for phase in execution.pending()[0]:
+                for phase in execution.ready():
                     if len(self.running) == self.pool.count:
                         return
                     changed |= self._advance(execution, phase)
