@@ -9,8 +9,7 @@ from fer_lib.audit.manifest_audit import audit_manifest
 from fer_lib.datasets.curate import curate, merge
 from fer_lib.datasets.duplicate_records import earlier_duplicates, join_groups, unite_twins
 from fer_lib.datasets.manifest import Manifest, content_id
-from fer_lib.params import AuditParams
-from fer_lib.params.curate import CurateParams
+from fer_lib.params import AuditParams, CurateParams
 from fer_lib.synthetic.dataset import draw_face
 from fer_lib.training.cross_validation import assign_folds
 
