@@ -56,8 +56,8 @@ def ferplus(root: Path, records: Records, rng: np.random.Generator) -> None:
     fer2013_csv(root, records, rng)
     rows = []
     for i, r in enumerate(records):
-        r.votes = vote(r, rng)
-        rows.append((USAGE[r.split], "" if r.votes[9] == 10 else f"fer{i:07d}.png", *r.votes))
+        r.extra["votes"] = vote(r, rng)
+        rows.append((USAGE[r.split], "" if r.extra["votes"][9] == 10 else f"fer{i:07d}.png", *r.extra["votes"]))
     write_rows(root / "fer2013new.csv", rows, ("Usage", "Image name", *_VOTE_COLUMNS))
 
 
@@ -79,10 +79,10 @@ def ferplus_native(root: Path, records: Records, rng: np.random.Generator) -> No
             if r.split != split:
                 continue
             name = f"fer{i:07d}.png"
-            r.votes = vote(r, rng)
+            r.extra["votes"] = vote(r, rng)
             save(root, f"{folder}/{name}", gray(r.image))
             r.record = f"{folder}/{len(rows) + 1}/{name}"
-            rows.append((name, f"(0, 0, {r.image.shape[1]}, {r.image.shape[0]})", *r.votes))
+            rows.append((name, f"(0, 0, {r.image.shape[1]}, {r.image.shape[0]})", *r.extra["votes"]))
         write_rows(root / folder / "label.csv", rows)
 
 

@@ -22,9 +22,9 @@ from fer_lib.errors import DataError
 from fer_lib.params import SourceSpec
 from fer_lib.storage.atomic import explained, fresh_folder, settle
 from fer_lib.storage.paths import home
-from fer_lib.synthetic import drawing, features, layouts, noise_injection
+from fer_lib.synthetic import drawing, features
 from fer_lib.synthetic.layouts import LAYOUTS
-from fer_lib.synthetic.noise_injection import CONTEMPT, Record, apportion, inject_noise, truth
+from fer_lib.synthetic.noise_injection import CONTEMPT, NOISE_SHAPES, Record, apportion, inject_noise, truth
 
 CLASS_SHARES = np.array([0.14, 0.03, 0.14, 0.24, 0.165, 0.115, 0.17])
 """Shares in EMOTIONS order: FER2013's, but Disgust has twice its share: a test split of 300 still has nine of it."""
@@ -64,7 +64,7 @@ class DrawnFace:
 
 @lru_cache(maxsize=4096)
 def _person(seed: int, identity: int) -> features.Person:
-    return features.random_person(np.random.default_rng([seed, 0, identity]))
+    return features.Person(np.random.default_rng([seed, 0, identity]))
 
 
 def _expression(label: int, rng: np.random.Generator) -> tuple[float, dict[str, float]]:
@@ -129,13 +129,10 @@ def draw_faces(n: int, seed: int = 1337, size: int = 48, labels=None) -> tuple[n
 
 def contact_sheet(n_per_class: int = 8, size: int = 96, seed: int = 1337) -> np.ndarray:
     """One row per class in EMOTIONS order: uint8 RGB [7 (size + 4) + 4, n_per_class (size + 4) + 4, 3], white gaps."""
-    step = size + 4
-    sheet = np.full((NUM_CLASSES * step + 4, n_per_class * step + 4, 3), 255, np.uint8)
-    for label in range(NUM_CLASSES):
-        for column in range(n_per_class):
-            face = draw_face(seed, label * n_per_class + column, label, size).image
-            sheet[4 + label * step : label * step + step, 4 + column * step : column * step + step] = face
-    return sheet
+    images, _ = draw_faces(NUM_CLASSES * n_per_class, seed, size, np.repeat(np.arange(NUM_CLASSES), n_per_class))
+    tiles = np.pad(images, ((0, 0), (4, 0), (4, 0), (0, 0)), constant_values=255)
+    rows = [np.hstack(row) for row in np.split(tiles, NUM_CLASSES)]
+    return np.pad(np.vstack(rows), ((0, 4), (0, 4), (0, 0)), constant_values=255)
 
 
 def _records(layout: str, faces: int, seed: int, size: int) -> list[Record]:
@@ -187,9 +184,9 @@ def _check_request(out_dir: Path, layout: str, faces: int, duplicates: int, leak
     """Raise DataError for what :func:`write_raw` refuses."""
     if layout not in LAYOUTS:
         raise DataError(f"unknown layout {layout!r} for {out_dir}: use one of {', '.join(LAYOUTS)}")
-    kind, shapes = LAYOUTS[layout], noise_injection.NOISE_SHAPES
-    if noise_shape not in shapes:
-        raise DataError(f"{out_dir}: unknown noise_shape {noise_shape!r}: use {' or '.join(shapes)}")
+    if noise_shape not in NOISE_SHAPES:
+        raise DataError(f"{out_dir}: unknown noise_shape {noise_shape!r}: use {' or '.join(NOISE_SHAPES)}")
+    kind = LAYOUTS[layout]
     if (least := 10 * (len(kind.classes) + (kind.contempt > 0))) > faces:
         raise DataError(f"{out_dir}: {faces} faces cannot give every split of {layout} every class: ask for >= {least}")
     if kind.fixed_size and size not in (None, kind.size):
@@ -230,8 +227,7 @@ def embedded_root(spec: SourceSpec) -> Path:
     options = {"layout": layout, "seed": 1337 + zlib.crc32(series.encode())}
     options |= spec.model_dump(include={"faces", "label_noise", "duplicates", "leaks", "noise_shape"})
     # the code is part of the key: faces that are drawn otherwise are another dataset
-    modules = (__file__, drawing.__file__, features.__file__, noise_injection.__file__, layouts.__file__)
-    code = b"".join(Path(module).read_bytes() for module in modules)
+    code = b"".join(module.read_bytes() for module in sorted(Path(__file__).parent.glob("*.py")))
     key = hashlib.sha256(json.dumps(options, sort_keys=True).encode() + code).hexdigest()[:12]
     folder = home() / "mlruns" / "cache" / f"drawn-{key}"
     folder.parent.mkdir(parents=True, exist_ok=True)
