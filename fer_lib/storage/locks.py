@@ -10,9 +10,11 @@ from __future__ import annotations
 import shlex
 import socket
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from fer_lib.errors import FerError
@@ -22,7 +24,7 @@ from fer_lib.storage.json_files import now, try_read_json
 _TIMEOUT = 0.3  # seconds: is_locked holds a lock for less, and a new owner writes its file in less
 
 
-class RunLock:
+class RunLock(AbstractContextManager):
     """A lock that this process holds until :meth:`release` or the end of the ``with`` block."""
 
     def __init__(self, lock: Path, what: str):
@@ -56,9 +58,6 @@ class RunLock:
         if self._lock.is_locked:
             self._owner_file.unlink(missing_ok=True)
             self._lock.release()
-
-    def __enter__(self) -> RunLock:
-        return self
 
     def __exit__(self, *_) -> None:
         self.release()
@@ -116,8 +115,6 @@ def _owner_path(lock: Path) -> Path:
 
 def _is_alive(owner: Any) -> bool:
     """Whether the process described by an owner file is alive; assumed for a process on another host."""
-    import psutil
-
     if not isinstance(owner, dict) or not {"pid", "host", "user", "since", "command", "born"} <= owner.keys():
         return False
     if owner["host"] != socket.gethostname():
@@ -129,8 +126,6 @@ def _is_alive(owner: Any) -> bool:
 
 
 def _this_process() -> dict[str, Any]:
-    import psutil
-
     own = psutil.Process()
     return {
         "pid": own.pid, "host": socket.gethostname(), "user": own.username(), "since": now(),
@@ -138,10 +133,8 @@ def _this_process() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _command(own) -> str:
+def _command(own: psutil.Process) -> str:
     """The command line of a process; for a notebook's kernel, that of the program that started it."""
-    import psutil
-
     try:
         starter = own
         while any("ipykernel" in word or "kernel_server" in word for word in starter.cmdline()):
