@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -51,17 +51,6 @@ _PROTOTYPES: tuple[tuple[tuple[float, dict[str, float]], ...], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class DrawnFace:
-    """One face: ``image`` uint8 RGB [size, size, 3] and its true label; ``strength`` and action units in [0, 1]."""
-
-    image: np.ndarray
-    label: int
-    identity: int
-    strength: float
-    units: dict[str, float]
-
-
 @lru_cache(maxsize=4096)
 def _person(seed: int, identity: int) -> features.Person:
     return features.Person(np.random.default_rng([seed, 0, identity]))
@@ -98,9 +87,7 @@ def _scene(label: int, rng: np.random.Generator) -> drawing.Scene:
     )  # fmt: skip
 
 
-def draw_face(
-    seed: int, index: int, label: int | None = None, size: int = 48, identity: int | None = None
-) -> DrawnFace:
+def draw_face(seed: int, index: int, label: int | None = None, size: int = 48, identity: int | None = None) -> Record:
     """Face ``index`` of the endless series ``seed``.
 
     ``label`` None: drawn by :data:`CLASS_SHARES`; else 0..6 or :data:`CONTEMPT`.  ``identity`` None: one of 500 people.
@@ -112,7 +99,7 @@ def draw_face(
     identity = random_identity if identity is None else int(identity)
     strength, units = _expression(label, rng)
     image = drawing.draw(_person(seed, identity), units, _scene(label, rng), size)
-    return DrawnFace(image, label, identity, strength, units)
+    return Record(image, "", identity, label, label, strength, units)
 
 
 def draw_faces(n: int, seed: int = 1337, size: int = 48, labels=None) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +110,7 @@ def draw_faces(n: int, seed: int = 1337, size: int = 48, labels=None) -> tuple[n
     images, out = np.empty((n, size, size, 3), np.uint8), np.empty(n, np.int64)
     for i in range(n):
         face = draw_face(seed, i, None if labels is None else labels[i], size)
-        images[i], out[i] = face.image, face.label
+        images[i], out[i] = face.image, face.true
     return images, out
 
 
@@ -148,8 +135,7 @@ def _records(layout: str, faces: int, seed: int, size: int) -> list[Record]:
         people = max(5, n // 8)
         for label in rng.permutation(np.repeat(labels, apportion(n, shares))).tolist():
             identity = len(sizes) * int(rng.integers(people)) + number
-            face = draw_face(seed, len(records), label, size, identity)
-            records.append(Record(face.image, split, identity, label, label, face.strength, face.units))
+            records.append(replace(draw_face(seed, len(records), label, size, identity), split=split))
     return records
 
 

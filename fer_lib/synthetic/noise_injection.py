@@ -30,7 +30,7 @@ of FERPlus' ten annotators, counted over the 30,000 images that have one, rounde
 
 @dataclass
 class Record:
-    """One face of a raw dataset.
+    """One drawn face, and its record in a raw dataset.
 
     ``image`` uint8 RGB [S, S, 3]; ``split`` train, val, test or "" (the layout stores none); ``true`` and ``written``
     class ids 0..6 or CONTEMPT; ``strength`` and ``units`` (action units) in [0, 1].  The layout's writer sets

@@ -25,7 +25,7 @@ def manifest_of(root, rows):
         content = content_id((root / f"{name}.png").read_bytes())
         lines.append({
             "sample_id": name, "content_id": content, "source": "drawn", "record": name, "image_path": f"{name}.png",
-            "label": drawn.label, "split": split, "val_role": "select" if split == "val" else "",
+            "label": drawn.true, "split": split, "val_role": "select" if split == "val" else "",
         })  # fmt: skip
     return Manifest(pd.DataFrame(lines), {"root": root.as_posix(), "tolerance": 0})
 

@@ -34,14 +34,14 @@ def test_a_face_depends_on_seed_and_index_alone():
     images, labels = dataset.draw_faces(12, seed=5)
     for i in (11, 0, 7):  # out of order, after others were drawn
         face = dataset.draw_face(5, i)
-        assert np.array_equal(face.image, images[i]) and face.label == labels[i]
+        assert np.array_equal(face.image, images[i]) and face.true == labels[i]
     assert images.shape == (12, 48, 48, 3) and images.dtype == np.uint8
     assert not np.array_equal(dataset.draw_face(6, 0).image, images[0])
     assert len({image.tobytes() for image in images}) == 12
 
 
 def test_classes_follow_the_shares():
-    labels = np.array([dataset.draw_face(1, i, size=16).label for i in range(600)])
+    labels = np.array([dataset.draw_face(1, i, size=16).true for i in range(600)])
     shares = np.bincount(labels, minlength=7) / 600
     assert np.abs(shares - dataset.CLASS_SHARES).max() < 4 * np.sqrt(0.25 / 600)
     assert np.argmin(shares) == EMOTIONS.index("Disgust")
