@@ -7,6 +7,7 @@ counts only while the lock is held and the process that it names is alive.
 
 from __future__ import annotations
 
+import re
 import shlex
 import socket
 import time
@@ -67,13 +68,11 @@ def is_locked(path: Path) -> bool:
     """Whether a living process holds this lock file."""
     if not path.parent.is_dir():
         return False
-    lock = FileLock(path, timeout=0)
     try:
-        lock.acquire()
+        with FileLock(path, timeout=0):
+            return False
     except Timeout:
         return True
-    lock.release()
-    return False
 
 
 def raise_if_locked(lock: Path, what: str) -> None:
@@ -136,10 +135,9 @@ def _this_process() -> dict[str, Any]:
 def _command(own: psutil.Process) -> str:
     """The command line of a process; for a notebook's kernel, that of the program that started it."""
     try:
+        kernel = re.compile("ipykernel|kernel_server")
         starter = own
-        while any("ipykernel" in word or "kernel_server" in word for word in starter.cmdline()):
-            if starter.parent() is None:
-                break
+        while any(map(kernel.search, starter.cmdline())) and starter.parent():
             starter = starter.parent()
         words = shlex.join(starter.cmdline())
         return words if starter == own else f"{words} (pid {starter.pid})"
