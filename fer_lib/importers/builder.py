@@ -17,7 +17,7 @@ from PIL import Image
 
 from fer_lib.datasets.import_folder import utf8_text
 from fer_lib.datasets.manifest import BOX, content_id, safe_path, sample_id, tidy
-from fer_lib.emotions import EMOTIONS
+from fer_lib.emotions import EMOTIONS, class_id
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import MAX_BOX_OVER_PICTURE
 from fer_lib.faces.decode import FORMATS
@@ -116,11 +116,18 @@ class ImportBuilder:
         """Count rows of ``split`` that are left out under ``name``: the dataset's class, or a reason."""
         self.excluded[split][name] += count
 
-    def skip(self, split: str, label: int) -> bool:
-        """Whether the limit leaves this row out, which is then counted; a source asks before it reads the image."""
-        full = 0 < self.limit <= self._counts[split, label]
-        self.skipped += full
-        return full
+    def wanted(self, split: str, label: int | str) -> int | None:
+        """The class id of a row that is imported; None for another class or beyond the limit, which is counted.
+
+        ``label``: a class id, or a name; rows of no class are excluded under it.  A source asks before it reads pixels.
+        """
+        number = class_id(label) if isinstance(label, str) else label
+        if number is None:
+            self.exclude(split, label)
+        elif 0 < self.limit <= self._counts[split, number]:
+            self.skipped += 1
+            return None
+        return number
 
     def image_bytes(self, path: Path) -> bytes:
         """The bytes of an image file; BadRecord when it is missing or unreadable.
@@ -151,39 +158,42 @@ class ImportBuilder:
         """Raise BadRecord as :func:`leaves_photo` does; a box that leaves the photo is counted."""
         self.boxes_outside += leaves_photo(box, size)
 
-    def add_file(self, path: Path, relative: str, *, box: Box | None = None, **columns: Any) -> None:
-        """Add a row of an image file, which is linked or copied to ``images/<relative>``.
+    def add_file(
+        self, path: Path, relative: str = "", *, split: str, label: int | str, box: Box | None = None, **columns: Any
+    ) -> None:
+        """Add a row of an image file, if it is :meth:`wanted`; the file is linked or copied to ``images/<relative>``.
 
-        ``columns``: those of :meth:`add_bytes`.  A photo with several faces is added once per face, with the same
-        ``relative`` and its ``box``, which is checked and enters the content id.  Raises BadRecord.
+        ``relative`` is by default the path below the root, and ``record`` is ``relative``.  A photo with several faces
+        is added once per face, with the same ``relative`` and its ``box``, which is checked and enters the content id.
+        Raises BadRecord.
         """
-        if self.skip(columns["split"], columns["label"]):
+        if (label := self.wanted(split, label)) is None:
             return
+        relative = relative or path.relative_to(self.root).as_posix()
         data = self.image_bytes(path)
         if box is not None:
             self.check_box(box, self.photo_size(path))
             columns |= zip(BOX, map(float, box), strict=True)
-        self.add_bytes(data, relative, content_id(data, box), origin=path, **columns)
+        row = {"record": relative, "split": split, "label": label, "content": content_id(data, box)} | columns
+        self.add_bytes(data, relative, origin=path, **row)
 
     def add_bytes(
         self,
         data: bytes,
         relative: str,
-        content: str,
         *,
         record: str,
         split: str,
         label: int,
+        content: str,
         origin: Path | None = None,
         **columns: Any,
     ) -> None:
-        """Add a row of an encoded image, which is written to ``images/<relative>``.
+        """Add a row, which is :meth:`wanted`, of an encoded image, which is written to ``images/<relative>``.
 
-        ``content`` is the content id; ``record`` the dataset's own name of the face; ``label`` a class id; ``columns``
+        ``record``: the dataset's own name of the face; ``label``: a class id; ``content``: the content id; ``columns``:
         further columns of the manifest.  Raises BadRecord.
         """
-        if self.skip(split, label):
-            return
         if utf8_text(record + relative) != record + relative:
             raise BadRecord("file name is no UTF-8 text", record)
         if record in self._records:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -26,6 +27,20 @@ def assign_splits(units: Iterable[str], fractions: Sequence[float], seed: int) -
     return {unit: SPLITS[(i >= train) + (i >= train + val)] for i, unit in enumerate(order)}
 
 
+def split_photos(faces: Sequence[tuple[str, int]], builder: ImportBuilder) -> dict[str, str]:
+    """Photo -> split of faces (photo, class id), stratified by the class of a photo that is rarest among all faces."""
+    spec, total = builder.spec, Counter(label for _, label in faces)
+    labels, strata, split_of = defaultdict(set), defaultdict(list), {}
+    for photo, label in faces:
+        labels[photo].add(label)
+    for photo, present in labels.items():
+        strata[min(present, key=lambda label: (total[label], label))].append(photo)
+    for photos in strata.values():
+        split_of |= assign_splits(photos, spec.split_fracs, spec.split_seed)
+    builder.details |= {"split_fracs": list(spec.split_fracs), "seed": spec.split_seed}
+    return split_of
+
+
 def add_by_subject(images: Iterable[tuple[Path, int]], pattern: re.Pattern[str], builder: ImportBuilder) -> None:
     """Add rows of (image, class id); all images of a person are in one split.
 
@@ -39,7 +54,6 @@ def add_by_subject(images: Iterable[tuple[Path, int]], pattern: re.Pattern[str],
             labelled.append((path, label, match["subject"]))
     split_of = assign_splits((subject for *_, subject in labelled), spec.split_fracs, spec.split_seed)
     for path, label, subject in labelled:
-        relative = path.relative_to(builder.root).as_posix()
         with builder.record():
-            builder.add_file(path, relative, record=relative, split=split_of[subject], label=label, subject=subject)
+            builder.add_file(path, split=split_of[subject], label=label, subject=subject)
     builder.details = {"subjects": len(split_of), "split_fracs": list(spec.split_fracs), "seed": spec.split_seed}
