@@ -48,32 +48,30 @@ def _first_with_images(root: Path, places: Sequence[str]) -> Path | None:
 
 
 def sorted_parts(paths: list[Path], wanted: str, name: str) -> list[Path]:
-    """The parts of one archive in order."""
-    archives: dict[str, dict[int, Path]] = {}
-    for path in sorted(paths):
-        if match := _PART.fullmatch(path.name):
-            archives.setdefault(match["stem"], {}).setdefault(int(match["number"] or 1), path)
-    if not archives:
+    """The parts in order of the archive ``wanted``, or of another one where it is the only archive."""
+    own = sorted(path for path in paths if path.name.startswith(wanted)) or sorted(paths)
+    if len(stems := sorted({path.name.partition(".7z")[0] for path in own})) > 1:
         raise DataError(
-            f"{name}: {paths[0]} is no 7z archive by its name: expected .7z, or parts .7z.001, .7z.002, ..."
+            f"{name}: {own[0].parent} holds several archives, {', '.join(f'{stem}.7z' for stem in stems)}, and none is "
+            f"{wanted}: unpack the one with the photos by hand, and leave the others there"
         )
-    if len(archives) > 1 and wanted not in archives:
+    parts = {}
+    for path in own:
+        match = _PART.fullmatch(path.name)
+        if match is None or parts.setdefault(int(match["number"] or 1), path) != path:
+            raise DataError(f"{name}: {path} is no part of the 7z archive beside it: move it to another folder")
+    if absent := [number for number in range(1, max(parts) + 1) if number not in parts]:
         raise DataError(
-            f"{name}: {paths[0].parent} holds several archives, {', '.join(sorted(archives))}, and none is {wanted}: "
-            "unpack the one with the photos by hand, and leave the others there"
+            f"{name}: part {absent[0]:03d} of the 7z archive in {own[0].parent} is missing: download it too"
         )
-    parts = archives.get(wanted) or next(iter(archives.values()))
-    if absent := [n for n in range(1, max(parts) + 1) if n not in parts]:
-        folder = next(iter(parts.values())).parent
-        raise DataError(f"{name}: part {absent[0]:03d} of the 7z archive in {folder} is missing: download it too")
-    return [parts[n] for n in sorted(parts)]
+    return [parts[number] for number in sorted(parts)]
 
 
 def unpacked(parts: list[Path], name: str) -> Path:
     """The folder in the cache with an archive's content."""
     match = _PART.fullmatch(parts[0].name)
     try:
-        import multivolumefile
+        import multivolumefile  # comes with py7zr
         import py7zr
     except ImportError as error:
         raise DataError(

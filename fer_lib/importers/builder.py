@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 from collections import Counter, defaultdict
@@ -94,7 +93,6 @@ class ImportBuilder:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)  # keys of the report that only one layout has
-    _links: bool = True
     _stored: set[Path] = field(default_factory=set)
     _records: set[str] = field(default_factory=set)
     _last_image: tuple[Path, bytes] | None = None
@@ -154,10 +152,6 @@ class ImportBuilder:
             raise BadRecord("unreadable image", f"{path} has no readable header ({error})") from error
         return (width, height) if sideways else (height, width)
 
-    def check_box(self, box: Box, size: tuple[int, int]) -> None:
-        """Raise BadRecord as :func:`leaves_photo` does; a box that leaves the photo is counted."""
-        self.boxes_outside += leaves_photo(box, size)
-
     def add_file(
         self, path: Path, relative: str = "", *, split: str, label: int | str, box: Box | None = None, **columns: Any
     ) -> None:
@@ -172,7 +166,7 @@ class ImportBuilder:
         relative = relative or path.relative_to(self.root).as_posix()
         data = self.image_bytes(path)
         if box is not None:
-            self.check_box(box, self.photo_size(path))
+            self.boxes_outside += leaves_photo(box, self.photo_size(path))
             columns |= zip(BOX, map(float, box), strict=True)
         row = {"record": relative, "split": split, "label": label, "content": content_id(data, box)} | columns
         self.add_bytes(data, relative, origin=path, **row)
@@ -264,10 +258,9 @@ class ImportBuilder:
             if target.parent not in self._stored:
                 target.parent.mkdir(parents=True, exist_ok=True)
             self._stored |= {target, target.parent}
-            if origin and self.spec.mode == "link" and self._links and self._link(origin, target):
-                return
             try:
-                self._write(data, target)
+                if not (origin and self.spec.mode == "link" and self._link(origin, target)):
+                    self._write(data, target)
             except FileExistsError as error:
                 raise DataError(
                     f"{self.name}: {origin or relative} and another image would both be {target.name} in the import: "
@@ -278,9 +271,8 @@ class ImportBuilder:
         try:
             os.link(origin.resolve() if origin.is_symlink() else origin, target)  # link(2) does not follow links
         except FileExistsError:
-            return False  # writing it fails too, with a message
+            raise
         except OSError as error:  # another file system, one without hard links, a full or forbidding one
-            self._links = error.errno == errno.EMLINK  # the limit of this one file
             note = f"some files could not be linked to the raw data ({error.strerror}) and were copied"
             self.notes += [note] if note not in self.notes else []
             return False

@@ -13,7 +13,7 @@ from fer_lib.datasets.manifest import content_id
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
-from fer_lib.importers.builder import BadRecord, Box, ImportBuilder
+from fer_lib.importers.builder import BadRecord, Box, ImportBuilder, leaves_photo
 
 OPTIONS = ("crop", "jpeg_quality", "jpeg_subsampling", "bbox_pad_ratio")
 _decode_photo = lru_cache(maxsize=1)(decode)  # the faces of a photo are neighbours
@@ -30,7 +30,7 @@ def add_crop(
         photo = _decode_photo(data)
     except DataError as error:
         raise BadRecord("unreadable image", f"{path}: {error}") from error
-    builder.check_box(box, photo.shape[:2])
+    builder.boxes_outside += leaves_photo(box, photo.shape[:2])
     square = FaceContract(margin=spec.bbox_pad_ratio).steps(photo, box)["square"]
     jpeg = io.BytesIO()
     Image.fromarray(square).save(jpeg, "JPEG", quality=spec.jpeg_quality, subsampling=spec.jpeg_subsampling)

@@ -410,6 +410,19 @@ def test_packed_photos_are_unpacked_once_into_the_cache(packed_expw, expw, tmp_p
     assert not [p for p in (tmp_path / "home" / "mlruns" / "cache").iterdir() if "partial" in p.name]
 
 
+def test_an_archive_in_one_file_is_unpacked_and_a_stray_file_beside_parts_refused(packed_expw, tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_HOME", str(tmp_path / "home"))
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    (whole / "label.lst").write_bytes((packed_expw / "label.lst").read_bytes())
+    (whole / "photos.7z").write_bytes((tmp_path / "all.7z").read_bytes())
+    rows = import_source(SourceSpec(source="expw_full", root=str(whole)), tmp_path / "out").rows
+    assert len(rows) == 24 and rows["image_path"].nunique() == 12
+    (packed_expw / "origin.7z.002.part").write_bytes(b"half a download")
+    spec = SourceSpec(source="expw_full", root=str(packed_expw))
+    assert_refused(spec, tmp_path / "no", "origin.7z.002.part is no part of the 7z archive", "move it")
+
+
 def test_without_py7zr_the_message_says_how_to_unpack(packed_expw, tmp_path, monkeypatch):
     real = builtins.__import__
 
