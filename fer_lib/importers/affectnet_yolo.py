@@ -31,7 +31,7 @@ def read(builder: ImportBuilder) -> None:
                 row = {"split": split, "label": label, "record": record}
                 if box:  # the same record in whatever order the lines are
                     row |= {"record": f"{record}#" + ",".join(f"{side:g}" for side in box), "orig_image": record}
-                builder.add_file(image, record, box=box, **row)
+                builder.add_image(image, record, box=box, **row)
                 view[split, relative.parts[0], image.stem].append(" ".join((str(label), *sides)))
                 contents[image.stem][split] = content_id(builder.image_bytes(image))
     yolo_files.add_labels(view, builder)

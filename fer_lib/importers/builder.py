@@ -152,42 +152,32 @@ class ImportBuilder:
             raise BadRecord("unreadable image", f"{path} has no readable header ({error})") from error
         return (width, height) if sideways else (height, width)
 
-    def add_file(
-        self, path: Path, relative: str = "", *, split: str, label: int | str, box: Box | None = None, **columns: Any
+    def add_image(
+        self,
+        image: Path | bytes,
+        relative: str = "",
+        *,
+        split: str,
+        label: int | str,
+        box: Box | None = None,
+        content: str = "",
+        **columns: Any,
     ) -> None:
-        """Add a row of an image file, if it is :meth:`wanted`; the file is linked or copied to ``images/<relative>``.
+        """Add a row, if it is :meth:`wanted`, of an image file or of an encoded image with the content id ``content``.
 
-        ``relative`` is by default the path below the root, and ``record`` is ``relative``.  A photo with several faces
-        is added once per face, with the same ``relative`` and its ``box``, which is checked and enters the content id.
-        Raises BadRecord.
+        A file is linked or copied, an encoded image is written, to ``images/<relative>``, by default the file's path
+        below the root.  ``columns``: ``record``, the dataset's own name of the face, by default ``relative``, and other
+        columns of the manifest.  A photo with several faces is added once per face, with the same ``relative`` and its
+        ``box``, which is checked and enters the content id.  Raises BadRecord.
         """
         if (label := self.wanted(split, label)) is None:
             return
-        relative = relative or path.relative_to(self.root).as_posix()
-        data = self.image_bytes(path)
+        origin, data = (image, self.image_bytes(image)) if isinstance(image, Path) else (None, image)
         if box is not None:
-            self.boxes_outside += leaves_photo(box, self.photo_size(path))
+            self.boxes_outside += leaves_photo(box, self.photo_size(image))
             columns |= zip(BOX, map(float, box), strict=True)
-        row = {"record": relative, "split": split, "label": label, "content": content_id(data, box)} | columns
-        self.add_bytes(data, relative, origin=path, **row)
-
-    def add_bytes(
-        self,
-        data: bytes,
-        relative: str,
-        *,
-        record: str,
-        split: str,
-        label: int,
-        content: str,
-        origin: Path | None = None,
-        **columns: Any,
-    ) -> None:
-        """Add a row, which is :meth:`wanted`, of an encoded image, which is written to ``images/<relative>``.
-
-        ``record``: the dataset's own name of the face; ``label``: a class id; ``content``: the content id; ``columns``:
-        further columns of the manifest.  Raises BadRecord.
-        """
+        relative = relative or image.relative_to(self.root).as_posix()
+        content, record = content or content_id(data, box), columns.setdefault("record", relative)
         if utf8_text(record + relative) != record + relative:
             raise BadRecord("file name is no UTF-8 text", record)
         if record in self._records:
@@ -198,7 +188,6 @@ class ImportBuilder:
             "sample_id": sample_id(self.name, record, content),
             "content_id": content,
             "source": self.name,
-            "record": record,
             "image_path": f"{self.name}/images/{relative}",
             "label": label,
             "split": split,

@@ -37,4 +37,4 @@ def add_crop(
     # the folder names how its crops were made, so other crops make another manifest
     relative = f"crops-q{spec.jpeg_quality}-s{spec.jpeg_subsampling}-pad{spec.bbox_pad_ratio:g}/{file}"
     content = content_id(data, box)
-    builder.add_bytes(jpeg.getvalue(), relative, split=split, label=label, content=content, **columns)
+    builder.add_image(jpeg.getvalue(), relative, split=split, label=label, content=content, **columns)

@@ -41,7 +41,7 @@ def read(builder: ImportBuilder) -> None:
             elif is_hq and spec.crop:
                 crops.add_crop(folder / photo, f"{photo}-{row['face_id']}.jpg", builder, split=split, **row)
             else:
-                builder.add_file(folder / photo, photo, split=split, **row)
+                builder.add_image(folder / photo, photo, split=split, **row)
     counts = {f"{split}|{name}": n for split, of in builder.class_counts().items() for name, n in of.items() if n}
     builder.details |= {"rows_kept": len(builder.rows), "counts": counts}
 

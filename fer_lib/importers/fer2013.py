@@ -40,7 +40,7 @@ def read_tree(columns: dict[str, dict] | None, builder: ImportBuilder) -> None:
                 if (usage := USAGE_IN_NAME.search(path.name)) is None:
                     raise BadRecord("no Training, PublicTest or PrivateTest in the file name", str(path))
                 voted = (columns or {}).get(path.relative_to(builder.root).as_posix(), {})
-                builder.add_file(path, split=USAGE[usage.group()], label=folder.name, **voted)
+                builder.add_image(path, split=USAGE[usage.group()], label=folder.name, **voted)
     if columns is not None:
         mapped = sum(row["record"] in columns for row in builder.rows)
         soft = sum("soft_label" in row for row in builder.rows)

@@ -43,7 +43,7 @@ def add_pixel_rows(path: Path, votes: Votes | None, builder: ImportBuilder, vote
                 pixels = parse_pixels(fields["pixels"])
                 png, content = cv2.imencode(".png", pixels)[1].tobytes(), content_id(pixels.tobytes())
                 file = f"{split}/{EMOTIONS[label]}/{name}.png"
-                builder.add_bytes(png, file, record=name, split=split, label=label, content=content, **columns)
+                builder.add_image(png, file, record=name, split=split, label=label, content=content, **columns)
     if votes and count != len(votes.rows):
         rows = "more" if count > len(votes.rows) else count
         raise DataError(f"{votes.path} has {len(votes.rows)} rows, {path} has {rows}: use the files of one dataset")

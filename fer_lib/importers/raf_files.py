@@ -25,11 +25,11 @@ _LINE = r"[^\S\n]*\n\s*"
 _ATTRIBUTE_FILE = re.compile(rf"\s*(?:\S+[^\S\n]+\S+{_LINE}){{5}}([0-2]){_LINE}([0-2]){_LINE}([0-4])\s*")
 
 
-def add_image(name: str, folder: Path, builder: ImportBuilder, **columns: Any) -> None:
+def add_listed(name: str, folder: Path, builder: ImportBuilder, **columns: Any) -> None:
     """Add a row with the record ``name``: its aligned image where that exists, else the original."""
     places = [place.format(stem=Path(name).stem, name=name) for place in _IMAGES]
     place = next((place for place in places if (folder / place).is_file()), places[-1])
-    builder.add_file(folder / place, place, record=name, **columns)
+    builder.add_image(folder / place, place, record=name, **columns)
 
 
 def note_originals(builder: ImportBuilder) -> None:

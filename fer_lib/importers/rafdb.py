@@ -11,7 +11,7 @@ from functools import partial
 from fer_lib.errors import DataError
 from fer_lib.importers.builder import BadRecord, ImportBuilder, Source
 from fer_lib.importers.image_files import find_folder
-from fer_lib.importers.raf_files import add_image, note_attributes, note_originals, read_attributes
+from fer_lib.importers.raf_files import add_listed, note_attributes, note_originals, read_attributes
 from fer_lib.importers.text_files import file_name, whole_number, word_lines
 
 LABEL_LIST = "EmoLabel/list_patition_label.txt"  # as RAF-DB spells it
@@ -38,7 +38,7 @@ def read(builder: ImportBuilder, classes: tuple[str, ...], folders: tuple[str, .
             if split not in ("train", "test"):
                 raise BadRecord("neither train_ nor test_ in the file name", repr(name))
             if builder.wanted(split, label) is not None:
-                add_image(name, folder, builder, split=split, label=label, **read_attributes(name, folder, builder))
+                add_listed(name, folder, builder, split=split, label=label, **read_attributes(name, folder, builder))
     note_originals(builder)
     note_attributes(folder, builder)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.importers.builder import BadRecord, ImportBuilder, Source
 from fer_lib.importers.image_files import find_folder
-from fer_lib.importers.raf_files import add_image, note_originals
+from fer_lib.importers.raf_files import add_listed, note_originals
 from fer_lib.importers.text_files import file_name, numbers, word_lines
 
 ORDER = tuple(EMOTIONS.index(name) for name in ("Surprise", "Fear", "Disgust", "Happy", "Sad", "Angry"))
@@ -35,7 +35,7 @@ def read(builder: ImportBuilder) -> None:
             for i, share in zip(ORDER, shares, strict=True):
                 soft[i] = share / sum(shares)
             label = ORDER[shares.index(max(shares))]
-            add_image(name, folder, builder, split=splits[name], label=label, soft_label=soft)
+            add_listed(name, folder, builder, split=splits[name], label=label, soft_label=soft)
     for name in sorted(set(splits) - names):
         builder.add_bad("partition without a distribution", f"{name} is in {PARTITION} only")
     note_originals(builder)

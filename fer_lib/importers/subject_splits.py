@@ -55,5 +55,5 @@ def add_by_subject(images: Iterable[tuple[Path, int]], pattern: re.Pattern[str],
     split_of = assign_splits((subject for *_, subject in labelled), spec.split_fracs, spec.split_seed)
     for path, label, subject in labelled:
         with builder.record():
-            builder.add_file(path, split=split_of[subject], label=label, subject=subject)
+            builder.add_image(path, split=split_of[subject], label=label, subject=subject)
     builder.details = {"subjects": len(split_of), "split_fracs": list(spec.split_fracs), "seed": spec.split_seed}

@@ -33,7 +33,7 @@ def read(builder: ImportBuilder) -> None:
         else:
             for path in images:
                 with builder.record():
-                    builder.add_file(path, split=split, label=folder.name)
+                    builder.add_image(path, split=split, label=folder.name)
 
 
 def exclude_class(folder: Path, split: str, count: int, builder: ImportBuilder) -> None:

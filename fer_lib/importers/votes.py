@@ -126,7 +126,7 @@ def add_voted_images(images: Path, votes: Votes, builder: ImportBuilder) -> None
             with builder.record(name):
                 path = images / image_of[row]
                 file = f"{split}/{EMOTIONS[label]}/{name}{path.suffix}"
-                builder.add_file(path, file, record=name, split=split, label=label, **columns)
+                builder.add_image(path, file, record=name, split=split, label=label, **columns)
     if unmapped:
         builder.warnings.append(
             f"{builder.name}: {unmapped} labelled vote rows have no line in {builder.spec.image_map}"
@@ -151,4 +151,4 @@ def add_native_votes(folder: Path, split: str, builder: ImportBuilder) -> None:
                 box = (top, left, bottom, right)
                 columns |= {"box": None if box == (0, 0, *builder.photo_size(image)) else box}
                 record, file = f"{folder.name}/{number}/{name}", f"{split}/{EMOTIONS[label]}/{number}-{name}"
-                builder.add_file(image, file, record=record, split=split, label=label, **columns)
+                builder.add_image(image, file, record=record, split=split, label=label, **columns)
