@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -29,13 +29,11 @@ def assign_splits(units: Iterable[str], fractions: Sequence[float], seed: int) -
 
 def split_photos(faces: Sequence[tuple[str, int]], builder: ImportBuilder) -> dict[str, str]:
     """Photo -> split of faces (photo, class id), stratified by the class of a photo that is rarest among all faces."""
-    spec, total = builder.spec, Counter(label for _, label in faces)
-    labels, strata, split_of = defaultdict(set), defaultdict(list), {}
-    for photo, label in faces:
-        labels[photo].add(label)
-    for photo, present in labels.items():
-        strata[min(present, key=lambda label: (total[label], label))].append(photo)
-    for photos in strata.values():
+    spec, total, split_of = builder.spec, Counter(label for _, label in faces), {}
+    # of the faces of a photo the last one counts
+    rarest = dict(sorted(faces, key=lambda face: (total[face[1]], face[1]), reverse=True))
+    for label in total:
+        photos = [photo for photo, stratum in rarest.items() if stratum == label]
         split_of |= assign_splits(photos, spec.split_fracs, spec.split_seed)
     builder.details |= {"split_fracs": list(spec.split_fracs), "seed": spec.split_seed}
     return split_of
