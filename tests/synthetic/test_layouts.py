@@ -52,7 +52,7 @@ def expected(layout: str, drawn: list[Record]) -> dict[str, tuple[int, str]]:
     """record -> (label, split) of every record that an import must keep."""
     if SOURCES[layout] == "ferplus":
         for r in drawn:
-            r.written = class_id(label_votes(r.votes)[0])
+            r.written = class_id(label_votes(r.extra["votes"])[0])
     return {r.record: (r.written, r.split) for r in drawn if r.written in range(7)}
 
 
