@@ -54,7 +54,7 @@ facepack_writer.CHUNK = 8
 rows, packs = Manifest.read(sys.argv[1]), Path(sys.argv[3]).with_suffix(".packs")
 
 def observe(record):
-    if record["done"] and (not packs.exists() or str(os.getpid()) not in packs.read_text().split()):
+    if record["done"] > record["first"] and (not packs.exists() or str(os.getpid()) not in packs.read_text().split()):
         with open(packs, "a") as out:
             print(os.getpid(), record["done"], file=out)
 
