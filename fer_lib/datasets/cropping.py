@@ -12,7 +12,7 @@ from fer_lib.errors import DataError
 from fer_lib.faces.contract import FaceContract, to_gray
 from fer_lib.faces.decode import decode
 from fer_lib.faces.detector_interface import find_points
-from fer_lib.faces.detectors import get_detector
+from fer_lib.faces.detectors import Detector, get_detector
 
 Crop = tuple[np.ndarray, np.ndarray | None, str]
 """The face uint8 [R, R, C] (C = 1 for grey), its landmarks float [5, 2], and what is wrong with the row's image."""
@@ -28,9 +28,7 @@ def crop_function(manifest: Manifest, contract: FaceContract, pixels: bool = Tru
 
     def crop(row: dict[str, Any]) -> Crop:
         try:
-            square, eyes = _square_and_eyes(
-                manifest, contract, row, lambda *image_box: find_points(*image_box, detector) if detector else None
-            )
+            square, eyes = _square_and_eyes(manifest, contract, row, detector=detector)
         except DataError as error:
             return nothing, None, str(error)
         return to_gray(contract.finish(square)) if pixels else nothing, eyes, ""
@@ -41,17 +39,22 @@ def crop_function(manifest: Manifest, contract: FaceContract, pixels: bool = Tru
 def read_face(manifest: Manifest, contract: FaceContract, row: dict[str, Any], eyes: Any) -> np.ndarray:
     """The row's face uint8 [R, R, C] from its image, with known landmarks.  DataError when it can't be decoded."""
     points = None if eyes is None else np.asarray(eyes, np.float32)
-    return to_gray(contract.finish(_square_and_eyes(manifest, contract, row, lambda *_: points)[0]))
+    return to_gray(contract.finish(_square_and_eyes(manifest, contract, row, points)[0]))
 
 
 def _square_and_eyes(
-    manifest: Manifest, contract: FaceContract, row: dict[str, Any], landmarks: Callable
+    manifest: Manifest,
+    contract: FaceContract,
+    row: dict[str, Any],
+    eyes: np.ndarray | None = None,
+    detector: Detector | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The row's square uint8 [side, side, 3] and its landmarks.  Raises DataError that names the image."""
     path, box = manifest.resolve(row["image_path"]), box_of(row)
     try:
         image = decode(path)
-        eyes = landmarks(image, box)
+        if detector is not None:
+            eyes = find_points(image, box, detector)
         return contract.square(image, box, eyes), eyes
     except DataError as error:
         raise error if str(path) in str(error) else DataError(f"{path}: {error}") from error
