@@ -27,7 +27,16 @@ import PIL
 from filelock import FileLock
 
 from fer_lib.datasets.cropping import crop_function, read_face
-from fer_lib.datasets.facepack_writer import FACES, INDEX, Entry, build_pack, checksum, partial_folder, valid_chunks
+from fer_lib.datasets.facepack_writer import (
+    FACES,
+    FORMAT,
+    INDEX,
+    Entry,
+    build_pack,
+    checksum,
+    partial_folder,
+    valid_chunks,
+)
 from fer_lib.datasets.manifest import BOX, Manifest
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import CONTRACT_VERSION, FaceContract, to_rgb
@@ -36,7 +45,6 @@ from fer_lib.params.base import PackKind
 
 log = logging.getLogger(__name__)
 
-FORMAT = 5
 LIBRARIES = {"opencv": cv2.__version__, "pillow": PIL.__version__}  # their decoding and resizing decide pixels
 _PROBED = 64  # faces made to estimate a pack's size when its upper bound does not fit
 _SAMPLED = 16  # faces checked when a pack is opened

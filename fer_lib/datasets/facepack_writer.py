@@ -29,6 +29,7 @@ from fer_lib.storage.atomic import explained, sync_folder
 from fer_lib.storage.progress import step
 
 FACES, INDEX = "faces.u8", "faces.jsonl"
+FORMAT = 5  # of both files; part of a pack's name
 CHUNK = 256  # rows: 51 MB of colour faces at 258 pixels; an interruption loses at most one chunk
 _PARTS = 64  # rows of a checksum's table
 
@@ -97,7 +98,7 @@ def _continue(partial: Path, side: int, crop_rows: Callable[[list[int]], Iterabl
 def _append(partial: Path, faces: Sequence[np.ndarray], chunk: list[Entry]) -> None:
     """Write and sync faces, then their line.  Raises DataError when the disk refuses."""
     with explained(partial):
-        for name, parts in ((FACES, map(np.ascontiguousarray, faces)), (INDEX, [_line(chunk)])):
+        for name, parts in ((FACES, faces), (INDEX, [_line(chunk)])):
             with open(partial / name, "ab") as out:
                 out.writelines(parts)
                 out.flush()
