@@ -18,7 +18,7 @@ from fer_lib.datasets.facepack import check_room, open_or_build
 from fer_lib.datasets.facepack_writer import checksum
 from fer_lib.datasets.manifest import Manifest, box_of
 from fer_lib.deploy.predict import Predictor
-from fer_lib.errors import DataError, FerError
+from fer_lib.errors import DataError, FerError, ParamsError
 from fer_lib.faces.align import eye_angle
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
@@ -27,6 +27,8 @@ from fer_lib.faces.detectors import get_detector
 from fer_lib.faces.yunet import YUNET_FILE
 from fer_lib.models.bundle import write_bundle
 from fer_lib.models.classifier import build_classifier
+from fer_lib.params import TeacherParams
+from fer_lib.params.strict import validate
 
 CONTRACT = FaceContract(image_size=32)
 SIDE = CONTRACT.resize
@@ -489,6 +491,12 @@ def test_every_kind_gives_the_contracts_pixels(tmp_path, change):
     assert sizes == [0, SIDE**2 * sum(channels)]
     with pytest.raises(DataError, match="there is no pack kind 'native': use faces or none"):
         open_or_build(manifest, contract, tmp_path, kind="native")
+
+
+def test_a_run_file_with_a_dropped_kind_gets_one_message():
+    with pytest.raises(ParamsError) as error:
+        validate(TeacherParams, {"pack": "native"}, "stage_a")
+    assert str(error.value) == "phase 'stage_a': key 'pack': Input should be 'faces' or 'none', got 'native'"
 
 
 def test_grey_images_are_one_array_of_one_channel_on_disk(tmp_path):
