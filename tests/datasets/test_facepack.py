@@ -634,6 +634,6 @@ def test_prediction_aligns_an_image_like_a_pack(heads, yunet, tmp_path):
 def test_a_missing_yunet_model_is_named(rows, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.WARNING)
     monkeypatch.setenv("FER_YUNET", str(tmp_path / "nowhere.onnx"))
-    with pytest.raises(FerError, match="YuNet model .*nowhere.onnx cannot be read"):
+    with pytest.raises(FerError, match="detector's file .*nowhere.onnx cannot be read"):
         open_or_build(rows, FaceContract(image_size=32, align="eyes"), tmp_path / "cache")
     assert not [p for p in (tmp_path / "cache").iterdir() if p.is_dir()] and not caplog.records
