@@ -14,7 +14,7 @@ from PIL import Image
 
 import fer_lib
 from fer_lib.calibration.temperature import Temperature
-from fer_lib.deploy.export import rank
+from fer_lib.deploy.bundle_export import rank
 from fer_lib.deploy.predict import Predictor
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import FerError
