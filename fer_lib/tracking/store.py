@@ -27,6 +27,7 @@ SETTINGS = {  # variables that MLflow reads, some of them when it is imported; a
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "5",  # seconds
     "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 LOCK_TIMEOUT = 600.0  # seconds to wait for a database that another program has locked
 _PATH_COLUMNS = (  # every column with an absolute artifact path
