@@ -69,11 +69,6 @@ def _channel_axes(nodes, tensors) -> dict[str, int]:
 
 
 def _channel_axis(node, rank: int) -> int | None:
-    attributes = {a.name: a for a in node.attribute}
-    if node.op_type == "Conv":
-        return 0
-    if node.op_type == "Gemm":
-        return 0 if "transB" in attributes and attributes["transB"].i else 1
-    if node.op_type == "MatMul" and rank >= 2:
-        return rank - 1
-    return None
+    transposed = any(a.name == "transB" and a.i for a in node.attribute)
+    axes = {"Conv": 0, "Gemm": 0 if transposed else 1, "MatMul": rank - 1 if rank >= 2 else None}
+    return axes.get(node.op_type)

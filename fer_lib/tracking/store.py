@@ -85,25 +85,23 @@ def _open(base: Path) -> None:
     if unfinished.is_file():  # its creator was killed: MLflow cannot open half a database, and no run is in it
         database.unlink(missing_ok=True)
     is_new = not database.is_file()
+    old = root_file.read_text(encoding="utf-8").strip() if root_file.is_file() else ""
     if not is_new:
         _check_database(database)
-    if not is_new and root_file.is_file() and (old := root_file.read_text(encoding="utf-8").strip()) != str(base):
-        _rebase(database, Path(old), base)
+        if old and old != str(base):
+            _rebase(database, Path(old), base)
     for noisy in ("alembic", "mlflow.store.tracking", "mlflow.system_metrics"):
         logging.getLogger(noisy).setLevel(logging.WARNING)  # the migration logs forty lines, a monitored run four
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises what it logs
     if is_new:
         unfinished.touch()
-    client = MlflowClient()
-    client.search_experiments(max_results=1)  # creates or migrates the database
+    MlflowClient().search_experiments(max_results=1)  # creates or migrates the database
     if is_new:  # the Default experiment would put artifacts below the working folder
         with contextlib.closing(sqlite3.connect(database, timeout=30)) as db, db:
             db.execute("UPDATE experiments SET artifact_location = ?", (artifact_root(base),))
         unfinished.unlink()
-    if not root_file.is_file() or root_file.read_text(encoding="utf-8").strip() != str(base):
+    if old != str(base):
         root_file.write_text(str(base) + "\n", encoding="utf-8")
-    if client.get_experiment_by_name(EXPERIMENT) is None:
-        client.create_experiment(EXPERIMENT, artifact_location=artifact_root(base))
 
 
 def _check_database(database: Path) -> None:
