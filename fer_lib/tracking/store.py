@@ -95,13 +95,16 @@ def _open(base: Path) -> None:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises what it logs
     if is_new:
         unfinished.touch()
-    MlflowClient().search_experiments(max_results=1)  # creates or migrates the database
+    client = MlflowClient()
+    client.search_experiments(max_results=1)  # creates or migrates the database
     if is_new:  # the Default experiment would put artifacts below the working folder
         with contextlib.closing(sqlite3.connect(database, timeout=30)) as db, db:
             db.execute("UPDATE experiments SET artifact_location = ?", (artifact_root(base),))
         unfinished.unlink()
     if old != str(base):
         root_file.write_text(str(base) + "\n", encoding="utf-8")
+    if client.get_experiment_by_name(EXPERIMENT) is None:
+        client.create_experiment(EXPERIMENT, artifact_location=artifact_root(base))
 
 
 def _check_database(database: Path) -> None:
