@@ -81,7 +81,9 @@ class PhaseRun:
         self.name, self.key, self.inputs = plan["phase"], plan["key"], plan["inputs"]
         self.output_dir = Path(plan["output_dir"])
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = RunLock(self.output_dir / ".lock", f"phase {self.name!r} in {self.output_dir}")
+        self._cleanup = contextlib.ExitStack()  # closed when the run ends
+        lock = RunLock(self.output_dir / ".lock", f"phase {self.name!r} in {self.output_dir}")
+        self._lock = self._cleanup.enter_context(lock)
         self.run_id = ""
         self._note: dict[str, str] = {}
         self._warnings: list[str] = []
@@ -91,14 +93,13 @@ class PhaseRun:
         except BaseException as error:
             if self.run_id:
                 mlflow.end_run("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            self._lock.release()
+            self._cleanup.close()
             raise
         _current = self
         self.progress_fields: dict[str, Any] = {}  # more fields of progress.json
-        self._observing = contextlib.ExitStack()
-        self._observing.enter_context(progress.observed_by(self._write_progress))
+        self._cleanup.enter_context(progress.observed_by(self._write_progress))
         self._write_progress(progress.UNCOUNTED | {"text": "reading inputs"})
-        self._unregister = run_status.on_interrupted_cell(self.interrupt)
+        self._cleanup.callback(run_status.on_interrupted_cell(self.interrupt))
         atexit.register(self._exit)  # MLflow's own exit hook would set FINISHED
 
     def _start(self, mlflow, base: Path, plan: dict[str, Any], run_id: str | None) -> None:
@@ -152,12 +153,13 @@ class PhaseRun:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        if error is None:
-            self._refuse_unfinished()
-        elif issubclass(kind, KeyboardInterrupt):
-            self.interrupt()
-        else:
+        if error is None and _current is self:
             self.close("FAILED")
+            raise FerError(f"phase {self.name} ended without run.finish(result): later phases would have nothing to "
+                           "read. Call it in the last cell")  # fmt: skip
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self.interrupt()
+        self.close("FAILED")
 
     def _refuse_ended(self) -> None:
         """Raise FerError when this run has ended, because MLflow would start another."""
@@ -244,7 +246,9 @@ class PhaseRun:
             self.warn(message)
         if result.note:
             self.note(**result.note)
-        self.artifact(write_json(self.output_dir / "outputs.json", self._outputs(result)))
+        bundle = {} if result.bundle is None else {"bundle": below(result.bundle, self.output_dir)}
+        outputs = {"ids": result.ids, **bundle, "headline": result.headline}
+        self.artifact(write_json(self.output_dir / "outputs.json", outputs))
         if (openings := self.output_dir / OPENINGS).is_file():
             self.artifact(openings)
         plan = read_json(self.output_dir / "phase.json")
@@ -253,18 +257,6 @@ class PhaseRun:
         self.close("FINISHED")
         for name, value in (*flatten(result.headline, " ").items(), *result.ids.items()):
             print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
-
-    def _outputs(self, result: PhaseResult) -> dict[str, Any]:
-        """``outputs.json``; a bundle in the phase's folder by its relative path, so that a checkout can be moved."""
-        bundle = {} if result.bundle is None else {"bundle": below(result.bundle, self.output_dir)}
-        return {"ids": result.ids, **bundle, "headline": result.headline}
-
-    def _refuse_unfinished(self) -> None:
-        """Fail the run and raise FerError when :meth:`finish` was not called."""
-        if _current is self:
-            self.close("FAILED")
-            raise FerError(f"phase {self.name} ended without run.finish(result): later phases would have nothing to "
-                           "read. Call it in the last cell")  # fmt: skip
 
     def interrupt(self) -> None:
         """End the run as KILLED and record its progress.  Does nothing after the run has ended."""
@@ -288,12 +280,10 @@ class PhaseRun:
         if _current is not self:
             return
         _current = None
-        self._observing.close()
-        self._unregister()
         try:
             try:  # end_run cannot be retried: it forgets the run before it writes
                 store.retry_while_locked(self._client.set_terminated, self.run_id, status)
             finally:
                 mlflow.end_run(status)
         finally:
-            self._lock.release()
+            self._cleanup.close()
