@@ -34,7 +34,7 @@ from fer_lib.storage.paths import below, mlruns
 from fer_lib.storage.phase_result import PhaseResult
 from fer_lib.tracking import run_status, store
 from fer_lib.tracking.event_logger import EventLogger
-from fer_lib.tracking.records import git_state, numbers, relative_inputs, write_plan
+from fer_lib.tracking.records import git_state, notebook_shell, numbers, relative_inputs, write_plan
 from fer_lib.tracking.registry import resolve
 
 NOTE_FIELDS = ("intent", "action", "result", "decision", "next")
@@ -189,14 +189,21 @@ class PhaseRun:
             print(message, flush=True)
 
     def figure(self, figure, name: str):
-        """Attach a figure, save a copy in the phase's folder and return it.  The suffix of ``name`` sets the format."""
+        """Attach a figure, save a copy in the phase's folder and return it.  The suffix of ``name`` sets the format.
+
+        In a notebook a PNG is returned as the image that was saved: showing the figure would draw it a second time.
+        """
         self._refuse_ended()
         path = self.output_dir / "figures" / name
         with progress.step(f"drawing {name}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, dpi=120, bbox_inches="tight")
             self.artifact(path, "figures")
-        return figure
+        if notebook_shell() is None or path.suffix != ".png":
+            return figure
+        from IPython.display import Image
+
+        return Image(filename=path)
 
     def _write_progress(self, record: dict[str, Any]) -> None:
         """Write ``progress.json``, which ``fer run`` displays.  Atomic, but not synced: losing it does no harm."""
