@@ -90,7 +90,7 @@ def test_a_failure_stops_only_dependent_phases(diamond, home, stored, capsys):
 
 
 def both_train(home, process: ForkedCommand, before: set) -> list[psutil.Process]:
-    """Wait until two teachers have made some steps; returns the worker processes of the command and its kernels."""
+    """Wait until two teachers have made some steps; returns the kernels of the command."""
     until = time.monotonic() + 120
     while time.monotonic() < until and process.poll() is None:
         new = set(home.glob("mlruns/phases/teacher_*/steps.txt")) - before
