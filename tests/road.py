@@ -199,7 +199,7 @@ def command(*words: str, home: Path | None, cwd: Path, timeout: float = 3600) ->
 
 
 def kernels(pid: int) -> list[psutil.Process]:
-    """The kernels of a running command: forks of its kernel server, or processes that it or a worker started."""
+    """The kernels of a running command: forks of its kernel server, or processes that it started."""
     below = psutil.Process(pid).children(recursive=True)
     servers = [p for p in psutil.Process(pid).children() if "fer_lib.pipeline.kernel_server" in _words(p)]
     return [k for s in servers for k in s.children()] + [p for p in below if "ipykernel_launcher" in _words(p)]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Annotated
 
 import typer
 
-from fer_lib.cli.run import Fresh, From, Only, Parallel, RunFile, Smoke
+from fer_lib.cli.run import Fresh, From, Only, Parallel, RunFile, Smoke, set_up_process
 
 
 def sweep(
@@ -27,8 +26,8 @@ def sweep(
     Phases that combinations share run once.  Exit code 0: all finished; 1: a phase failed, the other combinations went
     on; 2: a parameter of some combination is wrong (nothing was started); 130: interrupted.
     """
+    set_up_process()
     from fer_lib.pipeline.sweep import sweep_file
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as for fer run
     code = sweep_file(path, param or (), only=only, from_=from_, smoke=smoke, fresh=fresh, parallel=parallel)
     raise typer.Exit(code)

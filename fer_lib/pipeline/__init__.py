@@ -6,12 +6,13 @@ sweep.py                 one run file with every combination of parameter values
 grid.py                  the combinations of a sweep; comparison.py compares their results
 schedule.py              the order in which phases start, for both
 execution.py             execution of a plan: inputs, cache keys, folders and the result of each phase
-phase_task.py            one phase: whether a finished result is reused, its MLflow run, its end
-workers.py               executors for notebooks: this process, or a pool with one device per worker
+reuse.py                 whether a finished phase is re-used; cache_key.py: the key that decides it
+phase_task.py            one phase: its MLflow run from start to end
+workers.py               threads that execute notebooks, each kernel with its own devices
 papermill.py             execution of one notebook
 kernels.py               its kernel; kernel_server.py: the process from which kernels are forked
 forecast.py              how long a run will take
 progress.py              what the terminal shows meanwhile, also of other long commands
-cache_key.py             the cache key of a phase; folders.py: the folders of phases
+folders.py               the folders of phases and the records in them
 standalone.py            a phase that a notebook runs without a pipeline
 """

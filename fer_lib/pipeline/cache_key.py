@@ -1,4 +1,4 @@
-"""The cache key of a phase.  A finished phase with the same key is reused (``phase_task.py`` decides).
+"""The cache key of a phase.  A finished phase with the same key is re-used (``reuse.py`` decides).
 
 The key hashes the kind, its parameters, the ids of its inputs, the code of its notebook and the ``fer_lib`` sources
 which that code can reach.  Sources are compared as syntax trees without docstrings, so a comment costs no training.
@@ -11,7 +11,8 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from fer_lib.errors import FerError
 from fer_lib.params import KINDS
 from fer_lib.pipeline.runfile import INPUTS
 from fer_lib.storage.atomic import write_json
-from fer_lib.storage.json_files import file_sha256, read_json
+from fer_lib.storage.json_files import file_sha256, read_json, try_read_json
 from fer_lib.storage.paths import external, is_uri, mlruns
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PATH_FIELDS = ("root", "votes", "images", "image_map")  # parameters that may name files outside the run
+PARSER = hashlib.sha256(Path(__file__).read_bytes() + sys.version.encode()).hexdigest()  # what _parse depends on
+_parsed: dict[str, dict[str, Any]] = {}  # hash of a module's text -> what _parse found
 # These modules only pass on and record values.  The key contains the values, so it leaves out the modules' code.
 UNHASHED_MODULES = frozenset(
     f"fer_lib.{name}"
@@ -50,8 +53,11 @@ def phase_key(kind: str, params: dict[str, Any], inputs: dict[str, str | list[st
     if weights := weights_id(own.get("pretrained", "")):
         own["pretrained"] = weights
     parts = {"kind": kind, "params": own, "inputs": _input_ids(inputs), "files": dict(_files(own))}
-    parts["notebook"] = _digest(_skeleton(ast.parse(code)))
+    parts["notebook"] = _parse(code, True)["digest"]
     parts["sources"] = reachable(code + source_imports(kind, params))
+    if not _parsed.keys() <= _parsed_earlier().keys():
+        write_json(mlruns() / "cache" / "parsed.json", {PARSER: _parsed})
+        _parsed_earlier.cache_clear()
     return _digest(json.dumps(parts, sort_keys=True, ensure_ascii=False))
 
 
@@ -183,7 +189,7 @@ def reachable(code: str, package: Path = PACKAGE) -> dict[str, str]:
     ``import a.b``, counts with what it runs on import, not with the functions it offers.
     """
     hashes: dict[str, str] = {}
-    queue = list(_imports(ast.parse(code), package.name, package))
+    queue = list(_resolve(_parse(code, True)["imports"], package.name, package))
     seen: set[tuple[str, bool]] = set()
     while queue:
         name, whole = queue.pop()
@@ -202,56 +208,66 @@ def reachable(code: str, package: Path = PACKAGE) -> dict[str, str]:
 def _module(name: str, whole: bool, package: Path, changed: int) -> tuple[str, list[tuple[str, bool]]]:
     """Hash and imports of one module; ``changed`` (its modification time) is there to forget what was edited since."""
     file = _file(name, package)
-    tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
-    if not whole:
-        tree.body = [node for node in tree.body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-    imports = list(_imports(tree, name if file.name == "__init__.py" else name.rpartition(".")[0], package))
-    if file.name == "__init__.py" and _imports_by_name(tree):
+    is_package = file.name == "__init__.py"
+    parsed = _parse(file.read_text(encoding="utf-8"), whole)
+    imports = list(_resolve(parsed["imports"], name if is_package else name.rpartition(".")[0], package))
+    if is_package and parsed["imports_by_name"]:
         imports += [(_name(other, package), True) for other in sorted(file.parent.rglob("*.py"))]
-    return _digest(_skeleton(tree)), imports
+    return parsed["digest"], imports
 
 
-def _imports_by_name(tree: ast.AST) -> bool:
-    """Whether a module finds others by their names (``importlib``, ``pkgutil``), so that any of them may be reached."""
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    return bool(names & {"importlib", "pkgutil"})
+def _parse(text: str, whole: bool) -> dict[str, Any]:
+    """What the key needs of a module: ``digest``, ``imports`` (:func:`_imports`) and ``imports_by_name``.
+
+    Without ``whole``, the module's functions and classes are left out.  ``imports_by_name``: it imports ``importlib``
+    or ``pkgutil``, so that any module may be reached.
+    """
+    key = _digest(f"{whole} {text}")
+    if key not in _parsed and key in _parsed_earlier():
+        _parsed[key] = _parsed_earlier()[key]
+    elif key not in _parsed:
+        tree = ast.parse(text)
+        if not whole:
+            tree.body = [node for node in tree.body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+        imports = list(_imports(tree))
+        by_name = any(not level and module in ("importlib", "pkgutil") for level, module, *_ in imports)
+        _parsed[key] = {"digest": _digest(_skeleton(tree)), "imports": imports, "imports_by_name": by_name}
+    return _parsed[key]
 
 
-def _imports(tree: ast.AST, parent: str, package: Path) -> Iterator[tuple[str, bool]]:
-    """(module, whole) for each import of the package in the tree; ``parent`` resolves relative ones."""
+@functools.cache
+def _parsed_earlier() -> dict[str, dict[str, Any]]:
+    """What earlier commands parsed in this way; parsing all modules takes half a second."""
+    return (try_read_json(mlruns() / "cache" / "parsed.json") or {}).get(PARSER, {})
+
+
+def _imports(tree: ast.AST) -> Iterator[tuple[int, str, str, bool]]:
+    """(level, module, name, whole) of each import in the tree; ``name`` is empty for ``import module``."""
+    attributes = {node.value.id for node in ast.walk(tree)
+                  if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}  # fmt: skip
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                if _file(alias.name, package):  # asked first: the other question walks the whole tree
-                    yield from _chain(alias.name, package, _uses_attributes(tree, alias))
+            for alias in node.names:  # a package counts whole only when something that it offers is used
+                yield 0, alias.name, "", "." in alias.name or (alias.asname or alias.name) in attributes
         elif isinstance(node, ast.ImportFrom):
-            base = parent.split(".")[: len(parent.split(".")) - node.level + 1] if node.level else []
-            module = ".".join([*base, node.module] if node.module else base)
             for alias in node.names:
-                if _file(f"{module}.{alias.name}", package):
-                    yield from _chain(f"{module}.{alias.name}", package, True)
-                else:
-                    yield from _chain(module, package, True)
+                yield node.level, node.module or "", alias.name, True
 
 
-def _uses_attributes(tree: ast.AST, alias: ast.alias) -> bool:
-    """Whether ``import package`` is followed by a use of something that the package itself offers."""
-    if "." in alias.name:
-        return True
-    bound = alias.asname or alias.name
-    attributes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
-    return any(isinstance(node.value, ast.Name) and node.value.id == bound for node in attributes)
+def _resolve(imports: Iterable[Sequence], parent: str, package: Path) -> Iterator[tuple[str, bool]]:
+    """(module, whole) for each module of the package that is imported, after the packages it lies in.
 
-
-def _chain(name: str, package: Path, whole: bool) -> Iterator[tuple[str, bool]]:
-    """The module itself, and the packages it lies in."""
-    if not _file(name, package):
-        return
-    parts = name.split(".")
-    for depth in range(1, len(parts)):
-        yield ".".join(parts[:depth]), False
-    yield name, whole
+    ``parent`` resolves relative imports.
+    """
+    for level, module, name, whole in imports:
+        base = parent.split(".")[: len(parent.split(".")) - level + 1] if level else []
+        module = ".".join([*base, module] if module else base)
+        if name and _file(f"{module}.{name}", package):
+            module = f"{module}.{name}"
+        if _file(module, package):
+            parts = module.split(".")
+            yield from ((".".join(parts[:depth]), False) for depth in range(1, len(parts)))
+            yield module, whole
 
 
 @functools.cache

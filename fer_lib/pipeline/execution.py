@@ -1,6 +1,6 @@
 """Execution of a plan: the inputs and the result of each phase, and the parent MLflow run.
 
-A phase whose cache key has a finished folder is not run again.  An interrupted phase continues in its old folder.
+Which finished folders are re-used instead of run again is decided in ``reuse.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_lib.errors import FerError
-from fer_lib.pipeline import cache_key, folders
+from fer_lib.pipeline import cache_key, folders, reuse
 from fer_lib.pipeline.progress import show_progress
 from fer_lib.pipeline.runfile import Phase, RunPlan, input_fields, input_phases
 from fer_lib.storage import paths
@@ -115,21 +115,13 @@ class Execution:
             self._find_earlier_folders()
 
     def _find_earlier_folders(self) -> None:
-        """Folders of the phases before: the newest with this cache key, else the newest with these parameters."""
+        """Set the folders of the phases before (:func:`reuse.find_earlier`)."""
         for phase in self.plan.phases[: self.plan.phases.index(self.phases[0])]:
             inputs = self.inputs(phase) if input_phases(phase) <= self.folders.keys() else None
-            folder = None
-            if inputs is not None:
-                attempts = folders.attempts(phase.name, self.key(phase, inputs))
-                folder = next((f for f in reversed(attempts) if (f / "done.json").is_file()), None)
-            if folder is None:
-                own = folders.own_params(phase.params)
-                same = [r for r in folders.finished_phases((phase.kind,), phase.name) if r["params"] == own]
-                if inputs is not None:
-                    same = [r for r in same if cache_key.same_inputs(r["inputs"], inputs)]
-                if same:
-                    folder = Path(same[0]["folder"])
-                    self.shared.console.print(f"{phase.name}: re-used from {folder.name} (made by other code)")
+            key = self.key(phase, inputs) if inputs is not None else None
+            folder, is_other_code = reuse.find_earlier(phase, key, inputs)
+            if is_other_code:
+                self.shared.console.print(f"{phase.name}: re-used from {folder.name} (made by other code)")
             if folder is not None:
                 self.folders[phase.name] = folder
 
@@ -154,27 +146,16 @@ class Execution:
         values = phase.params.model_dump(mode="json")
         return cache_key.phase_key(phase.kind, values, inputs, folders.notebook_path(phase.kind))
 
-    def pending(self) -> tuple[list[Phase], list[Phase]]:
-        """(phases that can start now, phases that never can because one of their inputs failed)."""
-        ready, blocked = [], []
+    def ready(self) -> list[Phase]:
+        """The phases that can start: they have not, and their inputs are finished."""
         names = {phase.name for phase in self.phases}
-        failed = {name for name, result in self.results.items() if result.status in ("failed", "stopped")}
-        for phase in self.phases:
-            if phase.name in self.results:
-                continue
-            needs = input_phases(phase) & names
-            if needs & failed:
-                failed.add(phase.name)
-                blocked.append(phase)
-            elif all(name in self.results and self.results[name].status in FINISHED for name in needs):
-                ready.append(phase)
-        return ready, blocked
+        finished = {name for name, result in self.results.items() if result.status in FINISHED}
+        return [p for p in self.phases if p.name not in self.results and input_phases(p) & names <= finished]
 
     @property
     def is_over(self) -> bool:
         """Whether no phase runs and none can start."""
-        idle = all(result.status != "running" for result in self.results.values())
-        return idle and len(self.results) + len(self.pending()[1]) == len(self.phases)
+        return not self.ready() and all(result.status != "running" for result in self.results.values())
 
     @property
     def is_complete(self) -> bool:

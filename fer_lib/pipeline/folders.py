@@ -10,7 +10,7 @@ from fer_lib.errors import FerError
 from fer_lib.pipeline.runfile import INPUTS
 from fer_lib.storage import paths
 from fer_lib.storage.json_files import flatten, read_json, read_outputs
-from fer_lib.storage.locks import RunLock, raise_if_locked
+from fer_lib.storage.locks import RunLock
 from fer_lib.storage.paths import external, is_uri
 
 
@@ -22,31 +22,6 @@ def notebook_path(kind: str) -> Path:
     return path
 
 
-def attempts(phase: str, key: str) -> list[Path]:
-    """Folders of this phase and cache key, oldest first: ``<phase>-<key12>``, ``-2``, ``-3``, ... of ``--fresh``."""
-    first = paths.phases_dir() / f"{phase}-{key[:12]}"
-    folders = [first] if first.is_dir() else []
-    while folders and (following := first.with_name(f"{first.name}-{len(folders) + 1}")).is_dir():
-        folders.append(following)
-    return folders
-
-
-def folder_for(phase: str, key: str, fresh: bool = False) -> Path:
-    """The folder for the next run of this phase: the newest attempt, or with ``fresh`` a new one.
-
-    Raises:
-        FerError: another process runs the newest attempt; the message names it.
-    """
-    earlier = attempts(phase, key)
-    first = paths.phases_dir() / f"{phase}-{key[:12]}"
-    newest = earlier[-1] if earlier else first
-    for lock in (newest / ".lock", _command_lock(newest)):
-        raise_if_locked(lock, f"phase {phase!r} in {newest}")
-    if not fresh or not earlier:
-        return newest
-    return first.with_name(f"{first.name}-{len(earlier) + 1}")
-
-
 def lock_folder(folder: Path, phase: str) -> RunLock:
     """The lock of the command that runs ``phase``; the kernel takes its own lock seconds later.
 
@@ -54,10 +29,11 @@ def lock_folder(folder: Path, phase: str) -> RunLock:
         FerError: another command holds it; the message names it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    return RunLock(_command_lock(folder), f"phase {phase!r} in {folder}")
+    return RunLock(command_lock(folder), f"phase {phase!r} in {folder}")
 
 
-def _command_lock(folder: Path) -> Path:
+def command_lock(folder: Path) -> Path:
+    """The lock file of the command that runs the phase in ``folder``."""
     locks = paths.mlruns() / "locks"
     locks.mkdir(exist_ok=True)
     return locks / f"{folder.name}.lock"

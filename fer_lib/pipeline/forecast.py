@@ -14,11 +14,6 @@ REFERENCE = 0.024  # loop_seconds of the machine on which a run file's ``seconds
 PHASE_START = 1.0  # seconds of a phase before its own clock starts and after it stops
 
 
-def finished_before(phases: Sequence[Phase]) -> set[str]:
-    """Names of the phases that have finished in this home at least once, with whatever parameters."""
-    return {phase.name for phase in phases} & {record["phase"] for record in folders.finished_phases()}
-
-
 def describe(plan: RunPlan, phases: Sequence[Phase], parallel: int = 1) -> str:
     """``10 phases to run: about 2 minutes on 2 cores``; empty when nothing is known.
 

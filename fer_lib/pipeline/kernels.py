@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import select
@@ -9,6 +10,7 @@ import signal
 import socket
 import sys
 import uuid
+from pathlib import Path
 from typing import Any
 
 from jupyter_client.kernelspec import KernelSpec
@@ -72,19 +74,19 @@ class _Provisioner(LocalProvisioner):
 
     async def launch_kernel(self, cmd: list[str], **options: Any):
         try:
-            request = {"command": cmd, "cwd": os.getcwd(), "environment": options["env"]}
-            self.process = ForkedKernel(self.server, request)
+            request = {"command": cmd, "cwd": options["cwd"], "environment": options["env"]}
+            self.process = await asyncio.to_thread(ForkedKernel, self.server, request)  # seconds for the first one
         except (OSError, ValueError):  # no server, or it has ended
             return await super().launch_kernel(cmd, **options)
         self.pid = self.pgid = self.process.pid
         return self.connection_info
 
 
-def kernel_manager(environment: dict[str, str], server: str) -> type[AsyncKernelManager]:
+def kernel_manager(environment: dict[str, str], cwd: Path, server: str) -> type[AsyncKernelManager]:
     """A class of kernel managers for this interpreter, whatever kernels the user has installed.
 
     Args:
-        environment: changes to the environment of this process.
+        environment: changes to the environment of this process; cwd: the kernel's working folder.
         server: address of a kernel server, or "".
     """
     argv = [sys.executable, *OPTIONS, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -96,6 +98,6 @@ def kernel_manager(environment: dict[str, str], server: str) -> type[AsyncKernel
             self.kernel_id = str(uuid.uuid4())
             self.provisioner = _Provisioner(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)
             self.provisioner.server = server
-            return super().start_kernel(env=os.environ | environment, **options)
+            return super().start_kernel(env=os.environ | environment, cwd=str(cwd), **options)
 
     return PhaseKernelManager

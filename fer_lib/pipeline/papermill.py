@@ -11,15 +11,10 @@ from fer_lib.pipeline.kernel_server import backend_environment
 
 
 class NotebookFailed(FerError):
-    """A cell raised, or the kernel died.  ``name``: the exception's class; ``output``: the executed notebook."""
+    """A cell raised an exception of the class ``name``, or the kernel died.  ``output``: the executed notebook."""
 
     def __init__(self, name: str, message: str, output: Path):
         super().__init__(f"{name}: {message}\nthe notebook up to the failing cell: {output}")
-        self.name, self.message, self.output = name, message, output
-
-    def __reduce__(self):
-        """Arguments from which pickle rebuilds it in another process."""
-        return type(self), (self.name, self.message, self.output)
 
 
 def execute(
@@ -28,11 +23,12 @@ def execute(
     """Run ``notebook`` with ``parameters`` and write it to ``output``, also after a failure.
 
     Args:
-        environment: changes to the environment of the kernel; server: address of a kernel server, or "".
+        cwd: working folder of the kernel; environment: changes to its environment.
+        server: address of a kernel server, or "".
 
     Raises:
         NotebookFailed: a cell failed or the kernel died.
-        KeyboardInterrupt: this process or the kernel was interrupted; the kernel has ended.
+        KeyboardInterrupt: this thread or the kernel was interrupted; the kernel has ended.
     """
     import nbclient.exceptions
     import papermill
@@ -46,9 +42,9 @@ def execute(
     quiet = ["--log-level=50"]  # ipykernel logs the interrupt of an idle kernel as an error
     try:
         papermill.execute_notebook(
-            str(notebook), str(output), parameters=parameters, kernel_name="python3", cwd=str(cwd), progress_bar=False,
+            str(notebook), str(output), parameters=parameters, kernel_name="python3", progress_bar=False,
             log_output=False, extra_arguments=quiet,
-            kernel_manager_class=kernel_manager(backend_environment() | environment, server),
+            kernel_manager_class=kernel_manager(backend_environment() | environment, cwd, server),
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":  # the kernel itself was interrupted

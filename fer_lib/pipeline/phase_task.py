@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from fer_lib.params import PhaseParams
-from fer_lib.pipeline import folders
+from fer_lib.pipeline import folders, reuse
 from fer_lib.pipeline.execution import FINISHED, Execution, PhaseState
 from fer_lib.pipeline.papermill import NotebookFailed, write_html
 from fer_lib.pipeline.runfile import Phase
@@ -58,8 +58,7 @@ class Task:
         """The result when nothing has to run: the phase is finished, or it failed in another execution; else None."""
         first = self.shared.results.get(self.identity)
         if first is None:
-            self.folder = folders.folder_for(self.phase.name, self.key, self.shared.fresh)
-            record = folders.read_record(self.folder)
+            self.folder, record = reuse.find_folder(self.phase.name, self.key, self.shared.fresh)
             if record is None:
                 return None
             headline = folders.read_headline(self.folder)

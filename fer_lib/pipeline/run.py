@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from fer_lib.errors import ParamsError
-from fer_lib.pipeline import folders, forecast
+from fer_lib.pipeline import folders, forecast, reuse
 from fer_lib.pipeline.runfile import Phase, RunPlan, input_phases, load_run
 
 
@@ -44,12 +45,12 @@ def run_file(
     from fer_lib.pipeline.execution import Execution, open_session
     from fer_lib.pipeline.progress import PhaseBar, result_table
     from fer_lib.pipeline.schedule import Schedule, print_unfinished
-    from fer_lib.pipeline.workers import open_workers
+    from fer_lib.pipeline.workers import NotebookPool
 
-    finished = set() if fresh else forecast.finished_before(phases)
+    finished = set() if fresh else reuse.finished_before(phases)
     if not finished:  # nothing can be re-used, so this is known before the store opens
         _announce(plan, phases, parallel)
-    with open_workers(parallel, start=len(finished) < len(phases)) as pool, open_session(fresh) as shared:
+    with closing(NotebookPool(parallel, start=len(finished) < len(phases))) as pool, open_session(fresh) as shared:
         execution = Execution(shared, plan, phases, reuse_earlier=bool(only or from_))
         execution.start_run()
         with PhaseBar(shared.console, plan.name, len(phases)) as bar:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 
 from fer_lib.errors import FerError
 from fer_lib.pipeline.execution import Execution, Session
-from fer_lib.pipeline.papermill import NotebookFailed
 from fer_lib.pipeline.phase_task import Task
-from fer_lib.pipeline.workers import InProcess, ProcessPool, signals_deferred, signals_ignored
+from fer_lib.pipeline.workers import NotebookPool, signals_deferred, signals_ignored
 
 
 class Schedule:
@@ -22,7 +20,7 @@ class Schedule:
     """
 
     def __init__(
-        self, executions: list[Execution], pool: InProcess | ProcessPool, bar, keep_going: bool,
+        self, executions: list[Execution], pool: NotebookPool, bar, keep_going: bool,
         before_start: Callable[[], None] | None = None,
     ):  # fmt: skip
         self.executions, self.pool, self.bar, self.keep_going = executions, pool, bar, keep_going
@@ -62,7 +60,8 @@ class Schedule:
                     self.bar.stop(error, len(self.running))
             if not self.running:
                 break
-            for future in wait(self.running, return_when=FIRST_COMPLETED).done:
+            # on Windows, Ctrl+C is seen only between two waits
+            for future in wait(self.running, timeout=1.0, return_when=FIRST_COMPLETED).done:
                 self._handle_end(future)
         if error is not None:
             raise error
@@ -74,7 +73,7 @@ class Schedule:
         while changed:
             changed = False
             for execution in self.executions:
-                for phase in execution.pending()[0]:
+                for phase in execution.ready():
                     if len(self.running) == self.pool.count:
                         return
                     changed |= self._advance(execution, phase)
@@ -100,15 +99,12 @@ class Schedule:
         with signals_deferred():
             work = task.start(self.pool.environment(slot, phase.params))
             self.bar.start(task.result)
-        self.running[self.pool.submit(work)] = (task, slot)
+            self.running[self.pool.submit(work)] = (task, slot)
         return True
 
     def _handle_end(self, future: Future) -> None:
         error = future.exception()
         task, _ = self.running[future]
-        if isinstance(error, BrokenProcessPool):
-            message = "its worker process was killed (out of memory?): run the same command with a smaller --parallel"
-            error = NotebookFailed("WorkerDied", message, task.output)
         self._finish(future, error)
         if isinstance(error, KeyboardInterrupt):
             raise error

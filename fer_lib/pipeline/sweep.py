@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
-from fer_lib.pipeline import folders, forecast
+from fer_lib.pipeline import folders, reuse
 from fer_lib.pipeline.grid import Combination, compared_phases, exclude_registering, load_combinations
 from fer_lib.pipeline.run import select_phases
 
@@ -43,10 +44,10 @@ def sweep_file(
     from fer_lib.pipeline.execution import Execution, open_session
     from fer_lib.pipeline.progress import PhaseBar
     from fer_lib.pipeline.schedule import Schedule, print_unfinished
-    from fer_lib.pipeline.workers import open_workers
+    from fer_lib.pipeline.workers import NotebookPool
 
-    new = fresh or len(forecast.finished_before(selected[0])) < len(selected[0])
-    with open_workers(parallel, start=new) as pool, open_session(fresh) as shared:
+    new = fresh or len(reuse.finished_before(selected[0])) < len(selected[0])
+    with closing(NotebookPool(parallel, start=new)) as pool, open_session(fresh) as shared:
         if excluded := [phase.name for phase in asked[0] if phase not in selected[0]]:
             shared.console.print(f"left out of the sweep, because they move an alias: {', '.join(excluded)}")
         plan, status = combinations[0].plan, "FAILED"

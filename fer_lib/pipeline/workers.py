@@ -1,77 +1,38 @@
-"""Executors for notebooks: one at a time in this process, or several at once in worker processes.
-
-Executing a notebook changes the environment and the working folder of its process, so each worker is a process.
-Workers have their own process groups: Ctrl+C in a terminal reaches only the command, which interrupts the workers.
-"""
+"""Threads that execute notebooks, one kernel per thread, each with its own GPUs or a share of the CPU cores."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import math
-import multiprocessing
-import multiprocessing.connection
 import os
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from fer_lib.devices import cores
 from fer_lib.pipeline.kernel_server import THREADS, KernelServer
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-INTERRUPT_INTERVAL = 15.0  # seconds for an interrupted notebook to end its kernel before the next interrupt
 
 
-class InProcess:
-    """One notebook at a time, in this process."""
+class NotebookPool:
+    """Up to ``count`` notebooks at once.  A single one may use the whole machine.
 
-    count = 1
+    ``start``: start the kernel server at once, so that its imports do not delay the first notebook.
+    """
 
-    def __init__(self):
-        self.server = KernelServer({})
-
-    def environment(self, slot: int, params) -> dict[str, str]:
-        """Empty: the only kernel may use the whole machine."""
-        return {}
-
-    def free(self, slot: int) -> None:
-        """Does nothing."""
-
-    def submit(self, work: dict[str, Any]) -> Future:
-        """Run the notebook (:func:`papermill.execute`); returns a future that is done."""
-        from fer_lib.pipeline.papermill import execute
-
-        self.server.start()
-        future: Future = Future()
-        try:
-            future.set_result(execute(**work, server=self.server.address))
-        except BaseException as error:  # KeyboardInterrupt too
-            future.set_exception(error)
-        return future
-
-    def interrupt(self) -> None:
-        """Does nothing: no notebook runs outside :meth:`submit`."""
-
-    def close(self) -> None:
-        """End the kernel server."""
-        self.server.close()
-
-
-class ProcessPool:
-    """Up to ``count`` notebooks at once, each with its own GPUs or a share of the CPU cores."""
-
-    def __init__(self, count: int):
+    def __init__(self, count: int, start: bool = False):
         self.count = count
-        self.server = KernelServer(kernel_environment(count, None, []))
+        self.server = KernelServer(kernel_environment(count, None, []) if count > 1 else {})
         self._gpus_by_slot: dict[int, list[str]] = {}
-        self._pool: ProcessPoolExecutor | None = None
-        self._futures: set[Future] = set()
+        self._threads = ThreadPoolExecutor(count)
+        self._loops: list[Any] = []  # event loops of the threads, in which papermill talks to the kernels
+        self._is_interrupted = False
+        if start:
+            self.server.start()
 
     @functools.cached_property
     def gpus(self) -> list[str]:
@@ -80,6 +41,8 @@ class ProcessPool:
 
     def environment(self, slot: int, params) -> dict[str, str]:
         """Environment of the kernel in this slot (from 0), with its GPUs; the slot keeps them until :meth:`free`."""
+        if self.count == 1:
+            return {}
         self.free(slot)
         self._gpus_by_slot[slot] = least_used(self.gpus, getattr(params, "processes", 1), self._gpus_by_slot.values())
         return kernel_environment(self.count, params, self._gpus_by_slot[slot])
@@ -89,64 +52,35 @@ class ProcessPool:
         self._gpus_by_slot.pop(slot, None)
 
     def submit(self, work: dict[str, Any]) -> Future:
-        """Start a notebook in a worker; returns the future of :func:`papermill.execute`.
-
-        The future of a killed worker raises BrokenProcessPool.  The next submit starts new workers.
-        """
+        """Start a notebook in a thread; returns the future of :func:`papermill.execute`."""
         self.server.start()
-        work = work | {"server": self.server.address}
-        try:
-            future = self._submit(work)
-        except BrokenProcessPool:
-            self._close_pool()
-            future = self._submit(work)
-        self._futures = {other for other in self._futures if not other.done()} | {future}
-        return future
+        return self._threads.submit(self._execute, work)
 
-    def _submit(self, work: dict[str, Any]) -> Future:
-        if self._pool is None:
-            self._others = {child.pid for child in multiprocessing.active_children()}
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_start_worker)
-        with _signals_blocked():  # Ctrl+C must not kill a worker that is starting
-            return self._pool.submit(_run_in_worker, work)
+    def _execute(self, work: dict[str, Any]) -> None:
+        from jupyter_core.utils import ensure_event_loop
+
+        from fer_lib.pipeline.papermill import execute
+
+        self._loops.append(ensure_event_loop(prefer_selector_loop=True))
+        if self._is_interrupted:
+            raise KeyboardInterrupt
+        execute(**work, server=self.server.address)
 
     def interrupt(self) -> None:
-        """Interrupt all notebooks, as Ctrl+C does, and return when they have ended."""
-        waiting = self._futures
-        while waiting:  # repeated, because a starting worker ignores the signal
-            if os.name == "posix":  # on Windows Ctrl+C reaches every process of the console
-                for child in multiprocessing.active_children():
-                    if child.pid not in self._others:
-                        with contextlib.suppress(ProcessLookupError):
-                            os.kill(child.pid, signal.SIGINT)
-            waiting = wait(waiting, timeout=0.5).not_done
+        """Interrupt all notebooks, as Ctrl+C interrupts one in the main thread, and return when they have ended."""
+        self._is_interrupted = True
+        for loop in set(self._loops):
+            loop.call_soon_threadsafe(_raise_interrupt)
         self.close()
 
     def close(self) -> None:
-        """Shut down the workers and the kernel server."""
-        self._close_pool()
+        """Wait for the notebooks and end the kernel server."""
+        self._threads.shutdown()
         self.server.close()
 
-    def _close_pool(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
 
-
-@contextlib.contextmanager
-def open_workers(count: int, start: bool = False) -> Iterator[InProcess | ProcessPool]:
-    """An executor for ``count`` notebooks at once, closed at the end.
-
-    ``start``: start the kernel server at once, so that its imports do not delay the first notebook.
-    """
-    pool = InProcess() if count == 1 else ProcessPool(count)
-    try:
-        if start:
-            pool.server.start()
-        yield pool
-    finally:
-        pool.close()
+def _raise_interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def visible_gpus() -> list[str]:
@@ -206,49 +140,3 @@ def signals_deferred() -> Iterator[None]:
         yield
     if caught:
         raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Block Ctrl+C and SIGTERM in processes that start in this block."""
-    if os.name != "posix":
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-# -- in a worker ------------------------------------------------------------------------------------------------
-
-
-def _start_worker() -> None:
-    """Leave the terminal's process group, ignore Ctrl+C between notebooks, and end with the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    if os.name == "posix":
-        os.setpgid(0, 0)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-
-
-def _end_with_parent() -> None:
-    """Exit when the parent process ends; the kernel watches this worker and exits too."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
-
-
-def _run_in_worker(work: dict[str, Any]) -> None:
-    from fer_lib.pipeline.papermill import execute
-
-    last = -math.inf
-
-    def interrupt(number, frame) -> None:
-        nonlocal last
-        if time.monotonic() - last > INTERRUPT_INTERVAL:
-            last = time.monotonic()
-            raise KeyboardInterrupt
-
-    with _signals_handled(interrupt):
-        execute(**work)

@@ -25,7 +25,7 @@ def toy_home(tmp_path_factory, add_store):
 def in_process_kernel(kernel_server):
     """Notebooks run in this process.  Real kernels: ``test_parallel``, ``test_one_at_a_time`` and the road."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(papermill, "execute", in_process.execute)
+        patch.setattr(papermill, "execute", in_process.execute_in_turn)
         yield in_process.execute
 
 

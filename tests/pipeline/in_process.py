@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,14 @@ from papermill.parameterize import parameterize_notebook
 from fer_lib.errors import reported_message
 from fer_lib.pipeline.papermill import NotebookFailed
 from fer_lib.tracking import phase_run
+
+_one_at_a_time = threading.Lock()  # a notebook changes the folder and the environment of the process
+
+
+def execute_in_turn(*arguments: Any, **options: Any) -> None:
+    """As :func:`execute`, for the threads of one command."""
+    with _one_at_a_time:
+        execute(*arguments, **options)
 
 
 def execute(

@@ -1,5 +1,6 @@
 """The cache key changes with everything that a result depends on, and with nothing else."""
 
+import ast
 import json
 import os
 import shutil
@@ -85,6 +86,29 @@ def test_key_depends_on_parameters_inputs_and_notebook(tmp_path, monkeypatch):
     assert key() == first
     write_notebook(book, cell("x = 7", tags=("parameters",)), cell("y = 3"))
     assert key() != first
+
+
+def test_a_later_command_parses_only_what_changed(tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    book = write_notebook(tmp_path / "n.ipynb", cell("from fer_lib.calibration.metrics import summary"))
+
+    def command() -> tuple[str, int]:
+        """(key, number of modules parsed) of a process that has parsed nothing itself."""
+        for remembered in (cache_key._parsed, cache_key._parsed_earlier, cache_key._module):
+            getattr(remembered, "cache_clear", getattr(remembered, "clear", None))()
+        parsed = []
+        with monkeypatch.context() as patch:
+            patch.setattr(cache_key.ast, "parse", lambda text, parse=ast.parse: (parsed.append(text), parse(text))[1])
+            return cache_key.phase_key("evaluate", {}, {}, book), len(parsed)
+
+    key, count = command()
+    assert count > 2 and command() == (key, 0)
+    write_notebook(book, cell("from fer_lib.calibration.metrics import summary\nx = 1"))
+    other, count = command()
+    assert other != key and count == 1
+    monkeypatch.setattr(cache_key, "PARSER", "another Python")
+    again, count = command()
+    assert again == other and count > 2, "another Python may print another tree"
 
 
 @pytest.mark.parametrize("written", ["raw", "$RAW_DATA"])

@@ -14,7 +14,7 @@ CHANGES = ["manifest.val_fraction=0.05,0.1", "teacher_a.epochs=3,13"]
 
 @pytest.fixture(scope="module")
 def base(toy_home, in_process_kernel):
-    """The home; ``in_process_kernel`` holds for sweeps without workers."""
+    """The home; notebooks run in this process, one at a time."""
     return toy_home
 
 

@@ -1,15 +1,12 @@
-"""The environment of a kernel, and errors that workers return to the command."""
+"""The environment of a kernel, and interrupts that wait for the end of a block."""
 
 import os
-import pickle
 import signal
-from pathlib import Path
 
 import pytest
 
 from fer_lib.params import ImportParams, TeacherParams
 from fer_lib.pipeline import workers
-from fer_lib.pipeline.papermill import NotebookFailed
 
 
 @pytest.fixture
@@ -52,7 +49,7 @@ def test_a_phase_of_several_processes_divides_its_share(eight_cores, monkeypatch
 
 def test_each_slot_has_gpus_of_its_own(eight_cores, monkeypatch):
     monkeypatch.setattr(workers, "visible_gpus", lambda: ["2", "5", "7"])
-    pool = workers.ProcessPool(4)
+    pool = workers.NotebookPool(4)
 
     def gpus(slot, **params):
         return pool.environment(slot, TeacherParams(**params))["CUDA_VISIBLE_DEVICES"]
@@ -78,13 +75,6 @@ def test_cuda_visible_devices_is_respected(monkeypatch, listed, count, gpus):
     if listed is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
     assert workers.visible_gpus() == gpus
-
-
-def test_a_failure_survives_pickling():
-    failed = NotebookFailed("DataError", "row 3 has 47 pixels", Path("a") / "b.ipynb")
-    again = pickle.loads(pickle.dumps(failed))
-    assert type(again) is NotebookFailed and str(again) == str(failed)
-    assert (again.name, again.message, again.output) == (failed.name, failed.message, failed.output)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
