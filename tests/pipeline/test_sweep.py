@@ -1,4 +1,4 @@
-"""Sweeps: shared phases, failures and ranking.  The first runs in two workers with real kernels."""
+"""Sweeps: shared phases, failures and ranking.  The first runs in parallel, with real kernels."""
 
 import csv
 import io
@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from fer_lib.pipeline import comparison
+from fer_lib.pipeline import comparison, papermill
 from fer_lib.pipeline.sweep import sweep_file
 
 CHANGES = ["manifest.val_fraction=0.05,0.1", "teacher_a.epochs=3,13"]
+EXECUTE = papermill.execute  # before in_process_kernel replaces it
 
 
 @pytest.fixture(scope="module")
 def base(toy_home, in_process_kernel):
-    """The home; notebooks run in this process, one at a time."""
+    """The home; ``in_process_kernel`` holds for sweeps that are not parallel."""
     return toy_home
 
 
@@ -28,7 +29,9 @@ def artifact(run, name: str) -> Path:
 def first(base, stored, kernel_server):
     """One of four combinations fails."""
     (base / "unlucky").write_text("0.1")
-    code = sweep_file(base / "params" / "quickstart.yaml", CHANGES, parallel=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(papermill, "execute", EXECUTE)
+        code = sweep_file(base / "params" / "quickstart.yaml", CHANGES, parallel=2)
     (base / "unlucky").unlink()
     return code, stored.newest("sweep")
 
