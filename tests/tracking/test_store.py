@@ -40,7 +40,9 @@ def create(tmp_path, kernel_server):
     environment.pop("MLFLOW_TRACKING_URI", None)
 
     def start(code):
-        (tmp_path / "work" / "creator.py").write_text(f"from fer_lib.tracking import store; store.configure(); {code}")
+        script = tmp_path / "work" / "creator.py"
+        if not script.exists():  # another process may be reading it
+            script.write_text(f"from fer_lib.tracking import store; store.configure(); {code}")
         return fork(kernel_server.address, "creator", tmp_path / "work", environment=environment)
 
     return start
@@ -51,8 +53,7 @@ def test_four_processes_create_a_store_at_once(tmp_path, create):
         "import mlflow; mlflow.start_run(experiment_id=store.experiment_id('together'));"
         "mlflow.log_metric('m', 1); mlflow.end_run()"
     )
-    for process in [create(code) for _ in range(4)]:
-        process.wait()
+    assert [process.wait() for process in [create(code) for _ in range(4)]] == [0] * 4
     with sqlite3.connect(tmp_path / "home" / "mlruns" / "mlflow.db") as db:
         names = sorted(name for (name,) in db.execute("SELECT name FROM experiments"))
         assert names == ["Default", "fer", "together"]

@@ -145,7 +145,8 @@ def test_killed_process_is_named(signal_number, reason):
 
 def _spawned_processes():
     children = psutil.Process().children(recursive=True)
-    return [c for c in children if "spawn_main" in " ".join(c.cmdline())]
+    running = (c for c in children if c.status() != psutil.STATUS_ZOMBIE)
+    return [c for c in running if "spawn_main" in " ".join(c.cmdline())]
 
 
 def test_more_processes_than_cuda_devices_are_rejected(monkeypatch):
