@@ -55,6 +55,11 @@ class _Loader(yaml.SafeLoader):
     Invalid values: ``2024-13-45``, ``0x_``, ``!!bool maybe``, half a surrogate pair.
     """
 
+    def fetch_flow_collection_start(self, TokenClass: type) -> None:  # noqa: N803 - PyYAML's name
+        super().fetch_flow_collection_start(TokenClass)
+        if self.flow_level > MAX_DEPTH:  # here, because the scanner's time grows with the square of the depth
+            raise yaml.scanner.ScannerError(None, None, "it is nested too deeply", self.get_mark())
+
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             value = super().construct_object(node, deep)
