@@ -166,6 +166,14 @@ def validate(model: type[BaseModel], values: dict[str, Any], phase: str) -> Any:
         raise ParamsError("\n".join(_problem_text(model, problem, phase) for problem in error.errors())) from error
 
 
+def first_problem(error: ValidationError) -> str:
+    """The first defect as ``model.embed_dim: Input should be ..., found 1000000000``, at most 300 characters."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    text = f"{where}: " * bool(where) + problem["msg"].removeprefix("Value error, ")
+    return f"{text[:200]}, found {problem['input']!r:.80}" if problem["type"] != "missing" and where else text[:300]
+
+
 def _problem_text(model: type[BaseModel], problem: dict[str, Any], phase: str) -> str:
     where = problem["loc"]
     key = ".".join(str(part) for part in where)

@@ -91,6 +91,8 @@ def test_nothing_gets_out_of_a_run_a_prediction_a_live_session_and_the_page(user
     shutil.copy(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg", tmp_path / "photo.jpg")
     Image.fromarray(draw_face(seed=5, index=3, size=240).image).save(tmp_path / "face.png")
     film = drawn_film(tmp_path / "film.avi", make_script(3), seed=3)
+    for name in ("notebooks", "params"):
+        shutil.copytree(REPO / name, tmp_path / "fer" / name)
     before = written(REPO)
     commands = [
         [*FER, "run", str(REPO / "params" / "quickstart.yaml"), "--parallel", "2"],
