@@ -27,7 +27,7 @@ from fer_lib.datasets.manifest import Manifest
 from fer_lib.emotions import EMOTIONS
 from fer_lib.importers import import_all
 from fer_lib.params import ManifestParams, SourceSpec
-from fer_lib.params.noise import NoiseParams
+from fer_lib.params.data import NoiseParams
 from fer_lib.storage.atomic import write_json
 from fer_lib.synthetic.dataset import write_raw
 

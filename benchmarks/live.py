@@ -33,7 +33,7 @@ from fer_lib.deploy.packaged import FOLDER
 from fer_lib.devices import describe_device
 from fer_lib.emotions import NUM_CLASSES
 from fer_lib.faces.contract import FaceContract
-from fer_lib.faces.yunet import download, read_model
+from fer_lib.faces.yunet import download
 from fer_lib.live.session import Session, wait_until_end
 from fer_lib.live.session_files import read_frames
 from fer_lib.live.smoothing import Smoother
@@ -111,7 +111,7 @@ def plain(video: Path, model, folder: Path, yunet: str) -> float:
         transforms.Resize((side, side)), transforms.ToTensor(),
         transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     ])  # fmt: skip
-    file = np.frombuffer(read_model(Path(yunet)) if yunet else download(), np.uint8)
+    file = np.frombuffer(Path(yunet).read_bytes() if yunet else download(), np.uint8)
     detector = cv2.FaceDetectorYN.create("onnx", file, np.empty(0, np.uint8), SIZE, 0.6)
     smoother = Smoother(SmoothingParams())
     capture = cv2.VideoCapture(str(video))

@@ -5,6 +5,7 @@ Importing this module adds them to ``LAYOUTS``, so that ``write_raw`` knows them
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,6 @@ from fer_lib.synthetic.layouts import (
     fer2013_csv,
     gray,
     save,
-    write_rows,
 )
 from fer_lib.synthetic.noise_injection import Record
 
@@ -31,6 +31,12 @@ _VOTE_COLUMNS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgus
 _VOTE_OF = (4, 5, 6, 1, 3, 2, 0, 7)  # vote column of each class id, contempt last
 _CONFUSED_WITH = ((5, 6), (0, 4), (5, 4), (6, 5), (6, 2), (2, 6), (4, 0), (6, 3))  # other votes on weak expressions
 _RAFML = ("Surprise", "Fear", "Disgust", "Happy", "Sad", "Angry")
+
+
+def write_rows(path: Path, rows, header: tuple[str, ...] | None = None) -> None:
+    """A CSV with Unix line ends."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows] if header else rows)
 
 
 def vote(r: Record, rng: np.random.Generator) -> list[int]:
@@ -56,8 +62,8 @@ def ferplus(root: Path, records: Records, rng: np.random.Generator) -> None:
     fer2013_csv(root, records, rng)
     rows = []
     for i, r in enumerate(records):
-        r.votes = vote(r, rng)
-        rows.append((USAGE[r.split], "" if r.votes[9] == 10 else f"fer{i:07d}.png", *r.votes))
+        r.extra["votes"] = vote(r, rng)
+        rows.append((USAGE[r.split], "" if r.extra["votes"][9] == 10 else f"fer{i:07d}.png", *r.extra["votes"]))
     write_rows(root / "fer2013new.csv", rows, ("Usage", "Image name", *_VOTE_COLUMNS))
 
 
@@ -79,10 +85,10 @@ def ferplus_native(root: Path, records: Records, rng: np.random.Generator) -> No
             if r.split != split:
                 continue
             name = f"fer{i:07d}.png"
-            r.votes = vote(r, rng)
+            r.extra["votes"] = vote(r, rng)
             save(root, f"{folder}/{name}", gray(r.image))
             r.record = f"{folder}/{len(rows) + 1}/{name}"
-            rows.append((name, f"(0, 0, {r.image.shape[1]}, {r.image.shape[0]})", *r.votes))
+            rows.append((name, f"(0, 0, {r.image.shape[1]}, {r.image.shape[0]})", *r.extra["votes"]))
         write_rows(root / folder / "label.csv", rows)
 
 

@@ -20,7 +20,7 @@ from fer_lib.datasets.openings import log_test_opening
 from fer_lib.datasets.sheets import face_grid
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
-from fer_lib.params.noise import NoiseParams
+from fer_lib.params.data import NoiseParams
 from fer_lib.storage.atomic import fresh_file, write_json
 from fer_lib.storage.progress import step
 

@@ -19,7 +19,7 @@ from fer_lib.datasets.interchange import escape_formula
 from fer_lib.datasets.manifest import SPLITS, Manifest
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
-from fer_lib.params.audit import AuditParams
+from fer_lib.params import AuditParams
 from fer_lib.storage.atomic import fresh_file, json_text
 
 MANIFEST = "manifest.parquet"

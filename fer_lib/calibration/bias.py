@@ -11,7 +11,6 @@ import numpy as np
 
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
-from fer_lib.storage.atomic import readable
 
 
 def read_logit_bias(file: Path | str) -> np.ndarray:
@@ -20,11 +19,9 @@ def read_logit_bias(file: Path | str) -> np.ndarray:
     DataError, naming the file, when it can't be read or holds anything else.
     """
     file = Path(file).expanduser()
-    with readable(file):
-        text = file.read_text(encoding="utf-8")
     try:
-        return checked_bias(json.loads(text))
-    except (ValueError, DataError) as error:
+        return checked_bias(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, DataError) as error:
         raise DataError(
             f"{file} is no logit bias: {error}; write seven numbers in the order {', '.join(EMOTIONS)}, "
             'or an object like {"Angry": 0.1, ...} with all seven'

@@ -97,7 +97,7 @@ def import_manifest(
     from fer_lib.cli.data_views import count_table, save_pages, show
     from fer_lib.datasets.build import nested_counts
     from fer_lib.importers.csv_import import import_csv
-    from fer_lib.params.curate import CsvParams
+    from fer_lib.params import CsvParams
     from fer_lib.params.strict import validate
     from fer_lib.pipeline.progress import show_progress
 
@@ -149,7 +149,7 @@ def curate(
     """Join manifests and choose rows: selections, filters, caps.  Every removed row is counted and listed."""
     from fer_lib.cli.data_views import count_table, save_pages, show, steps_table
     from fer_lib.datasets.curate import curate as curated
-    from fer_lib.params.curate import CurateParams
+    from fer_lib.params import CurateParams
     from fer_lib.params.strict import validate
     from fer_lib.pipeline.progress import show_progress
 

@@ -23,7 +23,7 @@ from fer_lib.datasets.parquet_io import COLUMNS
 from fer_lib.datasets.provenance import join_drawn
 from fer_lib.datasets.quality import measure
 from fer_lib.errors import DataError
-from fer_lib.params.curate import CurateParams
+from fer_lib.params import CurateParams
 from fer_lib.storage.atomic import fresh_file, json_text
 
 CURATED_FILES = ("curation_report.json", "removed.csv")  # beside the manifest

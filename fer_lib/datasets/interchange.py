@@ -20,7 +20,7 @@ from typing import Any, Literal
 from fer_lib.datasets.manifest import BOX, Manifest, safe_path
 from fer_lib.emotions import NUM_CLASSES, class_id
 from fer_lib.errors import DataError
-from fer_lib.params.curate import CsvParams
+from fer_lib.params import CsvParams
 from fer_lib.storage.atomic import fresh_file
 
 SHORT = ("image_path", "label", "split", "source")

@@ -15,8 +15,8 @@ from fer_lib.evaluation.paired import Measurement
 from fer_lib.models.bundle import Bundle
 from fer_lib.models.softlabels import cached_logits
 from fer_lib.params import AdaptParams
-from fer_lib.params.curate import SELECTIONS
-from fer_lib.params.gates import Suite
+from fer_lib.params.adapt import Suite
+from fer_lib.params.data import SELECTIONS
 from fer_lib.storage.progress import each
 
 

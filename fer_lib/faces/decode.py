@@ -30,14 +30,14 @@ def decode(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarr
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             width, height = picture.size
             if width * height > max_pixels:
-                raise DataError(_too_large(name, f"{width} x {height} pixels", max_pixels))
+                raise Image.DecompressionBombError(f"{width} x {height} pixels")
             return _rgb(picture, name)
     except DataError:
         raise
     except Image.UnidentifiedImageError as error:
         raise DataError(f"{name}: not an image that is read here ({', '.join(FORMATS)}): {_what(data)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(_too_large(name, str(error), max_pixels)) from error
+        raise DataError(f"{name}: {error}, above the cap of {max_pixels:,} pixels: save it smaller") from error
     except Exception as error:  # a broken file can raise almost anything out of Pillow's decoders
         raise DataError(f"{name}: broken or truncated image ({error}): fetch it again or leave it out") from error
 
@@ -50,10 +50,6 @@ def _rgb(picture: Image.Image, name: str) -> np.ndarray:
         high = (np.asarray(picture, dtype=np.uint16) >> 8).astype(np.uint8)
         return np.repeat(high[..., None], 3, axis=2)
     return np.array(picture.convert("RGB"))
-
-
-def _too_large(name: str, size: str, max_pixels: int) -> str:
-    return f"{name}: {size}, above the cap of {max_pixels:,} pixels: save it smaller"
 
 
 def _what(data: bytes) -> str:

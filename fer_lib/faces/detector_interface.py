@@ -1,14 +1,16 @@
-"""What detectors share: the faces that they give, the sizes that they take, and the landmarks for alignment."""
+"""What detectors share: their faces, files and image sizes, and the landmarks for alignment."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import cv2
 import numpy as np
 
-from fer_lib.errors import DataError
+from fer_lib.errors import DataError, FerError
 from fer_lib.faces.contract import Box, check_image
 
 CONTEXT = 0.5  # share of a box's longer side seen around it: a tight box hides the outline that a detector needs
@@ -68,14 +70,35 @@ def largest_first(faces: list[Face], image: np.ndarray) -> list[Face]:
     return sorted(filter(is_on, faces), key=lambda face: face.area, reverse=True)
 
 
-def find_mistake(data: bytes) -> str:
-    """Names a common mistake in a model's file (an LFS pointer, an HTML page); blank otherwise."""
-    head = data[:200].lstrip().lower()
-    if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the model: run git lfs pull, or fetch the file itself"
-    if head.startswith((b"<!doctype", b"<html")):
-        return "an HTML page, not the model: a download went to a web page"
-    return ""
+def read_model(file: Path, source: str, sha256: str = "") -> bytes:
+    """The bytes of a detector's file, verified by :func:`verify_model`.  Raises FerError when it cannot be read."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise FerError(
+            f"the detector's file {file} cannot be read ({error.strerror or error}): check the path; it comes from "
+            f"{source}"
+        ) from error
+    return verify_model(data, str(file), source, sha256)
+
+
+def verify_model(data: bytes, name: str, source: str, sha256: str = "") -> bytes:
+    """``data`` of the model's file ``name``, which comes from ``source``.
+
+    Raises FerError that says what it is instead: empty, an LFS pointer, an HTML page, or not the file of ``sha256``.
+    """
+    head, digest = data[:200].lstrip().lower(), hashlib.sha256(data).hexdigest()
+    if not data:
+        mistake = "an empty file"
+    elif head.startswith(b"version https://git-lfs"):
+        mistake = "a Git LFS pointer, not the model: run git lfs pull, or fetch the file itself"
+    elif head.startswith((b"<!doctype", b"<html")):
+        mistake = "an HTML page, not the model: a download went to a web page"
+    elif sha256 not in ("", digest):
+        mistake = f"another file ({len(data):,} bytes, SHA-256 {digest[:12]}...): {sha256[:12]}... is expected"
+    else:
+        return data
+    raise FerError(f"{name} is {mistake}; it comes from {source}")
 
 
 def find_points(image: np.ndarray, box: Box | None, detector: Detector) -> np.ndarray | None:

@@ -6,7 +6,6 @@ the net's outputs follows OpenCV's modules/objdetect/src/face_detect.cpp, and a 
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import cv2
@@ -14,13 +13,14 @@ import numpy as np
 
 from fer_lib.errors import FerError
 from fer_lib.faces.align import eyes_level, transform_points
-from fer_lib.faces.detector_interface import Face, find_mistake, fitted, largest_first
+from fer_lib.faces.detector_interface import Face, fitted, largest_first, read_model, verify_model
 from fer_lib.onnx_session import open_session
 
 YUNET_FILE = "face_detection_yunet_2023mar.onnx"
 YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
+YUNET_URL = f"https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/face_detection_yunet/{YUNET_FILE}"
 YUNET_URLS = (
-    f"https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/face_detection_yunet/{YUNET_FILE}",
+    YUNET_URL,
     f"https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet/{YUNET_FILE}",
     f"https://huggingface.co/opencv/face_detection_yunet/resolve/main/{YUNET_FILE}",
 )
@@ -50,7 +50,7 @@ class YuNet:
 
         ``nms``: the overlap (intersection over union) from which two boxes show one face.
         """
-        verify(model, "YuNet model")
+        verify_model(model, "YuNet model", YUNET_URL, YUNET_SHA256)
         # one thread: the other cores classify the image before, or detect in other images
         self._net, self.min_score, self.nms = open_session(_of_any_size(model), threads=1), min_score, nms
         self._outputs = [f"{kind}_{stride}" for stride in STRIDES for kind in KINDS]
@@ -139,26 +139,6 @@ def _decoded(cls, obj, bbox, kps, stride: int, columns: int, min_score: float) -
     return np.concatenate(rows, axis=1).astype(np.float32)
 
 
-def read_model(path: Path) -> bytes:
-    """The model's bytes from a file; FerError unless they are the pinned ones."""
-    try:
-        model = path.read_bytes()
-    except OSError as error:
-        raise FerError(f"YuNet model {path} cannot be read ({error.strerror or error}): check the path") from error
-    verify(model, str(path))
-    return model
-
-
-def verify(model: bytes, name: str) -> None:
-    """FerError that says what the bytes are instead, unless they are the pinned model."""
-    digest = hashlib.sha256(model).hexdigest()
-    if digest == YUNET_SHA256:
-        return
-    other = f"another file ({len(model):,} bytes, SHA-256 {digest[:12]}...): {YUNET_SHA256[:12]}... is expected"
-    mistake = find_mistake(model) or other
-    raise FerError(f"{name} is {mistake}; {YUNET_FILE} comes from {YUNET_URLS[0]}")
-
-
 def download() -> bytes:
     """The model's bytes from the user's cache, filled from the first address that gives the pinned file.
 
@@ -170,7 +150,7 @@ def download() -> bytes:
 
     def fetch_and_verify(url, output_file, manager):
         pooch.HTTPDownloader(timeout=DOWNLOAD_SECONDS)(url, output_file, manager)
-        verify(Path(str(output_file)).read_bytes(), url)
+        read_model(Path(str(output_file)), url, YUNET_SHA256)
 
     failures = []
     for url in YUNET_URLS:

@@ -17,7 +17,7 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
 from fer_lib.importers.builder import BadRecord, leaves_photo
-from fer_lib.params.curate import CsvParams
+from fer_lib.params import CsvParams
 from fer_lib.storage.atomic import fresh_file, json_text
 from fer_lib.storage.progress import step
 

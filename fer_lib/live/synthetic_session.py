@@ -60,7 +60,7 @@ def make_script(seed: int, rounds: int = 1) -> list[Moment]:
 def render_frames(seed: int, script: list[Moment]) -> tuple[list[np.ndarray], list[Face | None]]:
     """A uint8 RGB image [H, W, 3] per moment, and its face, with the jitter of a detector; None without a face."""
     rng = np.random.default_rng([seed, 2])
-    person, background = features.random_person(rng), int(rng.integers(2**31))
+    person, background = features.Person(rng), int(rng.integers(2**31))
     units_by_label = {label: _units(seed, label) for label in {m.label for m in script}}
     width, height = SIZE
     images, faces = [], []

@@ -7,53 +7,13 @@ URI; a blank input uses the newest earlier phase of the run.
 
 from __future__ import annotations
 
-from fer_lib.params.adapt import AdaptFit, AdaptParams
-from fer_lib.params.audit import AuditParams
+from fer_lib.params.adapt import AdaptFit, AdaptParams, GateParams, OfflineGate, SessionGate, read_gates
 from fer_lib.params.base import CheckParams, PhaseParams, usable_alias
-from fer_lib.params.buffer import BufferParams
-from fer_lib.params.checkpoints import CheckpointParams
-from fer_lib.params.curate import CsvParams, CurateParams
+from fer_lib.params.data import AuditParams, CsvParams, CurateParams, ImportParams, ManifestParams, SourceSpec
 from fer_lib.params.fit import AugmentParams, FitParams, StudentParams, TeacherParams
-from fer_lib.params.gates import GateParams, OfflineGate, SessionGate, read_gates
-from fer_lib.params.live import LiveParams, SmoothingParams
-from fer_lib.params.manifest import ManifestParams
-from fer_lib.params.models import EvaluateParams, ExportParams, SoftLabelParams
-from fer_lib.params.score import ScoreParams, StudyParams
-from fer_lib.params.sources import ImportParams, SourceSpec
+from fer_lib.params.live import BufferParams, LiveParams, ScoreParams, SmoothingParams, StudyParams
+from fer_lib.params.models import CheckpointParams, EvaluateParams, ExportParams, SoftLabelParams
 from fer_lib.params.strict import Strict
-
-__all__ = [
-    "KINDS",
-    "AdaptFit",
-    "AdaptParams",
-    "AuditParams",
-    "AugmentParams",
-    "BufferParams",
-    "CheckParams",
-    "CheckpointParams",
-    "CsvParams",
-    "CurateParams",
-    "EvaluateParams",
-    "ExportParams",
-    "FitParams",
-    "GateParams",
-    "ImportParams",
-    "LiveParams",
-    "ManifestParams",
-    "OfflineGate",
-    "PhaseParams",
-    "ScoreParams",
-    "SessionGate",
-    "SmoothingParams",
-    "SoftLabelParams",
-    "SourceSpec",
-    "Strict",
-    "StudentParams",
-    "StudyParams",
-    "TeacherParams",
-    "read_gates",
-    "usable_alias",
-]
 
 KINDS: dict[str, tuple[type[PhaseParams], str]] = {
     "check": (CheckParams, "00_check_device"),

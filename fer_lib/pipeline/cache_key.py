@@ -18,7 +18,7 @@ from typing import Any
 from fer_lib.errors import FerError
 from fer_lib.params import KINDS
 from fer_lib.pipeline.runfile import INPUTS
-from fer_lib.storage.atomic import readable, write_json
+from fer_lib.storage.atomic import write_json
 from fer_lib.storage.json_files import file_sha256, read_json
 from fer_lib.storage.paths import external, is_uri, mlruns
 
@@ -144,8 +144,7 @@ def weights_id(value: str) -> str:
     stat = path.stat()
     state = {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     if {key: known.get(key) for key in state} != state:
-        with readable(path):
-            known = state | {"sha256": file_sha256(path)}
+        known = state | {"sha256": file_sha256(path)}
         write_json(memory, known)
     return known["sha256"]
 

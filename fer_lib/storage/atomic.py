@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from fer_lib.errors import DataError, os_error_hint
 from fer_lib.storage.json_files import json_text
 
@@ -25,17 +27,6 @@ def explained(target: Path) -> Iterator[None]:
     except OSError as error:
         hint = os_error_hint(error)
         raise DataError(f"cannot write {target}: {error.strerror or error} ({hint})") from error
-
-
-@contextmanager
-def readable(source: Path) -> Iterator[None]:
-    """Turn an OSError raised while reading ``source`` into a :class:`DataError` that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"cannot read {source}: {error.strerror or error}; check the path and its permissions"
-        ) from error
 
 
 @contextmanager
@@ -54,11 +45,10 @@ def fresh_folder(target: Path, may_replace: Callable[[Path], bool] = lambda old:
         target.parent.mkdir(parents=True, exist_ok=True)
         settle(target)
         shutil.rmtree(work, ignore_errors=True)
-    if target.exists() and not may_replace(target):
-        raise FileExistsError(target)
-    with explained(target):
         work.mkdir()
     try:
+        if target.exists() and not may_replace(target):
+            raise FileExistsError(target)
         yield work
         with explained(target):
             sync_folder(work)
@@ -84,7 +74,8 @@ def settle(target: Path) -> None:
         else:
             os.replace(previous(target), target)
     for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        if not _alive(leftover.name.split(".")[-2]):
+        pid = leftover.name.split(".")[-2]
+        if not (pid.isdigit() and psutil.pid_exists(int(pid))):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 
@@ -98,15 +89,14 @@ def fresh_file(target: Path) -> Iterator[Path]:
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         settle(target)
-    try:
-        with explained(target):
+        try:
             yield work
             with open(work, "rb+") as handle:
                 os.fsync(handle.fileno())
             os.replace(work, target)
             sync_folder(target.parent)
-    finally:
-        work.unlink(missing_ok=True)
+        finally:
+            work.unlink(missing_ok=True)
 
 
 def write_synced(file: Path, content: bytes) -> None:
@@ -126,12 +116,6 @@ def write_json(target: Path, value: Any) -> Path:
 
 def _neighbour(target: Path) -> Path:
     return target.parent / f".{target.name}.{os.getpid()}.partial"
-
-
-def _alive(pid: str) -> bool:
-    import psutil
-
-    return pid.isdigit() and psutil.pid_exists(int(pid))
 
 
 def sync_folder(path: Path) -> None:

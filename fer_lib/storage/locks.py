@@ -7,12 +7,15 @@ counts only while the lock is held and the process that it names is alive.
 
 from __future__ import annotations
 
+import re
 import shlex
 import socket
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from fer_lib.errors import FerError
@@ -22,7 +25,7 @@ from fer_lib.storage.json_files import now, try_read_json
 _TIMEOUT = 0.3  # seconds: is_locked holds a lock for less, and a new owner writes its file in less
 
 
-class RunLock:
+class RunLock(AbstractContextManager):
     """A lock that this process holds until :meth:`release` or the end of the ``with`` block."""
 
     def __init__(self, lock: Path, what: str):
@@ -57,9 +60,6 @@ class RunLock:
             self._owner_file.unlink(missing_ok=True)
             self._lock.release()
 
-    def __enter__(self) -> RunLock:
-        return self
-
     def __exit__(self, *_) -> None:
         self.release()
 
@@ -68,13 +68,11 @@ def is_locked(path: Path) -> bool:
     """Whether a living process holds this lock file."""
     if not path.parent.is_dir():
         return False
-    lock = FileLock(path, timeout=0)
     try:
-        lock.acquire()
+        with FileLock(path, timeout=0):
+            return False
     except Timeout:
         return True
-    lock.release()
-    return False
 
 
 def raise_if_locked(lock: Path, what: str) -> None:
@@ -116,8 +114,6 @@ def _owner_path(lock: Path) -> Path:
 
 def _is_alive(owner: Any) -> bool:
     """Whether the process described by an owner file is alive; assumed for a process on another host."""
-    import psutil
-
     if not isinstance(owner, dict) or not {"pid", "host", "user", "since", "command", "born"} <= owner.keys():
         return False
     if owner["host"] != socket.gethostname():
@@ -129,8 +125,6 @@ def _is_alive(owner: Any) -> bool:
 
 
 def _this_process() -> dict[str, Any]:
-    import psutil
-
     own = psutil.Process()
     return {
         "pid": own.pid, "host": socket.gethostname(), "user": own.username(), "since": now(),
@@ -138,15 +132,12 @@ def _this_process() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _command(own) -> str:
+def _command(own: psutil.Process) -> str:
     """The command line of a process; for a notebook's kernel, that of the program that started it."""
-    import psutil
-
     try:
+        kernel = re.compile("ipykernel|kernel_server")
         starter = own
-        while any("ipykernel" in word or "kernel_server" in word for word in starter.cmdline()):
-            if starter.parent() is None:
-                break
+        while any(map(kernel.search, starter.cmdline())) and starter.parent():
             starter = starter.parent()
         words = shlex.join(starter.cmdline())
         return words if starter == own else f"{words} (pid {starter.pid})"

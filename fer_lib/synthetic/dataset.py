@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,9 +22,9 @@ from fer_lib.errors import DataError
 from fer_lib.params import SourceSpec
 from fer_lib.storage.atomic import explained, fresh_folder, settle
 from fer_lib.storage.paths import home
-from fer_lib.synthetic import drawing, features, layouts, noise_injection
+from fer_lib.synthetic import drawing, features
 from fer_lib.synthetic.layouts import LAYOUTS
-from fer_lib.synthetic.noise_injection import CONTEMPT, Record, apportion, inject_noise, truth
+from fer_lib.synthetic.noise_injection import CONTEMPT, NOISE_SHAPES, Record, apportion, inject_noise, truth
 
 CLASS_SHARES = np.array([0.14, 0.03, 0.14, 0.24, 0.165, 0.115, 0.17])
 """Shares in EMOTIONS order: FER2013's, but Disgust has twice its share: a test split of 300 still has nine of it."""
@@ -51,20 +51,9 @@ _PROTOTYPES: tuple[tuple[tuple[float, dict[str, float]], ...], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class DrawnFace:
-    """One face: ``image`` uint8 RGB [size, size, 3] and its true label; ``strength`` and action units in [0, 1]."""
-
-    image: np.ndarray
-    label: int
-    identity: int
-    strength: float
-    units: dict[str, float]
-
-
 @lru_cache(maxsize=4096)
 def _person(seed: int, identity: int) -> features.Person:
-    return features.random_person(np.random.default_rng([seed, 0, identity]))
+    return features.Person(np.random.default_rng([seed, 0, identity]))
 
 
 def _expression(label: int, rng: np.random.Generator) -> tuple[float, dict[str, float]]:
@@ -98,9 +87,7 @@ def _scene(label: int, rng: np.random.Generator) -> drawing.Scene:
     )  # fmt: skip
 
 
-def draw_face(
-    seed: int, index: int, label: int | None = None, size: int = 48, identity: int | None = None
-) -> DrawnFace:
+def draw_face(seed: int, index: int, label: int | None = None, size: int = 48, identity: int | None = None) -> Record:
     """Face ``index`` of the endless series ``seed``.
 
     ``label`` None: drawn by :data:`CLASS_SHARES`; else 0..6 or :data:`CONTEMPT`.  ``identity`` None: one of 500 people.
@@ -112,7 +99,7 @@ def draw_face(
     identity = random_identity if identity is None else int(identity)
     strength, units = _expression(label, rng)
     image = drawing.draw(_person(seed, identity), units, _scene(label, rng), size)
-    return DrawnFace(image, label, identity, strength, units)
+    return Record(image, "", identity, label, label, strength, units)
 
 
 def draw_faces(n: int, seed: int = 1337, size: int = 48, labels=None) -> tuple[np.ndarray, np.ndarray]:
@@ -123,19 +110,16 @@ def draw_faces(n: int, seed: int = 1337, size: int = 48, labels=None) -> tuple[n
     images, out = np.empty((n, size, size, 3), np.uint8), np.empty(n, np.int64)
     for i in range(n):
         face = draw_face(seed, i, None if labels is None else labels[i], size)
-        images[i], out[i] = face.image, face.label
+        images[i], out[i] = face.image, face.true
     return images, out
 
 
 def contact_sheet(n_per_class: int = 8, size: int = 96, seed: int = 1337) -> np.ndarray:
     """One row per class in EMOTIONS order: uint8 RGB [7 (size + 4) + 4, n_per_class (size + 4) + 4, 3], white gaps."""
-    step = size + 4
-    sheet = np.full((NUM_CLASSES * step + 4, n_per_class * step + 4, 3), 255, np.uint8)
-    for label in range(NUM_CLASSES):
-        for column in range(n_per_class):
-            face = draw_face(seed, label * n_per_class + column, label, size).image
-            sheet[4 + label * step : label * step + step, 4 + column * step : column * step + step] = face
-    return sheet
+    images, _ = draw_faces(NUM_CLASSES * n_per_class, seed, size, np.repeat(np.arange(NUM_CLASSES), n_per_class))
+    tiles = np.pad(images, ((0, 0), (4, 0), (4, 0), (0, 0)), constant_values=255)
+    rows = [np.hstack(row) for row in np.split(tiles, NUM_CLASSES)]
+    return np.pad(np.vstack(rows), ((0, 4), (0, 4), (0, 0)), constant_values=255)
 
 
 def _records(layout: str, faces: int, seed: int, size: int) -> list[Record]:
@@ -151,8 +135,7 @@ def _records(layout: str, faces: int, seed: int, size: int) -> list[Record]:
         people = max(5, n // 8)
         for label in rng.permutation(np.repeat(labels, apportion(n, shares))).tolist():
             identity = len(sizes) * int(rng.integers(people)) + number
-            face = draw_face(seed, len(records), label, size, identity)
-            records.append(Record(face.image, split, identity, label, label, face.strength, face.units))
+            records.append(replace(draw_face(seed, len(records), label, size, identity), split=split))
     return records
 
 
@@ -187,9 +170,9 @@ def _check_request(out_dir: Path, layout: str, faces: int, duplicates: int, leak
     """Raise DataError for what :func:`write_raw` refuses."""
     if layout not in LAYOUTS:
         raise DataError(f"unknown layout {layout!r} for {out_dir}: use one of {', '.join(LAYOUTS)}")
-    kind, shapes = LAYOUTS[layout], noise_injection.NOISE_SHAPES
-    if noise_shape not in shapes:
-        raise DataError(f"{out_dir}: unknown noise_shape {noise_shape!r}: use {' or '.join(shapes)}")
+    if noise_shape not in NOISE_SHAPES:
+        raise DataError(f"{out_dir}: unknown noise_shape {noise_shape!r}: use {' or '.join(NOISE_SHAPES)}")
+    kind = LAYOUTS[layout]
     if (least := 10 * (len(kind.classes) + (kind.contempt > 0))) > faces:
         raise DataError(f"{out_dir}: {faces} faces cannot give every split of {layout} every class: ask for >= {least}")
     if kind.fixed_size and size not in (None, kind.size):
@@ -230,8 +213,7 @@ def embedded_root(spec: SourceSpec) -> Path:
     options = {"layout": layout, "seed": 1337 + zlib.crc32(series.encode())}
     options |= spec.model_dump(include={"faces", "label_noise", "duplicates", "leaks", "noise_shape"})
     # the code is part of the key: faces that are drawn otherwise are another dataset
-    modules = (__file__, drawing.__file__, features.__file__, noise_injection.__file__, layouts.__file__)
-    code = b"".join(Path(module).read_bytes() for module in modules)
+    code = b"".join(module.read_bytes() for module in sorted(Path(__file__).parent.glob("*.py")))
     key = hashlib.sha256(json.dumps(options, sort_keys=True).encode() + code).hexdigest()[:12]
     folder = home() / "mlruns" / "cache" / f"drawn-{key}"
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -53,20 +53,11 @@ class Sketch:
 
     def __init__(self, who: Person, scene: Scene, side: int):
         self.who, self.scene, self.side = who, scene, side
-        self._curves: list[np.ndarray] = []
-        self._lifts: list[float] = []
-        self._styles: list[tuple] = []  # layer, colour, stroke width
-
-    def _collect(self, x, y, layer: str, colour, line: float, lift: float) -> None:
-        points = np.empty((len(x), 2))
-        points[:, 0], points[:, 1] = x, y
-        self._curves.append(points)
-        self._lifts.append(lift)
-        self._styles.append((layer, colour, line))
+        self._curves: list[tuple] = []  # x, y, lift, layer, colour, stroke width
 
     def ink(self, x, y, colour, line: float = 0.0, lift: float = 0.0) -> None:
         """A filled shape, or an open stroke ``line`` wide, ``lift`` in front of the head's ellipsoid."""
-        self._collect(x, y, "ink", colour, line, lift)
+        self._curves.append((x, y, lift, "ink", colour, line))
 
     def band(self, x, upper, lower, colour, lift: float = 0.0) -> None:
         """Ink between two curves over ``x``."""
@@ -74,18 +65,19 @@ class Sketch:
 
     def flat(self, x, y, colour) -> None:
         """A filled shape in the plane of the silhouette, beneath shade and ink."""
-        self._collect(x, y, "flat", colour, 0.0, _FLAT)
+        self._curves.append((x, y, _FLAT, "flat", colour, 0.0))
 
     def crease(self, x, y, depth: float, line: float, lift: float | None = 0.0) -> None:
         """Shade ``depth`` grey levels darker than 128 (= unchanged), later blurred; ``lift`` None: as :meth:`flat`."""
-        self._collect(x, y, "shade", float(np.clip(128 - depth, 30, 200)), line, _FLAT if lift is None else lift)
+        level = float(np.clip(128 - depth, 30, 200))
+        self._curves.append((x, y, _FLAT if lift is None else lift, "shade", level, line))
 
     def _project(self) -> list[np.ndarray]:
         """All curves in canvas pixels as fixed-point int32 [n, 1, 2]: yaw, pitch, weak perspective, roll, place."""
         s = self.scene
-        lengths = [len(c) for c in self._curves]
-        x, y = np.concatenate(self._curves).T
-        lift = np.repeat(self._lifts, lengths)
+        xs, ys, lifts, *_ = zip(*self._curves, strict=True)
+        lengths = [len(x) for x in xs]
+        x, y, lift = np.concatenate(xs), np.concatenate(ys), np.repeat(lifts, lengths)
         bulge = 0.62 * np.sqrt(np.clip(1.0 - 0.85 * (x / self.who.width) ** 2 - 0.75 * y**2, 0.0, 1.0))
         z = np.where(lift == _FLAT, 0.0, bulge + lift)
         yaw, pitch, roll = np.radians((s.yaw, s.pitch, s.roll))
@@ -100,8 +92,8 @@ class Sketch:
     def paint(self, image: np.ndarray, shade: np.ndarray) -> np.ndarray:
         """``image`` uint8 [side, side, 3] with the face; ``shade`` uint8 [side / 2, side / 2]: the head's own."""
         unit = 0.47 * self.scene.scale * self.side
-        work = [(layer, points, colour, line * unit) for points, (layer, colour, line) in zip(
-            self._project(), self._styles, strict=True)]  # fmt: skip
+        work = [(layer, points, colour, line * unit) for points, (*_, layer, colour, line) in zip(
+            self._project(), self._curves, strict=True)]  # fmt: skip
         for layer, points, colour, line in work:
             if layer == "flat":
                 _stroke(image, points, colour, line, _SHIFT)

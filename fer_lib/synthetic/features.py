@@ -7,8 +7,6 @@ The constants were set by eye, on contact sheets.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 ACTION_UNITS = (
@@ -29,6 +27,7 @@ _HAIRS = (
     (196, 164, 104), (120, 54, 30), (150, 148, 146), (214, 210, 204),
 )  # fmt: skip
 _HAIR_STYLES = ("bald", "short", "short", "fringe", "parted", "long", "long", "curly")
+_BEARDS = ("full", "moustache", "stubble", "none")
 _IRISES = ((62, 40, 26), (88, 58, 34), (70, 92, 60), (74, 104, 136), (92, 108, 112))
 _U = np.linspace(-1.0, 1.0, 11)
 _ARC = 1.0 - _U**2
@@ -36,58 +35,28 @@ _BOW = np.sqrt(_ARC)
 _RING = np.linspace(0.0, 2 * np.pi, 33)[:-1]
 
 
-@dataclass(frozen=True)
 class Person:
     """The traits of one identity.  Lengths in half head heights, colours RGB 0..255."""
 
-    width: float
-    jaw: float
-    chin: float
-    eye_gap: float
-    eye_size: float
-    eye_tilt: float
-    brow_height: float
-    brow_slope: float
-    brow_thick: float
-    nose_length: float
-    nose_width: float
-    mouth_width: float
-    mouth_y: float
-    mouth_rest: float
-    lip: float
-    wrinkled: float
-    hair_style: str
-    hairline: float
-    beard: str
-    glasses: str
-    skin: tuple
-    hair: tuple
-    iris: tuple
-    lip_colour: tuple
-
-
-def random_person(rng: np.random.Generator) -> Person:
-    """One identity drawn from ``rng``."""
-    u = rng.uniform
-    tone = u(0, len(_SKINS) - 1.001)
-    low = int(tone)
-    skin = _SKINS[low] + (tone - low) * (_SKINS[low + 1] - _SKINS[low]) + rng.normal(0, 3, 3)
-    dark = tone / (len(_SKINS) - 1)
-    hair = _HAIRS[rng.integers(0, len(_HAIRS) if dark < 0.5 else 3)]
-    bearded = rng.random()
-    return Person(
-        width=u(0.68, 0.82), jaw=u(2.0, 2.7), chin=u(0.95, 1.06),
-        eye_gap=u(0.32, 0.39), eye_size=u(0.88, 1.14), eye_tilt=u(-0.02, 0.025),
-        brow_height=u(-0.03, 0.03), brow_slope=rng.normal(0, 0.018), brow_thick=u(0.03, 0.062),
-        nose_length=u(0.92, 1.1), nose_width=u(0.13, 0.19),
-        mouth_width=u(0.28, 0.35), mouth_y=u(0.50, 0.56), mouth_rest=rng.normal(0, 0.012), lip=u(0.75, 1.3),
-        wrinkled=u(0.6, 1.2), hair_style=str(rng.choice(_HAIR_STYLES)), hairline=u(-0.74, -0.62),
-        beard="full" if bearded < 0.07 else "moustache" if bearded < 0.12 else "stubble" if bearded < 0.2 else "none",
-        glasses=str(rng.choice(["none", "round", "square", "dark"], p=[0.8, 0.09, 0.09, 0.02])),
-        skin=tuple(np.clip(skin, 30, 252)), hair=hair,
-        iris=_IRISES[rng.integers(0, len(_IRISES) if dark < 0.5 else 2)],
-        lip_colour=tuple(np.clip(skin * (0.86, 0.62, 0.62) + (u(-6, 14), 0, 0), 20, 240)),
-    )  # fmt: skip
+    def __init__(self, rng: np.random.Generator):
+        u = rng.uniform  # another order of these draws gives other people
+        tone = u(0, len(_SKINS) - 1.001)
+        low = int(tone)
+        skin = _SKINS[low] + (tone - low) * (_SKINS[low + 1] - _SKINS[low]) + rng.normal(0, 3, 3)
+        is_dark = tone / (len(_SKINS) - 1) >= 0.5
+        self.skin = tuple(np.clip(skin, 30, 252))
+        self.hair = _HAIRS[rng.integers(0, 3 if is_dark else len(_HAIRS))]
+        self.beard = _BEARDS[np.searchsorted((0.07, 0.12, 0.2), rng.random(), side="right")]
+        self.width, self.jaw, self.chin = u(0.68, 0.82), u(2.0, 2.7), u(0.95, 1.06)
+        self.eye_gap, self.eye_size, self.eye_tilt = u(0.32, 0.39), u(0.88, 1.14), u(-0.02, 0.025)
+        self.brow_height, self.brow_slope, self.brow_thick = u(-0.03, 0.03), rng.normal(0, 0.018), u(0.03, 0.062)
+        self.nose_length, self.nose_width = u(0.92, 1.1), u(0.13, 0.19)
+        self.mouth_width, self.mouth_y, self.mouth_rest = u(0.28, 0.35), u(0.50, 0.56), rng.normal(0, 0.012)
+        self.lip, self.wrinkled = u(0.75, 1.3), u(0.6, 1.2)
+        self.hair_style, self.hairline = str(rng.choice(_HAIR_STYLES)), u(-0.74, -0.62)
+        self.glasses = str(rng.choice(["none", "round", "square", "dark"], p=[0.8, 0.09, 0.09, 0.02]))
+        self.iris = _IRISES[rng.integers(0, 2 if is_dark else len(_IRISES))]
+        self.lip_colour = tuple(np.clip(skin * (0.86, 0.62, 0.62) + (u(-6, 14), 0, 0), 20, 240))
 
 
 def tint(colour, factor: float) -> tuple:

@@ -7,13 +7,13 @@ what else the layout stores about it.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 
 from fer_lib.emotions import NUM_CLASSES
 from fer_lib.synthetic.noise_injection import Record
@@ -42,19 +42,14 @@ def save(root: Path, relative: str, image: np.ndarray) -> str:
     return relative
 
 
-def write_rows(path: Path, rows, header: tuple[str, ...] | None = None) -> None:
-    """A CSV with Unix line ends."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows] if header else rows)
-
-
 def fer2013_csv(root: Path, records: Records, rng: np.random.Generator) -> None:
     """``fer2013.csv``: emotion, 2304 gray values, Usage; a record is its row, counted from 0."""
     rows = []
     for i, r in enumerate(records):
         r.record = f"row{i:07d}"
         rows.append((r.written, " ".join(map(str, gray(r.image).ravel().tolist())), USAGE[r.split]))
-    write_rows(root / "fer2013.csv", rows, ("emotion", "pixels", "Usage"))
+    table = pd.DataFrame(rows, columns=["emotion", "pixels", "Usage"])
+    table.to_csv(root / "fer2013.csv", index=False, lineterminator="\n")
 
 
 def tree(root: Path, records: Records, rng: np.random.Generator) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -30,12 +30,11 @@ of FERPlus' ten annotators, counted over the 30,000 images that have one, rounde
 
 @dataclass
 class Record:
-    """One face of a raw dataset.
+    """One drawn face, and its record in a raw dataset.
 
     ``image`` uint8 RGB [S, S, 3]; ``split`` train, val, test or "" (the layout stores none); ``true`` and ``written``
     class ids 0..6 or CONTEMPT; ``strength`` and ``units`` (action units) in [0, 1].  The layout's writer sets
-    ``record``, the layout's own name of this face, ``votes`` [10] if it has any, and in ``extra`` what else the layout
-    stores (box, confidence, subject, distribution).
+    ``record``, the layout's own name of this face, and in ``extra`` what else the layout stores (box, confidence).
     """
 
     image: np.ndarray
@@ -47,7 +46,6 @@ class Record:
     units: dict[str, float]
     copy_of: Record | None = field(default=None, repr=False)
     record: str = ""
-    votes: list[int] | None = None
     extra: dict = field(default_factory=dict)
 
 
@@ -81,20 +79,16 @@ def inject_noise(
     blocks: dict[str, list[Record]] = {}
     for r in records:
         blocks.setdefault(r.split, []).append(r)
-    copies = [_copy(records[i], records[i].split) for i in rng.choice(len(records), duplicates, replace=False).tolist()]
+    copies = [(records[i], records[i].split) for i in rng.choice(len(records), duplicates, replace=False).tolist()]
     if leaks:
         train, others = blocks["train"], [split for split in ("test", "val") if split in blocks]
         leaking = rng.choice(len(train), leaks, replace=False).tolist()
-        copies += [_copy(train[i], others[k % len(others)]) for k, i in enumerate(leaking)]
-    for copy in copies:
-        blocks[copy.split].append(copy)
+        copies += [(train[i], others[k % len(others)]) for k, i in enumerate(leaking)]
+    for original, split in copies:
+        blocks[split].append(replace(original, split=split, copy_of=original, extra={}))
     mixed = [block[i] for block in blocks.values() for i in rng.permutation(len(block)).tolist()]
     _mislabel(mixed, rng, round(label_noise * len(mixed)), classes, noise_shape)
     return mixed
-
-
-def _copy(r: Record, split: str) -> Record:
-    return Record(r.image, split, r.identity, r.true, r.written, r.strength, r.units, copy_of=r)
 
 
 def _mislabel(
@@ -119,7 +113,7 @@ def truth(r: Record) -> dict:
     names = (*EMOTIONS, "Contempt")
     original = r.copy_of.record if r.copy_of else None
     within = r.copy_of is not None and r.copy_of.split == r.split
-    entry = {
+    return {
         "record": r.record,
         "split": r.split,
         "identity": r.identity,
@@ -130,5 +124,4 @@ def truth(r: Record) -> dict:
         "units": {name: round(value, 4) for name, value in sorted(r.units.items()) if value > 0},
         "duplicate_of": original if within else None,
         "leak_of": None if within else original,
-    }
-    return entry | ({"votes": r.votes} if r.votes else {}) | r.extra
+    } | r.extra

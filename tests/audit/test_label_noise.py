@@ -12,7 +12,7 @@ from fer_lib.audit.label_noise import LISTED, audit_labels, noise_matrix_figure,
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
-from fer_lib.params.noise import NoiseParams
+from fer_lib.params.data import NoiseParams
 
 TINY = NoiseParams(folds=2, image_size=32, embed_dim=16, epochs=2, batch_size=32, threads=1, device="cpu")
 

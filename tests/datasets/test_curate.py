@@ -16,7 +16,7 @@ from fer_lib.datasets.curate import choose, curate, merge
 from fer_lib.datasets.manifest import BOX, Manifest
 from fer_lib.datasets.quality import BLUR_SIDE, blur, measure
 from fer_lib.errors import DataError
-from fer_lib.params.curate import SELECTIONS, CurateParams
+from fer_lib.params.data import SELECTIONS, CurateParams
 
 
 def row(i, source="s", label=0, split="train", content=None, **more):

@@ -9,8 +9,7 @@ from fer_lib.audit.manifest_audit import audit_manifest
 from fer_lib.datasets.curate import curate, merge
 from fer_lib.datasets.duplicate_records import earlier_duplicates, join_groups, unite_twins
 from fer_lib.datasets.manifest import Manifest, content_id
-from fer_lib.params import AuditParams
-from fer_lib.params.curate import CurateParams
+from fer_lib.params import AuditParams, CurateParams
 from fer_lib.synthetic.dataset import draw_face
 from fer_lib.training.cross_validation import assign_folds
 
@@ -26,7 +25,7 @@ def manifest_of(root, rows):
         content = content_id((root / f"{name}.png").read_bytes())
         lines.append({
             "sample_id": name, "content_id": content, "source": "drawn", "record": name, "image_path": f"{name}.png",
-            "label": drawn.label, "split": split, "val_role": "select" if split == "val" else "",
+            "label": drawn.true, "split": split, "val_role": "select" if split == "val" else "",
         })  # fmt: skip
     return Manifest(pd.DataFrame(lines), {"root": root.as_posix(), "tolerance": 0})
 

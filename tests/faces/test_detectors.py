@@ -136,7 +136,7 @@ WRONG = {
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:8f2383e4\nsize 232589\n", "Git LFS pointer"),
     "html": (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "HTML page"),
     "other": (b"\x08\x07" + b"x" * 5000, "another file \\(5,002 bytes"),
-    "empty": (b"", "another file \\(0 bytes"),
+    "empty": (b"", "an empty file"),
 }
 
 

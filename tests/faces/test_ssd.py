@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from fer_lib.errors import DataError, FerError
-from fer_lib.faces.detectors import get_detector
-from fer_lib.faces.ssd import SSD_FILE, Ssd, faces_of
+from fer_lib.faces.detectors import SSD_FILE, Ssd, faces_of, get_detector
 
 PICTURE = np.zeros((100, 200, 3), np.uint8)
 

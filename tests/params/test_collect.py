@@ -6,7 +6,7 @@ import pytest
 
 from fer_lib.errors import ParamsError
 from fer_lib.params import KINDS, AuditParams, ImportParams, TeacherParams
-from fer_lib.params.noise import NoiseParams
+from fer_lib.params.data import NoiseParams
 from fer_lib.pipeline.phase_task import cell_names, injected_values
 from fer_lib.pipeline.runfile import load_run
 from fer_lib.storage.json_files import json_text

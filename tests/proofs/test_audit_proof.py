@@ -42,12 +42,12 @@ def plant(root, size: int) -> dict[str, tuple[str, int]]:
     large = set(chosen["resized to 48"])
     faces = [draw_face(1337, i, size=96 if i in large else size) for i in range(FACES)]
     for i, face in enumerate(faces):
-        truth[write("train", f"{i:05d}.png", face.image, face.label)] = ("", i)
+        truth[write("train", f"{i:05d}.png", face.image, face.true)] = ("", i)
     for number, (kind, of) in enumerate(chosen.items()):
         for i in of:
             image = faces[i].image if kind in IDENTICAL else np.ascontiguousarray(ALTERED[kind](faces[i].image, rng))
             name = f"{i:05d}_{number}.{'bmp' if kind == 'other file format' else 'png'}"
-            truth[write("test", name, image, faces[i].label)] = (kind, i)
+            truth[write("test", name, image, faces[i].true)] = (kind, i)
     return truth
 
 

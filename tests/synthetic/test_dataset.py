@@ -8,7 +8,6 @@ import re
 import resource
 import time
 from collections import Counter
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -35,14 +34,14 @@ def test_a_face_depends_on_seed_and_index_alone():
     images, labels = dataset.draw_faces(12, seed=5)
     for i in (11, 0, 7):  # out of order, after others were drawn
         face = dataset.draw_face(5, i)
-        assert np.array_equal(face.image, images[i]) and face.label == labels[i]
+        assert np.array_equal(face.image, images[i]) and face.true == labels[i]
     assert images.shape == (12, 48, 48, 3) and images.dtype == np.uint8
     assert not np.array_equal(dataset.draw_face(6, 0).image, images[0])
     assert len({image.tobytes() for image in images}) == 12
 
 
 def test_classes_follow_the_shares():
-    labels = np.array([dataset.draw_face(1, i, size=16).label for i in range(600)])
+    labels = np.array([dataset.draw_face(1, i, size=16).true for i in range(600)])
     shares = np.bincount(labels, minlength=7) / 600
     assert np.abs(shares - dataset.CLASS_SHARES).max() < 4 * np.sqrt(0.25 / 600)
     assert np.argmin(shares) == EMOTIONS.index("Disgust")
@@ -52,8 +51,8 @@ def test_classes_follow_the_shares():
 @pytest.mark.parametrize("unit", features.ACTION_UNITS)
 def test_every_action_unit_shows(unit):
     """Each unit at full strength changes a frontal face by itself (AU7 and AU24 touch only a few pixels)."""
-    who = features.random_person(np.random.default_rng(3))
-    who = replace(who, hair_style="short", beard="none", glasses="none")
+    who = features.Person(np.random.default_rng(3))
+    who.hair_style, who.beard, who.glasses = "short", "none", "none"
     neutral = drawing.draw(who, {}, drawing.Scene(), 96).astype(int)
     moved = drawing.draw(who, {unit: 1.0}, drawing.Scene(), 96).astype(int)
     assert (np.abs(moved - neutral).max(axis=2) > 12).sum() > 60
@@ -61,10 +60,10 @@ def test_every_action_unit_shows(unit):
 
 def test_a_smile_lifts_and_a_frown_drops_the_mouth_corners():
     def corner(units):
-        sketch = drawing.Sketch(features.random_person(np.random.default_rng(3)), drawing.Scene(), 96)
+        sketch = drawing.Sketch(features.Person(np.random.default_rng(3)), drawing.Scene(), 96)
         features.draw_mouth(sketch, {name: units.get(name, 0.0) for name in features.ACTION_UNITS})
-        lips = max(sketch._curves, key=lambda c: np.ptp(c[:, 0]))
-        return lips[0, 1] - lips[5, 1]  # the end of the upper lip, below its middle
+        y = max(sketch._curves, key=lambda curve: np.ptp(curve[0]))[1]
+        return y[0] - y[5]  # the end of the upper lip, below its middle
 
     assert corner({"AU12": 1.0}) < corner({}) < corner({"AU15": 1.0})
 

@@ -52,7 +52,7 @@ def expected(layout: str, drawn: list[Record]) -> dict[str, tuple[int, str]]:
     """record -> (label, split) of every record that an import must keep."""
     if SOURCES[layout] == "ferplus":
         for r in drawn:
-            r.written = int(label_votes(np.array([r.votes])).label[0])
+            r.written = int(label_votes(np.array([r.extra["votes"]])).label[0])
     return {r.record: (r.written, r.split) for r in drawn if r.written in range(7)}
 
 
