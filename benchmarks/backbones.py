@@ -28,7 +28,7 @@ def one(backbone: str, size: int, a: argparse.Namespace) -> dict:
     """Run the phase in this process; the row of the table."""
     import fer_lib  # noqa: F401  (lets torchvision load beside a CPU build of torch)
     from fer_lib.datasets.build import build_manifest
-    from fer_lib.deploy.export import export_fit
+    from fer_lib.deploy.onnx_file import export_fit
     from fer_lib.devices import describe_device, peak_memory_gb, resolve_device
     from fer_lib.importers import import_all
     from fer_lib.models.bundle import read_bundle

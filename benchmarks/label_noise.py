@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from fer_lib.audit.confident_learning import wrong_share
-from fer_lib.audit.label_noise import NoiseReport, audit_labels, noise_sheet
+from fer_lib.audit.figures import label_error_sheet
+from fer_lib.audit.label_errors import LabelAudit, audit_labels, wrong_share
 from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.emotions import EMOTIONS
@@ -40,7 +40,7 @@ SPLITS = ["train", "val", "test"]
 FIRST = (100, 500, 1000)  # rows at the top of FER2013's list
 
 
-def measure(shape: str, faces: int, seed: int, folds: int, work: Path, cache: Path) -> tuple[dict, NoiseReport]:
+def measure(shape: str, faces: int, seed: int, folds: int, work: Path, cache: Path) -> tuple[dict, LabelAudit]:
     """Draw, plant, import, audit: one line of the table, and the audit's report."""
     raw = write_raw(work / "raw", "tree", faces=faces, seed=seed, size=48, label_noise=SHARE, noise_shape=shape)
     import_all([SourceSpec(source="tree", root=str(raw))], work / "imports")
@@ -72,7 +72,7 @@ def measure(shape: str, faces: int, seed: int, folds: int, work: Path, cache: Pa
     return {k: float(v) if isinstance(v, np.floating) else v for k, v in line.items()}, report
 
 
-def against_people(report: NoiseReport) -> dict:
+def against_people(report: LabelAudit) -> dict:
     """What FERPlus' ten people say of a FER2013 audit's rows: how often they see another class than the given one.
 
     Only rows on which the people agree on one of the seven count: a single class leads, and fewer than half of the
@@ -125,7 +125,7 @@ def fer2013(root: Path, ferplus: Path, rows: int, folds: int, seed: int, work: P
     manifest = Manifest(some, whole.meta, whole.path)
     p = NoiseParams(splits=["train"], folds=folds, threads=1, device="cpu")
     report = audit_labels(manifest, p, work / "out", cache, seed=seed)
-    noise_sheet(report, p.shown).savefig(cache / "fer2013_label_noise.png")
+    label_error_sheet(report, p.shown).savefig(cache / "fer2013_label_noise.png")
     return against_people(report)
 
 

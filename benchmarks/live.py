@@ -28,7 +28,7 @@ from PIL import Image
 
 import fer_lib  # noqa: F401  (lets torchvision load beside a CPU build of torch)
 from fer_lib.calibration.metrics import softmax
-from fer_lib.deploy.onnx_export import export_onnx
+from fer_lib.deploy.onnx_file import export_onnx
 from fer_lib.deploy.packaged import FOLDER
 from fer_lib.devices import describe_device
 from fer_lib.emotions import NUM_CLASSES

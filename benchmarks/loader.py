@@ -1,4 +1,4 @@
-"""Augmented faces a second on one core: the usual chain beside the three kinds of face pack, in one run.
+"""Augmented faces a second on one core: the usual chain beside the two kinds of face pack, in one run.
 
     python benchmarks/loader.py [--data EXPW_ROOT] [--faces 600] [--seconds 3] [--folder DIR] [--write]
 
@@ -33,15 +33,15 @@ import fer_lib  # noqa: F401  (lets torchvision load beside a CPU build of torch
 from fer_lib.datasets.batches import Sampler, train_batches
 from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.facepack import FacePack, open_or_build
+from fer_lib.datasets.facepack_writer import checksum
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.pack_format import checksum
 from fer_lib.emotions import EMOTIONS
 from fer_lib.faces.contract import FaceContract
 from fer_lib.importers import import_all
 from fer_lib.params import AugmentParams, ManifestParams, SourceSpec
 from fer_lib.synthetic.dataset import draw_faces, write_raw
 
-KINDS = ("faces", "native", "none")
+KINDS = ("faces", "none")
 AUGMENT, SEED, BATCH, ROUNDS = AugmentParams(), 1337, 64, 3
 PLANNED = 466_284  # rows of the largest manifest planned for (SPEC 3)
 PHOTOS = "photos with boxes"
@@ -230,7 +230,7 @@ def page(result: dict) -> str:
         f"jitter), on one core ({result['machine']}), files in the page cache; packs hold faces at {side} pixels.  The "
         f"cases took turns in one run, the median of {ROUNDS} rounds of {result['seconds']:g} s is given.  Photos: "
         f"{result['photos']}.\n\n{HEADER}\n{tables}\n\n"
-        "The three kinds of pack gave the same batches bit by bit, and so did 0, 1, 2 and 4 workers.\n\n"
+        "The two kinds of pack gave the same batches bit by bit, and so did 0, 1, 2 and 4 workers.\n\n"
         f"`pack: faces` of {PLANNED:,} colour faces takes {PLANNED * side**2 * 3 / 1e9:.0f} GB, of grey ones "
         f"{PLANNED * side**2 / 1e9:.0f} GB.\n\n"
         "Faces a second of the clock on one core without CLAHE, with the files (of `pack: none` the pictures) in the "

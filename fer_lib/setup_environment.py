@@ -2,7 +2,6 @@
 
 import argparse
 import ast
-import os
 import re
 import subprocess
 import sys
@@ -24,8 +23,8 @@ def set_up(venv: Path) -> None:
     """Install the lock into ``venv``; return at once if nothing has changed since the last complete set-up."""
     lock, config, stamp = ROOT / "requirements.lock", venv / "pyvenv.cfg", venv / "fer-setup.txt"
     complete = "\n".join([str(venv), str(ROOT), lock.read_text("utf-8"), (ROOT / "pyproject.toml").read_text("utf-8")])
-    python = str(venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
-    if os.path.exists(python) and stamp.is_file() and stamp.read_text("utf-8") == complete:
+    python = str(venv / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python"))
+    if Path(python).exists() and stamp.is_file() and stamp.read_text("utf-8") == complete:
         return
     if venv.exists() and any(venv.iterdir()) and not config.is_file():
         sys.exit(f"set-up stopped: {venv} is not a virtual environment. Name another folder: --venv (make: VENV=...)")
@@ -34,7 +33,7 @@ def set_up(venv: Path) -> None:
     pip, cv2 = [python, "-Im", "pip", "--disable-pip-version-check"], [python, "-Ic", "import cv2"]
     uninstall = [*pip, "uninstall", "-qqy", "opencv-python", "opencv-python-headless"]  # they contain the same files
     moved = config.is_file() and re.search(rf"^command(?!.* {re.escape(str(venv))}$)", config.read_text("utf-8"), re.M)
-    if moved or not os.path.exists(python) or subprocess.run(uninstall, capture_output=True).returncode:
+    if moved or not Path(python).exists() or subprocess.run(uninstall, capture_output=True).returncode:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)  # scripts contain the path
     options = uv_options(subprocess.run([*pip, "config", "list"], capture_output=True, text=True).stdout)
     uv = [python, "-Im", "uv", "pip", "install", "--compile-bytecode", "--python", python, *options, "-r", str(lock)]
@@ -56,6 +55,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Make or refresh the project's Python environment.")
     parser.add_argument("--venv", default=ROOT / ".venv", help="the environment's folder (default: .venv)")
     try:
-        set_up(Path(os.path.abspath(parser.parse_args().venv)))
+        set_up(Path(parser.parse_args().venv).absolute())
     except (OSError, subprocess.CalledProcessError, KeyboardInterrupt) as error:
         sys.exit(f"set-up stopped: {str(error) or 'interrupted'}\nCheck network, disk and pip config; run it again.")

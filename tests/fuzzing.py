@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fer_lib.datasets.manifest import content_id
+from fer_lib.emotions import class_id
 from fer_lib.errors import DataError
 from fer_lib.importers import ImportResult, import_source
 from fer_lib.importers.votes import VOTE_COLUMNS, label_votes
@@ -126,7 +127,7 @@ def numbered(source: str, lines: list[str], result: ImportResult) -> None:
             pixels = np.array(said["pixels"].split(), int).astype(np.uint8)
             assert row.content_id == content_id(pixels.tobytes()) and row.label == int(said["emotion"])
         else:
-            assert row.label == label_votes(np.array([[int(said[name]) for name in VOTE_COLUMNS]])).label[0]
+            assert row.label == class_id(label_votes([int(said[name]) for name in VOTE_COLUMNS])[0])
 
 
 def text_lines(path: Path) -> list[str]:

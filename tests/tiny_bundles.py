@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fer_lib.calibration.temperature import Temperature
-from fer_lib.deploy.onnx_export import export_onnx
+from fer_lib.deploy.onnx_file import export_onnx
 from fer_lib.faces.contract import FaceContract
 from fer_lib.models.bundle import ONNX, derive_bundle, write_bundle
 from fer_lib.models.classifier import build_classifier

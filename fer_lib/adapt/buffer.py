@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from fer_lib.adapt.selection import NO_CLASS, Selection, select_frames
+from fer_lib.adapt.selection import NO_CLASS, counts_by_class, select_frames
 from fer_lib.datasets.manifest import BOX, Manifest, content_id, sample_id
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
@@ -56,17 +56,17 @@ def write_buffer(session: Path | str, out: Path | str, p: BufferParams) -> Manif
         with fresh_folder(out, may_replace=_is_buffer) as work:
             while True:
                 usable = np.isin(frames.frame_index, list(faces.keys() & set(recorded)))
-                selection = select_frames(frames, truth, usable, p)
-                if not len(selection.position):
-                    raise DataError(_no_frames(session, selection, p))
-                wanted = frames.frame_index[selection.position].tolist()
+                selection, left_out = select_frames(frames, truth, usable, p)
+                if selection.empty:
+                    raise DataError(_no_frames(session, left_out, p))
+                wanted = selection["frame_index"].tolist()
                 crops, read = _write_crops(video, work / "faces", {i: faces[i].box for i in wanted}, p.context)
                 if len(crops) == len(wanted):
                     break
                 recorded = recorded[:read]  # a killed session may list more frames than its video holds
-            manifest = _write_manifest(session, frames, faces, selection, crops, bool(about.get("drawn")), p, work)
-            _write_table(work / TABLE, frames, selection, manifest)
-            write_json(work / REPORT, _report(session, out, about, frames, selection, manifest, p))
+            manifest = _write_manifest(session, faces, selection, crops, bool(about.get("drawn")), p, work)
+            _write_table(work / TABLE, selection, manifest)
+            write_json(work / REPORT, _report(session, out, about, frames, selection, left_out, manifest, p))
             ids = {"manifest_sha256": manifest.sha256}
             write_json(work / "outputs.json", {"ids": ids, "headline": {"rows": len(manifest)}})
     except FileExistsError as error:
@@ -137,46 +137,41 @@ def _write_crops(
 
 
 def _write_manifest(
-    session: Path, frames, faces, selection: Selection, crops: dict, drawn: bool, p: BufferParams, work: Path
+    session: Path, faces, selection: pd.DataFrame, crops: dict, drawn: bool, p: BufferParams, work: Path
 ) -> Manifest:
     name, rows = session.resolve().name, []
-    for at, kind, label, negative in zip(
-        selection.position, selection.kind, selection.label, selection.negative, strict=True
-    ):
-        index = int(frames.frame_index[at])
-        content, box = crops[index]
-        record = f"{name}/{index:09d}"
+    for row in selection.itertuples():
+        content, box = crops[row.frame_index]
+        record = f"{name}/{row.frame_index:09d}"
         rows.append({
             "sample_id": sample_id(SOURCE, record, content), "content_id": content, "source": SOURCE, "record": record,
-            "image_path": f"faces/{index:09d}.png", "label": int(label), "split": "train", "val_role": "",
-            "confidence": float(faces[index].score), "orig_image": record, **dict(zip(BOX, box, strict=True)),
-            "weight": float(kind == "positive"), "neg_label": np.nan if negative == NO_CLASS else float(negative),
-            "group": f"{name}/{math.floor(frames.time_sec[at] / p.block_sec)}",
+            "image_path": f"faces/{row.frame_index:09d}.png", "label": row.label, "split": "train", "val_role": "",
+            "confidence": float(faces[row.frame_index].score), "orig_image": record, **dict(zip(BOX, box, strict=True)),
+            "weight": float(row.kind == "positive"),
+            "neg_label": np.nan if row.negative == NO_CLASS else float(row.negative),
+            "group": f"{name}/{math.floor(row.time_sec / p.block_sec)}",
         })  # fmt: skip
     created = p.model_dump(mode="json") | {"session": name, "session_sha256": session_id(session)}
     meta = {"root": work.as_posix(), "tolerance": 0, "bad_labels": 0, "created": created, "drawn": {SOURCE: drawn}}
     return Manifest(pd.DataFrame(rows), meta).write(work / "manifest.parquet")
 
 
-def _write_table(file: Path, frames, selection: Selection, manifest: Manifest) -> None:
-    columns = {
-        "frame_index": frames.frame_index[selection.position],
-        "time_sec": [round(float(time), 6) for time in frames.time_sec[selection.position]],
-        "kind": selection.kind,
-        "label": [EMOTIONS[i] for i in selection.label],
-        "neg_label": ["" if i == NO_CLASS else EMOTIONS[i] for i in selection.negative],
-        "p": selection.p,
-        "sample_id": manifest.sample_ids,
-    }
-    pd.DataFrame(columns).to_csv(file, index=False, lineterminator="\n")
+def _write_table(file: Path, selection: pd.DataFrame, manifest: Manifest) -> None:
+    names = {NO_CLASS: "", **dict(enumerate(EMOTIONS))}
+    table = selection.assign(
+        time_sec=selection["time_sec"].map(lambda seconds: round(seconds, 6)), label=selection["label"].map(names),
+        neg_label=selection["negative"].map(names), sample_id=manifest.sample_ids,
+    )  # fmt: skip
+    columns = ["frame_index", "time_sec", "kind", "label", "neg_label", "p", "sample_id"]
+    table.to_csv(file, columns=columns, index=False, lineterminator="\n")
 
 
-def _report(session, out, about, frames, selection: Selection, manifest: Manifest, p: BufferParams) -> dict[str, Any]:
+def _report(session, out, about, frames, selection, left_out, manifest: Manifest, p: BufferParams) -> dict[str, Any]:
     try:
         relative = Path(os.path.relpath(session.absolute(), out.absolute())).as_posix()
     except ValueError:  # Windows: two drives
         relative = session.absolute().as_posix()
-    counts, notes = selection.counts(), []
+    counts, notes = counts_by_class(selection), []
     if not sum(counts["positive"].values()):
         notes.append(
             f"no positive: no stable frame reached {p.positive:g}, so these rows only name classes that a face does "
@@ -189,12 +184,12 @@ def _report(session, out, about, frames, selection: Selection, manifest: Manifes
         "model": frames.model, "ckpt": frames.ckpt, "smoothing": about.get("smoothing"),
         "params": p.model_dump(mode="json"), "frames": len(frames.frame_index),
         "rows": len(manifest), "manifest_sha256": manifest.sha256,
-        "counts": counts, "left_out": selection.left_out, "notes": notes,
+        "counts": counts, "left_out": left_out, "notes": notes,
     }  # fmt: skip
 
 
-def _no_frames(session: Path, selection: Selection, p: BufferParams) -> str:
-    reasons = ", ".join(f"{name} {n:,}" for name, n in selection.left_out.items() if n)
+def _no_frames(session: Path, left_out: dict[str, int], p: BufferParams) -> str:
+    reasons = ", ".join(f"{name} {n:,}" for name, n in left_out.items() if n)
     return (
         f"{session}: none of its frames can be learned from ({reasons}): a face needs a probability of {p.negative:g} "
         f"or more; record a longer session in better light, or lower it with -p negative=VALUE"

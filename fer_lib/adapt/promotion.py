@@ -10,8 +10,8 @@ import pandas as pd
 
 from fer_lib.adapt.data import AdaptData
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.deploy.export import weights_ids
-from fer_lib.deploy.onnx_export import export_bundle
+from fer_lib.deploy.bundle_export import export_bundle
+from fer_lib.deploy.onnx_file import weights_ids
 from fer_lib.evaluation.gates import decide, offline_gate, session_gate
 from fer_lib.evaluation.suites import measure_suite
 from fer_lib.live.replay import replay

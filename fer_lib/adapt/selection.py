@@ -15,9 +15,9 @@ face still changes, so a frame that contradicts the label there is left out.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.live.score import segments
@@ -29,36 +29,20 @@ REASONS = ("no_face", "not_recorded", "below", "label_edge", "unstable", "gap", 
 NO_CLASS = -1
 
 
-@dataclass(frozen=True)
-class Selection:
-    """N selected frames in session order.
-
-    ``position``: int64 [N] in the session's frames.  ``kind``: str [N] of :data:`KINDS`.  ``label``: int64 [N], the
-    manual label of a corrected frame, else the prediction.  ``negative``: int64 [N], the class that the face is not, -1
-    for positives.  ``p``: float64 [N] of the predicted class.  ``left_out``: reason of :data:`REASONS` -> frames.
-    """
-
-    position: np.ndarray
-    kind: np.ndarray
-    label: np.ndarray
-    negative: np.ndarray
-    p: np.ndarray
-    left_out: dict[str, int]
-
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Frames by kind and class name: positives by label, the others by the class that the face is not."""
-        classes = np.where(self.kind == "positive", self.label, self.negative)
-        tables = {kind: np.bincount(classes[self.kind == kind], minlength=NUM_CLASSES) for kind in KINDS}
-        return {kind: dict(zip(EMOTIONS, table.tolist(), strict=True)) for kind, table in tables.items()}
-
-
-def select_frames(frames: Frames, truth: np.ndarray, usable: np.ndarray, p: BufferParams) -> Selection:
+def select_frames(
+    frames: Frames, truth: np.ndarray, usable: np.ndarray, p: BufferParams
+) -> tuple[pd.DataFrame, dict[str, int]]:
     """Select frames to train on; ``truth`` int8 [T], -1 without a manual label; ``usable`` bool [T]: has a face image.
 
     Kinds are selected in order, the most confident frames first (positives and corrected frames by the predicted
     class's probability, negatives by the lowest probability; ties by time).  A frame is skipped when a selected one
     lies within ``min_gap`` frames, or when ``cap`` frames of its class are selected.  Corrected frames and negatives
     share one cap per predicted class.
+
+    Returns the selected frames in session order (``position`` among the session's frames, ``frame_index``,
+    ``time_sec``, ``kind`` of KINDS, ``label``: the manual label of a corrected frame, else the prediction,
+    ``negative``: the class that the face is not, NO_CLASS for positives, ``p`` of the predicted class), and the number
+    of the others by REASONS.
     """
     status, label, negative, confidence = _frame_status(frames, truth, usable, p)
     selected: list[int] = []  # frame_index, sorted
@@ -76,10 +60,19 @@ def select_frames(frames: Frames, truth: np.ndarray, usable: np.ndarray, p: Buff
             else:
                 insort(selected, index)
                 share[top[at]] += 1
-    position = np.flatnonzero(np.isin(status, KINDS))
-    largest = np.nanmax(frames.probs[position], axis=1) if len(position) else np.zeros(0)
-    left_out = {reason: int((status == reason).sum()) for reason in REASONS}
-    return Selection(position, status[position], label[position], negative[position], largest, left_out)
+    at = np.flatnonzero(np.isin(status, KINDS))
+    rows = pd.DataFrame({
+        "position": at, "frame_index": frames.frame_index[at], "time_sec": frames.time_sec[at], "kind": status[at],
+        "label": label[at], "negative": negative[at], "p": frames.probs[at].max(axis=1),
+    })  # fmt: skip
+    return rows, {reason: int((status == reason).sum()) for reason in REASONS}
+
+
+def counts_by_class(rows: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Selected frames by kind and class name: positives by label, the others by the class that the face is not."""
+    classes = rows["label"].where(rows["kind"] == "positive", rows["negative"])
+    tables = {kind: np.bincount(classes[rows["kind"] == kind], minlength=NUM_CLASSES) for kind in KINDS}
+    return {kind: dict(zip(EMOTIONS, table.tolist(), strict=True)) for kind, table in tables.items()}
 
 
 def _frame_status(

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -28,47 +26,29 @@ _DAMPING = 1e-3  # share of a parameter's own curvature added to it, so that a f
 _BLUR = blur_matrix(1.5)
 
 
-@dataclass(frozen=True)
-class Alignment:
-    """``similarity`` float32 [M], and ``matrix`` float32 [M, 2, 3] from centred pixels of one image to the other's.
+_Y, _X = (np.mgrid[:SIDE, :SIDE].reshape(2, -1) - _MIDDLE).astype(np.float32)  # centred, [P], P = SIDE * SIDE
+_WINDOW = ((np.cos(np.pi * 0.95 * _X / SIDE) * np.cos(np.pi * 0.95 * _Y / SIDE)) ** 1.5).astype(np.float32)
 
-    similarity = 0.7 correlation of codes + 0.3 correlation of blurred thumbnails, 1 at most.
+
+def transforms(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What affine matrices [M, 2, 3] do: mirrored bool [M], rotation in degrees and scale, float64 [M].
+
+    The rotation is that after a mirror image is mirrored back.  The scale is the sides of one image as a share of the
+    other's (a crop to 90 %: 0.9 or its inverse).
     """
-
-    similarity: np.ndarray
-    matrix: np.ndarray
-
-    @property
-    def mirrored(self) -> np.ndarray:
-        """bool [M]."""
-        return np.linalg.det(self.matrix[:, :, :2]) < 0
-
-    @property
-    def degrees(self) -> np.ndarray:
-        """float64 [M]: the rotation of one image against the other, after a mirror image is mirrored back."""
-        a, side = self.matrix.astype(np.float64), np.where(self.mirrored, -1.0, 1.0)
-        return np.degrees(np.arctan2(side * a[:, 1, 0] - a[:, 0, 1], side * a[:, 0, 0] + a[:, 1, 1]))
-
-    @property
-    def scale(self) -> np.ndarray:
-        """float64 [M]: the sides of one image as a share of the other's (a crop to 90 %: 0.9 or its inverse)."""
-        return np.sqrt(np.abs(np.linalg.det(self.matrix[:, :, :2].astype(np.float64))))
+    mirrored = np.linalg.det(matrix[:, :, :2]) < 0
+    a, side = matrix.astype(np.float64), np.where(mirrored, -1.0, 1.0)
+    degrees = np.degrees(np.arctan2(side * a[:, 1, 0] - a[:, 0, 1], side * a[:, 0, 0] + a[:, 1, 1]))
+    return mirrored, degrees, np.sqrt(np.abs(np.linalg.det(a[:, :, :2])))
 
 
-@lru_cache(maxsize=1)
-def _grid() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centred x and y, and the window: float32 [P] each, P = SIDE * SIDE."""
-    y, x = (np.mgrid[:SIDE, :SIDE].reshape(2, -1) - _MIDDLE).astype(np.float32)
-    window = (np.cos(np.pi * 0.95 * x / SIDE) * np.cos(np.pi * 0.95 * y / SIDE)) ** 1.5
-    return x, y, window.astype(np.float32)
-
-
-def align(thumbs: np.ndarray, pairs: Candidates) -> Alignment:
+def align(thumbs: np.ndarray, pairs: Candidates) -> tuple[np.ndarray, np.ndarray]:
     """Align the query row of each pair to the other row, from the version that matched and from the identity.
 
-    ``thumbs`` uint8 [N, 2, SIDE, SIDE].
+    ``thumbs`` uint8 [N, 2, SIDE, SIDE].  Returns the similarity float32 [M] (0.7 correlation of codes + 0.3 correlation
+    of blurred thumbnails, 1 at most), and the matrix float32 [M, 2, 3] from centred pixels of one image to the other's.
     """
-    out = Alignment(np.empty(len(pairs), np.float32), np.empty((len(pairs), 2, 3), np.float32))
+    similarity, matrix = np.empty(len(pairs), np.float32), np.empty((len(pairs), 2, 3), np.float32)
     queries = np.where(pairs.query_is_first, pairs.first, pairs.second)
     others = np.where(pairs.query_is_first, pairs.second, pairs.first)
 
@@ -76,7 +56,7 @@ def align(thumbs: np.ndarray, pairs: Candidates) -> Alignment:
         part = slice(start, start + _BLOCK)
         begin = np.stack([VERSIONS[pairs.version[part]], VERSIONS[np.zeros(len(queries[part]), int)]])
         begin[:, :, :, 0] *= np.where(pairs.mirrored[part], -1.0, 1.0)[:, None]
-        out.similarity[part], out.matrix[part] = _block(thumbs[queries[part]], thumbs[others[part]], *begin)
+        similarity[part], matrix[part] = _block(thumbs[queries[part]], thumbs[others[part]], *begin)
 
     starts = range(0, len(pairs), _BLOCK)
     # one BLAS thread per worker: BLAS' own threads would only wait for each other on matrices this small
@@ -84,7 +64,7 @@ def align(thumbs: np.ndarray, pairs: Candidates) -> Alignment:
     with aligning as counter, threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for start, _ in zip(starts, pool.map(work, starts), strict=True):
             counter.update(min(start + _BLOCK, len(pairs)))
-    return out
+    return similarity, matrix
 
 
 def _block(images: np.ndarray, templates: np.ndarray, matrix: np.ndarray, identity: np.ndarray):
@@ -126,11 +106,10 @@ def _better(best: np.ndarray, best_matrix: np.ndarray, value: np.ndarray, matrix
 
 def _similarity(image: tuple, template: tuple, matrix: np.ndarray) -> np.ndarray:
     """float32 [n], of the :func:`_layers` of both."""
-    n, window = len(matrix), _grid()[2]
-    parts = []
+    n, parts = len(matrix), []
     for mine, other in zip(image, template, strict=True):
         warped, inside = _warp(mine, matrix)
-        parts.append(_correlation(warped, other.reshape(n, -1), window * inside))
+        parts.append(_correlation(warped, other.reshape(n, -1), _WINDOW * inside))
     return (1 - TONE) * parts[0] + TONE * parts[1]
 
 
@@ -139,24 +118,23 @@ def refine(image: np.ndarray, template: np.ndarray, matrix: np.ndarray, steps: i
 
     Returns the matrix float32 [n, 2, 3] and the correlation float32 [n].
     """
-    x, y, window = _grid()
     n = len(matrix)
     slope_y, slope_x = (slope.reshape(n, -1) for slope in np.gradient(template.reshape(n, SIDE, SIDE), axis=(1, 2)))
     template = template.reshape(n, -1)
-    jacobian = np.stack([slope_x * x, slope_x * y, slope_x, slope_y * x, slope_y * y, slope_y], axis=1)  # [n, 6, P]
-    weighted = template * window
+    jacobian = np.stack([slope_x * _X, slope_x * _Y, slope_x, slope_y * _X, slope_y * _Y, slope_y], axis=1)  # [n, 6, P]
+    weighted = template * _WINDOW
     power = np.maximum((weighted * template).sum(axis=1), 1e-6)
     jacobian -= (jacobian @ weighted[:, :, None]) * (template / power[:, None])[:, None, :]  # the gain projected out
-    step = jacobian * window
+    step = jacobian * _WINDOW
     hessian = step @ jacobian.transpose(0, 2, 1)
     np.einsum("nii->ni", hessian)[...] *= 1 + _DAMPING
     np.einsum("nii->ni", hessian)[...] += 1e-6 * np.trace(hessian, axis1=1, axis2=2)[:, None] + 1e-6
     best, best_matrix = np.full(n, -1.0, np.float32), matrix
     for number in range(steps + 1):
         warped, inside = _warp(image, matrix)
-        best, best_matrix = _better(best, best_matrix, _correlation(warped, template, window * inside), matrix)
+        best, best_matrix = _better(best, best_matrix, _correlation(warped, template, _WINDOW * inside), matrix)
         if number < steps:
-            gain = (warped * weighted).sum(axis=1) / np.maximum((warped * warped * window).sum(axis=1), 1e-6)
+            gain = (warped * weighted).sum(axis=1) / np.maximum((warped * warped * _WINDOW).sum(axis=1), 1e-6)
             error = (gain[:, None] * warped - template) * inside
             change = np.linalg.solve(hessian, step @ error[:, :, None])[:, :, 0]
             matrix = _compose(matrix, change.clip(-2.0, 2.0))
@@ -165,9 +143,8 @@ def refine(image: np.ndarray, template: np.ndarray, matrix: np.ndarray, steps: i
 
 def _warp(image: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each image at its matrix' coordinates, float32 [n, P], and which of them are inside it (0 or 1)."""
-    x, y, _ = _grid()
-    at_x = matrix[:, 0, 0, None] * x + matrix[:, 0, 1, None] * y + (matrix[:, 0, 2, None] + np.float32(_MIDDLE))
-    at_y = matrix[:, 1, 0, None] * x + matrix[:, 1, 1, None] * y + (matrix[:, 1, 2, None] + np.float32(_MIDDLE))
+    at_x = matrix[:, 0, 0, None] * _X + matrix[:, 0, 1, None] * _Y + (matrix[:, 0, 2, None] + np.float32(_MIDDLE))
+    at_y = matrix[:, 1, 0, None] * _X + matrix[:, 1, 1, None] * _Y + (matrix[:, 1, 2, None] + np.float32(_MIDDLE))
     last = np.float32(SIDE - 1)
     inside = (at_x > -0.5) & (at_x < last + 0.5) & (at_y > -0.5) & (at_y < last + 0.5)
     np.clip(at_x, 0, last, out=at_x)
@@ -183,7 +160,7 @@ def _correlation(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray
     b = b - (b * weight).sum(axis=1, keepdims=True) / total
     wa = a * weight
     both = (wa * b).sum(axis=1) / np.sqrt(np.maximum((wa * a).sum(axis=1) * (b * b * weight).sum(axis=1), 1e-6))
-    return np.where(total[:, 0] >= 0.5 * _grid()[2].sum(), both, 0.0).astype(np.float32)
+    return np.where(total[:, 0] >= 0.5 * _WINDOW.sum(), both, 0.0).astype(np.float32)
 
 
 def _compose(matrix: np.ndarray, change: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from fer_lib.audit.alignment import align
+from fer_lib.audit.alignment import align, transforms
 from fer_lib.audit.hashes import SIDE, Hashes
 from fer_lib.audit.near_duplicate_search import LEAST, VERSIONS, Candidates, candidates
 from fer_lib.datasets.duplicate_records import components, equal_rows
@@ -68,10 +68,10 @@ def find_duplicates(frame: pd.DataFrame, hashes: Hashes, near: bool, similarity:
     thumbs = hashes.thumbs[row]
 
     close = candidates(thumbs, LEAST, seed)
-    aligned = align(thumbs, close)
-    near_rows = np.flatnonzero(aligned.similarity >= similarity)
-    near_rows = near_rows[np.lexsort((close.second[near_rows], close.first[near_rows], -aligned.similarity[near_rows]))]
-    columns = (close.first, close.second, aligned.similarity, aligned.mirrored, aligned.degrees, aligned.scale)
+    likeness, matrix = align(thumbs, close)
+    near_rows = np.flatnonzero(likeness >= similarity)
+    near_rows = near_rows[np.lexsort((close.second[near_rows], close.first[near_rows], -likeness[near_rows]))]
+    columns = (close.first, close.second, likeness, *transforms(matrix))
     pairs = pd.DataFrame({name: values[near_rows] for name, values in zip(_PAIR_COLUMNS, columns, strict=True)})
     group = components(len(row), [(pairs["first"].to_numpy(), pairs["second"].to_numpy())])
     large = large_groups(thumbs, group, pairs)
@@ -129,7 +129,7 @@ def _similarity_to(thumbs: np.ndarray, middle: int, others: np.ndarray) -> np.nd
         version=np.tile(version, n), mirrored=np.tile(mirrored, n), query_is_first=np.ones(n * starts, bool),
     )  # fmt: skip
     both = pairs, replace(pairs, query_is_first=~pairs.query_is_first)
-    return np.max([align(thumbs, side).similarity.reshape(n, starts).max(axis=1) for side in both], axis=0)
+    return np.max([align(thumbs, side)[0].reshape(n, starts).max(axis=1) for side in both], axis=0)
 
 
 def rows_to_keep(frame: pd.DataFrame, group: np.ndarray, area: np.ndarray, remove: str) -> np.ndarray:

@@ -17,6 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
 
 from fer_lib.datasets.manifest import BOX, Manifest, box_of
 from fer_lib.errors import DataError
@@ -46,13 +47,7 @@ class Hashes:
 
 def blur_matrix(sigma: float) -> np.ndarray:
     """float32 [SIDE, SIDE]: a row of pixels times its transpose is that row, Gaussian-blurred, edges replicated."""
-    reach = int(4 * sigma)
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    matrix = np.zeros((SIDE, SIDE))
-    for shift, weight in zip(range(-reach, reach + 1), weights / weights.sum(), strict=True):
-        for row in range(SIDE):
-            matrix[row, min(max(row + shift, 0), SIDE - 1)] += weight
-    return matrix.astype(np.float32)
+    return gaussian_filter1d(np.eye(SIDE), sigma, axis=0, mode="nearest").astype(np.float32)
 
 
 _BLUR = blur_matrix(SIGMA)
@@ -139,12 +134,13 @@ def cached_hashes(manifest: Manifest, cache_dir: Path | None) -> Hashes:
     file = cache_file(manifest, cache_dir)
     if not file.is_file():
         hashes = hash_manifest(manifest)
-        keep(hashes, file)
+        with fresh_file(file) as work, open(work, "wb") as stream:
+            np.savez(stream, **vars(hashes))
         return hashes
     try:
         with np.load(file, allow_pickle=False) as saved:
-            return Hashes(saved["thumbs"], saved["pixels"], saved["area"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            return Hashes(**saved)
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(f"{file} is damaged ({error}): delete it, and the hashes are computed again") from error
 
 
@@ -152,9 +148,3 @@ def cache_file(manifest: Manifest, cache_dir: Path) -> Path:
     """The file of :func:`cached_hashes` for these rows, in this order."""
     key = hashlib.sha256(f"{HASH_VERSION}|{manifest.sha256}|{'|'.join(manifest.sample_ids)}".encode()).hexdigest()[:16]
     return Path(cache_dir) / f"hashes-{key}.npz"
-
-
-def keep(hashes: Hashes, file: Path) -> None:
-    """Write hashes, whole or not at all."""
-    with fresh_file(file) as work, open(work, "wb") as stream:
-        np.savez(stream, thumbs=hashes.thumbs, pixels=hashes.pixels, area=hashes.area)

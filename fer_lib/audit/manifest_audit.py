@@ -208,10 +208,7 @@ def _matrix(frame: pd.DataFrame, group: np.ndarray, column: str, names: list[str
 
 def _leaks(frame: pd.DataFrame, duplicates: Duplicates, split: str) -> dict[str, Any]:
     """Rows of ``split`` with a duplicate in train: all, those with an exact one, and all by source."""
-    every, exact = (
-        leaking_rows(frame, duplicates.group, split),
-        leaking_rows(frame, duplicates.exact, split),
-    )
+    every, exact = (leaking_rows(frame, group, split) for group in (duplicates.group, duplicates.exact))
     return {"rows": int(every.sum()), "exact": int(exact.sum()), "by_source": _by(frame[every], "source")}
 
 

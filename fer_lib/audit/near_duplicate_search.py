@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy.fft import dct
 
 from fer_lib.audit.hashes import SIDE, codes
 from fer_lib.storage.progress import step
@@ -77,28 +78,21 @@ class Candidates:
 @lru_cache(maxsize=1)
 def _basis() -> tuple[np.ndarray, np.ndarray]:
     """Windowed cosines float64 [SIDE * SIDE, D], and +1 or -1 [D], the sign that mirroring gives each coefficient."""
-    at = np.arange(SIDE)
-    cosines = np.stack([np.cos(np.pi * (at + 0.5) * u / SIDE) for u in range(SIDE)]) * math.sqrt(2 / SIDE)
-    cosines[0] /= math.sqrt(2)
-    window = np.cos(np.pi * WINDOW * (at - (SIDE - 1) / 2) / SIDE)
-    pairs = [(u, v) for u in range(SIDE) for v in range(SIDE) if LOW <= math.hypot(u, v) <= HIGH]
-    basis = np.stack([np.outer(cosines[u] * window, cosines[v] * window).ravel() for u, v in pairs], axis=1)
-    return basis, np.array([-1.0 if v % 2 else 1.0 for _, v in pairs], np.float32)
+    window = np.cos(np.pi * WINDOW * (np.arange(SIDE) - (SIDE - 1) / 2) / SIDE)
+    waves = dct(np.eye(SIDE), axis=0, norm="ortho") * window
+    frequency = np.hypot(*np.mgrid[:SIDE, :SIDE])
+    u, v = np.nonzero((frequency >= LOW) & (frequency <= HIGH))
+    basis = np.einsum("dy,dx->yxd", waves[u], waves[v]).reshape(SIDE * SIDE, -1)
+    return basis, (1 - 2 * (v % 2)).astype(np.float32)
 
 
 def _warp(matrix: np.ndarray) -> np.ndarray:
     """float64 [P, P], P = SIDE * SIDE: a flat image times its transpose is the image's version, bilinear."""
-    middle = (SIDE - 1) / 2
+    at, middle = np.arange(SIDE), (SIDE - 1) / 2
     y, x = np.mgrid[:SIDE, :SIDE].reshape(2, -1) - middle
-    source_x = (matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] + middle).clip(0, SIDE - 1)
-    source_y = (matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] + middle).clip(0, SIDE - 1)
-    left, top = np.minimum(source_x.astype(int), SIDE - 2), np.minimum(source_y.astype(int), SIDE - 2)
-    right_share, low_share = source_x - left, source_y - top
-    out, rows = np.zeros((SIDE * SIDE, SIDE * SIDE)), np.arange(SIDE * SIDE)
-    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        share = (low_share if i else 1 - low_share) * (right_share if j else 1 - right_share)
-        out[rows, (top + i) * SIDE + left + j] += share
-    return out
+    source = [(row[0] * x + row[1] * y + row[2] + middle).clip(0, SIDE - 1) for row in matrix]
+    share_x, share_y = (np.maximum(0, 1 - np.abs(s[:, None] - at)) for s in source)
+    return (share_y[:, :, None] * share_x[:, None, :]).reshape(SIDE * SIDE, -1)
 
 
 @lru_cache(maxsize=1)

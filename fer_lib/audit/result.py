@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fer_lib.audit.label_noise import NoiseReport
+from fer_lib.audit.label_errors import LabelAudit
 from fer_lib.audit.manifest_audit import Audit
 from fer_lib.params import AuditParams
 from fer_lib.storage.phase_result import PhaseResult
@@ -34,7 +34,7 @@ def rows_table(audit: Audit) -> pd.DataFrame:
     return pd.DataFrame(columns).fillna(0).astype(int)
 
 
-def audit_result(params: AuditParams, audit: Audit, noise: NoiseReport | None, out: Path) -> PhaseResult:
+def audit_result(params: AuditParams, audit: Audit, noise: LabelAudit | None, out: Path) -> PhaseResult:
     """The result of an audit in ``out``; ``noise``: of the label-noise audit, where it ran."""
     summary = audit.summary
     groups, leaks, removed, left = (summary[key] for key in ("with_near", "leaks", "removed", "clean"))

@@ -209,7 +209,7 @@ def audit(manifest: MANIFEST, out: OUT, param: PARAM = None) -> None:
 
     -p noise=true also looks for labels that look wrong, which trains small nets.
     """
-    from fer_lib.audit import label_noise, pages
+    from fer_lib.audit import figures, label_errors
     from fer_lib.audit.manifest_audit import audit_manifest
     from fer_lib.cli.data_views import audit_tables, save_figures, show
     from fer_lib.params import AuditParams
@@ -223,19 +223,18 @@ def audit(manifest: MANIFEST, out: OUT, param: PARAM = None) -> None:
     rows, cache = read_rows(manifest), paths.mlruns() / "cache"
     with show_progress("audit"):
         audit = audit_manifest(params, rows, out, cache)
-        figures = {"matrices": pages.matrices(audit)}
-        figures |= {
-            name: pages.group_sheet(audit, name, params.shown) for name in pages.sheet_names(audit) if params.shown
-        }
+        drawn = {"matrices": figures.shared_groups(audit)}
+        for name in figures.sheet_names(audit) if params.shown else ():
+            drawn[name] = figures.group_sheet(audit, name, params.shown)
     show(*audit_tables(audit.summary))
     typer.echo(f"{params.remove}: {audit.summary['rule']}")
     if params.noise:
         with show_progress("audit"):
-            doubted = label_noise.audit_labels(audit.clean, params.noise_nets, out, cache, seed=params.seed)
-        figures["noise_matrix"] = label_noise.noise_matrix_figure(doubted)
-        figures["label_noise"] = label_noise.noise_sheet(doubted, params.noise_nets.shown)
+            doubted = label_errors.audit_labels(audit.clean, params.noise_nets, out, cache, seed=params.seed)
+        drawn["noise_matrix"] = figures.noise_matrix(doubted)
+        drawn["label_noise"] = figures.label_error_sheet(doubted, params.noise_nets.shown)
         typer.echo(f"{doubted.summary['flagged']:,} labels look wrong: {out / 'label_noise.csv'}")
-    save_figures(figures, out)
+    save_figures(drawn, out)
     written(audit.clean, out)
 
 

@@ -28,7 +28,7 @@ def onnx(
     import tempfile
 
     from fer_lib.deploy.latency import benchmark
-    from fer_lib.deploy.onnx_export import export_verified
+    from fer_lib.deploy.onnx_file import export_verified
     from fer_lib.pipeline.progress import show_progress
 
     with tempfile.TemporaryDirectory(prefix="fer-onnx-") as work:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ import pandas as pd
 from fer_lib.datasets.import_folder import REPORT, read_imports
 from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
 from fer_lib.datasets.splits import assign_val, assign_val_roles, excluded_from_val
-from fer_lib.emotions import EMOTIONS
+from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
 from fer_lib.params import ManifestParams
@@ -21,7 +23,7 @@ from fer_lib.storage.json_files import json_text, read_json
 from fer_lib.storage.progress import step
 
 SHOWN = 10
-_CHUNK = 512  # images per task of a thread
+_CHUNK = 64  # images per task of a thread
 
 
 def build_manifest(params: ManifestParams, import_dir: Path, out: Path, name: str = "manifest.parquet") -> Manifest:
@@ -89,21 +91,29 @@ def check_images(frame: pd.DataFrame, root: Path, decoding: bool = True) -> pd.D
     Returns one line per row of ``frame``: ``problem`` (text, "" for none) and the bools ``missing``, ``outside`` (the
     box extends beyond the photo) and ``beyond`` (the box has no pixel of it).  The last two are False without decoding.
     """
-    places, paths = pd.factorize(frame["image_path"], sort=True)
-    parts = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
-    results: list[tuple[str, bool, int, int]] = []
-    checking = step("checking images", total=len(paths), unit="images")
-    with checking as counter, ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for part in pool.map(lambda part: [_check_image(f"{root}/{path}", decoding) for path in part], parts):
-            results += part
-            counter.update(len(results))
-    problem, missing, height, width = (np.array(column)[places] for column in zip(*results, strict=True))
+    results = each_image(frame, lambda path: _check_image(f"{root}/{path}", decoding), "checking images")
+    problem, missing, height, width = map(np.array, zip(*results, strict=True))
     outside, beyond = np.zeros(len(frame), bool), np.zeros(len(frame), bool)
     if decoding and all(side in frame for side in BOX):
         top, left, bottom, right = (frame[side].to_numpy(np.float64) for side in BOX)
         outside = ((top < 0) | (left < 0) | (bottom > height) | (right > width)) & (problem == "")
         beyond = ((bottom <= 0) | (right <= 0) | (top >= height) | (left >= width)) & (problem == "")
     return pd.DataFrame({"problem": problem, "missing": missing, "outside": outside, "beyond": beyond})
+
+
+def each_image(frame: pd.DataFrame, work: Callable[[str], Any], doing: str) -> list[Any]:
+    """``work(image_path)`` for each row of ``frame``, once per image, in threads; ``doing`` names the step."""
+    places, paths = pd.factorize(frame["image_path"], sort=True)
+    results: list[Any] = []
+    with (
+        step(doing, total=len(paths), unit="images") as counter,
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+    ):
+        parts = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
+        for part in pool.map(lambda part: list(map(work, part)), parts):
+            results += part
+            counter.update(len(results))
+    return [results[place] for place in places]
 
 
 def _check_image(path: str, decoding: bool) -> tuple[str, bool, int, int]:
@@ -169,13 +179,16 @@ def duplicates(frame: pd.DataFrame) -> dict:
     }
 
 
+def count_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows by source and split (the index) and class name (the columns); an absent class counts 0."""
+    table = frame.groupby(["source", "split"])["label"].value_counts().unstack(fill_value=0)
+    return table.reindex(columns=range(NUM_CLASSES), fill_value=0).set_axis(EMOTIONS, axis=1)
+
+
 def nested_counts(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, int]]]:
-    """Rows by source, split and class name; an absent class counts 0."""
-    counts: dict[str, dict[str, dict[str, int]]] = {}
-    for (source, split), rows in frame.groupby(["source", "split"], sort=True):
-        labels = np.bincount(rows["label"], minlength=len(EMOTIONS))
-        counts.setdefault(source, {})[split] = dict(zip(EMOTIONS, labels.tolist(), strict=True))
-    return counts
+    """The counts of :func:`count_table` as source -> split -> class name -> rows."""
+    parts = count_table(frame).groupby(level="source")
+    return {source: part.droplevel("source").to_dict("index") for source, part in parts}
 
 
 def leaked_ids(manifest: Manifest, split: str = "test") -> set[str]:
@@ -189,10 +202,6 @@ def leaked_ids(manifest: Manifest, split: str = "test") -> set[str]:
 
 def summary(manifest: Manifest) -> pd.DataFrame:
     """Row counts: one line per source and split, one column per class, and the total."""
-    lines = [
-        {"source": source, "split": split, **counts[split], "total": sum(counts[split].values())}
-        for source, counts in nested_counts(manifest.frame).items()
-        for split in SPLITS
-        if split in counts
-    ]
-    return pd.DataFrame(lines)
+    table = count_table(manifest.frame)
+    table = table.loc[sorted(table.index, key=lambda place: (place[0], SPLITS.index(place[1])))]
+    return table.assign(total=table.sum(axis=1)).reset_index()

@@ -23,7 +23,6 @@ def count_charts(frame: pd.DataFrame, title: str) -> Figure:
     """
     if frame.empty:
         raise DataError(f"{title}: there are no rows to draw")
-    counts = frame.groupby(["source", "split", "label"]).size()
     sources = sorted(set(frame["source"]))
     panels = {"all sources": frame} if len(sources) > 1 else {}
     panels |= dict(iter(frame.groupby("source")))
@@ -33,7 +32,7 @@ def count_charts(frame: pd.DataFrame, title: str) -> Figure:
     figure = Figure(figsize=(6.4 * columns + 0.8, top + 3.1 * rows))
     figure.suptitle(f"{title} (n = {len(frame):,})")
     head, body = figure.subfigures(2, 1, height_ratios=(top, 3.1 * rows))
-    _by_source(head.subplots(), counts, sources)
+    _by_source(head.subplots(), frame)
     grid = body.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, part) in zip(grid, panels.items(), strict=False):
         _by_label(axes, part, name)
@@ -42,20 +41,17 @@ def count_charts(frame: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def _by_source(axes, counts: pd.Series, sources: list[str]) -> None:
-    start = np.zeros(len(sources))
-    for split in SPLITS:
-        of_split = counts[counts.index.get_level_values("split") == split].groupby("source").sum()
-        rows = of_split.reindex(sources, fill_value=0).to_numpy()
-        if rows.any():
-            bars = axes.barh(sources, rows, left=start, color=COLOURS[split], label=f"{split} ({rows.sum():,})")
-            wide = rows > 0.06 * counts.groupby("source").sum().max()
-            texts = [f"{n:,}" if fits else "" for n, fits in zip(rows, wide, strict=True)]
-            axes.bar_label(
-                bars, labels=texts, label_type="center", fontsize=8, color="white" if split == "train" else "black"
-            )
-            start += rows
-    axes.bar_label(axes.containers[-1], labels=[f"{int(n):,}" for n in start], fontsize=8, padding=3)
+def _by_source(axes, frame: pd.DataFrame) -> None:
+    table = pd.crosstab(frame["source"], frame["split"])
+    total, start = table.sum(axis=1), 0
+    for split in (split for split in SPLITS if split in table):
+        rows = table[split]
+        bars = axes.barh(table.index, rows, left=start, color=COLOURS[split], label=f"{split} ({rows.sum():,})")
+        texts = [f"{n:,}" if n > 0.06 * total.max() else "" for n in rows]
+        contrast = "white" if split == "train" else "black"
+        axes.bar_label(bars, labels=texts, label_type="center", fontsize=8, color=contrast)
+        start = start + rows
+    axes.bar_label(axes.containers[-1], labels=[f"{n:,}" for n in total], fontsize=8, padding=3)
     axes.invert_yaxis()  # in reading order
     axes.margins(x=0.1)
     axes.set_title("rows by source and split", color=GREY, loc="left")

@@ -76,9 +76,7 @@ def equal_rows(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def join_groups(row: pd.Series, group: pd.Series) -> pd.Series:
     """One group per line: the smallest of all groups that are linked by lines with the same ``row``."""
-    while True:
-        smallest = group.groupby(row).transform("min")
-        joined = smallest.groupby(group).transform("min").fillna(smallest)
-        if joined.equals(group):
-            return group
-        group = joined
+    names = pd.factorize(group)[0]
+    names = np.where(names < 0, len(names) + np.arange(len(names)), names)  # a null group links no lines
+    number = components(len(row), [equal_rows(pd.factorize(row)[0]), equal_rows(names)])
+    return group.groupby(number).transform("min")

@@ -1,8 +1,7 @@
-"""Face packs: the faces of a manifest's rows after the face contract, memory-mapped, uint8, in the rows' order.
+"""Open and read face packs, the faces of a manifest's rows after the face contract; ``facepack_writer.py`` writes them.
 
-The three kinds give the same pixels.  ``faces`` stores them as training reads them, R x R.  ``native`` stores squares
-smaller than R at their own size; resizing and CLAHE then run at each reading.  ``none`` stores no pixels: one pass
-finds the unusable rows (and the landmarks, where eyes are aligned), and each reading decodes the image.
+The kind ``faces`` maps stored pixels.  The kind ``none`` stores none and gives the same faces: one pass finds the
+unusable rows (and the landmarks, where eyes are aligned), and each reading decodes the image.
 
 The folder's name hashes the kind, the rows and their order, the contract's fields that decide pixels at R, and the
 versions of the libraries that decode and resize.  Backbones that differ only in mean and std share a pack.
@@ -18,37 +17,37 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
 import PIL
 from filelock import FileLock
 
-from fer_lib.datasets.cropping import Crop, crop_function, square_and_eyes
-from fer_lib.datasets.manifest import BOX, Manifest
-from fer_lib.datasets.pack_format import (
+from fer_lib.datasets.cropping import crop_function, read_face
+from fer_lib.datasets.facepack_writer import (
+    FACES,
     FORMAT,
-    Chunk,
-    PackWriter,
+    INDEX,
+    Entry,
+    build_pack,
     checksum,
-    partial_bytes,
     partial_folder,
-    read_index,
-    stored_reader,
+    valid_chunks,
 )
+from fer_lib.datasets.manifest import BOX, Manifest
 from fer_lib.errors import DataError
-from fer_lib.faces.contract import CONTRACT_VERSION, FaceContract, to_gray, to_rgb
+from fer_lib.faces.contract import CONTRACT_VERSION, FaceContract, to_rgb
 from fer_lib.faces.yunet import YUNET_SHA256
 from fer_lib.params.base import PackKind
-from fer_lib.storage.progress import step
 
 log = logging.getLogger(__name__)
 
-CHUNK = 256  # rows: 51 MB of colour faces at 258 pixels; an interruption loses at most one chunk
 LIBRARIES = {"opencv": cv2.__version__, "pillow": PIL.__version__}  # their decoding and resizing decide pixels
 _PROBED = 64  # faces made to estimate a pack's size when its upper bound does not fit
+_SAMPLED = 16  # faces checked when a pack is opened
 
 
 class Faces:
@@ -92,11 +91,7 @@ class FacePack:
 
 
 def open_or_build(
-    manifest: Manifest,
-    contract: FaceContract,
-    cache_dir: Path,
-    tolerance: int = 0,
-    kind: PackKind = "faces",
+    manifest: Manifest, contract: FaceContract, cache_dir: Path, tolerance: int = 0, kind: PackKind = "faces"
 ) -> FacePack:
     """The pack of ``manifest``'s rows, built when absent.
 
@@ -111,19 +106,20 @@ def open_or_build(
         check_room([manifest], contract, cache_dir, tolerance, kind)
         with FileLock(cache_dir / f".{folder.name}.lock"):  # of two phases that start together, one builds
             if not folder.is_dir():
-                _build(manifest, contract, folder, tolerance, kind)
-    chunks = read_index(folder, len(manifest))
-    bad = [pair for c in chunks for pair in c.bad]
+                build_pack(manifest, contract, folder, tolerance, kind)
+    entries = _read_index(folder, len(manifest), contract.resize)
+    bad = [i for i, entry in enumerate(entries) if entry.problem]
+    used = manifest
     if bad:
         log.warning(
             "%s leaves out %d of %d images that could not be used when it was made (%s%s): to try them again, "
-            "delete that folder", folder, len(bad), len(manifest), bad[0][1], ", ..." if len(bad) > 1 else "",
+            "delete that folder", folder, len(bad), len(manifest), entries[bad[0]].problem, ", ..." * (len(bad) > 1),
         )  # fmt: skip
-    used = Manifest(manifest.frame.drop(index=[i for i, _ in bad]), manifest.meta, manifest.path) if bad else manifest
-    read = _decoder(chunks, used, contract) if kind == "none" else _pack_reader(folder, chunks, contract)
-    return FacePack(
-        Faces(len(used), contract.resize, read), used, contract, len(manifest), sum(c.without_points for c in chunks)
-    )
+        used = Manifest(manifest.frame.drop(index=bad), manifest.meta, manifest.path)
+        entries = [entry for entry in entries if not entry.problem]
+    read = _decoder(used, contract, entries) if kind == "none" else _stored_reader(folder, contract.resize, entries)
+    without_points = sum(entry.eyes is None for entry in entries) if contract.align == "eyes" else 0
+    return FacePack(Faces(len(used), contract.resize, read), used, contract, len(manifest), without_points)
 
 
 def check_room(
@@ -137,7 +133,7 @@ def check_room(
     """DataError when the disk has no room for the missing packs of ``wanted`` and ``later`` together.
 
     ``later``: rows that are packed afterwards; their images are not opened.  When three channels at R do not fit, some
-    faces of ``wanted`` are made to estimate the size.
+    faces of ``wanted`` are made to see how many are grey.
     """
 
     def missing(manifests: Sequence[Manifest]) -> dict[Path, Manifest]:
@@ -147,42 +143,34 @@ def check_room(
     now = missing(wanted)
     if kind == "none" or not now:
         return
-    packs, side = now | missing(later), contract.resize
+    packs = now | missing(later)
+    partial = {partial_folder(folder) for folder in packs}
     free = shutil.disk_usage(next(p for p in (cache_dir, *cache_dir.absolute().parents) if p.exists())).free
-    free += sum(map(partial_bytes, packs))
-    rows = sum(map(len, packs.values()))
-    if rows * side**2 * 3 <= free:
-        return
-    estimate = sum(len(m) * _mean_bytes(m, contract, kind) for m in now.values())
-    need = estimate * rows / sum(map(len, now.values()))
+    free += sum((folder / FACES).stat().st_size for folder in partial if (folder / FACES).is_file())
+    rows, pixels = sum(map(len, packs.values())), contract.resize**2
+    need = rows * pixels * 3
+    if need > free:
+        sampled = sum(len(m) * _mean_channels(m, contract) for m in now.values())
+        need = sampled * pixels * rows / sum(map(len, now.values()))
     if need <= free:
         return
-    others = [p.name for p in sorted(cache_dir.glob("pack-*.partial")) if p not in map(partial_folder, packs)]
-    smaller = "pack: native (faces smaller than that stay at their own size), " if kind == "faces" else ""
+    others = [p.name for p in sorted(cache_dir.glob("pack-*.partial")) if p not in partial]
     left = f", or delete the unfinished {', '.join(others)}" if others else ""
     counts = " + ".join(f"{len(m):,}" for m in packs.values())
     what = f"face pack of {counts} faces" if len(packs) == 1 else f"{len(packs)} face packs of {counts} faces together"
     raise DataError(
-        f"{what} at {side} px: needs {need / 1e9:.1f} GB, {cache_dir} has {free / 1e9:.1f} GB: use {smaller}pack: none "
-        f"(images are decoded at each reading) or a smaller image_size, or free some space{left}"
+        f"{what} at {contract.resize} px: needs {need / 1e9:.1f} GB, {cache_dir} has {free / 1e9:.1f} GB: use pack: "
+        f"none (images are decoded at each reading) or a smaller image_size, or free some space{left}"
     )
 
 
-def _mean_bytes(manifest: Manifest, contract: FaceContract, kind: PackKind) -> float:
-    """Bytes per stored face, measured on faces spread over the rows."""
+def _mean_channels(manifest: Manifest, contract: FaceContract) -> float:
+    """Channels per stored face, of faces spread over the rows."""
     sample = np.unique(np.linspace(0, len(manifest) - 1, _PROBED).astype(int))
     rows = manifest.frame.iloc[sample].to_dict("records")
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        sizes = [r.face.size for r in pool.map(crop_function(manifest, contract, kind), rows) if not r.error]
-    return float(np.mean(sizes or [contract.resize**2 * 3]))
-
-
-def _pack_folder(manifest: Manifest, contract: FaceContract, cache_dir: Path, tolerance: int, kind: PackKind) -> Path:
-    pixels = {"version": CONTRACT_VERSION, **contract.model_dump(mode="json", exclude={"mean", "std"}), **LIBRARIES}
-    if contract.align == "eyes":
-        pixels["points"] = f"{YUNET_SHA256} by ONNX Runtime"
-    parts = [FORMAT, kind, rows_key(manifest), pixels, tolerance]
-    return cache_dir / f"pack-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]}"
+        crops = list(pool.map(crop_function(manifest, contract), rows))
+    return float(np.mean([face.shape[2] for face, _, problem in crops if not problem] or [3]))
 
 
 def rows_key(manifest: Manifest) -> str:
@@ -190,66 +178,61 @@ def rows_key(manifest: Manifest) -> str:
     return hashlib.sha256(json.dumps([manifest.sha256, manifest.sample_ids]).encode()).hexdigest()
 
 
-def _decoder(chunks: list[Chunk], used: Manifest, contract: FaceContract) -> Callable[[int], np.ndarray]:
+def _pack_folder(manifest: Manifest, contract: FaceContract, cache_dir: Path, tolerance: int, kind: PackKind) -> Path:
+    if kind not in get_args(PackKind):
+        raise DataError(f"there is no pack kind {kind!r}: use {' or '.join(get_args(PackKind))}; both give equal faces")
+    pixels = {"version": CONTRACT_VERSION, **contract.model_dump(mode="json", exclude={"mean", "std"}), **LIBRARIES}
+    if contract.align == "eyes":
+        pixels["points"] = f"{YUNET_SHA256} by ONNX Runtime"
+    parts = [FORMAT, kind, rows_key(manifest), pixels, tolerance]
+    return cache_dir / f"pack-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]}"
+
+
+def _read_index(folder: Path, rows: int, side: int) -> list[Entry]:
+    """The entries of a finished pack.  DataError for a damaged index or pixels of the wrong size."""
+    try:
+        lines, size = (folder / INDEX).read_bytes().splitlines(keepends=True), (folder / FACES).stat().st_size
+    except OSError as error:
+        raise _damaged(folder, f"{error.filename} cannot be read ({error.strerror})") from error
+    chunks = list(valid_chunks(lines))
+    entries = list(chain(*chunks))
+    if len(chunks) < len(lines) or len(entries) != rows:
+        raise _damaged(folder, f"its {INDEX} was changed after it was written")
+    expected = side**2 * sum(entry.channels for entry in entries)
+    if size != expected:
+        raise _damaged(folder, f"{FACES} has the wrong size ({size:,} bytes, not {expected:,} bytes)")
+    return entries
+
+
+def _damaged(folder: Path, damage: str) -> DataError:
+    return DataError(f"face pack {folder}: {damage}; delete that folder and it is made again")
+
+
+def _stored_reader(folder: Path, side: int, entries: list[Entry]) -> Callable[[int], np.ndarray]:
+    """A function of i: the i-th face uint8 [R, R, C], a read-only view of the mapped file.
+
+    A face is compared with its checksum whenever it is read; 16 faces spread over the pack are read at once.
+    Raises DataError for a face that differs.
+    """
+    if not entries:
+        return lambda i: np.empty((0, 0, 0), np.uint8)[i]
+    channels, checksums = ([getattr(entry, name) for entry in entries] for name in ("channels", "checksum"))
+    ends = np.cumsum(channels) * side**2
+    pixels = np.asarray(np.memmap(folder / FACES, np.uint8, "r"))
+
+    def read(i: int) -> np.ndarray:
+        face = pixels[ends[i] - side * side * channels[i] : ends[i]]
+        if checksum(face) != checksums[i]:
+            raise _damaged(folder, f"face {i} is not what was written there")
+        return face.reshape(side, side, channels[i])
+
+    for i in np.unique(np.linspace(0, len(ends) - 1, _SAMPLED).astype(int)):
+        read(int(i))
+    return read
+
+
+def _decoder(used: Manifest, contract: FaceContract, entries: list[Entry]) -> Callable[[int], np.ndarray]:
     """A function of a row of ``used``: its face uint8 [R, R, C], from the image file."""
     rows = used.frame[["image_path", *(side for side in BOX if side in used.frame)]].to_dict("records")
-    landmarks = [points for c in chunks for points in c.eyes] or [None] * len(rows)
-
-    def read(i: int) -> np.ndarray:
-        points = None if landmarks[i] is None else np.asarray(landmarks[i], np.float32)
-        return to_gray(contract.finish(square_and_eyes(used, contract, rows[i], lambda *_: points)[0]))
-
-    return read
-
-
-def _pack_reader(folder: Path, chunks: list[Chunk], contract: FaceContract) -> Callable[[int], np.ndarray]:
-    """A function of a row: its face uint8 [R, R, C], from the pack."""
-    stored = stored_reader(folder, chunks)
-
-    def read(i: int) -> np.ndarray:
-        face = stored(i)
-        return face if len(face) == contract.resize else to_gray(contract.finish(face))
-
-    return read
-
-
-def _build(manifest: Manifest, contract: FaceContract, folder: Path, tolerance: int, kind: PackKind) -> None:
-    crop, rows = crop_function(manifest, contract, kind), manifest.frame.to_dict("records")
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        writer = PackWriter(folder)
-        unusable = [row for row, _ in writer.bad]
-        for row, result in zip(unusable, pool.map(crop, (rows[i] for i in unusable)), strict=True):
-            if not result.error:
-                writer.truncate([c for c in writer.chunks if c.first + c.rows <= row])
-                break
-        with step("packing faces", total=len(rows), unit="faces", done=writer.rows) as packing:
-            for start in range(writer.rows, len(rows), CHUNK):
-                results = list(pool.map(crop, rows[start : start + CHUNK]))
-                chunk = _chunk(start, results, contract, kind)
-                if len(writer.bad) + len(chunk.bad) > tolerance:  # not written: the next build tries these rows again
-                    if not writer.chunks:
-                        shutil.rmtree(writer.folder)
-                    raise DataError(_too_many(writer.bad + chunk.bad, start + chunk.rows, len(rows), tolerance))
-                writer.append(chunk, [r.face for r in results if not r.error])
-                packing.update(start + chunk.rows)
-    writer.finish()
-
-
-def _too_many(bad: list[tuple[int, str]], done: int, rows: int, tolerance: int) -> str:
-    listed = "\n  ".join(message for _, message in bad[:10])
-    part = f"the first {done:,} of {rows:,}" if done < rows else f"{rows:,}"
-    return (
-        f"{len(bad)} of {part} images can't be used (tolerance {tolerance}):\n  {listed}\n"
-        "restore the files (the same call then continues the pack), or rebuild the manifest with a tolerance"
-    )
-
-
-def _chunk(start: int, results: list[Crop], contract: FaceContract, kind: PackKind) -> Chunk:
-    usable, align = [r for r in results if not r.error], contract.align == "eyes"
-    landmarks = [None if r.eyes is None else r.eyes.tolist() for r in usable] if align and kind == "none" else []
-    return Chunk(
-        first=start, rows=len(results), sides=[len(r.face) for r in usable],
-        channels=[r.face.shape[2] for r in usable], sums=[checksum(r.face) for r in usable],
-        bad=[(start + i, r.error) for i, r in enumerate(results) if r.error], eyes=landmarks,
-        without_points=sum(r.eyes is None for r in usable) if align else 0,
-    )  # fmt: skip
+    eyes = [entry.eyes for entry in entries]
+    return lambda i: read_face(used, contract, rows[i], eyes[i])

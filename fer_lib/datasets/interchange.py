@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fer_lib.datasets.manifest import BOX, Manifest, safe_path
+from fer_lib.datasets.manifest import BOX, SPLIT_NAMES, Manifest, safe_path
 from fer_lib.emotions import NUM_CLASSES, class_id
 from fer_lib.errors import DataError
 from fer_lib.params import CsvParams
@@ -26,7 +26,6 @@ from fer_lib.storage.atomic import fresh_file
 SHORT = ("image_path", "label", "split", "source")
 NUMBERS = ("confidence", "bbox_top", "bbox_left", "bbox_right", "bbox_bottom")
 FULL = (*SHORT, "confidence", "orig_image", "face_id", *NUMBERS[1:])
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 SHOWN = 10  # how many bad rows an error lists
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _QUOTED = re.compile(r"'+[=+\-@\t\r]")

@@ -24,6 +24,7 @@ from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
 
 SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 VAL_ROLES = ("select", "temperature", "conformal")
 BOX = ("bbox_top", "bbox_left", "bbox_bottom", "bbox_right")
 SHARE_SLACK = 1e-6  # tolerance for the sum of a soft label

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 
+from fer_lib.datasets.build import each_image
 from fer_lib.datasets.manifest import BOX, Manifest
 from fer_lib.errors import DataError
-from fer_lib.faces.contract import Box
 from fer_lib.faces.decode import decode
-from fer_lib.storage.progress import step
 
 BLUR_SIDE = 96
 """Longer side in pixels to which a face is shrunk before its blur is measured, for comparable values."""
-_CHUNK = 64  # photos per task of a thread
 
 
 def blur(face: np.ndarray) -> float:
@@ -41,35 +38,28 @@ def measure(manifest: Manifest) -> pd.DataFrame:
     within the photo.  Each image is decoded once.  Raises :class:`DataError` naming an unreadable image.
     """
     frame = manifest.frame
-    places, paths = pd.factorize(frame["image_path"], sort=True)
     boxes = frame[list(BOX)].to_numpy(np.float64) if BOX[0] in frame else np.full((len(frame), 4), np.nan)
-    order = np.argsort(places, kind="stable")
-    rows_of = np.split(order, np.cumsum(np.bincount(places, minlength=len(paths)))[:-1])
-    values = np.full((len(frame), 2), np.nan)
+    rows_of = frame.groupby("image_path").indices
+    values = np.empty((len(frame), 2))
 
-    def measure_chunk(start: int) -> int:
-        stop = min(start + _CHUNK, len(paths))
-        for photo in range(start, stop):
-            path = manifest.resolve(paths[photo])
-            image = decode(path)
-            for row in rows_of[photo]:
-                box = None if np.isnan(boxes[row]).any() else tuple(boxes[row])
-                values[row] = _size_and_blur(image, box, str(path))
-        return stop
+    def measure_image(path: str) -> None:
+        file = manifest.resolve(path)
+        image = decode(file)
+        for row in rows_of[path]:
+            values[row] = _size_and_blur(image, boxes[row], file)
 
-    measuring = step("measuring images", total=len(paths), unit="images")
-    with measuring as counter, ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for done in pool.map(measure_chunk, range(0, len(paths), _CHUNK)):
-            counter.update(done)
+    each_image(frame, measure_image, "measuring images")
     return pd.DataFrame({"sample_id": frame["sample_id"], "box_px": values[:, 0], "blur": values[:, 1]})
 
 
-def _size_and_blur(image: np.ndarray, box: Box | None, path: str) -> tuple[float, float]:
-    if box is None:
-        return float(min(image.shape[:2])), blur(image)
-    top, left, bottom, right = box
+def _size_and_blur(image: np.ndarray, box: np.ndarray, file: Path) -> tuple[float, float]:
+    if np.isnan(box).any():
+        return min(image.shape[:2]), blur(image)
+    top, left, bottom, right = box.tolist()
     y0, x0 = max(0, round(top)), max(0, round(left))
     face = image[y0 : max(0, round(bottom)), x0 : max(0, round(right))]
     if 0 in face.shape:
-        raise DataError(f"{path}: box {box} is empty or lies outside it: import that source again")
+        raise DataError(
+            f"{file}: box {(top, left, bottom, right)} is empty or lies outside it: import that source again"
+        )
     return min(bottom - top, right - left), blur(face)

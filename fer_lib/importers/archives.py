@@ -1,20 +1,21 @@
-"""Unpacks photos from a 7z archive, in one file or in numbered parts."""
+"""Photos in a folder, or in a 7z archive beside it: one file, or numbered parts."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
-import io
 import json
 import lzma
 import re
 import struct
-from bisect import bisect
-from itertools import accumulate
+from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock
 
 from fer_lib.errors import DataError
+from fer_lib.importers.builder import ImportBuilder
+from fer_lib.importers.image_files import IMAGE_SUFFIXES
 from fer_lib.storage.atomic import fresh_folder, settle
 from fer_lib.storage.paths import home
 
@@ -22,20 +23,61 @@ from fer_lib.storage.paths import home
 _PART = re.compile(r"(?P<archive>(?P<stem>.+\.7z)(?:\.(?P<number>\d{3}))?)(?:\.\d{3})?")
 
 
-def unpacked(paths: list[Path], wanted: str, name: str) -> Path:
-    """The folder with an archive's content, unpacked once into the store's cache; of several archives ``wanted``.
+def photo_folder(builder: ImportBuilder, places: Sequence[str], archive: str) -> Path:
+    """The folder of the photos, the first of ``places`` below the root that holds an image, or else in the archive.
 
-    Raises :class:`DataError` for a missing part, a damaged archive, and when py7zr (the extra ``archives``) is missing.
+    The archive, of several the one called ``archive``, is unpacked once into the store's cache.  Raises
+    :class:`DataError` for a missing part, a damaged archive, and when py7zr (the extra ``archives``) is missing.
     """
-    parts = sorted_parts(paths, wanted, name)
+    root, name, folder_name = builder.root, builder.name, archive.partition(".")[0]
+    if folder := _first_with_images(root, places):
+        return folder
+    paths = sorted({path for place in ("", *places) for path in (root / place).glob("*.7z*")})
+    if not paths:
+        raise DataError(f"{name}: {root} has no {folder_name}/ with photos, nor its archive {archive}.001, .002, ...")
+    parts = sorted_parts(paths, archive, name)
+    if folder := _first_with_images(unpacked(parts, name), (*places, "")):
+        return folder
+    raise DataError(f"{name}: the archive {parts[0]} holds no photos in {folder_name}/: download it again")
+
+
+def _first_with_images(root: Path, places: Sequence[str]) -> Path | None:
+    folders = (root / place for place in places if (root / place).is_dir())
+    suffixes = ((folder, {file.suffix.lower() for file in folder.iterdir()}) for folder in folders)
+    return next((folder for folder, of_files in suffixes if of_files & IMAGE_SUFFIXES), None)
+
+
+def sorted_parts(paths: list[Path], wanted: str, name: str) -> list[Path]:
+    """The parts in order of the archive ``wanted``, or of another one where it is the only archive."""
+    own = sorted(path for path in paths if path.name.startswith(wanted)) or sorted(paths)
+    if len(stems := sorted({path.name.partition(".7z")[0] for path in own})) > 1:
+        raise DataError(
+            f"{name}: {own[0].parent} holds several archives, {', '.join(f'{stem}.7z' for stem in stems)}, and none is "
+            f"{wanted}: unpack the one with the photos by hand, and leave the others there"
+        )
+    parts = {}
+    for path in own:
+        match = _PART.fullmatch(path.name)
+        if match is None or parts.setdefault(int(match["number"] or 1), path) != path:
+            raise DataError(f"{name}: {path} is no part of the 7z archive beside it: move it to another folder")
+    if absent := [number for number in range(1, max(parts) + 1) if number not in parts]:
+        raise DataError(
+            f"{name}: part {absent[0]:03d} of the 7z archive in {own[0].parent} is missing: download it too"
+        )
+    return [parts[number] for number in sorted(parts)]
+
+
+def unpacked(parts: list[Path], name: str) -> Path:
+    """The folder in the cache with an archive's content."""
+    match = _PART.fullmatch(parts[0].name)
     try:
+        import multivolumefile  # comes with py7zr
         import py7zr
     except ImportError as error:
         raise DataError(
             f"{name}: the photos in {parts[0].parent} are still packed ({len(parts)} files, first {parts[0].name}). "
             "Either pip install 'fer-lab[archives]' and import again, or unpack them by hand so that a folder origin/ "
-            f"with the photos is beside label.lst: 7z x {_PART.fullmatch(parts[0].name)['archive']}, which 7z finds "
-            "only under that name"
+            f"with the photos is beside label.lst: 7z x {match['archive']}, which 7z finds only under that name"
         ) from error
     stamp = [(part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in parts]
     folder = home() / "mlruns" / "cache" / f"unpacked-{hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:12]}"
@@ -44,59 +86,14 @@ def unpacked(paths: list[Path], wanted: str, name: str) -> Path:
     with FileLock(folder.with_name(folder.name + ".lock")):  # two imports that start together unpack once
         settle(folder)
         if not folder.is_dir():
+            joined = parts[0].with_name(glob.escape(match["stem"]))  # it reads NAME.* in the order of their names
             try:
-                with fresh_folder(folder) as work, _Joined(parts) as stream, py7zr.SevenZipFile(stream) as archive:
+                with (
+                    fresh_folder(folder) as work,
+                    multivolumefile.open(joined, "rb") if match["number"] else open(parts[0], "rb") as stream,
+                    py7zr.SevenZipFile(stream) as archive,
+                ):
                     archive.extractall(work)
             except damaged as error:
                 raise DataError(f"{name}: {parts[0]} is no whole 7z archive ({error}): download it again") from error
     return folder
-
-
-def sorted_parts(paths: list[Path], wanted: str, name: str) -> list[Path]:
-    """The parts of one archive in order."""
-    archives: dict[str, dict[int, Path]] = {}
-    for path in sorted(paths):
-        if match := _PART.fullmatch(path.name):
-            archives.setdefault(match["stem"], {}).setdefault(int(match["number"] or 1), path)
-    if not archives:
-        raise DataError(
-            f"{name}: {paths[0]} is no 7z archive by its name: expected .7z, or parts .7z.001, .7z.002, ..."
-        )
-    if len(archives) > 1 and wanted not in archives:
-        raise DataError(
-            f"{name}: {paths[0].parent} holds several archives, {', '.join(sorted(archives))}, and none is {wanted}: "
-            "unpack the one with the photos by hand, and leave the others there"
-        )
-    parts = archives.get(wanted) or next(iter(archives.values()))
-    if absent := [n for n in range(1, max(parts) + 1) if n not in parts]:
-        folder = next(iter(parts.values())).parent
-        raise DataError(f"{name}: part {absent[0]:03d} of the 7z archive in {folder} is missing: download it too")
-    return [parts[n] for n in sorted(parts)]
-
-
-class _Joined(io.RawIOBase):
-    """The parts of a file, read as one file."""
-
-    def __init__(self, parts: list[Path]):
-        self.parts, self.position = parts, 0
-        self.starts = [0, *accumulate(part.stat().st_size for part in parts)]
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.position = max(0, offset + (0, self.position, self.starts[-1])[whence])
-        return self.position
-
-    def readinto(self, buffer) -> int:
-        part = bisect(self.starts, self.position) - 1
-        if part == len(self.parts):
-            return 0
-        with open(self.parts[part], "rb") as file:
-            file.seek(self.position - self.starts[part])
-            count = file.readinto(buffer)  # at most to the end of this part
-        self.position += count
-        return count

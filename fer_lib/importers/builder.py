@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 from collections import Counter, defaultdict
@@ -17,7 +16,7 @@ from PIL import Image
 
 from fer_lib.datasets.import_folder import utf8_text
 from fer_lib.datasets.manifest import BOX, content_id, safe_path, sample_id, tidy
-from fer_lib.emotions import EMOTIONS
+from fer_lib.emotions import EMOTIONS, class_id
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import MAX_BOX_OVER_PICTURE
 from fer_lib.faces.decode import FORMATS
@@ -94,7 +93,6 @@ class ImportBuilder:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)  # keys of the report that only one layout has
-    _links: bool = True
     _stored: set[Path] = field(default_factory=set)
     _records: set[str] = field(default_factory=set)
     _last_image: tuple[Path, bytes] | None = None
@@ -116,11 +114,18 @@ class ImportBuilder:
         """Count rows of ``split`` that are left out under ``name``: the dataset's class, or a reason."""
         self.excluded[split][name] += count
 
-    def skip(self, split: str, label: int) -> bool:
-        """Whether the limit leaves this row out, which is then counted; a source asks before it reads the image."""
-        full = 0 < self.limit <= self._counts[split, label]
-        self.skipped += full
-        return full
+    def wanted(self, split: str, label: int | str) -> int | None:
+        """The class id of a row that is imported; None for another class or beyond the limit, which is counted.
+
+        ``label``: a class id, or a name; rows of no class are excluded under it.  A source asks before it reads pixels.
+        """
+        number = class_id(label) if isinstance(label, str) else label
+        if number is None:
+            self.exclude(split, label)
+        elif 0 < self.limit <= self._counts[split, number]:
+            self.skipped += 1
+            return None
+        return number
 
     def image_bytes(self, path: Path) -> bytes:
         """The bytes of an image file; BadRecord when it is missing or unreadable.
@@ -147,43 +152,32 @@ class ImportBuilder:
             raise BadRecord("unreadable image", f"{path} has no readable header ({error})") from error
         return (width, height) if sideways else (height, width)
 
-    def check_box(self, box: Box, size: tuple[int, int]) -> None:
-        """Raise BadRecord as :func:`leaves_photo` does; a box that leaves the photo is counted."""
-        self.boxes_outside += leaves_photo(box, size)
-
-    def add_file(self, path: Path, relative: str, *, box: Box | None = None, **columns: Any) -> None:
-        """Add a row of an image file, which is linked or copied to ``images/<relative>``.
-
-        ``columns``: those of :meth:`add_bytes`.  A photo with several faces is added once per face, with the same
-        ``relative`` and its ``box``, which is checked and enters the content id.  Raises BadRecord.
-        """
-        if self.skip(columns["split"], columns["label"]):
-            return
-        data = self.image_bytes(path)
-        if box is not None:
-            self.check_box(box, self.photo_size(path))
-            columns |= zip(BOX, map(float, box), strict=True)
-        self.add_bytes(data, relative, content_id(data, box), origin=path, **columns)
-
-    def add_bytes(
+    def add_image(
         self,
-        data: bytes,
-        relative: str,
-        content: str,
+        image: Path | bytes,
+        relative: str = "",
         *,
-        record: str,
         split: str,
-        label: int,
-        origin: Path | None = None,
+        label: int | str,
+        box: Box | None = None,
+        content: str = "",
         **columns: Any,
     ) -> None:
-        """Add a row of an encoded image, which is written to ``images/<relative>``.
+        """Add a row, if it is :meth:`wanted`, of an image file or of an encoded image with the content id ``content``.
 
-        ``content`` is the content id; ``record`` the dataset's own name of the face; ``label`` a class id; ``columns``
-        further columns of the manifest.  Raises BadRecord.
+        A file is linked or copied, an encoded image is written, to ``images/<relative>``, by default the file's path
+        below the root.  ``columns``: ``record``, the dataset's own name of the face, by default ``relative``, and other
+        columns of the manifest.  A photo with several faces is added once per face, with the same ``relative`` and its
+        ``box``, which is checked and enters the content id.  Raises BadRecord.
         """
-        if self.skip(split, label):
+        if (label := self.wanted(split, label)) is None:
             return
+        origin, data = (image, self.image_bytes(image)) if isinstance(image, Path) else (None, image)
+        if box is not None:
+            self.boxes_outside += leaves_photo(box, self.photo_size(image))
+            columns |= zip(BOX, map(float, box), strict=True)
+        relative = relative or image.relative_to(self.root).as_posix()
+        content, record = content or content_id(data, box), columns.setdefault("record", relative)
         if utf8_text(record + relative) != record + relative:
             raise BadRecord("file name is no UTF-8 text", record)
         if record in self._records:
@@ -194,7 +188,6 @@ class ImportBuilder:
             "sample_id": sample_id(self.name, record, content),
             "content_id": content,
             "source": self.name,
-            "record": record,
             "image_path": f"{self.name}/images/{relative}",
             "label": label,
             "split": split,
@@ -254,10 +247,9 @@ class ImportBuilder:
             if target.parent not in self._stored:
                 target.parent.mkdir(parents=True, exist_ok=True)
             self._stored |= {target, target.parent}
-            if origin and self.spec.mode == "link" and self._links and self._link(origin, target):
-                return
             try:
-                self._write(data, target)
+                if not (origin and self.spec.mode == "link" and self._link(origin, target)):
+                    self._write(data, target)
             except FileExistsError as error:
                 raise DataError(
                     f"{self.name}: {origin or relative} and another image would both be {target.name} in the import: "
@@ -268,9 +260,8 @@ class ImportBuilder:
         try:
             os.link(origin.resolve() if origin.is_symlink() else origin, target)  # link(2) does not follow links
         except FileExistsError:
-            return False  # writing it fails too, with a message
+            raise
         except OSError as error:  # another file system, one without hard links, a full or forbidding one
-            self._links = error.errno == errno.EMLINK  # the limit of this one file
             note = f"some files could not be linked to the raw data ({error.strerror}) and were copied"
             self.notes += [note] if note not in self.notes else []
             return False

@@ -6,14 +6,14 @@ The person is S and three digits; the split goes by person.
 import re
 
 from fer_lib.importers.builder import ImportBuilder, Source
-from fer_lib.importers.image_files import class_folders
+from fer_lib.importers.image_files import class_images
 from fer_lib.importers.subject_splits import OPTIONS, add_by_subject
 
 NAME = re.compile(r"(?P<subject>S\d{3})_")
 
 
 def read(builder: ImportBuilder) -> None:
-    add_by_subject(class_folders(builder), NAME, builder)
+    add_by_subject(class_images(builder), NAME, builder)
 
 
 DECLARATIONS = {"ckplus": Source(read, OPTIONS)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -22,39 +22,41 @@ _OTHER_SUFFIXES = frozenset(
 _HEADER_BYTES = 4096
 
 
-def split_class_folders(
-    builder: ImportBuilder, split_of: Callable[[str], str] = lambda top: "all"
-) -> Iterator[tuple[Path, str, list[Path]]]:
-    """(class folder, ``split_of(top)``, its images) of ``<root>/<top>/<class>/*`` in name order."""
-    tops, files = entries(builder.root)
-    exclude_images(files, "all", f"loose in {builder.root.name}", builder)
-    for top in tops:
-        yield from image_folders(top, split_of(top.name), "in no class folder", builder)
+def find_folder(builder: ImportBuilder, files: Sequence[str], folders: Iterable[str] = ("",)) -> Path:
+    """The first of ``folders`` below the root that has all of ``files``; :class:`DataError` when none has."""
+    for folder in map(builder.root.joinpath, folders):
+        if all((folder / name).is_file() for name in files):
+            return folder
+    raise DataError(
+        f"{builder.name}: {builder.root} has no {' and '.join(files)}: root must be the folder that holds the dataset"
+    )
 
 
-def class_folders(builder: ImportBuilder) -> Iterator[tuple[Path, int]]:
+def image_folders(
+    builder: ImportBuilder, depth: int, splits: Mapping[str, str] = {}, root: Path | None = None
+) -> list[tuple[Path, str]]:
+    """(folder, split) of the folders ``depth`` levels below the root by name; images above them are excluded.
+
+    ``splits``: lower-case name of a folder in the root -> split; other folders are in ``all``.
+    """
+    level = [(root or builder.root, "all")]
+    for number in range(depth):
+        above, level = level, []
+        for top, split in above:
+            folders, files = entries(top)
+            exclude_images(files, split, "in no class folder" if number else f"loose in {top.name}", builder)
+            level += [(path, split if number else splits.get(path.name.lower(), "all")) for path in folders]
+    return level
+
+
+def class_images(builder: ImportBuilder) -> Iterator[tuple[Path, int]]:
     """(image, class id) of ``<root>/<class>/*`` by name; folders of other classes are excluded under ``all``."""
-    require_folder(builder, "the class folders")
-    for folder, split, images in image_folders(builder.root, "all", f"loose in {builder.root.name}", builder):
-        label = class_id(folder.name)
+    for folder, split in image_folders(builder, 1):
+        images, label = images_in(folder, split, builder), class_id(folder.name)
         if label is None:
             builder.exclude(split, folder.name, len(images))
         else:
             yield from ((path, label) for path in images)
-
-
-def image_folders(top: Path, split: str, loose: str, builder: ImportBuilder) -> Iterator[tuple[Path, str, list[Path]]]:
-    """(folder, split, its images) of ``<top>/*`` by name; images beside the folders are excluded as ``loose``."""
-    folders, files = entries(top)
-    exclude_images(files, split, loose, builder)
-    for folder in folders:
-        yield folder, split, images_in(folder, split, builder)
-
-
-def require_folder(builder: ImportBuilder, content: str) -> None:
-    """Raise :class:`DataError` when the root is a file, not the folder that holds ``content``."""
-    if not builder.root.is_dir():
-        raise DataError(f"{builder.name}: {builder.root} is a file; root must be the folder that holds {content}")
 
 
 def images_in(folder: Path, split: str, builder: ImportBuilder) -> list[Path]:
@@ -104,6 +106,8 @@ def is_image(path: Path) -> bool:
 
 def entries(folder: Path) -> tuple[list[Path], list[Path]]:
     """Sub-folders and files by name, without hidden entries and the Mac's ``__MACOSX``."""
+    if folder.is_file():
+        raise DataError(f"{folder} is a file; root must be the folder that holds the dataset")
     with os.scandir(folder) as scan:
         names = sorted((e.name, e.is_dir()) for e in scan if not e.name.startswith(".") and e.name != "__MACOSX")
     return [folder / n for n, is_dir in names if is_dir], [folder / n for n, is_dir in names if not is_dir]

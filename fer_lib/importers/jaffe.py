@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fer_lib.emotions import EMOTIONS, class_id
 from fer_lib.importers.builder import BadRecord, ImportBuilder, Source
-from fer_lib.importers.image_files import class_folders, entries, images_in
+from fer_lib.importers.image_files import class_images, entries, images_in
 from fer_lib.importers.subject_splits import OPTIONS, add_by_subject
 
 CODES = dict(zip(("AN", "DI", "FE", "HA", "SA", "SU", "NE"), range(len(EMOTIONS)), strict=True))
@@ -20,7 +20,7 @@ NAME = re.compile(r"(?P<subject>[A-Z]{2})\.(?P<code>[A-Z]{2})\d+\.\d+\.\w+\Z")
 def read(builder: ImportBuilder) -> None:
     root = builder.root
     flat = root.is_dir() and not any(class_id(folder.name) is not None for folder in entries(root)[0])
-    images = ((path, None) for path in images_in(root, "all", builder)) if flat else class_folders(builder)
+    images = ((path, None) for path in images_in(root, "all", builder)) if flat else class_images(builder)
     add_by_subject(labelled(images, builder), NAME, builder)
 
 

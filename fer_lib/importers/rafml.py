@@ -8,20 +8,21 @@ from pathlib import Path
 
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.importers.builder import BadRecord, ImportBuilder, Source
-from fer_lib.importers.rafdb import add_image, label_folder, note_originals
+from fer_lib.importers.image_files import find_folder
+from fer_lib.importers.raf_files import add_listed, note_originals
 from fer_lib.importers.text_files import file_name, numbers, word_lines
 
 ORDER = tuple(EMOTIONS.index(name) for name in ("Surprise", "Fear", "Disgust", "Happy", "Sad", "Angry"))
-DISTRIBUTION, PARTITION = "distribution.txt", "partition_label.txt"
+DISTRIBUTION, PARTITION = "EmoLabel/distribution.txt", "EmoLabel/partition_label.txt"
 SPLITS = {"0": "train", "1": "test"}
 TOLERANCE = 0.05  # six shares of two decimals sum to 1 within 0.03
 
 
 def read(builder: ImportBuilder) -> None:
-    folder = label_folder(builder, (DISTRIBUTION, PARTITION))
-    splits = read_partition(folder / "EmoLabel" / PARTITION, builder)
+    folder = find_folder(builder, (DISTRIBUTION, PARTITION))
+    splits = read_partition(folder / PARTITION, builder)
     names = set()
-    for where, (name, *texts) in word_lines(folder / "EmoLabel" / DISTRIBUTION, 1 + len(ORDER), builder):
+    for where, (name, *texts) in word_lines(folder / DISTRIBUTION, 1 + len(ORDER), builder):
         names.add(name)
         with builder.record(where):
             file_name(name)
@@ -34,7 +35,7 @@ def read(builder: ImportBuilder) -> None:
             for i, share in zip(ORDER, shares, strict=True):
                 soft[i] = share / sum(shares)
             label = ORDER[shares.index(max(shares))]
-            add_image(name, folder, builder, split=splits[name], label=label, soft_label=soft)
+            add_listed(name, folder, builder, split=splits[name], label=label, soft_label=soft)
     for name in sorted(set(splits) - names):
         builder.add_bad("partition without a distribution", f"{name} is in {PARTITION} only")
     note_originals(builder)

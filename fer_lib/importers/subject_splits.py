@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -26,6 +27,18 @@ def assign_splits(units: Iterable[str], fractions: Sequence[float], seed: int) -
     return {unit: SPLITS[(i >= train) + (i >= train + val)] for i, unit in enumerate(order)}
 
 
+def split_photos(faces: Sequence[tuple[str, int]], builder: ImportBuilder) -> dict[str, str]:
+    """Photo -> split of faces (photo, class id), stratified by the class of a photo that is rarest among all faces."""
+    spec, total, split_of = builder.spec, Counter(label for _, label in faces), {}
+    # of the faces of a photo the last one counts
+    rarest = dict(sorted(faces, key=lambda face: (total[face[1]], face[1]), reverse=True))
+    for label in total:
+        photos = [photo for photo, stratum in rarest.items() if stratum == label]
+        split_of |= assign_splits(photos, spec.split_fracs, spec.split_seed)
+    builder.details |= {"split_fracs": list(spec.split_fracs), "seed": spec.split_seed}
+    return split_of
+
+
 def add_by_subject(images: Iterable[tuple[Path, int]], pattern: re.Pattern[str], builder: ImportBuilder) -> None:
     """Add rows of (image, class id); all images of a person are in one split.
 
@@ -39,7 +52,6 @@ def add_by_subject(images: Iterable[tuple[Path, int]], pattern: re.Pattern[str],
             labelled.append((path, label, match["subject"]))
     split_of = assign_splits((subject for *_, subject in labelled), spec.split_fracs, spec.split_seed)
     for path, label, subject in labelled:
-        relative = path.relative_to(builder.root).as_posix()
         with builder.record():
-            builder.add_file(path, relative, record=relative, split=split_of[subject], label=label, subject=subject)
+            builder.add_image(path, split=split_of[subject], label=label, subject=subject)
     builder.details = {"subjects": len(split_of), "split_fracs": list(spec.split_fracs), "seed": spec.split_seed}

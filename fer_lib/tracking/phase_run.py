@@ -34,7 +34,7 @@ from fer_lib.storage.paths import below, mlruns
 from fer_lib.storage.phase_result import PhaseResult
 from fer_lib.tracking import run_status, store
 from fer_lib.tracking.event_logger import EventLogger
-from fer_lib.tracking.records import git_state, numbers, relative_inputs, write_plan
+from fer_lib.tracking.records import git_state, notebook_shell, numbers, relative_inputs, write_plan
 from fer_lib.tracking.registry import resolve
 
 NOTE_FIELDS = ("intent", "action", "result", "decision", "next")
@@ -81,7 +81,9 @@ class PhaseRun:
         self.name, self.key, self.inputs = plan["phase"], plan["key"], plan["inputs"]
         self.output_dir = Path(plan["output_dir"])
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = RunLock(self.output_dir / ".lock", f"phase {self.name!r} in {self.output_dir}")
+        self._cleanup = contextlib.ExitStack()  # closed when the run ends
+        lock = RunLock(self.output_dir / ".lock", f"phase {self.name!r} in {self.output_dir}")
+        self._lock = self._cleanup.enter_context(lock)
         self.run_id = ""
         self._note: dict[str, str] = {}
         self._warnings: list[str] = []
@@ -91,14 +93,13 @@ class PhaseRun:
         except BaseException as error:
             if self.run_id:
                 mlflow.end_run("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            self._lock.release()
+            self._cleanup.close()
             raise
         _current = self
         self.progress_fields: dict[str, Any] = {}  # more fields of progress.json
-        self._observing = contextlib.ExitStack()
-        self._observing.enter_context(progress.observed_by(self._write_progress))
+        self._cleanup.enter_context(progress.observed_by(self._write_progress))
         self._write_progress(progress.UNCOUNTED | {"text": "reading inputs"})
-        self._unregister = run_status.on_interrupted_cell(self.interrupt)
+        self._cleanup.callback(run_status.on_interrupted_cell(self.interrupt))
         atexit.register(self._exit)  # MLflow's own exit hook would set FINISHED
 
     def _start(self, mlflow, base: Path, plan: dict[str, Any], run_id: str | None) -> None:
@@ -152,12 +153,13 @@ class PhaseRun:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        if error is None:
-            self._refuse_unfinished()
-        elif issubclass(kind, KeyboardInterrupt):
-            self.interrupt()
-        else:
+        if error is None and _current is self:
             self.close("FAILED")
+            raise FerError(f"phase {self.name} ended without run.finish(result): later phases would have nothing to "
+                           "read. Call it in the last cell")  # fmt: skip
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self.interrupt()
+        self.close("FAILED")
 
     def _refuse_ended(self) -> None:
         """Raise FerError when this run has ended, because MLflow would start another."""
@@ -187,14 +189,21 @@ class PhaseRun:
             print(message, flush=True)
 
     def figure(self, figure, name: str):
-        """Attach a figure, save a copy in the phase's folder and return it.  The suffix of ``name`` sets the format."""
+        """Attach a figure, save a copy in the phase's folder and return it.  The suffix of ``name`` sets the format.
+
+        In a notebook a PNG is returned as the image that was saved: showing the figure would draw it a second time.
+        """
         self._refuse_ended()
         path = self.output_dir / "figures" / name
         with progress.step(f"drawing {name}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, dpi=120, bbox_inches="tight")
             self.artifact(path, "figures")
-        return figure
+        if notebook_shell() is None or path.suffix != ".png":
+            return figure
+        from IPython.display import Image
+
+        return Image(filename=path)
 
     def _write_progress(self, record: dict[str, Any]) -> None:
         """Write ``progress.json``, which ``fer run`` displays.  Atomic, but not synced: losing it does no harm."""
@@ -244,7 +253,9 @@ class PhaseRun:
             self.warn(message)
         if result.note:
             self.note(**result.note)
-        self.artifact(write_json(self.output_dir / "outputs.json", self._outputs(result)))
+        bundle = {} if result.bundle is None else {"bundle": below(result.bundle, self.output_dir)}
+        outputs = {"ids": result.ids, **bundle, "headline": result.headline}
+        self.artifact(write_json(self.output_dir / "outputs.json", outputs))
         if (openings := self.output_dir / OPENINGS).is_file():
             self.artifact(openings)
         plan = read_json(self.output_dir / "phase.json")
@@ -253,18 +264,6 @@ class PhaseRun:
         self.close("FINISHED")
         for name, value in (*flatten(result.headline, " ").items(), *result.ids.items()):
             print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
-
-    def _outputs(self, result: PhaseResult) -> dict[str, Any]:
-        """``outputs.json``; a bundle in the phase's folder by its relative path, so that a checkout can be moved."""
-        bundle = {} if result.bundle is None else {"bundle": below(result.bundle, self.output_dir)}
-        return {"ids": result.ids, **bundle, "headline": result.headline}
-
-    def _refuse_unfinished(self) -> None:
-        """Fail the run and raise FerError when :meth:`finish` was not called."""
-        if _current is self:
-            self.close("FAILED")
-            raise FerError(f"phase {self.name} ended without run.finish(result): later phases would have nothing to "
-                           "read. Call it in the last cell")  # fmt: skip
 
     def interrupt(self) -> None:
         """End the run as KILLED and record its progress.  Does nothing after the run has ended."""
@@ -288,12 +287,10 @@ class PhaseRun:
         if _current is not self:
             return
         _current = None
-        self._observing.close()
-        self._unregister()
         try:
             try:  # end_run cannot be retried: it forgets the run before it writes
                 store.retry_while_locked(self._client.set_terminated, self.run_id, status)
             finally:
                 mlflow.end_run(status)
         finally:
-            self._lock.release()
+            self._cleanup.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,8 @@ from fer_lib.storage.paths import below
 
 def numbers(values: dict[str, Any]) -> dict[str, float]:
     """The numeric leaves of a nested mapping by MLflow metric name (``val/per_class_f1/Angry``)."""
-    flat = {key: _scalar(value) for key, value in flatten(values, "/").items()}
-    return {key: float(value) for key, value in flat.items() if isinstance(value, (int, float)) and value is not None}
-
-
-def _scalar(value: Any) -> Any:
-    if isinstance(value, bool):
-        return None
-    return value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value
+    flat = flatten(values, "/").items()
+    return {key: float(value) for key, value in flat if isinstance(value, Real) and not isinstance(value, bool)}
 
 
 def git_state() -> str:

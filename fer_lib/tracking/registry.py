@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 from fer_lib import default_model
 from fer_lib.datasets.provenance import not_for_photos, training_text
@@ -179,9 +176,6 @@ def list_models() -> list[dict[str, Any]]:
     client = mlflow.MlflowClient()
     rows = []
     for model in client.search_registered_models(max_results=1000):
-        aliases: dict[int, list[str]] = {}
-        for alias, version in model.aliases.items():
-            aliases.setdefault(int(version), []).append(alias)
         for version in client.search_model_versions(f"name = '{model.name}'", max_results=1000):
             number = {k: float(version.tags[k]) if k in version.tags else None for k in ("macro_f1", "accuracy", "ece")}
             created = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
@@ -189,7 +183,7 @@ def list_models() -> list[dict[str, Any]]:
                 {
                     "name": model.name,
                     "version": int(version.version),
-                    "aliases": sorted(aliases.get(int(version.version), [])),
+                    "aliases": sorted(a for a, v in model.aliases.items() if int(v) == int(version.version)),
                     **number,
                     "measured_on": version.tags.get("measured_on"),
                     "evalset_id": version.tags.get("evalset_id"),
@@ -227,40 +221,30 @@ def _download_uri(uri: str) -> str:
         raise FerError(f"{uri}: there is no registry in {paths.home()}; train a model with `fer run`, or use packaged")
     store.configure()
     client = mlflow.MlflowClient()
-    name, alias, version = match["name"], match["alias"], match["version"]
+    name, alias, version = match.group("name", "alias", "version")
     try:
-        model = client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        names = ", ".join(m.name for m in client.search_registered_models()) or "none"
-        raise FerError(f"{uri}: no model '{name}' is registered; there are: {names}") from error
-    if alias:
-        if alias not in model.aliases:
-            aliases = ", ".join(f"{a} (version {v})" for a, v in sorted(model.aliases.items())) or "none"
-            raise FerError(f"{uri}: '{name}' has no alias '{alias}'; its aliases: {aliases}")
-        version = model.aliases[alias]
-    try:
+        version = client.get_model_version_by_alias(name, alias).version if alias else version
         return client.get_model_version_download_uri(name, version)
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # the latter: no such alias
             raise
-        versions = sorted(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
-        raise FerError(f"{uri}: '{name}' has no version {version}; there are: {versions}") from error
+        models = list_models()
+        own = [" @".join([f"{name}/{m['version']}", *m["aliases"]]) for m in models if m["name"] == name]
+        names = own or dict.fromkeys(m["name"] for m in models) or ["none"]
+        raise FerError(f"{uri} is not registered; there are: {', '.join(names)} (see: fer models)") from error
 
 
 def _download(uri: str) -> Path:
     """The files behind an artifact URI: in place when they are local, else downloaded to the cache."""
-    parsed = urlparse(uri)
-    if parsed.scheme == "file":
-        return Path(url2pathname(parsed.path))
-    if not parsed.scheme or len(parsed.scheme) == 1:  # a plain path, or a Windows drive
-        return Path(uri)
     import mlflow
     from mlflow.exceptions import MlflowException
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from mlflow.utils.uri import is_local_uri
 
+    if is_local_uri(uri):
+        return Path(local_file_uri_to_path(uri))
     cache = paths.mlruns() / "cache" / "models" / hashlib.sha256(uri.encode()).hexdigest()[:16]
-    if not cache.is_dir() or parsed.scheme == "runs":  # a version never changes, artifacts of a run may
+    if not cache.is_dir() or uri.startswith("runs:"):  # a version never changes, artifacts of a run may
         try:
             with fresh_folder(cache) as partial:
                 with _quiet():
@@ -284,15 +268,11 @@ def _size(folder: Path) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence MLflow's warning about the type hint (see deploy/pyfunc.py), its reports of success and progress bars."""
+    """Silence MLflow's warning about the type hint (see deploy/pyfunc.py) and its reports of success."""
     from mlflow.utils import logging_utils
 
-    bar = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
-    before = os.environ.get(bar)
     logging_utils.disable_logging()
-    os.environ[bar] = "false"
     try:
         yield
     finally:
         logging_utils.enable_logging()
-        os.environ.pop(bar) if before is None else os.environ.update({bar: before})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from fer_lib.storage import paths
@@ -54,7 +55,7 @@ def on_interrupted_cell(callback: Callable[[], None]) -> Callable[[], None]:
     shell.events.register("post_run_cell", check)
 
     def unregister() -> None:
-        if check in shell.events.callbacks["post_run_cell"]:
+        with suppress(ValueError):  # the shell has dropped it
             shell.events.unregister("post_run_cell", check)
 
     return unregister

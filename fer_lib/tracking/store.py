@@ -27,6 +27,7 @@ SETTINGS = {  # variables that MLflow reads, some of them when it is imported; a
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "5",  # seconds
     "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 LOCK_TIMEOUT = 600.0  # seconds to wait for a database that another program has locked
 _PATH_COLUMNS = (  # every column with an absolute artifact path
@@ -94,10 +95,11 @@ def _open(base: Path) -> None:
     if unfinished.is_file():  # its creator was killed: MLflow cannot open half a database, and no run is in it
         database.unlink(missing_ok=True)
     is_new = not database.is_file()
+    old = root_file.read_text(encoding="utf-8").strip() if root_file.is_file() else ""
     if not is_new:
         _check_database(database)
-    if not is_new and root_file.is_file() and (old := root_file.read_text(encoding="utf-8").strip()) != str(base):
-        _rebase(database, Path(old), base)
+        if old and old != str(base):
+            _rebase(database, Path(old), base)
     for noisy in ("alembic", "mlflow.store.tracking", "mlflow.system_metrics"):
         logging.getLogger(noisy).setLevel(logging.WARNING)  # the migration logs forty lines, a monitored run four
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises what it logs
@@ -109,7 +111,7 @@ def _open(base: Path) -> None:
         with contextlib.closing(sqlite3.connect(database, timeout=30)) as db, db:
             db.execute("UPDATE experiments SET artifact_location = ?", (artifact_root(base),))
         unfinished.unlink()
-    if not root_file.is_file() or root_file.read_text(encoding="utf-8").strip() != str(base):
+    if old != str(base):
         root_file.write_text(str(base) + "\n", encoding="utf-8")
     if client.get_experiment_by_name(EXPERIMENT) is None:
         client.create_experiment(EXPERIMENT, artifact_location=artifact_root(base))

@@ -62,7 +62,7 @@ class FinishedFit:
 def fit_result(fit: FinishedFit, exported: Mapping[str, Any] | None = None) -> PhaseResult:
     """The result of a teacher's or student's fit.
 
-    ``exported``: the report of ``deploy.export.export_fit``, with an ``error`` for each file that was not written.
+    ``exported``: the report of ``deploy.onnx_file.export_fit``, with an ``error`` for each file that was not written.
     """
     p, best, select, exported = fit.params, fit.best, fit.select, exported or {}
     failures = {file: entry["error"] for file, entry in exported.items() if "error" in entry}

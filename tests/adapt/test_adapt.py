@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from fer_lib.adapt import data as adapt_data
 from fer_lib.adapt import promotion
 from fer_lib.adapt.data import counts_table, find_data, training_set
 from fer_lib.adapt.objective import AdaptObjective, fit_params, train_adapt
@@ -48,9 +49,11 @@ def base(drawn_manifest, pack_cache, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drawn(base, tmp_path_factory):
-    """What notebook 11 learns from when nothing is named."""
+    """What notebook 11 learns from when nothing is named, of half the length."""
     out = tmp_path_factory.mktemp("material")
-    return find_data(params(), [], "", base, out), out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapt_data, "DRAWN_ROUNDS", 1)
+        return find_data(params(), [], "", base, out), out
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from session_factory import FPS, HEAD
 from typer.testing import CliRunner
 
 from fer_lib.adapt.buffer import REPORT, TABLE, read_report, surroundings, video_folder, write_buffer
-from fer_lib.adapt.selection import KINDS, REASONS, select_frames
+from fer_lib.adapt.selection import KINDS, REASONS, counts_by_class, select_frames
 from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.emotions import EMOTIONS
@@ -60,10 +60,10 @@ def kinds(chosen, n):
 
 def test_the_thresholds_are_those_of_the_spec():
     p = [0.95, 0.90, 0.8999, 0.50, 0.4999]
-    found = select_frames(*frames_of([sure(3, x, low=1) for x in p]), BufferParams(min_gap=1))
+    found, left_out = select_frames(*frames_of([sure(3, x, low=1) for x in p]), BufferParams(min_gap=1))
     assert kinds(found, 5) == ["positive", "positive", "negative", "negative", ""]
     assert found.label.tolist() == [3] * 4 and found.negative.tolist() == [-1, -1, 1, 1]
-    assert found.p.tolist() == pytest.approx(p[:4]) and found.left_out["below"] == 1
+    assert found.p.tolist() == pytest.approx(p[:4]) and left_out["below"] == 1
     default = BufferParams()
     assert (default.positive, default.negative, default.min_gap, default.cap) == (0.90, 0.50, 10, 300)
 
@@ -71,30 +71,30 @@ def test_the_thresholds_are_those_of_the_spec():
 def test_a_sure_frame_is_no_positive_unless_its_own_label_is_shown():
     """Unstable, Unknown, or a label that the average still holds from before."""
     rows = [sure(3, 0.97)] * 4
-    found = select_frames(
+    found, left_out = select_frames(
         *frames_of(rows, pred=[3, session_files.UNSTABLE, session_files.UNKNOWN, 4]), BufferParams(min_gap=1)
     )
-    assert kinds(found, 4) == ["positive", "", "", ""] and found.left_out["unstable"] == 3
+    assert kinds(found, 4) == ["positive", "", "", ""] and left_out["unstable"] == 3
 
 
 def test_a_manual_label_that_disagrees_never_makes_a_positive():
     n = 60  # a segment of 2.4 s: 250 ms, seven frames, off each end do not count
     manual = np.full(n, 4)
-    found = select_frames(*frames_of([sure(3, 0.97)] * n, manual=manual), BufferParams(min_gap=1))
+    found, left_out = select_frames(*frames_of([sure(3, 0.97)] * n, manual=manual), BufferParams(min_gap=1))
     times = np.arange(n) / FPS
     inner = (times >= 0.25 - 1e-9) & (times <= times[-1] - 0.25 + 1e-9)
     assert kinds(found, n) == ["corrected" if i else "" for i in inner]
     assert set(found.label) == {4} and set(found.negative) == {3}, "it is not what was predicted"
-    assert found.left_out["label_edge"] == (~inner).sum()
-    agreed = select_frames(*frames_of([sure(3, 0.97)] * n, manual=np.full(n, 3)), BufferParams(min_gap=1))
+    assert left_out["label_edge"] == (~inner).sum()
+    agreed, _ = select_frames(*frames_of([sure(3, 0.97)] * n, manual=np.full(n, 3)), BufferParams(min_gap=1))
     assert kinds(agreed, n) == ["positive"] * n
     short = np.where(np.arange(n) < 10, 4, -1)  # 360 ms: no segment that counts, so nobody is believed
-    found = select_frames(*frames_of([sure(3, 0.97)] * n, manual=short), BufferParams(min_gap=1))
+    found, left_out = select_frames(*frames_of([sure(3, 0.97)] * n, manual=short), BufferParams(min_gap=1))
     assert kinds(found, n)[:10] == [""] * 10 and set(kinds(found, n)[10:]) == {"positive"}
 
 
 def test_a_manual_label_also_turns_an_unsure_answer():
-    found = select_frames(*frames_of([sure(3, 0.6, low=1)] * 60, manual=np.full(60, 4)), BufferParams(min_gap=1))
+    found, _ = select_frames(*frames_of([sure(3, 0.6, low=1)] * 60, manual=np.full(60, 4)), BufferParams(min_gap=1))
     assert set(found.kind) == {"corrected"} and set(found.negative) == {3}
 
 
@@ -113,10 +113,10 @@ def random_session(seed, n=700):
 @pytest.mark.parametrize("p", [CAP0, BufferParams(cap=4, min_gap=3), BufferParams(positive=0.7, negative=0.3)])
 def test_gap_cap_and_reckoning_hold_on_any_session(seed, p):
     frames, truth, usable = random_session(seed)
-    found = select_frames(frames, truth, usable, p)
+    found, left_out = select_frames(frames, truth, usable, p)
     assert len(found.position) and (np.diff(found.position) >= p.min_gap).all()
-    assert set(found.left_out) == set(REASONS)
-    assert sum(found.left_out.values()) + len(found.position) == len(truth), "every frame is a row or a count"
+    assert set(left_out) == set(REASONS)
+    assert sum(left_out.values()) + len(found.position) == len(truth), "every frame is a row or a count"
     top = np.nan_to_num(frames.probs[found.position]).argmax(1)
     if p.cap:
         for group in (found.kind == "positive", found.kind != "positive"):
@@ -127,8 +127,8 @@ def test_gap_cap_and_reckoning_hold_on_any_session(seed, p):
     assert (found.negative != found.label).all(), "nobody is told to be and not to be one class"
     disagree = (truth[found.position] >= 0) & (truth[found.position] != top)
     assert not (disagree & positive).any() and (found.kind[disagree] == "corrected").all()
-    assert usable[found.position].all() and found.counts().keys() == set(KINDS)
-    again = select_frames(frames, truth, usable, p)
+    assert usable[found.position].all() and counts_by_class(found).keys() == set(KINDS)
+    again, _ = select_frames(frames, truth, usable, p)
     assert again.position.tolist() == found.position.tolist()
 
 
@@ -136,7 +136,7 @@ def test_the_choice_is_the_slow_one_of_a_plain_reading():
     """Greedy by certainty, kind after kind, written down again without any of the code under test."""
     p = BufferParams(cap=5, min_gap=6)
     frames, truth, usable = random_session(11)
-    found = select_frames(frames, truth, usable, p)
+    found, _ = select_frames(frames, truth, usable, p)
     believed = set()
     for label in range(7):
         run = []

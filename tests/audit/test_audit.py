@@ -11,7 +11,7 @@ import pytest
 from altered import ALTERED, hash_faces
 from watched_steps import counts, watched_steps
 
-from fer_lib.audit import groups, hashes, near_duplicate_search, pages
+from fer_lib.audit import figures, groups, hashes, near_duplicate_search
 from fer_lib.audit.manifest_audit import audit_manifest
 from fer_lib.datasets.build import build_manifest, duplicates, leaked_ids
 from fer_lib.datasets.manifest import Manifest
@@ -250,8 +250,8 @@ def test_source_and_split_matrices(leaky, tmp_path):
     table = frame.groupby("content_id")["split"].agg(set)
     at = splits["names"].index
     assert splits["groups"][at("train")][at("test")] == sum({"train", "test"} <= s for s in table)
-    assert pages.sheet_names(audit) == ["conflicts", "across_splits", "across_sources"]
-    figure = pages.matrices(audit)
+    assert figures.sheet_names(audit) == ["conflicts", "across_splits", "across_sources"]
+    figure = figures.shared_groups(audit)
     texts = {text.get_text() for axes in figure.axes for text in axes.texts}
     assert f"{sources['groups'][0][1]:,}" in texts
 
@@ -277,16 +277,16 @@ def test_row_order_does_not_matter_and_hashes_are_cached(leaky, audit, tmp_path,
 
 def test_sheets_show_the_groups(audit):
     found = audit[0]
-    names = pages.sheet_names(found)
+    names = figures.sheet_names(found)
     assert {"across_splits", "least_alike"} <= set(names) and "across_sources" not in names
-    figure = pages.group_sheet(found, "least_alike", shown=3)
+    figure = figures.group_sheet(found, "least_alike", shown=3)
     labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert len(labels) == 3 and all(label.startswith("near") for label in labels)
     assert "3 of" in figure.texts[0].get_text()
     weakest = [float(label.split("\n")[1]) for label in labels]
     assert weakest == sorted(weakest) and weakest[0] >= 0.92
     with pytest.raises(DataError, match="no faces"):
-        pages.group_sheet(found, "across_sources")
+        figures.group_sheet(found, "across_sources")
 
 
 def all_leaking(manifest):
@@ -325,7 +325,7 @@ def test_a_folder_with_a_manifest_has_one_whole_audit(leaky, tmp_path, monkeypat
     written = {"manifest.parquet", "audit.json", "duplicate_groups.csv", "near_pairs.csv", "conflicts.csv"}
     assert set(everything(tmp_path)) == written
     (tmp_path / "figures").mkdir()
-    drawn = [f"{name}.png" for name in ("matrices", "noise_matrix", "label_noise", *pages.SHEETS)]
+    drawn = [f"{name}.png" for name in ("matrices", "noise_matrix", "label_noise", *figures.SHEETS)]
     for name in ("label_noise.csv", "label_noise.json", "outputs.json", *drawn, *(f"figures/{n}" for n in drawn)):
         (tmp_path / name).write_text("of the audit before")
     (tmp_path / "notes.txt").write_text("mine")

@@ -162,7 +162,7 @@ def loaders():
     return [t for t in threading.enumerate() if t.name.startswith("fer-batches")]
 
 
-@pytest.mark.parametrize("kind", ["faces", "native", "none"])
+@pytest.mark.parametrize("kind", ["faces", "none"])
 def test_batches_are_the_same_for_any_number_of_workers_and_any_pack(drawn_manifest, pack_cache, pack, kind):
     everything = AugmentParams(rotation=10.0, erasing=0.5, grey=0.2, motion_blur=0.5, gamma=0.5, noise=8.0, jpeg=0.5)
     sampler = Sampler(pack.manifest.labels, 16, True, 4)

@@ -13,12 +13,12 @@ from PIL import Image, ImageSequence
 from watched_steps import counts, watched_steps
 
 from fer_lib.audit import hashes
-from fer_lib.datasets import cropping, facepack, quality, sheets
+from fer_lib.datasets import cropping, facepack, facepack_writer, quality, sheets
 from fer_lib.datasets.facepack import check_room, open_or_build
+from fer_lib.datasets.facepack_writer import checksum
 from fer_lib.datasets.manifest import Manifest, box_of
-from fer_lib.datasets.pack_format import checksum
 from fer_lib.deploy.predict import Predictor
-from fer_lib.errors import DataError, FerError
+from fer_lib.errors import DataError, FerError, ParamsError
 from fer_lib.faces.align import eye_angle
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
@@ -27,6 +27,8 @@ from fer_lib.faces.detectors import get_detector
 from fer_lib.faces.yunet import YUNET_FILE
 from fer_lib.models.bundle import write_bundle
 from fer_lib.models.classifier import build_classifier
+from fer_lib.params import TeacherParams
+from fer_lib.params.strict import validate
 
 CONTRACT = FaceContract(image_size=32)
 SIDE = CONTRACT.resize
@@ -149,7 +151,7 @@ def test_very_thin_images_are_packed(tmp_path):
     manifest = by_hand(tmp_path, np.random.default_rng(0).integers(0, 256, (4, 60, 40, 3), dtype=np.uint8))
     for name, size in (("1.png", (3_000_000, 1)), ("2.png", (1, 3_000_000))):
         Image.new("RGB", size, (90, 120, 30)).save(tmp_path / name)
-    for kind in ("faces", "native", "none"):
+    for kind in ("faces", "none"):
         pack = open_or_build(manifest, CONTRACT, tmp_path / "cache", kind=kind)
         assert len(pack.manifest) == 4 and (pack.faces[1:3] == (90, 120, 30)).all()
     assert quality.measure(manifest)["box_px"].tolist() == [40, 1, 1, 40]
@@ -171,7 +173,7 @@ def test_a_tolerance_leaves_rows_out_and_counts_them(rows, tmp_path):
 
 @pytest.mark.parametrize("kind", ["faces", "none"])
 def test_too_many_failures_stop_at_once_and_are_retried(rows, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(facepack, "CHUNK", 4)
+    monkeypatch.setattr(facepack_writer, "CHUNK", 4)
     broken = broken_copy(rows, tmp_path / "pictures", missing=[2, 9, 10])
     made, real = [], cropping.decode
     monkeypatch.setattr(cropping, "decode", lambda path: (made.append(path), real(path))[1])
@@ -198,10 +200,11 @@ def test_too_many_failures_stop_at_once_and_are_retried(rows, tmp_path, monkeypa
     assert np.array_equal(build(1).faces, open_or_build(rows, CONTRACT, tmp_path / "whole", 1, kind=kind).faces)
 
 
-def index_of(cache):
-    """The chunks of each pack in ``cache``."""
-    lines = [line for file in cache.glob("pack-*/faces.jsonl") for line in file.read_text().splitlines()]
-    return [json.loads(line)[1] for line in lines]
+def problems_of(cache):
+    """(row, problem) of each unusable row of the only pack in ``cache``."""
+    [file] = cache.glob("pack-*/faces.jsonl")
+    entries = [entry for line in file.read_text().splitlines() for entry in json.loads(line)[1]]
+    return [(i, problem) for i, (*_, problem) in enumerate(entries) if problem]
 
 
 def restore(broken, rows, numbers):
@@ -221,7 +224,7 @@ def test_every_opening_warns_of_rows_that_a_tolerance_left_out(rows, tmp_path, c
         restore(broken, rows, [2])
     folder = next((tmp_path / "cache").glob("pack-*"))
     assert str(folder) in line
-    left_out = [bad for line in index_of(tmp_path / "cache") for bad in line["bad"]]
+    left_out = problems_of(tmp_path / "cache")
     assert [i for i, _ in left_out] == [2, 5] and first in left_out[0][1] and second in left_out[1][1]
     shutil.rmtree(folder)
     assert len(open_or_build(broken, CONTRACT, tmp_path / "cache", tolerance=2).faces) == len(rows) - 1
@@ -252,17 +255,17 @@ def test_a_pack_of_the_wrong_size_is_refused(rows, tmp_path, damage):
 
 @pytest.mark.parametrize("damage", ["cut short", "garbage", "empty", "a row left out", "a field less", "a line less"])
 def test_a_damaged_index_is_refused(rows, tmp_path, monkeypatch, damage):
-    monkeypatch.setattr(facepack, "CHUNK", 4)
+    monkeypatch.setattr(facepack_writer, "CHUNK", 4)
     open_or_build(rows, CONTRACT, tmp_path)
     file = next(tmp_path.glob("pack-*/faces.jsonl"))
     whole = file.read_bytes()
-    crc, fields = json.loads(whole.splitlines()[0])
-    less = json.dumps([crc, {k: v for k, v in fields.items() if k != "sums"}]).encode()
+    crc, entries = json.loads(whole.splitlines()[0])
+    less = json.dumps([crc, [entry[:-1] for entry in entries]]).encode() + b"\n"
     file.write_bytes(
         {
             "cut short": whole[:-5], "garbage": b"\xff\x00{]", "empty": b"", "a field less": less + whole,
-            "a row left out": whole.replace(b'"bad":[]', b'"bad":[[0,"x"]]', 1),
-            "a line less": whole[: whole.rindex(b"[", 0, whole.rindex(b'"first"'))],
+            "a row left out": whole.replace(b'""', b'"x"', 1),
+            "a line less": b"".join(whole.splitlines(keepends=True)[:-1]),
         }[damage]
     )  # fmt: skip
     with pytest.raises(DataError, match=r"face pack .*pack-\w+: its faces\.jsonl was changed .*; delete that folder"):
@@ -279,24 +282,23 @@ def test_a_pack_without_one_of_its_files_is_refused(rows, tmp_path, name):
         open_or_build(rows, CONTRACT, tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["faces", "native"])
-def test_tampered_pixels_are_refused(rows, tmp_path, kind):
+def test_tampered_pixels_are_refused(rows, tmp_path):
     """Damage to many faces when the pack is opened, to a single one at the latest when it is read."""
     many = twice_over(rows, 40)
-    open_or_build(many, CONTRACT, tmp_path, kind=kind)
+    open_or_build(many, CONTRACT, tmp_path)
     file = next(tmp_path.glob("pack-*/faces.u8"))
     whole = file.read_bytes()
     size = len(whole) // len(many)
     damaged = bytearray(whole)
     damaged[6 * size + 100] ^= 1
     file.write_bytes(damaged)
-    one = open_or_build(many, CONTRACT, tmp_path, kind=kind)
+    one = open_or_build(many, CONTRACT, tmp_path)
     assert np.array_equal(one.faces[8], CONTRACT.face(decode(many.resolve(many.frame["image_path"][8]))))
     with pytest.raises(DataError, match="face 6 is not what was written there; delete that folder"):
         one.faces[6]
     file.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))  # a file never filled
     with pytest.raises(DataError, match="is not what was written there"):
-        open_or_build(many, CONTRACT, tmp_path, kind=kind)
+        open_or_build(many, CONTRACT, tmp_path)
 
 
 def twice_over(rows, n):
@@ -319,13 +321,13 @@ def interrupt_after(rows_done):
 
 
 DAMAGE = ("none", "half a chunk more", "half a line more", "pixels lost", "pixels changed")
-DAMAGE += ("garbage after", "garbage between", "another chunk's fields", "index lost")
+DAMAGE += ("garbage after", "garbage between", "another chunk's entries", "index lost")
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("kind", ["faces", "native", "none"])
+@pytest.mark.parametrize("kind", ["faces", "none"])
 def test_an_interrupted_build_continues(rows, tmp_path, monkeypatch, kind, damage):
-    monkeypatch.setattr(facepack, "CHUNK", 8)
+    monkeypatch.setattr(facepack_writer, "CHUNK", 8)
     many = twice_over(rows, 50)
     whole = open_or_build(many, CONTRACT, tmp_path / "whole", kind=kind)
     with pytest.raises(Interrupted):
@@ -360,8 +362,8 @@ def damage_partial(partial, damage, done):
     if damage == "garbage between":
         index.write_bytes(lines[0] + b"garbage\n" + b"".join(lines[1:]))
         return 8
-    if damage == "another chunk's fields":
-        index.write_bytes(b"".join(lines[:2]) + lines[2].replace(b'"rows":8', b'"rows":9'))
+    if damage == "another chunk's entries":
+        index.write_bytes(b"".join(lines[:2]) + lines[2].replace(b"[[", b'[[1,1,null,""],[', 1))
         return 16
     if damage == "index lost":
         index.unlink()
@@ -377,8 +379,8 @@ def damage_partial(partial, damage, done):
 
 
 def test_two_threads_that_start_together_build_once(rows, tmp_path, monkeypatch):
-    real, calls = facepack._build, []
-    monkeypatch.setattr(facepack, "_build", lambda *a: (calls.append(1), real(*a)))
+    real, calls = facepack.build_pack, []
+    monkeypatch.setattr(facepack, "build_pack", lambda *a: (calls.append(1), real(*a)))
     packs = []
     pair = [threading.Thread(target=lambda: packs.append(open_or_build(rows, CONTRACT, tmp_path))) for _ in range(2)]
     [t.start() for t in pair]
@@ -388,16 +390,14 @@ def test_two_threads_that_start_together_build_once(rows, tmp_path, monkeypatch)
 
 def test_a_full_disk_is_reported_before_the_build(rows, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
-    with pytest.raises(DataError, match="GB, .* has 0.0 GB: use pack: native .*, pack: none .* free some space$"):
+    with pytest.raises(DataError, match="GB, .* has 0.0 GB: use pack: none .* free some space$"):
         open_or_build(rows, CONTRACT, tmp_path)
-    with pytest.raises(DataError, match="GB: use pack: none"):
-        open_or_build(rows, FaceContract(image_size=224), tmp_path, kind="native")
     assert not [p for p in tmp_path.iterdir() if p.is_dir()]
     assert len(open_or_build(rows, CONTRACT, tmp_path, kind="none").faces) == len(rows)
 
 
 def test_required_space_is_estimated_from_sample_faces(rows, tmp_path, monkeypatch):
-    """Grey faces need a third, small ones kept at their own size less; what is done already counts as room."""
+    """Grey faces need a third; what is done already counts as room."""
     many, large = twice_over(rows, 40), FaceContract(image_size=224)
 
     def free(n):
@@ -406,10 +406,9 @@ def test_required_space_is_estimated_from_sample_faces(rows, tmp_path, monkeypat
     free(sum(decode(rows.resolve(p)).size for p in many.frame["image_path"]))
     with pytest.raises(DataError, match=r"40 faces at 258 px: needs 0\.0 GB"):
         open_or_build(many, large, tmp_path)
-    assert len(open_or_build(many, large, tmp_path, kind="native").faces) == 40
     free(40 * 258**2)
     assert len(open_or_build(many, large.model_copy(update={"grey": True}), tmp_path).faces) == 40
-    monkeypatch.setattr(facepack, "CHUNK", 8)
+    monkeypatch.setattr(facepack_writer, "CHUNK", 8)
     free(40 * SIDE**2 * 3)
     with pytest.raises(Interrupted):
         with watched_steps(interrupt_after(32)):
@@ -453,7 +452,7 @@ def test_required_space_of_all_splits_is_checked_before_the_first_face(rows, dra
     assert opened and set(opened) <= {val.resolve(p) for p in val.frame["image_path"]}, "later rows are only counted"
 
 
-# ---------------------------------------------------------------- the three kinds
+# ---------------------------------------------------------------- the two kinds
 
 
 def mixed(tmp_path):
@@ -483,13 +482,21 @@ def test_every_kind_gives_the_contracts_pixels(tmp_path, change):
         contract.face(decode(manifest.resolve(row["image_path"])), box_of(row))
         for row in manifest.frame.to_dict("records")
     ]
-    for kind in ("faces", "native", "none"):
+    for kind in ("faces", "none"):
         pack = open_or_build(manifest, contract, tmp_path, kind=kind)
         assert np.array_equal(pack.faces, straight)
         channels = [pack.faces.compact(i).shape[2] for i in range(len(straight))]
         assert channels == ([1] * 22 if contract.grey else [3] * 11 + [1] * 11)
     sizes = sorted(f.stat().st_size for f in tmp_path.glob("pack-*/faces.u8"))
-    assert sizes[0] == 0 < sizes[1] < sizes[2] == SIDE**2 * sum(channels)
+    assert sizes == [0, SIDE**2 * sum(channels)]
+    with pytest.raises(DataError, match="there is no pack kind 'native': use faces or none"):
+        open_or_build(manifest, contract, tmp_path, kind="native")
+
+
+def test_a_run_file_with_a_dropped_kind_gets_one_message():
+    with pytest.raises(ParamsError) as error:
+        validate(TeacherParams, {"pack": "native"}, "stage_a")
+    assert str(error.value) == "phase 'stage_a': key 'pack': Input should be 'faces' or 'none', got 'native'"
 
 
 def test_grey_images_are_one_array_of_one_channel_on_disk(tmp_path):
@@ -514,7 +521,7 @@ def test_kind_none_finds_unusable_images_first(rows, tmp_path):
 
 def test_rows_without_any_usable_image(rows, tmp_path):
     broken = broken_copy(rows, tmp_path / "pictures", missing=range(len(rows)))
-    for kind in ("faces", "native", "none"):
+    for kind in ("faces", "none"):
         pack = open_or_build(broken, CONTRACT, tmp_path / "cache", tolerance=len(rows), kind=kind)
         assert pack.faces[:].shape == (0, SIDE, SIDE, 3) and pack.n_expected == len(rows)
 
@@ -627,6 +634,6 @@ def test_prediction_aligns_an_image_like_a_pack(heads, yunet, tmp_path):
 def test_a_missing_yunet_model_is_named(rows, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.WARNING)
     monkeypatch.setenv("FER_YUNET", str(tmp_path / "nowhere.onnx"))
-    with pytest.raises(FerError, match="YuNet model .*nowhere.onnx cannot be read"):
+    with pytest.raises(FerError, match="detector's file .*nowhere.onnx cannot be read"):
         open_or_build(rows, FaceContract(image_size=32, align="eyes"), tmp_path / "cache")
     assert not [p for p in (tmp_path / "cache").iterdir() if p.is_dir()] and not caplog.records

@@ -6,11 +6,12 @@ import re
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
-from fer_lib.deploy import export, onnx_export
-from fer_lib.deploy.export import export_fit
+from fer_lib.deploy import onnx_file
+from fer_lib.deploy.onnx_file import export_fit
 from fer_lib.errors import BundleError, DataError
 from fer_lib.models.bundle import Bundle, read_bundle
 from fer_lib.models.classifier import build_classifier
@@ -71,11 +72,11 @@ def test_each_file_holds_its_own_weights(folder):
 
 def test_one_model_is_exported_once(folder, monkeypatch):
     """The last epoch may be the best one: its file is the same, its entry says which epoch it is."""
-    export.checkpoint_bundle(folder / "checkpoint_last", folder / "last")
+    onnx_file.checkpoint_bundle(folder / "checkpoint_last", folder / "last")
     shutil.rmtree(folder / "best")
     (folder / "last").rename(folder / "best")
-    exports, real = [], onnx_export.export_onnx
-    monkeypatch.setattr(onnx_export, "export_onnx", lambda *a: (exports.append(1), real(*a))[1])
+    exports, real = [], onnx_file.export_onnx
+    monkeypatch.setattr(onnx_file, "export_onnx", lambda *a: (exports.append(1), real(*a))[1])
     report = export_fit(folder, "both")
     assert exports == [1] and (folder / "best.onnx").read_bytes() == (folder / "last.onnx").read_bytes()
     assert report["last.onnx"] == report["best.onnx"]
@@ -145,7 +146,7 @@ def test_a_model_that_does_not_export_is_told_and_its_weights_stay(folder, monke
         assert f"fer onnx {folder / source} {folder / file} --opset 20" in warnings[file]
     bundle = read_bundle(folder / "best")
     assert report["best.onnx"]["weights_sha256"] == bundle.weights_sha256
-    later = onnx_export.export_verified(bundle, folder / "best.onnx", 20)  # what that command does
+    later = onnx_file.export_verified(bundle, folder / "best.onnx", 20)  # what that command does
     assert later["max_abs_diff"] < 1e-4
     result = fit_result(finished, {"best.onnx": later})
     assert not result.warnings and "not written" not in result.headline
@@ -158,7 +159,7 @@ def test_a_file_that_does_not_load_is_told(folder, monkeypatch):
     def broken(bundle, out, opset):
         out.write_bytes(b"no model")
 
-    monkeypatch.setattr(onnx_export, "export_onnx", broken)
+    monkeypatch.setattr(onnx_file, "export_onnx", broken)
     report = export_fit(folder, "best")
     assert "onnxruntime does not run it (" in report["best.onnx"]["error"]
 
@@ -168,7 +169,7 @@ def test_a_full_disk_is_an_error(folder, monkeypatch, at):
     def full(*words, **named):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(*((torch.onnx, "export") if at == "export" else (onnx_export, "_save")), full)
+    monkeypatch.setattr(*((torch.onnx, "export") if at == "export" else (onnx, "save")), full)
     with pytest.raises(DataError, match=r"cannot write .*best\.onnx: No space left .* free some space"):
         export_fit(folder, "both")
     assert not FILES & {f.name for f in folder.iterdir()}

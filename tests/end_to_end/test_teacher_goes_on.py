@@ -19,10 +19,10 @@ seed: 7
 phases:
   import: {sources: [{source: fer2013, root: embedded, faces: 420, duplicates: 0, leaks: 0}]}
   manifest: {val_roles: [0.5, 0.4, 0.1]}
-  teacher: {backbone: test_resnet, pretrained: begin.pt, image_size: 32, embed_dim: 16, epochs: 40, batch_size: 28,
+  teacher: {backbone: test_resnet, pretrained: begin.pt, image_size: 32, embed_dim: 16, epochs: 12, batch_size: 28,
             warmup_epochs: 0, plain_epochs: 0.4, ramp_end: 0.8, max_train_batches: 2, threads: 1, device: cpu}
 smoke:
-  teacher: {epochs: 40, max_train_batches: 2, onnx: both}
+  teacher: {epochs: 12, max_train_batches: 2, onnx: both}
 """
 RUN = ("run", "params/onward.yaml", "--smoke")
 

@@ -108,7 +108,7 @@ def register(home: Path) -> Path:
     """A small fit's bundle with ONNX file, temperature, bias and abstention, registered; the folder that came of it."""
     from fer_lib.calibration.temperature import Temperature
     from fer_lib.datasets.build import build_manifest
-    from fer_lib.deploy.onnx_export import export_onnx
+    from fer_lib.deploy.onnx_file import export_onnx
     from fer_lib.importers import import_all
     from fer_lib.models.bundle import ONNX, derive_bundle, read_bundle, write_bundle
     from fer_lib.params import ManifestParams, SourceSpec, TeacherParams

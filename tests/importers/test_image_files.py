@@ -271,10 +271,10 @@ def test_two_images_never_share_a_file(tree, tmp_path):
     spec = SourceSpec(source="tree", root=str(tree))
     builder = ImportBuilder(spec, "tree", tree, tmp_path / "work")
     path = tree / "train" / "happy" / "0.png"
-    builder.add_file(path, "a.png", record="a", split="train", label=3)
+    builder.add_image(path, "a.png", record="a", split="train", label=3)
     builder._stored.clear()  # as a disk does that takes a.png and A.png for one
     with pytest.raises(DataError, match="another image would both be a.png"):
-        builder.add_file(tree / "train" / "sad" / "0.png", "a.png", record="A", split="train", label=4)
+        builder.add_image(tree / "train" / "sad" / "0.png", "a.png", record="A", split="train", label=4)
     assert (tmp_path / "work" / "images" / "a.png").samefile(path)
 
 

@@ -128,9 +128,8 @@ def test_yolo_counts_bad_records_by_kind(yolo, tmp_path):
     )
     report = import_source(with_tolerance(spec), tmp_path / "out").report
     assert report["bad_records"] == {
-        "box outside the photo": 1, "class id out of range": 1, "missing image": 1, "missing label file": 1,
-        "record stands there twice": 1, "two pictures of one stem": 1, "unreadable image": 1, "wrong box": 1,
-        "wrong field count": 1,
+        "box outside the photo": 1, "class id out of range": 1, "missing image": 1, "missing label file": 2,
+        "record stands there twice": 1, "unreadable image": 1, "wrong box": 1, "wrong field count": 1,
     }  # fmt: skip
     assert report["missing_images"] == 1 and report["excluded"]["train"]["no label line"] == 2
 
@@ -138,12 +137,12 @@ def test_yolo_counts_bad_records_by_kind(yolo, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("names: [Anger, Happy]\nnc: 8\n", "nc is 8 but there are 2 names"),
+        ("names: [Anger, Happy]\nnc: 8\n", "it has names ['Anger', 'Happy'] and nc 8"),
         ("names: {0: Anger, 2: Happy}\n", "mapping from 0, 1"),
         ("names: Anger\n", "names must be a list"),
         ("- Anger\n", "names must be a list"),
         ("names: [\n", "no readable YAML"),
-        ("names: [Anger, Anger]\n", "names has 'Anger' twice"),
+        ("names: [Anger, Anger]\n", "different names; it has names ['Anger', 'Anger']"),
         ("names: !!python/object/apply:os.getcwd []\n", "no readable YAML"),
     ],
 )
@@ -409,6 +408,19 @@ def test_packed_photos_are_unpacked_once_into_the_cache(packed_expw, expw, tmp_p
     (packed_expw / "origin.7z.002").write_bytes(b"not the second part")
     assert_refused(spec, tmp_path / "no", "origin.7z.001.001 is no whole 7z archive")
     assert not [p for p in (tmp_path / "home" / "mlruns" / "cache").iterdir() if "partial" in p.name]
+
+
+def test_an_archive_in_one_file_is_unpacked_and_a_stray_file_beside_parts_refused(packed_expw, tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_HOME", str(tmp_path / "home"))
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    (whole / "label.lst").write_bytes((packed_expw / "label.lst").read_bytes())
+    (whole / "photos.7z").write_bytes((tmp_path / "all.7z").read_bytes())
+    rows = import_source(SourceSpec(source="expw_full", root=str(whole)), tmp_path / "out").rows
+    assert len(rows) == 24 and rows["image_path"].nunique() == 12
+    (packed_expw / "origin.7z.002.part").write_bytes(b"half a download")
+    spec = SourceSpec(source="expw_full", root=str(packed_expw))
+    assert_refused(spec, tmp_path / "no", "origin.7z.002.part is no part of the 7z archive", "move it")
 
 
 def test_without_py7zr_the_message_says_how_to_unpack(packed_expw, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from fer_lib.storage.json_files import read_outputs
 
 def test_plain_papermill_with_a_parameter_file(walked, tmp_path):
     chosen = {"backbone": "test_resnet", "image_size": 32, "embed_dim": 16, "epochs": 1, "batch_size": 14,
-              "max_train_batches": 2, "name": "by_hand", "seed": 11, "threads": 1}  # fmt: skip
+              "max_train_batches": 2, "name": "by_hand", "seed": 11, "threads": 1, "onnx": "none"}  # fmt: skip
     values, output = tmp_path / "some.yaml", tmp_path / "out.ipynb"
     values.write_text(json.dumps(chosen))
     words = ("papermill", "notebooks/04_train_teacher.ipynb", str(output), "-f", str(values), "--no-progress-bar")

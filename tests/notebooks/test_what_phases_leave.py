@@ -1,5 +1,6 @@
 """Each notebook, run by papermill on drawn faces: what lands in MLflow, down to the keys of its JSON files."""
 
+import base64
 import csv
 import json
 import math
@@ -252,8 +253,9 @@ def test_the_executed_notebook_and_its_page_are_attached(walked, nested, phase):
     assert all(cell["execution_count"] for cell in code), "a cell was not executed"
     assert red_boxes(cells) == []
     outputs = [output for cell in code for output in cell["outputs"]]
-    figures = [o["data"] for o in outputs if "<Figure" in "".join(o.get("data", {}).get("text/plain", ""))]
-    assert all("image/png" in data for data in figures), "a figure is named instead of shown"
+    assert "<Figure" not in json.dumps(outputs), "a figure is drawn again, or named instead of shown"
+    figures = {base64.b64decode(o["data"]["image/png"]) for o in outputs if "image/png" in o.get("data", {})}
+    assert figures <= {walked.artifact(run, f"figures/{name}").read_bytes() for name in FIGURES[phase]}
     assert bool(figures) == bool(FIGURES[phase])
     page = walked.artifact(run, f"notebook/{stem}.html").read_text()
     title = "".join(cells[0]["source"]).splitlines()[0].lstrip("# ")

@@ -2,8 +2,11 @@
 
 import os
 
+import in_process
 import pytest
 from toy import make_home
+
+from fer_lib.pipeline import papermill
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +19,14 @@ def toy_home(tmp_path_factory, add_store):
     yield home
     for name, value in before.items():
         os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+@pytest.fixture(scope="module")
+def in_process_kernel(kernel_server):
+    """Notebooks run in this process.  Real kernels: ``test_parallel``, ``test_one_at_a_time`` and the road."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(papermill, "execute", in_process.execute)
+        yield in_process.execute
 
 
 class Store:

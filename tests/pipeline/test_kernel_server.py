@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import psutil
 import pytest
 from toy import cell
@@ -83,9 +84,7 @@ def modules(tmp_path):
 
 
 def fork(server: KernelServer, module: str, folder: Path, environment=None, out: str = "out") -> ForkedKernel:
-    command = [sys.executable, *OPTIONS, "-m", module, str(folder / out)]
-    environment = dict(os.environ) if environment is None else environment
-    return ForkedKernel(server.address, {"command": command, "cwd": str(folder), "environment": environment})
+    return forked.fork(server.address, module, folder, str(folder / out), environment=environment)
 
 
 def wait_for(path: Path) -> str:
@@ -138,21 +137,6 @@ def test_a_signal_reaches_its_kernel_alone_and_an_end_is_noticed(server, modules
     kernels[1].send_signal(signal.SIGINT)  # nobody is there
 
 
-def test_a_kernel_dies_with_its_client_and_all_die_with_the_command(modules):
-    server = KernelServer({})
-    server.start()
-    kernels = [fork(server, "nap", modules, out=name) for name in ("a", "b")]
-    family = [psutil.Process(int(wait_for(modules / name))) for name in ("a", "b")]
-    family += [psutil.Process(kernel.pid) for kernel in kernels]
-    kernels[0]._connection.close()
-    gone, alive = psutil.wait_procs([family[0], family[2]], timeout=20)
-    assert alive == [] and family[3].is_running()
-    server._process.stdin.close()
-    assert psutil.wait_procs(family[1:], timeout=20)[1] == []
-    assert server._process.wait(timeout=20) == 0
-    assert not Path(server.address).parent.exists(), "the server removes its socket"
-
-
 def printed(tmp_path, code: str, server: str, environment=None) -> str:
     """What a notebook with this cell prints."""
     source = {"cells": [cell(code)], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
@@ -162,42 +146,32 @@ def printed(tmp_path, code: str, server: str, environment=None) -> str:
     return "".join("".join(output["text"]) for output in outputs if output.get("name") == "stdout").strip()
 
 
-def test_without_its_server_a_kernel_starts_by_itself(tmp_path):
-    code = "import sys; print('threadpoolctl' in sys.modules)"
-    server = KernelServer({})
-    server.start()
-    assert printed(tmp_path, code, server.address) == "True", "forked: the libraries are there"
-    server._process.kill()
-    server._process.wait()
-    assert printed(tmp_path, code, server.address) == "False" == printed(tmp_path, code, "")
-    server.close()
-
-
 FIT = """
 from pathlib import Path
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.params import TeacherParams
 from fer_lib.training.teacher import train_teacher
-p = TeacherParams(backbone="test_resnet", image_size=32, embed_dim=16, epochs=1, batch_size=28, lr=3e-3, plain_epochs=1,
-    warmup_epochs=0.0, ramp_end=1, max_train_batches=4, device="cpu", threads={threads}, onnx="none", seed=5)
-manifest = Manifest.read(Path({manifest!r}))
-events = list(train_teacher(p, manifest, Path({folder!r}), Path({folder!r}) / "cache"))
 from fer_lib.models.bundle import read_bundle
-print(read_bundle(Path({folder!r}) / "best").meta["ids"]["weights_sha256"])
-print({{key: value for key, value in events[-1].items() if key != "seconds"}})
+manifest, folder = Manifest.read(Path({manifest!r})), Path({folder!r})
+for threads in (0, 1):
+    p = TeacherParams(backbone="test_resnet", image_size=32, embed_dim=16, epochs=1, batch_size=28, lr=3e-3,
+        plain_epochs=1, warmup_epochs=0.0, ramp_end=1, max_train_batches=4, device="cpu", threads=threads, onnx="none",
+        seed=5)
+    events = list(train_teacher(p, manifest, folder / str(threads), folder / "cache"))
+    print(read_bundle(folder / str(threads) / "best").meta["ids"]["weights_sha256"])
+    print({{key: value for key, value in events[-1].items() if key != "seconds"}})
 """
 
 
-@pytest.mark.parametrize("threads", [0, 1])
-def test_a_fit_in_a_forked_kernel_has_the_bits_of_one_in_a_new_process(server, drawn_manifest, tmp_path, threads):
-    """With ``threads: 0`` the number comes from the environment, as for phases that run in parallel."""
+def test_a_fit_in_a_forked_kernel_has_the_bits_of_one_in_a_new_process(server, drawn_manifest, tmp_path):
+    """With ``threads: 0``, the first, the number comes from the environment, as for phases that run in parallel."""
     found = []
     for address in (server.address, ""):
         folder = tmp_path / f"fit{len(found)}"
-        code = FIT.format(manifest=str(drawn_manifest.path), folder=str(folder), threads=threads)
+        code = FIT.format(manifest=str(drawn_manifest.path), folder=str(folder))
         found.append(printed(tmp_path, code, address, dict.fromkeys(kernel_server.THREADS, "2")))
     assert found[0] == found[1]
-    assert len(found[0].split()[0]) == 64 and "macro_f1" in found[0]
+    assert len(found[0].split()[0]) == 64 and found[0].count("macro_f1") == 2
 
 
 def test_the_server_imports_no_code_of_phases_and_touches_no_gpu():
@@ -216,3 +190,21 @@ def test_the_server_imports_no_code_of_phases_and_touches_no_gpu():
         "fer_lib." + room for room in ("training", "models", "datasets", "evaluation", "faces", "params", "deploy")
     }
     assert not {name for name in own if any(name == room or name.startswith(room + ".") for room in rooms)}
+
+
+def test_a_kernel_dies_with_its_client_and_all_die_with_the_command(server, modules):
+    """Ends the server, so it is the last test that uses it."""
+    kernels = [fork(server, "nap", modules, out=name) for name in ("a", "b")]
+    family = [psutil.Process(int(wait_for(modules / name))) for name in ("a", "b")]
+    family += [psutil.Process(kernel.pid) for kernel in kernels]
+    kernels[0]._connection.close()
+    gone, alive = psutil.wait_procs([family[0], family[2]], timeout=20)
+    assert alive == [] and family[3].is_running()
+    code = "import sys; print('threadpoolctl' in sys.modules)"
+    assert printed(modules, code, server.address) == "True", "forked: the libraries are there"
+    address = server.address
+    server._process.stdin.close()
+    assert psutil.wait_procs(family[1:], timeout=20)[1] == []
+    assert server._process.wait(timeout=20) == 0
+    assert not Path(address).parent.exists(), "the server removes its socket"
+    assert printed(modules, code, address) == "False", "without its server a kernel starts by itself"

@@ -9,6 +9,7 @@ import time
 
 import psutil
 import pytest
+from forked_command import ForkedCommand
 from toy import make_home
 
 from fer_lib.errors import FerError
@@ -19,6 +20,7 @@ from fer_lib.storage import locks
 from fer_lib.tracking import run_status, store
 
 CHANGES = ["teacher_a.epochs=400", "teacher_a.checkpoint_minutes=0.1"]  # seconds per toy step
+WORDS = ("run", "params/quickstart.yaml", *(word for change in CHANGES for word in ("-p", change)))
 STEPS = "mlruns/phases/teacher_a-*/steps.txt"
 
 
@@ -33,23 +35,34 @@ def home(tmp_path_factory, add_store):
         yield home
 
 
-@pytest.fixture
-def running(home):
-    """(the command, the folder of its running teacher phase)."""
-    words = [word for change in CHANGES for word in ("-p", change)]
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-    # a shell that starts the suite in the background has its children ignore Ctrl+C; a user's terminal has not
-    options = {} if sys.platform == "win32" else {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    command = [sys.executable, "-m", "fer_lib.cli.main", "run", "params/quickstart.yaml", *words]
-    began = time.time()
-    process = subprocess.Popen(command, cwd=home, env=kept, stdout=subprocess.DEVNULL, **options)
+def teacher_folder(home, process, began: float):
+    """The folder of the teacher phase that this command runs, once it has made a step."""
     while not (found := [f for f in home.glob(STEPS) if f.stat().st_mtime > began]):
         assert process.poll() is None and time.time() - began < 180
         time.sleep(0.05)
-    yield process, found[0].parent
+    return found[0].parent
+
+
+@pytest.fixture
+def running(home):
+    """(the command, started by itself, the folder of its running teacher phase)."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    command = [sys.executable, "-m", "fer_lib.cli.main", *WORDS]
+    began = time.time()
+    process = subprocess.Popen(command, cwd=home, env=kept, stdout=subprocess.DEVNULL)
+    yield process, teacher_folder(home, process, began)
     if process.poll() is None:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def forked(home, kernel_server, tmp_path):
+    """The same for a command that is forked."""
+    began = time.time()
+    process = ForkedCommand(kernel_server.address, home, tmp_path, *WORDS)
+    yield process, teacher_folder(home, process, began)
+    process.kill()
 
 
 def states():
@@ -99,9 +112,9 @@ def test_a_second_command_is_refused_with_the_process_that_runs_the_phase(home, 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent")
 @pytest.mark.parametrize(("to", "number"), [("command", "TERM"), ("kernel", "INT")])
-def test_an_interrupt_is_recorded_in_the_run(home, running, to, number):
+def test_an_interrupt_is_recorded_in_the_run(home, forked, to, number):
     """An interrupted command: ``test_pipeline.test_interrupted_runs_are_killed_and_resume``."""
-    process, folder = running
+    process, folder = forked
     (folder / "checkpoint_last").mkdir(exist_ok=True)
     (folder / "checkpoint_last" / "state.json").write_text('{"step": 12, "epoch": 1.5}')
     owner = json.loads((folder / ".lock.holder.json").read_text())

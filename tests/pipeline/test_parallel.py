@@ -3,14 +3,12 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from road import kernels
+from forked_command import ForkedCommand
 
 from fer_lib.pipeline import folders, workers
 from fer_lib.pipeline.run import run_file
@@ -91,41 +89,34 @@ def test_a_failure_stops_only_dependent_phases(diamond, home, stored, capsys):
     assert student.data.tags["fer.started_from"] == origin.info.run_id, "its origin ran in another command"
 
 
-def start(home, *changes: str) -> subprocess.Popen:
-    words = [sys.executable, "-m", "fer_lib.cli.main", "run", str(home / "params" / "diamond.yaml"), "--parallel", "2"]
-    words += [word for change in changes for word in ("-p", change)]
-    # a shell that starts the suite in the background has its children ignore Ctrl+C; a user's terminal has not
-    options = {} if sys.platform == "win32" else {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=home, start_new_session=True, **options)
-
-
-def both_train(home, process: subprocess.Popen, before: set) -> list[psutil.Process]:
-    """Wait until two teachers have made some steps; returns all child processes of the command."""
+def both_train(home, process: ForkedCommand, before: set) -> list[psutil.Process]:
+    """Wait until two teachers have made some steps; returns the worker processes of the command and its kernels."""
     until = time.monotonic() + 120
     while time.monotonic() < until and process.poll() is None:
         new = set(home.glob("mlruns/phases/teacher_*/steps.txt")) - before
         if len(new) == 2 and all(int(file.read_text() or 0) > 1 for file in new):
-            return psutil.Process(process.pid).children(recursive=True)
+            owners = [json.loads((file.parent / ".lock.holder.json").read_text())["pid"] for file in new]
+            return psutil.Process(process.pid).children(recursive=True) + [psutil.Process(pid) for pid in owners]
         time.sleep(0.05)
     raise AssertionError("the two teachers did not train in parallel")
 
 
-LONG = ("teacher.epochs=60", "teacher.checkpoint_minutes=0.1")
+LONG = ("-p", "teacher.epochs=60", "-p", "teacher.checkpoint_minutes=0.1")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="process groups")
-def test_an_interrupt_ends_all_kernels_and_runs(diamond, home, stored):
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent")
+def test_an_interrupt_ends_all_kernels_and_runs(diamond, home, stored, kernel_server, tmp_path):
     before = set(home.glob("mlruns/phases/teacher_*/steps.txt"))
-    process = start(home, *LONG)
+    words = ["run", str(home / "params" / "diamond.yaml"), "--parallel", "2", *LONG]
+    process = ForkedCommand(kernel_server.address, home, tmp_path, *words)
     children = both_train(home, process, before)
-    assert len(kernels(process.pid)) == 2
+    assert len(children) >= 4, "two workers and two kernels"
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole group of the command
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
+    assert process.wait() == 130, process.output
     _, alive = psutil.wait_procs(children, timeout=10)
     assert alive == [], "no process is left"
     parent = stored.newest("run")
     nested = stored.below(parent)
     assert {run.info.status for run in [parent, nested["teacher_a"], nested["teacher_b"]]} == {"KILLED"}
     assert not [run for run in stored.runs() if run.info.status == "RUNNING"]
-    assert "not started: student, evaluate" in output
+    assert "not started: student, evaluate" in process.output

@@ -1,21 +1,19 @@
-"""Toy phases with real kernels and a real store: runs, re-use, failures and kills."""
+"""Toy phases with a real store: runs, re-use, failures and kills.  Only the killed command has real kernels."""
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from forked_command import ForkedCommand
 from toy import make_home
 
 from fer_lib.errors import FerError, ParamsError
 from fer_lib.params import SoftLabelParams, TeacherParams
 from fer_lib.pipeline import cache_key, folders
 from fer_lib.pipeline.execution import Execution, open_session
-from fer_lib.pipeline.papermill import execute
 from fer_lib.pipeline.run import run_file, select_phases
 from fer_lib.pipeline.runfile import load_run
 from fer_lib.pipeline.standalone import standalone_inputs
@@ -25,7 +23,7 @@ from fer_lib.tracking import store
 
 
 @pytest.fixture(scope="module")
-def first(toy_home, kernel_server):
+def first(toy_home, in_process_kernel):
     assert run_file(toy_home / "params" / "quickstart.yaml") == 0
     return newest_parent()
 
@@ -109,23 +107,21 @@ def test_a_failing_phase_reports_its_error_and_keeps_the_earlier_ones(toy_home, 
     assert folders.read_record(toy_home / phases_of(parent)[0]["folder"]) is not None
 
 
-def test_interrupted_runs_are_killed_and_resume(toy_home, first):
-    command = [sys.executable, "-m", "fer_lib.cli.main", "run", str(toy_home / "params" / "quickstart.yaml"),
-               "-p", "teacher_a.epochs=30", "-p", "teacher_a.checkpoint_minutes=0.1"]  # fmt: skip
+def test_interrupted_runs_are_killed_and_resume(toy_home, first, kernel_server, tmp_path):
+    changes = ["teacher_a.epochs=15", "teacher_a.checkpoint_minutes=0.1"]
     before = set(toy_home.glob("mlruns/phases/teacher_a-*"))
-    # a shell that starts the suite in the background has its children ignore Ctrl+C; a user's terminal has not
-    options = {} if sys.platform == "win32" else {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=toy_home, **options)
+    options = [word for change in changes for word in ("-p", change)]
+    path = toy_home / "params" / "quickstart.yaml"
+    command = ForkedCommand(kernel_server.address, toy_home, tmp_path, "run", str(path), *options)
     deadline = time.time() + 120
     steps = None
-    while time.time() < deadline and process.poll() is None:
+    while time.time() < deadline and command.poll() is None:
         new = set(toy_home.glob("mlruns/phases/teacher_a-*/steps.txt")) - {f / "steps.txt" for f in before}
         if new and (steps := new.pop()).read_text().strip() not in ("", "0", "1"):
             break
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
-    assert process.returncode == 130 and steps is not None
+    command.send_signal(signal.SIGINT)
+    assert command.wait(timeout=30) == 130 and steps is not None
     parent = newest_parent()
     killed = children(parent)["teacher_a"]
     assert parent.info.status == "KILLED" and killed.info.status == "KILLED"
@@ -137,9 +133,8 @@ def test_interrupted_runs_are_killed_and_resume(toy_home, first):
     assert artifacts(killed, "notebook") == {"notebook/04_train_teacher.ipynb", "notebook/04_train_teacher.html"}
     assert folders.read_record(steps.parent) is None
     reached = int(steps.read_text())
-    assert 1 < reached < 30
-    changes = ["teacher_a.epochs=30", "teacher_a.checkpoint_minutes=0.1"]
-    assert run_file(toy_home / "params" / "quickstart.yaml", changes) == 0
+    assert 1 < reached < 15
+    assert run_file(path, changes) == 0
     assert folders.read_record(steps.parent)["folder"] == str(steps.parent)
     assert json_files.read_outputs(steps.parent)["ids"]["resumed_at"] == reached
 
@@ -221,12 +216,12 @@ def test_a_name_exports_no_smoke_run(toy_home, first):
     assert _find_run(runs[1], toy_home)[0].info.run_id == runs[1], "an id names any run"
 
 
-def test_a_standalone_notebook_runs_missing_phases_first(tmp_path, monkeypatch, add_store, kernel_server):
+def test_a_standalone_notebook_runs_missing_phases_first(tmp_path, monkeypatch, add_store, in_process_kernel):
     home = make_home(tmp_path / "cold")
     add_store(home)
     monkeypatch.setenv("FER_HOME", str(home))
     notebook = home / "notebooks" / "02_build_manifest.ipynb"
-    execute(notebook, home / "out.ipynb", {"seed": 3}, home, {}, kernel_server.address)
+    in_process_kernel(notebook, home / "out.ipynb", {"seed": 3}, home, {})
     [record] = folders.finished_phases(("manifest",))
     [needed] = folders.finished_phases(("import",))
     assert record["inputs"] == {"imports": needed["folder"], "manifests": []} and record["params"]["seed"] == 3

@@ -1,16 +1,12 @@
-"""The run files of the five backbones and of two-stage training: each can be planned, with the intended protocol."""
+"""The run files of the five backbones and of two-stage training: each can be planned, with the intended protocol.
 
-import shutil
+All of them run in tests/proofs/test_reconstruction_runs.py.
+"""
 
 import pytest
-from rawtrees import draw_raw_trees
-from road import fer, make_home
 
-from fer_lib.datasets.manifest import Manifest
 from fer_lib.params import TeacherParams
-from fer_lib.pipeline import folders
 from fer_lib.pipeline.runfile import load_run
-from fer_lib.tracking import store
 
 BACKBONES = ("resnet18", "resnet50", "tf_efficientnet_b3", "convnext_tiny", "vit_base_patch16_384")
 SEEDS = (1337, 42, 2025)
@@ -93,22 +89,3 @@ def test_two_stages_share_one_evaluation(repo):
     for name in ("on_val", "on_test"):
         assert plan.phase(name).inputs["models"] == [a, b]
         assert plan.phase(name).params.exclude_sources == ["ferplus"]
-
-
-def test_the_data_file_runs_on_native_layouts(tmp_path, monkeypatch, add_store, kernel_server):
-    """Runs the cheapest file; all of them run in tests/proofs/test_reconstruction_runs.py."""
-    home = make_home(tmp_path / "home")
-    add_store(home)
-    monkeypatch.setenv("FER_HOME", str(home))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri(home))  # put back afterwards
-    draw_raw_trees(home)
-    ended = fer("run", str(home / "params" / "reconstruction" / "data.yaml"), "--smoke")
-    assert ended.code == 0, ended.out + ended.err
-    made = {record["phase"]: record["folder"] for record in folders.finished_phases(("manifest", "audit"))}
-    rows = {phase: Manifest.read(f"{folder}/manifest.parquet").frame for phase, folder in made.items()}
-    trained = {"ferplus", "rafdb_basic", "affectnet_full_balanced", "expw_hq"}
-    assert set(rows["audit"]["source"]) == set(rows["manifest"]["source"]) == trained
-    assert set(rows["eval_only"]["split"]) == {"test"} and not rows["eval_only"]["content_id"].duplicated().any()
-    assert {"expw_full", "rafml_argmax", "rafdb_compound_mapped"} <= set(rows["eval_only"]["source"])
-    assert set(rows["audit"].query("val_role == 'select'")["source"]) > {"ferplus"}
-    shutil.rmtree(home)

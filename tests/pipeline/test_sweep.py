@@ -1,4 +1,4 @@
-"""Sweeps with real kernels: shared phases, failures and ranking."""
+"""Sweeps: shared phases, failures and ranking.  The first runs in two workers with real kernels."""
 
 import csv
 import io
@@ -13,7 +13,8 @@ CHANGES = ["manifest.val_fraction=0.05,0.1", "teacher_a.epochs=3,13"]
 
 
 @pytest.fixture(scope="module")
-def base(toy_home):
+def base(toy_home, in_process_kernel):
+    """The home; ``in_process_kernel`` holds for sweeps without workers."""
     return toy_home
 
 

@@ -12,6 +12,7 @@ import pytest
 from rawtrees import draw_raw_trees
 from road import command, make_home
 
+from fer_lib.datasets.manifest import Manifest
 from fer_lib.pipeline.runfile import load_run
 
 BACKBONES = ("resnet18", "resnet50", "tf_efficientnet_b3", "convnext_tiny", "vit_base_patch16_384")
@@ -64,6 +65,17 @@ def test_the_whole_plan_runs_to_a_registered_student(night):
     legacy = json.loads((done(night, "legacy_rafdb") / "evaluation.json").read_text())
     assert legacy["sources"] == ["rafdb_basic"]
     assert legacy["models"]["ensemble_pair"]["views"]["none"]["all"]["temperature"]["global_temperature"] == 1.2
+
+
+def test_the_data_have_the_sources_that_each_set_names(night):
+    rows = {
+        name: Manifest.read(done(night, name) / "manifest.parquet").frame for name in ("manifest", "audit", "eval_only")
+    }
+    trained = {"ferplus", "rafdb_basic", "affectnet_full_balanced", "expw_hq"}
+    assert set(rows["audit"]["source"]) == set(rows["manifest"]["source"]) == trained
+    assert set(rows["eval_only"]["split"]) == {"test"} and not rows["eval_only"]["content_id"].duplicated().any()
+    assert {"expw_full", "rafml_argmax", "rafdb_compound_mapped"} <= set(rows["eval_only"]["source"])
+    assert set(rows["audit"].query("val_role == 'select'")["source"]) > {"ferplus"}
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

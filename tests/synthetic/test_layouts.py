@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_layouts import SOURCES
 
-from fer_lib.emotions import EMOTIONS
+from fer_lib.emotions import EMOTIONS, class_id
 from fer_lib.errors import DataError
 from fer_lib.importers import import_source
 from fer_lib.importers.votes import label_votes
@@ -52,7 +52,7 @@ def expected(layout: str, drawn: list[Record]) -> dict[str, tuple[int, str]]:
     """record -> (label, split) of every record that an import must keep."""
     if SOURCES[layout] == "ferplus":
         for r in drawn:
-            r.written = int(label_votes(np.array([r.extra["votes"]])).label[0])
+            r.written = class_id(label_votes(r.extra["votes"])[0])
     return {r.record: (r.written, r.split) for r in drawn if r.written in range(7)}
 
 

@@ -2,10 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
+from forked import fork
 
 from fer_lib.errors import FerError
 from fer_lib.pipeline import standalone
@@ -79,20 +78,22 @@ import os, signal, sys, time
 from fer_lib.pipeline.standalone import phase_run
 run = phase_run("import", {"seed": 13})
 print(run.run_id, flush=True)
-if sys.argv[1] == "interrupt":
+if "interrupt" in sys.argv:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(10)
 """
+WRITE_ID = "open('id.txt', 'w').write(run.run_id)"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent")
 @pytest.mark.parametrize(("how", "status"), [("interrupt", "KILLED"), ("end", "FAILED")])
-def test_a_script_that_exits_early_ends_its_run(lab, how, status):
+def test_a_script_that_exits_early_ends_its_run(lab, tmp_path, kernel_server, how, status):
+    (tmp_path / "script.py").write_text(SCRIPT.replace("print(run.run_id, flush=True)", WRITE_ID))
     kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-    ended = subprocess.run([sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, env=kept, timeout=60)
-    found = client().get_run(ended.stdout.strip())
-    assert found.info.status == status, ended.stderr
+    fork(kernel_server.address, "script", tmp_path, how, environment=kept).wait()
+    found = client().get_run((tmp_path / "id.txt").read_text())
+    assert found.info.status == status
     assert ("fer.interrupted" in found.data.tags) == (how == "interrupt")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from forked import fork
 
 from fer_lib.errors import FerError
 from fer_lib.storage import locks, paths
@@ -30,22 +31,34 @@ def test_home_is_fer_home_then_the_nearest_folder_then_the_checkout(tmp_path, mo
     assert paths.home() == (tmp_path / "named").resolve()
 
 
-def test_four_processes_create_a_store_at_once(tmp_path):
-    code = (
-        "from fer_lib.tracking import store; store.configure(); import mlflow;"
-        "mlflow.start_run(experiment_id=store.experiment_id('together')); mlflow.log_metric('m', 1); mlflow.end_run()"
-    )
-    environment = os.environ | {"FER_HOME": str(tmp_path)}
+@pytest.fixture
+def create(tmp_path, kernel_server):
+    """``create(code)``: a process that runs ``code`` in the folder ``work``, for the home ``home``."""
+    for name in ("work", "home"):
+        (tmp_path / name).mkdir()
+    environment = os.environ | {"FER_HOME": str(tmp_path / "home")}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    started = [subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=tmp_path, stderr=subprocess.PIPE,
-                                text=True) for _ in range(4)]  # fmt: skip
-    failed = [error for process in started if (error := process.communicate(timeout=120)[1]) and process.returncode]
-    assert failed == []
-    with sqlite3.connect(tmp_path / "mlruns" / "mlflow.db") as db:
+
+    def start(code):
+        (tmp_path / "work" / "creator.py").write_text(f"from fer_lib.tracking import store; store.configure(); {code}")
+        return fork(kernel_server.address, "creator", tmp_path / "work", environment=environment)
+
+    return start
+
+
+def test_four_processes_create_a_store_at_once(tmp_path, create):
+    code = (
+        "import mlflow; mlflow.start_run(experiment_id=store.experiment_id('together'));"
+        "mlflow.log_metric('m', 1); mlflow.end_run()"
+    )
+    for process in [create(code) for _ in range(4)]:
+        process.wait()
+    with sqlite3.connect(tmp_path / "home" / "mlruns" / "mlflow.db") as db:
         names = sorted(name for (name,) in db.execute("SELECT name FROM experiments"))
         assert names == ["Default", "fer", "together"]
         assert db.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'").fetchone() == (4,)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["mlruns"], "no stray mlflow.db"
+    assert [p.name for p in (tmp_path / "home").iterdir()] == ["mlruns"]
+    assert not list((tmp_path / "work").glob("mlflow.db")), "no stray mlflow.db"
 
 
 def test_a_moved_home_opens_with_its_artifacts(tmp_path, monkeypatch):
@@ -123,13 +136,9 @@ def test_a_lock_is_held_while_its_process_lives(tmp_path):
 
 
 @pytest.mark.parametrize("tables", [1, 20])
-def test_a_store_whose_creator_was_killed_is_created_again(tmp_path, monkeypatch, tables):
-    code = "from fer_lib.tracking import store; store.configure()"
-    environment = os.environ | {"FER_HOME": str(tmp_path)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    command, database = [sys.executable, "-c", code], tmp_path / "mlruns" / "mlflow.db"
-    creator = subprocess.Popen(command, env=environment, cwd=tmp_path)
-    found = 0
+def test_a_store_whose_creator_was_killed_is_created_again(tmp_path, monkeypatch, create, tables):
+    home = tmp_path / "home"
+    creator, database, found = create(""), home / "mlruns" / "mlflow.db", 0
     while found < tables:
         assert creator.poll() is None, "killed in time"
         if database.is_file():
@@ -137,11 +146,11 @@ def test_a_store_whose_creator_was_killed_is_created_again(tmp_path, monkeypatch
                 found = db.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0]
     creator.kill()
     creator.wait()
-    assert (tmp_path / "mlruns" / ".store.making").is_file()
-    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    assert (home / "mlruns" / ".store.making").is_file()
+    monkeypatch.setenv("FER_HOME", str(home))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # put back afterwards
     assert store.experiment_id() == "1"
-    assert not (tmp_path / "mlruns" / ".store.making").exists()
+    assert not (home / "mlruns" / ".store.making").exists()
 
 
 @pytest.mark.parametrize("name", ["q?x", "a%20b", "%3F"])

@@ -139,11 +139,11 @@ def test_folder_of_another_user_is_an_error(train, tmp_path):
     assert error.value.filename == str(closed / "fit")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_file_in_place_of_the_output_folder_is_an_error(train, tmp_path, processes):
+def test_file_in_place_of_the_output_folder_is_an_error(train, tmp_path):
+    """With several processes: ``test_distributed.test_error_in_a_process_is_raised_and_stops_all``."""
     (tmp_path / "fit").write_text("mine")
     with pytest.raises(FileExistsError) as error:
-        next(train(tmp_path / "fit", processes=processes))
+        next(train(tmp_path / "fit"))
     assert f"cannot use {tmp_path / 'fit'}: File exists (a file stands where" in user_message(error.value)
     assert (tmp_path / "fit").read_text() == "mine"
 

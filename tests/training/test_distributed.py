@@ -1,7 +1,9 @@
-"""Several processes take the same steps as one process with as many micro-batches, and their failures are reported."""
+"""Several processes take the same steps as one process with as many micro-batches, and their failures are reported.
+
+Micro-batches in several processes: tests/proofs/test_micro_batches.py.
+"""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import time
 import psutil
 import pytest
 import torch
+from failing_work import Exit, Raise
 
 from fer_lib.errors import FerError
 from fer_lib.models.bundle import read_bundle
@@ -74,21 +77,6 @@ def test_resumed_fit_of_two_processes_ends_as_the_unbroken_one(pair, drawn_manif
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs) and set(ours) == set(theirs)
 
 
-def test_two_processes_with_two_micro_batches_equal_one_with_four(drawn_manifest, pack_cache, tmp_path):
-    """Gradients are synchronised only after the last micro-batch."""
-    tensors = {}
-    for name, changes in {"distributed": {"processes": 2, "accum_steps": 2}, "single": {"accum_steps": 4}}.items():
-        p = TeacherParams(**BASE | changes | {"epochs": 1, "warmup_epochs": 0.0, "plain_epochs": 0.3, "ramp_end": 0.9})
-        list(train_teacher(p, drawn_manifest, tmp_path / name, pack_cache))
-        tensors[name] = load_checkpoint(tmp_path / name / "checkpoint_last")[0]
-    losses = [history(tmp_path / name)[0]["train"]["loss"] for name in ("distributed", "single")]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    keys = [k for k in tensors["single"] if k.startswith("model.") and "running" not in k and "num_" not in k]
-    gaps = torch.cat([(tensors["distributed"][k] - tensors["single"][k]).abs().flatten() for k in keys])
-    # gradients are added in another order; Adam's first steps are +-lr, so the sign of a gradient near 0 matters
-    assert (gaps > 1e-5).double().mean() < 0.01 and gaps.max() < 4 * BASE["lr"]
-
-
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
@@ -127,30 +115,19 @@ def test_processes_exit_when_their_parent_is_killed(tmp_path, wait):
     assert gone and not alive
 
 
-def test_error_in_a_process_is_raised_and_stops_all(drawn_manifest, pack_cache, tmp_path):
-    frame = drawn_manifest.frame.copy()
-    frame.loc[frame["val_role"] == "select", "val_role"] = "temperature"
-    broken = type(drawn_manifest)(frame, drawn_manifest.meta, drawn_manifest.path)
-    with pytest.raises(FerError, match="val rows has the role select"):
-        list(train_teacher(TeacherParams(**BASE | {"processes": 2}), broken, tmp_path, pack_cache))
+@pytest.mark.parametrize(
+    "error", [FerError("no val row has the role select"), FileExistsError(17, "File exists", "fit")]
+)
+def test_error_in_a_process_is_raised_and_stops_all(error):
+    with pytest.raises(type(error)) as raised:
+        list(run_processes(Raise(error), TeacherParams(device="cpu", processes=2)))
+    assert raised.value.args == error.args and getattr(raised.value, "filename", None) == getattr(
+        error, "filename", None
+    )
     deadline = time.monotonic() + 10
     while (left := _spawned_processes()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left
-
-
-class Exit:
-    """Rank 1 kills itself by ``signal_number``, or exits when it is 0; rank 0 waits for it."""
-
-    def __init__(self, signal_number):
-        self.signal_number = signal_number
-
-    def __call__(self, context):
-        yield {"event": "start"}
-        if context.rank == 1:
-            os.kill(os.getpid(), self.signal_number) if self.signal_number else os._exit(3)
-        context.wait()
-        yield {"event": "end"}
 
 
 @pytest.mark.parametrize(

@@ -279,7 +279,7 @@ def test_disk_space_is_checked_for_the_test_pack_too(drawn_manifest, tmp_path, m
     usage = type("Usage", (), {"free": sum(n.values()) * face - 1})
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     counts = rf"{n['train']} \+ {n['val']} \+ {n['test']} faces together"
-    with pytest.raises(DataError, match=rf"3 face packs of {counts}.*pack: native"):
+    with pytest.raises(DataError, match=rf"3 face packs of {counts}.*pack: none"):
         open_data(drawn_manifest, p, tmp_path)
     assert not list(tmp_path.iterdir())
     open_or_build(drawn_manifest.rows(split="test"), make_contract(p), tmp_path)
@@ -339,9 +339,7 @@ def assert_same_end(out, unbroken):
     assert {p.name for p in out.iterdir()} == {p.name for p in unbroken.iterdir()}
 
 
-@pytest.mark.parametrize(
-    "step, loading", [(2, {}), (4, {"workers": 0, "pack": "native"}), (8, {"workers": 4, "pack": "none"})]
-)
+@pytest.mark.parametrize("step, loading", [(2, {}), (4, {"workers": 0}), (8, {"workers": 4, "pack": "none"})])
 def test_run_killed_within_an_epoch_ends_as_the_unbroken_one(
     drawn_manifest, pack_cache, unbroken, tmp_path, monkeypatch, step, loading
 ):

@@ -14,7 +14,7 @@ from fer_lib import load
 from fer_lib.calibration.temperature import Temperature
 from fer_lib.datasets.manifest import Manifest, content_id, sample_id
 from fer_lib.deploy import latency, packaged
-from fer_lib.deploy.export import export_model, rank
+from fer_lib.deploy.bundle_export import export_model, rank
 from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import BundleError, FerError
 from fer_lib.models.bundle import ONNX, WEIGHTS, derive_bundle, read_bundle, write_bundle

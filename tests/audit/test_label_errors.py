@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from watched_steps import counts, watched_steps
 
-from fer_lib.audit.confident_learning import wrong_share
-from fer_lib.audit.label_noise import LISTED, audit_labels, noise_matrix_figure, noise_sheet, rows_to_audit
+from fer_lib.audit.figures import label_error_sheet, noise_matrix
+from fer_lib.audit.label_errors import LISTED, audit_labels, rows_to_audit, wrong_share
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
@@ -113,12 +113,12 @@ def test_no_text_of_the_csv_is_a_formula(drawn_manifest, pack_cache, tmp_path):
 
 def test_figures_show_the_report(audit):
     report, *_ = audit
-    matrix = noise_matrix_figure(report)
+    matrix = noise_matrix(report)
     texts = [t.get_text() for t in matrix.axes[0].texts]
     assert len(texts) == 49 and texts[0].startswith(f"{report.errors.refined[0, 0]:,.0f}\n")
     title = matrix.axes[0].get_title()
     assert title.startswith(f"{len(report.ranked)} labels: {100 * wrong_share(report.errors.refined):.1f} % wrong")
-    sheet = noise_sheet(report, shown=10, columns=4)
+    sheet = label_error_sheet(report, shown=10, columns=4)
     captions = [t.get_text() for t in sheet.axes[0].texts]
     first = report.ranked.iloc[0]
     assert len(captions) == 10

@@ -1,25 +1,27 @@
-"""ONNX export with a dynamic batch, verification against torch, and compact files with int8 weights."""
+"""The ONNX file of a model: export with a dynamic batch and verification against torch; the files of a finished fit."""
 
 from __future__ import annotations
 
 import logging
+import shutil
+import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from fer_lib.errors import FerError, disk_trouble
 from fer_lib.faces.contract import Box
-from fer_lib.models.bundle import ONNX, Bundle, derive_bundle
+from fer_lib.models.bundle import Bundle, read_bundle
 from fer_lib.onnx_session import open_session
-from fer_lib.storage.atomic import fresh_file
+from fer_lib.storage.atomic import fresh_file, write_json
 from fer_lib.storage.progress import step
+from fer_lib.training.checkpoint import checkpoint_bundle
 
 INPUT, OUTPUT = "faces", "logits"
 TOLERANCE = 1e-4  # of logits, relative to the largest one, or absolute where all are below 1
-MIN_COMPACT_SIZE = 1024  # smaller weights stay float32: they save no space and would only lose precision
 
 
 class ExportError(FerError):
@@ -64,33 +66,17 @@ def export_verified(
     return report
 
 
-def export_bundle(
-    bundle: Bundle, folder: Path, metrics: Mapping[str, Any] | None = None, **options: Any
-) -> tuple[Bundle, dict[str, Any]]:
-    """Copy ``bundle`` to ``folder`` with a verified ``model.onnx`` and more ``metrics``; also the parity report.
-
-    ``options`` are those of :func:`export_verified`.  Nothing is written to ``folder`` when the export fails.
-    """
-    file = folder.with_name(f".{folder.name}.onnx")
-    try:
-        report = export_verified(bundle, file, **options)
-        return derive_bundle(bundle, folder, metrics=metrics, extra_files={ONNX: file}), report
-    finally:
-        file.unlink(missing_ok=True)
-
-
 def export_onnx(bundle: Bundle, out_path: Path | str, opset: int = 18) -> Path:
-    """Write the bundle's torch model as one ONNX file and return its path.
+    """Write the bundle's torch model as one ONNX file, not compared with torch, and return its path.
 
     Input ``faces`` float32 [N,3,S,S] with any N >= 1, output ``logits`` float32 [N,7] before temperature.  The
     exporter's stack traces, which name local folders, are removed.
     Raises BundleError without torch weights, ExportError when the exporter or the ONNX checker refuses the model,
-    DataError when the disk refuses.
+    OSError when the disk refuses.
     """
     import onnx
     import torch
 
-    out_path = Path(out_path)
     model, size = bundle.model(), bundle.contract.image_size
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
@@ -120,7 +106,8 @@ def export_onnx(bundle: Bundle, out_path: Path | str, opset: int = 18) -> Path:
         ) from error
     finally:
         quiet.setLevel(level)
-    return _save(proto, out_path)
+    onnx.save(proto, out_path)
+    return Path(out_path)
 
 
 def root_cause(error: BaseException) -> str:
@@ -170,69 +157,44 @@ def parity(
     }
 
 
-def compact(onnx_path: Path | str, out_path: Path | str) -> Path:
-    """Store large Conv, Gemm and MatMul weights as int8 with one scale per output channel; arithmetic stays float32.
+def export_fit(folder: Path, which: Literal["none", "best", "both"]) -> dict[str, Any]:
+    """Write ``best.onnx``, with "both" also ``last.onnx`` (of ``checkpoint_last``), and ``onnxparity.json``.
 
-    q = round(w / scale_c) in [-127, 127] with scale_c = max|w_c| / 127.  A DequantizeLinear node restores w, so a
-    weight's error is at most scale_c / 2.  A file of mostly such weights shrinks to a quarter.
-    Raises FerError when no weight is large enough.
+    Returns the content of ``onnxparity.json``: per file what :func:`parity` returns and its
+    ``weights_sha256`` and ``epoch``.  "none" writes nothing.  An export failure does not fail the fit: the file is left
+    out, and its entry has ``error`` instead of the figures.
+    Raises DataError when the disk refuses, BundleError when the weights are damaged.
     """
-    import onnx
-    from onnx import helper, numpy_helper
-
-    proto = onnx.load(onnx_path)
-    tensors = {t.name: t for t in proto.graph.initializer}
-    axes = _channel_axes(proto.graph.node, tensors)
-    nodes, compacted = [], []
-    for name, axis in axes.items():
-        weight = numpy_helper.to_array(tensors[name])
-        others = tuple(i for i in range(weight.ndim) if i != axis)
-        scale = np.abs(weight).max(axis=others) / np.float32(127)
-        scale[scale == 0] = 1.0
-        shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-        quantised = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
-        compacted += [
-            numpy_helper.from_array(quantised, f"{name}_int8"),
-            numpy_helper.from_array(scale.astype(np.float32), f"{name}_scale"),
-        ]
-        nodes.append(helper.make_node("DequantizeLinear", [f"{name}_int8", f"{name}_scale"], [name], axis=axis))
-    if not nodes:
-        raise FerError(f"{onnx_path}: no weight of {MIN_COMPACT_SIZE} values or more to compact; keep it as it is")
-    unchanged = [t for t in proto.graph.initializer if t.name not in axes]
-    nodes += proto.graph.node
-    del proto.graph.initializer[:], proto.graph.node[:]
-    proto.graph.initializer.extend(unchanged + compacted)
-    proto.graph.node.extend(nodes)
-    onnx.checker.check_model(proto)
-    return _save(proto, Path(out_path))
+    if which == "none":
+        return {}
+    best = read_bundle(folder / "best")
+    report = {"best.onnx": _export_or_error(best, folder / "best.onnx", folder / "best")}
+    if which == "both":
+        with tempfile.TemporaryDirectory(prefix="fer-onnx-") as work:
+            last = checkpoint_bundle(folder / "checkpoint_last", Path(work) / "last")
+            if last.weights_sha256 == best.weights_sha256 and "error" not in report["best.onnx"]:
+                with fresh_file(folder / "last.onnx") as file:
+                    shutil.copyfile(folder / "best.onnx", file)
+                report["last.onnx"] = report["best.onnx"] | weights_ids(last)
+            else:
+                report["last.onnx"] = _export_or_error(last, folder / "last.onnx", folder / "checkpoint_last")
+    write_json(folder / "onnxparity.json", report)
+    return report
 
 
-def _channel_axes(nodes, tensors) -> dict[str, int]:
-    """Output-channel axis of each large float32 weight; without weights that have another use or two different axes."""
-    import onnx
-
-    axes: dict[str, int] = {}
-    refused = set()
-    for node in nodes:
-        for position, name in enumerate(node.input):
-            tensor = tensors.get(name)
-            if tensor is None or tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < MIN_COMPACT_SIZE:
-                continue
-            axis = _channel_axis(node, len(tensor.dims)) if position == 1 else None
-            if axis is None or axes.setdefault(name, axis) != axis:
-                refused.add(name)
-    return {name: axis for name, axis in axes.items() if name not in refused}
+def _export_or_error(bundle: Bundle, out: Path, source: Path) -> dict[str, Any]:
+    """The report of the exported file, or its ``error``; ``source``: the folder to name to ``fer onnx``."""
+    try:
+        return export_verified(bundle, out) | weights_ids(bundle)
+    except ExportError as error:
+        out.unlink(missing_ok=True)  # the file of an earlier attempt
+        later = f"The weights are kept; write the file later with: fer onnx {source} {out} --opset 20"
+        return {"error": f"{error}. {later}"} | weights_ids(bundle)
 
 
-def _channel_axis(node, rank: int) -> int | None:
-    attributes = {a.name: a for a in node.attribute}
-    if node.op_type == "Conv":
-        return 0
-    if node.op_type == "Gemm":
-        return 0 if "transB" in attributes and attributes["transB"].i else 1
-    if node.op_type == "MatMul" and rank >= 2:
-        return rank - 1
-    return None
+def weights_ids(bundle: Bundle) -> dict[str, Any]:
+    """``weights_sha256`` and ``epoch`` for the entry of an exported file."""
+    return {"weights_sha256": bundle.weights_sha256, "epoch": bundle.meta["ids"].get("epoch")}
 
 
 def _stripped(proto):
@@ -246,9 +208,3 @@ def _stripped(proto):
     del proto.graph.value_info[:], proto.graph.metadata_props[:], proto.metadata_props[:], proto.functions[:]
     proto.graph.doc_string = proto.doc_string = ""
     return proto
-
-
-def _save(proto, path: Path) -> Path:
-    with fresh_file(path) as file:
-        file.write_bytes(proto.SerializeToString())
-    return path

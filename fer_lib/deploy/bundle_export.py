@@ -1,12 +1,13 @@
-"""Export: the best student as a verified and calibrated ONNX bundle, and the ONNX files of a finished fit."""
+"""The exported bundle: the best candidate with a verified ONNX file, its calibration and metrics.
+
+The export notebook registers it (``fer_lib.tracking.registry.register_model``).
+"""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,17 +19,17 @@ from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest, box_of
 from fer_lib.datasets.openings import log_test_opening
 from fer_lib.deploy import latency
-from fer_lib.deploy.onnx_export import INPUT, OUTPUT, ExportError, compact, export_bundle, export_verified, parity
+from fer_lib.deploy.onnx_compact import compact
+from fer_lib.deploy.onnx_file import INPUT, OUTPUT, export_verified, parity
 from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import BundleError, FerError
 from fer_lib.faces.decode import decode
 from fer_lib.models.bundle import META, ONNX, Bundle, bundle_folder, derive_bundle, read_bundle
 from fer_lib.onnx_session import open_session
 from fer_lib.params import ExportParams
-from fer_lib.storage.atomic import fresh_file, write_json
+from fer_lib.storage.atomic import write_json
 from fer_lib.storage.phase_result import PhaseResult, Registration
 from fer_lib.storage.progress import step
-from fer_lib.training.checkpoint import checkpoint_bundle
 
 REAL_FACES = 256  # val/select faces for verifying the exported file
 
@@ -79,44 +80,19 @@ def export_model(
     }
 
 
-def export_fit(folder: Path, which: Literal["none", "best", "both"]) -> dict[str, Any]:
-    """Write ``best.onnx``, with "both" also ``last.onnx`` (of ``checkpoint_last``), and ``onnxparity.json``.
+def export_bundle(
+    bundle: Bundle, folder: Path, metrics: Mapping[str, Any] | None = None, **options: Any
+) -> tuple[Bundle, dict[str, Any]]:
+    """Copy ``bundle`` to ``folder`` with a verified ``model.onnx`` and more ``metrics``; also the parity report.
 
-    Returns the content of ``onnxparity.json``: per file what :func:`fer_lib.deploy.onnx_export.parity` returns and its
-    ``weights_sha256`` and ``epoch``.  "none" writes nothing.  An export failure does not fail the fit: the file is left
-    out, and its entry has ``error`` instead of the figures.
-    Raises DataError when the disk refuses, BundleError when the weights are damaged.
+    ``options`` are those of :func:`export_verified`.  Nothing is written to ``folder`` when the export fails.
     """
-    if which == "none":
-        return {}
-    best = read_bundle(folder / "best")
-    report = {"best.onnx": _export_or_error(best, folder / "best.onnx", folder / "best")}
-    if which == "both":
-        with tempfile.TemporaryDirectory(prefix="fer-onnx-") as work:
-            last = checkpoint_bundle(folder / "checkpoint_last", Path(work) / "last")
-            if last.weights_sha256 == best.weights_sha256 and "error" not in report["best.onnx"]:
-                with fresh_file(folder / "last.onnx") as file:
-                    shutil.copyfile(folder / "best.onnx", file)
-                report["last.onnx"] = report["best.onnx"] | weights_ids(last)
-            else:
-                report["last.onnx"] = _export_or_error(last, folder / "last.onnx", folder / "checkpoint_last")
-    write_json(folder / "onnxparity.json", report)
-    return report
-
-
-def _export_or_error(bundle: Bundle, out: Path, source: Path) -> dict[str, Any]:
-    """The report of the exported file, or its ``error``; ``source``: the folder to name to ``fer onnx``."""
+    file = folder.with_name(f".{folder.name}.onnx")
     try:
-        return export_verified(bundle, out) | weights_ids(bundle)
-    except ExportError as error:
-        out.unlink(missing_ok=True)  # the file of an earlier attempt
-        later = f"The weights are kept; write the file later with: fer onnx {source} {out} --opset 20"
-        return {"error": f"{error}. {later}"} | weights_ids(bundle)
-
-
-def weights_ids(bundle: Bundle) -> dict[str, Any]:
-    """``weights_sha256`` and ``epoch`` for the entry of an exported file."""
-    return {"weights_sha256": bundle.weights_sha256, "epoch": bundle.meta["ids"].get("epoch")}
+        report = export_verified(bundle, file, **options)
+        return derive_bundle(bundle, folder, metrics=metrics, extra_files={ONNX: file}), report
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def rank(candidates: Sequence[Path]) -> list[dict[str, Any]]:

@@ -1,4 +1,9 @@
-"""The label-noise audit: confident learning on out-of-fold predictions, and a ranked list of likely label errors."""
+"""Label errors: the rows of a manifest ranked by the probability that their label is wrong.
+
+Confident learning (Northcutt, Jiang, Chuang 2021) on out-of-fold probabilities.  Everywhere ``probs`` is float [N, K],
+each row predicted by a model that was not trained on it, and ``labels`` is int [N].  In matrices [K, K] rows are the
+given label and columns the true label.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +13,145 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
-from fer_lib.audit import confident_learning
-from fer_lib.audit.confident_learning import LabelErrors, wrong_share
 from fer_lib.audit.manifest_audit import spreadsheet_safe
 from fer_lib.calibration import metrics
-from fer_lib.calibration.plot_style import themed
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.openings import log_test_opening
-from fer_lib.datasets.sheets import face_grid
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.params.data import NoiseParams
 from fer_lib.storage.atomic import fresh_file, write_json
 from fer_lib.storage.progress import step
 
+FLAG_FROM = 0.5  # probability of an error from which a label is flagged
 LISTED = 100  # first rows of the list, repeated in the JSON
 
 
+def thresholds(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """t_j, the mean probability of class j over the rows labelled j (eq. 2): float64 [K], infinite without such rows.
+
+    A class that the models are seldom sure of has a low threshold, so a rare or difficult class does not look noisy.
+    """
+    k = probs.shape[1]
+    sums = np.bincount(labels, weights=self_confidence(probs, labels), minlength=k)
+    counts = np.bincount(labels, minlength=k)
+    return np.divide(sums, counts, out=np.full(k, np.inf), where=counts > 0)
+
+
+def confident_classes(probs: np.ndarray, least: np.ndarray) -> np.ndarray:
+    """The true class under which each row is counted, int64 [N]: the likeliest at or above its threshold, or -1."""
+    over = np.where(probs >= least, probs, -1.0)
+    return np.where((over >= 0).any(axis=1), over.argmax(axis=1), -1)
+
+
+def confident_joint(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """C_ij, the number of rows with given label i that are confidently of class j (eq. 1): int64 [K, K]."""
+    k = probs.shape[1]
+    true = confident_classes(probs, thresholds(probs, labels))
+    counted = true >= 0
+    return np.bincount(labels[counted] * k + true[counted], minlength=k * k).reshape(k, k)
+
+
+def calibrated_joint(joint: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The joint scaled so that row i sums to the number of rows labelled i (eq. 3, in counts): float64 [K, K].
+
+    A class of which no row is counted has all of them on the diagonal.
+    """
+    counts = np.bincount(labels, minlength=len(joint)).astype(np.float64)
+    totals = joint.sum(axis=1, keepdims=True)
+    shares = np.divide(joint, totals, out=np.eye(len(joint)), where=totals > 0)
+    return shares * counts[:, None]
+
+
+def self_confidence(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """p_i of the given label i, float64 [N]: low where the label looks wrong."""
+    return probs[np.arange(len(labels)), labels]
+
+
+def normalised_margin(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """p_i - max_{j != i} p_j for given label i, float64 [N] in [-1, 1]: low where the label looks wrong."""
+    others = probs.copy()
+    others[np.arange(len(labels)), labels] = -np.inf
+    return self_confidence(probs, labels) - others.max(axis=1)
+
+
+def true_class_probs(probs: np.ndarray, labels: np.ndarray, transition: np.ndarray) -> np.ndarray:
+    """P(true class j | image, given label i) = p_j T_ij / sum_k p_k T_ik, by Bayes' rule: float64 [N, K].
+
+    A label that no class explains is taken to be right.
+    """
+    parts = probs * transition[labels]
+    totals = parts.sum(axis=1, keepdims=True)
+    return np.divide(parts, totals, out=np.eye(probs.shape[1])[labels], where=totals > 0)
+
+
 @dataclass(frozen=True)
-class NoiseReport:
+class LabelErrors:
+    """The estimate for N rows.
+
+    ``thresholds`` float64 [K]; ``joint`` int64 [K, K], the confident joint, and ``noise`` float64 [K, K], its
+    calibration; ``transition`` float64 [K, K], P(given label i | true label j) by ``noise``; ``refined`` float64
+    [K, K], the expected rows by :func:`true_class_probs`; ``label_error_prob`` float64 [N], by the same; ``suggested``
+    int64 [N], the likeliest other label; ``flagged`` bool [N], label_error_prob >= 0.5.
+    """
+
+    thresholds: np.ndarray
+    joint: np.ndarray
+    noise: np.ndarray
+    transition: np.ndarray
+    refined: np.ndarray
+    label_error_prob: np.ndarray
+    suggested: np.ndarray
+
+    @property
+    def flagged(self) -> np.ndarray:
+        return self.label_error_prob >= FLAG_FROM
+
+
+def wrong_share(counts: np.ndarray) -> float:
+    """The share of the rows counted in [K, K] that lie off the diagonal.
+
+    Of ``refined``: the mean probability of a label error.  Of ``noise`` it is too high where the models themselves err.
+    """
+    return float(1.0 - np.trace(counts) / counts.sum())
+
+
+def find_label_errors(probs, labels) -> LabelErrors:
+    """Confident learning on ``probs`` [N, K], whose rows sum to 1, and ``labels`` [N].
+
+    Raises DataError for arrays of another shape or content.
+    """
+    probs, labels = metrics.checked_probs(probs, labels)
+    joint = confident_joint(probs, labels)
+    noise = calibrated_joint(joint, labels)
+    given = noise.sum(axis=0)
+    transition = np.divide(noise, given, out=np.eye(len(noise)), where=given > 0)
+    true = true_class_probs(probs, labels, transition)
+    others = probs.copy()
+    others[np.arange(len(labels)), labels] = -1.0
+    return LabelErrors(
+        thresholds=thresholds(probs, labels),
+        joint=joint,
+        noise=noise,
+        transition=transition,
+        refined=np.eye(probs.shape[1])[labels].T @ true,
+        label_error_prob=1.0 - self_confidence(true, labels),
+        suggested=others.argmax(axis=1),
+    )
+
+
+def rows_to_exclude(errors: LabelErrors, labels: np.ndarray) -> np.ndarray:
+    """bool [N]: the flagged rows, but at most half of each class: its likeliest errors."""
+    exclude = errors.flagged
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        exclude[rows[np.argsort(-errors.label_error_prob[rows], kind="stable")][len(rows) // 2 :]] = False
+    return exclude
+
+
+@dataclass(frozen=True)
+class LabelAudit:
     """``ranked``: one row per audited row, the likeliest label error first (columns as in ``label_noise.csv``).
 
     ``errors`` and ``manifest`` are in the order of the audited rows; ``summary`` is the content of
@@ -48,7 +171,7 @@ def audit_labels(
     cache_dir: Path,
     *,
     seed: int = 1337,
-) -> NoiseReport:
+) -> LabelAudit:
     """Audit the labels of the rows in ``p.splits``; writes ``label_noise.csv`` and ``label_noise.json`` into ``out``.
 
     Each round fits one net per fold.  From the second round on, the nets are trained without the rows flagged in the
@@ -73,9 +196,9 @@ def audit_labels(
         with step(f"round {number + 1}/{p.rounds}"):
             total += out_of_fold(pack, fold, trained_on, nets, cache_dir, device)
         probs = metrics.softmax(total / (number + 1))
-        errors = confident_learning.find_label_errors(probs, labels)
+        errors = find_label_errors(probs, labels)
         left_out = int((~trained_on).sum())
-        trained_on = ~confident_learning.rows_to_exclude(errors, labels)
+        trained_on = ~rows_to_exclude(errors, labels)
     report = _report(pack.manifest, probs, errors, p, seed, left_out)
     with fresh_file(out / "label_noise.csv") as work:
         spreadsheet_safe(report.ranked).to_csv(work, index=False, float_format="%.6f")
@@ -104,14 +227,14 @@ def _nets(p: NoiseParams, seed: int):
 
 def _report(
     rows: Manifest, probs: np.ndarray, errors: LabelErrors, p: NoiseParams, seed: int, left_out: int
-) -> NoiseReport:
+) -> LabelAudit:
     labels, names, at = rows.labels, np.array(EMOTIONS), np.arange(len(rows))
     frame = rows.frame[["sample_id", "content_id", "source", "split", "record", "image_path"]].assign(
         given=names[labels],
         suggested=names[errors.suggested],
         wrongness=errors.label_error_prob,
-        self_confidence=confident_learning.self_confidence(probs, labels),
-        normalised_margin=confident_learning.normalised_margin(probs, labels),
+        self_confidence=self_confidence(probs, labels),
+        normalised_margin=normalised_margin(probs, labels),
         suggested_probability=probs[at, errors.suggested],
         flagged=errors.flagged,
     )
@@ -143,45 +266,4 @@ def _report(
         "per_class": per_class,
         "top": ranked.head(LISTED).drop(columns=["content_id"]).to_dict("records"),
     }
-    return NoiseReport(ranked, errors, rows, summary)
-
-
-@themed
-def noise_matrix_figure(report: NoiseReport) -> Figure:
-    """The expected rows by given label and true label.  The diagonal has no colour, so label errors stand out."""
-    noise, k = report.errors.refined, len(EMOTIONS)
-    totals = noise.sum(axis=1, keepdims=True)
-    share = np.divide(noise, totals, out=np.zeros_like(noise), where=totals > 0)
-    off = np.where(np.eye(k, dtype=bool), 0.0, share)
-    figure = Figure(figsize=(7.4, 6.4))
-    axes = figure.subplots()
-    top = max(float(off.max()), 1e-9)
-    image = axes.imshow(off, cmap="Reds", vmin=0.0, vmax=top)
-    for i in range(k):
-        for j in range(k):
-            axes.text(
-                j, i, f"{noise[i, j]:,.0f}\n{100 * share[i, j]:.1f} %", ha="center", va="center", fontsize=8.5,
-                color="white" if off[i, j] > 0.6 * top else "grey" if i == j else "black",
-            )  # fmt: skip
-    axes.set_xticks(range(k), EMOTIONS, rotation=30, ha="right")
-    axes.set_yticks(range(k), [f"{e}\n(n = {n:,.0f})" for e, n in zip(EMOTIONS, totals[:, 0], strict=True)])
-    axes.set(xlabel="true label, as estimated", ylabel="given label")
-    joint, refined = (100 * report.summary["noise_share"][name] for name in ("confident_joint", "refined"))
-    axes.set_title(f"{len(report.ranked):,} labels: {refined:.1f} % wrong, {joint:.1f} % by the confident joint")
-    figure.colorbar(image, ax=axes, shrink=0.75, label="share of the given label's rows that is wrong")
-    return figure
-
-
-def noise_sheet(report: NoiseReport, shown: int = 48, columns: int = 8) -> Figure:
-    """The ``shown`` faces at the top of the list, with the given label, the suggested one and the error probability."""
-    top = report.ranked.head(shown)
-    frame = report.manifest.frame.set_index("sample_id", drop=False).loc[top["sample_id"]].reset_index(drop=True)
-    captions = {
-        row.sample_id: f"{row.given} > {row.suggested}\n{row.wrongness:.3f} ({row.split})" for row in top.itertuples()
-    }
-    lines = [
-        (f"{first + 1} to {min(first + columns, len(frame))}", frame.iloc[first : first + columns])
-        for first in range(0, len(frame), columns)
-    ]
-    title = "Labels that look wrong: given > suggested, and the probability of an error"
-    return face_grid(report.manifest, lines, title, lambda row: captions[row["sample_id"]])
+    return LabelAudit(ranked, errors, rows, summary)
