@@ -42,14 +42,18 @@ size: setup  ## lines of each room of the library beside its limit
 # one pin per package for every platform and Python; kept where it still fits. No find-links or extra index is used: a
 # local build such as torch's +cpu would not be found elsewhere. torch and torchvision stand in a file of their own, without
 # hashes, because their builds for CPU and for each CUDA differ; they pin their CUDA libraries themselves
+COMPILE = UV_FIND_LINKS= UV_EXTRA_INDEX_URL= UV_INDEX= "$(BIN)/python" -m uv pip compile --quiet --universal \
+    --python-version 3.11 --fork-strategy fewest --no-annotate --generate-hashes --custom-compile-command "make lock"
+HASHED = $(COMPILE) - --no-deps
 lock:  ## write the locks and environment.yml for pyproject.toml (ARGS=--upgrade: newest versions)
-	UV_FIND_LINKS= UV_EXTRA_INDEX_URL= UV_INDEX= "$(BIN)/python" -m uv pip compile --quiet pyproject.toml \
-	    --extra test --extra weights --universal --python-version 3.11 --fork-strategy fewest --no-annotate \
-	    --generate-hashes --custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
+	$(COMPILE) pyproject.toml --extra test --extra weights --output-file requirements.lock $(ARGS)
 	sed -nE 's/^((torch|torchvision)==[^ ]+).*/\1/p' requirements.lock > requirements-torch.txt
 	awk '/^[a-z0-9]/ {skip = /^(torch|torchvision|triton|cuda-[a-z-]+|nvidia-(cu|nccl|nv)[a-z0-9-]*)==/} !skip' \
 	    requirements.lock > requirements.lock.part
 	mv requirements.lock.part requirements.lock
+	echo uv==0.13.9 | $(HASHED) --output-file requirements-uv.txt
+	sed -nE 's/^opencv-python(==[^ ]+).*/opencv-python-headless\1/p' requirements.lock | \
+	    $(HASHED) --output-file requirements-headless.txt
 	{ printf '%s\n' '# conda env create -f environment.yml && conda activate fer-lab' '# Written by `make lock`.' \
 	    'name: fer-lab' 'channels:' '  - conda-forge' 'dependencies:' '  - python=3.11' '  - pip' '  - pip:'; \
 	    sed -nE 's/^([a-z0-9][^\\]*[^ \\]).*/      - \1/p' requirements-torch.txt requirements.lock; echo '      - -e .'; } > environment.yml
