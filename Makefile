@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test proofs bench lint size lock ui clean
+.PHONY: help setup demo test proofs bench lint size lock sbom ui clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,17 +39,28 @@ lint: setup  ## ruff, and the layers of the library (import-linter)
 size: setup  ## lines of each room of the library beside its limit
 	@"$(BIN)/python" docs/architecture.py --size
 
-# one pin per package for every platform and Python; kept where it still fits. torch pins its own CUDA libraries, and no
-# find-links or extra index is used: a local build such as +cpu would not be found elsewhere
-lock:  ## write requirements.lock and environment.yml for pyproject.toml (ARGS=--upgrade: newest versions)
-	UV_FIND_LINKS= UV_EXTRA_INDEX_URL= UV_INDEX= "$(BIN)/python" -m uv pip compile --quiet pyproject.toml \
-	    --extra test --extra weights --universal --python-version 3.11 --fork-strategy fewest --no-annotate \
-	    --custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
-	sed -E '/^(cuda-|triton|nvidia-(cu|nccl|nv))/d' requirements.lock > requirements.lock.part
+# one pin per package for every platform and Python; kept where it still fits. No find-links or extra index is used: a
+# local build such as torch's +cpu would not be found elsewhere. torch and torchvision stand in a file of their own, without
+# hashes, because their builds for CPU and for each CUDA differ; they pin their CUDA libraries themselves
+COMPILE = UV_FIND_LINKS= UV_EXTRA_INDEX_URL= UV_INDEX= "$(BIN)/python" -m uv pip compile --quiet --universal \
+    --python-version 3.11 --fork-strategy fewest --no-annotate --generate-hashes --custom-compile-command "make lock"
+HASHED = $(COMPILE) - --no-deps
+lock:  ## write the locks and environment.yml for pyproject.toml (ARGS=--upgrade: newest versions)
+	$(COMPILE) pyproject.toml --extra test --extra weights --output-file requirements.lock $(ARGS)
+	sed -nE 's/^((torch|torchvision)==[^ ]+).*/\1/p' requirements.lock > requirements-torch.txt
+	awk '/^[a-z0-9]/ {skip = /^(torch|torchvision|triton|cuda-[a-z-]+|nvidia-(cu|nccl|nv)[a-z0-9-]*)==/} !skip' \
+	    requirements.lock > requirements.lock.part
 	mv requirements.lock.part requirements.lock
+	echo uv==0.13.9 | $(HASHED) --output-file requirements-uv.txt
+	sed -nE 's/^opencv-python(==[^ ]+).*/opencv-python-headless\1/p' requirements.lock | \
+	    $(HASHED) --output-file requirements-headless.txt
 	{ printf '%s\n' '# conda env create -f environment.yml && conda activate fer-lab' '# Written by `make lock`.' \
 	    'name: fer-lab' 'channels:' '  - conda-forge' 'dependencies:' '  - python=3.11' '  - pip' '  - pip:'; \
-	    sed -n '/^#/!s/^/      - /p' requirements.lock; echo '      - -e .'; } > environment.yml
+	    sed -nE 's/^([a-z0-9][^\\]*[^ \\]).*/      - \1/p' requirements-torch.txt requirements.lock; echo '      - -e .'; } > environment.yml
+
+sbom: setup  ## sbom.json: the installed packages, their versions and licences in CycloneDX's format
+	"$(BIN)/python" -m uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py environment "$(VENV)" \
+	    --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json
 
 ui: setup  ## MLflow's page, on this machine only
 	@"$(BIN)/fer" ui $(ARGS)

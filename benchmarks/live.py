@@ -32,8 +32,8 @@ from fer_lib.deploy.onnx_file import export_onnx
 from fer_lib.deploy.packaged import FOLDER
 from fer_lib.devices import describe_device
 from fer_lib.emotions import NUM_CLASSES
+from fer_lib.faces import yunet as yunet_net
 from fer_lib.faces.contract import FaceContract
-from fer_lib.faces.yunet import download
 from fer_lib.live.session import Session, wait_until_end
 from fer_lib.live.session_files import read_frames
 from fer_lib.live.smoothing import Smoother
@@ -111,7 +111,7 @@ def plain(video: Path, model, folder: Path, yunet: str) -> float:
         transforms.Resize((side, side)), transforms.ToTensor(),
         transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     ])  # fmt: skip
-    file = np.frombuffer(Path(yunet).read_bytes() if yunet else download(), np.uint8)
+    file = np.frombuffer(Path(yunet).read_bytes(), np.uint8)
     detector = cv2.FaceDetectorYN.create("onnx", file, np.empty(0, np.uint8), SIZE, 0.6)
     smoother = Smoother(SmoothingParams())
     capture = cv2.VideoCapture(str(video))
@@ -234,8 +234,8 @@ def page(result: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    named = os.environ.get("FER_YUNET", "")
-    parser.add_argument("--yunet", default=named, help="YuNet's file; by default $FER_YUNET, or downloaded")
+    packaged = str(Path(yunet_net.__file__).with_name(yunet_net.YUNET_FILE))
+    parser.add_argument("--yunet", default=packaged, help="YuNet's file; by default the package's")
     parser.add_argument("--seconds", type=float, default=20.0, help="of the video that the turns look at")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=30.0, help="of the video of the long session")

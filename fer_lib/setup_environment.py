@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+LOCKS = (".lock", "-torch.txt", "-uv.txt", "-headless.txt")
 SHARED_OPTIONS = "index-url|extra-index-url|find-links|trusted-host|cert|no-index"  # the same names in pip and uv
 
 
@@ -20,9 +21,10 @@ def uv_options(pip_config: str) -> list:
 
 
 def set_up(venv: Path) -> None:
-    """Install the lock into ``venv``; return at once if nothing has changed since the last complete set-up."""
-    lock, config, stamp = ROOT / "requirements.lock", venv / "pyvenv.cfg", venv / "fer-setup.txt"
-    complete = "\n".join([str(venv), str(ROOT), lock.read_text("utf-8"), (ROOT / "pyproject.toml").read_text("utf-8")])
+    """Install the locks into ``venv``; return at once if nothing has changed since the last complete set-up."""
+    lock, torch, uv, headless = locks = [ROOT / f"requirements{end}" for end in LOCKS]
+    config, stamp = venv / "pyvenv.cfg", venv / "fer-setup.txt"
+    complete = "\n".join([str(venv), str(ROOT), *(f.read_text("utf-8") for f in (*locks, ROOT / "pyproject.toml"))])
     python = str(venv / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python"))
     if Path(python).exists() and stamp.is_file() and stamp.read_text("utf-8") == complete:
         return
@@ -36,15 +38,19 @@ def set_up(venv: Path) -> None:
     if moved or not Path(python).exists() or subprocess.run(uninstall, capture_output=True).returncode:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)  # scripts contain the path
     options = uv_options(subprocess.run([*pip, "config", "list"], capture_output=True, text=True).stdout)
-    uv = [python, "-Im", "uv", "pip", "install", "--compile-bytecode", "--python", python, *options, "-r", str(lock)]
-    if subprocess.run([*pip, "install", "-qq", "uv==0.13.9"]).returncode or subprocess.run(uv).returncode:
+    by_uv = [python, "-Im", "uv", "pip", "install", "--compile-bytecode", "--python", python, *options]
+    hashed = ["--no-deps", "--require-hashes", "-r"]
+    steps = [["--no-deps", "-r", torch], [*hashed, lock], ["-r", torch]]  # the last one brings torch's CUDA libraries
+    commands = [[*pip, "install", "-qq", *hashed, uv], *([*by_uv, *step] for step in steps)]
+    if any(subprocess.run(command).returncode for command in commands):
         print("set-up: uv is not available or failed; pip installs the lock in a few minutes", flush=True)
-        subprocess.run([*pip, "install", "-r", str(lock)], check=True)
+        for step in steps:
+            subprocess.run([*pip, "install", *step], check=True)
     subprocess.run([*pip, "install", "-q", "--no-deps", "--no-build-isolation", "-e", str(ROOT)], check=True)
+    subprocess.run([*pip, "check"], check=True)
     if subprocess.run(cv2, capture_output=True).returncode:
-        headless = "opencv-python-headless" + re.search(r"^opencv-python(==\S+)", complete, re.M)[1]
-        print(f"set-up: opencv-python does not load here; {headless} replaces it, which opens no windows", flush=True)
-        for command in (uninstall, [*pip, "install", "-q", "--no-deps", headless], cv2):
+        print("set-up: opencv-python does not load here; its build without windows replaces it", flush=True)
+        for command in (uninstall, [*pip, "install", "-q", *hashed, headless], cv2):
             subprocess.run(command, check=True)
     stamp.write_text(complete, "utf-8")
 

@@ -36,6 +36,10 @@ needs_uv = pytest.mark.skipif(UV is None, reason="uv is not installed here")
 unix = pytest.mark.skipif(os.name == "nt", reason="looks into the environment where Unix puts it")
 
 
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def write_wheel(folder: Path, name: str, version: str, modules: dict[str, str], requires=()) -> None:
     """A pure wheel holding ``modules`` (path -> source)."""
     stem, info = f"{name.replace('-', '_')}-{version}", f"{name.replace('-', '_')}-{version}.dist-info"
@@ -56,8 +60,23 @@ def write_wheel(folder: Path, name: str, version: str, modules: dict[str, str], 
 def write_uv_wheel(folder: Path) -> None:
     """A wheel ``uv`` that runs the uv of this environment, so that the set-up finds it without a package index."""
     main = f"import os, sys\nos.execv({UV!r}, ['uv', *sys.argv[1:]])\n"
-    version = SCRIPT.read_text().split('"uv==')[1].split('"')[0]
-    write_wheel(folder, "uv", version, {"uv/__init__.py": "", "uv/__main__.py": main})
+    write_wheel(folder, "uv", "1.0", {"uv/__init__.py": "", "uv/__main__.py": main})
+
+
+def write_locks(root: Path, *pins: str, torch: str = "smalltorch==2.0", damaged: str = "") -> None:
+    """The four locks of a checkout, with the hashes of the wheels beside it; ``damaged``: a package with another's."""
+
+    def hashed(pin: str) -> str:
+        name, _, version = pin.partition("==")
+        wheel = root.parent / "wheels" / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
+        content = wheel.read_bytes() if wheel.is_file() and name != damaged else b""
+        return f"{pin} \\\n    --hash=sha256:{hashlib.sha256(content).hexdigest()}\n"
+
+    headless = next((pin.replace("python", "python-headless") for pin in pins if pin.startswith("opencv")), "")
+    (root / "requirements.lock").write_text("# pins\n" + "".join(map(hashed, pins)))
+    (root / "requirements-torch.txt").write_text(torch + "\n")
+    (root / "requirements-uv.txt").write_text(hashed("uv==1.0"))
+    (root / "requirements-headless.txt").write_text(hashed(headless))
 
 
 @pytest.fixture
@@ -66,7 +85,6 @@ def project(tmp_path) -> Path:
     root = tmp_path / "a project"
     (root / "fer_lib").mkdir(parents=True)
     shutil.copy(SCRIPT, root / "fer_lib")
-    (root / "requirements.lock").write_text("# pins\nopencv-python==1.0\nsmalltorch==2.0\n")
     (root / "backend.py").write_text(BACKEND)
     (root / "pyproject.toml").write_text(
         '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
@@ -77,8 +95,11 @@ def project(tmp_path) -> Path:
     cpu.mkdir()
     write_wheel(wheels, "opencv-python", "1.0", {"cv2/__init__.py": f"raise ImportError({MISSING!r})\n"})
     write_wheel(wheels, "opencv-python-headless", "1.0", {"cv2/__init__.py": "BUILD = 'headless'\n"})
-    write_wheel(wheels, "smalltorch", "2.0", {"smalltorch.py": "BUILD = 'cuda'\n"})
+    write_wheel(wheels, "smalltorch", "2.0", {"smalltorch.py": "BUILD = 'cuda'\n"}, ["cudalib"])
     write_wheel(cpu, "smalltorch", "2.0+cpu", {"smalltorch.py": "BUILD = 'cpu'\n"})
+    write_wheel(wheels, "cudalib", "1.0", {})
+    write_wheel(wheels, "other", "1.0", {"other.py": "VERSION = 1\n"})
+    write_locks(root, "opencv-python==1.0", "other==1.0")
     return root
 
 
@@ -120,8 +141,10 @@ def test_set_up_resumes_after_a_failure_and_follows_a_changed_lock(project):
     # the next run goes on: without uv pip installs the lock, then the OpenCV that loads
     done = set_up(project)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "uv is not available" in done.stdout and "opencv-python-headless==1.0 replaces it" in done.stdout
-    assert {"opencv_python_headless-1.0", "smalltorch-2.0", "tiny-1.0"} <= distributions(project)
+    assert "uv is not available" in done.stdout and "its build without windows replaces it" in done.stdout
+    assert {"opencv_python_headless-1.0", "smalltorch-2.0", "cudalib-1.0", "other-1.0", "tiny-1.0"} <= distributions(
+        project
+    )
     assert "opencv_python-1.0" not in distributions(project)
     assert build(project, "cv2") == "headless"
 
@@ -138,9 +161,9 @@ def test_set_up_resumes_after_a_failure_and_follows_a_changed_lock(project):
     wheels = project.parent / "wheels"
     write_uv_wheel(wheels)
     write_wheel(wheels, "opencv-python", "1.1", {"cv2/__init__.py": "BUILD = 'windowed'\n"})
-    write_wheel(wheels, "smalltorch", "2.1", {"smalltorch.py": "BUILD = 'cuda'\n"})
+    write_wheel(wheels, "smalltorch", "2.1", {"smalltorch.py": "BUILD = 'cuda'\n"}, ["cudalib"])
     write_wheel(project.parent / "cpu", "smalltorch", "2.1+cpu", {"smalltorch.py": "BUILD = 'cpu'\n"})
-    (project / "requirements.lock").write_text("opencv-python==1.1\nsmalltorch==2.1\n")
+    write_locks(project, "opencv-python==1.1", "other==1.0", torch="smalltorch==2.1")
     again = set_up(project, PIP_FIND_LINKS=f"{wheels} {project.parent}/cpu")
     assert again.returncode == 0, again.stderr
     assert "uv is not available" not in again.stdout and "Bytecode compiled" in again.stderr
@@ -148,6 +171,22 @@ def test_set_up_resumes_after_a_failure_and_follows_a_changed_lock(project):
     assert not any(name.startswith("opencv_python_headless") for name in distributions(project))
     assert (build(project, "cv2"), build(project, "smalltorch")) == ("windowed", "cpu")
     assert (project / ".venv/kept").exists(), "the environment was created again"
+
+
+@unix
+def test_a_package_with_another_hash_is_not_installed(project):
+    write_locks(project, "opencv-python==1.0", "other==1.0", damaged="other")
+    stopped = set_up(project)
+    assert stopped.returncode == 1 and "hash" in stopped.stderr.lower() and "other" in stopped.stderr
+    assert "other-1.0" not in distributions(project) and not (project / ".venv/fer-setup.txt").exists()
+
+
+@unix
+def test_packages_that_do_not_fit_together_are_reported(project):
+    write_wheel(project.parent / "wheels", "other", "1.0", {"other.py": ""}, ["missing>=3"])
+    write_locks(project, "opencv-python==1.0", "other==1.0")
+    stopped = set_up(project)
+    assert stopped.returncode == 1 and "requires missing" in stopped.stdout
 
 
 @pytest.mark.parametrize("option, made_in", [("--system-site-packages", "elsewhere"), ("--copies", ".venv")])
@@ -205,21 +244,27 @@ def test_uv_uses_the_indexes_of_the_pip_configuration(pip_config, options):
 @unix
 @needs_uv
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed here")
-def test_make_lock_keeps_pins_and_writes_both_files(project):
-    """Pins change only with --upgrade; markers name the platform; no CUDA libraries and no local builds."""
+def test_make_lock_keeps_pins_and_writes_its_files(project):
+    """Pins change only with --upgrade; markers name the platform; no CUDA libraries and no local builds; hashes for all
+    but torch."""
     shutil.copy(REPO / "Makefile", project)
+    dependencies = '["torch", "tool", "opencv-python"]'
     (project / "pyproject.toml").write_text(
-        '[project]\nname = "tiny"\nversion = "1.0"\nrequires-python = ">=3.11"\ndependencies = ["smalltorch"]\n'
+        f'[project]\nname = "tiny"\nversion = "1.0"\nrequires-python = ">=3.11"\ndependencies = {dependencies}\n'
         "[project.optional-dependencies]\ntest = []\nweights = []\n"
     )
-    (project / "requirements.lock").write_text("smalltorch==2.0\n")
+    (project / "requirements.lock").write_text("tool==2.0\n")
+    uv = (REPO / "Makefile").read_text().partition("uv==")[2].split()[0]
     requires = ["nvidia-cublas; sys_platform == 'linux'", "colorama; sys_platform == 'win32'", "nvidia-ml-py"]
-    for name, version in [("smalltorch", "2.0"), ("smalltorch", "2.1"), ("nvidia-cublas", "13.0"), ("colorama", "0.4"),
-                          ("nvidia-ml-py", "13.1")]:  # fmt: skip
+    for name, version in [("torch", "2.0"), ("tool", "2.0"), ("tool", "2.1"), ("nvidia-cublas", "13.0"), ("uv", uv),
+                          ("colorama", "0.4"), ("nvidia-ml-py", "13.1"), ("opencv-python", "1.0"),
+                          ("opencv-python-headless", "1.0")]:  # fmt: skip
         folder = project.parent / "index" / name
         folder.mkdir(parents=True, exist_ok=True)
-        write_wheel(folder, name, version, {}, requires if name == "smalltorch" else ())
-        links = "".join(f'<a href="{wheel.name}">{wheel.name}</a>\n' for wheel in folder.glob("*.whl"))
+        write_wheel(folder, name, version, {}, requires if name == "torch" else ())
+        links = "".join(
+            f'<a href="{wheel.name}#sha256={sha256(wheel)}">{wheel.name}</a>\n' for wheel in folder.glob("*.whl")
+        )
         (folder / "index.html").write_text(f"<html><body>{links}</body></html>")
 
     def lock(*words: str) -> list[str]:
@@ -229,10 +274,20 @@ def test_make_lock_keeps_pins_and_writes_both_files(project):
             ["make", "lock", f"VENV={sys.prefix}", *words], cwd=project, env=env, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-        lines = (project / "requirements.lock").read_text().splitlines()
-        return [line for line in lines if not line.startswith("#")]
+        return [pin for pin, hashes in pins("requirements.lock") if len(hashes) == 1]
 
-    assert lock() == ["colorama==0.4 ; sys_platform == 'win32'", "nvidia-ml-py==13.1", "smalltorch==2.0"]
+    def pins(name: str) -> list[tuple[str, list[str]]]:
+        """(pin with its marker, its hashes) of each package in a file."""
+        text = (project / name).read_text().replace(" \\\n", "\t")
+        lines = [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
+        return [(pin, hashes) for pin, *hashes in lines]
+
+    rest = ["colorama==0.4 ; sys_platform == 'win32'", "nvidia-ml-py==13.1", "opencv-python==1.0"]
+    assert lock() == [*rest, "tool==2.0"]
+    assert (project / "requirements-torch.txt").read_text() == "torch==2.0\n"
+    assert [pin for pin, hashes in pins("requirements-uv.txt") if hashes] == [f"uv=={uv}"]
+    assert [pin for pin, hashes in pins("requirements-headless.txt") if hashes] == ["opencv-python-headless==1.0"]
     upgraded = lock("ARGS=--upgrade")
-    assert upgraded[-1] == "smalltorch==2.1"
-    assert yaml.safe_load((project / "environment.yml").read_text())["dependencies"][-1] == {"pip": [*upgraded, "-e ."]}
+    assert upgraded == [*rest, "tool==2.1"]
+    listed = yaml.safe_load((project / "environment.yml").read_text())["dependencies"][-1]["pip"]
+    assert listed == ["torch==2.0", *upgraded, "-e ."]

@@ -82,8 +82,13 @@ def read_report(folder: Path | str) -> dict[str, Any]:
     file = Path(folder) / REPORT
     if not file.is_file():
         raise DataError(f"{folder} is no buffer ({REPORT} is missing): make one with fer live buffer SESSION")
-    report = json.loads(file.read_text(encoding="utf-8"))
-    return report | {"session": os.path.normpath(Path(folder).absolute() / report["session"])}
+    try:
+        report = json.loads(file.read_bytes())
+        return report | {"session": os.path.normpath(Path(folder).absolute() / report["session"])}
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DataError(
+            f"{file} is no report of a buffer ({type(error).__name__}: {error}): make it again with fer live buffer"
+        ) from error
 
 
 def video_folder(session: Path, about: dict[str, Any]) -> Path:

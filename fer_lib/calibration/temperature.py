@@ -18,7 +18,7 @@ _VIEW_NAMES = {"none": "the single view", "flip": "the flip average"}
 class Temperature(BaseModel):
     """A frozen temperature: one number (``global``, ``fixed``), one a class (``vector``), or nothing (``none``)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     mode: Literal["none", "global", "vector", "fixed"]
     global_temperature: float | None = None
@@ -36,11 +36,12 @@ class Temperature(BaseModel):
             raise ValueError(f"mode {self.mode!r} with global_temperature {self.global_temperature!r}: they disagree")
         if (self.temperature_vector is not None) != (self.mode == "vector"):
             raise ValueError(f"mode {self.mode!r} with temperature_vector {self.temperature_vector!r}: they disagree")
-        if not all(np.isfinite(t) and t > 0 for t in self._values()):
-            raise ValueError(f"temperatures must be positive and finite, not {self._values()}")
+        if not all(np.isfinite(t) and t > 0 for t in self.values()):
+            raise ValueError(f"temperatures must be positive and finite, not {self.values()}")
         return self
 
-    def _values(self) -> list[float]:
+    def values(self) -> list[float]:
+        """The temperatures: one, one a class, or none."""
         if self.mode == "vector":
             return list(self.temperature_vector)
         return [] if self.global_temperature is None else [self.global_temperature]
@@ -59,7 +60,7 @@ class Temperature(BaseModel):
         logits = np.array(logits, dtype=np.float64)
         if self.mode == "none":
             return logits
-        values = self._values()
+        values = self.values()
         if self.mode == "vector" and logits.shape[-1] != len(values):
             raise DataError(
                 f"{logits.shape[-1]} classes of logits, {len(values)} temperatures: use the ones fitted on this model"

@@ -24,7 +24,7 @@ def live(
     ] = "",
     model: ModelOption = "",
     detector: Annotated[
-        Literal["auto", "yunet", "dnn", "haar"], typer.Option(help="What finds faces; auto: yunet, else haar.")
+        Literal["auto", "yunet", "dnn", "haar"], typer.Option(help="What finds faces; auto: yunet.")
     ] = "auto",
     detector_model: Annotated[
         Path | None, typer.Option(help="YuNet's file, or the SSD's caffemodel with its prototxt beside it.")

@@ -1,4 +1,4 @@
-"""``fer ui``: MLflow's page, on this machine only."""
+"""``fer ui``: MLflow's page, on this machine and for its own page only."""
 
 from __future__ import annotations
 
@@ -10,6 +10,18 @@ import sys
 from typing import Annotated
 
 import typer
+
+
+def mlflow_page():
+    """MLflow's ASGI app, which trusts the pages of every local port, behind a check that refuses them.
+
+    MLflow finds it by the entry point ``fer-lab`` of the group ``mlflow.app`` and serves it in place of its own.
+    """
+    from mlflow.server.fastapi_app import app
+
+    from fer_lib.live.web.origin_check import OriginCheck
+
+    return OriginCheck(app, "fer ui", {"cross-origin-resource-policy": "same-origin"})
 
 
 def ui(
@@ -26,6 +38,7 @@ def ui(
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--app-name", "fer-lab", "--no-serve-artifacts",  # the page reads the artifact folder itself
         "--backend-store-uri", store.tracking_uri(base), "--default-artifact-root", store.artifact_root(base),
     ]  # fmt: skip
     typer.echo(f"MLflow's page: http://127.0.0.1:{port} (up in about ten seconds; Ctrl+C ends it)")

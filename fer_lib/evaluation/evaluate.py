@@ -28,7 +28,8 @@ from fer_lib.evaluation.report import model_report, reliability_lists
 from fer_lib.evaluation.stages import write_stages
 from fer_lib.models.bundle import Bundle, bundle_folder, derive_bundle, read_bundle
 from fer_lib.models.ensemble import combine
-from fer_lib.models.softlabels import cached_logits, read_record
+from fer_lib.models.softlabels import cached_logits
+from fer_lib.models.softlabels_format import read_record
 from fer_lib.params import EvaluateParams
 from fer_lib.storage.progress import each, step
 

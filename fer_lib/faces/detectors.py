@@ -14,7 +14,7 @@ from fer_lib.errors import FerError
 from fer_lib.faces.contract import check_image
 from fer_lib.faces.cv_errors import reason
 from fer_lib.faces.detector_interface import Detector, Face, fitted, largest_first, read_model
-from fer_lib.faces.yunet import YUNET_SHA256, YUNET_URL, YuNet, download
+from fer_lib.faces.yunet import YuNet
 
 __all__ = ["Detector", "Face", "Haar", "Ssd", "YuNet", "get_detector"]
 
@@ -32,12 +32,10 @@ log = logging.getLogger(__name__)
 class Haar:
     """The frontal-face cascade (Viola and Jones 2001) that OpenCV 4 ships: no file to fetch, no points, score 1."""
 
-    name = "haar"
+    name, note = "haar", ""
     SIDES = (0, 1280)
 
-    def __init__(self, note: str = ""):
-        """``note``: why it stands in for another detector."""
-        self.note = note
+    def __init__(self):
         path = Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml"
         self._cascade = cv2.CascadeClassifier(str(path))
         if self._cascade.empty():
@@ -127,10 +125,9 @@ def get_detector(
 ) -> YuNet | Ssd | Haar:
     """A detector by name.
 
-    YuNet's file is ``model_path``, else $FER_YUNET, else a download in the user's cache folder.  "auto" is YuNet, or
-    Haar when no file was named and the download fails; a logged warning and its ``note`` say why.  "dnn" is the SSD,
-    whose caffemodel ``model_path`` names.  Raises FerError for a named file that is missing or another one, for "yunet"
-    without network, for "dnn" without a path and for "haar" with one.
+    "auto" is YuNet, whose file is ``model_path``, else $FER_YUNET, else the package's.  "dnn" is the SSD, whose
+    caffemodel ``model_path`` names.  Raises FerError for a file that is missing or another one, for "dnn" without a
+    path and for "haar" with one.
     """
     if name == "haar":
         if model_path:
@@ -144,15 +141,6 @@ def get_detector(
     if name not in ("auto", "yunet"):
         raise FerError(f"unknown face detector {name!r}: choose auto, yunet, dnn or haar")
     named = model_path or os.environ.get("FER_YUNET")
-    if named:
-        if Path(named).suffix == ".caffemodel":
-            raise FerError(f"{named} is a Caffe model, which the detector {name} does not read: choose dnn for it")
-        return YuNet(read_model(Path(named), YUNET_URL, YUNET_SHA256))
-    try:
-        return YuNet(download())
-    except FerError as error:
-        if name == "yunet":
-            raise
-        note = f"faces are searched with OpenCV's Haar cascade, which is weaker and finds no eyes: {error}"
-        log.warning("%s", note)
-        return Haar(note.splitlines()[0])  # without the list of what each address answered
+    if named and Path(named).suffix == ".caffemodel":
+        raise FerError(f"{named} is a Caffe model, which the detector {name} does not read: choose dnn for it")
+    return YuNet(named)

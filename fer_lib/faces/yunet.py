@@ -1,4 +1,4 @@
-"""YuNet (Wu, Peng and Yu 2023), run by ONNX Runtime, and its file, pinned by SHA-256: from a path, cache or the web.
+"""YuNet (Wu, Peng and Yu 2023), run by ONNX Runtime.  Its file, pinned by SHA-256, is part of this package.
 
 OpenCV has the same net as ``FaceDetectorYN``; on one core ONNX Runtime takes two fifths of its time.  The decoding of
 the net's outputs follows OpenCV's modules/objdetect/src/face_detect.cpp, and a test compares the two.
@@ -11,20 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fer_lib.errors import FerError
 from fer_lib.faces.align import eyes_level, transform_points
-from fer_lib.faces.detector_interface import Face, fitted, largest_first, read_model, verify_model
+from fer_lib.faces.detector_interface import Face, fitted, largest_first, read_model
 from fer_lib.onnx_session import open_session
 
 YUNET_FILE = "face_detection_yunet_2023mar.onnx"
 YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 YUNET_URL = f"https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/face_detection_yunet/{YUNET_FILE}"
-YUNET_URLS = (
-    YUNET_URL,
-    f"https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet/{YUNET_FILE}",
-    f"https://huggingface.co/opencv/face_detection_yunet/resolve/main/{YUNET_FILE}",
-)
-DOWNLOAD_SECONDS = 10  # a place is given up after so long without an answer
 STRIDES = (8, 16, 32)  # pixels a cell of the net's three grids
 KINDS = ("cls", "obj", "bbox", "kps")  # its outputs, each for every grid: cls_8, cls_16, ...
 MAX_BOXES = 5000  # boxes that the suppression of overlaps begins with
@@ -45,12 +38,12 @@ class YuNet:
     LOOKS = 2  # closer looks at a face
     VIEW = 384  # side of such a look in pixels; the box fills half of it
 
-    def __init__(self, model: bytes, min_score: float = 0.6, nms: float = 0.3):
-        """``model``: the bytes of the ONNX file; FerError unless they are the pinned ones.
+    def __init__(self, file: Path | str | None = None, min_score: float = 0.6, nms: float = 0.3):
+        """``file``: the ONNX file, by default the package's; FerError unless it is the pinned one.
 
         ``nms``: the overlap (intersection over union) from which two boxes show one face.
         """
-        verify_model(model, "YuNet model", YUNET_URL, YUNET_SHA256)
+        model = read_model(Path(file or Path(__file__).with_name(YUNET_FILE)), YUNET_URL, YUNET_SHA256)
         # one thread: the other cores classify the image before, or detect in other images
         self._net, self.min_score, self.nms = open_session(_of_any_size(model), threads=1), min_score, nms
         self._outputs = [f"{kind}_{stride}" for stride in STRIDES for kind in KINDS]
@@ -137,31 +130,3 @@ def _decoded(cls, obj, bbox, kps, stride: int, columns: int, min_score: float) -
     points = (kps[cells].reshape(-1, 5, 2) + corner[:, None]) * stride
     rows = [middle - size / 2, size, points.reshape(-1, 10), scores[cells, None]]
     return np.concatenate(rows, axis=1).astype(np.float32)
-
-
-def download() -> bytes:
-    """The model's bytes from the user's cache, filled from the first address that gives the pinned file.
-
-    Raises FerError with what each address answered when none does.
-    """
-    import pooch
-
-    pooch.get_logger().setLevel("WARNING")  # it reports each address that it tries, on stderr
-
-    def fetch_and_verify(url, output_file, manager):
-        pooch.HTTPDownloader(timeout=DOWNLOAD_SECONDS)(url, output_file, manager)
-        read_model(Path(str(output_file)), url, YUNET_SHA256)
-
-    failures = []
-    for url in YUNET_URLS:
-        try:
-            path = pooch.retrieve(
-                url, f"sha256:{YUNET_SHA256}", YUNET_FILE, pooch.os_cache("fer-lab"), downloader=fetch_and_verify
-            )
-            return Path(path).read_bytes()
-        except (OSError, ValueError, FerError) as error:  # requests' errors are OSErrors; ValueError: hash or address
-            failures.append(f"  {url}: {str(error).splitlines()[0][:160]}")
-    raise FerError(
-        f"the face detector's file {YUNET_FILE} could not be downloaded; fetch it by hand, set FER_YUNET to its path, "
-        "or use the detector haar.\n" + "\n".join(failures)
-    )

@@ -7,7 +7,6 @@ same denominator: frames without a face, unstable frames and Unknown frames coun
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from fer_lib.calibration.metrics import f1_from_confusion
 from fer_lib.datasets.evalset_ids import evalset_id
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
-from fer_lib.live.session_files import NO_LABEL, Frames, read_frames, read_session
+from fer_lib.live.session_files import NO_LABEL, Frames, read_frames, read_session, rows_of
 from fer_lib.storage.atomic import fresh_file
 
 MIN_SEGMENT, TRIM = 0.6, 0.25  # seconds
@@ -49,7 +48,7 @@ def read_truth(folder: Path | str, frames: Frames) -> np.ndarray:
     file = Path(folder) / CORRECTIONS
     if not file.is_file():
         return frames.manual.copy()
-    return _apply_corrections(file.read_text(encoding="utf-8-sig"), frames, file)
+    return _apply_corrections(_read_corrections(file), frames, file)
 
 
 def correct(folder: Path | str, spans: list[tuple[int, int, str]]) -> Path:
@@ -60,7 +59,7 @@ def correct(folder: Path | str, spans: list[tuple[int, int, str]]) -> Path:
     """
     folder = Path(folder)
     file = folder / CORRECTIONS
-    before = file.read_text(encoding="utf-8-sig") if file.is_file() else ",".join(CORRECTIONS_COLUMNS) + "\n"
+    before = _read_corrections(file) if file.is_file() else ",".join(CORRECTIONS_COLUMNS) + "\n"
     text = before + "".join(f"{start},{end},{label}\n" for start, end, label in spans)
     frames = read_frames(folder)
     if (_apply_corrections(text, frames, file) == _apply_corrections(before, frames, file)).all():
@@ -70,11 +69,18 @@ def correct(folder: Path | str, spans: list[tuple[int, int, str]]) -> Path:
     return file
 
 
+def _read_corrections(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is no UTF-8 text ({error}): save it as UTF-8") from error
+
+
 def _apply_corrections(text: str, frames: Frames, file: Path) -> np.ndarray:
-    lines, truth = list(csv.reader(text.splitlines())), frames.manual.copy()
-    if not lines or tuple(lines[0]) != CORRECTIONS_COLUMNS:
+    lines, truth = text.splitlines(), frames.manual.copy()
+    if not lines or lines[0].strip() != ",".join(CORRECTIONS_COLUMNS):
         raise DataError(f"{file}: the first line must be {','.join(CORRECTIONS_COLUMNS)}")
-    for number, cells in enumerate(lines[1:], 2):
+    for number, cells in rows_of("\n".join(lines), file):
         try:
             start, end, label = int(cells[0]), int(cells[1]), cells[2].strip()
             if label and label not in EMOTIONS:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def read_session(folder: Path | str) -> dict[str, Any]:
     file = Path(folder) / SESSION
     try:
         content = json.loads(_read_bytes(file))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read ({error}): record the session again") from error
     if not isinstance(content, dict):
         raise DataError(f"{file} holds no JSON object: record the session again")
@@ -167,9 +168,7 @@ def _is_valid(frames: Frames) -> bool:
 def _line_error(file: Path, text: str) -> DataError:
     """The error for the first line that a session does not write."""
     last_index, last_time, number = -1, -np.inf, 1
-    for number, cells in enumerate(csv.reader(io.StringIO(text)), 1):
-        if number == 1:
-            continue
+    for number, cells in rows_of(text, file):
         try:
             if len(cells) != len(PER_FRAME_COLUMNS):
                 raise ValueError(f"it has {len(cells)} cells, not {len(PER_FRAME_COLUMNS)}")
@@ -200,6 +199,20 @@ def _complete_lines(file: Path, columns: tuple[str, ...]) -> tuple[str, int]:
     return text, int(bool(rest))
 
 
+def rows_of(text: str, file: Path) -> Iterator[tuple[int, list[str]]]:
+    """(number, cells) of each row of a CSV text below its head.
+
+    DataError, naming the file, for what is no CSV, such as a cell of 200,000 characters.
+    """
+    number = 1
+    try:
+        for number, cells in enumerate(csv.reader(io.StringIO(text)), 1):
+            if number > 1:
+                yield number, cells
+    except csv.Error as error:
+        raise DataError(f"{file}: what follows line {number} is no CSV ({error}): remove it by hand") from error
+
+
 def _read_bytes(file: Path) -> bytes:
     try:
         return file.read_bytes()
@@ -214,9 +227,7 @@ def read_faces(folder: Path | str) -> dict[int, Face]:
     file = Path(folder) / FACES
     text, _ = _complete_lines(file, FACES_COLUMNS)
     faces = {}
-    for number, cells in enumerate(csv.reader(io.StringIO(text)), 1):
-        if number == 1:
-            continue
+    for number, cells in rows_of(text, file):
         try:
             index, values = int(cells[0]), [float(cell) for cell in cells[1:6]]
             points = np.array([float(cell) for cell in cells[6:] if cell], np.float32)

@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from fer_lib.calibration.bias import checked_abstention, checked_bias
 from fer_lib.calibration.temperature import Temperature
-from fer_lib.datasets.provenance import TrainingData, read_training_data
+from fer_lib.datasets.provenance import TrainingData
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import BundleError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.models.bundle_format import (
-    ADVICE,
     FORMAT_VERSION,
+    INPUT,
     META,
     ONNX,
+    OUTPUT,
     WEIGHTS,
     checksum,
     is_plain_name,
@@ -91,10 +91,14 @@ class Bundle:
         """
         if "model" not in self._cache:
             weights = self.state_dict()
+            import torch
+
             from fer_lib.models.classifier import build_classifier
 
-            model = build_classifier(self.meta["model"])
             try:
+                with torch.device("meta"):  # without memory, so that a wrong size is found before it is asked for
+                    build_classifier(self.meta["model"]).load_state_dict(weights, strict=True, assign=True)
+                model = build_classifier(self.meta["model"])
                 model.load_state_dict(weights, strict=True)
             except RuntimeError as error:
                 raise BundleError(
@@ -117,7 +121,16 @@ class Bundle:
                 )
             from fer_lib.onnx_session import open_session
 
-            self._cache["session"] = open_session(self.path / ONNX)
+            session = open_session(self.path / ONNX)
+            size = self.contract.image_size
+            inputs = [(value.name, value.shape[1:]) for value in session.get_inputs()]
+            outputs = [(value.name, value.shape[1:]) for value in session.get_outputs()]
+            if (inputs, outputs) != ([(INPUT, [3, size, size])], [(OUTPUT, [NUM_CLASSES])]):
+                raise BundleError(
+                    f"{self.path / ONNX} takes {inputs} and gives {outputs}, not {INPUT} [N, 3, {size}, {size}] and "
+                    f"{OUTPUT} [N, {NUM_CLASSES}]: export the model again"
+                )
+            self._cache["session"] = session
         return self._cache["session"]
 
 
@@ -262,14 +275,8 @@ def read_bundle(path: Path | str) -> Bundle:
     path = Path(path)
     if not path.exists() and previous(path).is_dir():
         path = previous(path)  # a writer was killed between its two renames: the old bundle is complete
-    meta = read_meta(path)
-    try:
-        contract = FaceContract.model_validate(meta["face_contract"])
-        temperature = None if meta["temperature"] is None else Temperature.model_validate(meta["temperature"])
-        training_data = read_training_data(meta.get("training_data"))
-    except ValidationError as error:
-        raise BundleError(f"{path / META} holds invalid values: {error}; {ADVICE}") from error
-    return Bundle(path.resolve(), meta, contract, temperature, training_data)
+    meta, valid = read_meta(path)
+    return Bundle(path.resolve(), meta, valid.face_contract, valid.temperature, valid.training_data)
 
 
 def _is_replaceable(path: Path) -> bool:

@@ -11,23 +11,90 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from fer_lib.emotions import EMOTIONS
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fer_lib.calibration.temperature import BOUNDS, Temperature
+from fer_lib.datasets.provenance import TrainingData
+from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import BundleError
+from fer_lib.faces.contract import FaceContract
+from fer_lib.params.strict import first_problem
 from fer_lib.storage.json_files import file_sha256
 
 FORMAT_VERSION = 1
 META = "bundle.json"
 WEIGHTS = "model.safetensors"
 ONNX = "model.onnx"
+INPUT, OUTPUT = "faces", "logits"  # of the ONNX file
 ADVICE = "copy the bundle again from its source, or run the phase that wrote it with --fresh"
 
 
-def read_meta(path: Path) -> dict[str, Any]:
-    """The content of ``bundle.json`` in the folder ``path``, after its checks.
+Share = Annotated[float, Field(ge=0, le=1)]
+Seven = Field(min_length=NUM_CLASSES, max_length=NUM_CLASSES)
 
-    Checked are the format version, the class order, its own checksum and the hash of every file.
+
+class _Section(BaseModel):
+    """Values from a file, taken as they are: a text is no number, and no number is NaN or infinite."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class ModelSection(_Section):
+    """The arguments of :class:`fer_lib.models.classifier.FerClassifier`, within what a training can make."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    backbone: Annotated[str, Field(min_length=1, max_length=200)]
+    image_size: Annotated[int, Field(ge=8, le=2048)]
+    embed_dim: Annotated[int, Field(ge=1, le=8192)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    head: Literal["cosine", "linear"]
+    s: Annotated[float, Field(gt=0, le=1000)]
+
+
+class Ids(_Section):
+    """Ids of data and runs; those of every bundle are named here."""
+
+    model_config = ConfigDict(extra="allow")
+
+    weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class BundleMeta(_Section):
+    """The content of ``bundle.json``; ``training_data`` and the two after it may be absent."""
+
+    name: Annotated[str, Field(min_length=1, max_length=1000)]
+    kind: str
+    created: str
+    model: ModelSection
+    face_contract: Annotated[FaceContract, Field(strict=False)]  # JSON has lists for its tuples
+    temperature: Temperature | None
+    training_prior: Annotated[list[Share], Seven]
+    training_data: TrainingData | None = None
+    logit_bias: Annotated[list[float], Seven] | None = None
+    abstention: Annotated[list[Share], Seven] | None = None
+    ids: Ids
+    metrics: dict[str, Any]
+    files: dict[str, str]
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if abs(sum(self.training_prior) - 1) > 1e-6:
+            raise ValueError(f"training_prior must be {NUM_CLASSES} shares that sum to 1, not {self.training_prior}")
+        if self.temperature and not all(BOUNDS[0] <= t <= BOUNDS[1] for t in self.temperature.values()):
+            raise ValueError(f"a temperature must be between {BOUNDS[0]:g} and {BOUNDS[1]:g}")
+        if self.model.image_size != self.face_contract.image_size:
+            raise ValueError(f"the model takes {self.model.image_size} pixels, the face contract gives "
+                             f"{self.face_contract.image_size}")  # fmt: skip
+        return self
+
+
+def read_meta(path: Path) -> tuple[dict[str, Any], BundleMeta]:
+    """The content of ``bundle.json`` in the folder ``path``, after its checks, as written and as validated.
+
+    Checked are the format version, the class order, its own checksum, every value and the hash of every file.
     Raises BundleError, with the file and the next step, when a check fails.
     """
     file = path / META
@@ -37,7 +104,7 @@ def read_meta(path: Path) -> dict[str, Any]:
         raise BundleError(
             f"{path} is no bundle: {META} is missing; give a folder that a fit or export phase wrote"
         ) from error
-    except (ValueError, NotADirectoryError) as error:
+    except (ValueError, RecursionError, NotADirectoryError) as error:
         raise BundleError(f"{file} is not readable JSON ({error}); {ADVICE}") from error
     version = meta.get("format_version") if isinstance(meta, dict) else None
     if version != FORMAT_VERSION:
@@ -51,7 +118,11 @@ def read_meta(path: Path) -> dict[str, Any]:
         )
     if meta.get("checksum") != checksum(meta):
         raise BundleError(f"{file} was changed after it was written (checksum differs); {ADVICE}")
-    files = meta["files"]
+    try:
+        validated = BundleMeta.model_validate(meta)
+    except ValidationError as error:
+        raise BundleError(f"{file} holds an invalid value: {first_problem(error)}; {ADVICE}") from error
+    files = validated.files
     if not (WEIGHTS in files or ONNX in files):
         raise BundleError(f"{file} lists neither {WEIGHTS} nor {ONNX}; {ADVICE}")
     for name, expected in files.items():
@@ -64,7 +135,7 @@ def read_meta(path: Path) -> dict[str, Any]:
                 f"{path / name} is damaged or was changed: SHA-256 {digest[:12]}..., {META} says {expected[:12]}...; "
                 f"{ADVICE}"
             )
-    return meta
+    return meta, validated
 
 
 def checksum(meta: Mapping[str, Any]) -> str:

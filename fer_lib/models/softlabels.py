@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +13,18 @@ from fer_lib.calibration import metrics
 from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
 from fer_lib.datasets.facepack import LIBRARIES, FacePack, open_or_build, rows_key
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, read_exposure
-from fer_lib.emotions import EMOTIONS
-from fer_lib.errors import BundleError, FerError
-from fer_lib.faces.contract import FaceContract
+from fer_lib.datasets.provenance import TrainingExposure, read_exposure
+from fer_lib.errors import FerError
 from fer_lib.models.bundle import Bundle, read_bundle
 from fer_lib.models.cache import cached_array
 from fer_lib.models.ensemble import combine, search_weights
 from fer_lib.models.inference import predict_logits
+from fer_lib.models.softlabels_format import write_softlabels
 from fer_lib.params import SoftLabelParams
 from fer_lib.params.base import PackKind
 from fer_lib.storage.progress import each, step
 
-_ADVICE = "export the soft labels again (phase 06_export_softlabels)"
 SHARPNESS_TEMPERATURES = (1.0, 1.2, 2.0, 4.0, 5.0, 6.0)
-_FILES = (
-    "softlabels.npz",
-    "softlabels_index.jsonl",
-    "classorder.json",
-    "alignmentreport.json",
-    "ensemble_metrics.json",
-    EXPOSURE_FILE,
-)
-
-
-@dataclass(frozen=True)
-class SoftLabels:
-    """``logits`` float64 [N, 7] in the row order of the reader's manifest; ``record``: ``alignmentreport.json``."""
-
-    logits: np.ndarray
-    record: dict[str, Any]
-    sha256: str
 
 
 def cached_logits(
@@ -132,7 +112,7 @@ def export_softlabels(
     scores = {k: summary[k] for k in ("accuracy", "macro_f1", "per_class_f1", "nll", "ece", "brier")} | identity
     selection = TrainingExposure.of((), select_rows.frame["content_id"])  # the ensemble's weights depend on these rows
     exposure = selection.with_ancestors([read_exposure(b.path) for b in bundles])
-    _write_folder(out, logits, rows, record, scores, exposure)
+    write_softlabels(out, logits, rows, record, scores, exposure)
     return record
 
 
@@ -149,91 +129,6 @@ def _common_rows(packs: tuple[FacePack, ...]) -> Manifest:
     if any(pack.manifest.sample_ids != first.sample_ids for pack in packs):
         raise FerError("the teachers' face packs hold different rows: repair the unreadable images of the manifest")
     return first
-
-
-def _write_folder(
-    out: Path, logits: np.ndarray, rows: Manifest, record: dict, metrics: dict, exposure: TrainingExposure
-) -> None:
-    np.savez(out / "softlabels.npz", logits=logits.astype(np.float32), y=rows.labels.astype(np.uint8))
-    with open(out / "softlabels_index.jsonl", "w") as lines:
-        columns = (rows.sample_ids, rows.frame["image_path"], rows.frame["source"], rows.labels)
-        for i, (sample, path, source, y) in enumerate(zip(*columns, strict=True)):
-            lines.write(
-                json.dumps({"i": i, "sample_id": sample, "image_path": path, "source": source, "y": int(y)}) + "\n"
-            )
-    (out / "classorder.json").write_text(json.dumps(list(EMOTIONS)))
-    (out / "alignmentreport.json").write_text(json.dumps(record, indent=1))
-    (out / "ensemble_metrics.json").write_text(json.dumps(metrics, indent=1))
-    exposure.write(out / EXPOSURE_FILE)
-    hashes = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in _FILES}
-    (out / "hash_manifest.json").write_text(json.dumps(hashes, indent=1))
-
-
-def softlabels_sha256(folder: Path) -> str:
-    """SHA-256 over the hashes of the folder's files.  BundleError when a file is missing or was changed."""
-    try:
-        hashes = json.loads((folder / "hash_manifest.json").read_text())
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{folder} holds no soft labels ({error}); {_ADVICE}") from error
-    for name in _FILES:
-        content = (folder / name).read_bytes() if (folder / name).is_file() else b""
-        if hashlib.sha256(content).hexdigest() != hashes.get(name):
-            raise BundleError(f"{folder / name} is missing or was changed after it was written; {_ADVICE}")
-    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
-
-
-def read_softlabels(folder: Path, rows: Manifest, contract: FaceContract | None = None) -> SoftLabels:
-    """The folder's logits for exactly ``rows``, in their order, for a student with face contract ``contract``.
-
-    A teacher may have its own image size and normalisation; align, margin, CLAHE and grey must match the student's.
-    Without ``contract``, teachers' contracts only have to be recorded and to be of the current version.
-    Raises BundleError when a hash, the class order, the labels or a teacher's contract differ, or a row is missing.
-    """
-    digest = softlabels_sha256(folder)
-    record = read_record(folder)
-    for teacher in record["teachers"]:
-        _check_contract(folder, teacher, contract)
-    if json.loads((folder / "classorder.json").read_text()) != list(EMOTIONS):
-        raise BundleError(f"{folder}: the class order is not {list(EMOTIONS)}; {_ADVICE}")
-    with np.load(folder / "softlabels.npz") as stored:
-        logits, y = stored["logits"].astype(np.float64), stored["y"]
-    with open(folder / "softlabels_index.jsonl") as lines:
-        position = {entry["sample_id"]: entry["i"] for entry in map(json.loads, lines)}
-    missing = [s for s in rows.sample_ids if s not in position]
-    if missing:
-        raise BundleError(
-            f"{folder} covers {len(rows) - len(missing)} of {len(rows)} training rows (first missing: {missing[0]}); "
-            f"{_ADVICE}"
-        )
-    order = np.asarray([position[s] for s in rows.sample_ids])
-    if (y[order] != rows.labels).any():
-        raise BundleError(f"{folder} was made with other labels than the manifest's; {_ADVICE}")
-    return SoftLabels(logits[order], record, digest)
-
-
-def _check_contract(folder: Path, teacher: dict[str, Any], contract: FaceContract | None) -> None:
-    """BundleError unless the teacher's contract equals ``contract`` except for size and normalisation."""
-    if "face_contract" not in teacher:  # the id alone does not give align, margin and CLAHE
-        raise BundleError(f"{folder} does not record the face contract of teacher {teacher['model']}; {_ADVICE}")
-    recorded = FaceContract.model_validate(teacher["face_contract"])
-    if recorded.id != teacher["face_contract_id"]:  # the contract version, part of the id, has changed
-        raise BundleError(
-            f"{folder}: the face contract of teacher {teacher['model']} gives other pixels in this fer-lab (id "
-            f"{teacher['face_contract_id']}, now {recorded.id}); train the teacher again and {_ADVICE}"
-        )
-    if contract is not None and recorded.crop_settings != contract.crop_settings:
-        raise BundleError(
-            f"{folder}: teacher {teacher['model']} was trained on faces with {recorded.crop_settings}, the student is "
-            f"trained with {contract.crop_settings}: give the student the teacher's settings, or {_ADVICE} with "
-            "teachers that were trained with the student's"
-        )
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """The folder's ``alignmentreport.json``, with absolute paths of the teachers' bundles."""
-    record = json.loads((folder / "alignmentreport.json").read_text())
-    members = [t | {"uri": (folder / t["uri"]).resolve().as_posix()} for t in record["teachers"]]
-    return record | {"teachers": members}
 
 
 def sharpness(logits: np.ndarray) -> list[dict[str, float]]:

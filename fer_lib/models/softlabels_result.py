@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from fer_lib.models.softlabels import softlabels_sha256
+from fer_lib.models.softlabels_format import softlabels_sha256
 from fer_lib.storage.json_files import read_json
 from fer_lib.storage.phase_result import PhaseResult
 

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from fer_lib.errors import ParamsError
 
+MAX_BYTES, MAX_NODES, MAX_DEPTH = 100_000, 20_000, 40  # of a YAML file; nodes and depth with aliases written out
+
 
 class Strict(BaseModel):
     """A frozen model that refuses unknown keys, NaN and infinity, and booleans as numbers."""
@@ -53,6 +55,11 @@ class _Loader(yaml.SafeLoader):
     Invalid values: ``2024-13-45``, ``0x_``, ``!!bool maybe``, half a surrogate pair.
     """
 
+    def fetch_flow_collection_start(self, TokenClass: type) -> None:  # noqa: N803 - PyYAML's name
+        super().fetch_flow_collection_start(TokenClass)
+        if self.flow_level > MAX_DEPTH:  # here, because the scanner's time grows with the square of the depth
+            raise yaml.scanner.ScannerError(None, None, "it is nested too deeply", self.get_mark())
+
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             value = super().construct_object(node, deep)
@@ -86,12 +93,17 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 def read_mapping(path: Path) -> dict:
     """The mapping in a YAML file.  Raises ParamsError, with the line, when it is missing, broken or not a mapping."""
     try:
-        raw = parse(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():  # reading a pipe or a device may never end
+            raise ParamsError(f"{path} is not a file: name a YAML file")
+        with open(path, "rb") as stream:
+            raw = parse(stream.read(MAX_BYTES + 1).decode("utf-8"))
+    except ValueError as error:
+        if not isinstance(error, UnicodeDecodeError):
+            raise ParamsError(f"{str(path)!r} can't be the name of a file: {error}") from error
+        raise ParamsError(f"{path} is not UTF-8 text: {error}") from error
     except OSError as error:
         files = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise ParamsError(f"cannot read {path}: {error.strerror}{closest(path.name, files)}") from error
-    except UnicodeDecodeError as error:
-        raise ParamsError(f"{path} is not UTF-8 text: {error}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -102,13 +114,48 @@ def read_mapping(path: Path) -> dict:
 
 
 def parse(text: str) -> Any:
-    """The value of a YAML text.  Raises yaml.YAMLError for every defect: syntax, values, duplicate keys, depth."""
+    """The value of a YAML text.
+
+    Raises yaml.YAMLError for every defect: syntax, values, duplicate keys, and a size above ``MAX_BYTES``,
+    ``MAX_NODES`` or ``MAX_DEPTH``, which is found before anything is built: a few aliases of aliases are billions of
+    values.
+    """
     try:
-        return yaml.load(text, Loader=_Loader)
+        if len(text.encode()) > MAX_BYTES:
+            raise yaml.YAMLError(f"it is larger than {MAX_BYTES:,} bytes")
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is not None:
+                _check_size(node, {}, ())
+            return None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
     except RecursionError as error:
         raise yaml.YAMLError("it is nested too deeply") from error
     except (ValueError, OverflowError) as error:  # the scanner: an escape such as "\U7fffffff" that is not a character
         raise yaml.YAMLError(str(error)) from error
+
+
+def _check_size(node: yaml.Node, sizes: dict[yaml.Node, tuple[int, int]], above: tuple[yaml.Node, ...]) -> None:
+    """Add (nodes, depth) of ``node``, with every alias written out, to ``sizes``; ``above``: the nodes that hold it.
+
+    Raises YAMLError above ``MAX_NODES`` or ``MAX_DEPTH``, and for an alias of a value that holds it.
+    """
+    if node in above:
+        raise yaml.YAMLError(f"line {node.start_mark.line + 1}: an alias stands inside the value that it repeats")
+    children = [] if isinstance(node, yaml.ScalarNode) else node.value
+    if isinstance(node, yaml.MappingNode):
+        children = [part for pair in children for part in pair]
+    for child in children:
+        if child not in sizes:
+            _check_size(child, sizes, (*above, node))
+    nodes = 1 + sum(sizes[child][0] for child in children)
+    depth = 1 + max((sizes[child][1] for child in children), default=0)
+    if nodes > MAX_NODES or depth > MAX_DEPTH:
+        limits = f"{MAX_NODES:,} values, {MAX_DEPTH} levels"
+        raise yaml.YAMLError(f"line {node.start_mark.line + 1}: it is too large or nested too deeply ({limits})")
+    sizes[node] = nodes, depth
 
 
 def validate(model: type[BaseModel], values: dict[str, Any], phase: str) -> Any:
@@ -117,6 +164,14 @@ def validate(model: type[BaseModel], values: dict[str, Any], phase: str) -> Any:
         return model.model_validate(values)
     except ValidationError as error:
         raise ParamsError("\n".join(_problem_text(model, problem, phase) for problem in error.errors())) from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first defect as ``model.embed_dim: Input should be ..., found 1000000000``, at most 300 characters."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    text = f"{where}: " * bool(where) + problem["msg"].removeprefix("Value error, ")
+    return f"{text[:200]}, found {problem['input']!r:.80}" if problem["type"] != "missing" and where else text[:300]
 
 
 def _problem_text(model: type[BaseModel], problem: dict[str, Any], phase: str) -> str:

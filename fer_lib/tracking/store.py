@@ -41,8 +41,18 @@ _configured: set[Path] = set()
 
 
 def tracking_uri(root: Path | None = None) -> str:
-    """``sqlite:///<absolute path of mlflow.db>``."""
-    return f"sqlite:///{(mlruns(root) / 'mlflow.db').as_posix()}"
+    """``sqlite:///<absolute path of mlflow.db>``.
+
+    Raises FerError for a path that means another file in an address: MLflow creates folders by the text of the address
+    and opens the file that it means, so that neither the path nor its quoted form leads to one place.
+    """
+    path = (mlruns(root) / "mlflow.db").as_posix()
+    if "?" in path or urllib.parse.unquote(path) != path:
+        raise FerError(
+            f"MLflow cannot keep a store in {mlruns(root)}: a '?' or a '%' before two hexadecimal digits has a meaning "
+            "in its address. Rename that folder or set FER_HOME to another one"
+        )
+    return f"sqlite:///{path}"
 
 
 def configure(root: Path | str | None = None) -> Path:

@@ -10,16 +10,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from fer_lib.calibration.temperature import Temperature
 from fer_lib.errors import BundleError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.models.bundle import Bundle, write_bundle
+from fer_lib.params.strict import first_problem
 from fer_lib.storage.atomic import fresh_folder, previous, write_synced
 
 STATE, META = "state.safetensors", "state.json"
 LAST, BEFORE = "checkpoint_last", "checkpoint_before"
+
+
+class CheckpointBundle(BaseModel):
+    """What a checkpoint says about the bundle of its weights: arguments of ``write_bundle``, which checks the rest."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
+
+    name: str
+    kind: str
+    model: dict[str, Any] = Field(alias="model_config")  # pydantic keeps the name model_config for itself
+    contract: FaceContract = Field(strict=False)
+    training_prior: list[float]
+    ids: dict[str, Any]
+    training_data: dict[str, Any] | None = None
+
+
+class CheckpointMeta(BaseModel):
+    """The part of ``state.json`` that makes a bundle of a checkpoint; ``epoch``: epochs that were trained."""
+
+    epoch: float = Field(ge=0, allow_inf_nan=False)
+    bundle: CheckpointBundle
 
 
 def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
@@ -34,7 +58,7 @@ def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str
     with fresh_folder(path, may_replace=lambda p: (p / META).is_file()) as partial:
         write_synced(partial / STATE, content)
         record = {**meta, "sha256": hashlib.sha256(content).hexdigest()}
-        record["checksum"] = _checksum(record)
+        record["checksum"] = checksum(record)
         write_synced(partial / META, json.dumps(record, indent=1).encode())
 
 
@@ -69,19 +93,21 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     try:
         meta = json.loads((path / META).read_bytes())
         content = (path / STATE).read_bytes()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"checkpoint {path} can't be read ({error})") from error
-    if not isinstance(meta, dict) or meta.pop("checksum", None) != _checksum(meta):
+    if not isinstance(meta, dict) or meta.pop("checksum", None) != checksum(meta):
         raise BundleError(f"checkpoint {path / META} was changed after it was written")
-    if hashlib.sha256(content).hexdigest() != meta["sha256"]:
+    if hashlib.sha256(content).hexdigest() != meta.get("sha256"):
         raise BundleError(f"checkpoint {path / STATE} is damaged (its SHA-256 differs from {META})")
-    return load(content), meta
+    try:
+        return load(content), meta
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise BundleError(f"checkpoint {path / STATE} holds no tensors ({error})") from error
 
 
-def checkpoint_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The weights of a checkpoint for deployment (the moving average if there is one), and its meta.
+def checkpoint_weights(path: Path) -> tuple[dict[str, torch.Tensor], CheckpointMeta]:
+    """The weights of a checkpoint for deployment (the moving average if there is one), and what it says of them.
 
-    ``meta["bundle"]`` describes them: name, kind, model_config, contract, training_prior, ids.
     Raises BundleError when there is no checkpoint, when it is damaged, or when it lacks that description.
     """
     checkpoint = load_checkpoint(path)
@@ -90,8 +116,12 @@ def checkpoint_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, A
     tensors, meta = checkpoint
     if "bundle" not in meta:
         raise BundleError(f"checkpoint {path} does not describe its model: resume it with the same fit first")
+    try:
+        description = CheckpointMeta.model_validate(meta)
+    except ValidationError as error:
+        raise BundleError(f"{path / META} holds an invalid value: {first_problem(error)}; {_advice(path)}") from error
     prefix = "ema." if any(k.startswith("ema.") for k in tensors) else "model."
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}, meta
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}, description
 
 
 def checkpoint_bundle(
@@ -104,13 +134,20 @@ def checkpoint_bundle(
     Raises the errors of :func:`checkpoint_weights` and :func:`fer_lib.models.bundle.write_bundle`.
     """
     weights, meta = checkpoint_weights(path)
-    fields = meta["bundle"]
+    described = meta.bundle
     return write_bundle(
-        out, **fields | {
-            "contract": FaceContract.model_validate(fields["contract"]),
-            "ids": {**fields["ids"], "epoch": math.ceil(meta["epoch"]) - 1, "epochs": meta["epoch"]},
-        }, state_dict=weights, temperature=temperature, metrics=metrics or {},
-    )  # fmt: skip
+        out,
+        name=described.name,
+        kind=described.kind,
+        model_config=described.model,
+        state_dict=weights,
+        contract=described.contract,
+        temperature=temperature,
+        training_prior=described.training_prior,
+        ids=described.ids | {"epoch": math.ceil(meta.epoch) - 1, "epochs": meta.epoch},
+        metrics=metrics or {},
+        training_data=described.training_data,
+    )
 
 
 def _advice(path: Path) -> str:
@@ -134,7 +171,8 @@ def _step(path: Path) -> int | None:
         return None
 
 
-def _checksum(record: dict[str, Any]) -> str:
+def checksum(record: dict[str, Any]) -> str:
+    """SHA-256 of the content of ``state.json`` without its ``checksum``."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
-from fer_lib.errors import FerError
+from fer_lib.errors import BundleError, FerError
 from fer_lib.params import FitParams
 from fer_lib.training.checkpoint import LAST, load_checkpoint, unpack_state
 from fer_lib.training.distributed import SingleProcess
@@ -46,18 +47,26 @@ def numerics(p: FitParams, context: SingleProcess) -> dict[str, Any]:
 def resume(out: Path, key: str, current_numerics: dict[str, Any], model, optimiser, ema) -> tuple[Progress, list[str]]:
     """Load ``checkpoint_last`` into model, optimiser and moving average; returns its progress and warnings.
 
-    Without a checkpoint the progress is that of a new fit.  Raises FerError when the checkpoint's key is not ``key``.
+    Without a checkpoint the progress is that of a new fit.  Raises FerError when the checkpoint's key is not ``key``,
+    BundleError when its values or tensors are not those of this fit.
     """
     checkpoint = load_checkpoint(out / LAST)
     if checkpoint is None:
         return Progress(), []
     tensors, meta = checkpoint
-    if meta.pop("fit_key") != key:
+    if meta.get("fit_key") != key:
         raise FerError(
             f"{out / LAST} belongs to other parameters or data: give this run another output_dir, or delete that folder"
         )
-    unpack_state(tensors, model, optimiser, ema and ema.module)
-    earlier = {"optimiser": "AdamW, operation by operation"} | meta["numerics"]  # absent from the first versions
-    changes = [f"{k} {earlier[k]} -> {v}" for k, v in current_numerics.items() if earlier[k] != v]
+    try:
+        unpack_state(tensors, model, optimiser, ema and ema.module)
+        progress = TypeAdapter(Progress).validate_python({k: meta[k] for k in Progress.__dataclass_fields__})
+        earlier = {"optimiser": "AdamW, operation by operation"} | meta["numerics"]  # absent from the first versions
+    except (KeyError, TypeError, ValueError, RuntimeError, ValidationError) as error:
+        raise BundleError(
+            f"{out / LAST} is not a state of this fit ({str(error).splitlines()[0]}): delete that folder, and the same "
+            "command starts again"
+        ) from error
+    changes = [f"{k} {earlier.get(k)} -> {v}" for k, v in current_numerics.items() if earlier.get(k) != v]
     warning = f"resumed with other numerics ({', '.join(changes)}): the last bits will differ from an unbroken run's"
-    return Progress(**{k: meta[k] for k in Progress.__dataclass_fields__}), [warning] if changes else []
+    return progress, [warning] if changes else []

@@ -20,7 +20,7 @@ from fer_lib.faces.contract import FaceContract
 from fer_lib.models.bundle import read_bundle
 from fer_lib.models.ensemble import combine
 from fer_lib.models.losses import decoupled_kl, distillation_kl
-from fer_lib.models.softlabels import read_softlabels, softlabels_sha256
+from fer_lib.models.softlabels_format import read_softlabels, softlabels_sha256
 from fer_lib.params import StudentParams
 from fer_lib.training.fit import run_fit
 from fer_lib.training.fit_data import FitData

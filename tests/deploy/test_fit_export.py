@@ -56,7 +56,7 @@ def test_each_file_holds_its_own_weights(folder):
     assert json.loads((folder / "onnxparity.json").read_text()) == report and set(report) == FILES - {"onnxparity.json"}
     best = read_bundle(folder / "best")
     weights, meta = checkpoint_weights(folder / "checkpoint_last")
-    last = build_classifier(meta["bundle"]["model_config"]).eval()
+    last = build_classifier(meta.bundle.model).eval()
     last.load_state_dict(weights)
     faces = np.random.default_rng(1).standard_normal((4, 3, 32, 32), dtype=np.float32)
     with torch.no_grad():

@@ -1,12 +1,14 @@
 """YuNet through ONNX Runtime against OpenCV's own implementation of the same file."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from fer_lib.faces import yunet
 from fer_lib.faces.yunet import YUNET_FILE, YuNet, _decoded, _padded
 
 CLIPS = (
@@ -17,8 +19,8 @@ CLIPS = (
 
 
 @pytest.fixture(scope="module")
-def model(shared_data):
-    return (shared_data / "models" / YUNET_FILE).read_bytes()
+def model():
+    return Path(yunet.__file__).with_name(YUNET_FILE)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,9 @@ def pictures(shared_data):
 
 def by_opencv(model, image, min_score, nms):
     size = (image.shape[1], image.shape[0])
-    net = cv2.FaceDetectorYN.create("onnx", np.frombuffer(model, np.uint8), np.empty(0, np.uint8), size, min_score, nms)
+    net = cv2.FaceDetectorYN.create(
+        "onnx", np.frombuffer(model.read_bytes(), np.uint8), np.empty(0, np.uint8), size, min_score, nms
+    )
     rows = net.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
     return np.zeros((0, 15), np.float32) if rows is None else rows
 

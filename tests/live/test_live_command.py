@@ -53,18 +53,6 @@ def test_a_session_is_one_mlflow_run(home, ended):
     assert "score/raw/accuracy" not in run.data.metrics, "it has no manual label"
 
 
-def test_auto_without_yunet_falls_back_to_haar_with_a_warning(home, clip, tmp_path, monkeypatch, caplog):
-    monkeypatch.delenv("FER_YUNET", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("fer_lib.faces.yunet.YUNET_URLS", ("http://127.0.0.1:9/none.onnx",))
-    ended = fer("live", "--headless", "--source", str(clip), "--output", str(tmp_path / "s"))
-    [warning] = [message for message in caplog.messages if "Haar" in message]
-    assert ended.code == 0 and "127.0.0.1:9" in warning and "Haar" not in ended.err
-    about = read_session(tmp_path / "s")
-    assert about["detector"] == "haar" and "Haar" in about["detector_note"]
-    assert read_frames(tmp_path / "s").detector == "haar"
-
-
 def test_a_bundles_bias_and_abstention_are_used(home, clip, tmp_path):
     from fer_lib.deploy.packaged import packaged_bundle
     from fer_lib.models.bundle import ONNX, derive_bundle

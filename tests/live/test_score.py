@@ -138,6 +138,23 @@ def test_corrections_change_the_truth_and_invalid_ones_are_refused(folder, tmp_p
         score(own)
 
 
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"start_frame,end_frame,label\n0,1,Sad\xff\n", "no UTF-8 text"),
+        (b"start_frame,end_frame,label\n0,1," + b"x" * 200_000 + b"\n", "no CSV"),
+        (b"", "the first line must be"),
+    ],
+)
+def test_corrections_of_another_kind_are_a_message(folder, tmp_path, content, message):
+    own = shutil.copytree(folder, tmp_path / "own")
+    (own / CORRECTIONS).write_bytes(content)
+    for call in (lambda: score(own), lambda: correct(own, [(0, 1, "Sad")])):
+        with pytest.raises(DataError, match=f"{CORRECTIONS}.*{message}"):
+            call()
+    assert (own / CORRECTIONS).read_bytes() == content
+
+
 def test_a_session_and_its_replays_share_an_evalset_id(tmp_path):
     manual, probs = np.full(40, 3), np.full((40, 7), 1 / 7)
     smoothing = {"smoothing": {}}

@@ -127,6 +127,7 @@ WRONG = {
     "cells missing": (lambda lines: lines.__setitem__(5, "5,0.2,,Happy"), "line 6.*4 cells"),
     "too many cells": (lambda lines: lines.__setitem__(5, lines[5] + ",x"), "line 6.*15 cells"),
     "other columns": (lambda lines: lines.__setitem__(0, lines[0].replace("Angry", "Joy")), "not with the columns"),
+    "a cell of 200,000 characters": (changed(3, 4, "1" * 200_000), "no CSV|line 4"),
     "no frame": (lambda lines: lines.__delitem__(slice(1, None)), "holds no frame"),
 }  # fmt: skip
 
@@ -147,6 +148,9 @@ def test_invalid_rows_are_refused_with_file_and_line(written, kind):
 def test_missing_and_existing_sessions_are_reported(tmp_path, written):
     with pytest.raises(DataError, match="holds no live session"):
         read_session(tmp_path / "nothing")
+    (tmp_path / "session.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_session(tmp_path)
     (tmp_path / "session.json").write_text("[1]")
     with pytest.raises(DataError, match="no JSON object"):
         read_session(tmp_path)

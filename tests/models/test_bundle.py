@@ -9,10 +9,11 @@ import torch
 
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, DataError
-from fer_lib.models.bundle import META, WEIGHTS, derive_bundle, read_bundle, write_bundle
+from fer_lib.models.bundle import META, ONNX, WEIGHTS, derive_bundle, read_bundle, write_bundle
 from fer_lib.models.bundle_format import checksum
 from fer_lib.models.weights import tensors_sha256
 from fer_lib.storage import atomic
+from fer_lib.storage.json_files import file_sha256
 
 
 @pytest.fixture
@@ -200,3 +201,100 @@ def test_derived_bundle_can_replace_its_source(torch_bundle, copy):
     derived = derive_bundle(read_bundle(copy), copy, ids={"run_id": "r"}, metrics={"test": {"accuracy": 0.5}})
     assert derived.weights_sha256 == torch_bundle.weights_sha256
     assert derived.meta["ids"]["run_id"] == "r" and "val_select" in derived.meta["metrics"]
+
+
+def forged(meta: dict, where: str, value) -> dict:
+    """``meta`` with one value replaced, or removed when ``value`` is ``...``; ``where``: keys joined by dots."""
+    meta = json.loads(json.dumps(meta))
+    *path, last = where.split(".")
+    section = meta
+    for key in path:
+        section = section[key]
+    if value is ...:
+        del section[last]
+    else:
+        section[last] = value
+    return meta
+
+
+@pytest.mark.parametrize(
+    "where, value",
+    [
+        ("model.embed_dim", 10**9),
+        ("model.embed_dim", 0),
+        ("model.embed_dim", "64"),
+        ("model.image_size", 10**6),
+        ("model.image_size", 64),  # not the contract's
+        ("model.backbone", 5),
+        ("model.head", "other"),
+        ("model.s", 0),
+        ("model.dropout", 1.5),
+        ("model.extra", 1),
+        ("model", []),
+        ("model", ...),
+        ("face_contract", ...),
+        ("face_contract.image_size", 10**6),
+        ("face_contract.std", [0, 0, 0]),
+        ("temperature.global_temperature", 1e9),
+        ("temperature.global_temperature", 1e-9),
+        ("temperature.global_temperature", "1.7"),
+        ("temperature.global_temperature", float("nan")),
+        ("temperature", "warm"),
+        ("temperature", ...),
+        ("training_prior", [float("nan")] * 7),
+        ("training_prior", [1 / 6] * 6),
+        ("training_prior", [0.5] * 7),
+        ("training_prior", ...),
+        ("abstention", [float("nan")] * 7),
+        ("abstention", [2] * 7),
+        ("abstention", [0.5] * 3),
+        ("logit_bias", [float("inf")] * 7),
+        ("logit_bias", ["0"] * 7),
+        ("training_data", []),
+        ("training_data", {"sources": {"a": {"rows": -1}}}),
+        ("ids", {}),
+        ("ids.weights_sha256", "abc"),
+        ("metrics", ...),
+        ("files", {}),
+        ("files", []),
+        ("files", {"model.safetensors": 5}),
+        ("name", 5),
+        ("kind", ...),
+    ],
+)
+def test_a_forged_value_with_a_matching_checksum_is_rejected(torch_bundle, copy, where, value):
+    meta = forged(torch_bundle.meta, where, value)
+    meta["checksum"] = checksum(meta)
+    (copy / META).write_text(json.dumps(meta))
+    with pytest.raises(BundleError) as error:
+        read_bundle(copy)
+    message = str(error.value)
+    assert str(copy / META) in message and "\n" not in message and len(message) < 600 + len(str(copy))
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b"3", b"", b"\xff\xfe", b"[" * 100_000, b'{"format_version": 1}'])
+def test_json_of_something_else_is_rejected(copy, content):
+    (copy / META).write_bytes(content)
+    with pytest.raises(BundleError, match=META):
+        read_bundle(copy)
+
+
+@pytest.mark.parametrize("change", ["classes", "output", "input", "size"])
+def test_an_onnx_file_of_another_shape_is_rejected(copy, change):
+    from onnx import TensorProto, helper, save
+
+    size, classes = (32 if change == "size" else 48), (3 if change == "classes" else 7)
+    source, target = ("x" if change == "input" else "faces"), ("y" if change == "output" else "logits")
+    inputs = [helper.make_tensor_value_info(source, TensorProto.FLOAT, ["n", 3, size, size])]
+    outputs = [helper.make_tensor_value_info(target, TensorProto.FLOAT, ["n", classes])]
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [-1, 3 * size * size])
+    matrix = helper.make_tensor("matrix", TensorProto.FLOAT, [3 * size * size, classes], [0.0] * 3 * size**2 * classes)
+    nodes = [
+        helper.make_node("Reshape", [source, "shape"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "matrix"], [target]),
+    ]
+    graph = helper.make_graph(nodes, "other", inputs, outputs, [shape, matrix])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), copy / ONNX)
+    rewrite(copy, files=json.loads((copy / META).read_text())["files"] | {ONNX: file_sha256(copy / ONNX)})
+    with pytest.raises(BundleError, match="export the model again"):
+        read_bundle(copy).session()

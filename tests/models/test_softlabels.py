@@ -1,6 +1,7 @@
 """Soft labels: the ensemble's logits for exactly the reader's rows, verified when read."""
 
 import hashlib
+import io
 import json
 import shutil
 
@@ -17,7 +18,8 @@ from fer_lib.faces.contract import FaceContract
 from fer_lib.models import softlabels
 from fer_lib.models.bundle import read_bundle
 from fer_lib.models.inference import predict_logits
-from fer_lib.models.softlabels import cached_logits, export_softlabels, read_softlabels, sharpness
+from fer_lib.models.softlabels import cached_logits, export_softlabels, sharpness
+from fer_lib.models.softlabels_format import FILES, read_softlabels
 from fer_lib.params import SoftLabelParams
 
 KEYS = {
@@ -162,7 +164,7 @@ def test_restored_image_gets_logits(drawn_manifest, drawn_teachers, tmp_path):
 # ---------------------------------------------------------------- errors of the reader
 
 
-@pytest.mark.parametrize("name", softlabels._FILES)
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["changed", "missing"])
 def test_changed_or_missing_file_is_rejected(copy, drawn_manifest, name, damage):
     file = copy / name
@@ -285,3 +287,55 @@ def test_sharpness_falls_with_the_temperature():
     assert table[0]["entropy_q25"] == pytest.approx(np.quantile(-(p * np.log(p)).sum(1), 0.25))
     uniform = sharpness(np.zeros((3, 7)))[0]
     assert uniform["entropy_q50"] == pytest.approx(np.log(7)) and uniform["max_prob_q50"] == pytest.approx(1 / 7)
+
+
+def sealed(folder, name, content):
+    """Replace a file of the folder, with its hash."""
+    (folder / name).write_bytes(content)
+    hashes = json.loads((folder / "hash_manifest.json").read_text())
+    hashes[name] = hashlib.sha256(content).hexdigest()
+    (folder / "hash_manifest.json").write_text(json.dumps(hashes))
+
+
+def arrays(**values) -> bytes:
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **values)
+    return stream.getvalue()
+
+
+FOREIGN = {
+    "softlabels.npz": [
+        b"", b"PK", b"\x80\x04.", arrays(logits=np.zeros((3, 7))), arrays(logits=np.zeros((3, 7)), y=np.zeros(3)),
+        arrays(logits=np.array([{}]), y=np.zeros(1)), arrays(logits=np.zeros((10**6, 7)), y=np.zeros(10**6, np.uint8)),
+    ],
+    "softlabels_index.jsonl": [b"\xff\xfe", b"[]\n", b"{}\n", b'{"sample_id": 1, "i": 0}\n',
+                               b'{"sample_id": "a", "i": -1}',
+                               b'{"sample_id": "a", "i": "x"}', b"[" * 100_000],
+    "classorder.json": [b"", b"\xff", b"{}", b"[" * 100_000],
+    "alignmentreport.json": [b"", b"\xff", b"[]", b"{}", b'{"rows": 1, "ensemble_space": "logit", "teachers": []}',
+                             b'{"rows": 1, "ensemble_space": "logit", "teachers": [{"uri": 5}]}'],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name, content", [(name, content) for name, all_ in FOREIGN.items() for content in all_])
+def test_a_foreign_file_with_a_matching_hash_is_a_message(copy, drawn_manifest, name, content):
+    sealed(copy, name, content)
+    with pytest.raises(BundleError, match="export the soft labels again|06_export_softlabels") as error:
+        read_softlabels(copy, drawn_manifest.rows(split="train"))
+    assert str(copy) in str(error.value) and len(str(error.value)) < 700 + len(str(copy))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'{"softlabels.npz": 5}', b"[" * 100_000])
+def test_hashes_that_are_something_else_are_a_message(copy, drawn_manifest, content):
+    (copy / "hash_manifest.json").write_bytes(content)
+    with pytest.raises(BundleError, match="06_export_softlabels"):
+        read_softlabels(copy, drawn_manifest.rows(split="train"))
+
+
+def test_logits_that_are_not_finite_are_rejected(copy, drawn_manifest):
+    with np.load(copy / "softlabels.npz") as stored:
+        logits, y = stored["logits"], stored["y"]
+    logits[0, 0] = np.nan
+    sealed(copy, "softlabels.npz", arrays(logits=logits, y=y))
+    with pytest.raises(BundleError, match="finite"):
+        read_softlabels(copy, drawn_manifest.rows(split="train"))

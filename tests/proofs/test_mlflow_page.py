@@ -1,5 +1,9 @@
 """MLflow's page, opened as a person does: the runs of a finished run file, and two students side by side."""
 
+import json
+import urllib.error
+import urllib.request
+
 import browser
 import pytest
 
@@ -58,3 +62,23 @@ def test_a_comparison_of_two_students_names_what_differs(opened, runs, tmp_path)
     assert names == {name for name in one if one[name] != other.get(name)}
     tab.picture(tmp_path / "compare.png")
     assert is_picture(tmp_path / "compare.png")
+
+
+def status(url: str, method: str, origin: str | None = None) -> int:
+    body = json.dumps({"name": "from another page"}).encode() if method != "GET" else None
+    headers = {"content-type": "application/json"} | ({"origin": origin} if origin else {})
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers, method=method), timeout=60) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_another_page_changes_nothing_and_no_request_writes_a_file(opened, runs):
+    base, _ = opened
+    create = f"{base}/api/2.0/mlflow/experiments/create"
+    assert status(create, "POST", "http://127.0.0.1:1") == 403
+    for address in ("api", "ajax-api"):
+        assert status(f"{base}/{address}/2.0/mlflow-artifacts/artifacts/x/y.txt", "PUT", base) == 503
+    read = f"{base}/get-artifact?path=reliabilitymetrics.json&run_uuid={runs[0].info.run_id}"
+    assert status(read, "GET") == 200 and status(read, "GET", "http://127.0.0.1:1") == 403

@@ -152,3 +152,23 @@ def test_a_store_whose_creator_was_killed_is_created_again(tmp_path, monkeypatch
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # put back afterwards
     assert store.experiment_id() == "1"
     assert not (home / "mlruns" / ".store.making").exists()
+
+
+@pytest.mark.parametrize("name", ["q?x", "a%20b", "%3F"])
+def test_a_home_that_an_address_would_change_is_refused_and_nothing_is_written_beside_it(name, tmp_path, monkeypatch):
+    home = tmp_path / name
+    home.mkdir()
+    monkeypatch.setenv("FER_HOME", str(home))
+    with pytest.raises(FerError, match="Rename that folder or set FER_HOME"):
+        store.configure()
+    assert [folder.name for folder in tmp_path.iterdir()] == [name]
+    assert not list(home.rglob("*.db"))
+
+
+def test_a_home_with_other_signs_in_its_name_is_used(tmp_path, monkeypatch):
+    home = tmp_path / "100% größer #1 & 'so'"
+    home.mkdir()
+    monkeypatch.setenv("FER_HOME", str(home))
+    store.configure()
+    assert store.experiment_id() and (home / "mlruns" / "mlflow.db").is_file()
+    assert [folder.name for folder in tmp_path.iterdir()] == [home.name]

@@ -1,5 +1,6 @@
 """Checkpoints: bit-exact round trip, verification on reading, and atomic writing."""
 
+import hashlib
 import json
 
 import pytest
@@ -13,12 +14,16 @@ from fer_lib.training.checkpoint import (
     LAST,
     META,
     STATE,
+    checkpoint_weights,
+    checksum,
     has_checkpoint,
     load_checkpoint,
     pack_state,
     save_checkpoint,
     unpack_state,
 )
+from fer_lib.training.progress import Progress
+from fer_lib.training.resume import resume
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(7), "c": torch.randn(2, 3, 4, 4)}
 META_VALUES = {"step": 12, "history": [{"loss": 0.1 + 0.2, "odd": float("nan")}], "best": 1 / 3}
@@ -140,3 +145,58 @@ def test_optimiser_state_gets_the_memory_layout_of_its_parameter(tmp_path):
         for name, value in moments.items():
             assert torch.equal(value, theirs[i][name]) and value.stride() == theirs[i][name].stride()
     assert not mine[0]["exp_avg"].is_contiguous(), "the test needs a layout that is not contiguous"
+
+
+BUNDLE = {
+    "name": "a", "kind": "teacher", "model_config": {}, "contract": {"image_size": 48}, "training_prior": [1 / 7] * 7,
+    "ids": {},
+}  # fmt: skip
+WHOLE = {**Progress().__dict__, "fit_key": "k", "numerics": {}, "epoch": 1.0, "bundle": BUNDLE}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bundle": None},
+        {"bundle": []},
+        {"bundle": BUNDLE | {"contract": {"image_size": 10**9}}},
+        {"bundle": BUNDLE | {"contract": ...}},
+        {"bundle": BUNDLE | {"ids": ...}},
+        {"bundle": BUNDLE | {"training_prior": "x"}},
+        {"bundle": BUNDLE | {"more": 1}},
+        {"epoch": "one"},
+        {"epoch": float("nan")},
+        {"epoch": ...},
+    ],
+)
+def test_a_forged_description_makes_no_bundle(tmp_path, change):
+    def without(values):
+        return {k: without(v) if isinstance(v, dict) else v for k, v in values.items() if v is not ...}
+
+    save_checkpoint(tmp_path / LAST, TENSORS, without(WHOLE | change))
+    with pytest.raises(BundleError, match=rf"{META} holds an invalid value"):
+        checkpoint_weights(tmp_path / LAST)
+
+
+@pytest.mark.parametrize(
+    "change", [{"step": "x"}, {"history": 5}, {"step": ...}, {"numerics": ...}, {"numerics": 5}, {}]
+)
+def test_a_forged_state_is_not_resumed(tmp_path, change):
+    model, optimiser = small(1)
+    tensors = pack_state(model, optimiser, None) if change else TENSORS
+    meta = {name: value for name, value in (WHOLE | change).items() if value is not ...}
+    save_checkpoint(tmp_path / LAST, tensors, meta)
+    with pytest.raises(BundleError, match="is not a state of this fit .* delete that folder"):
+        resume(tmp_path, "k", {}, model, optimiser, None)
+    save_checkpoint(tmp_path / LAST, pack_state(model, optimiser, None), WHOLE)
+    assert resume(tmp_path, "k", {}, model, optimiser, None) == (Progress(), [])
+
+
+def test_a_file_that_is_no_safetensors_is_rejected_also_with_its_hash(path):
+    (path / STATE).write_bytes(b"\xff" * 64)
+    meta = json.loads((path / META).read_text())
+    meta["sha256"] = hashlib.sha256(b"\xff" * 64).hexdigest()
+    meta["checksum"] = checksum({k: v for k, v in meta.items() if k != "checksum"})
+    (path / META).write_text(json.dumps(meta))
+    with pytest.raises(BundleError, match="holds no tensors"):
+        load_checkpoint(path)

@@ -13,7 +13,8 @@ from fer_lib.errors import BundleError, FerError
 from fer_lib.models.bundle import derive_bundle, read_bundle, write_bundle
 from fer_lib.models.classifier import build_classifier, trainable_parameters
 from fer_lib.models.losses import cross_entropy, decoupled_kl, distillation_kl, soft_targets
-from fer_lib.models.softlabels import export_softlabels, read_record, read_softlabels
+from fer_lib.models.softlabels import export_softlabels
+from fer_lib.models.softlabels_format import read_record, read_softlabels
 from fer_lib.params import SoftLabelParams, StudentParams
 from fer_lib.training.fit_data import open_data
 from fer_lib.training.resume import fit_key

@@ -1,13 +1,14 @@
-"""Access control of the page's server: loopback host names, same origin, and the secret key of the address.
+"""Access control of a page's local server: loopback host names and requests of its own page only.
 
-Listening on loopback is not enough: any web page may open a WebSocket to 127.0.0.1, and a foreign host name may resolve
-to it (DNS rebinding).  Requests with other host names and sockets of other origins are refused even with the right key.
+Listening on loopback is not enough: any web page may send requests or open a WebSocket to 127.0.0.1, and a foreign host
+name may resolve to it (DNS rebinding).  Requests with other host names, and those of other pages, are refused.
 The port may differ from the server's, because a tunnel has its own.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from fastapi.responses import PlainTextResponse
 
@@ -21,14 +22,17 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
-_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 class OriginCheck:
-    """ASGI middleware: refuses foreign host names and origins, and adds :data:`HEADERS` to every response."""
+    """ASGI middleware: refuses foreign host names and other pages' requests, and adds headers to every response.
 
-    def __init__(self, app):
-        self.app = app
+    ``command``: the command that prints the address, for the refusals.
+    """
+
+    def __init__(self, app, command: str = "fer live", headers: Mapping[str, str] = HEADERS):
+        self.app, self.command, self.names = app, command, set(headers)
+        self.headers = [(name.encode(), value.encode()) for name, value in headers.items()]
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -37,29 +41,33 @@ class OriginCheck:
 
         async def send_with_headers(message) -> None:
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
-                replaced = [pair for pair in message.get("headers", []) if pair[0].decode().lower() not in HEADERS]
-                message = message | {"headers": replaced + _HEADERS}
+                others = [pair for pair in message.get("headers", []) if pair[0].decode().lower() not in self.names]
+                message = message | {"headers": others + self.headers}
             await send(message)
 
         if (refusal := _refusal(scope)) is None:
             await self.app(scope, receive, send_with_headers)
         elif scope["type"] == "http":
-            await PlainTextResponse(refusal + "\n", 403)(scope, receive, send_with_headers)
+            answer = PlainTextResponse(f"{refusal}: open the address that {self.command} printed.\n", 403)
+            await answer(scope, receive, send_with_headers)
         else:
             await send({"type": "websocket.close", "code": 1008, "reason": ""})  # before accept: HTTP 403
 
 
 def _refusal(scope) -> str | None:
     """The reason to refuse the request; None when it is allowed."""
-    headers: dict[str, list[str]] = {"host": [], "origin": []}
+    headers: dict[str, list[str]] = {"host": [], "origin": [], "sec-fetch-site": [], "sec-fetch-mode": []}
     for name, value in scope["headers"]:
         if (key := name.decode("latin-1").lower()) in headers:
-            headers[key].append(value.decode("latin-1"))
+            headers[key].append(value.decode("latin-1").lower())
     host = headers["host"][0] if len(headers["host"]) == 1 else ""
     if not _LOOPBACK.fullmatch(host):
-        return f"This server answers to localhost only, not to {host[:80]!r}: open the address that fer live printed."
+        return f"This server answers to localhost only, not to {host[:80]!r}"
+    foreign = "This request comes from another page"
     if headers["origin"] or scope["type"] == "websocket":  # a browser always sends the origin of a socket
-        own = [f"{scheme}://{host}".lower() for scheme in ("http", "https")]
-        if len(headers["origin"]) != 1 or headers["origin"][0].lower() not in own:
-            return "This request comes from another page: open the address that fer live printed."
+        if len(headers["origin"]) != 1 or headers["origin"][0] not in (f"http://{host}", f"https://{host}"):
+            return foreign
+    # a picture or a script that another page includes has no origin; a link that a person follows is a navigation
+    if not {"same-origin", "none"}.issuperset(headers["sec-fetch-site"]) and headers["sec-fetch-mode"] != ["navigate"]:
+        return foreign
     return None
