@@ -20,11 +20,13 @@ from fer_lib.datasets.manifest import Manifest, box_of
 from fer_lib.datasets.openings import log_test_opening
 from fer_lib.deploy import latency
 from fer_lib.deploy.onnx_compact import compact
-from fer_lib.deploy.onnx_file import INPUT, OUTPUT, export_verified, parity
+from fer_lib.deploy.onnx_file import export_verified
+from fer_lib.deploy.onnx_parity import parity
 from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import BundleError, FerError
 from fer_lib.faces.decode import decode
 from fer_lib.models.bundle import META, ONNX, Bundle, bundle_folder, derive_bundle, read_bundle
+from fer_lib.models.bundle_format import INPUT, OUTPUT
 from fer_lib.onnx_session import open_session
 from fer_lib.params import ExportParams
 from fer_lib.storage.atomic import write_json

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fer_lib.deploy.onnx_file import INPUT, OUTPUT
 from fer_lib.models.bundle import WEIGHTS, Bundle
+from fer_lib.models.bundle_format import INPUT, OUTPUT
 from fer_lib.onnx_session import open_session
 from fer_lib.storage.progress import step
 

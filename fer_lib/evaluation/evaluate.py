@@ -23,7 +23,7 @@ from fer_lib.datasets.provenance import TrainingExposure, read_exposure
 from fer_lib.errors import BundleError, DataError, FerError
 from fer_lib.evaluation.annotators import annotator_report
 from fer_lib.evaluation.leaks import checked_leaks
-from fer_lib.evaluation.paired import Measurement
+from fer_lib.evaluation.paired_comparison import Measurement
 from fer_lib.evaluation.report import model_report, reliability_lists
 from fer_lib.evaluation.stages import write_stages
 from fer_lib.models.bundle import Bundle, bundle_folder, derive_bundle, read_bundle

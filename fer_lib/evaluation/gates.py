@@ -10,7 +10,7 @@ from typing import Any
 
 from fer_lib.calibration.metrics import class_names, f1_per_class, macro_f1, minority_f1
 from fer_lib.errors import DataError
-from fer_lib.evaluation.paired import METHOD, LogitPair, Measurement, compare
+from fer_lib.evaluation.paired_comparison import METHOD, LogitPair, Measurement, compare
 from fer_lib.params import GateParams, OfflineGate, SessionGate
 
 OFFLINE_ONLY = "offline-only"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fer_lib.errors import FerError
-from fer_lib.evaluation.paired import METHOD, LogitPair, Measurement, compare
+from fer_lib.evaluation.paired_comparison import METHOD, LogitPair, Measurement, compare
 from fer_lib.evaluation.stage_views import stage_sentences
 from fer_lib.models.bundle import WEIGHTS, Bundle, read_bundle
 from fer_lib.params import EvaluateParams

@@ -11,7 +11,7 @@ from fer_lib.datasets.openings import log_test_opening
 from fer_lib.datasets.provenance import read_exposure
 from fer_lib.errors import DataError
 from fer_lib.evaluation.leaks import checked_leaks
-from fer_lib.evaluation.paired import Measurement
+from fer_lib.evaluation.paired_comparison import Measurement
 from fer_lib.models.bundle import Bundle
 from fer_lib.models.softlabels import cached_logits
 from fer_lib.params import AdaptParams

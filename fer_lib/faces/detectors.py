@@ -12,8 +12,8 @@ import numpy as np
 
 from fer_lib.errors import FerError
 from fer_lib.faces.contract import check_image
-from fer_lib.faces.cv_errors import reason
 from fer_lib.faces.detector_interface import Detector, Face, fitted, largest_first, read_model
+from fer_lib.faces.opencv_errors import reason
 from fer_lib.faces.yunet import YuNet
 
 __all__ = ["Detector", "Face", "Haar", "Ssd", "YuNet", "get_detector"]

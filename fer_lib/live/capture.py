@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from fer_lib.errors import DataError
-from fer_lib.faces.cv_errors import reason
+from fer_lib.faces.opencv_errors import reason
 
 QUEUE_SIZE = 4  # frames of a file that are read ahead
 CAMERA_TIMEOUT = 2.0  # seconds without a frame after which a camera counts as unplugged

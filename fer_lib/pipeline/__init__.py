@@ -3,7 +3,7 @@
 runfile.py, includes.py  read a run file into a plan of validated phases
 run.py                   one run file: ``fer run``
 sweep.py                 one run file with every combination of parameter values: ``fer sweep``
-grid.py                  the combinations of a sweep; comparison.py compares their results
+grid.py                  the combinations of a sweep; sweep_table.py compares their results
 schedule.py              the order in which phases start, for both
 execution.py             execution of a plan: inputs, cache keys, folders and the result of each phase
 reuse.py                 whether a finished phase is re-used; cache_key.py: the key that decides it

@@ -85,16 +85,16 @@ def _compare(shared, run_id: str, title: str, executions: list, last: list[str])
 
     Returns the index of the best combination, None with a tie.
     """
-    from fer_lib.pipeline import comparison
+    from fer_lib.pipeline import sweep_table
 
-    groups = comparison.grouped(comparison.rows(executions, last))
-    best, client = comparison.best(groups), shared.client
+    groups = sweep_table.grouped(sweep_table.rows(executions, last))
+    best, client = sweep_table.best(groups), shared.client
     if best is not None:
         client.set_tag(run_id, "fer.best", executions[best].label)
-    client.log_dict(run_id, comparison.as_json(title, executions, groups), "sweep.json")
-    client.log_text(run_id, comparison.as_csv(groups), "sweep.csv")
-    if (figure := comparison.plot_scores(title, groups)) is not None:
+    client.log_dict(run_id, sweep_table.as_json(title, executions, groups), "sweep.json")
+    client.log_text(run_id, sweep_table.as_csv(groups), "sweep.csv")
+    if (figure := sweep_table.plot_scores(title, groups)) is not None:
         client.log_figure(run_id, figure, "sweep.png", save_kwargs={"dpi": 120})
-    for part in comparison.rich_tables(groups):
+    for part in sweep_table.rich_tables(groups):
         shared.console.print(part)
     return best

@@ -1,6 +1,6 @@
 """Training: one loop for teachers, students and adapted models.
 
-teacher.py, student.py  the two objectives; label_loss.py: the part of a loss that labels give
+teacher.py, student.py  the two objectives; label_objective.py: the part of a loss that labels give
 fit.py                  a whole fit: device, data, starting weights, files; loop.py, step.py: its loop and one step
 checkpoint.py           a training state on disk; resume.py: going on from it
 validate.py             scores on val and the best bundle; progress.py, plots.py: what is shown

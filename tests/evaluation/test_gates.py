@@ -11,7 +11,7 @@ from fer_lib.adapt.promotion import register_if_passed
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError, ParamsError
 from fer_lib.evaluation.gates import OFFLINE_ONLY, decide, offline_gate, session_gate
-from fer_lib.evaluation.paired import Measurement
+from fer_lib.evaluation.paired_comparison import Measurement
 from fer_lib.evaluation.stage_views import before_after
 from fer_lib.evaluation.suites import suite_rows
 from fer_lib.evaluation.table import gates_table

@@ -12,7 +12,7 @@ from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.errors import DataError, FerError
 from fer_lib.evaluation.evaluate import evaluate
-from fer_lib.evaluation.paired import Measurement
+from fer_lib.evaluation.paired_comparison import Measurement
 from fer_lib.evaluation.stage_views import changed_table, draw_stages, stage_sentences, stages_table, verdict
 from fer_lib.evaluation.stages import compare_scores, cost, parent_child_pairs, read_stages
 from fer_lib.importers import import_all

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_lib.pipeline import comparison, papermill
+from fer_lib.pipeline import papermill, sweep_table
 from fer_lib.pipeline.sweep import sweep_file
 
 CHANGES = ["manifest.val_fraction=0.05,0.1", "teacher_a.epochs=3,13"]
@@ -100,30 +100,30 @@ def row(values, score=None, evalset="e", evaluated=None, protocol="p", **scores)
 def test_a_group_has_the_rows_measured_on_the_same_faces():
     rows = [row({"t": "1"}, 0.5, evaluated={"evaluate": "x"}), row({"t": "2"}, 0.7), row({"t": "3"}, 0.6, evalset="f"),
             row({"t": "4"}, 0.7, evaluated={"evaluate": "y"}), row({"t": "5"}, evalset=None)]  # fmt: skip
-    groups = comparison.grouped(rows)
+    groups = sweep_table.grouped(rows)
     ranks = [[(r["values"]["t"], r["rank"]) for r in group] for group in groups]
     assert ranks == [[("2", 1), ("1", 2)], [("3", 1)], [("4", 1)], [("5", None)]]
-    assert comparison.best(groups) is None and comparison.best(groups[:1]) == 0
-    tied = comparison.grouped([row({"t": str(i)}, score) for i, score in enumerate((0.5, 0.7, 0.7, 0.1))])
-    assert [r["rank"] for r in tied[0]] == [1, 1, 3, 4] and comparison.best(tied) is None
-    unknown = comparison.grouped([row({"t": "1"}, 0.5, evalset=None), row({"t": "2"}, 0.7, evalset=None)])
+    assert sweep_table.best(groups) is None and sweep_table.best(groups[:1]) == 0
+    tied = sweep_table.grouped([row({"t": str(i)}, score) for i, score in enumerate((0.5, 0.7, 0.7, 0.1))])
+    assert [r["rank"] for r in tied[0]] == [1, 1, 3, 4] and sweep_table.best(tied) is None
+    unknown = sweep_table.grouped([row({"t": "1"}, 0.5, evalset=None), row({"t": "2"}, 0.7, evalset=None)])
     assert [r["rank"] for r in unknown[0]] == [None, None], "the faces are unknown"
 
 
 def test_rows_of_another_protocol_are_ranked_with_a_remark():
     """Another image size or CLAHE: the same rows, so the sizes can be compared, but not the same protocol."""
-    alike = comparison.grouped([row({"size": "48"}, 0.5), row({"size": "64"}, 0.6)])
-    assert comparison.headings(alike) == ["val on e"]
-    other = comparison.grouped([row({"size": "48"}, 0.5), row({"size": "64"}, 0.6, protocol="q")])
-    [heading] = comparison.headings(other)
-    assert heading == "val on e (as 2 protocols: not all see the same pixels of them)" and comparison.best(other) == 0
-    [_, first, second] = csv.reader(io.StringIO(comparison.as_csv(other)))
+    alike = sweep_table.grouped([row({"size": "48"}, 0.5), row({"size": "64"}, 0.6)])
+    assert sweep_table.headings(alike) == ["val on e"]
+    other = sweep_table.grouped([row({"size": "48"}, 0.5), row({"size": "64"}, 0.6, protocol="q")])
+    [heading] = sweep_table.headings(other)
+    assert heading == "val on e (as 2 protocols: not all see the same pixels of them)" and sweep_table.best(other) == 0
+    [_, first, second] = csv.reader(io.StringIO(sweep_table.as_csv(other)))
     assert "q" in first and "p" in second
 
 
 def test_spreadsheet_formulas_are_escaped():
-    groups = comparison.grouped([row({"=1+1": "=cmd()", "n": "-3"}, 0.5, lowest=-0.5)])
-    [head, line] = csv.reader(io.StringIO(comparison.as_csv(groups)))
+    groups = sweep_table.grouped([row({"=1+1": "=cmd()", "n": "-3"}, 0.5, lowest=-0.5)])
+    [head, line] = csv.reader(io.StringIO(sweep_table.as_csv(groups)))
     assert "'=1+1" in head and "'=cmd()" in line and "-0.5" in line
 
 
@@ -131,12 +131,12 @@ def test_the_plot_has_one_line_per_setting():
     rows = [
         row({"s": s, "m": m}, 0.5 + float(s) / 100, **{"evaluate macro-F1": 0.4}) for s in ("8", "16") for m in "ab"
     ]
-    figure = comparison.plot_scores("a sweep", comparison.grouped(rows))
+    figure = sweep_table.plot_scores("a sweep", sweep_table.grouped(rows))
     [axes] = figure.axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert lines["kd, m=a: val macro-F1"] == [[8.0, 0.58], [16.0, 0.66]] and len(lines) == 4
     assert axes.get_xlabel() == "s" and "kd, m=b: evaluate macro-F1" in lines
-    assert comparison.plot_scores("none", comparison.grouped([row({"s": "1"})])) is None
+    assert sweep_table.plot_scores("none", sweep_table.grouped([row({"s": "1"})])) is None
 
 
 def test_a_student_without_distillation_is_shared_by_all_temperatures(base, first, stored):

@@ -17,7 +17,7 @@ from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.provenance import content_numbers, read_exposure
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, DataError, FerError
-from fer_lib.evaluation.checkpoints import best_index, candidates, sweep
+from fer_lib.evaluation.checkpoint_sweep import best_index, candidates, sweep
 from fer_lib.evaluation.evaluate import subjects
 from fer_lib.evaluation.sweep_view import chosen_reliability, sweep_curves, sweep_summary, sweep_table
 from fer_lib.models.bundle import read_bundle

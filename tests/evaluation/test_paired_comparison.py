@@ -8,7 +8,7 @@ from sklearn.metrics import f1_score
 
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError, FerError
-from fer_lib.evaluation.paired import LogitPair, compare
+from fer_lib.evaluation.paired_comparison import LogitPair, compare
 
 
 def two_models(n, seed, gap=0.0, k=7):

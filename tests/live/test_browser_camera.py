@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from fer_lib.errors import DataError
-from fer_lib.live import browser_source
-from fer_lib.live.browser_source import BrowserSource
+from fer_lib.live import browser_camera
+from fer_lib.live.browser_camera import BrowserSource
 
 
 def jpeg(value=0, size=(64, 48), kind="JPEG"):
@@ -75,7 +75,7 @@ def test_time_increases_after_a_page_reload():
         (jpeg(kind="PNG"), "no JPEG"),
         (jpeg()[:200], "broken or truncated"),
         (b"\xff\xd8\xff" + bytes(1000), "JPEG"),
-        (b"\xff\xd8\xff" + bytes(browser_source.MAX_BYTES), "above the cap"),
+        (b"\xff\xd8\xff" + bytes(browser_camera.MAX_BYTES), "above the cap"),
         (jpeg(size=(32, 48)), "has one size"),
     ],
 )
@@ -91,7 +91,7 @@ def test_invalid_bytes_are_refused_without_effect(data, why):
 
 
 def test_a_decompression_bomb_is_refused_by_its_header(monkeypatch):
-    monkeypatch.setattr(browser_source, "MAX_PIXELS", 100)
+    monkeypatch.setattr(browser_camera, "MAX_PIXELS", 100)
     with pytest.raises(DataError, match="above the cap of 100 pixels"):
         BrowserSource().feed(jpeg(), 0.0)
 

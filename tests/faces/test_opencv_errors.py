@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_lib.faces.cv_errors import LONGEST, reason
+from fer_lib.faces.opencv_errors import LONGEST, reason
 
 
 def met(call) -> cv2.error:
