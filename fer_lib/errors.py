@@ -40,8 +40,13 @@ def disk_trouble(error: BaseException | None) -> str | None:
         number, text = getattr(error, "errno", None), str(error)
         if number in _FULL or "database or disk is full" in text:
             return "the disk is full: free some space and give the same command again; what is finished is kept"
-        if number == errno.EROFS or "attempt to write a readonly database" in text:
+        if number == errno.EROFS:
             return "the disk is read-only: set FER_HOME to a folder you can write, or make this one writable"
+        if "attempt to write a readonly database" in text:  # SQLite says the same of a file that has gone
+            return (
+                "the store mlruns/mlflow.db was deleted or moved meanwhile, or is read-only: put it back, or "
+                "set FER_HOME to a folder you can write, and give the same command again; what is finished is kept"
+            )
         error = error.__cause__ or error.__context__
     return None
 
@@ -67,8 +72,8 @@ def user_message(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.filename is not None and not isinstance(error.filename, int):
         reason = error.strerror or type(error).__name__
         if error.errno in _FULL | _NOT_A_FOLDER | {errno.EROFS}:  # errors of writing, mostly
-            return f"cannot use {_path_text(error.filename)}: {reason} ({os_error_hint(error)})"
-        return f"cannot read or write {_path_text(error.filename)}: {reason}; check the path and its permissions"
+            return f"cannot use {path_text(error.filename)}: {reason} ({os_error_hint(error)})"
+        return f"cannot read or write {path_text(error.filename)}: {reason}; check the path and its permissions"
     return disk_trouble(error)
 
 
@@ -81,7 +86,7 @@ def reported_message(name: str, text: str) -> str:
     return disk_trouble(Exception(text)) or text
 
 
-def _path_text(path: str | bytes) -> str:
-    """The path as text; bytes that are no UTF-8 are escaped."""
+def path_text(path: str | bytes) -> str:
+    """The path as text that can be printed and written as UTF-8: bytes of a name that are no UTF-8 are escaped."""
     text = path.decode("utf-8", "backslashreplace") if isinstance(path, bytes) else path
     return text.encode("utf-8", "backslashreplace").decode()

@@ -35,7 +35,7 @@ def predict(
 ) -> None:
     """Say what the faces in images express, with calibrated probabilities.  Exit 1 when an image can't be read."""
     from fer_lib import load
-    from fer_lib.errors import DataError
+    from fer_lib.errors import DataError, path_text
     from fer_lib.faces.decode import decode
     from fer_lib.pipeline.progress import show_progress
     from fer_lib.storage.atomic import explained
@@ -52,13 +52,13 @@ def predict(
     results, images = [], list_images(paths, recursive)
     with show_progress("predict"), step("reading images", len(images), "images") as counter:
         for path, error in images:
-            result: dict[str, Any] = {"path": str(path), "faces": [], "error": error}
+            result: dict[str, Any] = {"path": path_text(str(path)), "faces": [], "error": error}
             if error is None:
                 try:
                     image = decode(path)
                     faces = predictor.predict(image, whole=whole)
                 except DataError as problem:
-                    result["error"] = str(problem)
+                    result["error"] = path_text(str(problem))
                 else:
                     result["faces"] = [face.as_dict() for face in faces]
                     if annotated is not None:

@@ -109,8 +109,15 @@ def entries(folder: Path) -> tuple[list[Path], list[Path]]:
     if folder.is_file():
         raise DataError(f"{folder} is a file; root must be the folder that holds the dataset")
     with os.scandir(folder) as scan:
-        names = sorted((e.name, e.is_dir()) for e in scan if not e.name.startswith(".") and e.name != "__MACOSX")
+        names = sorted((e.name, _is_folder(e)) for e in scan if not e.name.startswith(".") and e.name != "__MACOSX")
     return [folder / n for n, is_dir in names if is_dir], [folder / n for n, is_dir in names if not is_dir]
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def files_below(folder: Path) -> Iterator[Path]:

@@ -8,6 +8,7 @@ moved checkout is re-based when it is opened.  Telemetry is switched off.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sqlite3
@@ -81,6 +82,8 @@ def configure(root: Path | str | None = None) -> Path:
                 f"another process has been creating the store {mlruns(base)} for two minutes: end it and try again"
             ) from error
         except OSError as error:
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and (mlruns(base) / "mlflow.db").is_file():
+                return base  # what only reads, as fer models and fer predict, works on a read-only store
             raise FerError(f"cannot write the store {mlruns(base)}: {error}. Set FER_HOME to another folder") from error
         _configured.add(base)
     return base

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +163,18 @@ def test_models_are_readable_in_a_narrow_terminal(folder, monkeypatch):
     shown = run("models").stdout
     for part in ("fer-student/12", "@champion", "0.6123", "0.6789", "0.0234", "val_select", "30a24a913b34", "4.3 MB"):
         assert part in shown
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are any bytes only there")
+def test_a_name_that_is_not_utf_8_is_escaped(folder, onnx_bundle, tmp_path):
+    good, broken = (folder / os.fsdecode(name) for name in (b"caf\xe9.png", b"broken\xff.png"))
+    (folder / "a.png").rename(good)
+    broken.write_bytes(b"no image")
+    options = ("--model", onnx_bundle.path, "--whole", "--csv", tmp_path / "out.csv")
+    done = run("predict", good, broken, *options)
+    assert done.exit_code == 1 and isinstance(done.exception, SystemExit)
+    assert "caf\\udce9.png" in done.stdout and "broken\\udcff.png" in done.stderr
+    with open(tmp_path / "out.csv", encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [Path(row["path"]).name for row in rows] == ["caf\\udce9.png", "broken\\udcff.png"]
+    assert run("predict", good, *options[:-2], "--json").exit_code == 0

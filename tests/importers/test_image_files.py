@@ -318,3 +318,12 @@ def test_another_archive_beside_the_photos_is_no_part_of_theirs(tmp_path):
     with pytest.raises(DataError, match="several archives, label.7z, photos.7z"):
         sorted_parts([paths[0], tmp_path / "photos.7z"], "origin.7z", "expw")
     assert sorted_parts([tmp_path / "photos.7z"], "origin.7z", "expw") == [tmp_path / "photos.7z"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_a_link_to_itself_is_one_bad_record(tree, tmp_path):
+    (tree / "train" / "angry" / "loop.png").symlink_to("loop.png")
+    (tree / "train" / "loop").symlink_to("loop")
+    (tree / "loop").symlink_to("loop")
+    result = import_root("tree", tree, tmp_path / "out", max_bad=5)
+    assert len(result.manifest) == len(CLASSES)

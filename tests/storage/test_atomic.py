@@ -170,7 +170,10 @@ def test_write_synced_syncs_once(tmp_path, disk_calls):
         (OSError(28, "No space left on device"), "free some space and give the same command again"),
         (OSError(30, "Read-only file system"), "read-only: set FER_HOME"),
         (RuntimeError("(sqlite3.OperationalError) database or disk is full"), "free some space"),
-        (RuntimeError("(sqlite3.OperationalError) attempt to write a readonly database"), "read-only"),
+        (
+            RuntimeError("(sqlite3.OperationalError) attempt to write a readonly database"),
+            "deleted or moved meanwhile, or is read-only",
+        ),
         (OSError(2, "No such file or directory"), None),
         (RuntimeError("something else"), None),
     ],
