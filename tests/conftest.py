@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,8 @@ from tiny_bundles import faces, onnx_bundle, pieces, torch_bundle  # noqa: F401 
 import fer_lib  # noqa: F401  (sets what torch and ONNX Runtime read as they are imported)
 
 REPO = Path(__file__).resolve().parents[1]
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts a background command; its children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

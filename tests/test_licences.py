@@ -1,5 +1,6 @@
 """Every package that the lock installs may be used and passed on without asking more than a notice."""
 
+import importlib
 import importlib.metadata
 import re
 import sys
@@ -11,7 +12,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
-import licences  # noqa: E402
+licences = importlib.import_module("licences")
 
 # MPL-2.0 asks for the source of its own files only, which are installed as source.
 PERMITTED = {

@@ -45,15 +45,17 @@ def project(repo) -> dict:
 
 @pytest.fixture(scope="module")
 def declared(project) -> list[Requirement]:
-    """The requirements of the project and its extras."""
-    extras = [text for group in project["optional-dependencies"].values() for text in group]
+    """The requirements of the project and of the extras that the lock installs: not those under LGPL."""
+    extras = [text for extra in ("test", "weights") for text in project["optional-dependencies"][extra]]
     return [Requirement(text) for text in project["dependencies"] + extras]
 
 
 @pytest.fixture(scope="module")
 def lock(repo) -> dict[str, Requirement]:
-    lines = (repo / "requirements.lock").read_text().splitlines()
-    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    """The pins of both files, torch's first."""
+    files = (repo / "requirements-torch.txt", repo / "requirements.lock")
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    pins = [Requirement(line.removesuffix(" \\")) for line in lines if re.match(r"\w", line)]
     assert len(pins) == len({pin.name for pin in pins}), "a package is pinned twice"
     return {canonicalize_name(pin.name): pin for pin in pins}
 
@@ -63,6 +65,16 @@ def test_the_lock_is_plain_pins_without_host_path_or_local_version(lock):
         (specifier,) = pin.specifier
         assert specifier.operator == "==" and pin.url is None, f"{pin} is not a plain pin"
         assert Version(specifier.version).local is None, f"{pin} names a local build"
+
+
+def test_every_pin_has_hashes_but_those_of_torch(repo):
+    torch = (repo / "requirements-torch.txt").read_text().splitlines()
+    assert [line.split("==")[0] for line in torch] == ["torch", "torchvision"]
+    for name in ("requirements.lock", "requirements-uv.txt", "requirements-headless.txt"):
+        text = (repo / name).read_text()
+        pins = re.findall(r"^(\w\S*)==.*?((?: \\\n    --hash=sha256:[0-9a-f]{64})*)$", text, re.MULTILINE)
+        assert pins and all(hashes for _, hashes in pins), [pin for pin, hashes in pins if not hashes]
+        assert not {pin for pin, _ in pins} & {"torch", "torchvision"}
 
 
 def test_the_lock_satisfies_every_range_of_pyproject(declared, lock):
@@ -177,7 +189,7 @@ def _third_party(path) -> set[str]:
     return names - set(sys.stdlib_module_names) - {"fer_lib"}
 
 
-FOLDERS = {"fer_lib": ["weights", "archives"], "benchmarks": ["test"], "tests": ["test", "weights"]}
+FOLDERS = {"fer_lib": ["weights", "archives"], "benchmarks": ["test"], "tests": ["test", "weights", "archives"]}
 
 
 @pytest.mark.parametrize("folder, extras", FOLDERS.items())

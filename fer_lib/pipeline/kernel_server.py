@@ -125,7 +125,6 @@ def serve(listener: socket.socket) -> tuple[dict[str, Any], socket.socket] | Non
             elif (pid := _fork()) == 0:
                 for other in (listener, *kernels):
                     other.close()
-                signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background command
                 return json.loads(request), connection
             else:
                 kernels[connection] = pid

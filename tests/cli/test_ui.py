@@ -1,7 +1,7 @@
 """MLflow's page answers requests of its own page only."""
 
 import pytest
-from starlette.testclient import TestClient
+from fastapi.testclient import TestClient
 
 from fer_lib.cli.ui import mlflow_page
 
