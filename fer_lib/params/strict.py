@@ -52,7 +52,7 @@ def unknown_key(key: str, names: Iterable[str]) -> str:
 class _Loader(yaml.SafeLoader):
     """YAML loader that raises YAMLError for duplicate keys and for invalid values.
 
-    Invalid values: ``2024-13-45``, ``0x_``, ``!!bool maybe``, half a surrogate pair.
+    Invalid values: ``2024-13-45``, ``0x_``, ``!!bool maybe``, half a surrogate pair, a NUL.
     """
 
     def fetch_flow_collection_start(self, TokenClass: type) -> None:  # noqa: N803 - PyYAML's name
@@ -65,6 +65,8 @@ class _Loader(yaml.SafeLoader):
             value = super().construct_object(node, deep)
             if isinstance(value, str):
                 value.encode("utf-8")
+                if "\0" in value:
+                    raise ValueError("no path, name or tag may hold this character")
         except (yaml.YAMLError, RecursionError):
             raise
         except Exception as error:  # whatever int(), datetime() or a look-up raises in PyYAML

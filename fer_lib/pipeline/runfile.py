@@ -34,6 +34,8 @@ from fer_lib.params.strict import closest, parse, unknown_key, validate
 from fer_lib.pipeline.includes import declared_seconds, matching_phases, read_run
 from fer_lib.storage.paths import external, is_uri
 
+MAX_NAME = 200  # characters of a run or experiment; MLflow cuts longer ones
+
 
 @dataclass(frozen=True)
 class Input:
@@ -126,8 +128,8 @@ def load_run(path: Path | str, overrides: Sequence[str] = (), smoke: bool = Fals
     experiment = text.top.get("experiment", "fer")
     name = text.top.get("name", path.stem)
     for key, value in (("name", name), ("experiment", experiment)):
-        if not isinstance(value, str) or not value.strip():
-            raise ParamsError(f"{path}: {key!r} must be a text, got {value!r}")
+        if not isinstance(value, str) or not 0 < len(value.strip()) <= MAX_NAME:
+            raise ParamsError(f"{path}: {key!r} must be a text of at most {MAX_NAME} characters, got {value!r:.60}")
     kinds, values = {}, {}
     for phase, mapping in text.phases.items():
         kinds[phase], values[phase] = _parse_phase(path, phase, mapping)
@@ -155,7 +157,7 @@ def _parse_phase(path: Path, phase: Any, mapping: Any) -> tuple[str, dict[str, A
         raise ParamsError(f"{path}: phase {phase!r} must be a mapping of parameters, got {mapping!r}")
     values = copy.deepcopy(values)
     kind = values.pop("kind", phase)
-    if kind not in params_module.KINDS:
+    if not isinstance(kind, str) or kind not in params_module.KINDS:
         hint = closest(str(kind), params_module.KINDS)
         raise ParamsError(f"{path}: phase {phase!r}: unknown kind {kind!r}{hint}; set kind: KIND in the phase")
     return kind, values
