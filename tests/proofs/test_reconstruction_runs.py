@@ -7,6 +7,7 @@ the others, so these then find each of their phases finished.
 import json
 import re
 import shutil
+import sqlite3
 
 import pytest
 from rawtrees import draw_raw_trees
@@ -109,7 +110,10 @@ def test_two_stages_run_and_say_what_the_second_changed(tmp_path):
         [stage] = report["stages"]
         assert (stage["parent"], stage["child"], report["sources"]) == ("stage_a", "stage_b", ["rafdb_basic"])
         assert (done(home, name) / "figures" / "stages.png").is_file()
-    ended = command("fer_lib.cli.main", "report", "export", "two_stage", home=home, cwd=home)
+    with sqlite3.connect(home / "mlruns" / "mlflow.db") as db:  # a smoke run is exported by its id
+        of_file = "SELECT run_uuid FROM tags JOIN runs USING (run_uuid) WHERE key = 'fer.kind' AND value = 'run'"
+        run_id = db.execute(f"{of_file} ORDER BY start_time").fetchone()[0]
+    ended = command("fer_lib.cli.main", "report", "export", run_id, home=home, cwd=home)
     assert ended.code == 0, ended.out + ended.err
     exported = json.loads((home / "docs" / "results" / "two_stage.json").read_text())
     assert set(exported["stages"]) == {"on_val", "on_test"}
