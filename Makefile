@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test proofs bench lint size lock sbom ui clean
+.PHONY: help setup demo test proofs fuzz bench lint size lock sbom ui clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test: lint  ## lint and the whole suite
 
 proofs: setup  ## the slow proofs: kills, fuzz, coverage, real datasets, browser
 	"$(BIN)/python" -m pytest -q tests/proofs $(ARGS)
+
+fuzz: setup  ## damaged files for every reader, at most an hour; what fails goes to tests/fuzz/corpus
+	"$(BIN)/python" tests/fuzz/fuzz.py $(ARGS)
 
 bench: setup  ## the measurements of benchmarks/, one after another; each prints a table
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; "$(BIN)/python" "$$script" $(ARGS) || exit 1; done

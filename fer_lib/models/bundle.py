@@ -23,6 +23,7 @@ from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import BundleError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.models.bundle_format import (
+    ADVICE,
     FORMAT_VERSION,
     INPUT,
     META,
@@ -80,9 +81,13 @@ class Bundle:
                 f"bundle {self.path} holds no {WEIGHTS} (only {ONNX}): predict with runtime 'onnx', or give the "
                 "bundle of the training run, which has torch weights"
             )
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(self.path / WEIGHTS)
+        try:
+            return load_file(self.path / WEIGHTS)
+        except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+            raise BundleError(f"{self.path / WEIGHTS} holds no tensors ({error}); {ADVICE}") from error
 
     def model(self):
         """The torch model in eval mode: faces float32 [N, 3, S, S] -> logits float32 [N, 7] (before temperature).
@@ -121,7 +126,10 @@ class Bundle:
                 )
             from fer_lib.onnx_session import open_session
 
-            session = open_session(self.path / ONNX)
+            try:
+                session = open_session(self.path / ONNX)
+            except Exception as error:  # the runtime's errors have no class in common
+                raise BundleError(f"onnxruntime cannot load {self.path / ONNX} ({error}); {ADVICE}") from error
             size = self.contract.image_size
             inputs = [(value.name, value.shape[1:]) for value in session.get_inputs()]
             outputs = [(value.name, value.shape[1:]) for value in session.get_outputs()]
