@@ -37,7 +37,7 @@ from fer_lib.synthetic.dataset import write_raw
 from fer_lib.tracking.event_logger import LIVE_SECONDS
 from fer_lib.training import loop
 from fer_lib.training.checkpoint import save_checkpoint
-from fer_lib.training.fit_data import open_data
+from fer_lib.training.fit_inputs import open_data
 from fer_lib.training.step import precision
 from fer_lib.training.teacher import TeacherObjective, train_teacher
 

@@ -21,7 +21,7 @@ from fer_lib.models.losses import cross_entropy, soft_targets
 from fer_lib.models.negative import negative_loss
 from fer_lib.params import AdaptFit, AdaptParams
 from fer_lib.training.fit import run_fit
-from fer_lib.training.fit_data import FitData, make_contract
+from fer_lib.training.fit_inputs import FitData, make_contract
 
 LOOP_TUNE = {"head": "head", "bn": "norms", "both": "bn"}  # the parameter ``tune`` in the terms of run_fit
 _SHARED = AdaptFit.model_fields.keys() & AdaptParams.model_fields.keys() - {"manifest", "output_dir"}

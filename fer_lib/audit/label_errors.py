@@ -182,7 +182,7 @@ def audit_labels(
     from fer_lib.datasets.facepack import open_or_build
     from fer_lib.devices import resolve_device
     from fer_lib.training.cross_validation import assign_folds, out_of_fold
-    from fer_lib.training.fit_data import make_contract
+    from fer_lib.training.fit_inputs import make_contract
 
     rows = rows_to_audit(manifest, p)
     nets, device = _nets(p, seed), resolve_device(p.device)

@@ -1,6 +1,6 @@
 """A live session: frames in, calm labels and logs out.
 
-session.py, capture.py      the session and its camera or file; browser_camera.py: a browser's camera
+session.py, capture.py      the session and its camera or file; web/browser_camera.py: a browser's
 tracker.py, live_model.py   faces from frame to frame, and the model that judges them
 smoothing.py                moving average, margin and vote; smoothing_grid.py: other settings on a recorded session
 session_writer.py, log.py   what is written; session_files.py: names and columns of the files

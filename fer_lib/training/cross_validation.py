@@ -28,7 +28,7 @@ from fer_lib.params import StudentParams
 from fer_lib.storage.progress import step
 from fer_lib.training.distributed import SingleProcess
 from fer_lib.training.fit import apply_settings
-from fer_lib.training.fit_data import FitData, model_config
+from fer_lib.training.fit_inputs import FitData, model_config
 from fer_lib.training.loop import fit
 from fer_lib.training.student import StudentObjective
 

@@ -26,7 +26,7 @@ from fer_lib.storage.atomic import fresh_file, write_json
 from fer_lib.storage.environment import environment
 from fer_lib.training.checkpoint import LAST, has_checkpoint
 from fer_lib.training.distributed import SingleProcess, run_processes
-from fer_lib.training.fit_data import FitData, model_config, open_data
+from fer_lib.training.fit_inputs import FitData, model_config, open_data
 from fer_lib.training.loop import fit
 from fer_lib.training.step import precision
 

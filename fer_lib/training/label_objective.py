@@ -7,7 +7,7 @@ import torch
 from fer_lib.errors import DataError
 from fer_lib.models.losses import cross_entropy, logit_adjustment, soft_targets
 from fer_lib.params import FitParams
-from fer_lib.training.fit_data import FitData
+from fer_lib.training.fit_inputs import FitData
 
 
 class LabelLoss:

@@ -27,9 +27,9 @@ from fer_lib.params import FitParams
 from fer_lib.storage.atomic import write_json
 from fer_lib.training.checkpoint import BEFORE, LAST, pack_state, save_checkpoint
 from fer_lib.training.distributed import SingleProcess
-from fer_lib.training.fit_data import FitData, loader_threads
+from fer_lib.training.fit_inputs import FitData, loader_threads
 from fer_lib.training.progress import Progress, history_row, slow_epoch_warning, step_event
-from fer_lib.training.resume import fit_key, numerics, resume
+from fer_lib.training.resume_check import fit_key, numerics, resume
 from fer_lib.training.schedule import learning_rate
 from fer_lib.training.step import Objective, Stepper, divergence_error
 from fer_lib.training.validate import validate, write_best

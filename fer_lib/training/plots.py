@@ -16,7 +16,7 @@ from fer_lib.datasets.sheets import tile_page
 from fer_lib.emotions import EMOTIONS
 from fer_lib.params import FitParams
 from fer_lib.storage.json_files import flatten
-from fer_lib.training.fit_data import open_data
+from fer_lib.training.fit_inputs import open_data
 
 _PANELS = {  # label -> key of each curve in a row of history.json
     "loss": {"train": "train.loss", "val": "val.nll"},

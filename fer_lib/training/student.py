@@ -23,7 +23,7 @@ from fer_lib.models.losses import decoupled_kl, distillation_kl
 from fer_lib.models.softlabels_format import read_softlabels, softlabels_sha256
 from fer_lib.params import StudentParams
 from fer_lib.training.fit import run_fit
-from fer_lib.training.fit_data import FitData
+from fer_lib.training.fit_inputs import FitData
 from fer_lib.training.label_objective import LabelLoss
 
 

@@ -13,7 +13,7 @@ from fer_lib.datasets.manifest import Manifest
 from fer_lib.models.losses import arcface_logits, mixup
 from fer_lib.params import TeacherParams
 from fer_lib.training.fit import run_fit
-from fer_lib.training.fit_data import FitData
+from fer_lib.training.fit_inputs import FitData
 from fer_lib.training.label_objective import LabelLoss
 from fer_lib.training.schedule import as_epochs, margin
 

@@ -14,7 +14,7 @@ from fer_lib.models.bundle import write_bundle
 from fer_lib.models.classifier import FerClassifier
 from fer_lib.models.inference import predict_logits
 from fer_lib.params import FitParams
-from fer_lib.training.fit_data import FitData
+from fer_lib.training.fit_inputs import FitData
 from fer_lib.training.step import divergence_error
 
 

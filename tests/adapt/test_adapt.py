@@ -26,7 +26,7 @@ from fer_lib.models.bundle import derive_bundle, read_bundle
 from fer_lib.models.classifier import trainable_parameters
 from fer_lib.models.inference import predict_logits
 from fer_lib.params import AdaptParams, StudentParams
-from fer_lib.training.fit_data import open_data
+from fer_lib.training.fit_inputs import open_data
 from fer_lib.training.student import train_student
 
 CPU = torch.device("cpu")

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from fer_lib.errors import DataError
-from fer_lib.live import browser_camera
-from fer_lib.live.browser_camera import BrowserSource
+from fer_lib.live.web import browser_camera
+from fer_lib.live.web.browser_camera import BrowserSource
 
 
 def jpeg(value=0, size=(64, 48), kind="JPEG"):

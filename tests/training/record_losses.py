@@ -39,7 +39,7 @@ def first_losses(folder: Path, **changes) -> dict:
     from fer_lib.models.bundle import read_bundle
     from fer_lib.params import ManifestParams, SourceSpec, TeacherParams
     from fer_lib.synthetic.dataset import write_raw
-    from fer_lib.training.fit_data import open_data
+    from fer_lib.training.fit_inputs import open_data
     from fer_lib.training.teacher import train_teacher
 
     raw = write_raw(folder / "raw", "tree", faces=168, seed=SEED, size=32)

@@ -7,7 +7,7 @@ from fer_lib.datasets.batches import train_batches
 from fer_lib.datasets.sheets import GAP, LINE
 from fer_lib.emotions import EMOTIONS
 from fer_lib.params import StudentParams
-from fer_lib.training.fit_data import open_data
+from fer_lib.training.fit_inputs import open_data
 from fer_lib.training.plots import augmented_batch
 
 

@@ -23,7 +23,7 @@ from fer_lib.training.checkpoint import (
     unpack_state,
 )
 from fer_lib.training.progress import Progress
-from fer_lib.training.resume import resume
+from fer_lib.training.resume_check import resume
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(7), "c": torch.randn(2, 3, 4, 4)}
 META_VALUES = {"step": 12, "history": [{"loss": 0.1 + 0.2, "odd": float("nan")}], "best": 1 / 3}

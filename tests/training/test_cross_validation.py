@@ -13,7 +13,7 @@ from fer_lib.errors import DataError
 from fer_lib.params import StudentParams
 from fer_lib.training import cross_validation
 from fer_lib.training.cross_validation import assign_folds, out_of_fold, subset
-from fer_lib.training.fit_data import make_contract
+from fer_lib.training.fit_inputs import make_contract
 
 CPU = torch.device("cpu")
 TINY = StudentParams(

@@ -20,7 +20,7 @@ from fer_lib.params import TeacherParams
 from fer_lib.storage import atomic
 from fer_lib.training import fit, loop
 from fer_lib.training.checkpoint import checkpoint_bundle, load_checkpoint, save_checkpoint
-from fer_lib.training.fit_data import make_contract, open_data
+from fer_lib.training.fit_inputs import make_contract, open_data
 from fer_lib.training.plots import training_curves
 from fer_lib.training.step import Stepper
 from fer_lib.training.teacher import TeacherObjective, train_teacher

@@ -8,7 +8,7 @@ import torch
 
 from fer_lib.errors import FerError
 from fer_lib.params import TeacherParams
-from fer_lib.training import fit_data, loop
+from fer_lib.training import fit_inputs, loop
 from fer_lib.training.progress import slow_epoch_warning
 from fer_lib.training.step import Stepper
 from fer_lib.training.teacher import train_teacher
@@ -76,9 +76,9 @@ def test_slow_epochs_are_warnings_with_their_cause(drawn_manifest, pack_cache, t
     ],
 )  # fmt: skip
 def test_loader_threads_use_idle_cores(monkeypatch, device, changes, threads, expected):
-    monkeypatch.setattr(fit_data, "cores", lambda: 4)
+    monkeypatch.setattr(fit_inputs, "cores", lambda: 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    assert fit_data.loader_threads(TeacherParams(**changes), torch.device(device)) == expected
+    assert fit_inputs.loader_threads(TeacherParams(**changes), torch.device(device)) == expected
 
 
 def test_warm_up_as_long_as_the_run_is_a_warning(drawn_manifest, pack_cache, tmp_path):

@@ -16,8 +16,8 @@ from fer_lib.models.losses import cross_entropy, decoupled_kl, distillation_kl, 
 from fer_lib.models.softlabels import export_softlabels
 from fer_lib.models.softlabels_format import read_record, read_softlabels
 from fer_lib.params import SoftLabelParams, StudentParams
-from fer_lib.training.fit_data import open_data
-from fer_lib.training.resume import fit_key
+from fer_lib.training.fit_inputs import open_data
+from fer_lib.training.resume_check import fit_key
 from fer_lib.training.student import LiveTeachers, StudentObjective, train_student
 
 SMALL = dict(

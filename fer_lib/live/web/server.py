@@ -25,8 +25,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 
 from fer_lib.errors import FerError, ParamsError
-from fer_lib.live.browser_camera import MAX_BYTES, BrowserSource
 from fer_lib.live.web import messages
+from fer_lib.live.web.browser_camera import MAX_BYTES, BrowserSource
 from fer_lib.live.web.origin_check import OriginCheck
 from fer_lib.live.web.send_queue import SendQueue
 from fer_lib.live.web.session_hub import STAMP, SessionHub

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fer_lib.errors import DataError, FerError, ParamsError, user_message
-from fer_lib.live.browser_camera import BrowserSource
 from fer_lib.live.controls import LIMITS
 from fer_lib.live.web import messages
+from fer_lib.live.web.browser_camera import BrowserSource
 from fer_lib.live.web.send_queue import SendQueue
 
 if TYPE_CHECKING:
