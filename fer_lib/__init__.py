@@ -11,8 +11,9 @@ _torchvision.install()
 # Spinning OpenMP threads compete for cores with other processes: a small model then trains at a third of its speed.
 # OpenMP reads this once, when torch loads it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Switches off ONNX Runtime telemetry.  It must be set before the import; kernels and workers inherit it.
+# Switch off the telemetry of ONNX Runtime and MLflow.  They must be set before the imports; kernels inherit them.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # In a notebook, the import of tqdm warns that ipywidgets is missing.  Its text bars need no widgets.
 warnings.filterwarnings("ignore", "IProgress not found")
 

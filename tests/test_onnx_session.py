@@ -94,3 +94,11 @@ def test_only_one_module_imports_the_runtime():
         texts[path] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     names = {path: {name.split(".")[0] for name in imports(ast.parse(text))} for path, text in texts.items()}
     assert [path.name for path in names if "onnxruntime" in names[path]] == ["onnx_session.py"]
+
+
+def test_mlflows_telemetry_is_off_before_its_import():
+    """The kernel server imports MLflow before any store is configured; its client would write an id into the home."""
+    code = "import fer_lib, mlflow.telemetry.utils as utils; print(utils.MLFLOW_DISABLE_TELEMETRY.get())"
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
+    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=REPO, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"

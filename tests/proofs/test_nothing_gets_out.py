@@ -34,7 +34,7 @@ else:
 page.terminate()
 sys.exit(page.wait(60))
 """
-CACHES = {".cache/matplotlib", ".config/matplotlib", ".cache/fontconfig"}  # of a library; they hold its own files alone
+CACHES = {".cache/matplotlib", ".config/matplotlib", ".cache/fontconfig", ".ipython/profile_default"}  # in SECURITY.md
 
 
 def allowed() -> bool:
