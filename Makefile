@@ -43,7 +43,7 @@ size: setup  ## lines of each room of the library beside its limit
 	@"$(BIN)/python" docs/architecture.py --size
 
 # one pin per package for every platform and Python; kept where it still fits. No find-links or extra index is used: a
-# local build such as torch's +cpu would not be found elsewhere. torch and torchvision stand in a file of their own, without
+# local build such as torch's +cpu would not be found elsewhere. torch and torchvision are in a separate file, without
 # hashes, because their builds for CPU and for each CUDA differ; they pin their CUDA libraries themselves
 COMPILE = UV_FIND_LINKS= UV_EXTRA_INDEX_URL= UV_INDEX= "$(BIN)/python" -m uv pip compile --quiet --universal \
     --python-version 3.11 --fork-strategy fewest --no-annotate --generate-hashes --custom-compile-command "make lock"

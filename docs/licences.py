@@ -30,11 +30,11 @@ UNSTATED = {  # the text of the licence is in the package or its repository, its
 HEAD = """# Licences of the packages
 
 What requirements.lock installs, by the licence that each package states (written by `python docs/licences.py`).
-`tests/test_licences.py` fails for a package with a licence that asks more of you than a notice, or of its own files.
+`tests/test_licences.py` fails for a package whose licence is not permissive (MPL-2.0 is accepted).
 `make sbom` writes the same and more as a CycloneDX file, from the packages that are installed.
 
 The optional extra `archives` (py7zr and its parts, which unpack ExpW's photos) is LGPL-2.1-or-later and is not in the
-lock. The wheels of opencv-python contain FFmpeg, and those with windows Qt, both LGPL-2.1, as libraries of their own.
+lock. The wheels of opencv-python contain FFmpeg, and those with windows Qt, as separate LGPL-2.1 libraries.
 
 | package | licence |
 |---|---|

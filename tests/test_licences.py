@@ -1,4 +1,4 @@
-"""Every package that the lock installs may be used and passed on without asking more than a notice."""
+"""Every package in the lock has a permissive licence."""
 
 import importlib
 import importlib.metadata
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 licences = importlib.import_module("licences")
 
-# MPL-2.0 asks for the source of its own files only, which are installed as source.
+# MPL-2.0: its files are installed as source, and the licence does not extend to other files.
 PERMITTED = {
     "0BSD", "Apache License 2.0", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD", "BSD-2-Clause",
     "BSD-3-Clause", "BSL-1.0", "BSD License", "CC0-1.0", "ISC", "MIT", "MIT-0", "MIT-CMU", "MPL-2.0", "PSF-2.0",

@@ -15,7 +15,7 @@ import typer
 def mlflow_page():
     """MLflow's ASGI app, which trusts the pages of every local port, behind a check that refuses them.
 
-    MLflow finds it by the entry point ``fer-lab`` of the group ``mlflow.app`` and serves it in place of its own.
+    MLflow finds it by the entry point ``fer-lab`` of the group ``mlflow.app`` and serves it in place of MLflow's app.
     """
     from mlflow.server.fastapi_app import app
 

@@ -73,7 +73,7 @@ _Hashes = TypeAdapter(dict[str, str])
 
 @contextmanager
 def _reading(folder: Path) -> Iterator[None]:
-    """Raise BundleError, naming the folder, for whatever a damaged or foreign file makes a reader raise."""
+    """Translate the errors of damaged or foreign files into a BundleError that names the folder."""
     try:
         yield
     except ValidationError as error:

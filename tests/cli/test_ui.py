@@ -1,4 +1,4 @@
-"""MLflow's page answers requests of its own page only."""
+"""MLflow's server answers same-origin requests only."""
 
 import pytest
 from fastapi.testclient import TestClient

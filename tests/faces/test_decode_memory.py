@@ -62,7 +62,7 @@ def write(file: Path, mode: str, size: tuple[int, int], format: str, exif: int |
 
 @pytest.fixture(scope="module")
 def growth(tmp_path_factory):
-    """Kind -> bytes by which decoding raised the peak of a process of its own."""
+    """Kind -> peak memory of decoding, in bytes, measured in a separate process."""
     if not Path("/proc/self/status").exists():
         pytest.skip("reads a process's peak from /proc")
     folder = tmp_path_factory.mktemp("large")

@@ -36,7 +36,7 @@ from fer_lib.live.score import read_truth
 from fer_lib.live.session_files import read_faces, read_frames, read_session
 from fer_lib.live.web.server import _parse_command
 from fer_lib.models import bundle_format
-from fer_lib.models.bundle import derive_bundle, read_bundle, write_bundle
+from fer_lib.models.bundle import Bundle, derive_bundle, read_bundle, write_bundle
 from fer_lib.models.classifier import build_classifier
 from fer_lib.models.softlabels_format import read_softlabels, write_softlabels
 from fer_lib.params.adapt import read_gates
@@ -153,22 +153,21 @@ def bundle_meta(folder: Path, content: bytes) -> Any:
     return read_bundle(folder / "torch")
 
 
-def bundle_onnx(folder: Path, content: bytes) -> Any:
-    path = folder / "onnx"
-    (path / "model.onnx").write_bytes(content)
+def with_file(path: Path, name: str, content: bytes) -> Bundle:
+    """The bundle in ``path`` with one file replaced and sealed again."""
+    (path / name).write_bytes(content)
     meta = json.loads((path / "bundle.json").read_text())
-    meta["files"]["model.onnx"] = hashlib.sha256(content).hexdigest()
+    meta["files"][name] = hashlib.sha256(content).hexdigest()
     sealed(path, meta)
-    return read_bundle(path).session()
+    return read_bundle(path)
+
+
+def bundle_onnx(folder: Path, content: bytes) -> Any:
+    return with_file(folder / "onnx", "model.onnx", content).session()
 
 
 def bundle_weights(folder: Path, content: bytes) -> Any:
-    path = folder / "torch"
-    (path / "model.safetensors").write_bytes(content)
-    meta = json.loads((path / "bundle.json").read_text())
-    meta["files"]["model.safetensors"] = hashlib.sha256(content).hexdigest()
-    sealed(path, meta)
-    return read_bundle(path).model()
+    return with_file(folder / "torch", "model.safetensors", content).model()
 
 
 def fit_checkpoint(folder: Path) -> Path:
@@ -241,7 +240,7 @@ def pack_index(folder: Path) -> bytes:
 # -- images ----------------------------------------------------------------------------------------------------
 
 
-def picture(form: str) -> Callable[[Path], bytes]:
+def image_file(form: str) -> Callable[[Path], bytes]:
     def prepare(folder: Path) -> bytes:
         stream = io.BytesIO()
         pixels = np.random.default_rng(2).integers(0, 256, (24, 20, 3), dtype=np.uint8)
@@ -293,7 +292,7 @@ def _readers() -> list[Reader]:
                bundle_weights, heavy=True),
         Reader("model.onnx", "bytes", lambda folder: (bundle(folder, onnx=True) / "model.onnx").read_bytes(),
                bundle_onnx, heavy=True),
-        *(Reader(f"image {form}", "bytes", picture(form), lambda folder, content: decode(content), heavy=True)
+        *(Reader(f"image {form}", "bytes", image_file(form), lambda folder, content: decode(content), heavy=True)
           for form in ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")),
     ]  # fmt: skip
 

@@ -3,7 +3,7 @@
 COMMANDS is JSON, a list of lists of words.  FILE becomes JSON: ``codes`` (exit code of each command), ``outputs``,
 ``lookups`` (host names asked of a resolver on loopback) and ``packets`` (addresses that packets were sent to, but for
 loopback).
-To be started in a network and mount namespace of its own, by :func:`in_namespace`.
+Started in a separate network and mount namespace by :func:`in_namespace`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ exec "$@"
 
 
 def in_namespace(commands: list[list[str]], folder: Path, env: dict[str, str], timeout: float) -> dict:
-    """What ``commands`` tried, run in ``folder`` with ``env`` in a network of their own."""
+    """The log of ``commands``, run in ``folder`` with ``env`` in an isolated network."""
     with tempfile.TemporaryDirectory() as work:
         resolver, out = Path(work, "resolv.conf"), Path(work, "log.json")
         resolver.write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")

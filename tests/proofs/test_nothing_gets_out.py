@@ -38,7 +38,7 @@ CACHES = {".cache/matplotlib", ".config/matplotlib", ".cache/fontconfig", ".ipyt
 
 
 def allowed() -> bool:
-    """Whether this machine gives a process a network of its own."""
+    """Whether this machine allows network namespaces."""
     if not all(shutil.which(name) for name in ("unshare", "ip")):
         return False
     return (
@@ -51,7 +51,7 @@ pytestmark = pytest.mark.skipif(not allowed(), reason="no network namespaces her
 
 @pytest.fixture
 def user(tmp_path):
-    """Environment of a new user with an empty home, an empty working folder and a temporary folder of their own."""
+    """Environment of a new user with an empty home, an empty working folder and an empty temporary folder."""
     for name in ("home", "fer", "tmp", "work"):
         (tmp_path / name).mkdir()
     return {
@@ -79,7 +79,7 @@ def test_the_log_sees_a_look_up_and_a_packet(user, tmp_path):
 
 
 def test_onnx_runtime_leaves_a_queue_unless_it_is_told(user, tmp_path):
-    """The control of the second half: what the library would write for its maker, had nobody switched it off."""
+    """Control: with telemetry on, ONNX Runtime writes into the home."""
     [model, *_] = sorted((REPO / "fer_lib").rglob("*.onnx"))
     open_model = f"import onnxruntime; onnxruntime.InferenceSession({str(model)!r})"
     in_namespace([[sys.executable, "-c", open_model]], tmp_path, user, 60)

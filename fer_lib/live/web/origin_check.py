@@ -1,4 +1,4 @@
-"""Access control of a page's local server: loopback host names and requests of its own page only.
+"""Access control of a local server: loopback host names and same-origin requests only.
 
 Listening on loopback is not enough: any web page may send requests or open a WebSocket to 127.0.0.1, and a foreign host
 name may resolve to it (DNS rebinding).  Requests with other host names, and those of other pages, are refused.
@@ -67,7 +67,7 @@ def _refusal(scope) -> str | None:
     if headers["origin"] or scope["type"] == "websocket":  # a browser always sends the origin of a socket
         if len(headers["origin"]) != 1 or headers["origin"][0] not in (f"http://{host}", f"https://{host}"):
             return foreign
-    # a picture or a script that another page includes has no origin; a link that a person follows is a navigation
+    # an image or script that another page includes has no Origin header; following a link is a navigation
     if not {"same-origin", "none"}.issuperset(headers["sec-fetch-site"]) and headers["sec-fetch-mode"] != ["navigate"]:
         return foreign
     return None
