@@ -44,7 +44,6 @@ def serve(p: LiveParams, folder: Path, port: int, open_browser: bool) -> dict[st
         closing.callback(hub.finish)
         with show_progress("live"), step("opening the session"):
             hub.open()
-        about["note"] = hub.session.detector.note  # the terminal was told already
         store.configure()
         store.experiment_id()  # a new store takes seconds: better now than before the first image
         server = uvicorn.Server(config(app))

@@ -35,10 +35,9 @@ class Face:
 
 
 class Detector(Protocol):
-    """``name``: yunet, dnn or haar.  ``note``: why it replaces the requested one; else blank."""
+    """``name``: yunet, dnn or haar."""
 
     name: str
-    note: str
 
     def detect(self, image: np.ndarray, refine: bool = True) -> list[Face]:
         """Faces of a uint8 RGB image [H, W, 3], the largest first; an empty list when there is none.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import Literal
@@ -26,13 +25,11 @@ MEAN_BGR = (104.0, 177.0, 123.0)
 MIN_SCORE = 0.5
 FACE = 1  # class 0 is the background
 
-log = logging.getLogger(__name__)
-
 
 class Haar:
     """The frontal-face cascade (Viola and Jones 2001) that OpenCV 4 ships: no file to fetch, no points, score 1."""
 
-    name, note = "haar", ""
+    name = "haar"
     SIDES = (0, 1280)
 
     def __init__(self):
@@ -56,7 +53,7 @@ class Ssd:
     boxes alone, also of faces turned away; no points.  An object stores its last image: use one per thread.
     """
 
-    name, note = "dnn", ""
+    name = "dnn"
 
     def __init__(self, caffemodel: Path | str, min_score: float = MIN_SCORE):
         """``caffemodel``: the weights' file, with its prototxt in the same folder.

@@ -31,7 +31,7 @@ class YuNet:
     errors of 1 to 3 degrees and costs about 10 ms a look.
     """
 
-    name, note = "yunet", ""
+    name = "yunet"
     # Pixels of the longer side; images are resized into this range because YuNet was trained on faces of 10 to 300.
     # Of 190 FER2013 crops it finds 148 at their own 48 pixels and 186 at 160; of 189 ExpW boxes 187 at 1024.
     SIDES = (160, 1024)

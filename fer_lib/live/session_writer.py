@@ -69,7 +69,8 @@ class SessionWriter:
         self.summary = {
             "format": SESSION_FORMAT, "started": started.isoformat(timespec="seconds"), "ended": None, **head,
             "source": _source_info(self.p.source, source), "size": list(source.size), "model_facts": model_info,
-            "detector_note": detector.note, "points_refined": model.contract.align == "eyes",
+            # detector_note: a key of earlier sessions, in which another detector could replace the requested one
+            "detector_note": "", "points_refined": model.contract.align == "eyes",
             "params": self.p.model_dump(mode="json"), "smoothing": self.p.smoothing.model_dump(),
             "versions": {name: metadata.version(name) for name in ("fer-lab", "numpy", "onnxruntime")},
             "end": "it was killed, or still runs",

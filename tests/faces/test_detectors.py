@@ -175,4 +175,4 @@ def test_the_packages_own_file_is_used_without_a_network(monkeypatch, clip):
     monkeypatch.setattr(socket.socket, "connect", refuse)
     for name in ("auto", "yunet"):
         detector = get_detector(name)
-        assert detector.name == "yunet" and detector.note == "" and len(detector.detect(clip[0])) == 2
+        assert detector.name == "yunet" and len(detector.detect(clip[0])) == 2

@@ -101,7 +101,6 @@ function greet(hello) {
   const recorded = hello.record && hello.record !== "none";
   $("privacy").textContent = recorded ? `● Recording pictures to ${hello.folder}` : "Pictures are not stored";
   $("privacy").className = recorded ? "pill bad" : "pill";
-  say("note", hello.note || "", 0, true);
   camera.connected(hello.size);
   showCamera();
 }
