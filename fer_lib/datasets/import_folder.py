@@ -130,7 +130,7 @@ def _entry(folder: Path) -> dict:
         entry = json.loads(path.read_text(encoding="utf-8"))
         if not {"dataset", "source", "mode", "splits", "warnings"} <= set(entry):
             raise ValueError("keys are missing")
-    except (OSError, ValueError, TypeError) as error:  # TypeError: not a mapping
+    except (OSError, ValueError, TypeError, RecursionError) as error:  # TypeError: not a mapping
         raise DataError(
             f"{path} is missing or damaged ({error}): import {folder.name} again, or move {folder} away"
         ) from error

@@ -157,7 +157,7 @@ def _recorded_weights(record: Path, p: FitParams, init_from: str) -> dict[str, A
     try:
         weights = json.loads(record.read_text())
         source = weights["source"] if weights["source"] in _RECORDED_SOURCES else "a file"
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FerError(f"{record} is damaged ({type(error).__name__}: {error}); {advice}") from error
     requested = "init_from" if init_from else p.pretrained if p.pretrained in _RECORDED_SOURCES else "a file"
     current = read_bundle(init_from).weights_sha256 if init_from and Path(init_from).exists() else ""
