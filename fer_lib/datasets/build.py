@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fer_lib.datasets.import_folder import REPORT, read_imports
+from fer_lib.datasets.import_folder import REPORT, read_imports, read_report
 from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
 from fer_lib.datasets.splits import assign_val, assign_val_roles, excluded_from_val
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
@@ -19,7 +19,7 @@ from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
 from fer_lib.params import ManifestParams
 from fer_lib.storage.atomic import fresh_file
-from fer_lib.storage.json_files import json_text, read_json
+from fer_lib.storage.json_files import json_text
 from fer_lib.storage.progress import step
 
 SHOWN = 10
@@ -48,15 +48,15 @@ def build_manifest(params: ManifestParams, import_dir: Path, out: Path, name: st
     excluded = excluded_from_val(usable)
     usable = assign_val(usable, params.val_fraction, params.seed)
     usable = assign_val_roles(usable, params.val_roles, params.seed)
-    files = {source: import_dir / source / REPORT for source in sorted(set(selected["source"]))}
-    reports = {source: read_json(file) for source, file in files.items() if file.is_file()}
+    sources = sorted(set(selected["source"]))
+    reports = {s: read_report(import_dir / s) for s in sources if (import_dir / s / REPORT).is_file()}
     bad_labels = sum(report["bad_records"].get("label out of range", 0) for report in reports.values())
     meta = {
         "root": import_dir.as_posix(),
         "tolerance": params.tolerance,
         "created": params.model_dump(mode="json", exclude={"output_dir", "imports", "smoke", "manifests", "curate"}),
         "drawn": {s: reports[s]["drawn"] for s in sorted(set(usable["source"])) if "drawn" in reports.get(s, {})},
-        "bad_labels": bad_labels if len(reports) == len(files) else None,
+        "bad_labels": bad_labels if len(reports) == len(sources) else None,
     }
     manifest = Manifest(usable, meta)
     report = {
