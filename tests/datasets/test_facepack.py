@@ -275,6 +275,7 @@ def test_a_damaged_index_is_refused(rows, tmp_path, monkeypatch, damage):
     assert len(open_or_build(rows, CONTRACT, tmp_path).faces) == len(rows), "as the message says"
 
 
+SURPLUS = [0, checksum(np.empty(0, np.uint8)), None, "gone"]
 FOREIGN = {  # entries that no build writes
     "type": ["3", 0, None, ""], "channels": [2, 0, None, ""], "negative": [-3, 0, None, ""],
     "huge": [10**30, 0, None, ""], "checksum": [3, -1, None, ""], "NaN": [3, math.nan, None, ""],
@@ -282,10 +283,9 @@ FOREIGN = {  # entries that no build writes
     "nested": [[[3]], 0, None, ""], "problem": [0, 0, None, 7], "no pixels": [0, 0, None, ""],
     "mapping": {"channels": 3}, "nothing": None,
 }  # fmt: skip
-SURPLUS = [0, checksum(np.empty(0, np.uint8)), None, "gone"]
 
 
-@pytest.mark.parametrize("entry", FOREIGN.values(), ids=FOREIGN)
+@pytest.mark.parametrize("entry", [*FOREIGN.values(), SURPLUS], ids=[*FOREIGN, "not tolerated"])
 def test_an_index_of_foreign_values_is_refused_whatever_its_checksum(rows, tmp_path, entry):
     open_or_build(rows, CONTRACT, tmp_path)
     file = next(tmp_path.glob("pack-*/faces.jsonl"))

@@ -1,6 +1,6 @@
 """Damaged files for every reader: a value or a clear error, never another exception, in bounded time and memory.
 
-    python tests/fuzz/fuzz.py [--cheap 100000] [--heavy 10000] [--only NAME] [--workers 2] [--write]
+    python tests/fuzz/fuzz.py [--cheap 46000] [--heavy 10000] [--only NAME] [--workers 2] [--write]
 
 ``--cheap`` and ``--heavy``: cases for each reader of a kind (readers.py).  A case is a function of the reader and its
 number.  What fails is put into corpus/, which the tests replay.  ``--write`` puts docs/results/fuzz.json and
@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 RESULTS = HERE.parents[1] / "docs" / "results"
 
-SECONDS, MEGABYTES = 2.0, 512  # the most that a case may take, and that memory may grow
+SECONDS, MEGABYTES = 2.0, 512  # the most CPU time that a case may take, and that memory may grow
 CORPUS = HERE / "corpus"
 MEMORY = Path("/dev/shm")  # a disk would take longer than most readers
 
@@ -66,14 +66,14 @@ def run(name: str, cases: int) -> dict:
         @given(FORMS[reader.form](sound))
         def check(content: bytes) -> None:
             last[0] = content
-            start = time.perf_counter()
+            start = time.process_time()  # other programs' load is no time of the reader's
             try:
                 reader.read(folder, content)
                 row["read"] += 1
             except FerError:
                 row["refused"] += 1
             row["cases"] += 1
-            row["seconds"] = max(row["seconds"], time.perf_counter() - start)
+            row["seconds"] = max(row["seconds"], time.process_time() - start)
 
         warnings.simplefilter("ignore")  # Hypothesis warns of long examples
         try:
@@ -99,7 +99,7 @@ def page(result: dict) -> str:
         "# Damaged files",
         "",
         "`make fuzz` damages a sound file of every format that a reader may be given, and reads it. A reader ends in a "
-        f"value or in a message, in less than {SECONDS:g} s, and memory grows by less than {MEGABYTES} MiB. "
+        f"value or in a message in less than {SECONDS:g} CPU seconds, and memory grows by less than {MEGABYTES} MiB. "
         "Checksums are made to fit again, so that what lies behind them is reached.",
         "",
         "| reader | cases | read | refused by a message | slowest case, s | memory, MiB | failure |",
@@ -117,7 +117,7 @@ def page(result: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cheap", type=int, default=100_000)
+    parser.add_argument("--cheap", type=int, default=46_000)  # a million for all of them together
     parser.add_argument("--heavy", type=int, default=10_000)
     parser.add_argument("--only", default="", help="readers with this in their name")
     parser.add_argument("--workers", type=int, default=2)
