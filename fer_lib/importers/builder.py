@@ -227,7 +227,8 @@ class ImportBuilder:
             raise DataError(
                 f"{self.name}: no image of the seven classes under {self.root} ({'; '.join(counts)})"
                 f"{self._bad_list()}{warnings}\n"
-                f"check splits, that root is the folder that source {self.spec.source} reads, and names of classes"
+                f"check that root is the folder that source {self.spec.source} reads, the names of its classes, and "
+                "splits"
             )
         if self.skipped:
             self.warnings.append(f"{self.name}: smoke: {len(self.rows)} of {len(self.rows) + self.skipped} rows")

@@ -41,7 +41,7 @@ def test_only_rows_of_the_chosen_splits_are_imported_and_the_others_are_counted(
 
 def test_splits_that_a_source_does_not_have_are_refused_with_their_counts(tree, tmp_path):  # noqa: F811
     spec = SourceSpec(source="rafdb_basic", root=str(write_raw(tmp_path / "raf", "rafdb_basic", faces=84, size=48)))
-    with pytest.raises(DataError, match=r"84 not asked for.*\n.*check splits"):
+    with pytest.raises(DataError, match=r"84 not asked for.*\n.*and splits"):
         import_source(spec.model_copy(update={"splits": ["val"]}), tmp_path / "out")
     with pytest.raises(ValueError, match="splits"):
         SourceSpec(source="tree", splits=["valid"])
