@@ -63,6 +63,7 @@ class FitParams(PhaseParams):
     focal_gamma: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0  # 0: cross-entropy
     logit_adjustment: Annotated[float, Field(ge=0.0, le=4.0)] = 0.0  # tau (Menon et al. 2021)
     imbalance: Literal["none", "balanced", "class_weights", "both"] = "balanced"
+    balance_sources: bool = False  # equal shares of every source in each batch
     min_per_class: Annotated[int, Field(ge=1)] = 2
     cb_beta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9999
     augment: AugmentParams = AugmentParams()
@@ -83,6 +84,10 @@ class FitParams(PhaseParams):
     compile: bool = False  # torch.compile for the training step
     threads: Count = 0  # 0: torch's default
     deterministic: bool = True
+
+    @classmethod
+    def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
+        return frozenset(name for name in ("balance_sources",) if not values.get(name))
 
     @field_validator("pretrained")
     @classmethod
@@ -178,4 +183,5 @@ class StudentParams(FitParams):
     @classmethod
     def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
         every = frozenset().union(*cls.MODE_FIELDS.values())
-        return every - cls.MODE_FIELDS[values.get("mode", cls.model_fields["mode"].default)]
+        unused = every - cls.MODE_FIELDS[values.get("mode", cls.model_fields["mode"].default)]
+        return unused | super().unused_fields(values)

@@ -243,7 +243,10 @@ def _alignment(p, manifest, data: FitData, weights, start: dict, init_from: str,
             **pick("min_lr", "clip_grad", "ema_decay", "epochs"),
             "total_steps": start["total_steps"], "warmup_steps": start["warmup_steps"],
         },
-        "batching": pick("batch_size", "accum_steps", "min_per_class", "cb_beta", "imbalance"),
+        "batching": pick(
+            "batch_size", "accum_steps", "min_per_class", "cb_beta", "imbalance",
+            *(["balance_sources"] if p.balance_sources else []),
+        ),
         "aug": {
             "clahe": p.clahe, "clahe_clip": data.contract.clahe_clip, "clahe_tile": data.contract.clahe_tile,
             **p.augment.model_dump(),

@@ -233,6 +233,8 @@ def _setting_warnings(p: FitParams, data: FitData, warmup: int, total: int) -> l
         warnings.append(
             f"warmup_epochs {p.warmup_epochs:g} of {p.epochs} epochs: lr {p.lr:g} is never reached; set it lower"
         )
+    if p.balance_sources and len(sources := np.unique(data.sampler.sources)) == 1:
+        warnings.append(f"balance_sources: all training rows are of {sources[0]}, so there is nothing to balance")
     if p.soft_label_weight and not data.rows_with_votes:
         warnings.append(
             f"soft_label_weight {p.soft_label_weight:g}: no training row has annotator votes, so the targets are the "
