@@ -8,17 +8,21 @@ from hypothesis import strategies as st
 from native_layouts import SOURCES
 from test_importers import random_image, tree, write_image  # noqa: F401  (a fixture)
 
+from fer_lib.audit.label_errors import audit_labels
+from fer_lib.audit.manifest_audit import audit_manifest
 from fer_lib.datasets.build import build_manifest, row_report
 from fer_lib.datasets.manifest import content_id
+from fer_lib.datasets.validate import validate
 from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
 from fer_lib.importers import import_all, import_source, read_imports
 from fer_lib.importers.image_files import IMAGE_SUFFIXES
 from fer_lib.importers.subject_splits import assign_splits
 from fer_lib.importers.summary import left_out, split_table
-from fer_lib.params import ManifestParams, SourceSpec
+from fer_lib.params import AuditParams, ManifestParams, SourceSpec, StudentParams
 from fer_lib.synthetic.dataset import write_raw
 from fer_lib.synthetic.layouts import LAYOUTS
+from fer_lib.training.fit_inputs import open_data
 
 CASES = [*SOURCES.items(), ("expw", "expw_hq")]
 
@@ -122,6 +126,19 @@ def test_every_face_of_a_source_can_be_a_test_row(tmp_path, layout, source):
     assert set(rows["sample_id"]) == set(every["sample_id"]) and report["manifest"]["rows"] == len(every)
     manifest = build_manifest(ManifestParams(), tmp_path / "out", tmp_path / "manifest")
     assert set(manifest.frame["split"]) == {"test"} and set(manifest.frame["val_role"]) == {""}
+
+
+def test_a_manifest_of_test_rows_is_audited_and_phases_that_need_others_say_so(tmp_path):
+    root = write_raw(tmp_path / "raw", "jaffe", faces=70, size=48)
+    import_all([SourceSpec(source="jaffe", root=str(root), split_fracs=(0, 0, 1))], tmp_path / "imports")
+    manifest = build_manifest(ManifestParams(), tmp_path / "imports", tmp_path / "manifest")
+    audit = audit_manifest(AuditParams(), manifest, tmp_path / "audit", tmp_path / "cache")
+    assert len(audit.clean) == len(manifest) and audit.summary["removed"]["rows"] == 0
+    assert validate(manifest)[0]["rows_valid"] == len(manifest)
+    with pytest.raises(DataError, match="no rows with split 'train'.*needs them: name a manifest or sources that have"):
+        open_data(audit.clean, StudentParams(), tmp_path / "cache")
+    with pytest.raises(DataError, match="no rows in train, val: name other noise splits"):
+        audit_labels(audit.clean, AuditParams().noise_nets, tmp_path / "audit", tmp_path / "cache")
 
 
 @given(st.integers(1, 40), st.integers(0, 20), st.integers(0, 99))
