@@ -99,6 +99,8 @@ def test_equal_records_of_two_parts_are_two_faces_unless_they_are_one_image(tree
         import_all([part_of(tree), part_of(tmp_path / "other")], tmp_path / "no")
     report = import_all([part_of(tree), part_of(tmp_path / "other", tolerance=1)], tmp_path / "yes")
     assert report["manifest"]["rows"] == 43 and read_imports(tmp_path / "yes")["sample_id"].is_unique
+    table = split_table(report).set_index(["source", "split"])
+    assert len(table) == 3 and table.loc[("faces", "train"), "Happy"] == 3, "one line for both parts"
     assert report["reports"][1]["bad_records"] == {"row is in an earlier part of the source": 1}
 
 
