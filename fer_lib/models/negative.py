@@ -1,4 +1,4 @@
-"""Negative learning (Kim 2019): the loss of a class that a sample does not belong to."""
+"""Negative learning (Kim 2019): the loss of a class that a sample does not belong to, and the draw of that class."""
 
 from __future__ import annotations
 
@@ -22,3 +22,15 @@ def negative_loss(logits: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
     others = torch.logsumexp(z.scatter(1, index, -torch.inf), dim=1)
     # torch's default threshold of 20 would show in float64
     return F.softplus(z.gather(1, index).squeeze(1) - others, threshold=50.0)
+
+
+def draw_class(weights: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(a class of each row, int64 [B], drawn in proportion to ``weights``; bool [B]: whether it has a weight above 0).
+
+    ``weights`` int64 [B, K]: integers, because a GPU's cumulative sum of floats is not deterministic; ``uniform``
+    float32 [B] in [0, 1).  A row without a weight gets the last class.
+    """
+    below = weights.cumsum(1)
+    total = below[:, -1]
+    k = (below <= (uniform * total)[:, None]).sum(1).clamp_max(weights.shape[1] - 1)
+    return k, total > 0

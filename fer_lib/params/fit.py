@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fer_lib.params.base import Count, Device, Fraction, PackKind, PhaseParams, Positive
+from fer_lib.params.negative import NegativeParams
 from fer_lib.params.strict import Strict
 
 
@@ -62,6 +63,7 @@ class FitParams(PhaseParams):
     soft_label_weight: Fraction = 0.0  # share of the annotator votes in the target of rows that have votes
     focal_gamma: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0  # 0: cross-entropy
     logit_adjustment: Annotated[float, Field(ge=0.0, le=4.0)] = 0.0  # tau (Menon et al. 2021)
+    negative: NegativeParams = NegativeParams()
     imbalance: Literal["none", "balanced", "class_weights", "both"] = "balanced"
     min_per_class: Annotated[int, Field(ge=1)] = 2
     cb_beta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9999
@@ -119,6 +121,26 @@ class FitParams(PhaseParams):
                 "prior twice: set imbalance: none, or logit_adjustment: 0"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_selnlpl(self):
+        if self.negative.method == "selnlpl":
+            if self.processes > 1:
+                raise ValueError(
+                    f"processes {self.processes} and negative.method: selnlpl, whose running mean of each row is kept "
+                    "in one process: set processes: 1 (accum_steps splits a batch too), or another method"
+                )
+            if getattr(self, "mixup", 0.0):
+                raise ValueError(
+                    "mixup and negative.method: selnlpl, which selects rows by the prediction for the row itself: set "
+                    "mixup: 0, or another method"
+                )
+        return self
+
+    @classmethod
+    def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
+        method = values.get("negative", {}).get("method", "none")
+        return frozenset({"negative"} if method == "none" else ())
 
 
 class TeacherParams(FitParams):
@@ -178,4 +200,8 @@ class StudentParams(FitParams):
     @classmethod
     def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
         every = frozenset().union(*cls.MODE_FIELDS.values())
-        return every - cls.MODE_FIELDS[values.get("mode", cls.model_fields["mode"].default)]
+        unused = every - cls.MODE_FIELDS[values.get("mode", cls.model_fields["mode"].default)]
+        shared = super().unused_fields(values)
+        if not shared and values["negative"].get("draw") == "confusion":  # of the teacher that made the soft labels
+            unused -= {"softlabels"}
+        return unused | shared

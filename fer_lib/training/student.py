@@ -25,34 +25,47 @@ from fer_lib.params import StudentParams
 from fer_lib.training.fit import run_fit
 from fer_lib.training.fit_inputs import FitData
 from fer_lib.training.label_objective import LabelLoss
+from fer_lib.training.negative import NegativeLearning
 
 
 class StudentObjective:
-    """Cross-entropy, plus a distillation term for the modes kd, dkd and dkd_mixed.
+    """Cross-entropy, plus a distillation term for the modes kd, dkd and dkd_mixed, plus negative learning.
 
-    Raises FerError when such a mode has no soft labels, BundleError when they belong to other rows or faces.
+    Raises FerError when such a mode has no soft labels, BundleError when they belong to other rows or faces, and the
+    errors of :class:`NegativeLearning`.
     """
 
     def __init__(self, p: StudentParams, data: FitData, device: torch.device, softlabels: Path | None):
         self.p = p
         self.labels = LabelLoss(p, data, device)
-        self.teacher_logits = None
-        if p.mode != "ce":
-            if softlabels is None:
-                raise FerError(
-                    f"student mode '{p.mode}' needs softlabels: name a finished 06_export_softlabels phase or folder"
-                )
+        self.teacher_logits = targets = None
+        if p.mode != "ce" and softlabels is None:
+            raise FerError(
+                f"student mode '{p.mode}' needs softlabels: name a finished 06_export_softlabels phase or folder"
+            )
+        if reads_softlabels(p) and softlabels is not None:
             targets = read_softlabels(softlabels, data.train.manifest, data.contract)
-            if p.teacher_view == "cached":
-                self.teacher_logits = torch.from_numpy(targets.logits).float()
-            else:
-                self.teachers = LiveTeachers(targets.record, data.contract, device)
+        if p.mode != "ce" and p.teacher_view == "cached":
+            self.teacher_logits = torch.from_numpy(targets.logits).float()
+        elif p.mode != "ce":
+            self.teachers = LiveTeachers(targets.record, data.contract, device)
+        self.negative, self.state = None, {}
+        if p.negative.method != "none":
+            self.negative = NegativeLearning(p, data, device, targets and targets.logits)
+            self.state = self.negative.state
 
     def loss(self, model, images, batch, epoch):
-        p = self.p
         logits = model(images)
         y = torch.from_numpy(batch.labels).to(logits.device)
         ce = self.labels(logits, y, self.labels.targets(y, torch.from_numpy(batch.rows)))
+        if self.negative is None:
+            return self._distillation(logits, y, ce, images, batch, epoch)
+        ce, negative = self.negative(logits, y, ce, batch.rows, epoch)
+        return self._distillation(logits, y, ce, images, batch, epoch) + negative
+
+    def _distillation(self, logits, y, ce, images, batch, epoch):
+        """The loss of the mode, float32 [B]: the loss of the labels ``ce`` [B], and the distance to the teacher."""
+        p = self.p
         if p.mode == "ce":
             return ce
         if self.teacher_logits is not None:
@@ -74,7 +87,13 @@ class StudentObjective:
         return 1.0 if length == 0 else min(1.0, epoch / length)
 
     def figures(self, epoch):
-        return {"distillation_weight": self.warmup(epoch)} if self.p.mode == "dkd" else {}
+        weight = {"distillation_weight": self.warmup(epoch)} if self.p.mode == "dkd" else {}
+        return weight | (self.negative.figures(epoch) if self.negative else {})
+
+
+def reads_softlabels(p: StudentParams) -> bool:
+    """Whether the weights depend on soft labels: by distillation, or by the classes of negative learning."""
+    return p.mode != "ce" or (p.negative.method != "none" and p.negative.draw == "confusion")
 
 
 class LiveTeachers:
@@ -126,7 +145,7 @@ def train_student(
     Raises the errors of :class:`StudentObjective` and :func:`fer_lib.training.fit.run_fit`.
     """
     objective = partial(StudentObjective, softlabels=softlabels)
-    if p.mode != "ce" and softlabels is not None:
+    if reads_softlabels(p) and softlabels is not None:
         record["inputs"] = {"softlabels_sha256": softlabels_sha256(softlabels)}
         record["ancestors"] = [read_exposure(softlabels)]
     yield from run_fit(p, manifest, out, cache_dir, kind="student", objective=objective, tune=p.tune, **record)
