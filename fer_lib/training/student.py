@@ -19,7 +19,7 @@ from fer_lib.errors import BundleError, FerError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.models.bundle import read_bundle
 from fer_lib.models.ensemble import combine
-from fer_lib.models.losses import decoupled_kl, distillation_kl
+from fer_lib.models.losses import decoupled_kl, distillation_kl, mixup
 from fer_lib.models.softlabels_format import read_softlabels, softlabels_sha256
 from fer_lib.params import StudentParams
 from fer_lib.training.fit import run_fit
@@ -31,6 +31,8 @@ from fer_lib.training.negative import NegativeLearning
 class StudentObjective:
     """Cross-entropy, plus a distillation term for the modes kd, dkd and dkd_mixed, plus negative learning.
 
+    With mixup (Zhang 2018) the loss of a row is split between its label and its partner's label, and the teachers see
+    the mixed images too ("consistent teaching", Beyer 2021).
     Raises FerError when such a mode has no soft labels, BundleError when they belong to other rows or faces, and the
     errors of :class:`NegativeLearning`.
     """
@@ -55,24 +57,31 @@ class StudentObjective:
             self.state = self.negative.state
 
     def loss(self, model, images, batch, epoch):
-        logits = model(images)
-        y = torch.from_numpy(batch.labels).to(logits.device)
-        ce = self.labels(logits, y, self.labels.targets(y, torch.from_numpy(batch.rows)))
-        if self.negative is None:
-            return self._distillation(logits, y, ce, images, batch, epoch)
-        ce, negative = self.negative(logits, y, ce, batch.rows, epoch)
-        return self._distillation(logits, y, ce, images, batch, epoch) + negative
+        y, rows = torch.from_numpy(batch.labels).to(images.device), torch.from_numpy(batch.rows)
+        targets = self.labels.targets(y, rows)
+        partner_y = negative = None
+        if self.p.mixup:
+            images, partner, share = mixup(images, self.p.mixup)
+            partner_y = y[partner]
+        logits, teacher = model(images), None
+        if self.teacher_logits is not None:
+            teacher = self.teacher_logits[rows].to(logits.device) / self.p.teacher_temperature
+        elif self.p.mode != "ce":
+            teacher = self.teachers(images) / self.p.teacher_temperature
+        ce = self.labels(logits, y, targets)
+        if self.negative is not None:
+            ce, negative = self.negative(logits, y, ce, batch.rows, epoch, partner_y)
+        loss = self._mode_loss(logits, teacher, y, ce, epoch)
+        if partner_y is not None:
+            ce = self.labels(logits, partner_y, targets[partner])
+            loss = share * loss + (1.0 - share) * self._mode_loss(logits, teacher, partner_y, ce, epoch)
+        return loss if negative is None else loss + negative
 
-    def _distillation(self, logits, y, ce, images, batch, epoch):
-        """The loss of the mode, float32 [B]: the loss of the labels ``ce`` [B], and the distance to the teacher."""
+    def _mode_loss(self, logits, teacher, y, ce, epoch) -> torch.Tensor:
+        """The loss for labels ``y``; ``ce`` [B]: their own loss; ``teacher`` [B, 7]: logits for the same images."""
         p = self.p
         if p.mode == "ce":
             return ce
-        if self.teacher_logits is not None:
-            teacher = self.teacher_logits[torch.from_numpy(batch.rows)].to(logits.device)
-        else:
-            teacher = self.teachers(images)
-        teacher = teacher / p.teacher_temperature
         if p.mode == "kd":
             return (1 - p.alpha) * ce + p.alpha * distillation_kl(logits, teacher, p.temperature)
         tckd, nckd = decoupled_kl(logits, teacher, y, p.temperature)

@@ -306,15 +306,31 @@ MODES = [{"mode": "ce"}, {"mode": "kd", "alpha": 0.3}, {"mode": "dkd", "dkd_warm
 def test_the_loss_is_added_to_that_of_every_mode(data, softlabels, mode, draw):
     rows = spread_rows(data)
     batch, model = Batch(rows, None, data.train.manifest.labels[rows], rows), ConstantModel(random_logits(20))
-    plain = StudentObjective(student(**mode), data, CPU, softlabels).loss(model, None, batch, 1.0)
+    plain = StudentObjective(student(**mode), data, CPU, softlabels).loss(model, torch.empty(20, 1), batch, 1.0)
     options = ALL | {"draw": draw, "weight": 0.3}
     objective = StudentObjective(student(**mode, negative=options), data, CPU, softlabels)
-    loss = objective.loss(model, None, batch, 1.0)
+    loss = objective.loss(model, torch.empty(20, 1), batch, 1.0)
     teacher = read_softlabels(softlabels, data.train.manifest).logits if draw == "confusion" else None
     alone = NegativeLearning(student(negative=options), data, CPU, teacher)
     _, added = alone(model.logits, torch.from_numpy(batch.labels), torch.zeros(20), rows, 1.0)
     torch.testing.assert_close(loss, plain + added, rtol=1e-6, atol=1e-6)
     assert added.min() > 0 and objective.figures(1.0)["negl_applied_frac"] == 1.0
+
+
+def test_a_student_with_mixup_adds_the_loss_once(data):
+    rows = spread_rows(data)
+    batch, model = Batch(rows, None, data.train.manifest.labels[rows], rows), ConstantModel(random_logits(20))
+    losses, options = [], ALL | {"weight": 0.3}
+    for negative in ({}, options):
+        torch.manual_seed(0)
+        objective = StudentObjective(student(mixup=0.4, negative=negative), data, CPU, None)
+        losses.append(objective.loss(model, torch.rand(20, 3, 4, 4), batch, 1.0))
+    torch.manual_seed(0)
+    y = torch.from_numpy(batch.labels)
+    partner = y[partner_of_mixup(0.4)]
+    alone = NegativeLearning(student(negative=options), data, CPU)
+    _, added = alone(model.logits, y, torch.zeros(20), rows, 1.0, partner)
+    torch.testing.assert_close(losses[1], losses[0] + added, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode["mode"])
@@ -328,8 +344,8 @@ def test_selnlpl_replaces_the_loss_of_the_labels_alone(data, softlabels, mode):
     replaced, _ = alone(model.logits, y, torch.zeros(20), rows, 1.0)
     labels = plain.labels(model.logits, y, plain.labels.targets(y, torch.from_numpy(rows)))
     share = {"kd": 0.7, "dkd_mixed": 0.5}.get(mode["mode"], 1.0)
-    expected = plain.loss(model, None, batch, 1.0) + share * (replaced - labels)
-    torch.testing.assert_close(objective.loss(model, None, batch, 1.0), expected, rtol=1e-5, atol=1e-5)
+    expected = plain.loss(model, torch.empty(20, 1), batch, 1.0) + share * (replaced - labels)
+    torch.testing.assert_close(objective.loss(model, torch.empty(20, 1), batch, 1.0), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("head", ["cosine", "linear"])
@@ -346,7 +362,7 @@ def test_a_teacher_uses_its_logits_without_a_margin(data, head, mixup):
     y = torch.from_numpy(batch.labels)
     if mixup:
         torch.manual_seed(0)
-        partners.append(y[loop_mixup_partner(mixup)])
+        partners.append(y[partner_of_mixup(mixup)])
     alone = NegativeLearning(TeacherParams(seed=4, negative=ALL | {"weight": 0.3}), data, CPU)
     logits = 30.0 * cosine if head == "cosine" else cosine
     _, added = alone(logits, y, torch.zeros(20), rows, 1.0, *partners)
@@ -354,7 +370,7 @@ def test_a_teacher_uses_its_logits_without_a_margin(data, head, mixup):
     torch.testing.assert_close(losses[1], losses[0] + added, rtol=1e-5, atol=1e-5)
 
 
-def loop_mixup_partner(alpha):
+def partner_of_mixup(alpha):
     from fer_lib.models.losses import mixup
 
     return mixup(torch.rand(20, 3, 4, 4), alpha)[1]
