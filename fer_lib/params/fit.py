@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fer_lib.params.base import Count, Device, Fraction, PackKind, PhaseParams, Positive
+from fer_lib.params.negative import NegativeParams
 from fer_lib.params.strict import Strict
 
 
@@ -63,6 +64,7 @@ class FitParams(PhaseParams):
     mixup: Annotated[float, Field(ge=0.0, le=8.0)] = 0.0  # alpha of the Beta distribution; 0: off
     focal_gamma: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0  # 0: cross-entropy
     logit_adjustment: Annotated[float, Field(ge=0.0, le=4.0)] = 0.0  # tau (Menon et al. 2021)
+    negative: NegativeParams = NegativeParams()
     imbalance: Literal["none", "balanced", "class_weights", "both"] = "balanced"
     balance_sources: bool = False  # equal shares of every source in each batch
     min_per_class: Annotated[int, Field(ge=1)] = 2
@@ -88,7 +90,9 @@ class FitParams(PhaseParams):
 
     @classmethod
     def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
-        return frozenset(name for name in ("balance_sources",) if not values.get(name))
+        negative = values.get("negative", {}).get("method", "none")
+        off = {"balance_sources": not values.get("balance_sources"), "negative": negative == "none"}
+        return frozenset(name for name, is_off in off.items() if is_off)
 
     @field_validator("pretrained")
     @classmethod
@@ -124,6 +128,21 @@ class FitParams(PhaseParams):
                 f"logit_adjustment {self.logit_adjustment} and imbalance: {self.imbalance} would correct the class "
                 "prior twice: set imbalance: none, or logit_adjustment: 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_selnlpl(self):
+        if self.negative.method == "selnlpl":
+            if self.processes > 1:
+                raise ValueError(
+                    f"processes {self.processes} and negative.method: selnlpl, whose running mean of each row is kept "
+                    "in one process: set processes: 1 (accum_steps splits a batch too), or another method"
+                )
+            if self.mixup:
+                raise ValueError(
+                    "mixup and negative.method: selnlpl, which selects rows by the prediction for the row itself: set "
+                    "mixup: 0, or another method"
+                )
         return self
 
 
@@ -200,4 +219,7 @@ class StudentParams(FitParams):
     def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
         every = frozenset().union(*cls.MODE_FIELDS.values())
         unused = every - cls.MODE_FIELDS[values.get("mode", cls.model_fields["mode"].default)]
-        return unused | super().unused_fields(values)
+        off = super().unused_fields(values)
+        if "negative" not in off and values["negative"].get("draw") == "confusion":  # of the teacher of the soft labels
+            unused -= {"softlabels"}
+        return unused | off
