@@ -34,6 +34,33 @@ class AugmentParams(Strict):
         return value
 
 
+class NestedParams(Strict):
+    """Nested learning (Behrouz et al. 2025): ``blocks``, or the ``prototypes`` of an earlier variant for comparison.
+
+    ``blocks``: one residual block per interval between embedding and head; block l is updated every ``intervals[l]``
+    steps by the sum of its gradients.  ``prototypes``: a loss that is part of the training alone.
+    """
+
+    kind: Literal["off", "blocks", "prototypes"] = "off"
+    intervals: Annotated[list[Annotated[int, Field(ge=1, le=100_000)]], Field(min_length=1, max_length=8)] = [1, 4, 16]
+    lr_scale: list[Positive] = []  # learning rate of each block as a multiple of lr; blank: 1
+    weight: Annotated[float, Field(ge=0.0)] = 0.1  # of the prototype loss
+    prototype_dim: Annotated[int, Field(ge=2, le=8192)] = 32
+    prototype_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    gate: Literal["threshold", "top"] = "threshold"
+    gate_threshold: Fraction = 0.2  # rows with 1 - p_y of at least this
+    gate_top: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1  # or this share of the rows, those with the largest 1 - p_y
+
+    @model_validator(mode="after")
+    def _check_rates(self):
+        if self.lr_scale and len(self.lr_scale) != len(self.intervals):
+            raise ValueError(
+                f"lr_scale has {len(self.lr_scale)} values for {len(self.intervals)} intervals: give one per interval, "
+                "or leave it blank"
+            )
+        return self
+
+
 class FitParams(PhaseParams):
     """Parameters that teachers and students share."""
 
@@ -63,6 +90,7 @@ class FitParams(PhaseParams):
     mixup: Annotated[float, Field(ge=0.0, le=8.0)] = 0.0  # alpha of the Beta distribution; 0: off
     focal_gamma: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0  # 0: cross-entropy
     logit_adjustment: Annotated[float, Field(ge=0.0, le=4.0)] = 0.0  # tau (Menon et al. 2021)
+    nested: NestedParams = NestedParams()
     imbalance: Literal["none", "balanced", "class_weights", "both"] = "balanced"
     min_per_class: Annotated[int, Field(ge=1)] = 2
     cb_beta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9999
@@ -84,6 +112,10 @@ class FitParams(PhaseParams):
     compile: bool = False  # torch.compile for the training step
     threads: Count = 0  # 0: torch's default
     deterministic: bool = True
+
+    @classmethod
+    def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
+        return frozenset(("nested",)) if values.get("nested", {}).get("kind", "off") == "off" else frozenset()
 
     @field_validator("pretrained")
     @classmethod
@@ -109,6 +141,17 @@ class FitParams(PhaseParams):
             raise ValueError(
                 f"batch_size {self.batch_size} in {parts} micro-batches (accum_steps x processes) leaves fewer than 2 "
                 f"rows in each, and batch norm needs 2: use batch_size >= {2 * parts}, or fewer of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_prototypes(self):
+        excluded = {"processes > 1": self.processes > 1, "compile": self.compile, "mixup": self.mixup > 0}
+        names = " and ".join(name for name, active in excluded.items() if active)
+        if self.nested.kind == "prototypes" and names:
+            raise ValueError(
+                f"the prototype loss (nested.kind: prototypes) can't be used with {names}: it needs the embedding and "
+                "the one label of every row; leave it at its default, or use nested: {kind: blocks}"
             )
         return self
 
@@ -194,4 +237,5 @@ class StudentParams(FitParams):
     @classmethod
     def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
         every = frozenset().union(*cls.MODE_FIELDS.values())
-        return every - cls.MODE_FIELDS[values.get("mode", cls.model_fields["mode"].default)]
+        unused = every - cls.MODE_FIELDS[values.get("mode", cls.model_fields["mode"].default)]
+        return unused | super().unused_fields(values)

@@ -14,12 +14,16 @@ from fer_lib.datasets.batches import Batch
 from fer_lib.errors import FerError
 from fer_lib.params import FitParams
 from fer_lib.training.distributed import SingleProcess
+from fer_lib.training.nested import BlockUpdates
 
 _LOSS_CHECK_STEPS = 32  # between two transfers of losses from a device; each transfer waits for the device
 
 
 class Objective(Protocol):
-    """What a phase adds to the loop: its loss, and its figures for the history."""
+    """What a phase adds to the loop: its loss, and its figures for the history.
+
+    The parameters of an objective that is a module are trained, and checkpoints store its tensors.
+    """
 
     def loss(self, model: nn.Module, images: torch.Tensor, batch: Batch, epoch: float) -> torch.Tensor:
         """Loss of each sample, float32 [B]; ``epoch`` is fractional."""
@@ -36,12 +40,23 @@ class Stepper:
     are seeded by (seed, step, k): several processes take the same step as one with as many micro-batches.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective, optimiser: Any, p: FitParams, context: SingleProcess):
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        optimiser: Any,
+        p: FitParams,
+        context: SingleProcess,
+        updates: BlockUpdates | None = None,
+    ):
         self.objective, self.optimiser, self.p, self.context = objective, optimiser, p, context
+        self.updates = updates
         compiled = torch.compile(model) if p.compile else model
         self.model = context.wrap(compiled)
         self.autocast = precision(p, context.device) == "bf16"
-        self.parameters = [q for q in model.parameters() if q.requires_grad]
+        apart = set() if updates is None else {q for block in updates.blocks for q in block}
+        own = objective.parameters() if isinstance(objective, nn.Module) else ()
+        self.parameters = [q for q in (*model.parameters(), *own) if q.requires_grad and q not in apart]
         self.loss_sum, self.loss_n = 0.0, 0
         self._pending: list[tuple[torch.Tensor, int, float]] = []
 
@@ -77,6 +92,8 @@ class Stepper:
         self._pending.append((self.context.mean(mean), rows, epoch))
         if device.type == "cpu" or len(self._pending) >= _LOSS_CHECK_STEPS:
             self.collect_losses()
+        if self.updates is not None:
+            self.updates(step)
         if p.clip_grad:
             torch.nn.utils.clip_grad_norm_(self.parameters, p.clip_grad)
         self.optimiser.step()

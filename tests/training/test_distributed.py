@@ -25,6 +25,7 @@ BASE = dict(
     backbone="test_resnet", image_size=32, embed_dim=16, dropout=0.3, epochs=2, batch_size=28, lr=2e-3,
     warmup_epochs=0.5, plain_epochs=1, ramp_end=2, arcface_s=12.0, ema_decay=0.9, clip_grad=1.0, mixup=0.4,
     label_smoothing=0.1, max_train_batches=3, threads=1, device="cpu", onnx="none",
+    nested={"kind": "blocks", "intervals": [1, 2, 4]},  # both processes sum the gradients of the complete batch
 )  # fmt: skip
 
 
@@ -52,6 +53,9 @@ def test_two_processes_take_the_steps_of_two_micro_batches(pair):
     assert len(weights) > 20
     for key in weights:
         torch.testing.assert_close(distributed[key], single[key], rtol=0, atol=1e-6, msg=key)
+    for key in (k for k in single if k.startswith("training.")):
+        torch.testing.assert_close(distributed[key], single[key], rtol=0, atol=1e-6, msg=key)
+    assert any(k.startswith("training.") and v.any() for k, v in single.items())
     average = read_bundle(pair["single"] / "best").state_dict()
     assert any((average[k[6:]] - single[k]).abs().max() > 1e-4 for k in weights), "weights do change at this scale"
 
