@@ -39,8 +39,6 @@ class PrototypeLoss(nn.Module):
     the micro-batch with the largest 1 - p_y, the size of the cross-entropy's gradient at the label's logit.  It is 0
     for a class without prototype.  After the loss, the prototype of each class c in the micro-batch becomes
     normalise(d P_c + (1 - d) mean z of class c), d = ``prototype_decay``.
-
-    ``totals`` [5] sums over the calls: rows, gated rows, 1 - cos of gated rows, uniformity, 1 - p_y.
     """
 
     def __init__(self, embed_dim: int, p: NestedParams):
@@ -48,10 +46,14 @@ class PrototypeLoss(nn.Module):
         self.p = p
         self.projection = nn.Linear(embed_dim, p.prototype_dim)
         self.register_buffer("prototypes", torch.zeros(NUM_CLASSES, p.prototype_dim))
-        self.register_buffer("totals", torch.zeros(5))
 
-    def forward(self, embedding: torch.Tensor, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Loss of each row, float32 [B]; ``embedding`` [B, D], ``logits`` [B, 7] without gradient, ``y`` int64 [B]."""
+    def forward(
+        self, embedding: torch.Tensor, logits: torch.Tensor, y: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss of each row, float32 [B]; ``embedding`` [B, D], ``logits`` [B, 7] without gradient, ``y`` int64 [B].
+
+        Also float32 [5]: rows, gated rows, and the sums of gate (1 - cos), uniformity and 1 - p_y over the rows.
+        """
         with torch.autocast(embedding.device.type, enabled=False):
             z = F.normalize(self.projection(embedding.float()))
             doubt = 1.0 - F.softmax(logits.float(), dim=1).gather(1, y[:, None]).squeeze(1)
@@ -60,13 +62,13 @@ class PrototypeLoss(nn.Module):
             spread = uniformity(z)
         with torch.no_grad():
             rows = torch.full_like(spread, len(y))
-            self.totals += torch.stack([rows, gate.sum(), distance.sum(), spread * rows, doubt.sum()])
+            sums = torch.stack([rows, gate.sum(), distance.sum(), spread * rows, doubt.sum()])
             one_hot = F.one_hot(y, NUM_CLASSES).float()
             counts = one_hot.sum(0)[:, None]
             means = one_hot.T @ z / counts.clamp_min(1.0)
             moved = F.normalize(torch.lerp(means, self.prototypes, self.p.prototype_decay))
             self.prototypes.copy_(torch.where(counts > 0, moved, self.prototypes))
-        return self.p.weight * (distance + spread)
+        return self.p.weight * (distance + spread), sums
 
     def _gate(self, doubt: torch.Tensor) -> torch.Tensor:
         if self.p.gate == "threshold":

@@ -28,7 +28,7 @@ from fer_lib.storage.atomic import write_json
 from fer_lib.training.checkpoint import BEFORE, LAST, pack_state, save_checkpoint
 from fer_lib.training.distributed import SingleProcess
 from fer_lib.training.fit_inputs import FitData, loader_threads
-from fer_lib.training.nested import BlockUpdates, nested_warning
+from fer_lib.training.nested import BlockUpdates, PrototypeObjective, nested_warning
 from fer_lib.training.progress import Progress, history_row, slow_epoch_warning, step_event
 from fer_lib.training.resume_check import fit_key, numerics, resume
 from fer_lib.training.schedule import learning_rate
@@ -75,13 +75,13 @@ def fit(
     options = dict(lr=p.lr, weight_decay=p.weight_decay, filter_bias_and_bn=True, fused=True)
     optimiser = create_optimizer_v2(model, opt="adamw", **options)
     updates = BlockUpdates(model, optimiser, p) if p.nested.kind == "blocks" else None
-    extra = torch.nn.ModuleList(m for m in (objective, updates) if isinstance(m, torch.nn.Module))
-    for group in param_groups_weight_decay(extra, p.weight_decay):
-        if group["params"]:
+    training_state = objective.state | (updates.state if updates else {})
+    if isinstance(objective, PrototypeObjective):
+        for group in param_groups_weight_decay(objective.prototypes, p.weight_decay):
             optimiser.add_param_group(group)
     ema = ModelEmaV3(model, decay=p.ema_decay, use_warmup=True) if p.ema_decay else None
     key, current_numerics = fit_key(p, ids), numerics(p, context)
-    state, warnings = resume(out, key, current_numerics, model, optimiser, ema, extra)
+    state, warnings = resume(out, key, current_numerics, model, optimiser, ema, training_state)
     stepper = Stepper(model, objective, optimiser, p, context, updates)
     stepper.loss_sum, stepper.loss_n = state.loss_sum, state.loss_n
     main = context.rank == 0
@@ -92,7 +92,8 @@ def fit(
         "event": "start", "resumed_at_step": state.step, "epochs_done": len(state.history), "total_steps": total,
         "steps_per_epoch": steps, "warmup_steps": warmup,
     }  # fmt: skip
-    for message in [*warnings, *_setting_warnings(p, data, warmup, total)]:
+    idle = [nested_warning(row, p) for row in state.history]  # a resumed fit is a new run: it repeats these
+    for message in filter(None, [*warnings, *_setting_warnings(p, data, warmup, total), *idle]):
         yield {"event": "note", "level": "warning", "message": message}
     workers = loader_threads(p, context.device)
     coverage = data.coverage(state.step, steps)
@@ -112,7 +113,7 @@ def fit(
         bundle = fields | {"contract": data.contract.model_dump(mode="json")}
         meta = {"fit_key": key, "numerics": current_numerics, "epoch": state.step / steps, "metrics": metrics}
         meta |= {"bundle": bundle, **state.__dict__}
-        tensors = pack_state(model, optimiser, ema and ema.module, extra)
+        tensors = pack_state(model, optimiser, ema and ema.module, training_state)
         if not all(t.isfinite().all() for t in tensors.values()):  # a finite loss can have gradients that are not
             raise divergence_error("a weight became infinite or not a number", state.step / steps, p)
         save_checkpoint(out / folder, tensors, meta)

@@ -20,16 +20,18 @@ _LOSS_CHECK_STEPS = 32  # between two transfers of losses from a device; each tr
 
 
 class Objective(Protocol):
-    """What a phase adds to the loop: its loss, and its figures for the history.
+    """What a phase adds to the loop: its loss, its figures for the history, and its own state.
 
-    The parameters of an objective that is a module are trained, and checkpoints store its tensors.
+    ``state``: tensors that a checkpoint stores and that a resume sets in place.
     """
+
+    state: dict[str, torch.Tensor]
 
     def loss(self, model: nn.Module, images: torch.Tensor, batch: Batch, epoch: float) -> torch.Tensor:
         """Loss of each sample, float32 [B]; ``epoch`` is fractional."""
 
     def figures(self, epoch: float) -> dict[str, float]:
-        """Figures for the ``train`` section of an epoch's row, such as the margin."""
+        """Figures for the ``train`` section of an epoch's row, such as the margin; ``epoch`` of its last step."""
 
 
 class Stepper:
@@ -55,8 +57,9 @@ class Stepper:
         self.model = context.wrap(compiled)
         self.autocast = precision(p, context.device) == "bf16"
         apart = set() if updates is None else {q for block in updates.blocks for q in block}
-        own = objective.parameters() if isinstance(objective, nn.Module) else ()
-        self.parameters = [q for q in (*model.parameters(), *own) if q.requires_grad and q not in apart]
+        added = (q for group in optimiser.param_groups for q in group["params"])
+        every = dict.fromkeys((*model.parameters(), *added))  # in this order: it decides the last bit of their norm
+        self.parameters = [q for q in every if q.requires_grad and q not in apart]
         self.loss_sum, self.loss_n = 0.0, 0
         self._pending: list[tuple[torch.Tensor, int, float]] = []
 

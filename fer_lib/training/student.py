@@ -35,6 +35,8 @@ class StudentObjective:
     Raises FerError when such a mode has no soft labels, BundleError when they belong to other rows or faces.
     """
 
+    state: dict[str, torch.Tensor] = {}
+
     def __init__(self, p: StudentParams, data: FitData, device: torch.device, softlabels: Path | None):
         self.p = p
         self.labels = LabelLoss(p, data, device)

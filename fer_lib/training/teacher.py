@@ -25,6 +25,8 @@ class TeacherObjective:
     class of the respective label.
     """
 
+    state: dict[str, torch.Tensor] = {}
+
     def __init__(self, p: TeacherParams, data: FitData, device: torch.device):
         self.p = p
         self.labels = LabelLoss(p, data, device)

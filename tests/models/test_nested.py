@@ -68,7 +68,7 @@ def test_uniformity_at_its_ends():
 
 
 def expected_loss(module, prototypes, embedding, logits, y, gate):
-    """Loss of each row, the new prototypes and the summands of ``totals``, row by row in float64."""
+    """Loss of each row, the new prototypes and the sums, row by row in float64."""
     p = module.p
     weight, bias = (t.detach().double().numpy() for t in module.projection.parameters())
     z = embedding.astype(np.float64) @ weight.T + bias
@@ -83,8 +83,8 @@ def expected_loss(module, prototypes, embedding, logits, y, gate):
     for c in set(y.tolist()):
         moved[c] = p.prototype_decay * prototypes[c] + (1 - p.prototype_decay) * z[y == c].mean(0)
         moved[c] /= np.linalg.norm(moved[c])
-    totals = [len(y), passed.sum(), distance.sum(), spread * len(y), doubt.sum()]
-    return p.weight * (distance + spread), moved, totals
+    sums = [len(y), passed.sum(), distance.sum(), spread * len(y), doubt.sum()]
+    return p.weight * (distance + spread), moved, sums
 
 
 def over(threshold):
@@ -110,20 +110,19 @@ def top(share):
 def test_prototype_loss_follows_its_definition(changes, gate):
     torch.manual_seed(2)
     module = PrototypeLoss(8, NestedParams(kind="prototypes", **changes))
-    rng, gated = np.random.default_rng(3), 0
-    prototypes, totals = np.zeros((7, module.p.prototype_dim)), np.zeros(5)
+    rng, gated = np.random.default_rng(3), []
+    prototypes = np.zeros((7, module.p.prototype_dim))
     for call in range(6):  # the first has no prototype yet; a batch lacks some classes
         embedding, logits = rng.normal(size=(20, 8)).astype(np.float32), 3 * rng.normal(size=(20, 7))
         y = rng.integers(0, 5 if call < 3 else 7, 20)
-        expected, prototypes, summands = expected_loss(module, prototypes, embedding, logits, y, gate)
-        totals += summands
-        gated += summands[1]
-        losses = module(torch.tensor(embedding), torch.tensor(logits), torch.tensor(y))
+        expected, prototypes, expected_sums = expected_loss(module, prototypes, embedding, logits, y, gate)
+        gated.append(expected_sums[1])
+        losses, sums = module(torch.tensor(embedding), torch.tensor(logits), torch.tensor(y))
         np.testing.assert_allclose(losses.detach().numpy(), expected, atol=2e-6)
         np.testing.assert_allclose(module.prototypes.numpy(), prototypes, atol=2e-6)
-        np.testing.assert_allclose(module.totals.numpy(), totals, rtol=1e-5, atol=1e-5)
-        assert call or not summands[1], "no prototype, no pull"
-    assert 0 < gated < totals[0], "the gate is open for some rows only"
+        np.testing.assert_allclose(sums.numpy(), expected_sums, rtol=1e-5, atol=1e-5)
+    assert gated[0] == 0, "no prototype, no pull"
+    assert 0 < sum(gated) < 120, "the gate is 1 for some rows only"
 
 
 def test_a_step_pulls_gated_rows_to_their_prototype():
@@ -140,7 +139,7 @@ def test_a_step_pulls_gated_rows_to_their_prototype():
     def distances():
         return 1 - (torch.nn.functional.normalize(module.projection(embedding)) * before[y]).sum(1)
 
-    loss = module(embedding, sure, y) - 0.1 * uniformity(torch.nn.functional.normalize(module.projection(embedding)))
+    loss = module(embedding, sure, y)[0] - 0.1 * uniformity(torch.nn.functional.normalize(module.projection(embedding)))
     loss.sum().backward()
     assert not embedding.grad[:6].abs().max() > 1e-6 and (embedding.grad[6:].abs().max(1).values > 1e-3).all()
     start = distances().detach()

@@ -121,9 +121,9 @@ def test_partial_sums_are_the_state_of_a_checkpoint():
         for name, g in gradients(model, step).items():
             sums[name] = sums.get(name, 0.0) + g if step >= 4 else 0.0
         take_step(batch(step), step, 0.0)
-    state = take_step.updates.state_dict()
-    assert set(state) == {"sum_1_0", "sum_1_1"}, "a block that is updated at every step has no sum"
-    for key, name in (("sum_1_0", "blocks.1.0.weight"), ("sum_1_1", "blocks.1.0.bias")):
+    state = take_step.updates.state
+    assert set(state) == {"nested.sum_1_0", "nested.sum_1_1"}, "a block that is updated at every step has no sum"
+    for key, name in zip(state, ("blocks.1.0.weight", "blocks.1.0.bias"), strict=True):
         torch.testing.assert_close(state[key], sums[name], rtol=0, atol=1e-7)
 
 
@@ -163,8 +163,8 @@ def test_run_killed_between_two_updates_ends_as_the_unbroken_one(
         kill_at(m, step)
         with pytest.raises(Kill):
             train(drawn_manifest, tmp_path, pack_cache, p)
-    sums = {k: v for k, v in load_checkpoint(tmp_path / "checkpoint_last")[0].items() if k.startswith("training.")}
-    assert len(sums) == 8 and sums["training.0.sum_2_2"].any()
+    sums = {k: v for k, v in load_checkpoint(tmp_path / "checkpoint_last")[0].items() if "nested.sum" in k}
+    assert len(sums) == 8 and sums["objective.nested.sum_2_2"].any()
     assert train(drawn_manifest, tmp_path, pack_cache, p)[0]["resumed_at_step"] == step
     assert_same_end(tmp_path, unbroken[0])
 
@@ -181,6 +181,7 @@ def test_an_epoch_without_update_is_a_warning(drawn_manifest, pack_cache, tmp_pa
     assert [e["train"]["nested_applied_frac"] for e in epochs_of(events)] == pytest.approx([0, 1 / 3])
     [note] = [e for e in events if e["event"] == "note"]
     assert note["level"] == "warning" and "epoch 1: nested learning was applied to nothing" in note["message"]
+    assert note in train(drawn_manifest, tmp_path, pack_cache, p), "a resumed fit is a new run"
 
 
 def test_learning_rate_of_a_block_is_scaled(drawn_manifest, pack_cache, tmp_path):
@@ -254,7 +255,7 @@ def test_figures_of_the_gate_are_logged(pulled):
         assert row["nested_loss"] == pytest.approx(0.1 * (pull + row["nested_uniformity"]), rel=1e-4)
     assert rows[0]["nested_applied_frac"] < rows[1]["nested_applied_frac"], "the first micro-batch had no prototype"
     tensors = load_checkpoint(pulled[0] / "checkpoint_last")[0]
-    assert tensors["training.0.prototypes.totals"][0] == 42, "the rows of the last epoch"
+    assert tensors["objective.nested.sums"][0, 0] == 42, "the rows of the last epoch"
 
 
 def test_prototype_loss_is_part_of_the_training_alone(pulled, drawn_manifest, pack_cache, tmp_path):
