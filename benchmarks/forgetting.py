@@ -157,14 +157,15 @@ def interval(differences: list[float]) -> dict:
 
 
 def summary(runs: dict[int, dict[str, dict]]) -> list[dict]:
-    """A row per method: means over seeds, and the paired difference of each score to plain fine-tuning."""
+    """A row per method: means over seeds, and paired differences to plain fine-tuning and to the plain blocks."""
     rows = []
     for method in METHODS:
         row = {"method": method, "applied": [run[method]["applied"] for run in runs.values()]}
         for score in SCORES:
             values = [run[method][score] for run in runs.values()]
-            gaps = [run[method][score] - run["plain"][score] for run in runs.values()]
-            row[score] = {"mean": float(np.mean(values)), "values": values, "to_plain": interval(gaps)}
+            row[score] = {"mean": float(np.mean(values)), "values": values}
+            for other in ("plain", "blocks"):
+                row[score][f"to_{other}"] = interval([run[method][score] - run[other][score] for run in runs.values()])
         rows.append(row)
     return rows
 
@@ -176,13 +177,15 @@ def points(difference: dict) -> str:
     return f"{100 * difference['value']:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def verdict(row: dict) -> str:
-    """One sentence about a method's forgetting, decided by the interval."""
-    gap = row["forgetting"]["to_plain"]
+def verdict(row: dict, other: str = "plain") -> str:
+    """One sentence about a method's forgetting beside another's, decided by the interval."""
+    gap = row["forgetting"][f"to_{other}"]
+    word = "is not told apart from"
     if gap["lo"] is None:
-        return f"{row['method']}: one seed decides nothing"
-    word = "forgets less than" if gap["hi"] < 0 else "forgets more than" if gap["lo"] > 0 else "is not told apart from"
-    return f"{row['method']} {word} plain fine-tuning: {points(gap)} points"
+        word = "is compared on one seed, which decides nothing, with"
+    elif gap["hi"] < 0 or gap["lo"] > 0:
+        word = "forgets less than" if gap["hi"] < 0 else "forgets more than"
+    return f"- `{row['method']}` {word} `{other}`: {points(gap)} points."
 
 
 def page(result: dict) -> str:
@@ -209,14 +212,10 @@ def page(result: dict) -> str:
             gap = "" if row["method"] == "plain" else points(row[score]["to_plain"])
             cells += [f"{100 * row[score]['mean']:.1f}", gap]
         lines.append(f"| {' | '.join(cells)} |")
-    others = [verdict(row) for row in result["table"] if row["method"] != "plain"]
-    lines += [
-        "",
-        "; ".join(others) + ".",
-        "",
-        "`blocks` has the same net as `nested`: the difference is the intervals.",
-        "",
-    ]
+    rows = {row["method"]: row for row in result["table"]}
+    lines += ["", "Forgetting, decided by the interval:", ""]
+    lines += [verdict(row) for method, row in rows.items() if method != "plain"]
+    lines += [verdict(rows["nested"], "blocks") + " Both have the same net: the difference is the intervals.", ""]
     return "\n".join(lines)
 
 
