@@ -256,6 +256,9 @@ def test_figures_of_the_gate_are_logged(pulled):
     assert rows[0]["nested_applied_frac"] < rows[1]["nested_applied_frac"], "the first micro-batch had no prototype"
     tensors = load_checkpoint(pulled[0] / "checkpoint_last")[0]
     assert tensors["objective.nested.sums"][0, 0] == 42, "the rows of the last epoch"
+    earlier = load_checkpoint(pulled[0] / "checkpoint_epoch002")[0]
+    for name in ("projection.weight", "projection.bias", "prototypes"):
+        assert not torch.equal(tensors[f"objective.nested.{name}"], earlier[f"objective.nested.{name}"]), name
 
 
 def test_prototype_loss_is_part_of_the_training_alone(pulled, drawn_manifest, pack_cache, tmp_path):
