@@ -10,9 +10,10 @@ from __future__ import annotations
 from fer_lib.params.adapt import AdaptFit, AdaptParams, GateParams, OfflineGate, SessionGate, read_gates
 from fer_lib.params.base import CheckParams, PhaseParams, usable_alias
 from fer_lib.params.data import AuditParams, CsvParams, CurateParams, ImportParams, ManifestParams, SourceSpec
-from fer_lib.params.fit import AugmentParams, FitParams, NestedParams, StudentParams, TeacherParams
+from fer_lib.params.fit import AugmentParams, FitParams, StudentParams, TeacherParams
 from fer_lib.params.live import BufferParams, LiveParams, ScoreParams, SmoothingParams, StudyParams
 from fer_lib.params.models import CheckpointParams, EvaluateParams, ExportParams, SoftLabelParams
+from fer_lib.params.nested import NestedParams
 from fer_lib.params.strict import Strict
 
 KINDS: dict[str, tuple[type[PhaseParams], str]] = {

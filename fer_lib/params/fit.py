@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fer_lib.params.base import Count, Device, Fraction, PackKind, PhaseParams, Positive
+from fer_lib.params.nested import NestedParams
 from fer_lib.params.strict import Strict
 
 
@@ -32,33 +33,6 @@ class AugmentParams(Strict):
         if not 0.0 < value[0] <= value[1]:
             raise ValueError("Input should be two numbers above 0, the smaller first")
         return value
-
-
-class NestedParams(Strict):
-    """Nested learning (Behrouz et al. 2025): ``blocks``, or the ``prototypes`` of an earlier variant for comparison.
-
-    ``blocks``: one residual block per interval between embedding and head; block l is updated every ``intervals[l]``
-    steps by the sum of its gradients.  ``prototypes``: a loss that is part of the training alone.
-    """
-
-    kind: Literal["off", "blocks", "prototypes"] = "off"
-    intervals: Annotated[list[Annotated[int, Field(ge=1, le=100_000)]], Field(min_length=1, max_length=8)] = [1, 4, 16]
-    lr_scale: list[Positive] = []  # learning rate of each block as a multiple of lr; blank: 1
-    weight: Annotated[float, Field(ge=0.0)] = 0.1  # of the prototype loss
-    prototype_dim: Annotated[int, Field(ge=2, le=8192)] = 32
-    prototype_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
-    gate: Literal["threshold", "top"] = "threshold"
-    gate_threshold: Fraction = 0.2  # rows with 1 - p_y of at least this
-    gate_top: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1  # or this share of the rows, those with the largest 1 - p_y
-
-    @model_validator(mode="after")
-    def _check_rates(self):
-        if self.lr_scale and len(self.lr_scale) != len(self.intervals):
-            raise ValueError(
-                f"lr_scale has {len(self.lr_scale)} values for {len(self.intervals)} intervals: give one per interval, "
-                "or leave it blank"
-            )
-        return self
 
 
 class FitParams(PhaseParams):

@@ -22,6 +22,7 @@ from fer_lib.training.fit_inputs import model_config
 from fer_lib.training.nested import BlockUpdates
 from fer_lib.training.resume_check import fit_key
 from fer_lib.training.step import Stepper
+from fer_lib.training.student import train_student
 
 BLOCKS, PROTOTYPES = {"kind": "blocks", "intervals": [1, 2, 4]}, {"kind": "prototypes"}
 
@@ -269,6 +270,22 @@ def test_prototype_loss_is_part_of_the_training_alone(pulled, drawn_manifest, pa
         train(drawn_manifest, tmp_path / name, pack_cache, params(nested, clip_grad=0.0))
         without[name] = read_bundle(tmp_path / name / "best")
     assert without["zero"].weights_sha256 == without["plain"].weights_sha256 != best.weights_sha256
+
+
+def test_a_student_has_the_figures_of_the_gate_too(drawn_manifest, pack_cache, tmp_path):
+    names = (
+        "backbone",
+        "image_size",
+        "embed_dim",
+        "batch_size",
+        "warmup_epochs",
+        "max_train_batches",
+        "threads",
+        "device",
+    )
+    p = StudentParams(**{name: SMALL[name] for name in names}, epochs=1, nested=PROTOTYPES | {"gate": "top"})
+    [row] = epochs_of(train_student(p, drawn_manifest, tmp_path, pack_cache))
+    assert 0 < row["train"]["nested_applied_frac"] < 0.2 and row["train"]["nested_loss"] < 0
 
 
 @pytest.mark.parametrize("step", [2, 4])
