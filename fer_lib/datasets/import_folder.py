@@ -68,7 +68,7 @@ def refuse_other_parts(out: Path, sources: Collection[str], places: Collection[s
     """Raise :class:`DataError` for a folder in ``out`` that has a part of ``sources`` and is not among ``places``."""
     for folder in import_folders(out):
         source = folder.name.rpartition("-")[0]
-        if folder.name not in places and source in sources and _entry(folder)["dataset"] == source:
+        if folder.name not in places and source in sources and read_report(folder)["dataset"] == source:
             raise DataError(
                 f"{folder} holds a part of {source} from an earlier import, which this import would not replace: "
                 "delete it, or choose another output folder (-o)"
