@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import safe_open
 
 from fer_lib.errors import FerError
+from fer_lib.faces.contract import FaceContract
 from fer_lib.storage.paths import external
 from fer_lib.storage.progress import step
 
@@ -27,12 +30,13 @@ PACKAGES = {
 }
 
 
-def load_pretrained(model: FerClassifier, source: str) -> dict[str, str]:
+def load_pretrained(model: FerClassifier, source: str, contract: FaceContract | None = None) -> dict[str, str]:
     """Load ``source`` ("none", "hub", "package" or a file's path) into ``model.backbone``.
 
     Returns ``{"source", "origin", "weights_sha256"}`` for the run's record; ``origin`` is the hub's name and tag of the
     weights, the package and its version, or the file's absolute path.  Raises FerError when the weights cannot be
-    loaded; only "none" leaves the backbone untrained.
+    loaded, or when a file's metadata name another normalisation than ``contract``; only "none" leaves the backbone
+    untrained.
     """
     if source == "none":
         return {"source": "none", "origin": "", "weights_sha256": ""}
@@ -43,6 +47,8 @@ def load_pretrained(model: FerClassifier, source: str) -> dict[str, str]:
         state, origin = _from_package(model)
     else:
         state, origin = _from_file(external(source)), str(external(source))
+        if contract is not None:
+            _check_normalisation(external(source), contract, name)
     state = _backbone_tensors(state, model, f"{source} weights of {name}")
     model.backbone.load_state_dict(state)
     return {"source": source, "origin": origin, "weights_sha256": tensors_sha256(state)}
@@ -104,7 +110,8 @@ def _from_hub(model: FerClassifier) -> tuple[dict[str, torch.Tensor], str]:
     name = model.config["backbone"]
     try:
         with step(f"fetching weights of {name}"):
-            backbone = make_backbone(name, model.config["image_size"], pretrained=True)
+            size, args = model.config["image_size"], model.config.get("backbone_args")
+            backbone = make_backbone(name, size, args, pretrained=True)
     except Exception as error:  # any network, proxy or hub failure ends the same way for the user
         raise FerError(
             f"pretrained weights of '{name}' could not be fetched from the hub ({type(error).__name__}: {error}); set "
@@ -152,6 +159,25 @@ def _from_file(path: Path) -> dict[str, torch.Tensor]:
             f"pretrained: '{path}' holds no weights that can be read safely ({reason[:200]}); give a .safetensors "
             "file, or a torch file that holds only tensors"
         ) from error
+
+
+def file_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; empty for another file."""
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
+def _check_normalisation(path: Path, contract: FaceContract, name: str) -> None:
+    """FerError when the metadata of the file have a ``mean`` or ``std`` (JSON lists) other than the contract's."""
+    metadata = file_metadata(path)
+    ours = {key: json.dumps(list(getattr(contract, key))) for key in ("mean", "std")}
+    if differing := [f"{key} {metadata[key]}" for key in ours if metadata.get(key, ours[key]) != ours[key]]:
+        raise FerError(
+            f"pretrained: '{path}' takes faces normalised with {' and '.join(differing)}, and '{name}' is trained with "
+            f"mean {ours['mean']} and std {ours['std']}: set backbone to the model that the weights belong to"
+        )
 
 
 def _backbone_tensors(state: dict[str, torch.Tensor], model: FerClassifier, source: str) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fer_lib.params.base import Count, Device, Fraction, PackKind, PhaseParams, Positive
+from fer_lib.params.base import BackboneArgs, Count, Device, Fraction, PackKind, PhaseParams, Positive
 from fer_lib.params.strict import Strict
 
 
@@ -42,6 +42,7 @@ class FitParams(PhaseParams):
 
     manifest: str = ""
     backbone: str = "resnet18"
+    backbone_args: BackboneArgs = {}  # further arguments of timm.create_model, for instance {pad_type: same}
     pretrained: str = "none"  # none | hub | package | a local file
     image_size: Annotated[int, Field(ge=32, le=1024)] = 224
     clahe: bool = False
@@ -83,6 +84,10 @@ class FitParams(PhaseParams):
     compile: bool = False  # torch.compile for the training step
     threads: Count = 0  # 0: torch's default
     deterministic: bool = True
+
+    @classmethod
+    def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
+        return frozenset() if values.get("backbone_args") else frozenset(("backbone_args",))
 
     @field_validator("pretrained")
     @classmethod
@@ -178,4 +183,5 @@ class StudentParams(FitParams):
     @classmethod
     def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
         every = frozenset().union(*cls.MODE_FIELDS.values())
-        return every - cls.MODE_FIELDS[values.get("mode", cls.model_fields["mode"].default)]
+        unused = every - cls.MODE_FIELDS[values.get("mode", cls.model_fields["mode"].default)]
+        return unused | super().unused_fields(values)

@@ -26,7 +26,7 @@ from fer_lib.storage.atomic import fresh_file, write_json
 from fer_lib.storage.environment import environment
 from fer_lib.training.checkpoint import LAST, has_checkpoint
 from fer_lib.training.distributed import SingleProcess, run_processes
-from fer_lib.training.fit_inputs import FitData, model_config, open_data
+from fer_lib.training.fit_inputs import FitData, make_contract, model_config, open_data
 from fer_lib.training.loop import fit
 from fer_lib.training.step import precision
 
@@ -132,8 +132,10 @@ def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, out: P
         return _recorded_weights(record, p, init_from)
     if init_from:
         bundle = read_bundle(init_from)
-        theirs = {k: v for k, v in bundle.meta["model"].items() if k not in ("image_size", "dropout")}
-        ours = {k: model.config[k] for k in theirs}
+        theirs, ours = (
+            {k: v for k, v in config.items() if k not in ("image_size", "dropout")}
+            for config in (bundle.meta["model"], model.config)
+        )
         if theirs != ours:
             raise FerError(
                 f"init_from {init_from} is another model: it has {theirs}, these parameters ask for {ours}; set them "
@@ -143,7 +145,7 @@ def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, out: P
         weights = {"source": "init_from", "origin": str(bundle.path), "weights_sha256": bundle.weights_sha256}
         weights["training_data"] = bundle.meta.get("training_data")  # a resume does not open the bundle
     else:
-        weights = load_pretrained(model, p.pretrained)
+        weights = load_pretrained(model, p.pretrained, make_contract(p))
     write_json(record, weights)
     return weights
 
@@ -221,6 +223,7 @@ def _alignment(p, manifest, data: FitData, weights, start: dict, init_from: str,
         "model": {
             "name": p.backbone, "pretrained": weights["source"], "weights_sha256": weights["weights_sha256"],
             "origin": weights["origin"], **pick("image_size", "embed_dim"),
+            **(pick("backbone_args") if p.backbone_args else {}),
         },
         "data": {
             "rows_total_before_filter": len(manifest), "rows_total_after_filter": len(filtered),

@@ -64,7 +64,8 @@ def make_contract(p: FitParams) -> FaceContract:
 
 def model_config(p: FitParams) -> dict[str, Any]:
     """The options of :func:`fer_lib.models.classifier.build_classifier` in these parameters."""
-    return p.model_dump(include={"backbone", "image_size", "embed_dim", "dropout", "head"}) | {"s": p.arcface_s}
+    names = {"backbone", "backbone_args", "image_size", "embed_dim", "dropout", "head"}
+    return p.model_dump(include=names) | {"s": p.arcface_s}
 
 
 def loader_threads(p: FitParams, device: torch.device) -> int:

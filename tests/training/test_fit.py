@@ -22,6 +22,7 @@ from fer_lib.training import fit, loop
 from fer_lib.training.checkpoint import checkpoint_bundle, load_checkpoint, save_checkpoint
 from fer_lib.training.fit_inputs import make_contract, open_data
 from fer_lib.training.plots import training_curves
+from fer_lib.training.resume_check import fit_key
 from fer_lib.training.step import Stepper
 from fer_lib.training.teacher import TeacherObjective, train_teacher
 
@@ -491,6 +492,19 @@ def test_init_from_starts_with_the_weights_of_the_bundle(drawn_manifest, pack_ca
 def test_init_from_another_model_is_rejected(drawn_manifest, pack_cache, unbroken, tmp_path, change):
     with pytest.raises(FerError, match="is another model: it has"):
         train(drawn_manifest, tmp_path, pack_cache, params(**change), init_from=str(unbroken[0] / "best"))
+
+
+def test_backbone_arguments_are_in_the_bundle_the_report_and_the_identity(drawn_manifest, pack_cache, tmp_path):
+    p = params(backbone="test_efficientnet", backbone_args={"pad_type": "same"}, epochs=1, max_train_batches=1)
+    train(drawn_manifest, tmp_path / "a", pack_cache, p)
+    best = read_bundle(tmp_path / "a" / "best")
+    assert best.meta["model"]["backbone_args"] == {"pad_type": "same"}
+    assert type(best.model().backbone.conv_stem).__name__ == "Conv2dSame"
+    assert read(tmp_path / "a", "alignmentreport")["model"]["backbone_args"] == {"pad_type": "same"}
+    plain = p.model_copy(update={"backbone_args": {}})
+    with pytest.raises(FerError, match=r"is another model: it has .*'pad_type': 'same'"):
+        train(drawn_manifest, tmp_path / "b", pack_cache, plain, init_from=str(best.path))
+    assert fit_key(p, {}) != fit_key(plain, {})
 
 
 def test_weights_that_are_not_finite_are_not_saved(drawn_manifest, pack_cache, tmp_path, monkeypatch):
