@@ -53,6 +53,8 @@ class FitParams(PhaseParams):
     epochs: Annotated[int, Field(ge=1)] = 60
     batch_size: Annotated[int, Field(ge=2)] = 64
     accum_steps: Annotated[int, Field(ge=1)] = 1
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9  # Nesterov momentum of sgd
     lr: Positive = 3e-4
     min_lr: Annotated[float, Field(ge=0.0)] = 1e-5
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
@@ -87,7 +89,9 @@ class FitParams(PhaseParams):
 
     @classmethod
     def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
-        return frozenset() if values.get("backbone_args") else frozenset(("backbone_args",))
+        # fields that came later: at their defaults the keys of earlier fits hold
+        unused = set() if values.get("backbone_args") else {"backbone_args"}
+        return frozenset(unused | ({"optimizer", "momentum"} if values.get("optimizer", "adamw") == "adamw" else set()))
 
     @field_validator("pretrained")
     @classmethod

