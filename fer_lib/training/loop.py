@@ -72,7 +72,9 @@ def fit(
         parameter.requires_grad_(parameter_name in trainable)
     # fused: one pass over memory instead of a dozen; a step of ResNet-18 at 48 pixels takes 3 % less time
     options = dict(lr=p.lr, weight_decay=p.weight_decay, filter_bias_and_bn=True, fused=True)
-    optimiser = create_optimizer_v2(model, opt="adamw", **options)
+    if p.optimizer == "sgd":  # timm's sgd has Nesterov momentum
+        options["momentum"] = p.momentum
+    optimiser = create_optimizer_v2(model, opt=p.optimizer, **options)
     ema = ModelEmaV3(model, decay=p.ema_decay, use_warmup=True) if p.ema_decay else None
     key, current_numerics = fit_key(p, ids), numerics(p, context)
     state, warnings = resume(out, key, current_numerics, model, optimiser, ema)
