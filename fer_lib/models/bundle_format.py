@@ -54,6 +54,7 @@ class ModelSection(_Section):
     head: Literal["cosine", "linear"]
     s: Annotated[float, Field(gt=0, le=1000)]
     backbone_args: BackboneArgs = {}
+    blocks: Annotated[int, Field(ge=0, le=8)] = 0  # residual blocks; absent when there are none
 
 
 class Ids(_Section):

@@ -8,6 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fer_lib.params.base import BackboneArgs, Count, Device, Fraction, PackKind, PhaseParams, Positive
+from fer_lib.params.negative import NegativeParams
+from fer_lib.params.nested import NestedParams
 from fer_lib.params.strict import Strict
 
 
@@ -63,9 +65,13 @@ class FitParams(PhaseParams):
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # 0: off
     label_smoothing: Fraction = 0.0
     soft_label_weight: Fraction = 0.0  # share of the annotator votes in the target of rows that have votes
+    mixup: Annotated[float, Field(ge=0.0, le=8.0)] = 0.0  # alpha of the Beta distribution; 0: off
     focal_gamma: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0  # 0: cross-entropy
     logit_adjustment: Annotated[float, Field(ge=0.0, le=4.0)] = 0.0  # tau (Menon et al. 2021)
+    negative: NegativeParams = NegativeParams()
+    nested: NestedParams = NestedParams()
     imbalance: Literal["none", "balanced", "class_weights", "both"] = "balanced"
+    balance_sources: bool = False  # equal shares of every source in each batch
     min_per_class: Annotated[int, Field(ge=1)] = 2
     cb_beta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9999
     augment: AugmentParams = AugmentParams()
@@ -89,9 +95,16 @@ class FitParams(PhaseParams):
 
     @classmethod
     def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
-        # fields that came later: at their defaults the keys of earlier fits hold
-        unused = set() if values.get("backbone_args") else {"backbone_args"}
-        return frozenset(unused | ({"optimizer", "momentum"} if values.get("optimizer", "adamw") == "adamw" else set()))
+        adamw = values.get("optimizer", "adamw") == "adamw"
+        off = {
+            "backbone_args": not values.get("backbone_args"),
+            "optimizer": adamw,
+            "momentum": adamw,
+            "balance_sources": not values.get("balance_sources"),
+            "negative": values.get("negative", {}).get("method", "none") == "none",
+            "nested": values.get("nested", {}).get("kind", "off") == "off",
+        }
+        return frozenset(name for name, is_off in off.items() if is_off)
 
     @field_validator("pretrained")
     @classmethod
@@ -121,12 +134,38 @@ class FitParams(PhaseParams):
         return self
 
     @model_validator(mode="after")
+    def _check_prototypes(self):
+        excluded = {"processes > 1": self.processes > 1, "compile": self.compile, "mixup": self.mixup > 0}
+        names = " and ".join(name for name, active in excluded.items() if active)
+        if self.nested.kind == "prototypes" and names:
+            raise ValueError(
+                f"the prototype loss (nested.kind: prototypes) can't be used with {names}: it needs the embedding and "
+                "the one label of every row; leave it at its default, or use nested: {kind: blocks}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_prior_correction(self):
         if self.logit_adjustment and self.imbalance != "none":
             raise ValueError(
                 f"logit_adjustment {self.logit_adjustment} and imbalance: {self.imbalance} would correct the class "
                 "prior twice: set imbalance: none, or logit_adjustment: 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_selnlpl(self):
+        if self.negative.method == "selnlpl":
+            if self.processes > 1:
+                raise ValueError(
+                    f"processes {self.processes} and negative.method: selnlpl, whose running mean of each row is kept "
+                    "in one process: set processes: 1 (accum_steps splits a batch too), or another method"
+                )
+            if self.mixup:
+                raise ValueError(
+                    "mixup and negative.method: selnlpl, which selects rows by the prediction for the row itself: set "
+                    "mixup: 0, or another method"
+                )
         return self
 
 
@@ -139,7 +178,6 @@ class TeacherParams(FitParams):
     arcface_m: Annotated[float, Field(ge=0.0, lt=1.5)] = 0.35
     plain_epochs: Annotated[float, Field(ge=0.0)] = 5  # epochs, or a fraction of the run when < 1
     ramp_end: Annotated[float, Field(ge=0.0)] = 15
-    mixup: Annotated[float, Field(ge=0.0, le=8.0)] = 0.0  # alpha of the Beta distribution; 0: off
     onnx: Literal["none", "best", "both"] = "both"  # files written at the end: best.onnx, last.onnx
 
     @model_validator(mode="after")
@@ -164,10 +202,11 @@ class StudentParams(FitParams):
         "dkd": _SHARED | {"dkd_alpha", "dkd_beta", "dkd_warmup_epochs"},
         "dkd_mixed": _SHARED | {"alpha"},
     }
+    LENGTHS: ClassVar[dict[str, int]] = {"ce": 10, "kd": 20, "dkd": 10, "dkd_mixed": 10}
 
     name: str = "student"
     backbone: str = "mobilenetv3_large_100"
-    epochs: Annotated[int, Field(ge=1)] = 10
+    epochs: Count = 0  # 0: 20 for kd, 10 for the others
     batch_size: Annotated[int, Field(ge=2)] = 256
     lr: Positive = 1e-3
     imbalance: Literal["none", "balanced", "class_weights", "both"] = "none"
@@ -184,8 +223,26 @@ class StudentParams(FitParams):
     teacher_view: Literal["cached", "online"] = "cached"
     tune: Literal["all", "head", "bn", "last_block"] = "all"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _set_length(cls, values):
+        length = cls.LENGTHS.get(str(values.get("mode", "ce")))
+        return values if values.get("epochs", 0) or not length else {**values, "epochs": length}
+
+    @model_validator(mode="after")
+    def _check_mixup(self):
+        if self.mixup and self.mode != "ce" and self.teacher_view == "cached":
+            raise ValueError(
+                f"mixup {self.mixup:g} makes images that the cached teacher logits do not belong to: set teacher_view: "
+                "online, or mixup: 0"
+            )
+        return self
+
     @classmethod
     def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
         every = frozenset().union(*cls.MODE_FIELDS.values())
         unused = every - cls.MODE_FIELDS[values.get("mode", cls.model_fields["mode"].default)]
-        return unused | super().unused_fields(values)
+        off = super().unused_fields(values)
+        if "negative" not in off and values["negative"].get("draw") == "confusion":  # of the teacher of the soft labels
+            unused -= {"softlabels"}
+        return unused | off

@@ -381,7 +381,8 @@ def test_run_killed_twice_ends_as_the_unbroken_one(drawn_manifest, pack_cache, u
 def test_sgd_has_nesterov_momentum_and_resumes_to_the_bit(drawn_manifest, pack_cache, tmp_path, monkeypatch):
     made, real = [], loop.create_optimizer_v2
     monkeypatch.setattr(loop, "create_optimizer_v2", lambda *a, **o: made.append(real(*a, **o)) or made[-1])
-    p = params(optimizer="sgd", momentum=0.8, lr=0.05, epochs=2, checkpoint_minutes=1e-9)
+    nested = {"kind": "blocks", "intervals": [1, 3]}  # the second block has no momentum before step 3
+    p = params(optimizer="sgd", momentum=0.8, lr=0.05, epochs=2, checkpoint_minutes=1e-9, nested=nested)
     train(drawn_manifest, tmp_path / "whole", pack_cache, p)
     assert isinstance(made[0], torch.optim.SGD)
     assert {(group["momentum"], group["nesterov"]) for group in made[0].param_groups} == {(0.8, True)}
