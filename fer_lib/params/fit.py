@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fer_lib.params.base import Count, Device, Fraction, PackKind, PhaseParams, Positive
 from fer_lib.params.negative import NegativeParams
+from fer_lib.params.nested import NestedParams
 from fer_lib.params.strict import Strict
 
 
@@ -65,7 +66,9 @@ class FitParams(PhaseParams):
     focal_gamma: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0  # 0: cross-entropy
     logit_adjustment: Annotated[float, Field(ge=0.0, le=4.0)] = 0.0  # tau (Menon et al. 2021)
     negative: NegativeParams = NegativeParams()
+    nested: NestedParams = NestedParams()
     imbalance: Literal["none", "balanced", "class_weights", "both"] = "balanced"
+    balance_sources: bool = False  # equal shares of every source in each batch
     min_per_class: Annotated[int, Field(ge=1)] = 2
     cb_beta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9999
     augment: AugmentParams = AugmentParams()
@@ -86,6 +89,15 @@ class FitParams(PhaseParams):
     compile: bool = False  # torch.compile for the training step
     threads: Count = 0  # 0: torch's default
     deterministic: bool = True
+
+    @classmethod
+    def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
+        off = {
+            "balance_sources": not values.get("balance_sources"),
+            "negative": values.get("negative", {}).get("method", "none") == "none",
+            "nested": values.get("nested", {}).get("kind", "off") == "off",
+        }
+        return frozenset(name for name, is_off in off.items() if is_off)
 
     @field_validator("pretrained")
     @classmethod
@@ -115,6 +127,17 @@ class FitParams(PhaseParams):
         return self
 
     @model_validator(mode="after")
+    def _check_prototypes(self):
+        excluded = {"processes > 1": self.processes > 1, "compile": self.compile, "mixup": self.mixup > 0}
+        names = " and ".join(name for name, active in excluded.items() if active)
+        if self.nested.kind == "prototypes" and names:
+            raise ValueError(
+                f"the prototype loss (nested.kind: prototypes) can't be used with {names}: it needs the embedding and "
+                "the one label of every row; leave it at its default, or use nested: {kind: blocks}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_prior_correction(self):
         if self.logit_adjustment and self.imbalance != "none":
             raise ValueError(
@@ -137,11 +160,6 @@ class FitParams(PhaseParams):
                     "mixup: 0, or another method"
                 )
         return self
-
-    @classmethod
-    def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
-        method = values.get("negative", {}).get("method", "none")
-        return frozenset({"negative"} if method == "none" else ())
 
 
 class TeacherParams(FitParams):
@@ -217,7 +235,7 @@ class StudentParams(FitParams):
     def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
         every = frozenset().union(*cls.MODE_FIELDS.values())
         unused = every - cls.MODE_FIELDS[values.get("mode", cls.model_fields["mode"].default)]
-        shared = super().unused_fields(values)
-        if not shared and values["negative"].get("draw") == "confusion":  # of the teacher that made the soft labels
+        off = super().unused_fields(values)
+        if "negative" not in off and values["negative"].get("draw") == "confusion":  # of the teacher of the soft labels
             unused -= {"softlabels"}
-        return unused | shared
+        return unused | off
