@@ -148,8 +148,8 @@ class Predictor:
         return [_prediction(b or everything, s, p) for b, s, p in zip(boxes, scores, probs, strict=True)]
 
     def _onnx(self):
-        session = self.bundle.session()
-        return lambda faces: session.run(["logits"], {"faces": faces})[0]
+        self.bundle.session()  # fails here, not at the first image
+        return self.bundle.onnx_logits
 
     def _torch(self):
         import torch

@@ -70,6 +70,11 @@ class Bundle:
         """Hash of the torch weights (names, shapes, dtypes, values), the same in every bundle derived from them."""
         return self.meta["ids"]["weights_sha256"]
 
+    @property
+    def network_sha256(self) -> str:
+        """Hash of what computes the logits: the torch weights, or without them the ONNX file (which may be int8)."""
+        return self.weights_sha256 if self.has(WEIGHTS) else self.meta["files"][ONNX]
+
     def has(self, file: str) -> bool:
         """Whether the bundle holds a file of this name."""
         return file in self.meta["files"]
@@ -140,6 +145,10 @@ class Bundle:
                 )
             self._cache["session"] = session
         return self._cache["session"]
+
+    def onnx_logits(self, faces: np.ndarray) -> np.ndarray:
+        """Logits float32 [N, 7] (before temperature) of ``faces`` float32 [N, 3, S, S], by :meth:`session`."""
+        return self.session().run([OUTPUT], {INPUT: faces})[0]
 
 
 def write_bundle(
