@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from fer_lib.models.ensemble import combine
 from fer_lib.models.softlabels import cached_logits
 from fer_lib.models.softlabels_format import read_record
 from fer_lib.params import EvaluateParams
+from fer_lib.storage.json_files import read_json
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def subjects(models: list[Path], ensembles: list[Path]) -> list[Subject]:
                 raise BundleError(
                     f"{folder}: teacher {teacher['model']} was trained again since; export the soft labels again"
                 )
-        select = json.loads((folder / "ensemble_metrics.json").read_text())
+        select = read_json(folder / "ensemble_metrics.json")
         name = "ensemble" if len(ensembles) == 1 else f"ensemble_{folder.name.rsplit('-', 1)[0]}"
         weights = [t["weight"] for t in record["teachers"]]
         found.append(Subject(name, "ensemble", bundles, weights, record["ensemble_space"], select))

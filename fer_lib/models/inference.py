@@ -10,6 +10,7 @@ from fer_lib.datasets.batches import eval_batches
 from fer_lib.datasets.facepack import FacePack
 from fer_lib.emotions import NUM_CLASSES
 from fer_lib.models.bundle import WEIGHTS, Bundle
+from fer_lib.models.logits import logits_function
 from fer_lib.storage.progress import step
 
 
@@ -18,10 +19,10 @@ class OnnxClassifier(nn.Module):
 
     def __init__(self, bundle: Bundle):
         super().__init__()
-        self.onnx_logits = bundle.onnx_logits
+        self.logits = logits_function(bundle, "onnx")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(self.onnx_logits(images.cpu().contiguous().numpy()))
+        return torch.from_numpy(self.logits(images.cpu().contiguous().numpy()))
 
 
 def network(bundle: Bundle) -> nn.Module:
