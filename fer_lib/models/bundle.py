@@ -70,6 +70,11 @@ class Bundle:
         """Hash of the torch weights (names, shapes, dtypes, values), the same in every bundle derived from them."""
         return self.meta["ids"]["weights_sha256"]
 
+    @property
+    def network_sha256(self) -> str:
+        """Hash of what computes the logits: the torch weights, or without them the ONNX file (which may be int8)."""
+        return self.weights_sha256 if self.has(WEIGHTS) else self.meta["files"][ONNX]
+
     def has(self, file: str) -> bool:
         """Whether the bundle holds a file of this name."""
         return file in self.meta["files"]

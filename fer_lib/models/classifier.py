@@ -104,6 +104,12 @@ def build_classifier(config: dict[str, Any]) -> FerClassifier:
     return FerClassifier(**config)
 
 
+def parameter_count(config: dict[str, Any]) -> int:
+    """Number of values that a bundle's ``model`` section describes, without running means and variances."""
+    with torch.device("meta"):
+        return sum(v.numel() for k, v in build_classifier(config).state_dict().items() if "running" not in k)
+
+
 def check_size(model: FerClassifier) -> None:
     """FerError when the backbone rejects images of its configured size.  Some do so only in a forward pass."""
     size, name = model.config["image_size"], model.config["backbone"]

@@ -13,7 +13,7 @@ from fer_lib.datasets.provenance import SourceRows, TrainingData
 from fer_lib.deploy.packaged import FOLDER
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, FerError
-from fer_lib.evaluation.report import model_report
+from fer_lib.evaluation.report import model_report, temperature_for
 from fer_lib.models.bundle import ONNX, derive_bundle, read_bundle
 from fer_lib.models.published_weights import PACKAGES
 from fer_lib.report import model_card
@@ -46,7 +46,7 @@ def packaged(onnx_bundle, file_metrics, tmp_path_factory):
 def results(packaged):
     views = {}
     for view, seed in (("none", 3), ("flip", 4)):
-        report = model_report(*rows(400, seed), *rows(200, 5), resamples=100)
+        report = model_report(*rows(400, seed), temperature_for(*rows(200, 5), "global"), resamples=100)
         views[view] = {of: report | {"protocol_id": f"protocol{view}{of[:3]}"} for of in ("all", "leak_free")}
     weights = packaged.weights_sha256
     model = {"kind": "student", "backbone": "test_efficientnet", "weights_sha256": weights, "parameters": 345_678}
