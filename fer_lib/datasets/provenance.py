@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
-from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.errors import DataError
+from fer_lib.storage.npz_files import read_npz
 
 EXPOSURE_FILE = "seen.npz"
 Text = Annotated[str, Field(max_length=500)]
@@ -64,9 +64,14 @@ def read_exposure(folder: Path) -> TrainingExposure | None:
     if not file.is_file():
         return None
     try:
-        with np.load(file) as stored:
-            return TrainingExposure(stored["learned"], stored["chosen_on"], bool(stored["whole"]))
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+        stored = read_npz(file)
+        images, complete = [stored["learned"], stored["chosen_on"]], stored["whole"]
+        if any(array.dtype != np.uint64 or array.ndim != 1 for array in images):
+            raise ValueError(f"its image numbers are not uint64 [N]: {[(a.dtype.str, a.shape) for a in images]}")
+        if complete.dtype != np.bool_ or complete.ndim:
+            raise ValueError(f"whole is {complete.dtype} {list(complete.shape)}, not one bool")
+        return TrainingExposure(*images, bool(complete))
+    except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{file} is not a training exposure record ({error}): train or export it again") from error
 
 

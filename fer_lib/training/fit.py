@@ -12,16 +12,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ValidationError
 
 from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingData, TrainingExposure, read_exposure, read_training_data
+from fer_lib.datasets.provenance import (
+    EXPOSURE_FILE,
+    StartingWeights,
+    TrainingData,
+    TrainingExposure,
+    read_exposure,
+    read_training_data,
+)
 from fer_lib.devices import describe_device
 from fer_lib.errors import DataError, FerError
 from fer_lib.models.bundle import Bundle, read_bundle
 from fer_lib.models.classifier import FerClassifier, build_classifier, check_size
 from fer_lib.models.weights import load_pretrained, resample_weights
 from fer_lib.params import FitParams
+from fer_lib.params.strict import first_problem
 from fer_lib.storage.atomic import fresh_file, write_json
 from fer_lib.storage.environment import environment
 from fer_lib.storage.json_files import read_json
@@ -166,6 +175,16 @@ def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, out: P
     return weights
 
 
+class WeightsRecord(BaseModel):
+    """The content of ``starting_weights.json``."""
+
+    source: str
+    origin: str
+    weights_sha256: str
+    provenance: StartingWeights | None = None
+    training_data: TrainingData | None = None
+
+
 def _recorded_weights(record: Path, p: FitParams, init_from: str) -> dict[str, Any]:
     """The record of the first start.  FerError when it is damaged, or when ``p`` asks for other starting weights.
 
@@ -174,14 +193,16 @@ def _recorded_weights(record: Path, p: FitParams, init_from: str) -> dict[str, A
     advice = f"give this run another output_dir, or delete {record.parent}"
     try:
         weights = json.loads(record.read_text())
-        source = weights["source"] if weights["source"] in _RECORDED_SOURCES else "a file"
-    except (ValueError, KeyError, TypeError) as error:
-        raise FerError(f"{record} is damaged ({type(error).__name__}: {error}); {advice}") from error
+        start = WeightsRecord.model_validate(weights)
+    except (ValueError, RecursionError) as error:
+        reason = first_problem(error) if isinstance(error, ValidationError) else error
+        raise FerError(f"{record} is damaged ({reason}); {advice}") from error
+    source = start.source if start.source in _RECORDED_SOURCES else "a file"
     requested = "init_from" if init_from else p.pretrained if p.pretrained in _RECORDED_SOURCES else "a file"
     current = read_bundle(init_from).weights_sha256 if init_from and Path(init_from).exists() else ""
-    if requested != source or current not in ("", weights["weights_sha256"]):
+    if requested != source or current not in ("", start.weights_sha256):
         raise FerError(
-            f"{record.parent} holds a training that started from {' '.join(filter(None, (source, weights['origin'])))}"
+            f"{record.parent} holds a training that started from {' '.join(filter(None, (source, start.origin)))}"
             f"; these parameters ask for {init_from or p.pretrained}: {advice}"
         )
     return weights

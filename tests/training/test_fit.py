@@ -471,9 +471,10 @@ def test_other_starting_weights_in_the_same_folder_are_rejected(drawn_manifest, 
         train(drawn_manifest, other, pack_cache, params(epochs=1))
     with pytest.raises(FerError, match=f"started from init_from {best}; these parameters ask for {other / 'best'}"):
         train(drawn_manifest, other, pack_cache, params(epochs=1), init_from=str(other / "best"))
-    (out / "starting_weights.json").write_text('{"source": ')
-    with pytest.raises(FerError, match=r"starting_weights.json is damaged .*; give this run another output_dir"):
-        train(drawn_manifest, out, pack_cache)
+    for damaged in ('{"source": ', "[]", "[" * 100_000):
+        (out / "starting_weights.json").write_text(damaged)
+        with pytest.raises(FerError, match=r"starting_weights.json is damaged .*; give this run another output_dir"):
+            train(drawn_manifest, out, pack_cache)
 
 
 def test_resume_does_not_load_starting_weights(drawn_manifest, pack_cache, tmp_path, monkeypatch):
