@@ -16,7 +16,14 @@ from pydantic import BaseModel, ValidationError
 
 from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingData, TrainingExposure, read_exposure, read_training_data
+from fer_lib.datasets.provenance import (
+    EXPOSURE_FILE,
+    StartingWeights,
+    TrainingData,
+    TrainingExposure,
+    read_exposure,
+    read_training_data,
+)
 from fer_lib.devices import describe_device
 from fer_lib.errors import DataError, FerError
 from fer_lib.models.bundle import Bundle, read_bundle
@@ -168,12 +175,13 @@ def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, out: P
     return weights
 
 
-class StartingWeights(BaseModel):
+class WeightsRecord(BaseModel):
     """The content of ``starting_weights.json``."""
 
     source: str
     origin: str
     weights_sha256: str
+    provenance: StartingWeights | None = None
     training_data: TrainingData | None = None
 
 
@@ -185,7 +193,7 @@ def _recorded_weights(record: Path, p: FitParams, init_from: str) -> dict[str, A
     advice = f"give this run another output_dir, or delete {record.parent}"
     try:
         weights = json.loads(record.read_text())
-        start = StartingWeights.model_validate(weights)
+        start = WeightsRecord.model_validate(weights)
     except (ValueError, RecursionError) as error:
         reason = first_problem(error) if isinstance(error, ValidationError) else error
         raise FerError(f"{record} is damaged ({reason}); {advice}") from error
