@@ -31,6 +31,7 @@ from fer_lib.models.ensemble import combine
 from fer_lib.models.softlabels import cached_logits
 from fer_lib.models.softlabels_format import read_record
 from fer_lib.params import EvaluateParams
+from fer_lib.storage.json_files import read_json
 from fer_lib.storage.progress import each, step
 
 
@@ -96,7 +97,7 @@ def subjects(models: list[Path], ensembles: list[Path]) -> list[Subject]:
                 raise BundleError(
                     f"{folder}: teacher {teacher['model']} was trained again since; export the soft labels again"
                 )
-        select = json.loads((folder / "ensemble_metrics.json").read_text())
+        select = read_json(folder / "ensemble_metrics.json")
         name = "ensemble" if len(ensembles) == 1 else f"ensemble_{folder.name.rsplit('-', 1)[0]}"
         weights = [t["weight"] for t in record["teachers"]]
         found.append(Subject(name, "ensemble", bundles, weights, record["ensemble_space"], select))

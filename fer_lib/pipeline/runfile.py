@@ -28,7 +28,7 @@ import yaml
 from pydantic import BaseModel
 
 from fer_lib import params as params_module
-from fer_lib.errors import ParamsError
+from fer_lib.errors import FerError, ParamsError
 from fer_lib.params import PhaseParams
 from fer_lib.params.strict import closest, parse, unknown_key, validate
 from fer_lib.pipeline.includes import declared_seconds, matching_phases, read_run
@@ -145,6 +145,7 @@ def load_run(path: Path | str, overrides: Sequence[str] = (), smoke: bool = Fals
         validated = Phase(phase, kind, notebook, validate(model, values[phase], phase))
         before = [earlier for earlier in plan if earlier.name in text.visible_phases[phase]]
         plan.append(replace(validated, inputs=resolve_inputs(validated, before, list(kinds))))
+        _check_backbone_args(plan[-1])
         _check_model_names(plan[-1])
     return RunPlan(name, experiment, plan, path, None if smoke or overrides else declared_seconds(path, text.top))
 
@@ -237,7 +238,7 @@ def _shrink_fit(values: dict[str, Any], phases: Iterable[str]) -> dict[str, Any]
     cap = {"epochs": 1, "accum_steps": 1}
     if not values["init_from"] or values["init_from"] in phases:  # weights from outside the run fix the width
         cap["embed_dim"] = 64
-    if values["image_size"] > 48 and takes(values["backbone"], 48):
+    if values["image_size"] > 48 and takes(values["backbone"], 48, tuple(values["backbone_args"].items())):
         cap["image_size"] = 48
     caps: dict[str, Any] = {key: min(values[key], most) for key, most in cap.items()}
     if values.get("onnx") == "both":
@@ -272,6 +273,20 @@ def resolve_inputs(phase: Phase, before: list[Phase], names: list[str]) -> dict[
             raise ParamsError(f"phase {phase.name!r}: key {name!r} is blank and no {kinds} phase is before it: add "
                               f"one, or set {name} to a finished phase's folder")  # fmt: skip
     return inputs
+
+
+def _check_backbone_args(phase: Phase) -> None:
+    """Raise ParamsError when the backbone of ``phase`` does not accept its ``backbone_args``."""
+    if args := getattr(phase.params, "backbone_args", {}):  # only then: importing timm takes seconds
+        import torch
+
+        from fer_lib.models.classifier import make_backbone
+
+        try:
+            with torch.device("meta"):
+                make_backbone(phase.params.backbone, phase.params.image_size, args)
+        except FerError as error:
+            raise ParamsError(f"phase {phase.name!r}: {error}") from error
 
 
 def _check_model_names(phase: Phase) -> None:
