@@ -20,7 +20,7 @@ from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
 from fer_lib.datasets.manifest import Manifest, select_sources
 from fer_lib.datasets.openings import log_test_opening
 from fer_lib.datasets.provenance import TrainingExposure, read_exposure
-from fer_lib.errors import BundleError, DataError, FerError
+from fer_lib.errors import DataError, FerError
 from fer_lib.evaluation.annotators import annotator_report
 from fer_lib.evaluation.leaks import checked_leaks
 from fer_lib.evaluation.paired_comparison import Measurement
@@ -28,6 +28,7 @@ from fer_lib.evaluation.report import model_report, reliability_lists
 from fer_lib.evaluation.stages import write_stages
 from fer_lib.models.bundle import Bundle, bundle_folder, derive_bundle, read_bundle
 from fer_lib.models.ensemble import combine
+from fer_lib.models.ensemble_folder import read_ensemble
 from fer_lib.models.softlabels import cached_logits
 from fer_lib.models.softlabels_format import read_record
 from fer_lib.params import EvaluateParams
@@ -77,7 +78,7 @@ class Subject:
 
 
 def subjects(models: list[Path], ensembles: list[Path]) -> list[Subject]:
-    """Subjects from fit or bundle folders (``models``) and soft-label folders of several teachers (``ensembles``).
+    """Subjects from fit or bundle folders (``models``) and from ``ensembles``, those of several teachers.
 
     Raises FerError when two share a name, BundleError when a teacher's weights changed after the soft labels.
     """
@@ -87,19 +88,11 @@ def subjects(models: list[Path], ensembles: list[Path]) -> list[Subject]:
         select = bundle.meta["metrics"].get("val_select")
         found.append(Subject(bundle.name, bundle.meta["kind"], [bundle], [1.0], val_select=select))
     for folder in ensembles:
-        record = read_record(folder)
-        if len(record["teachers"]) < 2:
-            continue
-        bundles = [read_bundle(t["uri"]) for t in record["teachers"]]
-        for bundle, teacher in zip(bundles, record["teachers"], strict=True):
-            if bundle.weights_sha256 != teacher["weights_sha256"]:
-                raise BundleError(
-                    f"{folder}: teacher {teacher['model']} was trained again since; export the soft labels again"
-                )
-        select = json.loads((folder / "ensemble_metrics.json").read_text())
-        name = "ensemble" if len(ensembles) == 1 else f"ensemble_{folder.name.rsplit('-', 1)[0]}"
-        weights = [t["weight"] for t in record["teachers"]]
-        found.append(Subject(name, "ensemble", bundles, weights, record["ensemble_space"], select))
+        if len(read_record(folder)["teachers"]) > 1:
+            ensemble = read_ensemble(folder)
+            name = "ensemble" if len(ensembles) == 1 else f"ensemble_{ensemble.name}"
+            mix = ensemble.bundles, ensemble.weights, ensemble.space
+            found.append(Subject(name, "ensemble", *mix, val_select=ensemble.metrics))
     names = [s.name for s in found]
     if repeated := sorted({n for n in names if names.count(n) > 1}):
         raise FerError(f"two models are called {', '.join(repeated)}: give each phase its own name parameter")

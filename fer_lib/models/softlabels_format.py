@@ -6,7 +6,7 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +22,12 @@ from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import BundleError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.params.strict import first_problem
+from fer_lib.storage.json_files import file_sha256
 
 _ADVICE = "export the soft labels again (phase 06_export_softlabels)"
-FILES = (
-    "softlabels.npz",
-    "softlabels_index.jsonl",
-    "classorder.json",
-    "alignmentreport.json",
-    "ensemble_metrics.json",
-    EXPOSURE_FILE,
-)
+RECORD, METRICS, HASHES = "alignmentreport.json", "ensemble_metrics.json", "hash_manifest.json"
+RANKING, RANKING_CSV = "ensemble_ranking.json", "ensemble_ranking.csv"  # beside the set, not part of it
+FILES = ("softlabels.npz", "softlabels_index.jsonl", "classorder.json", RECORD, METRICS, EXPOSURE_FILE)
 
 
 @dataclass(frozen=True)
@@ -85,13 +81,23 @@ def _reading(folder: Path) -> Iterator[None]:
 
 def softlabels_sha256(folder: Path) -> str:
     """SHA-256 over the hashes of the folder's files.  BundleError when a file is missing or was changed."""
+    return hashlib.sha256(json.dumps(verify_files(folder, FILES), sort_keys=True).encode()).hexdigest()
+
+
+def verify_files(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """The hashes that ``hash_manifest.json`` records.  BundleError when one of ``names`` is missing or was changed."""
     with _reading(folder):
-        hashes = _Hashes.validate_json((folder / "hash_manifest.json").read_bytes())
-        for name in FILES:
+        hashes = _Hashes.validate_json((folder / HASHES).read_bytes())
+        for name in names:
             content = (folder / name).read_bytes() if (folder / name).is_file() else b""
             if hashlib.sha256(content).hexdigest() != hashes.get(name):
                 raise BundleError(f"{folder / name} is missing or was changed after it was written; {_ADVICE}")
-    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+    return hashes
+
+
+def file_hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """The content of ``hash_manifest.json`` for the files ``names``."""
+    return {name: file_sha256(folder / name) for name in names}
 
 
 def read_softlabels(folder: Path, rows: Manifest, contract: FaceContract | None = None) -> SoftLabels:
@@ -155,7 +161,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises BundleError when it is missing or holds something else.
     """
     with _reading(folder):
-        record = json.loads((folder / "alignmentreport.json").read_bytes())
+        record = json.loads((folder / RECORD).read_bytes())
         SoftLabelRecord.model_validate(record)
     members = [t | {"uri": (folder / t["uri"]).resolve().as_posix()} for t in record["teachers"]]
     return record | {"teachers": members}
@@ -172,8 +178,7 @@ def write_softlabels(
                 json.dumps({"i": i, "sample_id": sample, "image_path": path, "source": source, "y": int(y)}) + "\n"
             )
     (out / "classorder.json").write_text(json.dumps(list(EMOTIONS)))
-    (out / "alignmentreport.json").write_text(json.dumps(record, indent=1))
-    (out / "ensemble_metrics.json").write_text(json.dumps(metrics, indent=1))
+    (out / RECORD).write_text(json.dumps(record, indent=1))
+    (out / METRICS).write_text(json.dumps(metrics, indent=1))
     exposure.write(out / EXPOSURE_FILE)
-    hashes = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in FILES}
-    (out / "hash_manifest.json").write_text(json.dumps(hashes, indent=1))
+    (out / HASHES).write_text(json.dumps(file_hashes(out, FILES), indent=1))
