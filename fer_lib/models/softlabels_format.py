@@ -112,6 +112,46 @@ def read_softlabels(folder: Path, rows: Manifest, contract: FaceContract | None 
     record = read_record(folder)
     for teacher in record["teachers"]:
         _check_contract(folder, teacher, contract)
+    position, _, logits, y = _read_arrays(folder)
+    return SoftLabels(logits[_order(folder, position, y, rows)], record, digest)
+
+
+def check_softlabels(folder: Path, rows: Manifest | None = None) -> Iterator[str]:
+    """The checks that the folder passes, one line each; ``rows``: training rows that it must cover with their labels.
+
+    Raises BundleError at the first check that it fails.
+    """
+    yield f"hashes: {len(FILES)} files are as they were written (set {softlabels_sha256(folder)[:12]})"
+    position, index_y, _, y = _read_arrays(folder)
+    yield f"class order: {', '.join(EMOTIONS)}"
+    record = read_record(folder)
+    first = record["teachers"][0]
+    for teacher in record["teachers"]:
+        _check_contract(folder, teacher, None)
+    settings = [FaceContract.model_validate(t["face_contract"]).crop_settings for t in record["teachers"]]
+    if other := next((i for i, own in enumerate(settings) if own != settings[0]), 0):
+        raise BundleError(
+            f"{folder}: teacher {first['model']} was trained on faces with {settings[0]}, "
+            f"{record['teachers'][other]['model']} with {settings[other]}: no student has both; {_ADVICE} with "
+            "teachers of the same settings"
+        )
+    text = ", ".join(f"{name} {value}" for name, value in settings[0].items())
+    yield f"face contract: {len(settings)} teacher{'s' * (len(settings) > 1)}, {text}"
+    if [*position.values()] != [*range(len(y))] or index_y != y.tolist() or len(y) != record["rows"]:
+        raise BundleError(
+            f"{folder}: the index ({len(index_y)} rows), the arrays ({len(y)}) and the record ({record['rows']}) are "
+            f"not about the same rows in the same order; {_ADVICE}"
+        )
+    yield f"rows: {len(y):,}, the same in the index, the arrays and the record"
+    if rows is None:
+        yield "coverage: not checked, since no manifest is named (--manifest)"
+    else:
+        _order(folder, position, y, rows)
+        yield f"coverage: all {len(rows):,} training rows of {rows.path}, with their labels"
+
+
+def _read_arrays(folder: Path) -> tuple[dict[str, int], list[Any], np.ndarray, np.ndarray]:
+    """Sample id -> position and the labels, both of the index; then the logits float64 [N, 7] and labels [N]."""
     with _reading(folder):
         if json.loads((folder / "classorder.json").read_bytes()) != list(EMOTIONS):
             raise BundleError(f"{folder}: the class order is not {list(EMOTIONS)}; {_ADVICE}")
@@ -125,6 +165,11 @@ def read_softlabels(folder: Path, rows: Manifest, contract: FaceContract | None 
             logits, y = stored["logits"].astype(np.float64), stored["y"]
         if logits.shape != (len(y), NUM_CLASSES) or y.ndim != 1 or not np.isfinite(logits).all():
             raise ValueError(f"logits {logits.shape} and y {y.shape} are not finite rows of {NUM_CLASSES}")
+    return position, [entry.get("y") for entry in entries], logits, y
+
+
+def _order(folder: Path, position: dict[str, int], y: np.ndarray, rows: Manifest) -> np.ndarray:
+    """The positions of ``rows`` in the arrays, int [N].  BundleError when one is missing or has another label."""
     missing = [s for s in rows.sample_ids if s not in position]
     if missing:
         raise BundleError(
@@ -134,7 +179,7 @@ def read_softlabels(folder: Path, rows: Manifest, contract: FaceContract | None 
     order = np.asarray([position[s] for s in rows.sample_ids], dtype=np.intp)
     if len(order) and order.max() >= len(y) or (y[order] != rows.labels).any():
         raise BundleError(f"{folder} was made with other labels than the manifest's; {_ADVICE}")
-    return SoftLabels(logits[order], record, digest)
+    return order
 
 
 def _check_contract(folder: Path, teacher: dict[str, Any], contract: FaceContract | None) -> None:
