@@ -107,6 +107,11 @@ def test_members_that_agree_on_every_row_have_one_score():
     assert f1.tolist() == accuracy.tolist() == [1.0, 1.0]
 
 
+def test_the_first_of_two_equal_classes_is_predicted():
+    values = np.stack([np.eye(7)[[2, 5]], np.eye(7)[[5, 2]]])
+    assert score_mixes(values, np.array([2, 2]), np.array([[0.5, 0.5]]))[1].tolist() == [1.0]
+
+
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_every_set_has_the_best_of_all_its_mixes(count):
     members, y = teachers(count)
@@ -126,6 +131,18 @@ def test_ties_go_to_equal_weights():
     z, y = np.eye(7) * 5, np.arange(7)
     assert rank_mixes([z, z * 2], y, ["logit"])[0].weights == (0.5, 0.5)
     assert rank_mixes([z], y)[0].weights == (1.0,)
+
+
+def test_of_equal_macro_f1_the_higher_accuracy_comes_first():
+    y = np.array([0, 0, 0, 1, 2])
+    right_four, right_three = np.eye(7)[[0, 0, 0, 1, 1]], np.eye(7)[[0, 0, 1, 0, 2]]
+    ranked = rank_mixes([right_four, right_three], y, ["logit"])
+    assert len({mix.macro_f1 for mix in ranked}) == 1
+    assert [(mix.weights, mix.accuracy) for mix in ranked] == [
+        ((0.55, 0.45), 0.8),
+        ((1.0, 0.0), 0.8),
+        ((0.0, 1.0), 0.6),
+    ]
 
 
 @pytest.mark.parametrize("space", ["logit", "prob"])
