@@ -25,8 +25,9 @@ from fer_lib.evaluation.annotators import annotator_report
 from fer_lib.evaluation.leaks import checked_leaks
 from fer_lib.evaluation.paired_comparison import Measurement
 from fer_lib.evaluation.report import model_report, reliability_lists
-from fer_lib.evaluation.stages import write_stages
+from fer_lib.evaluation.stages import training_facts, write_stages
 from fer_lib.models.bundle import Bundle, bundle_folder, derive_bundle, read_bundle
+from fer_lib.models.cost import cost_by_model, total
 from fer_lib.models.ensemble import combine
 from fer_lib.models.ensemble_folder import read_ensemble
 from fer_lib.models.softlabels import cached_logits
@@ -69,11 +70,14 @@ class Subject:
             "weights_sha256": self.bundles[0].weights_sha256 if len(self.bundles) == 1 else None,
             "parameters": sum(v.numel() for b in self.bundles for k, v in b.state_dict().items() if "running" not in k),
             "val_select": self.val_select,
+            "cost": total(cost_by_model((b.weights_sha256, b.meta.get("cost")) for b in self.bundles).values()),
         }
         if len(self.bundles) > 1:
             members = zip(self.bundles, self.weights, strict=True)
             entry["members"] = [{"name": b.name, "weight": w, "weights_sha256": b.weights_sha256} for b, w in members]
             entry["space"] = self.space
+        else:
+            entry |= training_facts(self.bundles[0])
         return entry
 
 

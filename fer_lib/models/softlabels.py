@@ -98,6 +98,7 @@ def export_softlabels(
         {"uri": _relative_path(out, b.path), "model": b.name, "backbone": b.meta["model"]["backbone"],
          "epoch": b.meta["ids"].get("epoch"), "weight": w, "weights_sha256": b.weights_sha256,
          "face_contract_id": b.contract.id, "face_contract": b.contract.model_dump(mode="json"),
+         "cost": b.meta.get("cost"),
          "val_select": {k: s[k] for k in ("accuracy", "macro_f1", "nll", "ece")}}
         for b, w, s in zip(bundles, weights, summaries, strict=True)
     ]  # fmt: skip

@@ -21,6 +21,7 @@ from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import BundleError
 from fer_lib.faces.contract import FaceContract
+from fer_lib.models.bundle_format import Cost
 from fer_lib.params.strict import first_problem
 from fer_lib.storage.json_files import file_sha256
 
@@ -51,6 +52,7 @@ class TeacherRecord(BaseModel):
     weights_sha256: str
     face_contract_id: str
     face_contract: FaceContract | None = None  # None: written before it was recorded
+    cost: Cost | None = None
 
 
 class SoftLabelRecord(BaseModel):

@@ -18,12 +18,14 @@ from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingData, TrainingExposure, read_exposure, read_training_data
 from fer_lib.devices import describe_device
 from fer_lib.errors import DataError, FerError
-from fer_lib.models.bundle import Bundle, read_bundle
+from fer_lib.models.bundle import Bundle, derive_bundle, read_bundle
 from fer_lib.models.classifier import FerClassifier, build_classifier, check_size
+from fer_lib.models.cost import cost_by_model, training_cost
 from fer_lib.models.weights import load_pretrained, resample_weights
 from fer_lib.params import FitParams
 from fer_lib.storage.atomic import fresh_file, write_json
 from fer_lib.storage.environment import environment
+from fer_lib.storage.json_files import read_json
 from fer_lib.training.checkpoint import LAST, has_checkpoint
 from fer_lib.training.distributed import SingleProcess, run_processes
 from fer_lib.training.fit_inputs import FitData, model_config, open_data
@@ -42,7 +44,8 @@ def run_fit(
 
     ``objective(p, data, device)`` makes the loss.  ``options``: ``tune`` and ``norms`` of the loop; ``init_from``, a
     bundle folder to start from; ``run_id``; ``inputs``, ids of other inputs that the weights depend on; ``ancestors``,
-    the exposure records of the teachers, None for a teacher without one.
+    the exposure records of the teachers, None for a teacher without one; ``costs``, weights' hash and training cost of
+    each teacher.
     Raises FerError, before any step, for a device, backbone, starting weights or data that cannot be used.
     """
     work = partial(_run_fit, p, manifest, out, cache_dir, kind=kind, objective=objective, **options)
@@ -64,6 +67,7 @@ def _run_fit(
     run_id: str = "",
     inputs: dict[str, str] | None = None,
     ancestors: Sequence[TrainingExposure | None] = (),
+    costs: Sequence[tuple[str, dict[str, Any] | None]] = (),
 ) -> Iterator[dict[str, Any]]:
     """The fit of one process.  Rank 0 writes packs and starting weights first, and the other ranks then read them."""
     apply_settings(p)
@@ -82,6 +86,7 @@ def _run_fit(
     record = TrainingData.of(data.train.manifest, p.smoke)
     if weights["source"] == "init_from":
         record = record.with_start(read_training_data(weights.get("training_data")))
+        costs = [*costs, (weights["weights_sha256"], weights.get("cost"))]
     options = dict(kind=kind, name=p.name, ids=ids, context=context, tune=tune, norms=norms)
     events = fit(model, objective(p, data, context.device), data, p, out, training_data=record.model_dump(), **options)
     for event in events:
@@ -90,7 +95,9 @@ def _run_fit(
             alignment = _alignment(p, manifest, data, weights, event, init_from, context.device, ids)
             write_json(out / "alignmentreport.json", alignment)
         if event["event"] == "end" and context.rank == 0:
-            _write_reports(read_bundle(out / "best"), event, p.smoke, out)
+            best = read_bundle(out / "best")
+            cost = training_cost(read_json(out / "history.json"), cost_by_model(costs))
+            _write_reports(derive_bundle(best, best.path, cost=cost), event, p.smoke, out)
         yield event
 
 
@@ -141,7 +148,7 @@ def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, out: P
             )
         model.load_state_dict(resample_weights(bundle.state_dict(), model, f"the weights of init_from {init_from}"))
         weights = {"source": "init_from", "origin": str(bundle.path), "weights_sha256": bundle.weights_sha256}
-        weights["training_data"] = bundle.meta.get("training_data")  # a resume does not open the bundle
+        weights |= {key: bundle.meta.get(key) for key in ("training_data", "cost")}  # a resume does not open the bundle
     else:
         weights = load_pretrained(model, p.pretrained)
     write_json(record, weights)
