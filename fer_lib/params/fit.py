@@ -60,6 +60,7 @@ class FitParams(PhaseParams):
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # 0: off
     label_smoothing: Fraction = 0.0
     soft_label_weight: Fraction = 0.0  # share of the annotator votes in the target of rows that have votes
+    mixup: Annotated[float, Field(ge=0.0, le=8.0)] = 0.0  # alpha of the Beta distribution; 0: off
     focal_gamma: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0  # 0: cross-entropy
     logit_adjustment: Annotated[float, Field(ge=0.0, le=4.0)] = 0.0  # tau (Menon et al. 2021)
     imbalance: Literal["none", "balanced", "class_weights", "both"] = "balanced"
@@ -130,7 +131,6 @@ class TeacherParams(FitParams):
     arcface_m: Annotated[float, Field(ge=0.0, lt=1.5)] = 0.35
     plain_epochs: Annotated[float, Field(ge=0.0)] = 5  # epochs, or a fraction of the run when < 1
     ramp_end: Annotated[float, Field(ge=0.0)] = 15
-    mixup: Annotated[float, Field(ge=0.0, le=8.0)] = 0.0  # alpha of the Beta distribution; 0: off
     onnx: Literal["none", "best", "both"] = "both"  # files written at the end: best.onnx, last.onnx
 
     @model_validator(mode="after")
@@ -155,10 +155,11 @@ class StudentParams(FitParams):
         "dkd": _SHARED | {"dkd_alpha", "dkd_beta", "dkd_warmup_epochs"},
         "dkd_mixed": _SHARED | {"alpha"},
     }
+    LENGTHS: ClassVar[dict[str, int]] = {"ce": 10, "kd": 20, "dkd": 10, "dkd_mixed": 10}
 
     name: str = "student"
     backbone: str = "mobilenetv3_large_100"
-    epochs: Annotated[int, Field(ge=1)] = 10
+    epochs: Count = 0  # 0: 20 for kd, 10 for the others
     batch_size: Annotated[int, Field(ge=2)] = 256
     lr: Positive = 1e-3
     imbalance: Literal["none", "balanced", "class_weights", "both"] = "none"
@@ -174,6 +175,21 @@ class StudentParams(FitParams):
     teacher_temperature: Positive = 1.0  # the teacher logits are divided by it first
     teacher_view: Literal["cached", "online"] = "cached"
     tune: Literal["all", "head", "bn", "last_block"] = "all"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _set_length(cls, values):
+        length = cls.LENGTHS.get(str(values.get("mode", "ce")))
+        return values if values.get("epochs", 0) or not length else {**values, "epochs": length}
+
+    @model_validator(mode="after")
+    def _check_mixup(self):
+        if self.mixup and self.mode != "ce" and self.teacher_view == "cached":
+            raise ValueError(
+                f"mixup {self.mixup:g} makes images that the cached teacher logits do not belong to: set teacher_view: "
+                "online, or mixup: 0"
+            )
+        return self
 
     @classmethod
     def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:

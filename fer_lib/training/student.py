@@ -19,7 +19,7 @@ from fer_lib.errors import FerError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.models.ensemble import combine
 from fer_lib.models.ensemble_folder import member_bundles
-from fer_lib.models.losses import decoupled_kl, distillation_kl
+from fer_lib.models.losses import decoupled_kl, distillation_kl, mixup
 from fer_lib.models.softlabels_format import read_record, read_softlabels, softlabels_sha256
 from fer_lib.params import StudentParams
 from fer_lib.training.fit import run_fit
@@ -30,6 +30,8 @@ from fer_lib.training.label_objective import LabelLoss
 class StudentObjective:
     """Cross-entropy, plus a distillation term for the modes kd, dkd and dkd_mixed.
 
+    With mixup (Zhang 2018) the loss of a row is split between its label and its partner's label, and the teachers see
+    the mixed images too ("consistent teaching", Beyer 2021).
     Raises FerError when such a mode has no soft labels, BundleError when they belong to other rows or faces.
     """
 
@@ -49,17 +51,26 @@ class StudentObjective:
                 self.teachers = LiveTeachers(targets.record, data.contract, device)
 
     def loss(self, model, images, batch, epoch):
-        p = self.p
-        logits = model(images)
-        y = torch.from_numpy(batch.labels).to(logits.device)
-        ce = self.labels(logits, y, self.labels.targets(y, torch.from_numpy(batch.rows)))
+        y, rows = torch.from_numpy(batch.labels).to(images.device), torch.from_numpy(batch.rows)
+        targets = self.labels.targets(y, rows)
+        partner, share = None, 1.0
+        if self.p.mixup:
+            images, partner, share = mixup(images, self.p.mixup)
+        logits, teacher = model(images), None
+        if self.teacher_logits is not None:
+            teacher = self.teacher_logits[rows].to(logits.device) / self.p.teacher_temperature
+        elif self.p.mode != "ce":
+            teacher = self.teachers(images) / self.p.teacher_temperature
+        own = self._label_loss(logits, teacher, y, targets, epoch)
+        if partner is None:
+            return own
+        return share * own + (1.0 - share) * self._label_loss(logits, teacher, y[partner], targets[partner], epoch)
+
+    def _label_loss(self, logits, teacher, y, targets, epoch) -> torch.Tensor:
+        """The loss for labels ``y`` and their ``targets``; ``teacher`` [B, 7]: logits for the same images."""
+        p, ce = self.p, self.labels(logits, y, targets)
         if p.mode == "ce":
             return ce
-        if self.teacher_logits is not None:
-            teacher = self.teacher_logits[torch.from_numpy(batch.rows)].to(logits.device)
-        else:
-            teacher = self.teachers(images)
-        teacher = teacher / p.teacher_temperature
         if p.mode == "kd":
             return (1 - p.alpha) * ce + p.alpha * distillation_kl(logits, teacher, p.temperature)
         tckd, nckd = decoupled_kl(logits, teacher, y, p.temperature)
