@@ -30,6 +30,8 @@ _SHARED = AdaptFit.model_fields.keys() & AdaptParams.model_fields.keys() - {"man
 class AdaptObjective:
     """The loss above.  Raises DataError when no train row has a weight or a class for negative learning."""
 
+    state: dict[str, torch.Tensor] = {}
+
     def __init__(self, p: AdaptFit, data: FitData, device: torch.device):
         self.p, self.sampler = p, data.sampler
         rows = data.train.manifest
@@ -81,6 +83,8 @@ def fit_params(p: AdaptParams, base: Bundle) -> AdaptFit:
     own, contract = base.meta["model"], base.contract
     cropping = contract.model_dump(include={"image_size", "clahe", "align", "margin"})
     net = {name: own[name] for name in ("backbone", "embed_dim", "dropout", "head")} | {"arcface_s": own["s"]}
+    if blocks := own.get("blocks"):  # updated at every step here
+        net["nested"] = {"kind": "blocks", "intervals": [1] * blocks}
     fit = AdaptFit(**p.model_dump(include=_SHARED), **net, **cropping)
     if (fit_contract := make_contract(fit)) != contract:
         differing = [k for k, v in fit_contract.model_dump().items() if v != getattr(contract, k)]

@@ -52,6 +52,7 @@ class ModelSection(_Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     head: Literal["cosine", "linear"]
     s: Annotated[float, Field(gt=0, le=1000)]
+    blocks: Annotated[int, Field(ge=0, le=8)] = 0  # residual blocks; absent when there are none
 
 
 class Ids(_Section):

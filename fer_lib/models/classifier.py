@@ -13,16 +13,18 @@ from torch.nn import functional as F
 
 from fer_lib.emotions import NUM_CLASSES
 from fer_lib.errors import FerError
+from fer_lib.models.nested import ResidualBlock
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
 class FerClassifier(nn.Module):
-    """backbone -> Linear(embed_dim) -> BatchNorm -> SiLU -> Dropout -> head.
+    """backbone -> Linear(embed_dim) -> BatchNorm -> SiLU -> Dropout -> [residual blocks] -> head.
 
     ``head="cosine"``: logits are ``s * cos(theta)`` between the embedding and one weight vector per class (ArcFace's
     inference form, Deng 2019).  The margin belongs to the training loss, so every checkpoint is a working model.
-    ``head="linear"``: an affine head.
+    ``head="linear"``: an affine head.  ``blocks``: the number of residual blocks (:mod:`fer_lib.models.nested`), in
+    ``config`` only when there are any.
 
     Input float32 ``[B, 3, S, S]``, normalised by the face contract; output float32 ``[B, 7]`` logits.
     Raises FerError when timm has no model ``backbone``.
@@ -36,17 +38,21 @@ class FerClassifier(nn.Module):
         dropout: float = 0.2,
         head: str = "cosine",
         s: float = 30.0,
+        blocks: int = 0,
     ):
         super().__init__()
         self.config: dict[str, Any] = dict(
             backbone=backbone, image_size=image_size, embed_dim=embed_dim, dropout=dropout, head=head, s=s
         )
+        if blocks:
+            self.config["blocks"] = blocks
         self.backbone = make_backbone(backbone, image_size)
         features = getattr(self.backbone, "head_hidden_size", None) or self.backbone.num_features
         self.embedding = nn.Sequential(
             nn.Linear(features, embed_dim), nn.BatchNorm1d(embed_dim), nn.SiLU(), nn.Dropout(dropout)
         )
         self.head = CosineHead(embed_dim) if head == "cosine" else nn.Linear(embed_dim, NUM_CLASSES)
+        self.blocks = nn.Sequential(*(ResidualBlock(embed_dim) for _ in range(blocks)))  # after all other weights
         self.scale = s if head == "cosine" else 1.0
 
     def no_weight_decay(self) -> set[str]:
@@ -56,12 +62,16 @@ class FerClassifier(nn.Module):
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Embeddings float32 [B, embed_dim] of ``images`` [B, 3, S, S]."""
-        return self.embedding(self.backbone(images))
+        return self.blocks(self.embedding(self.backbone(images)))
+
+    def classify(self, embedding: torch.Tensor, scaled: bool = True) -> torch.Tensor:
+        """Logits [B, 7]; with ``scaled`` False, cos(theta) of the cosine head or the logits of the linear head."""
+        scores = self.head(embedding).float()
+        return scores * self.scale if scaled else scores
 
     def forward(self, images: torch.Tensor, scaled: bool = True) -> torch.Tensor:
-        """Logits [B, 7]; with ``scaled`` False, cos(theta) of the cosine head or the logits of the linear head."""
-        scores = self.head(self.embed(images)).float()
-        return scores * self.scale if scaled else scores
+        """:meth:`classify` of the embeddings of ``images``."""
+        return self.classify(self.embed(images), scaled)
 
 
 class CosineHead(nn.Module):

@@ -8,6 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fer_lib.params.base import Count, Device, Fraction, PackKind, PhaseParams, Positive
+from fer_lib.params.negative import NegativeParams
+from fer_lib.params.nested import NestedParams
 from fer_lib.params.strict import Strict
 
 
@@ -63,7 +65,10 @@ class FitParams(PhaseParams):
     mixup: Annotated[float, Field(ge=0.0, le=8.0)] = 0.0  # alpha of the Beta distribution; 0: off
     focal_gamma: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0  # 0: cross-entropy
     logit_adjustment: Annotated[float, Field(ge=0.0, le=4.0)] = 0.0  # tau (Menon et al. 2021)
+    negative: NegativeParams = NegativeParams()
+    nested: NestedParams = NestedParams()
     imbalance: Literal["none", "balanced", "class_weights", "both"] = "balanced"
+    balance_sources: bool = False  # equal shares of every source in each batch
     min_per_class: Annotated[int, Field(ge=1)] = 2
     cb_beta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9999
     augment: AugmentParams = AugmentParams()
@@ -84,6 +89,15 @@ class FitParams(PhaseParams):
     compile: bool = False  # torch.compile for the training step
     threads: Count = 0  # 0: torch's default
     deterministic: bool = True
+
+    @classmethod
+    def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
+        off = {
+            "balance_sources": not values.get("balance_sources"),
+            "negative": values.get("negative", {}).get("method", "none") == "none",
+            "nested": values.get("nested", {}).get("kind", "off") == "off",
+        }
+        return frozenset(name for name, is_off in off.items() if is_off)
 
     @field_validator("pretrained")
     @classmethod
@@ -113,12 +127,38 @@ class FitParams(PhaseParams):
         return self
 
     @model_validator(mode="after")
+    def _check_prototypes(self):
+        excluded = {"processes > 1": self.processes > 1, "compile": self.compile, "mixup": self.mixup > 0}
+        names = " and ".join(name for name, active in excluded.items() if active)
+        if self.nested.kind == "prototypes" and names:
+            raise ValueError(
+                f"the prototype loss (nested.kind: prototypes) can't be used with {names}: it needs the embedding and "
+                "the one label of every row; leave it at its default, or use nested: {kind: blocks}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_prior_correction(self):
         if self.logit_adjustment and self.imbalance != "none":
             raise ValueError(
                 f"logit_adjustment {self.logit_adjustment} and imbalance: {self.imbalance} would correct the class "
                 "prior twice: set imbalance: none, or logit_adjustment: 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_selnlpl(self):
+        if self.negative.method == "selnlpl":
+            if self.processes > 1:
+                raise ValueError(
+                    f"processes {self.processes} and negative.method: selnlpl, whose running mean of each row is kept "
+                    "in one process: set processes: 1 (accum_steps splits a batch too), or another method"
+                )
+            if self.mixup:
+                raise ValueError(
+                    "mixup and negative.method: selnlpl, which selects rows by the prediction for the row itself: set "
+                    "mixup: 0, or another method"
+                )
         return self
 
 
@@ -194,4 +234,8 @@ class StudentParams(FitParams):
     @classmethod
     def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
         every = frozenset().union(*cls.MODE_FIELDS.values())
-        return every - cls.MODE_FIELDS[values.get("mode", cls.model_fields["mode"].default)]
+        unused = every - cls.MODE_FIELDS[values.get("mode", cls.model_fields["mode"].default)]
+        off = super().unused_fields(values)
+        if "negative" not in off and values["negative"].get("draw") == "confusion":  # of the teacher of the soft labels
+            unused -= {"softlabels"}
+        return unused | off

@@ -30,6 +30,8 @@ from fer_lib.training.checkpoint import LAST, has_checkpoint
 from fer_lib.training.distributed import SingleProcess, run_processes
 from fer_lib.training.fit_inputs import FitData, model_config, open_data
 from fer_lib.training.loop import fit
+from fer_lib.training.negative_report import idle_warning, write_negative_report
+from fer_lib.training.nested import PrototypeObjective
 from fer_lib.training.step import precision
 
 # Starting weights with complete exposure records: hub and package weights never trained on these data sets, and the
@@ -88,8 +90,10 @@ def _run_fit(
         record = record.with_start(read_training_data(weights.get("training_data")))
         costs = [*costs, (weights["weights_sha256"], weights.get("cost"))]
     options = dict(kind=kind, name=p.name, ids=ids, context=context, tune=tune, norms=norms)
-    events = fit(model, objective(p, data, context.device), data, p, out, training_data=record.model_dump(), **options)
-    for event in events:
+    loss = objective(p, data, context.device)
+    if p.nested.kind == "prototypes":
+        loss = PrototypeObjective(loss, model, p, context.device)
+    for event in fit(model, loss, data, p, out, training_data=record.model_dump(), **options):
         if event["event"] == "start" and context.rank == 0:
             write_json(out / "environment.json", environment(context.device.type))
             alignment = _alignment(p, manifest, data, weights, event, init_from, context.device, ids)
@@ -98,7 +102,14 @@ def _run_fit(
             best = read_bundle(out / "best")
             cost = training_cost(read_json(out / "history.json"), cost_by_model(costs))
             _write_reports(derive_bundle(best, best.path, cost=cost), event, p.smoke, out)
+        if p.negative.method != "none" and event["event"] in ("start", "end") and context.rank == 0:
+            write_negative_report(p, out)
         yield event
+        rows = [event] if event["event"] == "epoch" else []
+        if event["event"] == "start" and context.rank == 0:  # a resumed fit is a new run: it repeats the warnings
+            rows = read_json(out / "history.json")
+        for message in filter(None, (idle_warning(p, row) for row in rows)):
+            yield {"event": "note", "level": "warning", "message": message}
 
 
 def _write_reports(bundle: Bundle, end: dict[str, Any], smoke: bool, out: Path) -> None:
@@ -139,14 +150,20 @@ def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, out: P
         return _recorded_weights(record, p, init_from)
     if init_from:
         bundle = read_bundle(init_from)
-        theirs = {k: v for k, v in bundle.meta["model"].items() if k not in ("image_size", "dropout")}
-        ours = {k: model.config[k] for k in theirs}
+        theirs, ours = (
+            {k: v for k, v in config.items() if k not in ("image_size", "dropout")}
+            for config in (bundle.meta["model"], model.config)
+        )
+        identity = {}
+        if "blocks" not in theirs and ours.pop("blocks", 0):  # blocks that are added change no logit
+            identity = {k: v for k, v in model.state_dict().items() if k.startswith("blocks.")}
         if theirs != ours:
             raise FerError(
                 f"init_from {init_from} is another model: it has {theirs}, these parameters ask for {ours}; set them "
                 "to its values, or start from another bundle"
             )
-        model.load_state_dict(resample_weights(bundle.state_dict(), model, f"the weights of init_from {init_from}"))
+        state = bundle.state_dict() | identity
+        model.load_state_dict(resample_weights(state, model, f"the weights of init_from {init_from}"))
         weights = {"source": "init_from", "origin": str(bundle.path), "weights_sha256": bundle.weights_sha256}
         weights |= {key: bundle.meta.get(key) for key in ("training_data", "cost")}  # a resume does not open the bundle
     else:
@@ -243,14 +260,17 @@ def _alignment(p, manifest, data: FitData, weights, start: dict, init_from: str,
             "margin_ramp_end": fields.get("ramp_end"), "arcface_m_max": fields.get("arcface_m"),
             "arcface_s": fields.get("arcface_s"), "mode": fields.get("mode", "arcface"), "head": fields["head"],
             **pick("label_smoothing", "soft_label_weight", "focal_gamma", "logit_adjustment"),
-            "mixup": fields.get("mixup", 0.0),
+            "mixup": fields.get("mixup", 0.0), **(pick("nested") if p.nested.kind != "off" else {}),
         },
         "optim": {
             "name": "adamw", **pick("lr", "weight_decay"), "lr_warmup_epochs": p.warmup_epochs,
             **pick("min_lr", "clip_grad", "ema_decay", "epochs"),
             "total_steps": start["total_steps"], "warmup_steps": start["warmup_steps"],
         },
-        "batching": pick("batch_size", "accum_steps", "min_per_class", "cb_beta", "imbalance"),
+        "batching": pick(
+            "batch_size", "accum_steps", "min_per_class", "cb_beta", "imbalance",
+            *(["balance_sources"] if p.balance_sources else []),
+        ),
         "aug": {
             "clahe": p.clahe, "clahe_clip": data.contract.clahe_clip, "clahe_tile": data.contract.clahe_tile,
             **p.augment.model_dump(),

@@ -14,18 +14,24 @@ from fer_lib.datasets.batches import Batch
 from fer_lib.errors import FerError
 from fer_lib.params import FitParams
 from fer_lib.training.distributed import SingleProcess
+from fer_lib.training.nested import BlockUpdates
 
 _LOSS_CHECK_STEPS = 32  # between two transfers of losses from a device; each transfer waits for the device
 
 
 class Objective(Protocol):
-    """What a phase adds to the loop: its loss, and its figures for the history."""
+    """What a phase adds to the loop: its loss, its figures for the history, and its own state.
+
+    ``state``: tensors that a checkpoint stores and that a resume sets in place.
+    """
+
+    state: dict[str, torch.Tensor]
 
     def loss(self, model: nn.Module, images: torch.Tensor, batch: Batch, epoch: float) -> torch.Tensor:
         """Loss of each sample, float32 [B]; ``epoch`` is fractional."""
 
     def figures(self, epoch: float) -> dict[str, float]:
-        """Figures for the ``train`` section of an epoch's row, such as the margin."""
+        """Figures for the ``train`` section of an epoch's row, such as the margin; ``epoch`` of its last step."""
 
 
 class Stepper:
@@ -36,12 +42,24 @@ class Stepper:
     are seeded by (seed, step, k): several processes take the same step as one with as many micro-batches.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective, optimiser: Any, p: FitParams, context: SingleProcess):
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        optimiser: Any,
+        p: FitParams,
+        context: SingleProcess,
+        updates: BlockUpdates | None = None,
+    ):
         self.objective, self.optimiser, self.p, self.context = objective, optimiser, p, context
+        self.updates = updates
         compiled = torch.compile(model) if p.compile else model
         self.model = context.wrap(compiled)
         self.autocast = precision(p, context.device) == "bf16"
-        self.parameters = [q for q in model.parameters() if q.requires_grad]
+        apart = set() if updates is None else {q for block in updates.blocks for q in block}
+        added = (q for group in optimiser.param_groups for q in group["params"])
+        every = dict.fromkeys((*model.parameters(), *added))  # in this order: it decides the last bit of their norm
+        self.parameters = [q for q in every if q.requires_grad and q not in apart]
         self.loss_sum, self.loss_n = 0.0, 0
         self._pending: list[tuple[torch.Tensor, int, float]] = []
 
@@ -77,6 +95,8 @@ class Stepper:
         self._pending.append((self.context.mean(mean), rows, epoch))
         if device.type == "cpu" or len(self._pending) >= _LOSS_CHECK_STEPS:
             self.collect_losses()
+        if self.updates is not None:
+            self.updates(step)
         if p.clip_grad:
             torch.nn.utils.clip_grad_norm_(self.parameters, p.clip_grad)
         self.optimiser.step()
