@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--faces", type=int, default=2800, help="drawn faces per domain")
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--replay", type=float, default=0.2, help="rows of A for each row of B")
     parser.add_argument("--backbone", default="test_resnet")

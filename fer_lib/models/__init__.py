@@ -1,6 +1,7 @@
 """Networks, losses and what is stored of a model.
 
 classifier.py   a timm backbone, an embedding, one head; weights.py: where starting weights come from
+published_weights.py  packages of weights, their origin and terms; faceres.py: the conversion of one
 losses.py       ArcFace, KD, DKD, class weights; negative.py: negative learning
 nested.py       residual blocks and the prototype loss of nested learning
 bundle.py       weights, face contract, temperature, ids and metrics in one verified folder; bundle_format.py

@@ -9,7 +9,11 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+from fer_lib.models.bundle import Bundle, derive_bundle, read_bundle
+from fer_lib.storage.json_files import read_json
 
 FIELDS = ("seconds", "epochs", "images")
 Spent = Mapping[str, float]
@@ -21,6 +25,14 @@ def training_cost(history: list[dict[str, Any]], ancestors: Mapping[str, Spent |
     images = sum(round(t["epoch_sec"] * t["images_per_sec"]) for t in timings)
     own = {"seconds": timings[-1]["total_sec"], "epochs": len(timings), "images": images}
     return {"own": own, "cumulative": total([own, *ancestors.values()]), "ancestors": dict(ancestors)}
+
+
+def record_cost(fit: Path, teachers: Iterable[tuple[str, Mapping[str, Any] | None]]) -> Bundle:
+    """Add its cost to the ``best`` bundle of a finished ``fit``; ``teachers``: weights' hash and cost of each."""
+    best, start = read_bundle(fit / "best"), read_json(fit / "starting_weights.json")
+    models = [*teachers, *([(start["weights_sha256"], start.get("cost"))] if start["source"] == "init_from" else [])]
+    cost = training_cost(read_json(fit / "history.json"), cost_by_model(models))
+    return derive_bundle(best, best.path, cost=cost)
 
 
 def cost_by_model(models: Iterable[tuple[str, Mapping[str, Any] | None]]) -> dict[str, Spent | None]:

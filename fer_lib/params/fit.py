@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fer_lib.params.base import Count, Device, Fraction, PackKind, PhaseParams, Positive
+from fer_lib.params.base import BackboneArgs, Count, Device, Fraction, PackKind, PhaseParams, Positive
 from fer_lib.params.negative import NegativeParams
 from fer_lib.params.nested import NestedParams
 from fer_lib.params.strict import Strict
@@ -44,6 +44,7 @@ class FitParams(PhaseParams):
 
     manifest: str = ""
     backbone: str = "resnet18"
+    backbone_args: BackboneArgs = {}  # further arguments of timm.create_model, for instance {pad_type: same}
     pretrained: str = "none"  # none | hub | package | a local file
     image_size: Annotated[int, Field(ge=32, le=1024)] = 224
     clahe: bool = False
@@ -54,6 +55,8 @@ class FitParams(PhaseParams):
     epochs: Annotated[int, Field(ge=1)] = 60
     batch_size: Annotated[int, Field(ge=2)] = 64
     accum_steps: Annotated[int, Field(ge=1)] = 1
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9  # Nesterov momentum of sgd
     lr: Positive = 3e-4
     min_lr: Annotated[float, Field(ge=0.0)] = 1e-5
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
@@ -92,7 +95,11 @@ class FitParams(PhaseParams):
 
     @classmethod
     def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
+        adamw = values.get("optimizer", "adamw") == "adamw"
         off = {
+            "backbone_args": not values.get("backbone_args"),
+            "optimizer": adamw,
+            "momentum": adamw,
             "balance_sources": not values.get("balance_sources"),
             "negative": values.get("negative", {}).get("method", "none") == "none",
             "nested": values.get("nested", {}).get("kind", "off") == "off",

@@ -12,23 +12,32 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ValidationError
 
 from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingData, TrainingExposure, read_exposure, read_training_data
+from fer_lib.datasets.provenance import (
+    EXPOSURE_FILE,
+    StartingWeights,
+    TrainingData,
+    TrainingExposure,
+    read_exposure,
+    read_training_data,
+)
 from fer_lib.devices import describe_device
 from fer_lib.errors import DataError, FerError
-from fer_lib.models.bundle import Bundle, derive_bundle, read_bundle
+from fer_lib.models.bundle import Bundle, read_bundle
 from fer_lib.models.classifier import FerClassifier, build_classifier, check_size
-from fer_lib.models.cost import cost_by_model, training_cost
+from fer_lib.models.cost import record_cost
 from fer_lib.models.weights import load_pretrained, resample_weights
 from fer_lib.params import FitParams
+from fer_lib.params.strict import first_problem
 from fer_lib.storage.atomic import fresh_file, write_json
 from fer_lib.storage.environment import environment
 from fer_lib.storage.json_files import read_json
 from fer_lib.training.checkpoint import LAST, has_checkpoint
 from fer_lib.training.distributed import SingleProcess, run_processes
-from fer_lib.training.fit_inputs import FitData, model_config, open_data
+from fer_lib.training.fit_inputs import FitData, make_contract, model_config, open_data
 from fer_lib.training.loop import fit
 from fer_lib.training.negative_report import idle_warning, write_negative_report
 from fer_lib.training.nested import PrototypeObjective
@@ -45,9 +54,8 @@ def run_fit(
     """Train a model on ``manifest`` into ``out``; yields the events of :func:`fer_lib.training.loop.fit`.
 
     ``objective(p, data, device)`` makes the loss.  ``options``: ``tune`` and ``norms`` of the loop; ``init_from``, a
-    bundle folder to start from; ``run_id``; ``inputs``, ids of other inputs that the weights depend on; ``ancestors``,
-    the exposure records of the teachers, None for a teacher without one; ``costs``, weights' hash and training cost of
-    each teacher.
+    bundle folder to start from; ``run_id``; ``inputs``, ids of other inputs that the weights depend on; ``ancestors``
+    and ``costs``, exposure records and (weights' hash, training cost) of the teachers, None where one has no record.
     Raises FerError, before any step, for a device, backbone, starting weights or data that cannot be used.
     """
     work = partial(_run_fit, p, manifest, out, cache_dir, kind=kind, objective=objective, **options)
@@ -85,23 +93,20 @@ def _run_fit(
     if context.rank == 0:
         context.wait()
     ids = _ids(p, manifest, data, weights, run_id, inputs or {})
-    record = TrainingData.of(data.train.manifest, p.smoke)
+    record = TrainingData.of(data.train.manifest, p.smoke, weights.get("provenance"))
     if weights["source"] == "init_from":
         record = record.with_start(read_training_data(weights.get("training_data")))
-        costs = [*costs, (weights["weights_sha256"], weights.get("cost"))]
     options = dict(kind=kind, name=p.name, ids=ids, context=context, tune=tune, norms=norms)
     loss = objective(p, data, context.device)
     if p.nested.kind == "prototypes":
         loss = PrototypeObjective(loss, model, p, context.device)
-    for event in fit(model, loss, data, p, out, training_data=record.model_dump(), **options):
+    for event in fit(model, loss, data, p, out, training_data=record.record(), **options):
         if event["event"] == "start" and context.rank == 0:
             write_json(out / "environment.json", environment(context.device.type))
             alignment = _alignment(p, manifest, data, weights, event, init_from, context.device, ids)
             write_json(out / "alignmentreport.json", alignment)
         if event["event"] == "end" and context.rank == 0:
-            best = read_bundle(out / "best")
-            cost = training_cost(read_json(out / "history.json"), cost_by_model(costs))
-            _write_reports(derive_bundle(best, best.path, cost=cost), event, p.smoke, out)
+            _write_reports(record_cost(out, costs), event, p.smoke, out)
         if p.negative.method != "none" and event["event"] in ("start", "end") and context.rank == 0:
             write_negative_report(p, out)
         yield event
@@ -114,9 +119,8 @@ def _run_fit(
 
 def _write_reports(bundle: Bundle, end: dict[str, Any], smoke: bool, out: Path) -> None:
     """Write ``reliabilitymetrics.json`` and ``calibration.json``, for a smoke run also ``smoke_results.json``."""
-    epoch, temperature = bundle.meta["ids"]["epoch"], bundle.meta["temperature"]
+    epoch, temperature, metrics = bundle.meta["ids"]["epoch"], bundle.meta["temperature"], bundle.meta["metrics"]
     keys = ("accuracy", "macro_f1", "per_class_f1", "nll", "ece", "brier")
-    metrics = bundle.meta["metrics"]
     shared = {k: temperature[k] for k in ("mode", "global_temperature", "temperature_vector")}
     counts = {k: metrics["val_select"][k] for k in ("n_expected", "n_used")}
     identity = {k: bundle.meta["ids"][k] for k in ("evalset_id", "protocol_id")}
@@ -167,9 +171,19 @@ def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, out: P
         weights = {"source": "init_from", "origin": str(bundle.path), "weights_sha256": bundle.weights_sha256}
         weights |= {key: bundle.meta.get(key) for key in ("training_data", "cost")}  # a resume does not open the bundle
     else:
-        weights = load_pretrained(model, p.pretrained)
+        weights = load_pretrained(model, p.pretrained, make_contract(p))
     write_json(record, weights)
     return weights
+
+
+class WeightsRecord(BaseModel):
+    """The content of ``starting_weights.json``."""
+
+    source: str
+    origin: str
+    weights_sha256: str
+    provenance: StartingWeights | None = None
+    training_data: TrainingData | None = None
 
 
 def _recorded_weights(record: Path, p: FitParams, init_from: str) -> dict[str, Any]:
@@ -180,14 +194,16 @@ def _recorded_weights(record: Path, p: FitParams, init_from: str) -> dict[str, A
     advice = f"give this run another output_dir, or delete {record.parent}"
     try:
         weights = json.loads(record.read_text())
-        source = weights["source"] if weights["source"] in _RECORDED_SOURCES else "a file"
-    except (ValueError, KeyError, TypeError) as error:
-        raise FerError(f"{record} is damaged ({type(error).__name__}: {error}); {advice}") from error
+        start = WeightsRecord.model_validate(weights)
+    except (ValueError, RecursionError) as error:
+        reason = first_problem(error) if isinstance(error, ValidationError) else error
+        raise FerError(f"{record} is damaged ({reason}); {advice}") from error
+    source = start.source if start.source in _RECORDED_SOURCES else "a file"
     requested = "init_from" if init_from else p.pretrained if p.pretrained in _RECORDED_SOURCES else "a file"
     current = read_bundle(init_from).weights_sha256 if init_from and Path(init_from).exists() else ""
-    if requested != source or current not in ("", weights["weights_sha256"]):
+    if requested != source or current not in ("", start.weights_sha256):
         raise FerError(
-            f"{record.parent} holds a training that started from {' '.join(filter(None, (source, weights['origin'])))}"
+            f"{record.parent} holds a training that started from {' '.join(filter(None, (source, start.origin)))}"
             f"; these parameters ask for {init_from or p.pretrained}: {advice}"
         )
     return weights
@@ -245,6 +261,7 @@ def _alignment(p, manifest, data: FitData, weights, start: dict, init_from: str,
         "model": {
             "name": p.backbone, "pretrained": weights["source"], "weights_sha256": weights["weights_sha256"],
             "origin": weights["origin"], **pick("image_size", "embed_dim"),
+            **(pick("backbone_args") if p.backbone_args else {}),
         },
         "data": {
             "rows_total_before_filter": len(manifest), "rows_total_after_filter": len(filtered),
@@ -263,9 +280,10 @@ def _alignment(p, manifest, data: FitData, weights, start: dict, init_from: str,
             "mixup": fields.get("mixup", 0.0), **(pick("nested") if p.nested.kind != "off" else {}),
         },
         "optim": {
-            "name": "adamw", **pick("lr", "weight_decay"), "lr_warmup_epochs": p.warmup_epochs,
+            "name": p.optimizer, **pick("lr", "weight_decay"), "lr_warmup_epochs": p.warmup_epochs,
             **pick("min_lr", "clip_grad", "ema_decay", "epochs"),
             "total_steps": start["total_steps"], "warmup_steps": start["warmup_steps"],
+            **(pick("momentum") if p.optimizer == "sgd" else {}),
         },
         "batching": pick(
             "batch_size", "accum_steps", "min_per_class", "cb_beta", "imbalance",

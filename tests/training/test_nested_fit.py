@@ -25,6 +25,7 @@ from fer_lib.training.step import Stepper
 from fer_lib.training.student import train_student
 
 BLOCKS, PROTOTYPES = {"kind": "blocks", "intervals": [1, 2, 4]}, {"kind": "prototypes"}
+NEGATIVE = {"method": "negl"}  # its state is stored beside that of the prototypes
 
 
 def params(nested, **changes):
@@ -242,9 +243,9 @@ def test_blocks_are_added_to_a_plain_start_and_never_dropped(
 
 @pytest.fixture(scope="module")
 def pulled(drawn_manifest, pack_cache, tmp_path_factory):
-    """The unbroken run with the prototype loss: (its folder, its events)."""
+    """The unbroken run with the prototype loss and negative learning: (its folder, its events)."""
     out = tmp_path_factory.mktemp("prototypes")
-    return out, train(drawn_manifest, out, pack_cache, params(PROTOTYPES))
+    return out, train(drawn_manifest, out, pack_cache, params(PROTOTYPES, negative=NEGATIVE))
 
 
 def test_figures_of_the_gate_are_logged(pulled):
@@ -257,6 +258,7 @@ def test_figures_of_the_gate_are_logged(pulled):
     assert rows[0]["nested_applied_frac"] < rows[1]["nested_applied_frac"], "the first micro-batch had no prototype"
     tensors = load_checkpoint(pulled[0] / "checkpoint_last")[0]
     assert tensors["objective.nested.sums"][0, 0] == 42, "the rows of the last epoch"
+    assert "objective.negative_counts" in tensors and rows[-1]["negl_gate_share"] is not None
     earlier = load_checkpoint(pulled[0] / "checkpoint_epoch002")[0]
     for name in ("projection.weight", "projection.bias", "prototypes"):
         assert not torch.equal(tensors[f"objective.nested.{name}"], earlier[f"objective.nested.{name}"]), name
@@ -292,7 +294,7 @@ def test_a_student_has_the_figures_of_the_gate_too(drawn_manifest, pack_cache, t
 def test_run_with_prototypes_killed_within_an_epoch_ends_as_the_unbroken_one(
     drawn_manifest, pack_cache, pulled, tmp_path, monkeypatch, step
 ):
-    p = params(PROTOTYPES, checkpoint_minutes=1e-9)
+    p = params(PROTOTYPES, negative=NEGATIVE, checkpoint_minutes=1e-9)
     with monkeypatch.context() as m:
         kill_at(m, step)
         with pytest.raises(Kill):
@@ -309,7 +311,7 @@ def test_run_with_prototypes_killed_during_validation_ends_as_the_unbroken_one(
     def kill(*arguments):
         raise Kill
 
-    p = params(PROTOTYPES, checkpoint_minutes=1e-9)
+    p = params(PROTOTYPES, negative=NEGATIVE, checkpoint_minutes=1e-9)
     with monkeypatch.context() as m:
         m.setattr(loop, "validate", kill)
         with pytest.raises(Kill):
