@@ -39,11 +39,10 @@ def load(uri: str = _DEFAULT, **options):
 
     ``options`` are those of :class:`fer_lib.deploy.predict.Predictor`.  Raises FerError when the model does not exist.
     """
-    from fer_lib.deploy.predict import Predictor
-    from fer_lib.models.bundle import read_bundle
+    from fer_lib.deploy.predict import open_predictor
     from fer_lib.tracking.registry import model_name, resolve
 
-    predictor = Predictor(read_bundle(resolve(uri)), **options)
+    predictor = open_predictor(resolve(uri, ensembles=True), **options)
     predictor.name = model_name(uri, predictor.bundle)
     return predictor
 

@@ -7,6 +7,7 @@ that is known.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,15 @@ class TrainingData(BaseModel):
     @property
     def rows(self) -> int:
         return sum(source.rows for source in self.sources.values())
+
+
+def join_training_data(records: Sequence[TrainingData | None]) -> TrainingData | None:
+    """The record of several models together; None where none has one.  Not complete where one has none."""
+    known = [record for record in records if record is not None]
+    if not known:
+        return None
+    joined = functools.reduce(TrainingData.with_start, known)
+    return joined.model_copy(update={"complete": len(known) == len(records) and all(r.complete for r in known)})
 
 
 def join_drawn(manifests: Sequence[Manifest]) -> dict[str, bool]:

@@ -20,7 +20,8 @@ from fer_lib.faces.contract import Box
 from fer_lib.faces.decode import decode
 from fer_lib.faces.detector_interface import find_points
 from fer_lib.faces.detectors import YuNet, get_detector
-from fer_lib.models.bundle import ONNX, Bundle
+from fer_lib.models.bundle import ONNX, Bundle, read_bundle
+from fer_lib.models.ensemble_folder import Ensemble, is_ensemble, read_ensemble
 from fer_lib.models.logits import logits_function
 
 BATCH = 64
@@ -147,6 +148,40 @@ class Predictor:
         probs = self.probs([image] * len(boxes), boxes, points)
         everything = (0.0, 0.0, float(image.shape[0]), float(image.shape[1]))
         return [_prediction(b or everything, s, p) for b, s, p in zip(boxes, scores, probs, strict=True)]
+
+
+class EnsemblePredictor(Predictor):
+    """An ensemble ready to predict from a single view.  Its probabilities are not calibrated: it has no temperature."""
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        detector: Literal["auto", "yunet", "haar"] = "auto",
+        runtime: Literal["auto", "onnx", "torch"] = "auto",
+        target_prior: Sequence[float] | None = None,
+    ):
+        if target_prior is not None:
+            raise FerError(
+                f"{ensemble.name} is an ensemble, which has no training prior: predict without a target prior"
+            )
+        self.members = [Predictor(bundle, detector, runtime) for bundle in ensemble.bundles]
+        self.bundle, self.name, self.runtime = ensemble, ensemble.name, self.members[0].runtime
+        self._detector_name, self._correction = detector, np.zeros(NUM_CLASSES)
+
+    def logits(self, images, boxes=None, points=None) -> np.ndarray:
+        """As :meth:`Predictor.logits`: the members' logits, combined."""
+        from fer_lib.models.ensemble import combine
+
+        images = list(images)
+        members = [member.logits(images, boxes, points) for member in self.members]
+        return combine(members, self.bundle.weights, self.bundle.space) if images else members[0]
+
+
+def open_predictor(folder: Path, **options: Any) -> Predictor:
+    """The predictor of the bundle or the ensemble in ``folder``; ``options`` as for :class:`Predictor`."""
+    if is_ensemble(folder):
+        return EnsemblePredictor(read_ensemble(folder), **options)
+    return Predictor(read_bundle(folder), **options)
 
 
 def check_image(image: Any, what: str) -> None:

@@ -22,11 +22,10 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from fer_lib.datasets.provenance import not_for_photos
-from fer_lib.deploy.predict import Predictor, check_image
+from fer_lib.deploy.predict import check_image, open_predictor
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
-from fer_lib.models.bundle import read_bundle
 
 ARTIFACT = "bundle"
 CODE = Path(__file__).with_name("pyfunc_entry.py")
@@ -39,10 +38,10 @@ _hints.setLevel(logging.ERROR)  # defining the class warns that a union is shown
 
 
 class FerModel(mlflow.pyfunc.PythonModel):
-    """Calibrated probabilities of a registered bundle; needs no tracking store once its files are there."""
+    """Probabilities of a registered bundle or ensemble; needs no tracking store once its files are there."""
 
     def load_context(self, context) -> None:
-        self.predictor = Predictor(read_bundle(context.artifacts[ARTIFACT]))
+        self.predictor = open_predictor(Path(context.artifacts[ARTIFACT]))
         level = logging.WARNING if not_for_photos(self.predictor.bundle.training_data) else logging.INFO
         _log.log(level, "model: %s", self.predictor.describe())
 

@@ -245,5 +245,5 @@ def _write_bundle(
     derive_bundle(
         bundle, out / "bundle", name=p.name, temperature=Temperature.model_validate(report["temperature"]), ids=ids,
         metrics={"val_select": report["raw"] | counts, "val_select_scaled": report["scaled"]},
-        extra_files={EXPOSURE_FILE: out / EXPOSURE_FILE},
+        extra_files={EXPOSURE_FILE: out / EXPOSURE_FILE}, cost=read_bundle(of.folder / BEST).meta.get("cost"),
     )  # fmt: skip

@@ -13,8 +13,9 @@ from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.sheets import face_grid
 from fer_lib.emotions import EMOTIONS
-from fer_lib.models.bundle import Bundle, read_bundle
+from fer_lib.models.bundle import Bundle
 from fer_lib.models.ensemble import disagreement
+from fer_lib.models.ensemble_folder import open_teachers
 from fer_lib.models.inference import predict_logits
 from fer_lib.models.softlabels import cached_logits
 from fer_lib.params import FitParams, SoftLabelParams
@@ -65,11 +66,11 @@ def disagreement_sheet(
 ) -> Figure | None:
     """The training faces on which the teachers disagree most, with each teacher's prediction; None for one teacher.
 
-    ``teachers``: bundle folders.  The logits are those that the soft labels are made of, from the cache.
+    ``teachers``: bundle folders, or an ensemble's.  The logits are those of the soft labels, from the cache.
     """
-    if len(teachers) < 2:
+    bundles, train = open_teachers(teachers)[0], manifest.rows(split="train")
+    if len(bundles) < 2:
         return None
-    bundles, train = [read_bundle(folder) for folder in teachers], manifest.rows(split="train")
     options = dict(flip_average=p.flip_average, batch_size=p.batch_size, device=device, pack_kind=p.pack)
     logits, packs = zip(*[cached_logits(bundle, train, cache_dir, **options) for bundle in bundles], strict=True)
     rows, divergence, probs = packs[0].manifest, disagreement(list(logits)), np.stack([softmax(z) for z in logits])

@@ -50,7 +50,7 @@ def write_stages(
     if not pairs:
         (out / STAGES).unlink(missing_ok=True)
         return None
-    settings = {name: _fit_settings(bundles[name]) for pair in pairs for name in pair}
+    settings = {name: fit_settings(bundles[name]) for pair in pairs for name in pair}
     costs: dict[str, dict[str, Any]] = {}
     for name in settings:
         costs[name] = {"parameters": result["models"][name]["parameters"], **cost(bundles[name], 5 if p.smoke else 20)}
@@ -156,7 +156,22 @@ def _total_train_seconds(child: str, pairs: list[tuple[str, str]], costs: dict[s
     return None if None in seconds else float(sum(seconds))
 
 
-def _fit_settings(bundle: Bundle) -> dict[str, Any] | None:
+def training_facts(bundle: Bundle) -> dict[str, Any]:
+    """``starting_weights`` {source, sha256} and ``votes`` of a model's fit.
+
+    ``source``: hub, package, init_from ...  ``votes``: training rows whose annotator votes are part of the targets.
+    Both are None where no report about these weights lies beside the bundle.
+    """
+    try:
+        settings = fit_settings(bundle) or {}
+    except FerError:
+        settings = {}
+    votes = settings.get("data.rows_with_votes") if settings.get("protocol.soft_label_weight") != 0 else 0
+    sha256 = bundle.meta["ids"].get("starting_weights_sha256")
+    return {"starting_weights": {"source": settings.get("model.pretrained"), "sha256": sha256}, "votes": votes}
+
+
+def fit_settings(bundle: Bundle) -> dict[str, Any] | None:
     """The flattened ``alignmentreport.json`` of its fit; None where there is none beside the bundle."""
     file = bundle.path.parent / "alignmentreport.json"
     if not file.is_file():

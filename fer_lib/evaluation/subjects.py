@@ -12,14 +12,16 @@ from fer_lib.calibration.temperature import Temperature
 from fer_lib.datasets.evalset_ids import protocol_id
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.provenance import TrainingExposure, read_exposure
-from fer_lib.errors import BundleError, DataError, FerError
+from fer_lib.errors import DataError, FerError
+from fer_lib.evaluation.stages import training_facts
 from fer_lib.models.bundle import WEIGHTS, Bundle, bundle_folder, read_bundle
 from fer_lib.models.classifier import parameter_count
+from fer_lib.models.cost import cost_by_model, total
 from fer_lib.models.ensemble import combine
+from fer_lib.models.ensemble_folder import read_ensemble
 from fer_lib.models.softlabels import cached_logits
 from fer_lib.models.softlabels_format import read_record
 from fer_lib.params import EvaluateParams
-from fer_lib.storage.json_files import read_json
 
 
 @dataclass(frozen=True)
@@ -92,16 +94,19 @@ class Subject:
             "runtime": "torch" if own.has(WEIGHTS) else "onnx",
             "trained_on": self.trained_on(),
             "val_select": self.val_select,
+            "cost": total(cost_by_model((b.weights_sha256, b.meta.get("cost")) for b in self.bundles).values()),
         }
         if others:
             members = zip(self.bundles, self.weights, strict=True)
             entry["members"] = [{"name": b.name, "weight": w, "weights_sha256": b.weights_sha256} for b, w in members]
             entry["space"] = self.space
+        else:
+            entry |= training_facts(own)
         return entry
 
 
 def subjects(models: list[Path], ensembles: list[Path]) -> list[Subject]:
-    """Subjects from fit or bundle folders (``models``) and soft-label folders of several teachers (``ensembles``).
+    """Subjects from fit or bundle folders (``models``) and from ``ensembles``, those of several teachers.
 
     A model with the name of an earlier one, as two versions of a registered model have, gets the first digits of the
     hash of its file appended.
@@ -113,19 +118,11 @@ def subjects(models: list[Path], ensembles: list[Path]) -> list[Subject]:
         select = bundle.meta["metrics"].get("val_select")
         found.append(Subject(bundle.name, bundle.meta["kind"], [bundle], [1.0], val_select=select))
     for folder in ensembles:
-        record = read_record(folder)
-        if len(record["teachers"]) < 2:
-            continue
-        bundles = [read_bundle(t["uri"]) for t in record["teachers"]]
-        for bundle, teacher in zip(bundles, record["teachers"], strict=True):
-            if bundle.weights_sha256 != teacher["weights_sha256"]:
-                raise BundleError(
-                    f"{folder}: teacher {teacher['model']} was trained again since; export the soft labels again"
-                )
-        select = read_json(folder / "ensemble_metrics.json")
-        name = "ensemble" if len(ensembles) == 1 else f"ensemble_{folder.name.rsplit('-', 1)[0]}"
-        weights = [t["weight"] for t in record["teachers"]]
-        found.append(Subject(name, "ensemble", bundles, weights, record["ensemble_space"], select))
+        if len(read_record(folder)["teachers"]) > 1:
+            ensemble = read_ensemble(folder)
+            name = "ensemble" if len(ensembles) == 1 else f"ensemble_{ensemble.name}"
+            mix = ensemble.bundles, ensemble.weights, ensemble.space
+            found.append(Subject(name, "ensemble", *mix, val_select=ensemble.metrics))
     identities = [(s.name, s.bundles[0].network_sha256) for s in found]
     if repeated := sorted({name for name, network in identities if identities.count((name, network)) > 1}):
         raise FerError(f"two models are called {', '.join(repeated)} and have the same weights: name each model once")

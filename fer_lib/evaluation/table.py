@@ -105,6 +105,27 @@ def prior_table(result: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def models_table(result: dict[str, Any]) -> pd.DataFrame:
+    """One line per model: its size, its starting weights, the training rows with votes, and its training cost.
+
+    Starting weights that another model of the table holds have its name.  The cost includes the models that this one
+    started from or was distilled from, and the members of an ensemble; blank where one is not recorded.
+    """
+    owner = {model["weights_sha256"]: name for name, model in result["models"].items()}
+    lines = []
+    for name, model in result["models"].items():
+        start, cost = model.get("starting_weights", {}), model["cost"] or {}
+        lines.append(
+            {
+                "model": name, "kind": model["kind"], "backbone": model["backbone"], "parameters": model["parameters"],
+                "starting weights": owner.get(start.get("sha256") or "", start.get("source")),
+                "rows with votes": model.get("votes"), "epochs in all": cost.get("epochs"),
+                "images in all": cost.get("images"), "training in all, s": cost.get("seconds"),
+            }
+        )  # fmt: skip
+    return pd.DataFrame(lines)
+
+
 def annotators_table(result: dict[str, Any]) -> pd.DataFrame:
     """One line per model and view: its comparison with the annotators on all rows; empty where no row has votes.
 

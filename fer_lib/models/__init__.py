@@ -6,5 +6,5 @@ losses.py       ArcFace, KD, DKD, class weights; negative.py: negative learning
 nested.py       residual blocks and the prototype loss of nested learning
 bundle.py       weights, face contract, temperature, ids and metrics in one verified folder; bundle_format.py
 softlabels.py   logits of teachers; softlabels_format.py: their files; softlabels_result.py: as tables, and in a run
-ensemble.py     weighted mixes; inference.py: logits over packed faces
+ensemble.py     weighted mixes and their ranking; ensemble_folder.py: on disk; inference.py: logits over packed faces
 """

@@ -164,14 +164,14 @@ def write_bundle(
     logit_bias: Sequence[float] | None = None,
     abstention: Sequence[float] | None = None,
     training_data: Mapping[str, Any] | None = None,
+    cost: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Write a bundle folder at `path`, replacing an older bundle, and return it as read back.
 
     `state_dict` maps parameter names to tensors; None needs a ``model.onnx`` among `extra_files` and
     ``ids["weights_sha256"]``.  `training_prior`: 7 shares that sum to 1.  `extra_files` maps plain file names to
     files to copy.  Non-finite metrics are stored as null.  `logit_bias`: 7 numbers, added before the softmax.
-    `abstention`: 7 probabilities below which a class's label is "Unknown".  `training_data`: a :class:`TrainingData`
-    as a mapping.
+    `abstention`: 7 probabilities below which a class's label is "Unknown".  `training_data`, `cost`: as mappings.
 
     Raises BundleError when an argument is invalid or `path` is a folder of something else, DataError when the disk is
     full or read-only.
@@ -219,6 +219,7 @@ def write_bundle(
                     "abstention": thresholds,
                     "training_prior": prior,
                     "training_data": None if training_data is None else dict(training_data),
+                    "cost": cost,
                     "ids": ids,
                     "metrics": dict(metrics),
                     "files": {p.name: file_sha256(p) for p in sorted(partial.iterdir())},
@@ -243,6 +244,7 @@ def derive_bundle(
     weights: bool = True,
     logit_bias: Sequence[float] | None = None,
     abstention: Sequence[float] | None = None,
+    cost: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """A copy of `bundle` at `path` with added ids, metrics and files; other arguments replace the bundle's own.
 
@@ -264,6 +266,7 @@ def derive_bundle(
         logit_bias=bundle.meta.get("logit_bias") if logit_bias is None else logit_bias,
         abstention=bundle.meta.get("abstention") if abstention is None else abstention,
         training_data=bundle.meta.get("training_data"),
+        cost=bundle.meta.get("cost") if cost is None else cost,
     )
 
 

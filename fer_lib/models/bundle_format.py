@@ -65,8 +65,24 @@ class Ids(_Section):
     weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
+class Spent(_Section):
+    """A training's cost: see :mod:`fer_lib.models.cost`."""
+
+    seconds: Annotated[float, Field(ge=0)]
+    epochs: Annotated[int, Field(ge=0)]
+    images: Annotated[int, Field(ge=0)]
+
+
+class Cost(_Section):
+    """``cumulative`` is None where the cost of an ancestor is not recorded."""
+
+    own: Spent
+    cumulative: Spent | None
+    ancestors: dict[str, Spent | None]
+
+
 class BundleMeta(_Section):
-    """The content of ``bundle.json``; ``training_data`` and the two after it may be absent."""
+    """The content of ``bundle.json``; ``training_data`` and the three after it may be absent."""
 
     name: Annotated[str, Field(min_length=1, max_length=1000)]
     kind: str
@@ -78,6 +94,7 @@ class BundleMeta(_Section):
     training_data: TrainingData | None = None
     logit_bias: Annotated[list[float], Seven] | None = None
     abstention: Annotated[list[Share], Seven] | None = None
+    cost: Cost | None = None
     ids: Ids
     metrics: dict[str, Any]
     files: dict[str, str]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,6 +13,12 @@ from scipy.special import entr
 
 from fer_lib.calibration import metrics
 from fer_lib.errors import FerError
+
+SPACES = ("logit", "prob")
+STEPS = 20  # weights are multiples of 1/20
+POINTS = 5000  # mixes of one set up to which all are scored: those of five members
+BEAM = 20  # mixes of a larger set that are refined together
+BLOCK = 2**16  # rows x mixes that are scored together: few enough to stay in the processor's cache
 
 
 def combine(logits: list, weights: list[float], space: str):
@@ -32,29 +40,105 @@ def combine(logits: list, weights: list[float], space: str):
     return np.logaddexp.reduce([metrics.log_softmax(z) + np.log(w) for w, z in members], axis=0)
 
 
-def search_weights(logits: list[np.ndarray], y: np.ndarray, space: str, steps: int = 20) -> tuple[list[float], float]:
-    """The weights on a grid of 1/``steps`` with the best macro-F1; returns (weights, macro-F1).
+@dataclass(frozen=True)
+class Mix:
+    """An ensemble: the ``weights`` of all members (0: not in its set), and its scores on the rows of the search."""
 
-    Ties are broken by accuracy, then by the distance to equal weights.  For two members the grid has ``steps`` + 1
-    points; for more members it is made coarser until it has at most 5000 points.
+    weights: tuple[float, ...]
+    space: str
+    macro_f1: float
+    accuracy: float
+
+
+def rank_mixes(
+    logits: list[np.ndarray], y: np.ndarray, spaces: Sequence[str] = SPACES, steps: int = STEPS, points: int = POINTS
+) -> list[Mix]:
+    """The best mix of every set of members in each of ``spaces``, ordered by macro-F1, then accuracy.
+
+    Weights are multiples of 1/``steps``, above 0 within a set.  Ties go to the weights closest to equal ones, then to
+    the earlier space.  A set with more than ``points`` such weights is searched on a coarser grid first and then by
+    moving one or two steps between its members.
+
+    Args:
+        logits: of each member, float64 [N, 7].
+        y: labels, int [N].
     """
-    members = len(logits)
-    if members == 1:
-        return [1.0], metrics.macro_f1(logits[0].argmax(1), y)
-    while steps > 2 and math.comb(steps + members - 1, members - 1) > 5000:
-        steps -= 1
-    best, best_weights = (-1.0, -1.0, -np.inf), None
-    for cuts in itertools.combinations_with_replacement(range(steps + 1), members - 1):
-        parts = np.diff([0, *cuts, steps]) / steps
-        predicted = combine(logits, parts.tolist(), space).argmax(1)
-        key = (
-            metrics.macro_f1(predicted, y),
-            metrics.accuracy(predicted, y),
-            -float(((parts - 1 / members) ** 2).sum()),
-        )
-        if key > best:
-            best, best_weights = key, parts.tolist()
-    return best_weights, best[0]
+    mixes = []
+    for space in spaces:
+        values = np.stack(logits) if space == "logit" else np.exp([metrics.log_softmax(z) for z in logits])
+        for size in range(1, min(len(logits), steps) + 1):
+            for members in itertools.combinations(range(len(logits)), size):
+                mixes.append(_best_mix(values, y, members, space, steps, points))
+    return sorted(mixes, key=lambda m: (-m.macro_f1, -m.accuracy, _imbalance(np.asarray(m.weights)), m.weights))
+
+
+def score_mixes(values: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Macro-F1 and accuracy, float64 [B] each, of the mixes ``weights`` float64 [B, M] of ``values`` [M, N, 7].
+
+    ``values``: logits of the members, or their probabilities.  Rows on which all members predict one class are counted
+    once: every mix predicts that class.
+    """
+    classes, own = values.shape[2], values.argmax(axis=2)
+    agreed = (own == own[0]).all(axis=0)
+    confusion = np.bincount(y[agreed] * classes + own[0, agreed], minlength=classes**2)
+    by_class = np.ascontiguousarray(values[:, ~agreed].transpose(2, 0, 1))
+    rows = y[~agreed].astype(np.intp) * classes
+    confusions = np.empty((len(weights), classes**2), np.int64)
+    block = max(1, BLOCK // max(1, len(rows)))
+    for start in range(0, len(weights), block):
+        part = weights[start : start + block]
+        cells = rows + np.arange(len(part))[:, None] * classes**2 + _mixed_classes(by_class, part)
+        counts = np.bincount(cells.ravel(), minlength=len(part) * classes**2)
+        confusions[start : start + block] = confusion + counts.reshape(len(part), -1)
+    confusions = confusions.reshape(-1, classes, classes)
+    return metrics.f1_from_confusion(confusions).mean(axis=1), np.trace(confusions, axis1=1, axis2=2) / len(y)
+
+
+def _mixed_classes(by_class: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The arg-max, int8 [B, N], of the mixes ``weights`` [B, M] of ``by_class`` [7, M, N], one class at a time."""
+    top = weights @ by_class[0]
+    predicted = np.zeros(top.shape, np.int8)
+    for number, members in enumerate(by_class[1:], 1):
+        mixed = weights @ members
+        np.maximum(predicted, (mixed > top) * np.int8(number), out=predicted)
+        np.maximum(top, mixed, out=top)
+    return predicted
+
+
+def _best_mix(values: np.ndarray, y: np.ndarray, members: tuple[int, ...], space: str, steps: int, points: int) -> Mix:
+    """The best mix of exactly ``members``.  Its weights are counted in steps, at least one per member."""
+    size, best = len(members), None
+    units, complete = _grid(size, steps - size, points)
+    eye = np.eye(size, dtype=int)
+    moves = (eye[:, None] - eye).reshape(-1, size)  # one step from one member to another, or none
+    while True:
+        weights = np.zeros((len(units), len(values)))
+        weights[:, members] = units / steps
+        f1, accuracy = score_mixes(values[list(members)], y, weights[:, members])
+        order = np.lexsort((_imbalance(weights), -accuracy, -f1))[:BEAM]  # stable: of equal ones the first weights
+        if complete or np.array_equal(best, units[order]):
+            return Mix(tuple(weights[order[0]].tolist()), space, float(f1[order[0]]), float(accuracy[order[0]]))
+        best = units[order]
+        near = (best[:, None] + np.concatenate([moves, 2 * moves])).reshape(-1, size)
+        units = np.unique(near[(near > 0).all(axis=1)], axis=0)
+
+
+def _grid(size: int, free: int, points: int) -> tuple[np.ndarray, bool]:
+    """Steps of ``size`` members, int [B, size], one each and ``free`` to share out; whether these are all ways.
+
+    Where there are more than ``points`` ways, they are those of fewer and larger parts.
+    """
+    parts = free
+    while parts > 1 and math.comb(parts + size - 1, size - 1) > points:
+        parts -= 1
+    cuts = list(itertools.combinations_with_replacement(range(parts + 1), size - 1))
+    cuts = np.rint(np.reshape(cuts, (len(cuts), size - 1)) * free / max(parts, 1)).astype(int)
+    return np.unique(1 + np.diff(cuts, axis=1, prepend=0, append=free), axis=0), parts == free
+
+
+def _imbalance(weights: np.ndarray) -> np.ndarray:
+    """Squared distance of weights [..., M] from equal ones."""
+    return ((weights - 1 / weights.shape[-1]) ** 2).sum(axis=-1)
 
 
 def disagreement(logits: list[np.ndarray]) -> np.ndarray:

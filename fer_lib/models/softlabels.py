@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from fer_lib.calibration import metrics
 from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
 from fer_lib.datasets.facepack import LIBRARIES, FacePack, open_or_build, rows_key
+from fer_lib.datasets.interchange import escape_formula
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.provenance import TrainingExposure, read_exposure
 from fer_lib.errors import FerError
-from fer_lib.models.bundle import Bundle, read_bundle
+from fer_lib.models.bundle import Bundle
 from fer_lib.models.cache import cached_array
-from fer_lib.models.ensemble import combine, search_weights
+from fer_lib.models.ensemble import SPACES, Mix, combine, rank_mixes
+from fer_lib.models.ensemble_folder import Ensemble, open_teachers
 from fer_lib.models.inference import network, predict_logits
-from fer_lib.models.softlabels_format import write_softlabels
+from fer_lib.models.softlabels_format import RANKING, RANKING_CSV, write_softlabels
 from fer_lib.params import SoftLabelParams
 from fer_lib.params.base import PackKind
+from fer_lib.storage.atomic import fresh_file, write_json
 from fer_lib.storage.progress import each, step
 
 SHARPNESS_TEMPERATURES = (1.0, 1.2, 2.0, 4.0, 5.0, 6.0)
@@ -59,17 +63,16 @@ def export_softlabels(
 ) -> dict[str, Any]:
     """Write the ensemble logits of all train rows into ``out`` and return the content of ``alignmentreport.json``.
 
-    ``teachers``: bundle folders.  Without ``p.weights`` the ensemble weights are searched on val/select.
+    ``teachers``: bundle folders, or the folder of one ensemble, which has its own weights and space.  Without
+    ``p.weights`` the ensemble is the best on val/select in ``p.space``.  ``ensemble_ranking.json`` and ``.csv`` list
+    the best of every set of teachers.
     Raises FerError when there are no teachers, or not one weight per teacher.
     """
     if not teachers:
         raise FerError("no teachers: name at least one finished 04_train_teacher phase, or bundle folders")
-    if p.weights and len(p.weights) != len(teachers):
-        raise FerError(
-            f"{len(p.weights)} weights for {len(teachers)} teachers: give one per teacher, or none to search them"
-        )
+    bundles, ensemble = open_teachers(teachers)
+    _check_weights(p, bundles, ensemble)
     out.mkdir(parents=True, exist_ok=True)
-    bundles = [read_bundle(t) for t in teachers]
     train, select = manifest.rows(split="train"), manifest.rows(split="val", val_role="select")
     options = dict(flip_average=p.flip_average, batch_size=p.batch_size, device=device, pack_kind=p.pack)
     select_logits, packs = zip(
@@ -77,35 +80,33 @@ def export_softlabels(
     )
     select_rows = _common_rows(packs)
     with step("searching ensemble weights"):
-        weights = list(p.weights) or search_weights(list(select_logits), select_rows.labels, p.space)[0]
-    ensemble_logits = combine(list(select_logits), weights, p.space)
+        mixes = rank_mixes(list(select_logits), select_rows.labels)
+    weights, space = _chosen(p, ensemble, mixes)
+    ensemble_logits = combine(list(select_logits), weights, space)
     train_logits, train_packs = zip(
         *[cached_logits(b, train, cache_dir, **options) for b in each("teacher", bundles)], strict=True
     )
     rows = _common_rows(train_packs)
-    logits = combine(list(train_logits), weights, p.space)
+    logits = combine(list(train_logits), weights, space)
 
     tolerance = int(manifest.meta.get("tolerance", 0))
     evalset = evalset_id(select_rows.sample_ids, select_rows.labels, "val/select", tolerance)
-    view = "flip" if p.flip_average else "none"
-    identity = {
-        "evalset_id": evalset,
-        "protocol_id": protocol_id(evalset, bundles[0].contract, f"{view}:ensemble:{[b.contract.id for b in bundles]}"),
-        "n_expected": len(select), "n_used": len(select_rows),
-    }  # fmt: skip
+    counts = {"n_expected": len(select), "n_used": len(select_rows)}
+    identity = {"evalset_id": evalset, "protocol_id": _protocol(evalset, bundles, p), **counts}
     summaries = [metrics.summary(z, select_rows.labels) for z in select_logits]
     members = [
-        {"uri": _relative_path(out, t), "model": b.name, "backbone": b.meta["model"]["backbone"],
+        {"uri": _relative_path(out, b.path), "model": b.name, "backbone": b.meta["model"]["backbone"],
          "epoch": b.meta["ids"].get("epoch"), "weight": w, "weights_sha256": b.weights_sha256,
          "face_contract_id": b.contract.id, "face_contract": b.contract.model_dump(mode="json"),
+         "cost": b.meta.get("cost"),
          "val_select": {k: s[k] for k in ("accuracy", "macro_f1", "nll", "ece")}}
-        for t, b, w, s in zip(teachers, bundles, weights, summaries, strict=True)
+        for b, w, s in zip(bundles, weights, summaries, strict=True)
     ]  # fmt: skip
     ranking = sorted(members, key=lambda m: (-m["val_select"]["macro_f1"], -m["val_select"]["accuracy"]))
     record = {
         "manifest_sha256": manifest.sha256, "split": "train", "rows": len(rows), "rows_sha256": rows.sha256,
         "image_size": [b.contract.image_size for b in bundles], "use_clahe": [b.contract.clahe for b in bundles],
-        "teachers": members, "ranking": [m["model"] for m in ranking], "ensemble_space": p.space, "logits_kind": "raw",
+        "teachers": members, "ranking": [m["model"] for m in ranking], "ensemble_space": space, "logits_kind": "raw",
         "flip_average": p.flip_average, "sharpness": sharpness(logits), **identity,
     }  # fmt: skip
     summary = metrics.summary(ensemble_logits, select_rows.labels)
@@ -113,7 +114,51 @@ def export_softlabels(
     selection = TrainingExposure.of((), select_rows.frame["content_id"])  # the ensemble's weights depend on these rows
     exposure = selection.with_ancestors([read_exposure(b.path) for b in bundles])
     write_softlabels(out, logits, rows, record, scores, exposure)
+    _write_ranking(out, mixes, bundles, {"split": "val/select", "evalset_id": evalset, **counts}, p)
     return record
+
+
+def _check_weights(p: SoftLabelParams, bundles: list[Bundle], ensemble: Ensemble | None) -> None:
+    if p.weights and ensemble:
+        raise FerError(f"{ensemble.path} is an ensemble with weights of its own: leave weights blank")
+    if p.weights and len(p.weights) != len(bundles):
+        raise FerError(
+            f"{len(p.weights)} weights for {len(bundles)} teachers: give one per teacher, or none to search them"
+        )
+
+
+def _chosen(p: SoftLabelParams, ensemble: Ensemble | None, mixes: list[Mix]) -> tuple[list[float], str]:
+    """Weights and space: the ensemble's own, those of the parameters, or the best of the search."""
+    if ensemble:
+        return ensemble.weights, ensemble.space
+    if p.weights:
+        return list(p.weights), p.space
+    best = next(mix for mix in mixes if p.space in (mix.space, "best"))
+    return list(best.weights), best.space
+
+
+def _protocol(evalset: str, bundles: list[Bundle], p: SoftLabelParams) -> str:
+    view = "flip" if p.flip_average else "none"
+    return protocol_id(evalset, bundles[0].contract, f"{view}:ensemble:{[b.contract.id for b in bundles]}")
+
+
+def _write_ranking(
+    out: Path, mixes: list[Mix], bundles: list[Bundle], rows: dict[str, Any], p: SoftLabelParams
+) -> None:
+    """Write ``ensemble_ranking.json`` and ``.csv``: the mixes, scored on the same rows; a member alone in one space."""
+    sets = []
+    for mix in mixes:
+        members, weights = zip(*[(b, w) for b, w in zip(bundles, mix.weights, strict=True) if w], strict=True)
+        if len(members) > 1 or mix.space == SPACES[0]:
+            scores = {"space": mix.space, "macro_f1": mix.macro_f1, "accuracy": mix.accuracy}
+            scores["protocol_id"] = _protocol(rows["evalset_id"], list(members), p)
+            sets.append({"members": [b.name for b in members], "weights": weights, **scores})
+    write_json(out / RANKING, {**rows, "sets": sets})
+    table = pd.DataFrame(sets).assign(**rows)
+    table["members"] = [escape_formula(" + ".join(names)) for names in table["members"]]
+    table["weights"] = [" + ".join(f"{w:g}" for w in weights) for weights in table["weights"]]
+    with fresh_file(out / RANKING_CSV) as work:
+        table.to_csv(work, index=False)
 
 
 def _relative_path(out: Path, bundle: Path) -> str:

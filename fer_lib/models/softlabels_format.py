@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +18,15 @@ from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import BundleError
 from fer_lib.faces.contract import FaceContract
+from fer_lib.models.bundle_format import Cost
 from fer_lib.params.strict import first_problem
+from fer_lib.storage.json_files import file_sha256
 from fer_lib.storage.npz_files import read_npz
 
 _ADVICE = "export the soft labels again (phase 06_export_softlabels)"
-FILES = (
-    "softlabels.npz",
-    "softlabels_index.jsonl",
-    "classorder.json",
-    "alignmentreport.json",
-    "ensemble_metrics.json",
-    EXPOSURE_FILE,
-)
+RECORD, METRICS, HASHES = "alignmentreport.json", "ensemble_metrics.json", "hash_manifest.json"
+RANKING, RANKING_CSV = "ensemble_ranking.json", "ensemble_ranking.csv"  # beside the set, not part of it
+FILES = ("softlabels.npz", "softlabels_index.jsonl", "classorder.json", RECORD, METRICS, EXPOSURE_FILE)
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,7 @@ class TeacherRecord(BaseModel):
     weights_sha256: str
     face_contract_id: str
     face_contract: FaceContract | None = None  # None: written before it was recorded
+    cost: Cost | None = None
 
 
 class SoftLabelRecord(BaseModel):
@@ -83,13 +81,23 @@ def _reading(folder: Path) -> Iterator[None]:
 
 def softlabels_sha256(folder: Path) -> str:
     """SHA-256 over the hashes of the folder's files.  BundleError when a file is missing or was changed."""
+    return hashlib.sha256(json.dumps(verify_files(folder, FILES), sort_keys=True).encode()).hexdigest()
+
+
+def verify_files(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """The hashes that ``hash_manifest.json`` records.  BundleError when one of ``names`` is missing or was changed."""
     with _reading(folder):
-        hashes = _Hashes.validate_json((folder / "hash_manifest.json").read_bytes())
-        for name in FILES:
+        hashes = _Hashes.validate_json((folder / HASHES).read_bytes())
+        for name in names:
             content = (folder / name).read_bytes() if (folder / name).is_file() else b""
             if hashlib.sha256(content).hexdigest() != hashes.get(name):
                 raise BundleError(f"{folder / name} is missing or was changed after it was written; {_ADVICE}")
-    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+    return hashes
+
+
+def file_hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """The content of ``hash_manifest.json`` for the files ``names``."""
+    return {name: file_sha256(folder / name) for name in names}
 
 
 def read_softlabels(folder: Path, rows: Manifest, contract: FaceContract | None = None) -> SoftLabels:
@@ -104,6 +112,46 @@ def read_softlabels(folder: Path, rows: Manifest, contract: FaceContract | None 
     record = read_record(folder)
     for teacher in record["teachers"]:
         _check_contract(folder, teacher, contract)
+    position, _, logits, y = _read_arrays(folder)
+    return SoftLabels(logits[_order(folder, position, y, rows)], record, digest)
+
+
+def check_softlabels(folder: Path, rows: Manifest | None = None) -> Iterator[str]:
+    """The checks that the folder passes, one line each; ``rows``: training rows that it must cover with their labels.
+
+    Raises BundleError at the first check that it fails.
+    """
+    yield f"hashes: {len(FILES)} files are as they were written (set {softlabels_sha256(folder)[:12]})"
+    position, index_y, _, y = _read_arrays(folder)
+    yield f"class order: {', '.join(EMOTIONS)}"
+    record = read_record(folder)
+    first = record["teachers"][0]
+    for teacher in record["teachers"]:
+        _check_contract(folder, teacher, None)
+    settings = [FaceContract.model_validate(t["face_contract"]).crop_settings for t in record["teachers"]]
+    if other := next((i for i, own in enumerate(settings) if own != settings[0]), 0):
+        raise BundleError(
+            f"{folder}: teacher {first['model']} was trained on faces with {settings[0]}, "
+            f"{record['teachers'][other]['model']} with {settings[other]}: no student has both; {_ADVICE} with "
+            "teachers of the same settings"
+        )
+    text = ", ".join(f"{name} {value}" for name, value in settings[0].items())
+    yield f"face contract: {len(settings)} teacher{'s' * (len(settings) > 1)}, {text}"
+    if [*position.values()] != [*range(len(y))] or index_y != y.tolist() or len(y) != record["rows"]:
+        raise BundleError(
+            f"{folder}: the index ({len(index_y)} rows), the arrays ({len(y)}) and the record ({record['rows']}) are "
+            f"not about the same rows in the same order; {_ADVICE}"
+        )
+    yield f"rows: {len(y):,}, the same in the index, the arrays and the record"
+    if rows is None:
+        yield "coverage: not checked, since no manifest is named (--manifest)"
+    else:
+        _order(folder, position, y, rows)
+        yield f"coverage: all {len(rows):,} training rows of {rows.path}, with their labels"
+
+
+def _read_arrays(folder: Path) -> tuple[dict[str, int], list[Any], np.ndarray, np.ndarray]:
+    """Sample id -> position and the labels, both of the index; then the logits float64 [N, 7] and labels [N]."""
     with _reading(folder):
         if json.loads((folder / "classorder.json").read_bytes()) != list(EMOTIONS):
             raise BundleError(f"{folder}: the class order is not {list(EMOTIONS)}; {_ADVICE}")
@@ -114,6 +162,11 @@ def read_softlabels(folder: Path, rows: Manifest, contract: FaceContract | None 
         logits, y = stored["logits"].astype(np.float64), stored["y"]
         if logits.shape != (len(y), NUM_CLASSES) or y.ndim != 1 or not np.isfinite(logits).all():
             raise ValueError(f"logits {logits.shape} and y {y.shape} are not finite rows of {NUM_CLASSES}")
+    return position, [entry.get("y") for entry in entries], logits, y
+
+
+def _order(folder: Path, position: dict[str, int], y: np.ndarray, rows: Manifest) -> np.ndarray:
+    """The positions of ``rows`` in the arrays, int [N].  BundleError when one is missing or has another label."""
     missing = [s for s in rows.sample_ids if s not in position]
     if missing:
         raise BundleError(
@@ -123,7 +176,7 @@ def read_softlabels(folder: Path, rows: Manifest, contract: FaceContract | None 
     order = np.asarray([position[s] for s in rows.sample_ids], dtype=np.intp)
     if len(order) and order.max() >= len(y) or (y[order] != rows.labels).any():
         raise BundleError(f"{folder} was made with other labels than the manifest's; {_ADVICE}")
-    return SoftLabels(logits[order], record, digest)
+    return order
 
 
 def _check_contract(folder: Path, teacher: dict[str, Any], contract: FaceContract | None) -> None:
@@ -150,7 +203,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises BundleError when it is missing or holds something else.
     """
     with _reading(folder):
-        record = json.loads((folder / "alignmentreport.json").read_bytes())
+        record = json.loads((folder / RECORD).read_bytes())
         SoftLabelRecord.model_validate(record)
     members = [t | {"uri": (folder / t["uri"]).resolve().as_posix()} for t in record["teachers"]]
     return record | {"teachers": members}
@@ -167,8 +220,7 @@ def write_softlabels(
                 json.dumps({"i": i, "sample_id": sample, "image_path": path, "source": source, "y": int(y)}) + "\n"
             )
     (out / "classorder.json").write_text(json.dumps(list(EMOTIONS)))
-    (out / "alignmentreport.json").write_text(json.dumps(record, indent=1))
-    (out / "ensemble_metrics.json").write_text(json.dumps(metrics, indent=1))
+    (out / RECORD).write_text(json.dumps(record, indent=1))
+    (out / METRICS).write_text(json.dumps(metrics, indent=1))
     exposure.write(out / EXPOSURE_FILE)
-    hashes = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in FILES}
-    (out / "hash_manifest.json").write_text(json.dumps(hashes, indent=1))
+    (out / HASHES).write_text(json.dumps(file_hashes(out, FILES), indent=1))

@@ -48,11 +48,23 @@ class SoftLabelParams(PhaseParams):
     manifest: str = ""
     teachers: list[str] = []  # blank: every earlier teacher phase
     weights: list[Annotated[float, Field(ge=0.0)]] = []  # blank: searched on val/select
-    space: Literal["logit", "prob"] = "logit"
+    space: Literal["logit", "prob", "best"] = "logit"  # best: the one whose weights score better on val/select
     flip_average: bool = True
     batch_size: Annotated[int, Field(ge=1)] = 256
     pack: PackKind = "faces"
     device: Device = "auto"
+    registered_name: RegisteredName = "fer-teacher-ensemble"
+    alias: Alias = ""  # of the ensemble in the registry; blank: it is not registered
+
+    @classmethod
+    def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
+        return frozenset() if values.get("alias") else frozenset({"registered_name", "alias"})
+
+    @model_validator(mode="after")
+    def _check_space(self):
+        if self.space == "best" and self.weights:
+            raise ValueError("space best belongs to weights that are searched: leave weights blank, or name the space")
+        return self
 
 
 class EvaluateParams(PhaseParams):

@@ -53,7 +53,7 @@ class EventLogger:
         self.epochs = event.get("total_steps", 0) // self.steps_per_epoch or None
         weights = self.run.output_dir / "starting_weights.json"
         if weights.is_file():  # logged at the start, so that a killed run has the tags too
-            record = {k: v for k, v in read_json(weights).items() if k != "training_data"}
+            record = {k: v for k, v in read_json(weights).items() if k not in ("training_data", "cost")}
             if Path(record["origin"]).is_absolute():  # so that a checkout can be moved
                 record["origin"] = below(Path(record["origin"]), home())
             record |= {k: v for k, v in record.pop("provenance", {}).items() if k != "origin"}

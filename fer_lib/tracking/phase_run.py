@@ -145,9 +145,9 @@ class PhaseRun:
         return mlruns() / "cache"
 
     def bundles(self, field: str) -> list[Path]:
-        """The bundle folders behind an input field of phases, folders and registry URIs; empty when it is blank."""
-        values = self.inputs[field]
-        return [resolve(value) for value in ([values] if isinstance(values, str) else values) if value]
+        """The folders of bundles, or of ensembles where the field takes them, behind an input field."""
+        values, ensembles = self.inputs[field], field in ("teachers", "ensembles")
+        return [resolve(value, ensembles) for value in ([values] if isinstance(values, str) else values) if value]
 
     def __enter__(self) -> PhaseRun:
         return self

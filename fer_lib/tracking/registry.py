@@ -14,6 +14,8 @@ from fer_lib import default_model
 from fer_lib.datasets.provenance import not_for_photos, training_text
 from fer_lib.errors import FerError
 from fer_lib.models.bundle import META, Bundle, bundle_folder, read_bundle
+from fer_lib.models.ensemble_folder import Ensemble, is_ensemble
+from fer_lib.models.softlabels_format import METRICS
 from fer_lib.params import usable_alias
 from fer_lib.storage import paths
 from fer_lib.storage.atomic import fresh_folder
@@ -24,7 +26,12 @@ _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<ver
 
 
 def register_model(
-    bundle: Bundle, name: str, alias: str = "", run_id: str | None = None, smoke: bool = False, description: str = ""
+    bundle: Bundle | Ensemble,
+    name: str,
+    alias: str = "",
+    run_id: str | None = None,
+    smoke: bool = False,
+    description: str = "",
 ) -> Registration:
     """Register ``bundle`` as a new version of ``name`` and move ``alias`` (if any) to it, unless it is not permitted.
 
@@ -119,23 +126,25 @@ def alias_message(registered_name: str, alias: str, version: int, before: dict[s
     return f"{message} (macro-F1 {before['macro_f1']:.4f} on {rows})."
 
 
-def resolve(uri: str | Path) -> Path:
-    """The bundle folder behind a URI.
+def resolve(uri: str | Path, ensembles: bool = False) -> Path:
+    """The bundle folder behind a URI; with ``ensembles`` also the folder of an ensemble (``models.ensemble_folder``).
 
     ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``runs:/ID/PATH``, ``packaged``, or a folder: a bundle, or a phase
     folder with one as ``best`` (fit) or ``bundle`` (checkpoints, export).  Raises FerError that lists the available
     names, aliases or versions.
     """
     text = str(uri)
+    if ensembles and is_ensemble(Path(uri)):
+        return Path(uri)
     if text == "packaged":
         from fer_lib.deploy.packaged import packaged_bundle
 
         return packaged_bundle().path
     if text.startswith("models:/"):
-        return _find_bundle(_download(_download_uri(text)), text)
+        return _find_bundle(_download(_download_uri(text)), text, ensembles)
     if text.startswith("runs:/"):
         store.configure()
-        return _find_bundle(_download(text), text)
+        return _find_bundle(_download(text), text, ensembles)
     return bundle_folder(uri)
 
 
@@ -256,7 +265,12 @@ def _download(uri: str) -> Path:
     return cache
 
 
-def _find_bundle(folder: Path, uri: str) -> Path:
+def _find_bundle(folder: Path, uri: str, ensembles: bool) -> Path:
+    if mixes := [file.parent for file in folder.rglob(METRICS)]:
+        if ensembles:
+            return mixes[0]
+        raise FerError(f"{uri} is an ensemble, and one model is wanted here: name it among the teachers of soft labels "
+                       "or the ensembles of an evaluation, or predict with it")  # fmt: skip
     bundles = sorted(p.parent for p in folder.rglob(META)) if folder.is_dir() else []
     if len(bundles) != 1:
         what = "holds no bundle" if not bundles else f"holds {len(bundles)} bundles"
@@ -265,7 +279,7 @@ def _find_bundle(folder: Path, uri: str) -> Path:
 
 
 def _size(folder: Path) -> int:
-    return sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
 
 
 @contextmanager

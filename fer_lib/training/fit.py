@@ -28,6 +28,7 @@ from fer_lib.devices import describe_device
 from fer_lib.errors import DataError, FerError
 from fer_lib.models.bundle import Bundle, read_bundle
 from fer_lib.models.classifier import FerClassifier, build_classifier, check_size
+from fer_lib.models.cost import record_cost
 from fer_lib.models.weights import load_pretrained, resample_weights
 from fer_lib.params import FitParams
 from fer_lib.params.strict import first_problem
@@ -53,8 +54,8 @@ def run_fit(
     """Train a model on ``manifest`` into ``out``; yields the events of :func:`fer_lib.training.loop.fit`.
 
     ``objective(p, data, device)`` makes the loss.  ``options``: ``tune`` and ``norms`` of the loop; ``init_from``, a
-    bundle folder to start from; ``run_id``; ``inputs``, ids of other inputs that the weights depend on; ``ancestors``,
-    the exposure records of the teachers, None for a teacher without one.
+    bundle folder to start from; ``run_id``; ``inputs``, ids of other inputs that the weights depend on; ``ancestors``
+    and ``costs``, exposure records and (weights' hash, training cost) of the teachers, None where one has no record.
     Raises FerError, before any step, for a device, backbone, starting weights or data that cannot be used.
     """
     work = partial(_run_fit, p, manifest, out, cache_dir, kind=kind, objective=objective, **options)
@@ -76,6 +77,7 @@ def _run_fit(
     run_id: str = "",
     inputs: dict[str, str] | None = None,
     ancestors: Sequence[TrainingExposure | None] = (),
+    costs: Sequence[tuple[str, dict[str, Any] | None]] = (),
 ) -> Iterator[dict[str, Any]]:
     """The fit of one process.  Rank 0 writes packs and starting weights first, and the other ranks then read them."""
     apply_settings(p)
@@ -104,7 +106,7 @@ def _run_fit(
             alignment = _alignment(p, manifest, data, weights, event, init_from, context.device, ids)
             write_json(out / "alignmentreport.json", alignment)
         if event["event"] == "end" and context.rank == 0:
-            _write_reports(read_bundle(out / "best"), event, p.smoke, out)
+            _write_reports(record_cost(out, costs), event, p.smoke, out)
         if p.negative.method != "none" and event["event"] in ("start", "end") and context.rank == 0:
             write_negative_report(p, out)
         yield event
@@ -117,9 +119,8 @@ def _run_fit(
 
 def _write_reports(bundle: Bundle, end: dict[str, Any], smoke: bool, out: Path) -> None:
     """Write ``reliabilitymetrics.json`` and ``calibration.json``, for a smoke run also ``smoke_results.json``."""
-    epoch, temperature = bundle.meta["ids"]["epoch"], bundle.meta["temperature"]
+    epoch, temperature, metrics = bundle.meta["ids"]["epoch"], bundle.meta["temperature"], bundle.meta["metrics"]
     keys = ("accuracy", "macro_f1", "per_class_f1", "nll", "ece", "brier")
-    metrics = bundle.meta["metrics"]
     shared = {k: temperature[k] for k in ("mode", "global_temperature", "temperature_vector")}
     counts = {k: metrics["val_select"][k] for k in ("n_expected", "n_used")}
     identity = {k: bundle.meta["ids"][k] for k in ("evalset_id", "protocol_id")}
@@ -168,7 +169,7 @@ def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, out: P
         state = bundle.state_dict() | identity
         model.load_state_dict(resample_weights(state, model, f"the weights of init_from {init_from}"))
         weights = {"source": "init_from", "origin": str(bundle.path), "weights_sha256": bundle.weights_sha256}
-        weights["training_data"] = bundle.meta.get("training_data")  # a resume does not open the bundle
+        weights |= {key: bundle.meta.get(key) for key in ("training_data", "cost")}  # a resume does not open the bundle
     else:
         weights = load_pretrained(model, p.pretrained, make_contract(p))
     write_json(record, weights)

@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.provenance import read_exposure
-from fer_lib.errors import BundleError, FerError
+from fer_lib.errors import FerError
 from fer_lib.faces.contract import FaceContract
-from fer_lib.models.bundle import read_bundle
 from fer_lib.models.ensemble import combine
+from fer_lib.models.ensemble_folder import member_bundles
 from fer_lib.models.losses import decoupled_kl, distillation_kl, mixup
-from fer_lib.models.softlabels_format import read_softlabels, softlabels_sha256
+from fer_lib.models.softlabels_format import read_record, read_softlabels, softlabels_sha256
 from fer_lib.params import StudentParams
 from fer_lib.training.fit import run_fit
 from fer_lib.training.fit_inputs import FitData
@@ -116,14 +116,7 @@ class LiveTeachers:
     def __init__(self, record: dict[str, Any], contract: FaceContract, device: torch.device):
         self.contract, self.space = contract, record["ensemble_space"]
         self.weights = [t["weight"] for t in record["teachers"]]
-        bundles = [read_bundle(t["uri"]) for t in record["teachers"]]
-        for teacher, bundle in zip(record["teachers"], bundles, strict=True):
-            current = bundle.weights_sha256, bundle.contract.id
-            if current != (teacher["weights_sha256"], teacher["face_contract_id"]):
-                raise BundleError(
-                    f"{bundle.path} holds other weights or another face contract than when the soft labels were made: "
-                    "export them again"
-                )
+        bundles = member_bundles(record)
         self.models = [b.model().to(device) for b in bundles]
         self.views = [partial(self._view, teacher=b.contract) for b in bundles]
 
@@ -159,4 +152,5 @@ def train_student(
     if reads_softlabels(p) and softlabels is not None:
         record["inputs"] = {"softlabels_sha256": softlabels_sha256(softlabels)}
         record["ancestors"] = [read_exposure(softlabels)]
+        record["costs"] = [(t["weights_sha256"], t.get("cost")) for t in read_record(softlabels)["teachers"]]
     yield from run_fit(p, manifest, out, cache_dir, kind="student", objective=objective, tune=p.tune, **record)

@@ -27,6 +27,7 @@ from fer_lib.evaluation.results import best_model, evaluate_result
 from fer_lib.evaluation.subjects import subjects
 from fer_lib.evaluation.table import (
     annotators_table,
+    models_table,
     per_class_table,
     predictions,
     prior_table,
@@ -184,6 +185,36 @@ def test_the_table_and_the_predictions_agree(made):
     line = table[(table["model"] == "two") & (table["view"] == "flip") & (table["rows"] == "all")].iloc[0]
     assert line["accuracy"] == pytest.approx((raw.argmax(1) == y).mean())
     np.testing.assert_allclose(scaled.sum(1), 1.0)
+
+
+def test_the_table_of_models_has_their_start_votes_and_cost(made, tmp_path):
+    base, manifest, result = made
+    unknown = models_table(result).set_index("model")
+    assert (
+        unknown.loc["one", "kind"] == "teacher"
+        and unknown.loc["ensemble", "parameters"] == 2 * (unknown.loc["one", "parameters"])
+    )
+    assert unknown[["starting weights", "rows with votes", "epochs in all"]].isna().all(axis=None), "made by hand"
+    first = read_bundle(base / "one" / "best")
+    own = {"seconds": 60.0, "epochs": 3, "images": 900}
+    cost = {"own": own, "cumulative": own, "ancestors": {}}
+    derive_bundle(first, tmp_path / "a" / "best", name="a", cost=cost)
+    child = read_bundle(base / "two" / "best")
+    ids = {"starting_weights_sha256": first.weights_sha256}
+    more = {"own": {"seconds": 30.0, "epochs": 2, "images": 100}, "ancestors": {first.weights_sha256: own}}
+    more["cumulative"] = {"seconds": 90.0, "epochs": 5, "images": 1000}
+    derive_bundle(child, tmp_path / "b" / "best", name="b", ids=ids, cost=more)
+    for name, votes, weight in (("a", 12, 0.5), ("b", 12, 0.0)):
+        report = {"ids": ids if name == "b" else {}, "model": {"pretrained": "hub" if name == "a" else "init_from"},
+                  "data": {"rows_with_votes": votes}, "protocol": {"soft_label_weight": weight}}  # fmt: skip
+        (tmp_path / name / "alignmentreport.json").write_text(json.dumps(report))
+    p = EvaluateParams(split="val", resamples=100, smoke=True, allow_leaks=ALLOWED, views=["none"], calibration="none")
+    cache = base / "runs" / "cache"
+    found = evaluate(p, manifest, [tmp_path / "a", tmp_path / "b"], [], tmp_path / "out", cache, "cpu")
+    table = models_table(found).set_index("model")
+    assert table["starting weights"].tolist() == ["hub", "a"] and table["rows with votes"].tolist() == [12, 0]
+    assert table["epochs in all"].tolist() == [3, 5] and table["images in all"].tolist() == [900, 1000]
+    assert table["training in all, s"].tolist() == [60.0, 90.0]
 
 
 def test_a_known_leak_is_refused_unless_its_source_is_named_and_then_it_is_said(made, tmp_path):

@@ -1,4 +1,6 @@
-"""Ensembles compared with sums by hand, and the weight search with a constructed optimum."""
+"""Ensembles compared with sums by hand, and the weight search with a constructed optimum and with all its mixes."""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from scipy.spatial.distance import jensenshannon
 
 from fer_lib.calibration import metrics
 from fer_lib.errors import FerError
-from fer_lib.models.ensemble import combine, disagreement, search_weights
+from fer_lib.models.ensemble import combine, disagreement, rank_mixes, score_mixes
 
 
 @pytest.fixture
@@ -65,32 +67,105 @@ def members_with_optimum(shares, n=700, seed=1):
 @pytest.mark.parametrize("shares", [(0.7, 0.3), (0.25, 0.75), (0.2, 0.3, 0.5)])
 def test_search_finds_the_optimum(shares):
     members, y = members_with_optimum(shares)
-    weights, best = search_weights(members, y, "logit")
-    assert weights == pytest.approx(shares) and best == 1.0
-    assert best == metrics.macro_f1(combine(members, weights, "logit").argmax(1), y)
+    best = rank_mixes(members, y, ["logit"])[0]
+    assert best.weights == pytest.approx(shares) and best.macro_f1 == best.accuracy == 1.0
 
 
-def test_search_returns_the_best_of_its_grid_in_both_spaces(members):
-    y = np.arange(30) % 7
+def scores_by_hand(members, weights, space, y):
+    predicted = combine(members, weights, space).argmax(1)
+    return metrics.macro_f1(predicted, y), metrics.accuracy(predicted, y)
+
+
+def all_weights(members, steps):
+    every = itertools.product(range(steps + 1), repeat=members)
+    return [[u / steps for u in units] for units in every if sum(units) == steps]
+
+
+def teachers(count, n=150, seed=3, skill=1.5):
+    """Members that agree on some rows: each is the labels, a shared error and an error of its own."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 7, n)
+    shared = rng.normal(size=(n, 7)) + skill * np.eye(7)[y]
+    return [shared + rng.normal(size=(n, 7)) * (1 + i / 3) for i in range(count)], y
+
+
+@pytest.mark.parametrize("space", ["logit", "prob"])
+@pytest.mark.parametrize("block", [1, 400, 2**16])
+def test_mixes_have_the_scores_of_their_predictions(monkeypatch, space, block):
+    monkeypatch.setattr("fer_lib.models.ensemble.BLOCK", block)
+    members, y = teachers(3)
+    values = np.stack(members if space == "logit" else [softmax(z) for z in members])
+    assert 0 < np.mean(values.argmax(2)[0] == values.argmax(2)).round(6) < 1
+    weights = all_weights(3, 10)
+    f1, accuracy = score_mixes(values, y, np.array(weights))
+    expected = [scores_by_hand(members, w, space, y) for w in weights]
+    assert list(zip(f1.tolist(), accuracy.tolist(), strict=True)) == expected
+
+
+def test_members_that_agree_on_every_row_have_one_score():
+    f1, accuracy = score_mixes(np.stack([np.eye(7), 2 * np.eye(7)]), np.arange(7), np.array([[0.5, 0.5], [1.0, 0.0]]))
+    assert f1.tolist() == accuracy.tolist() == [1.0, 1.0]
+
+
+def test_the_first_of_two_equal_classes_is_predicted():
+    values = np.stack([np.eye(7)[[2, 5]], np.eye(7)[[5, 2]]])
+    assert score_mixes(values, np.array([2, 2]), np.array([[0.5, 0.5]]))[1].tolist() == [1.0]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_every_set_has_the_best_of_all_its_mixes(count):
+    members, y = teachers(count)
+    ranked = rank_mixes(members, y, steps=10)
+    assert len(ranked) == 2 * (2**count - 1)
     for space in ("logit", "prob"):
-        weights, best = search_weights(members[:2], y, space)
-        grid = [metrics.macro_f1(combine(members[:2], [w / 20, 1 - w / 20], space).argmax(1), y) for w in range(21)]
-        assert best == max(grid) and sum(weights) == pytest.approx(1.0)
+        scored = [(scores_by_hand(members, w, space, y), w) for w in all_weights(count, 10)]
+        for mix in (m for m in ranked if m.space == space):
+            chosen = np.array(mix.weights) > 0
+            of_set = [scores for scores, w in scored if np.array_equal(np.array(w) > 0, chosen)]
+            assert (mix.macro_f1, mix.accuracy) == max(of_set) == scores_by_hand(members, mix.weights, space, y)
+    keys = [(-m.macro_f1, -m.accuracy) for m in ranked]
+    assert keys == sorted(keys) and len(set(keys)) > 3
 
 
 def test_ties_go_to_equal_weights():
-    z = np.eye(7) * 5
-    y = np.arange(7)
-    assert search_weights([z, z * 2], y, "logit") == ([0.5, 0.5], 1.0)
-    assert search_weights([z], y, "prob") == ([1.0], 1.0)
+    z, y = np.eye(7) * 5, np.arange(7)
+    assert rank_mixes([z, z * 2], y, ["logit"])[0].weights == (0.5, 0.5)
+    assert rank_mixes([z], y)[0].weights == (1.0,)
 
 
-def test_many_members_are_searched_on_a_coarser_grid():
+def test_of_equal_macro_f1_the_higher_accuracy_comes_first():
+    y = np.array([0, 0, 0, 1, 2])
+    right_four, right_three = np.eye(7)[[0, 0, 0, 1, 1]], np.eye(7)[[0, 0, 1, 0, 2]]
+    ranked = rank_mixes([right_four, right_three], y, ["logit"])
+    assert len({mix.macro_f1 for mix in ranked}) == 1
+    assert [(mix.weights, mix.accuracy) for mix in ranked] == [
+        ((0.55, 0.45), 0.8),
+        ((1.0, 0.0), 0.8),
+        ((0.0, 1.0), 0.6),
+    ]
+
+
+@pytest.mark.parametrize("space", ["logit", "prob"])
+@pytest.mark.parametrize("seed", [3, 4, 5])
+def test_a_coarse_grid_with_refinement_finds_the_best_of_all_mixes(space, seed):
+    """Five members: all 3876 mixes against a start from at most 70, the best of which is a point worse."""
+    members, y = teachers(5, n=1000, seed=seed)
+
+    def best(points):
+        mixes = rank_mixes(members, y, [space], points=points)
+        return next(m for m in mixes if min(m.weights) > 0)
+
+    refined = best(70)
+    assert refined == best(5000)
+    assert (refined.macro_f1, refined.accuracy) == scores_by_hand(members, refined.weights, space, y)
+
+
+def test_many_members_are_searched():
     rng = np.random.default_rng(2)
     y = np.arange(70) % 7
-    noise = [rng.normal(size=(70, 7)) for _ in range(5)]
-    weights, best = search_weights([*noise, np.eye(7)[y] * 9], y, "logit")
-    assert best == 1.0 and weights[-1] == max(weights) and len(weights) == 6
+    noise = [rng.normal(size=(70, 7)) for _ in range(6)]
+    best = rank_mixes([*noise, np.eye(7)[y] * 9], y, ["logit"])[0]
+    assert best.macro_f1 == 1.0 and best.weights[-1] == max(best.weights) and len(best.weights) == 7
 
 
 def test_the_disagreement_of_two_is_their_jensen_shannon_divergence(members):

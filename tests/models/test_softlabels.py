@@ -17,9 +17,11 @@ from fer_lib.errors import BundleError, FerError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.models import softlabels
 from fer_lib.models.bundle import read_bundle
+from fer_lib.models.ensemble import rank_mixes
 from fer_lib.models.inference import predict_logits
 from fer_lib.models.softlabels import cached_logits, export_softlabels, sharpness
 from fer_lib.models.softlabels_format import FILES, read_softlabels
+from fer_lib.models.softlabels_result import ranking_figure, ranking_table
 from fer_lib.params import SoftLabelParams
 
 KEYS = {
@@ -99,13 +101,47 @@ def test_files_of_an_export(folder, drawn_manifest, drawn_teachers, pack_cache):
     assert sorted(f1, key=f1.get, reverse=True)[0] == record["ranking"][0] or len(set(f1.values())) == 1
 
 
-def test_blank_weights_are_searched_on_val_select(drawn_manifest, drawn_teachers, pack_cache, tmp_path):
-    record = export(drawn_manifest, drawn_teachers, tmp_path, pack_cache, weights=[], space="prob")
+@pytest.mark.parametrize("space", ["logit", "prob", "best"])
+def test_blank_weights_are_the_best_on_val_select_in_that_space(
+    drawn_manifest, drawn_teachers, pack_cache, tmp_path, space
+):
+    record = export(drawn_manifest, drawn_teachers, tmp_path, pack_cache, weights=[], space=space)
     select = drawn_manifest.rows(split="val", val_role="select")
     members = reference_logits(drawn_teachers, select, pack_cache)
-    expected, best = softlabels.search_weights(members, select.labels, "prob")
-    assert [t["weight"] for t in record["teachers"]] == pytest.approx(expected)
-    assert json.loads((tmp_path / "ensemble_metrics.json").read_text())["macro_f1"] == pytest.approx(best)
+    expected = rank_mixes(members, select.labels, ["logit", "prob"] if space == "best" else [space])[0]
+    assert record["ensemble_space"] == expected.space
+    assert [t["weight"] for t in record["teachers"]] == pytest.approx(expected.weights)
+    scores = json.loads((tmp_path / "ensemble_metrics.json").read_text())
+    assert scores["macro_f1"] == pytest.approx(expected.macro_f1) and scores["accuracy"] == expected.accuracy
+
+
+def test_the_ranking_lists_every_set_of_teachers_on_one_evaluation_set(folder, drawn_teachers):
+    ranking = json.loads((folder / "ensemble_ranking.json").read_text())
+    scores = json.loads((folder / "ensemble_metrics.json").read_text())
+    assert {k: ranking[k] for k in ("evalset_id", "n_expected", "n_used")} == {
+        k: scores[k] for k in ("evalset_id", "n_expected", "n_used")
+    }
+    sets = ranking["sets"]
+    pair = ["teacher1", "teacher2"]
+    assert sorted((s["members"], s["space"]) for s in sets) == [
+        (["teacher1"], "logit"), (pair, "logit"), (pair, "prob"), (["teacher2"], "logit")]  # fmt: skip
+    keys = [(-s["macro_f1"], -s["accuracy"]) for s in sets]
+    assert keys == sorted(keys)
+    record = json.loads((folder / "alignmentreport.json").read_text())
+    for alone in (s for s in sets if len(s["members"]) == 1):
+        [teacher] = [t for t in record["teachers"] if t["model"] == alone["members"][0]]
+        assert alone["macro_f1"] == pytest.approx(teacher["val_select"]["macro_f1"]) and alone["weights"] == [1.0]
+    assert {s["protocol_id"] for s in sets if s["members"] == pair} == {scores["protocol_id"]}
+    assert len({s["protocol_id"] for s in sets}) == 3, "each teacher has another image size"
+    table = ranking_table(folder)
+    assert table["macro_f1"].tolist() == pytest.approx([s["macro_f1"] for s in sets])
+    assert table["members"].tolist() == [" + ".join(s["members"]) for s in sets]
+    assert set(table["evalset_id"]) == {scores["evalset_id"]}
+    [axes] = ranking_figure(folder).axes
+    assert [line.get_xdata().tolist() for line in axes.lines] == [
+        [s[k] for s in sets] for k in ("macro_f1", "accuracy")
+    ]
+    assert [t.get_text().split("  ")[0] for t in axes.get_yticklabels()] == table["members"].tolist()
 
 
 def test_logits_are_in_the_row_order_of_the_reader(folder, drawn_manifest):

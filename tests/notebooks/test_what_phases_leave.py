@@ -113,7 +113,7 @@ FIGURES = {
         for name in FITS
     },
     "checkpoints": {"checkpoints.png", "reliability_chosen.png"},
-    "softlabels": {"disagreement.png"},
+    "softlabels": {"disagreement.png", "ensemble_ranking.png"},
     "evaluate": {"reliability_raw.png", "reliability_scaled.png", "confusion_matrix.png", "per_class_f1.png"}
     | {"stages.png", "sources.png", "transfer.png"}
     | {

@@ -28,21 +28,6 @@ CONFIG = dict(backbone="test_resnet", image_size=40, embed_dim=32, dropout=0.0, 
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory, add_store):
-    """A store of its own for this module; MLflow's globals are put back afterwards."""
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-    folder = tmp_path_factory.mktemp("home")
-    add_store(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FER_HOME", str(folder))
-        patch.setenv("MLFLOW_TRACKING_URI", "")
-        store.configure()
-        yield folder
-    mlflow.set_tracking_uri(before[0])
-    mlflow.set_registry_uri(before[1])
-
-
-@pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     torch.manual_seed(1)
     model = build_classifier(CONFIG)

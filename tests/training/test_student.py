@@ -1,6 +1,8 @@
 """Students: every training mode, checks of their teachers, trainable parameters, and exposure records."""
 
 import dataclasses
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -258,6 +260,35 @@ def test_exposure_includes_starting_weights_and_teachers(drawn_manifest, pack_ca
         list(train_student(p, half, tmp_path / name, pack_cache, **options))
         exposure = read_exposure(tmp_path / name / "best")
         assert exposure.complete and exposure.trained_on.tolist() == expected.tolist(), name
+
+
+def test_the_cost_counts_starting_weights_and_teachers_once(
+    drawn_manifest, drawn_teachers, pack_cache, start, softlabels, tmp_path
+):
+    """Plain, then KD from it, then DKD from that one: the two teachers of both count once."""
+    from_start = dict(init_from=str(start), softlabels=softlabels)
+    list(train_student(params(mode="kd", epochs=2, max_train_batches=2), drawn_manifest, tmp_path / "kd", pack_cache,
+                       **from_start))  # fmt: skip
+    p = params(mode="dkd", epochs=1, max_train_batches=3, batch_size=16)
+    options = dict(init_from=str(tmp_path / "kd" / "best"), softlabels=softlabels)
+    list(train_student(p, drawn_manifest, tmp_path / "dkd", pack_cache, **options))
+    teachers = [read_bundle(t) for t in drawn_teachers]
+    chain = [*teachers, read_bundle(start), read_bundle(tmp_path / "kd" / "best")]
+    best = read_bundle(tmp_path / "dkd" / "best")
+    cost = best.meta["cost"]
+    assert cost["own"] | {"seconds": 0} == {"seconds": 0, "epochs": 1, "images": 3 * 16}
+    assert cost["ancestors"] == {b.weights_sha256: b.meta["cost"]["own"] for b in chain}
+    assert cost["cumulative"]["epochs"] == 2 + 2 + 1 + 2 + 1
+    assert cost["cumulative"]["images"] == 2 * (2 * 4 * 28) + 32 + 2 * 2 * 32 + 3 * 16
+    history = json.loads((tmp_path / "dkd" / "history.json").read_text())
+    assert cost["own"]["seconds"] == history[-1]["timing"]["total_sec"] > 0
+    assert cost["cumulative"]["seconds"] == pytest.approx(
+        cost["own"]["seconds"] + sum(b.meta["cost"]["own"]["seconds"] for b in chain)
+    )
+    shutil.rmtree(tmp_path / "kd")  # the command again: the fit is finished, and its start has gone
+    list(train_student(p, drawn_manifest, tmp_path / "dkd", pack_cache, softlabels=softlabels,
+                       init_from=options["init_from"]))  # fmt: skip
+    assert read_bundle(tmp_path / "dkd" / "best").meta["cost"] == cost
 
 
 def test_fit_key_depends_on_what_the_weights_depend_on():
