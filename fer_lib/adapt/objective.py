@@ -30,6 +30,8 @@ _SHARED = AdaptFit.model_fields.keys() & AdaptParams.model_fields.keys() - {"man
 class AdaptObjective:
     """The loss above.  Raises DataError when no train row has a weight or a class for negative learning."""
 
+    state: dict[str, torch.Tensor] = {}
+
     def __init__(self, p: AdaptFit, data: FitData, device: torch.device):
         self.p, self.sampler = p, data.sampler
         rows = data.train.manifest

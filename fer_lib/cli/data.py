@@ -35,6 +35,7 @@ def import_(
     Either a params file, or one source by --source and --root with -p for its other parameters.
     """
     from fer_lib.cli.data_views import count_table, left_out_table, save_pages, show
+    from fer_lib.datasets.build import nested_counts
     from fer_lib.importers import import_all
     from fer_lib.pipeline.progress import show_progress
 
@@ -45,11 +46,11 @@ def import_(
     specs = _one_source(source, root, param) if params is None else _sources_of(params)
     with show_progress("import"):
         report = import_all(specs, out)
-    reports = report["reports"]
-    show(count_table({r["dataset"]: r["splits"] for r in reports}, "Imported"), left_out_table(reports))
+    rows = imported_rows(out)
+    show(count_table(nested_counts(rows.frame), "Imported"), left_out_table(report["reports"]))
     for warning in report["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
-    save_pages(imported_rows(out), "Imported rows", "imported_rows", out)
+    save_pages(rows, "Imported rows", "imported_rows", out)
     typer.echo(f"{report['manifest']['rows']:,} rows in {out}; next: fer data build {out} -o MANIFEST_FOLDER")
 
 

@@ -43,24 +43,24 @@ def keyed_rng(*key: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(_Words(np.frombuffer(digest, np.uint64))))
 
 
-@lru_cache(maxsize=4 * NUM_CLASSES)
-def _permutation(n: int, *key: int | str) -> np.ndarray:
-    return keyed_rng(*key).permutation(n)
-
-
 @dataclass(frozen=True)
 class Sampler:
-    """Row numbers of each step.  ``balanced``: equal shares of every class in each batch.
+    """Row numbers of each step.
 
-    Each class has permutations that continue over epochs, so every row is drawn within ceil(7 max n_c / N) epochs; the
-    remainder of batch_size modulo 7 rotates over the classes.  Raises DataError without rows, and for balanced batches
-    without rows of a class.
+    ``balanced``: equal shares of every class in each batch.  ``sources`` (str [N], the source of each row): equal
+    shares of every source, when ``balanced`` among the sources of each class.
+
+    Each class, or each source (of each class), has permutations that continue over epochs.  So every row is drawn
+    within ceil(7 max n_c / N) epochs when classes are balanced, within ceil(S max n_s / N) when S sources are, within
+    ceil(7 S max n_cs / N) when both are.  The remainder of batch_size modulo 7 rotates over the classes; the sources
+    take turns.  Raises DataError without rows, and for balanced batches without rows of a class.
     """
 
     labels: np.ndarray
     batch_size: int
     balanced: bool
     seed: int
+    sources: np.ndarray | None = None
 
     def __post_init__(self):
         counts = np.bincount(self.labels, minlength=NUM_CLASSES)
@@ -78,33 +78,50 @@ class Sampler:
     def steps_per_epoch(self) -> int:
         """Balanced: rounded up, for at least N rows per epoch.  Otherwise whole batches only."""
         whole, rest = divmod(len(self.labels), self.batch_size)
-        return max(1, whole + (self.balanced and rest > 0))
+        return max(1, whole + (self._continues and rest > 0))
+
+    @property
+    def _continues(self) -> bool:
+        """Whether permutations of parts of the rows continue over epochs."""
+        return self.balanced or self.sources is not None
 
     @cached_property
-    def _members(self) -> list[np.ndarray]:
-        """The rows of each class."""
-        return [np.flatnonzero(self.labels == c) for c in range(NUM_CLASSES)]
+    def _parts(self) -> list[list[tuple[tuple[int | str, ...], np.ndarray]]]:
+        """For each class, or once for all: (random key, rows) of each of its sources, or of all."""
+        classes = [(("class", c), self.labels == c) for c in range(NUM_CLASSES)] if self.balanced else [((), True)]
+        if self.sources is None:
+            return [[(key, np.flatnonzero(among))] for key, among in classes]
+        named = [(str(name), self.sources == name) for name in np.unique(self.sources)]
+        parts = [[((*key, "source", n), np.flatnonzero(among & own)) for n, own in named] for key, among in classes]
+        return [[part for part in of_class if len(part[1])] for of_class in parts]
+
+    @cached_property
+    def _permutation(self) -> Callable[..., np.ndarray]:
+        """Permutation of (n, *key), cached for about four of each part."""
+        return lru_cache(4 * sum(map(len, self._parts)))(lambda n, *key: keyed_rng(*key).permutation(n))
 
     def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """(row numbers int64 [B], number of earlier full permutations int64 [B]) of global step ``step``."""
-        if not self.balanced:
+        if not self._continues:
             epoch, index = divmod(step, self.steps_per_epoch)
-            order = _permutation(len(self.labels), self.seed, "order", epoch)
+            order = self._permutation(len(self.labels), self.seed, "order", epoch)
             rows = order[index * self.batch_size : (index + 1) * self.batch_size]
             return rows, np.full(len(rows), epoch)
         rows, walks = [], []
-        for c in range(NUM_CLASSES):
-            members = self._members[c]
-            for position in range(self._draws(c, step), self._draws(c, step + 1)):
-                walk, offset = divmod(position, len(members))
-                rows.append(members[_permutation(len(members), self.seed, "class", c, walk)[offset]])
-                walks.append(walk)
+        for c, parts in enumerate(self._parts):
+            first, last = self._draws(c, step), self._draws(c, step + 1)
+            for turn, (key, members) in enumerate(parts):  # draw number d is the turn of part d modulo their number
+                for draw in range(first + (turn - first) % len(parts), last, len(parts)):
+                    walk, offset = divmod(draw // len(parts), len(members))
+                    rows.append(members[self._permutation(len(members), self.seed, *key, walk)[offset]])
+                    walks.append(walk)
         return np.asarray(rows), np.asarray(walks)
 
     def _draws(self, c: int, steps: int) -> int:
-        """Number of rows of class ``c`` in the first ``steps`` batches."""
-        base, extra = divmod(self.batch_size, NUM_CLASSES)
-        return base * steps + (extra * steps + NUM_CLASSES - 1 - c) // NUM_CLASSES
+        """Number of rows of class ``c`` (0: of all, where classes are not balanced) in the first ``steps`` batches."""
+        n = len(self._parts)
+        base, extra = divmod(self.batch_size, n)
+        return base * steps + (extra * steps + n - 1 - c) // n
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fer_lib.datasets.import_folder import REPORT, read_imports
+from fer_lib.datasets.import_folder import REPORT, import_folders, read_imports
 from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
+from fer_lib.datasets.provenance import any_drawn
 from fer_lib.datasets.splits import assign_val, assign_val_roles, excluded_from_val
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
@@ -48,15 +49,16 @@ def build_manifest(params: ManifestParams, import_dir: Path, out: Path, name: st
     excluded = excluded_from_val(usable)
     usable = assign_val(usable, params.val_fraction, params.seed)
     usable = assign_val_roles(usable, params.val_roles, params.seed)
-    files = {source: import_dir / source / REPORT for source in sorted(set(selected["source"]))}
-    reports = {source: read_json(file) for source, file in files.items() if file.is_file()}
-    bad_labels = sum(report["bad_records"].get("label out of range", 0) for report in reports.values())
+    files, sources = [folder / REPORT for folder in import_folders(import_dir)], set(selected["source"])
+    reports = [report for file in files if file.is_file() and (report := read_json(file))["dataset"] in sources]
+    drawn = {s: any_drawn([r.get("drawn") for r in reports if r["dataset"] == s] or [None]) for s in sorted(sources)}
+    bad_labels = sum(report["bad_records"].get("label out of range", 0) for report in reports)
     meta = {
         "root": import_dir.as_posix(),
         "tolerance": params.tolerance,
         "created": params.model_dump(mode="json", exclude={"output_dir", "imports", "smoke", "manifests", "curate"}),
-        "drawn": {s: reports[s]["drawn"] for s in sorted(set(usable["source"])) if "drawn" in reports.get(s, {})},
-        "bad_labels": bad_labels if len(reports) == len(files) else None,
+        "drawn": {s: drawn[s] for s in sorted(set(usable["source"])) if drawn[s] is not None},
+        "bad_labels": bad_labels if all(file.is_file() for file in files) else None,
     }
     manifest = Manifest(usable, meta)
     report = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,17 @@ def refuse_foreign(target: Path) -> None:
             f"{target} stands where the import would be written, but no import wrote it (that leaves {ROWS}, {REPORT} "
             f"and {IMAGES}/, nothing else): choose another output folder or name, or move it away; it stays as it is"
         )
+
+
+def refuse_other_parts(out: Path, sources: Collection[str], places: Collection[str]) -> None:
+    """Raise :class:`DataError` for a folder in ``out`` that has a part of ``sources`` and is not among ``places``."""
+    for folder in import_folders(out):
+        source = folder.name.rpartition("-")[0]
+        if folder.name not in places and source in sources and _entry(folder)["dataset"] == source:
+            raise DataError(
+                f"{folder} holds a part of {source} from an earlier import, which this import would not replace: "
+                "delete it, or choose another output folder (-o)"
+            )
 
 
 def import_folders(import_dir: Path) -> list[Path]:

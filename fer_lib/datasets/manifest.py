@@ -128,7 +128,10 @@ class Manifest:
                 raise DataError(f"unknown {column} {wanted!r} for {self.path or 'manifest'}: use {', '.join(known)}")
             frame = frame[frame[column] == wanted]
             if frame.empty:
-                raise DataError(f"{self.path or 'manifest'} has no rows with {column} {wanted!r} in the chosen sources")
+                raise DataError(
+                    f"{self.path or 'manifest'} has no rows with {column} {wanted!r} in the chosen sources, and this "
+                    "needs them: name a manifest or sources that have them"
+                )
         return Manifest(frame.reset_index(drop=True), self.meta, self.path)
 
     @property

@@ -104,7 +104,7 @@ class TrainingData(BaseModel):
         sources = dict(other.sources)
         for name, own in self.sources.items():
             start = sources.get(name, own)
-            drawn = _any_drawn([own.drawn, start.drawn])
+            drawn = any_drawn([own.drawn, start.drawn])
             sources[name] = SourceRows(rows=max(own.rows, start.rows), drawn=drawn)
         return TrainingData(
             sources=dict(sorted(sources.items())), smoke=self.smoke or other.smoke, complete=other.complete
@@ -126,11 +126,12 @@ def join_drawn(manifests: Sequence[Manifest]) -> dict[str, bool]:
     for manifest in manifests:
         for source in set(manifest.frame["source"]):
             values.setdefault(source, []).append((manifest.meta.get("drawn") or {}).get(source))
-    joined = {source: _any_drawn(drawn) for source, drawn in sorted(values.items())}
+    joined = {source: any_drawn(drawn) for source, drawn in sorted(values.items())}
     return {source: drawn for source, drawn in joined.items() if drawn is not None}
 
 
-def _any_drawn(values: Sequence[bool | None]) -> bool | None:
+def any_drawn(values: Sequence[bool | None]) -> bool | None:
+    """Whether one of several parts is drawn; None where none is known to be and one is not recorded."""
     return True if any(values) else None if None in values else False
 
 

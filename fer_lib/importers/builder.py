@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from fer_lib.storage.atomic import explained
 from fer_lib.storage.progress import Step
 
 MAX_LISTED = 10  # bad records in an error message
+NOT_ASKED = "not asked for"  # in the report: rows of the splits that ``spec.splits`` leaves out
 Box = tuple[float, float, float, float]  # top, left, bottom, right in pixels
 _EXIF_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
 
@@ -74,7 +75,7 @@ def leaves_photo(box: Box, size: tuple[int, int]) -> bool:
 class ImportBuilder:
     """One import while it runs: rows and images, and a count of everything that is left out.
 
-    ``folder`` is the temporary folder that becomes ``<out>/<name>``; images go to ``folder/images``.
+    ``folder`` is the temporary folder that becomes ``<out>/<place>``; images go to ``folder/images``.
     """
 
     spec: SourceSpec
@@ -83,6 +84,8 @@ class ImportBuilder:
     folder: Path
     counter: Step | None = None  # counts rows
     limit: int = 0  # rows per class and split, the first in the raw data's order; 0: all
+    place: str = ""  # by default the name
+    other_parts: Collection[str] = ()  # sample ids of the source's earlier parts
     layout: str = ""  # by default the source's name
     rows: list[dict] = field(default_factory=list)
     skipped: int = 0  # rows beyond the limit
@@ -112,17 +115,22 @@ class ImportBuilder:
 
     def exclude(self, split: str, name: str, count: int = 1) -> None:
         """Count rows of ``split`` that are left out under ``name``: the dataset's class, or a reason."""
-        self.excluded[split][name] += count
+        self.excluded[split][name if self.asked_for(split) else NOT_ASKED] += count
+
+    def asked_for(self, split: str) -> bool:
+        """Whether rows of ``split`` are imported; ``all`` is what lies in no split."""
+        return not self.spec.splits or split in self.spec.splits or split == "all"
 
     def wanted(self, split: str, label: int | str) -> int | None:
-        """The class id of a row that is imported; None for another class or beyond the limit, which is counted.
+        """The class id of a row that is imported; None for another split or class or beyond the limit, and counted.
 
         ``label``: a class id, or a name; rows of no class are excluded under it.  A source asks before it reads pixels.
         """
         number = class_id(label) if isinstance(label, str) else label
-        if number is None:
-            self.exclude(split, label)
-        elif 0 < self.limit <= self._counts[split, number]:
+        if number is None or not self.asked_for(split):
+            self.exclude(split, str(label))
+            return None
+        if 0 < self.limit <= self._counts[split, number]:
             self.skipped += 1
             return None
         return number
@@ -182,13 +190,15 @@ class ImportBuilder:
             raise BadRecord("file name is no UTF-8 text", record)
         if record in self._records:
             raise BadRecord("record stands there twice", record)
+        if (row_id := sample_id(self.name, record, content)) in self.other_parts:
+            raise BadRecord("row is in an earlier part of the source", record)
         self._records.add(record)
         self._store(data, relative, origin)
         row = {
-            "sample_id": sample_id(self.name, record, content),
+            "sample_id": row_id,
             "content_id": content,
             "source": self.name,
-            "image_path": f"{self.name}/images/{relative}",
+            "image_path": f"{self.place or self.name}/images/{relative}",
             "label": label,
             "split": split,
             "val_role": "",
@@ -217,7 +227,8 @@ class ImportBuilder:
             raise DataError(
                 f"{self.name}: no image of the seven classes under {self.root} ({'; '.join(counts)})"
                 f"{self._bad_list()}{warnings}\n"
-                f"check that root is the folder that source {self.spec.source} reads, and the names of its classes"
+                f"check that root is the folder that source {self.spec.source} reads, the names of its classes, and "
+                "splits"
             )
         if self.skipped:
             self.warnings.append(f"{self.name}: smoke: {len(self.rows)} of {len(self.rows) + self.skipped} rows")

@@ -6,8 +6,8 @@ An import never changes raw data.  Its folder appears whole or not at all, and a
 from __future__ import annotations
 
 import importlib
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from fer_lib.datasets.import_folder import (
     read_imports,
     refuse_equal_names,
     refuse_foreign,
+    refuse_other_parts,
     refuse_overlap,
     replaceable,
     utf8_text,
@@ -39,7 +40,7 @@ from fer_lib.synthetic.dataset import check_embedded, embedded_root
 
 __all__ = ["ImportResult", "import_all", "import_source", "load_source", "read_imports"]
 
-COMMON_OPTIONS = frozenset(("source", "root", "name", "mode", "tolerance"))
+COMMON_OPTIONS = frozenset(("source", "root", "name", "splits", "mode", "tolerance"))
 DRAWN_OPTIONS = frozenset(("faces", "label_noise", "noise_shape", "duplicates", "leaks"))  # read for root: embedded
 SMOKE_ROWS = 20  # of each class in each split of a source, under --smoke
 PATH_OPTIONS = ("votes", "images", "image_map")  # files or folders besides root
@@ -59,20 +60,23 @@ def load_source(name: str) -> Source:
     return importlib.import_module(SOURCES[name]).DECLARATIONS[name]
 
 
-def import_source(spec: SourceSpec, out: Path, smoke: bool = False) -> ImportResult:
-    """Import one raw dataset to ``<out>/<spec.name or spec.source>``.
+def import_source(
+    spec: SourceSpec, out: Path, smoke: bool = False, part: int = 1, other_parts: Collection[str] = ()
+) -> ImportResult:
+    """Import one raw dataset to ``<out>/<spec.name or spec.source>``, a further ``part`` of a source to ``...-<part>``.
 
+    ``other_parts``: sample ids of the earlier parts; a row among them is a bad record.
     ``smoke``: import only the first ``SMOKE_ROWS`` rows of each class and split; no image of another row is read, and a
     warning counts them.  Raises :class:`DataError` naming file and row for bad input; the folder then stays as it was.
     Only a folder that an import wrote is replaced, and never one that is, holds or lies in the raw data.
     """
     out = Path(out).absolute()
-    name = check(spec, out)
-    root, target = raw_root(spec), out / name
-    with import_lock(out, name):
+    name, place = spec.name or spec.source, check(spec, out, part)
+    root, target = raw_root(spec), out / place
+    with import_lock(out, place):
         refuse_foreign(target)
-        with fresh_folder(target, replaceable) as folder, step(f"importing {name}", unit="rows") as counter:
-            builder = ImportBuilder(spec, name, root, folder, counter, SMOKE_ROWS if smoke else 0)
+        with fresh_folder(target, replaceable) as folder, step(f"importing {place}", unit="rows") as counter:
+            builder = ImportBuilder(spec, name, root, folder, counter, SMOKE_ROWS if smoke else 0, place, other_parts)
             load_source(spec.source).read(builder)
             builder.check()
             rows = builder.frame()
@@ -111,20 +115,26 @@ def import_all(specs: Sequence[SourceSpec], out_dir: Path, smoke: bool = False) 
 
     ``smoke``: see :func:`import_source`.  The report covers every import in ``out_dir``, earlier ones included.  All
     names, parameters and paths are checked before the first dataset is read.  When one import fails, the imports before
-    it stay and are reported.
+    it stay and are reported.  Specs with the same ``name`` are parts of one source, and ids are unique over them.
     """
     if not specs:
         raise DataError("no source to import: name at least one under sources")
     out_dir = Path(out_dir).absolute()
-    refuse_equal_names([check(spec, out_dir) for spec in specs])
-    for spec in each("dataset", specs):
-        import_source(spec, out_dir, smoke)
+    names = [spec.name for spec in specs]
+    parts = [names[:i].count(name) + 1 if name else 1 for i, name in enumerate(names)]
+    places = [check(spec, out_dir, part) for spec, part in zip(specs, parts, strict=True)]
+    refuse_equal_names(places)
+    refuse_other_parts(out_dir, {spec.name or spec.source for spec in specs}, places)
+    ids: dict[str, set[str]] = defaultdict(set)
+    for spec, part in each("dataset", list(zip(specs, parts, strict=True))):
+        rows = import_source(spec, out_dir, smoke, part, ids[spec.name or spec.source]).rows
+        ids[spec.name or spec.source].update(rows["sample_id"])
         report = write_clean_report(out_dir)
     return report
 
 
-def check(spec: SourceSpec, out: Path) -> str:
-    """The name under which ``spec`` is imported to ``out``; :class:`DataError` when it cannot be imported there."""
+def check(spec: SourceSpec, out: Path, part: int = 1) -> str:
+    """The folder in ``out`` to which ``spec`` is imported; :class:`DataError` when it cannot be imported there."""
     if spec.source not in SOURCES:
         hint = closest(spec.source, SOURCES)
         if any(word in spec.source for word in ("affectnet_full", "uniform_7")):  # datasets, not layouts
@@ -141,9 +151,10 @@ def check(spec: SourceSpec, out: Path) -> str:
         raw["root"] = existing(spec.root, name)
     if utf8_text(out) != str(out):
         raise DataError(f"{utf8_text(out)}: the output folder's path is no UTF-8 text: choose another one")
-    refuse_overlap(out / name, raw)
-    refuse_foreign(out / name)
-    return name
+    place = name if part == 1 else f"{name}-{part}"
+    refuse_overlap(out / place, raw)
+    refuse_foreign(out / place)
+    return place
 
 
 def refuse_unread_options(spec: SourceSpec, name: str) -> None:

@@ -18,13 +18,13 @@ def assign_splits(units: Iterable[str], fractions: Sequence[float], seed: int) -
     """Unit (a photo, a person) -> train, val or test: the hash order of (seed, unit), cut at ``fractions``.
 
     val and test get ``round(fraction * n)`` units, and at least one where the fraction is not zero and n >= 3; train
-    gets the rest.  The order of the units has no effect.
+    gets the rest, or val where train's fraction is 0.  The order of the units has no effect.
     """
     order = sorted(set(units), key=lambda unit: hashlib.sha256(f"{seed}:{unit}".encode()).hexdigest())
-    least = 1 if len(order) >= len(SPLITS) else 0
-    val, test = (max(round(share * len(order)), least if share else 0) for share in fractions[1:])
-    train = max(len(order) - val - test, 0)
-    return {unit: SPLITS[(i >= train) + (i >= train + val)] for i, unit in enumerate(order)}
+    least = [int(share > 0 and len(order) >= len(SPLITS)) for share in fractions[1:]]
+    val, test = (max(round(share * len(order)), few) for share, few in zip(fractions[1:], least, strict=True))
+    train, test = max(len(order) - val - test, 0) if fractions[0] else 0, min(test, len(order) - least[0])
+    return {unit: SPLITS[(i >= train) + (i >= len(order) - test)] for i, unit in enumerate(order)}
 
 
 def split_photos(faces: Sequence[tuple[str, int]], builder: ImportBuilder) -> dict[str, str]:

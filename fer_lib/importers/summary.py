@@ -26,12 +26,12 @@ def split_table(report: dict[str, Any]) -> pd.DataFrame:
         for entry in report["reports"]
         for split, labels in entry["splits"].items()
     ]
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines).groupby(["source", "split"], sort=False, as_index=False).sum()  # over a source's parts
 
 
 def left_out(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Source -> the counts of what was not imported, by split and folder or label."""
-    return {entry["dataset"]: {key: entry[key] for key in LEFT_OUT} for entry in report["reports"]}
+    """Import folder (one per source, or per part of it) -> the counts of what was not imported, by split and name."""
+    return {Path(entry["output"]).name: {key: entry[key] for key in LEFT_OUT} for entry in report["reports"]}
 
 
 def import_result(report: dict[str, Any], rows: Manifest, out: Path) -> PhaseResult:
@@ -42,7 +42,7 @@ def import_result(report: dict[str, Any], rows: Manifest, out: Path) -> PhaseRes
         metrics={"rows": len(rows)},
         artifacts=[out / "clean_report.json"],
         note={
-            "action": f"Imported {len(report['reports'])} dataset(s).",
+            "action": f"Imported {len({entry['dataset'] for entry in report['reports']})} dataset(s).",
             "result": f"{len(rows)} rows kept; left out: {left_out(report)}.",
             "next": "Build the manifest.",
         },

@@ -13,6 +13,7 @@ from fer_lib.params.data import AuditParams, CsvParams, CurateParams, ImportPara
 from fer_lib.params.fit import AugmentParams, FitParams, StudentParams, TeacherParams
 from fer_lib.params.live import BufferParams, LiveParams, ScoreParams, SmoothingParams, StudyParams
 from fer_lib.params.models import CheckpointParams, EvaluateParams, ExportParams, SoftLabelParams
+from fer_lib.params.negative import NegativeParams
 from fer_lib.params.strict import Strict
 
 KINDS: dict[str, tuple[type[PhaseParams], str]] = {

@@ -10,13 +10,19 @@ from fer_lib.params.base import Count, Device, Fraction, PackKind, PhaseParams, 
 from fer_lib.params.fit import AugmentParams
 from fer_lib.params.strict import Strict
 
+Split = Literal["train", "val", "test"]
+
 
 class SourceSpec(Strict):
-    """One raw dataset.  ``root="embedded"``: synthetic faces in the native layout of that source."""
+    """One raw dataset.  ``root="embedded"``: synthetic faces in the native layout of that source.
+
+    Specs with the same ``name`` are parts of one source: their rows carry one name, each part has its own folder.
+    """
 
     source: str
     root: str = "embedded"
     name: str = ""
+    splits: list[Split] = []  # only rows of these splits are imported, the others are counted; blank: all
     mode: Literal["link", "copy"] = "link"
     votes: str = ""  # fer2013: fer2013new.csv of FERPlus, whose annotator votes become soft labels
     images: str = ""  # ferplus: fer2013.csv, or the image tree, of its annotator votes
@@ -25,7 +31,7 @@ class SourceSpec(Strict):
     tolerance: Count = 0  # number of bad records that are allowed; they are counted
     # for sources without a split (expw_*, ckplus, jaffe); separate from seed, so that all runs share one split
     split_seed: Count = 1337
-    split_fracs: tuple[Fraction, Fraction, Fraction] = (0.8, 0.1, 0.1)  # train, val, test
+    split_fracs: tuple[Fraction, Fraction, Fraction] = (0.8, 0.1, 0.1)  # train, val, test; (0, 0, 1): all test
     min_confidence: float = 60.0  # expw_hq: faces below it are excluded and counted
     crop: bool = True  # expw_hq: write each face as a JPEG; false: reference photo and box
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 92
@@ -40,8 +46,8 @@ class SourceSpec(Strict):
     @field_validator("split_fracs")
     @classmethod
     def _check_fractions(cls, value):
-        if abs(sum(value) - 1.0) > 1e-9 or value[0] == 0.0:
-            raise ValueError(f"split_fracs must be three fractions that sum to 1, train above 0, got {value}")
+        if abs(sum(value) - 1.0) > 1e-9:
+            raise ValueError(f"split_fracs must be three fractions that sum to 1, got {value}")
         return value
 
 
@@ -51,7 +57,6 @@ class ImportParams(PhaseParams):
     sources: list[SourceSpec] = [SourceSpec(source="fer2013")]
 
 
-Split = Literal["train", "val", "test"]
 UNCLEANED = "uncleaned_"
 
 

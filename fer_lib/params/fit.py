@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fer_lib.params.base import Count, Device, Fraction, PackKind, PhaseParams, Positive
+from fer_lib.params.negative import NegativeParams
 from fer_lib.params.strict import Strict
 
 
@@ -60,9 +61,12 @@ class FitParams(PhaseParams):
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # 0: off
     label_smoothing: Fraction = 0.0
     soft_label_weight: Fraction = 0.0  # share of the annotator votes in the target of rows that have votes
+    mixup: Annotated[float, Field(ge=0.0, le=8.0)] = 0.0  # alpha of the Beta distribution; 0: off
     focal_gamma: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0  # 0: cross-entropy
     logit_adjustment: Annotated[float, Field(ge=0.0, le=4.0)] = 0.0  # tau (Menon et al. 2021)
+    negative: NegativeParams = NegativeParams()
     imbalance: Literal["none", "balanced", "class_weights", "both"] = "balanced"
+    balance_sources: bool = False  # equal shares of every source in each batch
     min_per_class: Annotated[int, Field(ge=1)] = 2
     cb_beta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9999
     augment: AugmentParams = AugmentParams()
@@ -83,6 +87,12 @@ class FitParams(PhaseParams):
     compile: bool = False  # torch.compile for the training step
     threads: Count = 0  # 0: torch's default
     deterministic: bool = True
+
+    @classmethod
+    def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
+        negative = values.get("negative", {}).get("method", "none")
+        off = {"balance_sources": not values.get("balance_sources"), "negative": negative == "none"}
+        return frozenset(name for name, is_off in off.items() if is_off)
 
     @field_validator("pretrained")
     @classmethod
@@ -120,6 +130,21 @@ class FitParams(PhaseParams):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_selnlpl(self):
+        if self.negative.method == "selnlpl":
+            if self.processes > 1:
+                raise ValueError(
+                    f"processes {self.processes} and negative.method: selnlpl, whose running mean of each row is kept "
+                    "in one process: set processes: 1 (accum_steps splits a batch too), or another method"
+                )
+            if self.mixup:
+                raise ValueError(
+                    "mixup and negative.method: selnlpl, which selects rows by the prediction for the row itself: set "
+                    "mixup: 0, or another method"
+                )
+        return self
+
 
 class TeacherParams(FitParams):
     """04_train_teacher: ArcFace with a warm-up of the margin (Deng et al. 2019)."""
@@ -130,7 +155,6 @@ class TeacherParams(FitParams):
     arcface_m: Annotated[float, Field(ge=0.0, lt=1.5)] = 0.35
     plain_epochs: Annotated[float, Field(ge=0.0)] = 5  # epochs, or a fraction of the run when < 1
     ramp_end: Annotated[float, Field(ge=0.0)] = 15
-    mixup: Annotated[float, Field(ge=0.0, le=8.0)] = 0.0  # alpha of the Beta distribution; 0: off
     onnx: Literal["none", "best", "both"] = "both"  # files written at the end: best.onnx, last.onnx
 
     @model_validator(mode="after")
@@ -155,10 +179,11 @@ class StudentParams(FitParams):
         "dkd": _SHARED | {"dkd_alpha", "dkd_beta", "dkd_warmup_epochs"},
         "dkd_mixed": _SHARED | {"alpha"},
     }
+    LENGTHS: ClassVar[dict[str, int]] = {"ce": 10, "kd": 20, "dkd": 10, "dkd_mixed": 10}
 
     name: str = "student"
     backbone: str = "mobilenetv3_large_100"
-    epochs: Annotated[int, Field(ge=1)] = 10
+    epochs: Count = 0  # 0: 20 for kd, 10 for the others
     batch_size: Annotated[int, Field(ge=2)] = 256
     lr: Positive = 1e-3
     imbalance: Literal["none", "balanced", "class_weights", "both"] = "none"
@@ -175,7 +200,26 @@ class StudentParams(FitParams):
     teacher_view: Literal["cached", "online"] = "cached"
     tune: Literal["all", "head", "bn", "last_block"] = "all"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _set_length(cls, values):
+        length = cls.LENGTHS.get(str(values.get("mode", "ce")))
+        return values if values.get("epochs", 0) or not length else {**values, "epochs": length}
+
+    @model_validator(mode="after")
+    def _check_mixup(self):
+        if self.mixup and self.mode != "ce" and self.teacher_view == "cached":
+            raise ValueError(
+                f"mixup {self.mixup:g} makes images that the cached teacher logits do not belong to: set teacher_view: "
+                "online, or mixup: 0"
+            )
+        return self
+
     @classmethod
     def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
         every = frozenset().union(*cls.MODE_FIELDS.values())
-        return every - cls.MODE_FIELDS[values.get("mode", cls.model_fields["mode"].default)]
+        unused = every - cls.MODE_FIELDS[values.get("mode", cls.model_fields["mode"].default)]
+        off = super().unused_fields(values)
+        if "negative" not in off and values["negative"].get("draw") == "confusion":  # of the teacher of the soft labels
+            unused -= {"softlabels"}
+        return unused | off

@@ -1,6 +1,7 @@
 """Training: one loop for teachers, students and adapted models.
 
 teacher.py, student.py  the two objectives; label_objective.py: the part of a loss that labels give
+negative.py             negative learning and SelNLPL; negative_report.py: the files that explain it
 fit.py                  a whole fit: device, data, starting weights, files; loop.py, step.py: its loop and one step
 checkpoint.py           a training state on disk; resume_check.py: whether a fit goes on from it
 validate.py             scores on val and the best bundle; progress.py, plots.py: what is shown

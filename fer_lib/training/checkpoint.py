@@ -177,15 +177,18 @@ def checksum(record: dict[str, Any]) -> str:
 
 
 def pack_state(
-    model: torch.nn.Module, optimiser: torch.optim.Optimizer, ema: torch.nn.Module | None
+    model: torch.nn.Module,
+    optimiser: torch.optim.Optimizer,
+    ema: torch.nn.Module | None,
+    objective: dict[str, torch.Tensor] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Tensors of model, optimiser and moving average in one flat dict."""
+    """Tensors of model, optimiser, moving average and objective in one flat dict."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     if ema is not None:
         tensors |= {f"ema.{k}": v for k, v in ema.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optim.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    return tensors
+    return tensors | {f"objective.{k}": v for k, v in (objective or {}).items()}
 
 
 def unpack_state(
@@ -193,6 +196,7 @@ def unpack_state(
     model: torch.nn.Module,
     optimiser: torch.optim.Optimizer,
     ema: torch.nn.Module | None,
+    objective: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Load the tensors of :func:`pack_state`.  The optimiser's moments take the memory layout of their parameter.
 
@@ -201,6 +205,8 @@ def unpack_state(
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     if ema is not None:
         ema.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("ema.")})
+    for name, value in (objective or {}).items():
+        value.copy_(tensors[f"objective.{name}"])
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optim."):

@@ -24,7 +24,7 @@ from fer_lib.models.bundle import read_bundle
 from fer_lib.models.cache import cached_array
 from fer_lib.models.classifier import build_classifier
 from fer_lib.models.inference import predict_logits
-from fer_lib.params import StudentParams
+from fer_lib.params import FitParams, StudentParams
 from fer_lib.storage.progress import step
 from fer_lib.training.distributed import SingleProcess
 from fer_lib.training.fit import apply_settings
@@ -110,7 +110,8 @@ def subset(pack: FacePack, rows: np.ndarray) -> FacePack:
 def _cached_fold(
     train: FacePack, val: FacePack, p: StudentParams, cache_dir: Path, device: torch.device, count_epochs: Callable
 ) -> np.ndarray:
-    fields = p.model_dump(mode="json", exclude={"output_dir", "name", "device", "threads", "workers", "pack"})
+    apart = {"output_dir", "name", "device", "threads", "workers", "pack", *FitParams.unused_fields(p.model_dump())}
+    fields = p.model_dump(mode="json", exclude=apart)
     parts = [FOLDS_VERSION, rows_key(train.manifest), rows_key(val.manifest), train.contract.id, fields]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     file, work = cache_dir / f"fold-{key}.npy", cache_dir / f".fold-{key}"

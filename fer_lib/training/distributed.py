@@ -79,6 +79,16 @@ class DistributedContext(SingleProcess):
         self._accelerator.wait_for_everyone()
 
 
+def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
+    """The sum of ``value`` over the processes of this fit, for losses, which have no context.
+
+    Every process must call it equally often.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value)
+    return value
+
+
 def run_processes(work: Callable[..., Iterator[dict[str, Any]]], p: FitParams) -> Iterator[dict[str, Any]]:
     """The events of ``work(context)``, run here or, for ``p.processes`` > 1, in that many new processes.
 

@@ -24,10 +24,12 @@ from fer_lib.models.weights import load_pretrained, resample_weights
 from fer_lib.params import FitParams
 from fer_lib.storage.atomic import fresh_file, write_json
 from fer_lib.storage.environment import environment
+from fer_lib.storage.json_files import read_json
 from fer_lib.training.checkpoint import LAST, has_checkpoint
 from fer_lib.training.distributed import SingleProcess, run_processes
 from fer_lib.training.fit_inputs import FitData, model_config, open_data
 from fer_lib.training.loop import fit
+from fer_lib.training.negative_report import idle_warning, write_negative_report
 from fer_lib.training.step import precision
 
 # Starting weights with complete exposure records: hub and package weights never trained on these data sets, and the
@@ -91,7 +93,14 @@ def _run_fit(
             write_json(out / "alignmentreport.json", alignment)
         if event["event"] == "end" and context.rank == 0:
             _write_reports(read_bundle(out / "best"), event, p.smoke, out)
+        if p.negative.method != "none" and event["event"] in ("start", "end") and context.rank == 0:
+            write_negative_report(p, out)
         yield event
+        rows = [event] if event["event"] == "epoch" else []
+        if event["event"] == "start" and context.rank == 0:  # a resumed fit is a new run: it repeats the warnings
+            rows = read_json(out / "history.json")
+        for message in filter(None, (idle_warning(p, row) for row in rows)):
+            yield {"event": "note", "level": "warning", "message": message}
 
 
 def _write_reports(bundle: Bundle, end: dict[str, Any], smoke: bool, out: Path) -> None:
@@ -243,7 +252,10 @@ def _alignment(p, manifest, data: FitData, weights, start: dict, init_from: str,
             **pick("min_lr", "clip_grad", "ema_decay", "epochs"),
             "total_steps": start["total_steps"], "warmup_steps": start["warmup_steps"],
         },
-        "batching": pick("batch_size", "accum_steps", "min_per_class", "cb_beta", "imbalance"),
+        "batching": pick(
+            "batch_size", "accum_steps", "min_per_class", "cb_beta", "imbalance",
+            *(["balance_sources"] if p.balance_sources else []),
+        ),
         "aug": {
             "clahe": p.clahe, "clahe_clip": data.contract.clahe_clip, "clahe_tile": data.contract.clahe_tile,
             **p.augment.model_dump(),

@@ -41,6 +41,12 @@ class FitData:
         return np.bincount(self.sampler.labels, minlength=NUM_CLASSES).tolist()
 
     @property
+    def class_shares(self) -> list[float]:
+        """The shares of the classes [7] among the drawn rows where classes are not balanced."""
+        sums = class_sums(self.sampler, self.train.manifest.weights)
+        return (sums / sums.sum()).tolist()
+
+    @property
     def rows_with_votes(self) -> int:
         return int((~np.isnan(self.train.manifest.soft_labels).any(1)).sum())
 
@@ -51,6 +57,14 @@ class FitData:
             epoch, index = divmod(k, steps_per_epoch)
             covered[self.sampler.rows(epoch * self.sampler.steps_per_epoch + index)[0]] = True
         return covered
+
+
+def class_sums(sampler: Sampler, weights: np.ndarray) -> np.ndarray:
+    """float64 [7]: the sums of the rows' ``weights`` [N] by class; where sources are balanced, each counts once."""
+    if sampler.sources is not None:
+        _, source, rows = np.unique(sampler.sources, return_inverse=True, return_counts=True)
+        weights = weights / rows[source]
+    return np.bincount(sampler.labels, weights=weights, minlength=NUM_CLASSES)
 
 
 def make_contract(p: FitParams) -> FaceContract:
@@ -101,9 +115,10 @@ def open_data(manifest: Manifest, p: FitParams, cache_dir: Path) -> FitData:
     packs = [open_or_build(rows, contract, cache_dir, tolerance, kind=p.pack) for rows in (train, val)]
     labels = packs[0].manifest.labels
     balanced = p.imbalance in ("balanced", "both")
-    sampler = Sampler(labels, p.batch_size, balanced, p.seed)
+    sources = packs[0].manifest.frame["source"].to_numpy(str) if p.balance_sources else None
+    sampler = Sampler(labels, p.batch_size, balanced, p.seed, sources)
     counts = np.bincount(labels, minlength=NUM_CLASSES)
-    shares = np.bincount(labels, weights=packs[0].manifest.weights, minlength=NUM_CLASSES)
+    shares = class_sums(sampler, packs[0].manifest.weights)
     if not shares.any():  # every sample weight is 0: no class is more frequent than another
         shares = np.ones(NUM_CLASSES)
     weighted = p.imbalance in ("class_weights", "both")
@@ -111,8 +126,8 @@ def open_data(manifest: Manifest, p: FitParams, cache_dir: Path) -> FitData:
     sampling = np.full(NUM_CLASSES, 1.0) if balanced else shares
     effective = sampling * (weights if weighted else 1.0)
     if p.logit_adjustment:  # the adjusted loss leaves pi^(1 - tau) of the prior pi in the logits
-        present = counts > 0  # 0 to a negative power is undefined
-        effective = np.power(counts / counts.sum(), 1.0 - p.logit_adjustment, where=present, out=np.zeros(NUM_CLASSES))
+        present = shares > 0  # 0 to a negative power is undefined
+        effective = np.power(shares / shares.sum(), 1.0 - p.logit_adjustment, where=present, out=np.zeros(NUM_CLASSES))
     roles = packs[1].manifest.frame["val_role"].to_numpy(dtype=str)
     prior = (effective / effective.sum()).tolist()
     return FitData(packs[0], packs[1], sampler, contract, prior, weights, roles, n_select)

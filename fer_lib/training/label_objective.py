@@ -13,7 +13,7 @@ from fer_lib.training.fit_inputs import FitData
 class LabelLoss:
     """Cross-entropy against labels, which ``p`` may mix with annotator votes and smooth.
 
-    ``p`` also sets focal weighting, logit adjustment by the class shares of the training rows, and class weights.
+    ``p`` also sets focal weighting, logit adjustment by the class shares of the drawn rows, and class weights.
     Raises DataError when training rows carry sample weights.
     """
 
@@ -27,8 +27,8 @@ class LabelLoss:
             )
         self.votes = torch.from_numpy(data.train.manifest.soft_labels).float()
         self.weights = None if data.class_weights is None else torch.from_numpy(data.class_weights).to(device)
-        shares = [n / len(data.sampler.labels) for n in data.class_counts]
-        self.adjustment = logit_adjustment(shares, p.logit_adjustment).to(device) if p.logit_adjustment else None
+        tau = p.logit_adjustment
+        self.adjustment = logit_adjustment(data.class_shares, tau).to(device) if tau else None
 
     def targets(self, y: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Target distributions, float32 [B, 7], of pack rows ``rows`` (int64 [B]) with labels ``y`` (int64 [B])."""

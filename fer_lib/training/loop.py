@@ -75,7 +75,7 @@ def fit(
     optimiser = create_optimizer_v2(model, opt="adamw", **options)
     ema = ModelEmaV3(model, decay=p.ema_decay, use_warmup=True) if p.ema_decay else None
     key, current_numerics = fit_key(p, ids), numerics(p, context)
-    state, warnings = resume(out, key, current_numerics, model, optimiser, ema)
+    state, warnings = resume(out, key, current_numerics, model, optimiser, ema, objective.state)
     stepper = Stepper(model, objective, optimiser, p, context)
     stepper.loss_sum, stepper.loss_n = state.loss_sum, state.loss_n
     main = context.rank == 0
@@ -106,7 +106,7 @@ def fit(
         bundle = fields | {"contract": data.contract.model_dump(mode="json")}
         meta = {"fit_key": key, "numerics": current_numerics, "epoch": state.step / steps, "metrics": metrics}
         meta |= {"bundle": bundle, **state.__dict__}
-        tensors = pack_state(model, optimiser, ema and ema.module)
+        tensors = pack_state(model, optimiser, ema and ema.module, objective.state)
         if not all(t.isfinite().all() for t in tensors.values()):  # a finite loss can have gradients that are not
             raise divergence_error("a weight became infinite or not a number", state.step / steps, p)
         save_checkpoint(out / folder, tensors, meta)
@@ -233,6 +233,8 @@ def _setting_warnings(p: FitParams, data: FitData, warmup: int, total: int) -> l
         warnings.append(
             f"warmup_epochs {p.warmup_epochs:g} of {p.epochs} epochs: lr {p.lr:g} is never reached; set it lower"
         )
+    if p.balance_sources and len(sources := np.unique(data.sampler.sources)) == 1:
+        warnings.append(f"balance_sources: all training rows are of {sources[0]}, so there is nothing to balance")
     if p.soft_label_weight and not data.rows_with_votes:
         warnings.append(
             f"soft_label_weight {p.soft_label_weight:g}: no training row has annotator votes, so the targets are the "

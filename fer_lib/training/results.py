@@ -15,6 +15,7 @@ from fer_lib.models.bundle import Bundle, read_bundle
 from fer_lib.params import AdaptParams, FitParams
 from fer_lib.storage.json_files import read_json
 from fer_lib.storage.phase_result import PhaseResult
+from fer_lib.training.negative_report import FILES as NEGATIVE_FILES
 
 SHOWN = ("accuracy", "macro_f1", "minority_f1", "nll", "ece", "n_expected", "n_used")
 IDS = ("weights_sha256", "manifest_sha256", "evalset_id", "protocol_id")
@@ -67,7 +68,7 @@ def fit_result(fit: FinishedFit, exported: Mapping[str, Any] | None = None) -> P
     p, best, select, exported = fit.params, fit.best, fit.select, exported or {}
     failures = {file: entry["error"] for file, entry in exported.items() if "error" in entry}
     reports = [*FIT_FILES, "starting_weights", *(["smoke_results"] if p.smoke else [])]
-    files = [*(f"{name}.json" for name in reports), "best"]
+    files = [*(f"{name}.json" for name in reports), "best", *(NEGATIVE_FILES if p.negative.method != "none" else ())]
     files += [*(file for file in exported if file not in failures), "onnxparity.json"] if exported else []
     headline = {"val accuracy": select["accuracy"], "val macro-F1": select["macro_f1"], "chance": CHANCE}
     headline |= chance_note({p.name: select}, p.smoke)

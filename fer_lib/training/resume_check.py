@@ -44,8 +44,12 @@ def numerics(p: FitParams, context: SingleProcess) -> dict[str, Any]:
     }
 
 
-def resume(out: Path, key: str, current_numerics: dict[str, Any], model, optimiser, ema) -> tuple[Progress, list[str]]:
-    """Load ``checkpoint_last`` into model, optimiser and moving average; returns its progress and warnings.
+def resume(
+    out: Path, key: str, current_numerics: dict[str, Any], model, optimiser, ema, objective=None
+) -> tuple[Progress, list[str]]:
+    """Load ``checkpoint_last`` into model, optimiser, moving average and the objective's state.
+
+    Returns its progress and warnings.
 
     Without a checkpoint the progress is that of a new fit.  Raises FerError when the checkpoint's key is not ``key``,
     BundleError when its values or tensors are not those of this fit.
@@ -59,7 +63,7 @@ def resume(out: Path, key: str, current_numerics: dict[str, Any], model, optimis
             f"{out / LAST} belongs to other parameters or data: give this run another output_dir, or delete that folder"
         )
     try:
-        unpack_state(tensors, model, optimiser, ema and ema.module)
+        unpack_state(tensors, model, optimiser, ema and ema.module, objective)
         progress = TypeAdapter(Progress).validate_python({k: meta[k] for k in Progress.__dataclass_fields__})
         earlier = {"optimiser": "AdamW, operation by operation"} | meta["numerics"]  # absent from the first versions
     except (KeyError, TypeError, ValueError, RuntimeError, ValidationError) as error:

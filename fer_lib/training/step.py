@@ -19,13 +19,18 @@ _LOSS_CHECK_STEPS = 32  # between two transfers of losses from a device; each tr
 
 
 class Objective(Protocol):
-    """What a phase adds to the loop: its loss, and its figures for the history."""
+    """What a phase adds to the loop: its loss, its figures for the history, and its own state.
+
+    ``state``: tensors that a checkpoint stores and that a resume sets in place.
+    """
+
+    state: dict[str, torch.Tensor]
 
     def loss(self, model: nn.Module, images: torch.Tensor, batch: Batch, epoch: float) -> torch.Tensor:
         """Loss of each sample, float32 [B]; ``epoch`` is fractional."""
 
     def figures(self, epoch: float) -> dict[str, float]:
-        """Figures for the ``train`` section of an epoch's row, such as the margin."""
+        """Figures for the ``train`` section of an epoch's row, such as the margin; ``epoch`` of its last step."""
 
 
 class Stepper:

@@ -19,47 +19,69 @@ from fer_lib.errors import BundleError, FerError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.models.bundle import read_bundle
 from fer_lib.models.ensemble import combine
-from fer_lib.models.losses import decoupled_kl, distillation_kl
+from fer_lib.models.losses import decoupled_kl, distillation_kl, mixup
 from fer_lib.models.softlabels_format import read_softlabels, softlabels_sha256
 from fer_lib.params import StudentParams
 from fer_lib.training.fit import run_fit
 from fer_lib.training.fit_inputs import FitData
 from fer_lib.training.label_objective import LabelLoss
+from fer_lib.training.negative import NegativeLearning
 
 
 class StudentObjective:
-    """Cross-entropy, plus a distillation term for the modes kd, dkd and dkd_mixed.
+    """Cross-entropy, plus a distillation term for the modes kd, dkd and dkd_mixed, plus negative learning.
 
-    Raises FerError when such a mode has no soft labels, BundleError when they belong to other rows or faces.
+    With mixup (Zhang 2018) the loss of a row is split between its label and its partner's label, and the teachers see
+    the mixed images too ("consistent teaching", Beyer 2021).
+    Raises FerError when such a mode has no soft labels, BundleError when they belong to other rows or faces, and the
+    errors of :class:`NegativeLearning`.
     """
 
     def __init__(self, p: StudentParams, data: FitData, device: torch.device, softlabels: Path | None):
         self.p = p
         self.labels = LabelLoss(p, data, device)
-        self.teacher_logits = None
-        if p.mode != "ce":
-            if softlabels is None:
-                raise FerError(
-                    f"student mode '{p.mode}' needs softlabels: name a finished 06_export_softlabels phase or folder"
-                )
+        self.teacher_logits = targets = None
+        if p.mode != "ce" and softlabels is None:
+            raise FerError(
+                f"student mode '{p.mode}' needs softlabels: name a finished 06_export_softlabels phase or folder"
+            )
+        if reads_softlabels(p) and softlabels is not None:
             targets = read_softlabels(softlabels, data.train.manifest, data.contract)
-            if p.teacher_view == "cached":
-                self.teacher_logits = torch.from_numpy(targets.logits).float()
-            else:
-                self.teachers = LiveTeachers(targets.record, data.contract, device)
+        if p.mode != "ce" and p.teacher_view == "cached":
+            self.teacher_logits = torch.from_numpy(targets.logits).float()
+        elif p.mode != "ce":
+            self.teachers = LiveTeachers(targets.record, data.contract, device)
+        self.negative, self.state = None, {}
+        if p.negative.method != "none":
+            self.negative = NegativeLearning(p, data, device, targets and targets.logits)
+            self.state = self.negative.state
 
     def loss(self, model, images, batch, epoch):
+        y, rows = torch.from_numpy(batch.labels).to(images.device), torch.from_numpy(batch.rows)
+        targets = self.labels.targets(y, rows)
+        partner_y = negative = None
+        if self.p.mixup:
+            images, partner, share = mixup(images, self.p.mixup)
+            partner_y = y[partner]
+        logits, teacher = model(images), None
+        if self.teacher_logits is not None:
+            teacher = self.teacher_logits[rows].to(logits.device) / self.p.teacher_temperature
+        elif self.p.mode != "ce":
+            teacher = self.teachers(images) / self.p.teacher_temperature
+        ce = self.labels(logits, y, targets)
+        if self.negative is not None:
+            ce, negative = self.negative(logits, y, ce, batch.rows, epoch, partner_y)
+        loss = self._mode_loss(logits, teacher, y, ce, epoch)
+        if partner_y is not None:
+            ce = self.labels(logits, partner_y, targets[partner])
+            loss = share * loss + (1.0 - share) * self._mode_loss(logits, teacher, partner_y, ce, epoch)
+        return loss if negative is None else loss + negative
+
+    def _mode_loss(self, logits, teacher, y, ce, epoch) -> torch.Tensor:
+        """The loss for labels ``y``; ``ce`` [B]: their own loss; ``teacher`` [B, 7]: logits for the same images."""
         p = self.p
-        logits = model(images)
-        y = torch.from_numpy(batch.labels).to(logits.device)
-        ce = self.labels(logits, y, self.labels.targets(y, torch.from_numpy(batch.rows)))
         if p.mode == "ce":
             return ce
-        if self.teacher_logits is not None:
-            teacher = self.teacher_logits[torch.from_numpy(batch.rows)].to(logits.device)
-        else:
-            teacher = self.teachers(images)
-        teacher = teacher / p.teacher_temperature
         if p.mode == "kd":
             return (1 - p.alpha) * ce + p.alpha * distillation_kl(logits, teacher, p.temperature)
         tckd, nckd = decoupled_kl(logits, teacher, y, p.temperature)
@@ -74,7 +96,13 @@ class StudentObjective:
         return 1.0 if length == 0 else min(1.0, epoch / length)
 
     def figures(self, epoch):
-        return {"distillation_weight": self.warmup(epoch)} if self.p.mode == "dkd" else {}
+        weight = {"distillation_weight": self.warmup(epoch)} if self.p.mode == "dkd" else {}
+        return weight | (self.negative.figures(epoch) if self.negative else {})
+
+
+def reads_softlabels(p: StudentParams) -> bool:
+    """Whether the weights depend on soft labels: by distillation, or by the classes of negative learning."""
+    return p.mode != "ce" or (p.negative.method != "none" and p.negative.draw == "confusion")
 
 
 class LiveTeachers:
@@ -126,7 +154,7 @@ def train_student(
     Raises the errors of :class:`StudentObjective` and :func:`fer_lib.training.fit.run_fit`.
     """
     objective = partial(StudentObjective, softlabels=softlabels)
-    if p.mode != "ce" and softlabels is not None:
+    if reads_softlabels(p) and softlabels is not None:
         record["inputs"] = {"softlabels_sha256": softlabels_sha256(softlabels)}
         record["ancestors"] = [read_exposure(softlabels)]
     yield from run_fit(p, manifest, out, cache_dir, kind="student", objective=objective, tune=p.tune, **record)

@@ -71,15 +71,17 @@ def test_every_row_is_drawn_within_the_documented_epochs(counts, batch_size, see
         assert len(set(own[:n].tolist())) == n
 
 
+@pytest.mark.parametrize("by_source", [True, False])
 @pytest.mark.parametrize("balanced", [True, False])
-def test_a_step_depends_on_its_number_alone(balanced):
+def test_a_step_depends_on_its_number_alone(balanced, by_source):
     labels = labels_of([50, 4, 7, 90, 3, 20, 11])
-    walked = Sampler(labels, 16, balanced, 9)
+    sources = sources_of(labels, (0.2, 0.7, 0.1)) if by_source else None
+    walked = Sampler(labels, 16, balanced, 9, sources)
     forwards = [walked.rows(s) for s in range(40)]
-    asked = Sampler(labels, 16, balanced, 9)
+    asked = Sampler(labels, 16, balanced, 9, sources)
     for s in (39, 0, 17, 17, 5):
         assert np.array_equal(asked.rows(s)[0], forwards[s][0]) and np.array_equal(asked.rows(s)[1], forwards[s][1])
-    other = Sampler(labels, 16, balanced, 10)
+    other = Sampler(labels, 16, balanced, 10, sources)
     assert any(not np.array_equal(other.rows(s)[0], forwards[s][0]) for s in range(3))
 
 
@@ -106,6 +108,85 @@ def test_missing_classes_and_rows_are_refused():
     Sampler(labels_of([5, 0, 5, 5, 5, 5, 0]), 14, False, 0)
     with pytest.raises(DataError, match="no training rows"):
         Sampler(np.empty(0, np.int64), 14, False, 0)
+
+
+SOURCES = np.array(["affectnet", "fer2013", "rafdb"])
+
+
+def sources_of(labels, shares, seed=0):
+    """Sources by row; rafdb has no Disgust."""
+    names = np.random.default_rng(seed).choice(SOURCES, len(labels), p=shares)
+    return np.where((labels == 1) & (names == "rafdb"), "fer2013", names)
+
+
+def drawn_by_hand(labels, sources, batch_size, balanced, seed, steps):
+    """The sorted rows of the first ``steps`` batches: every class and every source has its own deck of cards."""
+    decks = {}
+
+    def next_card(key, members):
+        deck, shuffled = decks.setdefault(key, ([], [0]))
+        if not deck:
+            deck += members[keyed_rng(seed, *key, shuffled[0]).permutation(len(members))].tolist()
+            shuffled[0] += 1
+        return deck.pop(0)
+
+    groups = [(("class", c), labels == c) for c in range(7)] if balanced else [((), np.full(len(labels), True))]
+    turns, batches, dealt = [0] * len(groups), [], 0
+    for _ in range(steps):
+        batch, sizes = [], [batch_size // len(groups)] * len(groups)
+        for _ in range(batch_size % len(groups)):  # the remainder goes round
+            sizes[dealt % len(groups)] += 1
+            dealt += 1
+        for g, (key, among) in enumerate(groups):
+            own = [name for name in SOURCES.tolist() if (among & (sources == name)).any()]
+            for _ in range(sizes[g]):
+                name = own[turns[g] % len(own)]
+                batch.append(next_card((*key, "source", name), np.flatnonzero(among & (sources == name))))
+                turns[g] += 1
+        batches.append(sorted(batch))
+    return batches
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize("batch_size", [14, 16, 25])
+def test_batches_of_balanced_sources_are_those_dealt_by_hand(balanced, batch_size):
+    labels = labels_of([50, 6, 7, 90, 8, 20, 11])
+    sources = sources_of(labels, (0.2, 0.7, 0.1))
+    sampler = Sampler(labels, batch_size, balanced, 3, sources)
+    expected = drawn_by_hand(labels, sources, batch_size, balanced, 3, 40)
+    assert [sorted(sampler.rows(s)[0].tolist()) for s in range(40)] == expected
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_sources_have_equal_shares_and_every_row_is_drawn(balanced):
+    labels = labels_of([300, 40, 70, 500, 200, 100, 90])
+    sources = sources_of(labels, (0.3, 0.65, 0.05))
+    sampler = Sampler(labels, 32, balanced, 5, sources)
+    sizes = np.array([(sources == name).sum() for name in SOURCES])
+    most = 7 * np.bincount(labels).max() if balanced else sizes.max()
+    epochs = math.ceil(3 * most / len(labels))
+    rows, walks = zip(*[sampler.rows(s) for s in range(epochs * sampler.steps_per_epoch)], strict=True)
+    seen = np.array([[(sources[batch] == name).sum() for name in SOURCES] for batch in rows])
+    rows, walks = np.concatenate(rows), np.concatenate(walks)
+    assert set(rows.tolist()) == set(range(len(labels)))
+    assert len(set(zip(rows.tolist(), walks.tolist(), strict=True))) == len(rows), "one augmentation per draw"
+    if balanced:
+        cells = np.array([[(sources[rows[labels[rows] == c]] == name).sum() for name in SOURCES] for c in range(7)])
+        assert np.ptp(cells.sum(axis=1)) <= 1 and (np.ptp(np.delete(cells, 1, axis=0), axis=1) <= 1).all()
+        assert cells[1, 2] == 0 and abs(cells[1, 0] - cells[1, 1]) <= 1, "a class that a source lacks"
+    else:
+        assert (np.ptp(seen, axis=1) <= 1).all() and np.ptp(seen.sum(axis=0)) <= 1
+        shares = np.bincount(labels[rows], minlength=7) / len(rows)
+        own = [np.bincount(labels[sources == name], minlength=7) / n for name, n in zip(SOURCES, sizes, strict=True)]
+        assert np.abs(shares - np.mean(own, axis=0)).max() < 0.02
+
+
+def test_one_balanced_source_keeps_the_class_shares():
+    labels = labels_of([50, 4, 7, 90, 3, 20, 11])
+    one = Sampler(labels, 16, False, 9, np.full(len(labels), "fer2013"))
+    assert one.steps_per_epoch == 12  # all 185 rows' worth
+    first = np.concatenate([one.rows(s)[0] for s in range(12)])
+    assert sorted(first[: len(labels)].tolist()) == list(range(len(labels)))
 
 
 def test_keyed_randomness_differs_by_every_part_of_the_key():

@@ -1,6 +1,6 @@
-"""The run files of the five backbones and of two-stage training: each can be planned, with the intended protocol.
+"""The run files of the five backbones, of two-stage training and of two sources: each can be planned, as intended.
 
-All of them run in tests/proofs/test_reconstruction_runs.py.
+All but the last run in tests/proofs/test_reconstruction_runs.py.
 """
 
 import pytest
@@ -10,7 +10,7 @@ from fer_lib.pipeline.runfile import load_run
 
 BACKBONES = ("resnet18", "resnet50", "tf_efficientnet_b3", "convnext_tiny", "vit_base_patch16_384")
 SEEDS = (1337, 42, 2025)
-FILES = ("two_stage", *(f"reconstruction/{name}" for name in ("data", *BACKBONES, "ensemble", "students")))
+FILES = ("two_stage", "unified", *(f"reconstruction/{name}" for name in ("data", *BACKBONES, "ensemble", "students")))
 
 
 @pytest.mark.parametrize("smoke", [False, True], ids=["full", "smoke"])
@@ -23,9 +23,17 @@ def test_every_file_can_be_planned(repo, name, smoke):
         assert all(size == 48 for size in sizes), "of patches of 16 and 32 pixels a multiple"
 
 
+def test_the_unified_run_joins_the_parts_of_a_source_and_audits_before_it_trains(repo):
+    plan = load_run(repo / "params" / "unified.yaml")
+    parts = [(s.name, s.splits) for s in plan.phase("import").params.sources if s.source == "affectnet_yolo_format"]
+    assert parts == [("affectnet", ["train"]), ("affectnet", ["val", "test"])]
+    fits = [phase for phase in plan.phases if phase.kind in ("teacher", "student")]
+    assert len(fits) == 5 and {phase.inputs["manifest"][0].name for phase in fits} == {"audit"}
+
+
 def test_the_list_of_files_matches_the_folder(repo):
     found = {f"reconstruction/{p.stem}" for p in (repo / "params" / "reconstruction").glob("*.yaml")}
-    assert found == set(FILES) - {"two_stage"}
+    assert found == set(FILES) - {"two_stage", "unified"}
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

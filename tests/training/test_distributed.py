@@ -25,6 +25,7 @@ BASE = dict(
     backbone="test_resnet", image_size=32, embed_dim=16, dropout=0.3, epochs=2, batch_size=28, lr=2e-3,
     warmup_epochs=0.5, plain_epochs=1, ramp_end=2, arcface_s=12.0, ema_decay=0.9, clip_grad=1.0, mixup=0.4,
     label_smoothing=0.1, max_train_batches=3, threads=1, device="cpu", onnx="none",
+    negative={"method": "negl", "weight": 1.0, "entropy": 0.2},
 )  # fmt: skip
 
 
@@ -60,6 +61,8 @@ def test_history_of_two_processes_covers_the_complete_batch(pair):
     for ours, theirs in zip(history(pair["distributed"]), history(pair["single"]), strict=True):
         assert ours["train"]["loss"] == pytest.approx(theirs["train"]["loss"], rel=1e-5)
         assert ours["train"]["coverage"] == theirs["train"]["coverage"]
+        for figure in ("negl_applied_frac", "negl_gate_share", "negl_loss"):
+            assert 0 < ours["train"][figure] == pytest.approx(theirs["train"][figure], rel=1e-5)
     assert {f.name for f in pair["distributed"].iterdir()} == {f.name for f in pair["single"].iterdir()}
     device = json.loads((pair["distributed"] / "alignmentreport.json").read_text())["device"]
     assert device["processes"] == 2

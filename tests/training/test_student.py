@@ -12,7 +12,7 @@ from fer_lib.datasets.provenance import TrainingExposure, read_exposure
 from fer_lib.errors import BundleError, FerError
 from fer_lib.models.bundle import derive_bundle, read_bundle, write_bundle
 from fer_lib.models.classifier import build_classifier, trainable_parameters
-from fer_lib.models.losses import cross_entropy, decoupled_kl, distillation_kl, soft_targets
+from fer_lib.models.losses import cross_entropy, decoupled_kl, distillation_kl, mixup, soft_targets
 from fer_lib.models.softlabels import export_softlabels
 from fer_lib.models.softlabels_format import read_record, read_softlabels
 from fer_lib.params import SoftLabelParams, StudentParams
@@ -51,6 +51,7 @@ MODES = {
     "dkd": {"mode": "dkd", "dkd_beta": 2.0, "dkd_warmup_epochs": 0.0},
     "dkd_mixed": {"mode": "dkd_mixed"},
     "kd online": {"mode": "kd", "teacher_view": "online", "teacher_temperature": 2.0},
+    "dkd online, mixup": {"mode": "dkd", "teacher_view": "online", "mixup": 0.4, "dkd_warmup_epochs": 0.0},
 }
 
 
@@ -101,6 +102,42 @@ def test_loss_of_each_mode_equals_its_formula(drawn_manifest, softlabels, data, 
         "dkd_mixed": 0.7 * ce + 0.3 * 4.0 * (tckd + 4.0 * nckd),
     }[mode]
     torch.testing.assert_close(losses, expected)
+
+
+@pytest.mark.parametrize("mode", ["ce", "kd", "dkd"])
+def test_with_mixup_student_and_teachers_see_the_same_mixed_images(softlabels, data, batch, mode):
+    """A row's loss is that of its label and of its partner's, weighted by their shares of the image."""
+    p = params(mode=mode, mixup=0.4, teacher_view="online", teacher_temperature=1.5, dkd_warmup_epochs=0.0)
+    objective, images = StudentObjective(p, data, CPU, softlabels), torch.rand(4, 3, 32, 32)
+    student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 7))
+    torch.manual_seed(3)
+    losses = objective.loss(student, images, batch, epoch=1.0)
+    torch.manual_seed(3)
+    mixed, partner, share = mixup(images, 0.4)
+    logits, y = student(mixed), torch.from_numpy(batch.labels)
+    teacher = None if mode == "ce" else objective.teachers(mixed) / 1.5
+
+    def expected(labels):
+        ce = cross_entropy(logits, soft_targets(labels))
+        if mode == "kd":
+            return 0.5 * ce + 0.5 * distillation_kl(logits, teacher, 2.0)
+        return ce + 4.0 * sum(decoupled_kl(logits, teacher, labels, 2.0)) if mode == "dkd" else ce
+
+    assert share < 1.0 and not torch.equal(y, y[partner])
+    torch.testing.assert_close(losses, share * expected(y) + (1.0 - share) * expected(y[partner]))
+
+
+def test_the_length_of_a_training_follows_its_mode():
+    lengths = {mode: StudentParams(mode=mode).epochs for mode in ("ce", "kd", "dkd", "dkd_mixed")}
+    assert lengths == {"ce": 10, "kd": 20, "dkd": 10, "dkd_mixed": 10}
+    assert StudentParams(mode="kd", epochs=0).epochs == 20 and StudentParams(mode="kd", epochs=7).epochs == 7
+    with pytest.raises(ValueError, match="mode"):
+        StudentParams(mode=["kd"])
+
+
+def test_mixup_with_cached_logits_is_refused():
+    with pytest.raises(ValueError, match="teacher_view: online"):
+        params(mode="kd", mixup=0.2)
 
 
 def test_dkd_warm_up_takes_at_most_a_quarter_of_the_run(data, softlabels):
