@@ -11,9 +11,11 @@ _torchvision.install()
 # Spinning OpenMP threads compete for cores with other processes: a small model then trains at a third of its speed.
 # OpenMP reads this once, when torch loads it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Switch off the telemetry of ONNX Runtime and MLflow.  They must be set before the imports; kernels inherit them.
+# Switch off the telemetry of ONNX Runtime, MLflow and huggingface_hub, which timm imports.  They must be set before the
+# imports; kernels inherit them.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # In a notebook, the import of tqdm warns that ipywidgets is missing.  Its text bars need no widgets.
 warnings.filterwarnings("ignore", "IProgress not found")
 

@@ -57,6 +57,8 @@ def os_error_hint(error: OSError) -> str:
         return "the disk, a quota or the file size limit is full: free some space or choose another output folder"
     if error.errno in _CLOSED:
         return "it is read-only for this user: choose another output folder"
+    if error.errno == errno.ELOOP:
+        return "a symbolic link stands where a file should be: remove it"
     if error.errno in _NOT_A_FOLDER:
         return "a file stands where a folder should be: move it away or choose another output folder"
     return "choose another output folder or repair this one"
@@ -71,7 +73,7 @@ def user_message(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.filename is not None and not isinstance(error.filename, int):
         reason = error.strerror or type(error).__name__
-        if error.errno in _FULL | _NOT_A_FOLDER | {errno.EROFS}:  # errors of writing, mostly
+        if error.errno in _FULL | _NOT_A_FOLDER | {errno.EROFS, errno.ELOOP}:  # errors of writing, mostly
             return f"cannot use {path_text(error.filename)}: {reason} ({os_error_hint(error)})"
         return f"cannot read or write {path_text(error.filename)}: {reason}; check the path and its permissions"
     return disk_trouble(error)

@@ -15,7 +15,7 @@ def open_session(model: Path | str | bytes, threads: int = 0, spin: bool = True)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # an error is an exception; the runtime would print it as well
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     options.add_session_config_entry("session.disable_quant_qdq", "1")

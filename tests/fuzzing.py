@@ -70,19 +70,18 @@ def damage(draw, data: bytes) -> bytes:
     return "\n".join(lines).encode("utf-8", "surrogatepass") + tail
 
 
-def write_damaged(root: Path, layout: str, file: str, draw) -> None:
-    """A tiny tree of ``layout`` with ``file`` damaged."""
+def write_tree(root: Path, layout: str, faces: int) -> None:
+    """A tiny tree of ``layout``, with so many faces of each class."""
     kind = LAYOUTS[layout]
     split, rng = next(iter(kind.splits)), np.random.default_rng(0)
     size = kind.size if "fer" in layout else 8
-    faces = [
+    records = [
         Record(rng.integers(0, 256, (size, size, 3), np.uint8), split, 0, label, label, 1.0, {})
         for label in kind.classes
-        for _ in range(2)
+        for _ in range(faces)
     ]
     root.mkdir()
-    kind.write(root, faces, np.random.default_rng(1))
-    (root / file).write_bytes(draw(damage((root / file).read_bytes())))
+    kind.write(root, records, np.random.default_rng(1))
 
 
 def account(source: str, root: Path, result: ImportResult) -> None:
@@ -152,7 +151,8 @@ def hold(layout: str, source: str, file: str, examples: int) -> tuple[int, int]:
     def holds(data):
         with tempfile.TemporaryDirectory() as folder:
             root, out = Path(folder) / "raw", Path(folder) / "out"
-            write_damaged(root, layout, file, data.draw)
+            write_tree(root, layout, faces=2)
+            (root / file).write_bytes(data.draw(damage((root / file).read_bytes())))
             spec = SourceSpec(source=source, root=str(root), tolerance=10**6)
             try:
                 result = import_source(spec, out)

@@ -1,4 +1,4 @@
-"""ONNX Runtime sends no telemetry: the switch is set before it is imported, in every process."""
+"""No library sends telemetry: the switches are set before the imports, in every process."""
 
 import ast
 import json
@@ -43,7 +43,7 @@ with ProcessPoolExecutor(1, get_context("spawn")) as pool:
 
 
 def run(code, **environment):
-    env = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"} | environment
+    env = {k: v for k, v in os.environ.items() if not k.endswith("DISABLE_TELEMETRY")} | environment
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, env=env, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -102,3 +102,28 @@ def test_mlflows_telemetry_is_off_before_its_import():
     env = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
     done = subprocess.run([sys.executable, "-c", code], env=env, cwd=REPO, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True"
+
+
+WATCH_NETWORK = """
+import sys
+sys.addaudithook(lambda event, args: event in ("socket.connect", "socket.getaddrinfo") and print("network", args))
+"""
+HUB = """
+import fer_lib
+from huggingface_hub.utils import build_hf_headers
+print(build_hf_headers()["user-agent"])
+"""
+
+
+def test_the_hubs_client_sends_neither_versions_nor_a_look_up_of_its_own(tmp_path):
+    """With telemetry, it adds torch's version to every request, and fetches a list of programs to look for."""
+    off = run(WATCH_NETWORK + HUB, HF_HOME=str(tmp_path))
+    on = run(WATCH_NETWORK + HUB, HF_HOME=str(tmp_path), HF_HUB_DISABLE_TELEMETRY="0")
+    assert "hf_hub/" in off and "torch/" not in off and "network" not in off
+    assert "torch/" in on and "network" in on, "the control: the user's setting is kept"
+
+
+def test_no_import_opens_a_connection(tmp_path):
+    libraries = "timm, onnx, mlflow, papermill, jupyterlab.labapp"
+    assert run(WATCH_NETWORK + f"import fer_lib, {libraries}", HF_HOME=str(tmp_path)) == ""
+    assert "network" in run(WATCH_NETWORK + "import socket; socket.getaddrinfo('localhost', 1)"), "the control"

@@ -20,6 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 from fer_lib.adapt.selection import NO_CLASS, counts_by_class, select_frames
 from fer_lib.datasets.manifest import BOX, Manifest, content_id, sample_id
@@ -31,11 +32,20 @@ from fer_lib.live.recording import open_recorded_frames, raw_video_folder, repla
 from fer_lib.live.score import read_truth
 from fer_lib.live.sessions import session_id
 from fer_lib.params import BufferParams
+from fer_lib.params.strict import first_problem
 from fer_lib.storage.atomic import fresh_folder, write_json, write_synced
 from fer_lib.storage.progress import step
 
 SOURCE = "live"
 REPORT, TABLE = "buffer.json", "buffer.csv"
+
+
+class BufferReport(BaseModel):
+    """The part of ``buffer.json`` that an adaptation depends on; ``counts``: kind -> class -> rows."""
+
+    session: str
+    session_sha256: str
+    counts: dict[str, dict[str, NonNegativeInt]]
 
 
 def write_buffer(session: Path | str, out: Path | str, p: BufferParams) -> Manifest:
@@ -84,11 +94,11 @@ def read_report(folder: Path | str) -> dict[str, Any]:
         raise DataError(f"{folder} is no buffer ({REPORT} is missing): make one with fer live buffer SESSION")
     try:
         report = json.loads(file.read_bytes())
+        BufferReport.model_validate(report)
         return report | {"session": os.path.normpath(Path(folder).absolute() / report["session"])}
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DataError(
-            f"{file} is no report of a buffer ({type(error).__name__}: {error}): make it again with fer live buffer"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        reason = first_problem(error) if isinstance(error, ValidationError) else error
+        raise DataError(f"{file} is no report of a buffer ({reason}): make it again with fer live buffer") from error
 
 
 def video_folder(session: Path, about: dict[str, Any]) -> Path:

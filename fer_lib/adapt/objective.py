@@ -83,6 +83,9 @@ def fit_params(p: AdaptParams, base: Bundle) -> AdaptFit:
     own, contract = base.meta["model"], base.contract
     cropping = contract.model_dump(include={"image_size", "clahe", "align", "margin"})
     net = {name: own[name] for name in ("backbone", "embed_dim", "dropout", "head")} | {"arcface_s": own["s"]}
+    net["backbone_args"] = own.get("backbone_args", {})
+    if blocks := own.get("blocks"):  # updated at every step here
+        net["nested"] = {"kind": "blocks", "intervals": [1] * blocks}
     fit = AdaptFit(**p.model_dump(include=_SHARED), **net, **cropping)
     if (fit_contract := make_contract(fit)) != contract:
         differing = [k for k, v in fit_contract.model_dump().items() if v != getattr(contract, k)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from fer_lib.datasets.manifest import BOX, Manifest, box_of
 from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
 from fer_lib.storage.atomic import fresh_file
+from fer_lib.storage.npz_files import read_npz
 from fer_lib.storage.progress import step
 
 SIDE = 32  # pixels of a thumbnail
@@ -138,9 +138,8 @@ def cached_hashes(manifest: Manifest, cache_dir: Path | None) -> Hashes:
             np.savez(stream, **vars(hashes))
         return hashes
     try:
-        with np.load(file, allow_pickle=False) as saved:
-            return Hashes(**saved)
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        return Hashes(**read_npz(file))
+    except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{file} is damaged ({error}): delete it, and the hashes are computed again") from error
 
 

@@ -21,7 +21,7 @@ def read_logit_bias(file: Path | str) -> np.ndarray:
     file = Path(file).expanduser()
     try:
         return checked_bias(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, DataError) as error:
+    except (OSError, ValueError, OverflowError, RecursionError, DataError) as error:
         raise DataError(
             f"{file} is no logit bias: {error}; write seven numbers in the order {', '.join(EMOTIONS)}, "
             'or an object like {"Angry": 0.1, ...} with all seven'

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-from fer_lib.calibration.metrics import BINS, bin_index, checked_logits, reliability_table, top_label
+from fer_lib.calibration.metrics import BINS, bin_index, confusion, reliability_table, top_label
 from fer_lib.emotions import NUM_CLASSES
 from fer_lib.errors import FerError
 
-CHANCE = 1 / NUM_CLASSES  # the accuracy of guessing
+CHANCE = 1 / NUM_CLASSES  # the accuracy of guessing where rows have all classes
 _CHUNK = 2_000_000  # random numbers held at once: 16 MB
 
 
@@ -160,31 +160,44 @@ def proportion_interval(k: int, n: int, level: float = 0.95) -> tuple[float, flo
     return (0.0 if k == 0 else float(centre - half)), (1.0 if k == n else float(centre + half))
 
 
+def chance_level(score: Mapping[str, Any]) -> float:
+    """The accuracy of guessing among the classes that have rows; ``score``: with ``per_class_n``, else all classes."""
+    return 1 / (sum(n > 0 for n in score.get("per_class_n", {}).values()) or NUM_CLASSES)
+
+
 def chance_note(scores: Mapping[str, Mapping[str, Any]], smoke: bool = False) -> dict[str, str]:
     """``{"at chance": text}`` for the models whose accuracy guessing explains, else ``{}``; part of a headline.
 
-    ``scores``: model name -> its :func:`fer_lib.calibration.metrics.summary` (``accuracy`` and ``n``).  Guessing
-    explains an accuracy whose 95 % Wilson interval begins at or below 1/7.
+    ``scores``: model name -> its :func:`fer_lib.calibration.metrics.summary`, all on the same rows.  Guessing explains
+    an accuracy whose 95 % Wilson interval begins at or below :func:`chance_level`.
     """
+    chance = max(map(chance_level, scores.values()), default=CHANCE)
     names = [
-        name for name, s in scores.items() if proportion_interval(round(s["accuracy"] * s["n"]), s["n"])[0] <= CHANCE
+        name for name, s in scores.items() if proportion_interval(round(s["accuracy"] * s["n"]), s["n"])[0] <= chance
     ]
     if not names:
         return {}
     reason = "a smoke run trains too little to learn" if smoke else "the 95 % interval of the accuracy is not above it"
-    return {"at chance": f"({CHANCE:.2f}): {', '.join(names)}; {reason}"}
+    return {"at chance": f"({chance:.2f}): {', '.join(names)}; {reason}"}
 
 
-def bootstrap_interval(
-    fn: Callable, logits, y, resamples: int = 1000, seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap (Efron 1979) of ``fn(logits, y) -> float`` over rows: for F1 and the like, *not* the ECE."""
-    tail = checked_tail(level, resamples)
-    logits, y = checked_logits(logits, y)
-    rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(resamples):
-        rows = rng.integers(0, len(y), len(y))
-        values.append(fn(logits[rows], y[rows]))
+def bootstrap_confusions(pred, y, k: int, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+    """Confusion counts int64 [resamples, k, k] of rows drawn with replacement (Efron 1979); row = true class.
+
+    ``pred`` and ``y``: class ids [N].  Scores of these matrices give percentile intervals (:func:`percentiles`): for F1
+    and the like, *not* for the ECE.  Raises DataError without rows, FerError for too few resamples.
+    """
+    checked_tail(0.95, resamples)
+    confusion(pred, y, k)  # checks both
+    cells, n = np.asarray(y) * k + np.asarray(pred), len(y)
+    rng, counts = np.random.default_rng(seed), np.empty((resamples, k * k), np.int64)
+    for i in range(resamples):
+        counts[i] = np.bincount(cells[rng.integers(0, n, n)], minlength=k * k)
+    return counts.reshape(resamples, k, k)
+
+
+def percentiles(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The interval that leaves out the same share of resampled ``values`` [R] on either side."""
+    tail = checked_tail(level, len(values))
     low, high = np.quantile(values, [tail, 1.0 - tail])
     return float(low), float(high)

@@ -1,16 +1,19 @@
-"""Figures of scores: reliability diagrams, confusion matrices and F1 per class.
+"""Figures of scores: reliability diagrams, confusion matrices, F1 per class, and scores of several sets of rows.
 
 seaborn is imported where it draws, because its import takes more than a second.
 """
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from fer_lib.calibration.intervals import ece_null
 from fer_lib.calibration.metrics import BINS, class_names, ece, reliability_table
 from fer_lib.calibration.plot_style import ABOVE_LINES, BLUE, FAINT, GREY, RED, themed
 from fer_lib.errors import DataError
+
+MARKERS = "osD^vP*X"  # they tell series apart where colours repeat or are printed in grey
 
 
 @themed
@@ -113,4 +116,52 @@ def per_class_bars(per_class_f1: dict[str, float], title: str) -> Figure:
     axes.axhline(mean, color=RED, linestyle="--", linewidth=1.2, label=f"macro-F1 {mean:.3f}")
     axes.set(ylim=(0, 1.08), ylabel="F1", title=title)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    return figure
+
+
+@themed
+def score_matrix(scores: dict[str, dict[str, float]], outlined: set[tuple[str, str]], title: str, label: str) -> Figure:
+    """A score (0..1) for each pair of names, ``{row: {column: score}}``; the pairs ``outlined`` have a frame.
+
+    A pair without a score is left blank.  DataError without any score.
+    """
+    import seaborn
+
+    columns = list(dict.fromkeys(name for row in scores.values() for name in row))
+    if not columns:
+        raise DataError("no scores to draw: pass {row: {column: score}}")
+    values = np.asarray([[row.get(name, np.nan) for name in columns] for row in scores.values()], np.float64)
+    figure = Figure(figsize=(3.4 + 1.1 * len(columns), 1.8 + 0.5 * len(scores)))
+    axes = figure.subplots()
+    seaborn.heatmap(
+        values, vmin=0, vmax=1, cmap="Blues", annot=True, fmt=".3f", annot_kws={"fontsize": 9}, ax=axes,
+        linewidths=0.5, linecolor="white", cbar_kws={"label": label},
+    )  # fmt: skip
+    for row, column in outlined:
+        corner = columns.index(column), list(scores).index(row)
+        axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=RED, linewidth=2, clip_on=False))
+    axes.set_xticks(axes.get_xticks(), columns, rotation=30, ha="right")
+    axes.set_yticks(axes.get_yticks(), list(scores), rotation=0)
+    axes.set(title=title)
+    return figure
+
+
+@themed
+def score_intervals(scores: dict[str, dict[str, dict[str, tuple[float, float, float]]]], title: str) -> Figure:
+    """Scores with their 95 % intervals: ``{score name: {series: {row: (value, low, high)}}}``, one panel per score."""
+    rows = list(dict.fromkeys(row for panel in scores.values() for series in panel.values() for row in series))
+    count = max(len(panel) for panel in scores.values())
+    figure = Figure(figsize=(5.4 * len(scores), 1.6 + len(rows) * (0.25 + 0.14 * count)))
+    figure.suptitle(title)
+    panels = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
+    for axes, (score, panel) in zip(panels, scores.items(), strict=True):
+        for number, (name, series) in enumerate(panel.items()):
+            places = [rows.index(row) + (number - (count - 1) / 2) * 0.7 / count for row in series]
+            value, low, high = np.asarray(list(series.values()), np.float64).T
+            (points,) = axes.plot(value, places, MARKERS[number % len(MARKERS)], markersize=5, label=name)
+            axes.hlines(places, low, high, color=points.get_color(), linewidth=1.4)
+        axes.set(xlim=(0, 1), xlabel=f"{score}, 95 % interval")
+    panels[0].set_yticks(range(len(rows)), rows)
+    panels[0].invert_yaxis()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, count))
     return figure

@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:function or module:t
     "live": ("fer_lib.cli.live:app", "recognise expressions on a camera or a video, in a window, a page or headless"),
     "score": ("fer_lib.cli.score:score", "score a live session against its manual labels; study its smoothing"),
     "onnx": ("fer_lib.cli.onnx:onnx", "write a model or a checkpoint alone as an ONNX file, proved and timed"),
+    "weights": ("fer_lib.cli.weights:app", "list the starting weights of backbones, and convert them"),
     "models": ("fer_lib.cli.models:models", "list the registered models, their aliases and headline metrics"),
     "runs": ("fer_lib.cli.runs:app", "list recent runs; end dead ones with: fer runs reap"),
     "report": ("fer_lib.cli.report:report", "export a run and render its page"),

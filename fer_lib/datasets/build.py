@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fer_lib.datasets.import_folder import REPORT, import_folders, read_imports
+from fer_lib.datasets.import_folder import REPORT, import_folders, read_imports, read_report
 from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
 from fer_lib.datasets.provenance import any_drawn
 from fer_lib.datasets.splits import assign_val, assign_val_roles, excluded_from_val
@@ -20,7 +20,7 @@ from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
 from fer_lib.params import ManifestParams
 from fer_lib.storage.atomic import fresh_file
-from fer_lib.storage.json_files import json_text, read_json
+from fer_lib.storage.json_files import json_text
 from fer_lib.storage.progress import step
 
 SHOWN = 10
@@ -49,16 +49,17 @@ def build_manifest(params: ManifestParams, import_dir: Path, out: Path, name: st
     excluded = excluded_from_val(usable)
     usable = assign_val(usable, params.val_fraction, params.seed)
     usable = assign_val_roles(usable, params.val_roles, params.seed)
-    files, sources = [folder / REPORT for folder in import_folders(import_dir)], set(selected["source"])
-    reports = [report for file in files if file.is_file() and (report := read_json(file))["dataset"] in sources]
+    folders, sources = import_folders(import_dir), set(selected["source"])
+    described = [folder for folder in folders if (folder / REPORT).is_file()]
+    reports = [report for report in map(read_report, described) if report["dataset"] in sources]
     drawn = {s: any_drawn([r.get("drawn") for r in reports if r["dataset"] == s] or [None]) for s in sorted(sources)}
-    bad_labels = sum(report["bad_records"].get("label out of range", 0) for report in reports)
+    bad_labels = sum(report.get("bad_records", {}).get("label out of range", 0) for report in reports)
     meta = {
         "root": import_dir.as_posix(),
         "tolerance": params.tolerance,
         "created": params.model_dump(mode="json", exclude={"output_dir", "imports", "smoke", "manifests", "curate"}),
         "drawn": {s: drawn[s] for s in sorted(set(usable["source"])) if drawn[s] is not None},
-        "bad_labels": bad_labels if all(file.is_file() for file in files) else None,
+        "bad_labels": bad_labels if described == folders else None,
     }
     manifest = Manifest(usable, meta)
     report = {

@@ -107,7 +107,7 @@ def open_or_build(
         with FileLock(cache_dir / f".{folder.name}.lock"):  # of two phases that start together, one builds
             if not folder.is_dir():
                 build_pack(manifest, contract, folder, tolerance, kind)
-    entries = _read_index(folder, len(manifest), contract.resize)
+    entries = _read_index(folder, len(manifest), contract.resize, tolerance, kind)
     bad = [i for i, entry in enumerate(entries) if entry.problem]
     used = manifest
     if bad:
@@ -188,7 +188,7 @@ def _pack_folder(manifest: Manifest, contract: FaceContract, cache_dir: Path, to
     return cache_dir / f"pack-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
-def _read_index(folder: Path, rows: int, side: int) -> list[Entry]:
+def _read_index(folder: Path, rows: int, side: int, tolerance: int, kind: PackKind) -> list[Entry]:
     """The entries of a finished pack.  DataError for a damaged index or pixels of the wrong size."""
     try:
         lines, size = (folder / INDEX).read_bytes().splitlines(keepends=True), (folder / FACES).stat().st_size
@@ -196,7 +196,9 @@ def _read_index(folder: Path, rows: int, side: int) -> list[Entry]:
         raise _damaged(folder, f"{error.filename} cannot be read ({error.strerror})") from error
     chunks = list(valid_chunks(lines))
     entries = list(chain(*chunks))
-    if len(chunks) < len(lines) or len(entries) != rows:
+    stored = all(bool(entry.channels) == (kind == "faces" and not entry.problem) for entry in entries)
+    tolerated = sum(bool(entry.problem) for entry in entries) <= tolerance
+    if len(chunks) < len(lines) or len(entries) != rows or not (stored and tolerated):
         raise _damaged(folder, f"its {INDEX} was changed after it was written")
     expected = side**2 * sum(entry.channels for entry in entries)
     if size != expected:

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field, FiniteFloat, InstanceOf, TypeAdapter
 
 from fer_lib.datasets.cropping import Crop, crop_function
 from fer_lib.datasets.manifest import Manifest
@@ -33,14 +34,19 @@ FORMAT = 5  # of both files; part of a pack's name
 CHUNK = 256  # rows: 51 MB of colour faces at 258 pixels; an interruption loses at most one chunk
 _PARTS = 64  # rows of a checksum's table
 
+Point = Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]
+
 
 class Entry(NamedTuple):
     """A row in the index: channels and checksum of its face (0 without pixels), landmarks [5][2], or its problem."""
 
-    channels: int = 0
-    checksum: int = 0
-    eyes: list[list[float]] | None = None
-    problem: str = ""
+    channels: Literal[0, 1, 3] = 0
+    checksum: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    eyes: Annotated[list[Point], Field(min_length=5, max_length=5)] | None = None
+    problem: InstanceOf[str] = ""  # the name of a file may hold what is no text for pydantic
+
+
+_LINE = TypeAdapter(tuple[int, list[Entry]])
 
 
 def build_pack(manifest: Manifest, contract: FaceContract, folder: Path, tolerance: int, kind: PackKind) -> None:
@@ -51,7 +57,9 @@ def build_pack(manifest: Manifest, contract: FaceContract, folder: Path, toleran
     crop, rows = crop_function(manifest, contract, kind == "faces"), manifest.frame.to_dict("records")
     partial = partial_folder(folder)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        entries = _continue(partial, contract.resize, lambda numbers: pool.map(crop, (rows[i] for i in numbers)))
+        entries = _continue(
+            partial, contract.resize, len(rows), lambda places: pool.map(crop, (rows[i] for i in places))
+        )
         problems = [entry.problem for entry in entries if entry.problem]
         with step("packing faces", total=len(rows), unit="faces", done=len(entries)) as packing:
             for start in range(len(entries), len(rows), CHUNK):
@@ -72,7 +80,7 @@ def build_pack(manifest: Manifest, contract: FaceContract, folder: Path, toleran
     sync_folder(folder.parent)
 
 
-def _continue(partial: Path, side: int, crop_rows: Callable[[list[int]], Iterable[Crop]]) -> list[Entry]:
+def _continue(partial: Path, side: int, rows: int, crop_rows: Callable[[list[int]], Iterable[Crop]]) -> list[Entry]:
     """The entries of an unfinished pack before damage and before the chunk of a now usable row; the rest is cut off."""
     partial.mkdir(exist_ok=True)
     for name in (FACES, INDEX):
@@ -81,7 +89,8 @@ def _continue(partial: Path, side: int, crop_rows: Callable[[list[int]], Iterabl
     with open(partial / FACES, "rb") as faces, open(partial / INDEX, "rb") as index:
         for chunk in valid_chunks(index):
             stored = (np.frombuffer(faces.read(side**2 * entry.channels), np.uint8) for entry in chunk)
-            if any(checksum(face) != entry.checksum for face, entry in zip(stored, chunk, strict=True)):
+            rows -= len(chunk)
+            if rows < 0 or any(checksum(face) != entry.checksum for face, entry in zip(stored, chunk, strict=True)):
                 break
             chunks.append(chunk)
     unusable = [i for i, entry in enumerate(chain(*chunks)) if entry.problem]
@@ -123,8 +132,8 @@ def valid_chunks(lines: Iterable[bytes]) -> Iterator[list[Entry]]:
     """The chunks before the first truncated or changed line of the index."""
     for line in lines:
         try:
-            chunk = [Entry(*row) for row in json.loads(line)[1]]
-        except (ValueError, TypeError, LookupError):
+            _, chunk = _LINE.validate_python(json.loads(line))
+        except (ValueError, RecursionError):  # no JSON, or values that no build writes
             return
         if _line(chunk) != line:
             return

@@ -12,11 +12,14 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock
+from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 from fer_lib.datasets.manifest import read_frame
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
+from fer_lib.params.strict import first_problem
 from fer_lib.storage.atomic import previous, settle, write_json
+from fer_lib.storage.json_files import json_text
 
 ROWS, REPORT, IMAGES = "rows.parquet", "report.json", "images"
 _DEBRIS = (".DS_Store", "Thumbs.db", "desktop.ini")  # files that a file manager leaves in a folder
@@ -65,7 +68,7 @@ def refuse_other_parts(out: Path, sources: Collection[str], places: Collection[s
     """Raise :class:`DataError` for a folder in ``out`` that has a part of ``sources`` and is not among ``places``."""
     for folder in import_folders(out):
         source = folder.name.rpartition("-")[0]
-        if folder.name not in places and source in sources and _entry(folder)["dataset"] == source:
+        if folder.name not in places and source in sources and read_report(folder)["dataset"] == source:
             raise DataError(
                 f"{folder} holds a part of {source} from an earlier import, which this import would not replace: "
                 "delete it, or choose another output folder (-o)"
@@ -101,7 +104,7 @@ def read_imports(import_dir: Path) -> pd.DataFrame:
 def write_clean_report(out: Path) -> dict:
     """Write ``<out>/clean_report.json`` about every import in ``out``; returns the report."""
     with import_lock(out, "clean_report"):
-        entries = [_entry(folder) for folder in import_folders(out)]
+        entries = [read_report(folder) | {"output": utf8_text(folder)} for folder in import_folders(out)]
         counts = Counter()
         for entry in entries:
             counts.update(
@@ -134,18 +137,31 @@ def printable(value: Any) -> Any:
     return utf8_text(value) if isinstance(value, str) else value
 
 
-def _entry(folder: Path) -> dict:
-    """The report that an import left in its own folder."""
+class ImportReport(BaseModel):
+    """What later steps read of an import's report; ``splits``: split -> class -> rows."""
+
+    dataset: str
+    source: str
+    mode: str
+    splits: dict[str, dict[str, NonNegativeInt]]
+    warnings: list[str]
+    bad_records: dict[str, NonNegativeInt] = {}
+    drawn: bool | None = None
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The report that an import left in its own folder.  Raises DataError when it is missing or holds another thing."""
     path = folder / REPORT
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
-        if not {"dataset", "source", "mode", "splits", "warnings"} <= set(entry):
-            raise ValueError("keys are missing")
-    except (OSError, ValueError, TypeError) as error:  # TypeError: not a mapping
+        report = json.loads(path.read_text(encoding="utf-8"))
+        ImportReport.model_validate(report)
+        json_text(report)  # ValueError for NaN and infinity, which no report can hold
+    except (OSError, ValueError, RecursionError) as error:
+        reason = first_problem(error) if isinstance(error, ValidationError) else error
         raise DataError(
-            f"{path} is missing or damaged ({error}): import {folder.name} again, or move {folder} away"
+            f"{path} is missing or damaged ({reason}): import {folder.name} again, or move {folder} away"
         ) from error
-    return entry | {"output": utf8_text(folder)}
+    return report
 
 
 def _within(inner: Path, outer: Path) -> bool:

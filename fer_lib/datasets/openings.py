@@ -72,7 +72,7 @@ def _evalsets(log: Path) -> list[str]:
     for line in log.read_bytes().splitlines() if log.is_file() else []:
         try:
             evalsets.append(json.loads(line)["evalset_id"])
-        except (ValueError, KeyError):  # KeyError: a line of an earlier version
+        except (ValueError, KeyError, TypeError, RecursionError):  # KeyError: a line of an earlier version
             continue
     return evalsets
 

@@ -61,7 +61,7 @@ def read_frame(path: Path) -> tuple[pd.DataFrame, dict]:
         table = pq.read_table(path)
         meta = json.loads((table.schema.metadata or {}).get(_META_KEY, b"{}"))
         types = dict(zip(table.schema.names, table.schema.types, strict=True))
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names or metadata are not UTF-8 or JSON
+    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:  # names or metadata: no UTF-8, no JSON
         raise DataError(f"{path} is not a readable Parquet file ({error}); build it again") from error
     schema = meta.get("schema") if isinstance(meta, dict) else None
     if schema != SCHEMA_VERSION:

@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
-from zipfile import BadZipFile
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.errors import DataError
+from fer_lib.storage.npz_files import read_npz
 
 EXPOSURE_FILE = "seen.npz"
+Text = Annotated[str, Field(max_length=500)]
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,14 @@ def read_exposure(folder: Path) -> TrainingExposure | None:
     if not file.is_file():
         return None
     try:
-        with np.load(file) as stored:
-            return TrainingExposure(stored["learned"], stored["chosen_on"], bool(stored["whole"]))
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+        stored = read_npz(file)
+        images, complete = [stored["learned"], stored["chosen_on"]], stored["whole"]
+        if any(array.dtype != np.uint64 or array.ndim != 1 for array in images):
+            raise ValueError(f"its image numbers are not uint64 [N]: {[(a.dtype.str, a.shape) for a in images]}")
+        if complete.dtype != np.bool_ or complete.ndim:
+            raise ValueError(f"whole is {complete.dtype} {list(complete.shape)}, not one bool")
+        return TrainingExposure(*images, bool(complete))
+    except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{file} is not a training exposure record ({error}): train or export it again") from error
 
 
@@ -78,10 +84,27 @@ class SourceRows(BaseModel):
     drawn: bool | None = None
 
 
+class StartingWeights(BaseModel):
+    """The file or package of weights that a fit started from.  ``terms``: of the images that they were trained on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Text
+    origin: Text = ""
+    licence: Text = ""
+    terms: Text = ""
+
+    @property
+    def text(self) -> str:
+        licence = f"licence {self.licence}" if self.licence else "licence not recorded"
+        return f"{self.name} ({'; '.join(filter(None, (self.origin, licence, self.terms or 'terms not recorded')))})"
+
+
 class TrainingData(BaseModel):
     """The training data of the weights and of the model that they started from (``init_from``).
 
     ``smoke``: part of it was a ``--smoke`` run.  ``complete`` is False when the starting model has no such record.
+    ``starting_weights``: the file or package at the beginning of that chain; None for random weights.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -89,13 +112,15 @@ class TrainingData(BaseModel):
     sources: dict[str, SourceRows]
     smoke: bool = False
     complete: bool = True
+    starting_weights: StartingWeights | None = None
 
     @classmethod
-    def of(cls, train: Manifest, smoke: bool) -> TrainingData:
-        """The record of a fit on the rows of ``train``."""
+    def of(cls, train: Manifest, smoke: bool, start: StartingWeights | None = None) -> TrainingData:
+        """The record of a fit on the rows of ``train`` that began with the weights ``start``."""
         drawn = train.meta.get("drawn") or {}
         counts = train.frame["source"].value_counts().sort_index()
-        return cls(sources={s: SourceRows(rows=int(n), drawn=drawn.get(s)) for s, n in counts.items()}, smoke=smoke)
+        sources = {s: SourceRows(rows=int(n), drawn=drawn.get(s)) for s, n in counts.items()}
+        return cls(sources=sources, smoke=smoke, starting_weights=start)
 
     def with_start(self, other: TrainingData | None) -> TrainingData:
         """With the data of the starting model; a source of both has the larger number of rows."""
@@ -106,9 +131,12 @@ class TrainingData(BaseModel):
             start = sources.get(name, own)
             drawn = any_drawn([own.drawn, start.drawn])
             sources[name] = SourceRows(rows=max(own.rows, start.rows), drawn=drawn)
-        return TrainingData(
-            sources=dict(sorted(sources.items())), smoke=self.smoke or other.smoke, complete=other.complete
-        )
+        smoke = self.smoke or other.smoke
+        return other.model_copy(update={"sources": dict(sorted(sources.items())), "smoke": smoke})
+
+    def record(self) -> dict[str, Any]:
+        """The content of a bundle's ``training_data``; ``starting_weights`` only where there are any."""
+        return self.model_dump(exclude=None if self.starting_weights else {"starting_weights"})
 
     @property
     def drawn(self) -> bool:
@@ -164,6 +192,8 @@ def training_text(data: TrainingData | None) -> str:
         notes.append(f"whether {', '.join(unknown)} is drawn is not recorded")
     if not data.complete:
         notes.append("what its starting model was trained on is not recorded")
+    if start := data.starting_weights:
+        notes.append(f"started from {start.name} ({start.terms or 'terms not recorded'})")
     return "; ".join([f"trained on {faces}", *filter(None, notes)])
 
 

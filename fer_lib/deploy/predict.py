@@ -21,6 +21,7 @@ from fer_lib.faces.decode import decode
 from fer_lib.faces.detector_interface import find_points
 from fer_lib.faces.detectors import YuNet, get_detector
 from fer_lib.models.bundle import ONNX, Bundle
+from fer_lib.models.logits import logits_function
 
 BATCH = 64
 
@@ -62,7 +63,7 @@ class Predictor:
         self._correction = np.zeros(NUM_CLASSES) if bundle.logit_bias is None else bundle.logit_bias.copy()
         if target_prior is not None:
             self._correction += prior_correction(bundle.meta["training_prior"], target_prior)
-        self._run = self._onnx() if self.runtime == "onnx" else self._torch()
+        self._run = logits_function(bundle, self.runtime)
 
     def describe(self) -> str:
         """Which model predicts and what it was trained on, in one line."""
@@ -146,21 +147,6 @@ class Predictor:
         probs = self.probs([image] * len(boxes), boxes, points)
         everything = (0.0, 0.0, float(image.shape[0]), float(image.shape[1]))
         return [_prediction(b or everything, s, p) for b, s, p in zip(boxes, scores, probs, strict=True)]
-
-    def _onnx(self):
-        session = self.bundle.session()
-        return lambda faces: session.run(["logits"], {"faces": faces})[0]
-
-    def _torch(self):
-        import torch
-
-        model = self.bundle.model()
-
-        def run(faces: np.ndarray) -> np.ndarray:
-            with torch.inference_mode():
-                return model(torch.from_numpy(faces)).numpy()
-
-        return run
 
 
 def check_image(image: Any, what: str) -> None:

@@ -1,6 +1,8 @@
 """Evaluation: models measured on the same rows, and compared.
 
-evaluate.py     every model on one suite; report.py: the scores of one; table.py: as tables; results.py: what a run logs
+evaluate.py     every model on one suite, all rows and each source; subjects.py: what is measured
+report.py       the scores of one model on one set of rows; table.py: as tables; results.py: what a run logs
+prior_correction.py        what correcting the class shares of each source changes
 paired_comparison.py       two models on the same rows: differences, intervals, McNemar
 stages.py       a child beside the model it started from; gates.py, suites.py: may a candidate replace a model?
 checkpoint_sweep.py  the kept epochs of fits, and the best of them

@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 
 from fer_lib.calibration import metrics
-from fer_lib.calibration.intervals import bootstrap_interval
 from fer_lib.calibration.temperature import Temperature
 from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, read_exposure
 from fer_lib.errors import DataError, FerError
 from fer_lib.evaluation.leaks import known_leaks
-from fer_lib.evaluation.report import macro_f1, model_report, reliability_lists, temperature_for
+from fer_lib.evaluation.report import f1_report, model_report, temperature_for
 from fer_lib.models.bundle import Bundle, derive_bundle, read_bundle
 from fer_lib.models.softlabels import cached_logits
 from fer_lib.params import CheckpointParams
@@ -121,16 +120,13 @@ class _Protocol:
         """All scores of one checkpoint under one view, with intervals and reliability tables."""
         val_logits, val_used = self.logits(bundle, self.temperature_rows, view)
         logits, used = self.logits(bundle, self.rows, view)
-        report = model_report(
-            logits, used.labels, val_logits, val_used.labels, self.p.calibration, resamples=self.p.resamples,
-            seed=self.p.seed, allow_bound=True, view=view,
-        )  # fmt: skip
-        scaled = Temperature.model_validate(report["temperature"]).apply(logits, view)
-        tables = reliability_lists(logits, scaled, used.labels)
+        temperature = temperature_for(val_logits, val_used.labels, self.p.calibration, allow_bound=True, view=view)
+        report = model_report(logits, used.labels, temperature, self.p.resamples, self.p.seed, view)
         interval = report["macro_f1_interval"]  # of the raw predictions
         if self.p.select_by == "calibrated":
-            interval = bootstrap_interval(macro_f1, scaled, used.labels, self.p.resamples, self.p.seed)
-        return report | tables | self.identity(bundle, used, view) | {"chosen_by_interval": list(interval)}
+            scaled = temperature.apply(logits, view)
+            interval = f1_report(scaled, used.labels, self.p.resamples, self.p.seed)["macro_f1_interval"]
+        return report | self.identity(bundle, used, view) | {"chosen_by_interval": interval}
 
 
 def sweep(

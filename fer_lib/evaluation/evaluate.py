@@ -1,236 +1,242 @@
-"""Evaluation of all models of a run on the same rows: single view and flip average, with and without leaked images.
+"""Evaluation of all models of a run on the same rows: all of them, those that do not leak, and each source by itself.
 
-The temperature is fitted on val/temperature under the same view and applied unchanged to the test rows.  Each reading
-of test rows is logged (:mod:`fer_lib.datasets.openings`).  Models that started from another model's weights are
+The temperature of a view is fitted on val/temperature under this view and applied unchanged to the test rows.  Each
+reading of test rows is logged (:mod:`fer_lib.datasets.openings`).  Models that started from another model's weights are
 compared with it (:mod:`fer_lib.evaluation.stages`).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from fer_lib.calibration import metrics
 from fer_lib.calibration.temperature import Temperature
-from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
+from fer_lib.datasets.evalset_ids import evalset_id
 from fer_lib.datasets.manifest import Manifest, select_sources
 from fer_lib.datasets.openings import log_test_opening
-from fer_lib.datasets.provenance import TrainingExposure, read_exposure
-from fer_lib.errors import BundleError, DataError, FerError
+from fer_lib.emotions import EMOTIONS
+from fer_lib.errors import DataError, FerError
 from fer_lib.evaluation.annotators import annotator_report
 from fer_lib.evaluation.leaks import checked_leaks
 from fer_lib.evaluation.paired_comparison import Measurement
-from fer_lib.evaluation.report import model_report, reliability_lists
+from fer_lib.evaluation.prior_correction import CorrectedLogits, correct_prior, target_prior
+from fer_lib.evaluation.report import model_report, temperature_for
 from fer_lib.evaluation.stages import write_stages
-from fer_lib.models.bundle import Bundle, bundle_folder, derive_bundle, read_bundle
-from fer_lib.models.ensemble import combine
-from fer_lib.models.softlabels import cached_logits
-from fer_lib.models.softlabels_format import read_record
+from fer_lib.evaluation.subjects import Subject, subjects
+from fer_lib.models.bundle import Bundle, derive_bundle
 from fer_lib.params import EvaluateParams
 from fer_lib.storage.progress import each, step
 
+OWN = "bundle"  # where temperatures come from when there are no val rows to fit them on
+
 
 @dataclass(frozen=True)
-class Subject:
-    """A model or an ensemble to evaluate: bundles and their weights (a single model has one bundle of weight 1)."""
+class RowSet:
+    """Rows that are scored together.  ``part`` of ``evaluation.json``: ``sets`` (all, leak_free) or ``by_source``."""
+
+    part: str
+    name: str
+    label: str  # of the evalset id.  Rows of one source have the id of an evaluation of this source alone
+    sample_ids: frozenset[str]
+
+
+@dataclass(frozen=True)
+class View:
+    """One model's logits [N, 7] under one view on the N rows ``used``, before and after temperature and correction."""
 
     name: str
-    kind: str
-    bundles: list[Bundle]
-    weights: list[float]
-    space: str = "logit"
-    val_select: dict[str, Any] | None = None
-
-    def protocol(self, evalset: str, view: str) -> str:
-        if len(self.bundles) == 1:
-            return protocol_id(evalset, self.bundles[0].contract, view)
-        contracts = "+".join(b.contract.id for b in self.bundles)
-        return protocol_id(evalset, self.bundles[0].contract, f"{view}:{self.space}:{contracts}")
-
-    def exposure(self) -> TrainingExposure | None:
-        """The training exposure of all members; None when no member has a record."""
-        first, *others = sorted((read_exposure(b.path) for b in self.bundles), key=lambda record: record is None)
-        return None if first is None else first.with_ancestors(others)
-
-    def describe(self) -> dict[str, Any]:
-        """The model's entry in ``evaluation.json``, without its views."""
-        own = self.bundles[0].meta["model"]
-        entry = {
-            "kind": self.kind,
-            "backbone": "+".join(b.meta["model"]["backbone"] for b in self.bundles),
-            "image_size": own["image_size"]
-            if len(self.bundles) == 1
-            else [b.contract.image_size for b in self.bundles],
-            "weights_sha256": self.bundles[0].weights_sha256 if len(self.bundles) == 1 else None,
-            "parameters": sum(v.numel() for b in self.bundles for k, v in b.state_dict().items() if "running" not in k),
-            "val_select": self.val_select,
-        }
-        if len(self.bundles) > 1:
-            members = zip(self.bundles, self.weights, strict=True)
-            entry["members"] = [{"name": b.name, "weight": w, "weights_sha256": b.weights_sha256} for b, w in members]
-            entry["space"] = self.space
-        return entry
-
-
-def subjects(models: list[Path], ensembles: list[Path]) -> list[Subject]:
-    """Subjects from fit or bundle folders (``models``) and soft-label folders of several teachers (``ensembles``).
-
-    Raises FerError when two share a name, BundleError when a teacher's weights changed after the soft labels.
-    """
-    found = []
-    for folder in models:
-        bundle = read_bundle(bundle_folder(folder))
-        select = bundle.meta["metrics"].get("val_select")
-        found.append(Subject(bundle.name, bundle.meta["kind"], [bundle], [1.0], val_select=select))
-    for folder in ensembles:
-        record = read_record(folder)
-        if len(record["teachers"]) < 2:
-            continue
-        bundles = [read_bundle(t["uri"]) for t in record["teachers"]]
-        for bundle, teacher in zip(bundles, record["teachers"], strict=True):
-            if bundle.weights_sha256 != teacher["weights_sha256"]:
-                raise BundleError(
-                    f"{folder}: teacher {teacher['model']} was trained again since; export the soft labels again"
-                )
-        select = json.loads((folder / "ensemble_metrics.json").read_text())
-        name = "ensemble" if len(ensembles) == 1 else f"ensemble_{folder.name.rsplit('-', 1)[0]}"
-        weights = [t["weight"] for t in record["teachers"]]
-        found.append(Subject(name, "ensemble", bundles, weights, record["ensemble_space"], select))
-    names = [s.name for s in found]
-    if repeated := sorted({n for n in names if names.count(n) > 1}):
-        raise FerError(f"two models are called {', '.join(repeated)}: give each phase its own name parameter")
-    return found
+    used: Manifest
+    logits: np.ndarray
+    temperature: Temperature
+    scaled: np.ndarray
+    corrected: CorrectedLogits | None
 
 
 def evaluate(
     p: EvaluateParams, manifest: Manifest, models: list[Path], ensembles: list[Path], out: Path, cache_dir: Path, device
 ) -> dict[str, Any]:
-    """Evaluate every model; write ``evaluation.json``, ``predictions/NAME-VIEW.npz`` and ``bundles/NAME`` into ``out``.
+    """Evaluate every model and write into ``out``; return the content of ``evaluation.json``.
 
-    A bundle there carries the temperature of the single view and, as ``metrics["test"]``, the scores of its own
-    predictions (single view, scaled).  Where rows have votes, each report has ``people``, the comparison with the
-    annotators (:func:`fer_lib.evaluation.annotators.annotator_report`).  ``stages.json`` is written where one model
-    started from another's weights.  Returns the content of ``evaluation.json``.
+    Files: ``evaluation.json``, ``predictions/NAME-VIEW.npz``, ``confusion/NAME.csv``, ``stages.json`` where one model
+    started from another's weights, and ``bundles/NAME``.  A bundle there carries the temperature of the single view
+    and, as ``metrics["test"]``, the scores of its own predictions (single view, scaled).  Where rows have votes, each
+    report has ``people``, the comparison with the annotators
+    (:func:`fer_lib.evaluation.annotators.annotator_report`).
+    Where the evaluated sources have no val rows, each bundle's own temperature is applied.
     Raises FerError without models, DataError when rows leak from training and their source is not in
-    ``p.allow_leaks``, and when the chosen sources leave no rows to measure or none to fit a temperature on.
+    ``p.allow_leaks``, and when the chosen sources leave no rows to measure or val rows but none for a temperature.
     """
     evaluated = subjects(models, ensembles)
     if not evaluated:
         raise FerError("nothing to evaluate: name finished teacher or student phases, or soft-label phases")
+    if p.prior_correction not in ("none", "em"):
+        target_prior(p.prior_correction)  # refused before any row is read
     chosen = dict(include_sources=p.include_sources, exclude_sources=p.exclude_sources)
     role = {} if p.split == "test" else {"val_role": "select"}
     rows = manifest.rows(split=p.split, **role, **chosen)
     temperature_rows = _temperature_rows(manifest, p)
     known, leaks = checked_leaks(manifest, rows, p.split, p.allow_leaks, {s.name: s.exposure() for s in evaluated})
-    leaked = known.trained_on if p.leak_free else frozenset()
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "predictions").mkdir(exist_ok=True)
+    row_sets = _row_sets(rows, p.split, known.trained_on if p.leak_free else frozenset())
+    for folder in ("predictions", "confusion"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
     weights = {s.name: [b.weights_sha256 for b in s.bundles] for s in evaluated}
     log_test_opening(
         rows, weights, "evaluation", cache_dir, out, suite=p.suite or p.split, manifest_sha256=manifest.sha256, **chosen
     )
+    fitted = p.calibration in ("global", "vector")
     result: dict[str, Any] = {
         "suite": p.suite or p.split, "split": p.split, "manifest_sha256": manifest.sha256,
         "metric_version": metrics.METRIC_VERSION, "sources": sorted(set(rows.frame["source"])), "leaks": leaks,
-        "sets": {}, "models": {},
+        "temperature_from": p.calibration if not fitted else OWN if temperature_rows is None else "val/temperature",
+        "sets": {}, "by_source": {}, "models": {},
     }  # fmt: skip
     single_view: dict[str, dict[str, Measurement]] = {}  # model -> set of rows -> measurement
     for subject in each("model", evaluated):
-        views = {}
-        for view in p.views:
-            logits, used = _logits(subject, rows, cache_dir, view, p, device)
-            val_logits, val_labels = None, None
-            if temperature_rows is not None:
-                val_logits, val_used = _logits(subject, temperature_rows, cache_dir, view, p, device)
-                val_labels = val_used.labels
-            clean = np.asarray([s not in leaked for s in used.sample_ids])
-            views[view] = {}
-            for name, keep in {"all": np.ones(len(used), bool), **({"leak_free": clean} if leaked else {})}.items():
-                expected = len(rows) if name == "all" else len(rows) - len(leaked)
-                ids = [s for s, k in zip(used.sample_ids, keep, strict=True) if k]
-                label, y = p.split if name == "all" else f"{p.split}/{name}", used.labels[keep]
-                identity = {
-                    "evalset_id": evalset_id(ids, y, label, int(manifest.meta.get("tolerance", 0))),
-                    "n_expected": expected, "n_used": len(ids), "leaked": sum(s in known.trained_on for s in ids),
-                }  # fmt: skip
-                first = result["sets"].setdefault(name, identity | {"removed": len(rows) - expected})
-                _check_same_rows(first, identity, subject.name)
-                votes = [v[keep] for v in used.votes]
-                with step("scoring"):
-                    report = _report(logits[keep], y, votes, val_logits, val_labels, p, view)
-                protocol = subject.protocol(identity["evalset_id"], view)
-                views[view][name] = {"protocol_id": protocol, **identity, **report}
-                if view == "none":
-                    measurement = Measurement(subject.name, views[view][name], logits[keep], y, ids)
-                    single_view.setdefault(subject.name, {})[name] = measurement
+        scores: dict[str, Any] = {"views": {}, "by_source": {}}
+        for name in p.views:
+            view = _view(subject, rows, temperature_rows, cache_dir, name, p, device)
+            scores["views"][name], scores["by_source"][name] = {}, {}
+            for row_set, keep, report in _reports(subject, view, row_sets, known.trained_on, manifest, p):
+                part = result[row_set.part]
+                _check_same_rows(part.setdefault(row_set.name, _identity(report, rows)), report, subject.name)
+                scores["views" if row_set.part == "sets" else row_set.part][name][row_set.name] = report
+                if name == "none" and row_set.part == "sets":
+                    ids = [s for s, k in zip(view.used.sample_ids, keep, strict=True) if k]
+                    measured = Measurement(subject.name, report, view.logits[keep], view.used.labels[keep], ids)
+                    single_view.setdefault(subject.name, {})[row_set.name] = measured
             np.savez_compressed(
-                out / "predictions" / f"{subject.name}-{view}.npz",
-                logits=logits,
-                y=used.labels,
-                sample_id=np.asarray(used.sample_ids),
+                out / "predictions" / f"{subject.name}-{name}.npz",
+                logits=view.logits,
+                y=view.used.labels,
+                sample_id=np.asarray(view.used.sample_ids),
             )
-        result["models"][subject.name] = subject.describe() | {"views": views}
+        result["models"][subject.name] = subject.describe() | scores
+        report = scores["views"]["none"]["all"]
+        confusion = pd.DataFrame(report["raw"]["confusion"], index=EMOTIONS, columns=EMOTIONS)
+        confusion.to_csv(out / "confusion" / f"{subject.name}.csv", index_label="true", lineterminator="\n")
         if subject.kind != "ensemble":
-            _write_bundle(out / "bundles" / subject.name, subject.bundles[0], views["none"]["all"], p.split)
+            own = result["temperature_from"] == OWN
+            _write_bundle(out / "bundles" / subject.name, subject.bundles[0], report, p.split, own)
     (out / "evaluation.json").write_text(json.dumps(result, indent=1))
     with step("comparing models"):
         write_stages(out, result, {s.name: s.bundles[0] for s in evaluated if len(s.bundles) == 1}, single_view, p)
     return result
 
 
-def _report(logits, y, votes, val_logits, val_labels, p: EvaluateParams, view) -> dict[str, Any]:
-    """Scores, comparison with the annotators where rows have votes, and reliability tables of one set of rows."""
-    report = model_report(
-        logits, y, val_logits, val_labels, p.calibration, p.fixed_temperature, p.resamples, p.seed,
-        allow_bound=p.smoke, view=view,
-    )  # fmt: skip
-    scaled = Temperature.model_validate(report["temperature"]).apply(logits, view)
-    people = annotator_report(logits, scaled, y, *votes)
-    return report | ({} if people is None else {"people": people}) | reliability_lists(logits, scaled, y)
+def _row_sets(rows: Manifest, split: str, leaked: frozenset[str]) -> list[RowSet]:
+    """All rows, those that do not leak where some do, and the rows of each source."""
+    frame = rows.frame
+    every = frozenset(frame["sample_id"])
+    sets = [RowSet("sets", "all", split, every)]
+    if leaked:
+        sets.append(RowSet("sets", "leak_free", f"{split}/leak_free", every - leaked))
+    by_source = frame.groupby("source")["sample_id"].agg(frozenset)
+    return sets + [RowSet("by_source", str(source), split, ids) for source, ids in by_source.items()]
+
+
+def _view(
+    subject: Subject, rows: Manifest, temperature_rows: Manifest | None, cache_dir: Path, name: str, p, device
+) -> View:
+    logits, used = subject.logits(rows, cache_dir, name, p, device)
+    if temperature_rows is not None:
+        val_logits, val = subject.logits(temperature_rows, cache_dir, name, p, device)
+        temperature = temperature_for(val_logits, val.labels, p.calibration, allow_bound=p.smoke, view=name)
+    elif p.calibration in ("global", "vector"):
+        temperature = subject.own_temperature()
+    else:
+        temperature = temperature_for(None, None, p.calibration, p.fixed_temperature)
+    scaled, corrected = temperature.apply(logits, name), None
+    if p.prior_correction != "none":
+        sources = used.frame["source"].to_numpy(str)
+        corrected = correct_prior(scaled, sources, subject.training_prior(), p.prior_correction)
+    return View(name, used, logits, temperature, scaled, corrected)
+
+
+def _reports(
+    subject: Subject, view: View, row_sets: list[RowSet], leaked: frozenset[str], manifest: Manifest, p: EvaluateParams
+) -> Iterator[tuple[RowSet, np.ndarray, dict[str, Any]]]:
+    """Each set of rows, which of the used rows it has, bool [N], and its ids, counts and scores.
+
+    A set without any used row is left out.  Equal sets, such as all rows and those of the only source, are scored once.
+    """
+    reports: dict[tuple[str, frozenset[str]], dict[str, Any]] = {}
+    sample_ids, y = view.used.sample_ids, view.used.labels
+    for row_set in row_sets:
+        keep = np.asarray([s in row_set.sample_ids for s in sample_ids])
+        if not keep.any():
+            continue
+        key = row_set.label, row_set.sample_ids
+        if key not in reports:
+            ids = [s for s, k in zip(sample_ids, keep, strict=True) if k]
+            evalset = evalset_id(ids, y[keep], row_set.label, int(manifest.meta.get("tolerance", 0)))
+            with step("scoring"):
+                reports[key] = {
+                    "protocol_id": subject.protocol(evalset, view.name), "evalset_id": evalset,
+                    "n_expected": len(row_set.sample_ids), "n_used": len(ids), "leaked": sum(s in leaked for s in ids),
+                    **_scores(view, keep, p),
+                }  # fmt: skip
+        report = reports[key]
+        if view.corrected is not None and row_set.part == "by_source":
+            about = view.corrected.by_source[row_set.name]
+            report = report | {"prior_correction": about | report["prior_correction"]}
+        yield row_set, keep, report
+
+
+def _scores(view: View, keep: np.ndarray, p: EvaluateParams) -> dict[str, Any]:
+    """Scores on the rows ``keep`` bool [N], the comparison with the annotators where these rows have votes, and what a
+    prior correction changes.
+    """
+    logits, scaled, y = view.logits[keep], view.scaled[keep], view.used.labels[keep]
+    report = model_report(logits, y, view.temperature, p.resamples, p.seed, view.name)
+    if (people := annotator_report(logits, scaled, y, *(v[keep] for v in view.used.votes))) is not None:
+        report["people"] = people
+    if view.corrected is not None:
+        change = view.corrected.report(view.scaled, view.used.labels, keep, p.resamples, p.seed)
+        report["prior_correction"] = change
+    return report
 
 
 def _temperature_rows(manifest: Manifest, p: EvaluateParams) -> Manifest | None:
-    """The val/temperature rows of the evaluated sources; None where no temperature is fitted."""
+    """The val/temperature rows of the evaluated sources; None where these have no val rows or none is fitted."""
     if p.calibration not in ("global", "vector"):
         return None
-    candidates = manifest.frame[manifest.frame["val_role"] == "temperature"]
-    sources = select_sources(manifest.frame, p.include_sources, p.exclude_sources, manifest.path or "the manifest")
-    if not candidates["source"].isin(sources["source"]).any():
-        of = f" of {', '.join(sorted(set(sources['source'])))}" if len(candidates) else ""
+    where = manifest.path or "the manifest"
+    frame = select_sources(manifest.frame, p.include_sources, p.exclude_sources, where)
+    val = frame[frame["split"] == "val"]
+    if len(val) and not (val["val_role"] == "temperature").any():
         raise DataError(
-            f"{manifest.path or 'the manifest'} has no val rows of the role temperature{of}, so none can be fitted: "
-            "evaluate with calibration: none or fixed, with other sources, or on a manifest that has val rows"
+            f"{where} has no val rows of the role temperature of {', '.join(sorted(set(val['source'])))}, so none can "
+            "be fitted: evaluate with calibration: none or fixed, with other sources, or on a manifest that has them"
         )
     chosen = dict(include_sources=p.include_sources, exclude_sources=p.exclude_sources)
-    return manifest.rows(split="val", val_role="temperature", **chosen)
+    return manifest.rows(split="val", val_role="temperature", **chosen) if len(val) else None
 
 
-def _logits(
-    subject: Subject, rows: Manifest, cache_dir: Path, view: str, p: EvaluateParams, device
-) -> tuple[np.ndarray, Manifest]:
-    options = dict(flip_average=view == "flip", batch_size=p.batch_size, device=device, pack_kind=p.pack)
-    logits, packs = zip(*[cached_logits(b, rows, cache_dir, **options) for b in subject.bundles], strict=True)
-    used = packs[0].manifest
-    if any(pack.manifest.sha256 != used.sha256 for pack in packs):
-        raise DataError(f"{subject.name}: not all of its members could read the same images; repair the manifest first")
-    return combine(list(logits), subject.weights, subject.space), used
+def _identity(report: dict[str, Any], rows: Manifest) -> dict[str, Any]:
+    """The ids and counts of a set of rows, and how many of ``rows`` it leaves out."""
+    identity = {key: report[key] for key in ("evalset_id", "n_expected", "n_used", "leaked")}
+    return identity | {"removed": len(rows) - report["n_expected"]}
 
 
-def _check_same_rows(first: dict[str, Any], identity: dict[str, Any], name: str) -> None:
-    if first["evalset_id"] != identity["evalset_id"]:
+def _check_same_rows(first: dict[str, Any], report: dict[str, Any], name: str) -> None:
+    if first["evalset_id"] != report["evalset_id"]:
         raise DataError(
-            f"{name} was measured on {identity['n_used']} rows ({identity['evalset_id']}), the models before it on "
+            f"{name} was measured on {report['n_used']} rows ({report['evalset_id']}), the models before it on "
             f"{first['n_used']} ({first['evalset_id']}): one table can't hold both; repair the manifest, or evaluate "
             "them in two phases"
         )
 
 
-def _write_bundle(path: Path, bundle: Bundle, report: dict[str, Any], split: str) -> None:
+def _write_bundle(path: Path, bundle: Bundle, report: dict[str, Any], split: str, own_temperature: bool) -> None:
     identity = {k: report[k] for k in ("evalset_id", "protocol_id", "n_expected", "n_used", "leaked")}
     key = "test" if split == "test" else "val"
-    metrics = {key: report["scaled"] | identity, f"{key}_raw": report["raw"] | identity}
-    derive_bundle(bundle, path, temperature=Temperature.model_validate(report["temperature"]), metrics=metrics)
+    scores = {key: report["scaled"] | identity, f"{key}_raw": report["raw"] | identity}
+    temperature = None if own_temperature else Temperature.model_validate(report["temperature"])
+    derive_bundle(bundle, path, temperature=temperature, metrics=scores)

@@ -1,9 +1,11 @@
 """Scores of one model on one set of rows, before and after temperature scaling, with intervals."""
 
+from typing import Any
+
 import numpy as np
 
 from fer_lib.calibration import metrics
-from fer_lib.calibration.intervals import bootstrap_interval, ece_interval, ece_null, proportion_interval
+from fer_lib.calibration.intervals import bootstrap_confusions, ece_interval, ece_null, percentiles, proportion_interval
 from fer_lib.calibration.temperature import Temperature, View, fit
 from fer_lib.storage.json_files import plain
 
@@ -39,49 +41,55 @@ def ece_report(logits, y, resamples: int, seed: int) -> dict[str, float]:
 
 
 def model_report(
-    logits_test,
-    y_test,
-    logits_val_temp,
-    y_val_temp,
-    calibration: str = "global",
-    fixed_temperature: float = 1.2,
-    resamples: int = 1000,
-    seed: int = 1337,
-    allow_bound: bool = False,
-    view: View = "none",
-) -> dict:
-    """Scores of ``logits_test`` [N, K] against ``y_test`` [N]; the temperature is fitted on the validation rows only.
+    logits, y, temperature: Temperature, resamples: int = 1000, seed: int = 1337, view: View = "none"
+) -> dict[str, Any]:
+    """Scores of ``logits`` [N, K] under ``view`` against ``y`` [N], before and after ``temperature``.
 
-    ``view``: the view of both sets of logits.
     Keys: ``raw`` and ``scaled`` (:func:`fer_lib.calibration.metrics.summary` before and after scaling),
-    ``temperature``, ``ece_raw`` and ``ece_scaled`` ({value, lo, hi, null_mean, null_q95}), ``accuracy_interval``
-    (Wilson) and ``macro_f1_interval`` (bootstrap over rows), both 95 % and of the raw predictions.  The result is
-    JSON-ready and deterministic for a seed.
+    ``temperature``, ``ece_raw`` and ``ece_scaled`` ({value, lo, hi, null_mean, null_q95}), ``reliability_raw`` and
+    ``reliability_scaled``, and of the raw predictions those of :func:`f1_report` and ``accuracy_interval`` (Wilson,
+    95 %).  The result is JSON-ready and deterministic for a seed.
     """
-    temperature = temperature_for(logits_val_temp, y_val_temp, calibration, fixed_temperature, allow_bound, view)
-    logits_test, y_test = metrics.checked_logits(logits_test, y_test)
-    scaled = temperature.apply(logits_test, view)
-    raw = metrics.summary(logits_test, y_test)
+    logits, y = metrics.checked_logits(logits, y)
+    scaled = temperature.apply(logits, view)
+    raw = metrics.summary(logits, y)
     right = int(np.trace(raw["confusion"]))
     return {
         "raw": raw,
-        "scaled": metrics.summary(scaled, y_test),
+        "scaled": metrics.summary(scaled, y),
         "temperature": temperature.model_dump(),
-        "ece_raw": ece_report(logits_test, y_test, resamples, seed),
-        "ece_scaled": ece_report(scaled, y_test, resamples, seed),
-        "accuracy_interval": list(proportion_interval(right, len(y_test))),
-        "macro_f1_interval": list(bootstrap_interval(macro_f1, logits_test, y_test, resamples, seed)),
+        "ece_raw": ece_report(logits, y, resamples, seed),
+        "ece_scaled": ece_report(scaled, y, resamples, seed),
+        "accuracy_interval": list(proportion_interval(right, len(y))),
+        **f1_report(logits, y, resamples, seed),
+        "reliability_raw": plain(metrics.reliability_table(metrics.softmax(logits), y)),
+        "reliability_scaled": plain(metrics.reliability_table(metrics.softmax(scaled), y)),
     }
 
 
-def macro_f1(logits: np.ndarray, y: np.ndarray) -> float:
-    """Macro-F1 of the predictions of logits [N, K] against ``y`` [N]."""
-    return metrics.macro_f1(logits.argmax(axis=1), y, logits.shape[1])
+def f1_report(logits: np.ndarray, y: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
+    """Intervals (95 %) of F1 and recall of the predictions of ``logits`` [N, K] against ``y`` [N].
 
-
-def reliability_lists(logits: np.ndarray, scaled: np.ndarray, y: np.ndarray) -> dict[str, dict[str, list]]:
-    """``reliability_raw`` and ``reliability_scaled``: reliability tables before and after scaling; NaN becomes None."""
+    ``macro_f1_interval`` over all K classes and ``macro_f1_present_interval`` over ``classes_present``, the classes
+    that have rows.  ``per_class``: for each of these ``n``, ``f1`` and ``recall`` with their intervals.  F1: percentile
+    bootstrap over rows; recall: Wilson.
+    """
+    k, pred = logits.shape[1], logits.argmax(axis=1)
+    cm = metrics.confusion(pred, y, k)
+    counts, hits, f1 = cm.sum(axis=1), np.diagonal(cm), metrics.f1_from_confusion(cm)
+    drawn = metrics.f1_from_confusion(bootstrap_confusions(pred, y, k, resamples, seed))
+    present = np.flatnonzero(counts)
+    names = metrics.class_names(k)
     return {
-        f"reliability_{kind}": plain(metrics.reliability_table(metrics.softmax(z), y))
-        for kind, z in (("raw", logits), ("scaled", scaled))
-    }
+        "macro_f1_interval": list(percentiles(drawn.mean(axis=1))),
+        "macro_f1_present_interval": list(percentiles(drawn[:, present].mean(axis=1))),
+        "classes_present": [names[i] for i in present],
+        "per_class": {
+            names[i]: {
+                "n": int(counts[i]), "f1": float(f1[i]), "f1_interval": list(percentiles(drawn[:, i])),
+                "recall": float(hits[i] / counts[i]),
+                "recall_interval": list(proportion_interval(int(hits[i]), int(counts[i]))),
+            }
+            for i in present
+        },
+    }  # fmt: skip

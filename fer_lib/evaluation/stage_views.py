@@ -30,8 +30,8 @@ def stage_sentences(stage: dict[str, Any]) -> list[str]:
     macro = gain["macro_f1"]
     lines = [
         f"`{child}`, trained on from `{parent}`, is {verdict(macro)}: macro-F1 {scores['parent']['macro_f1']:.4f} → "
-        f"{scores['child']['macro_f1']:.4f} ({_signed(macro)}) on the same {scores['n_used']:,} rows; accuracy "
-        f"{scores['parent']['accuracy']:.4f} → {scores['child']['accuracy']:.4f} ({_signed(gain['accuracy'])}), "
+        f"{scores['child']['macro_f1']:.4f} ({signed(macro)}) on the same {scores['n_used']:,} rows; accuracy "
+        f"{scores['parent']['accuracy']:.4f} → {scores['child']['accuracy']:.4f} ({signed(gain['accuracy'])}), "
         f"{test['only_after']:,} rows gained and {test['only_before']:,} lost, McNemar p = {test['p']:.2g}."
     ]
     for word, sign in (("higher", 1), ("lower", -1)):
@@ -67,7 +67,7 @@ def _cost_sentence(cost: dict[str, Any]) -> str:
     return f"It cost {' and '.join(parts)}." if parts else "Its cost is not known: no history lies beside it."
 
 
-def _signed(difference: dict[str, float]) -> str:
+def signed(difference: dict[str, float]) -> str:
     return f"{difference['value']:+.4f}, 95 % {difference['lo']:+.4f} to {difference['hi']:+.4f}"
 
 

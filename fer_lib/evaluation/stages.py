@@ -6,7 +6,6 @@ that started from the plain one.  Both are scored on the same rows (one ``evalse
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from fer_lib.evaluation.stage_views import stage_sentences
 from fer_lib.models.bundle import WEIGHTS, Bundle, read_bundle
 from fer_lib.params import EvaluateParams
 from fer_lib.storage.atomic import write_json
-from fer_lib.storage.json_files import flatten
+from fer_lib.storage.json_files import flatten, read_json
 
 STAGES = "stages.json"
 NO_INTERVAL = "the difference in ECE has none: a bootstrap of the ECE does not cover; each ECE has one of its own"
@@ -82,7 +81,7 @@ def write_stages(
 
 def read_stages(out: Path) -> dict[str, Any] | None:
     """The ``stages.json`` of an evaluation's folder; None where no model was another's child."""
-    return json.loads((out / STAGES).read_text()) if (out / STAGES).is_file() else None
+    return read_json(out / STAGES) if (out / STAGES).is_file() else None
 
 
 def compare_scores(parent: Measurement, child: Measurement, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
@@ -116,7 +115,7 @@ def cost(bundle: Bundle, iterations: int = 20) -> dict[str, Any]:
     None without torch weights.
     """
     spent: dict[str, Any] = dict.fromkeys(("train_seconds", "images_per_sec", "epochs", "kept_epoch"))
-    if (file := bundle.path.parent / "history.json").is_file() and (history := json.loads(file.read_text())):
+    if (file := bundle.path.parent / "history.json").is_file() and (history := read_json(file)):
         seconds = np.asarray([row["timing"]["epoch_sec"] for row in history], np.float64)
         speed = np.asarray([row["timing"]["images_per_sec"] for row in history], np.float64)
         spent = {
@@ -162,7 +161,7 @@ def _fit_settings(bundle: Bundle) -> dict[str, Any] | None:
     file = bundle.path.parent / "alignmentreport.json"
     if not file.is_file():
         return None
-    report = json.loads(file.read_text())
+    report = read_json(file)
     for key in ("manifest_sha256", "starting_weights_sha256"):
         if report.get("ids", {}).get(key) != bundle.meta["ids"].get(key):
             raise FerError(f"{file} is not about the weights beside it ({key} differs): run the fit again with --fresh")

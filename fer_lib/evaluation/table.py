@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,29 +10,98 @@ import numpy as np
 import pandas as pd
 
 from fer_lib.calibration import metrics
+from fer_lib.calibration.intervals import chance_level
 from fer_lib.calibration.temperature import Temperature
 
 
-def results_table(result: dict[str, Any]) -> pd.DataFrame:
+def results_table(result: dict[str, Any], part: str = "views") -> pd.DataFrame:
     """One line per model, view and set of rows, with the ids that say which lines are comparable.
 
-    Lines of one ``evalset`` were measured on the same rows; ``protocol`` adds preprocessing and view.
+    ``part``: ``views`` has all rows and those that do not leak, ``by_source`` the rows of each source.  Lines of one
+    ``evalset`` were measured on the same rows; ``protocol`` adds preprocessing and view.  ``macro-F1`` is the mean over
+    the ``classes`` that have rows, with its interval; ``chance`` is the accuracy of guessing among these.
     """
     lines = []
+    for name, view, rows, report in _reports(result, part):
+        ece, scaled = report["ece_raw"], report["ece_scaled"]
+        low, high = report["macro_f1_present_interval"]
+        lines.append(
+            {
+                "model": name, "view": view, "source" if part == "by_source" else "rows": rows, "n": report["n_used"],
+                "leaked": report["leaked"], "classes": len(report["classes_present"]),
+                "chance": chance_level(report["raw"]), "accuracy": report["raw"]["accuracy"],
+                "macro-F1": report["raw"]["macro_f1_present"], "F1 low": low, "F1 high": high,
+                "minority-F1": report["raw"]["minority_f1"], "ECE": ece["value"], "ECE scaled": scaled["value"],
+                "scaled low": scaled["lo"], "scaled high": scaled["hi"], "null": scaled["null_mean"],
+                "T": report["temperature"]["global_temperature"],
+                "evalset": report["evalset_id"], "protocol": report["protocol_id"],
+            }
+        )  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def _reports(result: dict[str, Any], *parts: str) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """(model, view, set of rows, report) of these parts of each model."""
     for name, model in result["models"].items():
-        for view, sets in model["views"].items():
-            for rows, report in sets.items():
-                ece, scaled = report["ece_raw"], report["ece_scaled"]
-                lines.append(
-                    {
-                        "model": name, "view": view, "rows": rows, "n": report["n_used"],
-                        "accuracy": report["raw"]["accuracy"], "macro-F1": report["raw"]["macro_f1"],
-                        "minority-F1": report["raw"]["minority_f1"], "ECE": ece["value"], "ECE scaled": scaled["value"],
-                        "scaled low": scaled["lo"], "scaled high": scaled["hi"], "null": scaled["null_mean"],
-                        "T": report["temperature"]["global_temperature"],
-                        "evalset": report["evalset_id"], "protocol": report["protocol_id"],
-                    }
-                )  # fmt: skip
+        for part in parts:
+            for view, sets in model[part].items():
+                for rows, report in sets.items():
+                    yield name, view, rows, report
+
+
+def per_class_table(result: dict[str, Any]) -> pd.DataFrame:
+    """One line per model, source and class that has rows there: F1 and recall with intervals, on the single view."""
+    return pd.DataFrame(
+        [
+            {
+                "model": name, "source": source, "class": emotion, "n": own["n"],
+                "F1": own["f1"], "F1 low": own["f1_interval"][0], "F1 high": own["f1_interval"][1],
+                "recall": own["recall"],
+                "recall low": own["recall_interval"][0], "recall high": own["recall_interval"][1],
+            }
+            for name, view, source, report in _reports(result, "by_source") if view == "none"
+            for emotion, own in report["per_class"].items()
+        ]
+    )  # fmt: skip
+
+
+def transfer_scores(result: dict[str, Any]) -> tuple[dict[str, dict[str, float]], set[tuple[str, str]]]:
+    """Macro-F1 over present classes of each model on each source, single view: ``{model ← its sources: {source: F1}}``.
+
+    Also the (model, source) pairs where the model was trained on the source.
+    """
+    scores, in_domain = {}, set()
+    for name, model in result["models"].items():
+        row = f"{name} ← {', '.join(model['trained_on'] or ['unknown'])}"
+        scores[row] = {s: report["raw"]["macro_f1_present"] for s, report in model["by_source"]["none"].items()}
+        in_domain |= {(row, source) for source in scores[row] if source in (model["trained_on"] or ())}
+    return scores, in_domain
+
+
+def source_intervals(result: dict[str, Any]) -> dict[str, dict[str, dict[str, tuple[float, float, float]]]]:
+    """``{score: {model: {source (n): (value, low, high)}}}`` of accuracy and macro-F1, single view."""
+    scores: dict[str, Any] = {"accuracy": {}, "macro-F1": {}}
+    for name, view, source, report in _reports(result, "by_source"):
+        if view == "none":
+            row, raw = f"{source} (n = {report['n_used']:,})", report["raw"]
+            macro = raw["macro_f1_present"], *report["macro_f1_present_interval"]
+            scores["accuracy"].setdefault(name, {})[row] = raw["accuracy"], *report["accuracy_interval"]
+            scores["macro-F1"].setdefault(name, {})[row] = macro
+    return scores
+
+
+def prior_table(result: dict[str, Any]) -> pd.DataFrame:
+    """One line per model, view and set of rows: what a prior correction changes; empty where none was asked for."""
+    lines = []
+    for name, view, rows, report in _reports(result, "views", "by_source"):
+        if (own := report.get("prior_correction")) is None:
+            continue
+        before, after, change = report["scaled"], own["corrected"], own["difference"]
+        line = {"model": name, "view": view, "rows": rows, "n": report["n_used"]}
+        for what, key in (("accuracy", "accuracy"), ("macro-F1", "macro_f1_present"), ("NLL", "nll")):
+            line |= {what: before[key], f"{what} change": change[key]["value"]}
+            line |= {f"{what} low": change[key]["lo"], f"{what} high": change[key]["hi"]}
+        lines.append(line | {"ECE": before["ece"], "ECE corrected": after["ece"], "converged": own.get("converged")})
     return pd.DataFrame(lines)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from fer_lib.emotions import NUM_CLASSES
 from fer_lib.live.session_files import UNKNOWN
 from fer_lib.live.smoothing import Smoothed
 from fer_lib.models.bundle import ONNX, Bundle
+from fer_lib.models.logits import logits_function
 from fer_lib.params import LiveParams
 
 
@@ -22,7 +23,7 @@ class LiveModel:
     def __init__(self, bundle: Bundle, p: LiveParams):
         """Temperature, bias and abstention thresholds are the bundle's unless ``p`` overrides them.
 
-        DataError for an invalid ``logit_bias`` file, BundleError for a bundle that does not load.
+        DataError for an invalid ``logit_bias`` file, BundleError for a bundle that does not load or fails.
         """
         self.bundle, self.contract = bundle, bundle.contract
         self.temperature = bundle.temperature
@@ -31,7 +32,8 @@ class LiveModel:
         bias = read_logit_bias(p.logit_bias) if p.logit_bias else bundle.logit_bias
         self.logit_bias = np.zeros(NUM_CLASSES) if bias is None else bias
         self.abstention = bundle.abstention if p.abstention is None else checked_abstention(p.abstention)
-        self._run = _onnx_runner(bundle, p.threads) if bundle.has(ONNX) else _torch_runner(bundle, p.threads)
+        self.runtime: Literal["onnx", "torch"] = "onnx" if bundle.has(ONNX) else "torch"
+        self._run = logits_function(bundle, self.runtime, p.threads, spin=False)
         side = self.contract.image_size
         self.probs(np.zeros((1, 3, side, side), np.float32))  # warm-up: the first call is slow
 
@@ -51,29 +53,8 @@ class LiveModel:
         """The entry ``model_facts`` of ``session.json``."""
         return {
             "name": self.bundle.name, "weights_sha256": self.bundle.weights_sha256, "contract": self.contract.id,
-            "runtime": "onnx" if self.bundle.has(ONNX) else "torch",
+            "runtime": self.runtime,
             "temperature": None if self.temperature is None else self.temperature.model_dump(),
             "logit_bias": self.logit_bias.tolist(),
             "abstention": None if self.abstention is None else self.abstention.tolist(),
         }  # fmt: skip
-
-
-def _onnx_runner(bundle: Bundle, threads: int):
-    from fer_lib.onnx_session import open_session
-
-    session = open_session(bundle.path / ONNX, threads, spin=False)
-    return lambda faces: session.run(["logits"], {"faces": faces})[0]
-
-
-def _torch_runner(bundle: Bundle, threads: int):
-    import torch
-
-    model = bundle.model()
-    if threads:
-        torch.set_num_threads(threads)
-
-    def run(faces: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return model(torch.from_numpy(faces)).numpy()
-
-    return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,9 +13,9 @@ from typing import Any
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.live import session_files
-from fer_lib.live.session_files import LABEL_TEXT, NO_LABEL, FrameRecord
+from fer_lib.live.session_files import LABEL_TEXT, NO_LABEL, FrameRecord, raise_if_replaced
 from fer_lib.params import SmoothingParams
-from fer_lib.storage.atomic import fresh_file, write_json
+from fer_lib.storage.atomic import write_json, write_text
 
 FLUSH_SECONDS = 0.7  # between two writes to disk; a kill loses no more than a second
 
@@ -102,8 +103,13 @@ class SessionLog:
             self.flush()
 
     def flush(self) -> None:
-        """Write everything to disk: rows are appended, the small files are replaced."""
+        """Write everything to disk: rows are appended, the small files are replaced.
+
+        DataError when another program removed or replaced a file of rows; then no more is written.
+        """
         self._last_flush = time.monotonic()
+        for stream in self._streams:
+            raise_if_replaced(Path(stream.name), os.fstat(stream.fileno()))
         if not self._dirty:
             return
         self._dirty = False
@@ -134,8 +140,7 @@ class SessionLog:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
-        with fresh_file(self.folder / name) as work:
-            work.write_text(text.getvalue(), encoding="utf-8", newline="")
+        write_text(self.folder / name, text.getvalue())
 
     def close(self) -> None:
         """Flush and close the files; they are closed also when the flush fails."""
@@ -145,8 +150,8 @@ class SessionLog:
 
 def check_unused(folder: Path) -> None:
     """DataError when ``folder`` already holds a session."""
-    for name in (session_files.SESSION, session_files.PER_FRAME):
-        if (folder / name).exists():
+    for name in session_files.WRITTEN_ONCE:
+        if os.path.lexists(folder / name):
             raise DataError(
                 f"{folder} holds a session already ({name}): give another --output, or move the old one away"
             )

@@ -6,6 +6,7 @@ one size, so frames of another size are left out and counted.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,20 +25,27 @@ class VideoFile:
     """A video and the list of its frames, written frame by frame in one thread."""
 
     def __init__(self, folder: Path, name: str, size: tuple[int, int], fps: float, lossless: bool):
-        """``size`` (width, height) in pixels.  DataError when OpenCV cannot write the file, OSError for its list."""
+        """``size`` (width, height) in pixels.  DataError when OpenCV cannot write the file, OSError when it or
+        its list exists or the disk refuses."""
         self.size, self.path, self.left_out, self.frames = size, folder / name, 0, 0
         code = cv2.VideoWriter.fourcc(*("FFV1" if lossless else "MJPG"))
         even = (size[0] + size[0] % 2, size[1] + size[1] % 2)  # codecs drop an odd last row or column
         self._pad = even[1] - size[1], even[0] - size[0]
         self._list = open(folder / session_files.frame_list(name), "x", encoding="utf-8", buffering=1)
         self._list.write("frame_index\n")
+        with open(self.path, "xb") as created:  # OpenCV would write through a link
+            self._files = {self.path: os.fstat(created.fileno()), Path(self._list.name): os.fstat(self._list.fileno())}
         self._video = cv2.VideoWriter(str(self.path), code, fps if 1 <= fps <= 240 else DEFAULT_FPS, even)
         if not self._video.isOpened():
             self._list.close()
             raise DataError(f"{self.path} cannot be written: is there room, and does this OpenCV have FFmpeg?")
 
     def add(self, index: int, image: np.ndarray) -> None:
-        """Write uint8 RGB ``image`` [H, W, 3] of frame ``index``; one of another size is counted in ``left_out``."""
+        """Write uint8 RGB ``image`` [H, W, 3] of frame ``index``; one of another size is counted in ``left_out``.
+
+        DataError when another program removed or replaced the video or its list.
+        """
+        self._raise_if_replaced()
         if (image.shape[1], image.shape[0]) != self.size:
             self.left_out += 1
             return
@@ -54,12 +62,17 @@ class VideoFile:
         """
         self._video.release()
         self._list.close()
+        self._raise_if_replaced()
         expected, self.frames = self.frames, _count_frames(self.path, self.frames)
         if self.frames < expected:
             raise DataError(
                 f"{self.path} holds only {self.frames:,} of {expected:,} frames: check whether the disk is full or the "
                 "file has reached its size limit; the logs of all frames are complete"
             )
+
+    def _raise_if_replaced(self) -> None:
+        for file, opened in self._files.items():
+            session_files.raise_if_replaced(file, opened)
 
 
 def _count_frames(file: Path, expected: int) -> int:

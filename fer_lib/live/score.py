@@ -20,7 +20,7 @@ from fer_lib.datasets.evalset_ids import evalset_id
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
 from fer_lib.live.session_files import NO_LABEL, Frames, read_frames, read_session, rows_of
-from fer_lib.storage.atomic import fresh_file
+from fer_lib.storage.atomic import write_text
 
 MIN_SEGMENT, TRIM = 0.6, 0.25  # seconds
 CORRECTIONS, CORRECTIONS_COLUMNS = "corrections.csv", ("start_frame", "end_frame", "label")
@@ -64,9 +64,7 @@ def correct(folder: Path | str, spans: list[tuple[int, int, str]]) -> Path:
     frames = read_frames(folder)
     if (_apply_corrections(text, frames, file) == _apply_corrections(before, frames, file)).all():
         return file
-    with fresh_file(file) as work:
-        work.write_text(text, encoding="utf-8")
-    return file
+    return write_text(file, text)
 
 
 def _read_corrections(file: Path) -> str:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ THRESHOLDS, CORRECTNESS = "thresholds.json", "per_class_correctness.csv"
 FACES, RECORDED, SESSION = "faces.csv", "recorded.csv", "session.json"
 RAW_VIDEO, ANNOTATED_VIDEO = "raw.mkv", "annotated.avi"
 ANNOTATED_LIST = "annotated.csv"  # the frames of ANNOTATED_VIDEO, as RECORDED lists those of RAW_VIDEO
+WRITTEN_ONCE = (SESSION, PER_FRAME, FACES, RECORDED, ANNOTATED_LIST, RAW_VIDEO, ANNOTATED_VIDEO)  # no session may exist
 
 PROBS = tuple(f"prob_{name}" for name in EMOTIONS)
 PER_FRAME_COLUMNS = (
@@ -102,6 +104,24 @@ def read_session(folder: Path | str) -> dict[str, Any]:
 def write_session(folder: Path, content: dict[str, Any]) -> None:
     """Write ``session.json`` atomically."""
     write_json(folder / SESSION, content)
+
+
+def regular_files(folder: Path, names: Iterable[str]) -> list[Path]:
+    """The files in ``folder`` among ``names``; a symbolic link is no file of a session."""
+    return [path for path in map(folder.joinpath, names) if path.is_file() and not path.is_symlink()]
+
+
+def raise_if_replaced(file: Path, opened: os.stat_result) -> None:
+    """DataError unless ``file`` still is the file that a session opened, as ``os.fstat`` described it, and no link."""
+    try:
+        is_same = os.path.samestat(os.lstat(file), opened)
+    except FileNotFoundError:
+        is_same = False
+    if not is_same:
+        raise DataError(
+            f"{file} was removed or replaced by another program while the session wrote it: the session ends and its "
+            "other files stay; let no other program write to that folder, and record again"
+        )
 
 
 def read_frames(folder: Path | str) -> Frames:

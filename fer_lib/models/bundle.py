@@ -70,6 +70,11 @@ class Bundle:
         """Hash of the torch weights (names, shapes, dtypes, values), the same in every bundle derived from them."""
         return self.meta["ids"]["weights_sha256"]
 
+    @property
+    def network_sha256(self) -> str:
+        """Hash of what computes the logits: the torch weights, or without them the ONNX file (which may be int8)."""
+        return self.weights_sha256 if self.has(WEIGHTS) else self.meta["files"][ONNX]
+
     def has(self, file: str) -> bool:
         """Whether the bundle holds a file of this name."""
         return file in self.meta["files"]
@@ -113,12 +118,13 @@ class Bundle:
             self._cache["model"] = model.eval()
         return self._cache["model"]
 
-    def session(self):
+    def session(self, threads: int = 0, spin: bool = True):
         """The onnxruntime session (CPU): ``faces`` float32 [N, 3, S, S] -> ``logits`` [N, 7] (before temperature).
 
-        Raises BundleError when the bundle has no ONNX file.
+        Raises BundleError when the bundle has no ONNX file, or one that does not load or has other inputs or outputs.
         """
-        if "session" not in self._cache:
+        key = f"session {threads} {spin}"
+        if key not in self._cache:
             if not self.has(ONNX):
                 raise BundleError(
                     f"bundle {self.path} holds no {ONNX}: export it first (phase 09_export_onnx), or predict with "
@@ -127,7 +133,7 @@ class Bundle:
             from fer_lib.onnx_session import open_session
 
             try:
-                session = open_session(self.path / ONNX)
+                session = open_session(self.path / ONNX, threads, spin)
             except Exception as error:  # the runtime's errors have no class in common
                 raise BundleError(f"onnxruntime cannot load {self.path / ONNX} ({error}); {ADVICE}") from error
             size = self.contract.image_size
@@ -138,8 +144,8 @@ class Bundle:
                     f"{self.path / ONNX} takes {inputs} and gives {outputs}, not {INPUT} [N, 3, {size}, {size}] and "
                     f"{OUTPUT} [N, {NUM_CLASSES}]: export the model again"
                 )
-            self._cache["session"] = session
-        return self._cache["session"]
+            self._cache[key] = session
+        return self._cache[key]
 
 
 def write_bundle(

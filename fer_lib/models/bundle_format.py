@@ -20,6 +20,7 @@ from fer_lib.datasets.provenance import TrainingData
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import BundleError
 from fer_lib.faces.contract import FaceContract
+from fer_lib.params.base import BackboneArgs
 from fer_lib.params.strict import first_problem
 from fer_lib.storage.json_files import file_sha256
 
@@ -52,6 +53,8 @@ class ModelSection(_Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     head: Literal["cosine", "linear"]
     s: Annotated[float, Field(gt=0, le=1000)]
+    backbone_args: BackboneArgs = {}
+    blocks: Annotated[int, Field(ge=0, le=8)] = 0  # residual blocks; absent when there are none
 
 
 class Ids(_Section):

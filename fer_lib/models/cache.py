@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import zlib
@@ -34,7 +35,8 @@ def cached_array(file: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
 def _read(file: Path) -> np.ndarray | None:
     content = file.read_bytes()
     if len(content) > 4 and content[-4:] == _crc(content[:-4]):
-        return np.load(io.BytesIO(content[:-4]), allow_pickle=False)
+        with contextlib.suppress(Exception):  # NumPy raises almost anything for what it did not write
+            return np.load(io.BytesIO(content[:-4]), allow_pickle=False)
     log.warning("%s is damaged: its array is computed again", file)
     return None
 

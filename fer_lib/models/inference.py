@@ -9,7 +9,25 @@ from torch import nn
 from fer_lib.datasets.batches import eval_batches
 from fer_lib.datasets.facepack import FacePack
 from fer_lib.emotions import NUM_CLASSES
+from fer_lib.models.bundle import WEIGHTS, Bundle
+from fer_lib.models.logits import logits_function
 from fer_lib.storage.progress import step
+
+
+class OnnxClassifier(nn.Module):
+    """A bundle's ONNX file in place of its torch model; it runs on the CPU whatever the device of its input."""
+
+    def __init__(self, bundle: Bundle):
+        super().__init__()
+        self.logits = logits_function(bundle, "onnx")
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self.logits(images.cpu().contiguous().numpy()))
+
+
+def network(bundle: Bundle) -> nn.Module:
+    """The torch model of a bundle, or its ONNX file where it holds no torch weights, as the packaged model does."""
+    return bundle.model() if bundle.has(WEIGHTS) else OnnxClassifier(bundle)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from fer_lib.errors import FerError
 from fer_lib.models.bundle import Bundle, read_bundle
 from fer_lib.models.cache import cached_array
 from fer_lib.models.ensemble import combine, search_weights
-from fer_lib.models.inference import predict_logits
+from fer_lib.models.inference import network, predict_logits
 from fer_lib.models.softlabels_format import write_softlabels
 from fer_lib.params import SoftLabelParams
 from fer_lib.params.base import PackKind
@@ -39,17 +39,17 @@ def cached_logits(
 ) -> tuple[np.ndarray, FacePack]:
     """float64 logits [N, 7] of the bundle's model for ``rows``, and the pack that holds these N faces.
 
-    The logits are cached under a key of weights, rows, contract, view and image libraries.  N is smaller than the
-    number of ``rows`` when a tolerance left images out.
+    A bundle without torch weights is run by ONNX Runtime.  The logits are cached under a key of weights, rows,
+    contract, view and image libraries.  N is smaller than the number of ``rows`` when a tolerance left images out.
     """
     tolerance = int(rows.meta.get("tolerance", 0))
     pack = open_or_build(rows, bundle.contract, cache_dir, tolerance, kind=pack_kind)
     pack_rows = rows_key(pack.manifest)  # changes when an image that a tolerance left out is restored
-    parts = [bundle.weights_sha256, pack_rows, bundle.contract.id, flip_average, tolerance, LIBRARIES]
+    parts = [bundle.network_sha256, pack_rows, bundle.contract.id, flip_average, tolerance, LIBRARIES]
     file = cache_dir / f"logits-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.npy"
 
     def compute() -> np.ndarray:
-        return predict_logits(bundle.model().to(device), pack, batch_size, device, flip_average)
+        return predict_logits(network(bundle).to(device), pack, batch_size, device, flip_average)
 
     return cached_array(file, compute), pack
 

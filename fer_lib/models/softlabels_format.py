@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -22,6 +19,7 @@ from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import BundleError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.params.strict import first_problem
+from fer_lib.storage.npz_files import read_npz
 
 _ADVICE = "export the soft labels again (phase 06_export_softlabels)"
 FILES = (
@@ -78,7 +76,7 @@ def _reading(folder: Path) -> Iterator[None]:
         yield
     except ValidationError as error:
         raise BundleError(f"{folder} holds no soft labels ({first_problem(error)}); {_ADVICE}") from error
-    except (OSError, ValueError, TypeError, KeyError, EOFError, RecursionError, BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"[:200]
         raise BundleError(f"{folder} holds no soft labels ({reason}); {_ADVICE}") from error
 
@@ -112,11 +110,8 @@ def read_softlabels(folder: Path, rows: Manifest, contract: FaceContract | None 
         with open(folder / "softlabels_index.jsonl", encoding="utf-8") as lines:
             entries = [json.loads(line) for line in lines]
         position = _Index.validate_python({entry["sample_id"]: entry["i"] for entry in entries})
-        with zipfile.ZipFile(folder / "softlabels.npz") as archive:  # arrays of that many rows, or an archive bomb
-            if sum(member.file_size for member in archive.infolist()) > 64 * len(entries) + 4096:
-                raise ValueError("its arrays hold more rows than its index")
-        with np.load(folder / "softlabels.npz") as stored:
-            logits, y = stored["logits"].astype(np.float64), stored["y"]
+        stored = read_npz(folder / "softlabels.npz")
+        logits, y = stored["logits"].astype(np.float64), stored["y"]
         if logits.shape != (len(y), NUM_CLASSES) or y.ndim != 1 or not np.isfinite(logits).all():
             raise ValueError(f"logits {logits.shape} and y {y.shape} are not finite rows of {NUM_CLASSES}")
     missing = [s for s in rows.sample_ids if s not in position]

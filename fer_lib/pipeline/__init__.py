@@ -1,6 +1,6 @@
 """Run files: each phase is a notebook in its own kernel, and all phases of a run share one parent MLflow run.
 
-runfile.py, includes.py  read a run file into a plan of validated phases
+runfile.py, includes.py  read a run file into a plan of validated phases; smoke.py: as a plan of seconds
 run.py                   one run file: ``fer run``
 sweep.py                 one run file with every combination of parameter values: ``fer sweep``
 grid.py                  the combinations of a sweep; sweep_table.py compares their results

@@ -171,14 +171,14 @@ def notebook_code(path: Path) -> str:
     """The code of a notebook without magics and without its ``parameters`` cell (its values are in the key already)."""
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError, KeyError) as error:
+        code = []
+        for cell in cells:
+            if cell["cell_type"] == "code" and "parameters" not in cell.get("metadata", {}).get("tags", []):
+                lines = "".join(cell["source"]).splitlines()
+                code += [line for line in lines if not line.lstrip().startswith(("%", "!"))]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FerError(f"cannot read the notebook {path}: {error}. Notebooks lie in {path.parent}; set FER_HOME to the "
                        f"folder that holds params/ and notebooks/") from error  # fmt: skip
-    code = []
-    for cell in cells:
-        if cell["cell_type"] == "code" and "parameters" not in cell.get("metadata", {}).get("tags", []):
-            lines = "".join(cell["source"]).splitlines()
-            code += [line for line in lines if not line.lstrip().startswith(("%", "!"))]
     return "\n".join(code)
 
 

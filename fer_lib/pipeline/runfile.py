@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,11 @@ import yaml
 from pydantic import BaseModel
 
 from fer_lib import params as params_module
-from fer_lib.errors import ParamsError
+from fer_lib.errors import FerError, ParamsError
 from fer_lib.params import PhaseParams
 from fer_lib.params.strict import closest, parse, unknown_key, validate
 from fer_lib.pipeline.includes import declared_seconds, matching_phases, read_run
+from fer_lib.pipeline.smoke import shrink
 from fer_lib.storage.paths import external, is_uri
 
 MAX_NAME = 200  # characters of a run or experiment; MLflow cuts longer ones
@@ -145,6 +146,7 @@ def load_run(path: Path | str, overrides: Sequence[str] = (), smoke: bool = Fals
         validated = Phase(phase, kind, notebook, validate(model, values[phase], phase))
         before = [earlier for earlier in plan if earlier.name in text.visible_phases[phase]]
         plan.append(replace(validated, inputs=resolve_inputs(validated, before, list(kinds))))
+        _check_backbone_args(plan[-1])
         _check_model_names(plan[-1])
     return RunPlan(name, experiment, plan, path, None if smoke or overrides else declared_seconds(path, text.top))
 
@@ -206,50 +208,6 @@ def _apply_smoke(path: Path, smoke: dict[str, dict], kinds: dict[str, str], valu
             _set_value(model, values[phase], str(key).split("."), value, f"{path}: smoke: phase {phase!r}")
 
 
-def shrink(kind: str, values: dict[str, Any], phases: Iterable[str] = ()) -> dict[str, Any]:
-    """The changes with which a phase of this kind takes seconds.  ``phases``: names of the run's phases."""
-    if kind in ("teacher", "student"):
-        return _shrink_fit(values, phases)
-    if kind == "import":
-        changes = [{"faces": min(s["faces"], 400)} if s["root"] == "embedded" else {} for s in values["sources"]]
-        return {"sources": [source | change for source, change in zip(values["sources"], changes, strict=True)]}
-    if kind == "manifest":
-        changes: dict[str, Any] = {"max_per_class": min(values["max_per_class"] or 60, 60)}
-        if values["val_fraction"]:  # of the few train rows, enough for the three roles of val
-            changes["val_fraction"] = max(values["val_fraction"], 0.25)
-        if values["manifests"] and not values["curate"]["selection"].startswith("uncleaned_"):  # it keeps all rows
-            caps = {"max_per_class_and_source": 60, "cap_splits": ["train", "val", "test"]}
-            changes["curate"] = values["curate"] | caps
-        return changes
-    if kind == "audit":
-        return {
-            "shown": min(values["shown"], 6),
-            "noise_nets": values["noise_nets"] | {"folds": 2, "rounds": 1, "epochs": 1},
-        }
-    if kind in ("checkpoints", "evaluate"):
-        return {"resamples": min(values["resamples"], 100)}
-    return {"epochs": 1} if kind == "adapt" else {}
-
-
-def _shrink_fit(values: dict[str, Any], phases: Iterable[str]) -> dict[str, Any]:
-    from fer_lib.models.classifier import takes
-
-    cap = {"epochs": 1, "accum_steps": 1}
-    if not values["init_from"] or values["init_from"] in phases:  # weights from outside the run fix the width
-        cap["embed_dim"] = 64
-    if values["image_size"] > 48 and takes(values["backbone"], 48):
-        cap["image_size"] = 48
-    caps: dict[str, Any] = {key: min(values[key], most) for key, most in cap.items()}
-    if values.get("onnx") == "both":
-        caps["onnx"] = "best"
-    batches = {"max_train_batches": 4, "max_val_batches": 2}
-    caps |= {key: min(values[key] or most, most) for key, most in batches.items()}  # 0 means all
-    least = max(7 * values["min_per_class"], 2 * values["processes"])
-    caps["batch_size"] = min(values["batch_size"], max(32, least))
-    times = {key: values[key] for key in ("warmup_epochs", "plain_epochs", "ramp_end") if values.get(key, 0) >= 1}
-    return caps | {key: value / values["epochs"] for key, value in times.items()}  # the same fractions of one epoch
-
-
 def resolve_inputs(phase: Phase, before: list[Phase], names: list[str]) -> dict[str, list[Phase | str]]:
     """Input field of ``phase`` -> earlier phases of the run, or folders and URIs as written (:class:`Input`).
 
@@ -272,6 +230,20 @@ def resolve_inputs(phase: Phase, before: list[Phase], names: list[str]) -> dict[
             raise ParamsError(f"phase {phase.name!r}: key {name!r} is blank and no {kinds} phase is before it: add "
                               f"one, or set {name} to a finished phase's folder")  # fmt: skip
     return inputs
+
+
+def _check_backbone_args(phase: Phase) -> None:
+    """Raise ParamsError when the backbone of ``phase`` does not accept its ``backbone_args``."""
+    if args := getattr(phase.params, "backbone_args", {}):  # only then: importing timm takes seconds
+        import torch
+
+        from fer_lib.models.classifier import make_backbone
+
+        try:
+            with torch.device("meta"):
+                make_backbone(phase.params.backbone, phase.params.image_size, args)
+        except FerError as error:
+            raise ParamsError(f"phase {phase.name!r}: {error}") from error
 
 
 def _check_model_names(phase: Phase) -> None:

@@ -56,6 +56,7 @@ def collect(run: str) -> dict[str, Any]:
         "fits": {}, "checkpoints": {}, "softlabels": {}, "evaluation": None, "stages": {},
         "export": None,
     }  # fmt: skip
+    elsewhere = False  # whether the evaluation has models of no phase: packaged, registered or a bundle's folder
     for record in records:
         folder, phase = Path(record["folder"]), record["phase"]
         match record["kind"]:
@@ -71,11 +72,13 @@ def collect(run: str) -> dict[str, Any]:
                 results["softlabels"][phase] = read_json(folder / "alignmentreport.json") | {"ensemble": ensemble}
             case "evaluate":
                 results["evaluation"] = read_json(folder / "evaluation.json")
+                named = record["inputs"].get("models", ())
+                elsewhere = any(folders.read_record(Path(value)) is None for value in named)
                 if (folder / "stages.json").is_file():
                     results["stages"][phase] = read_json(folder / "stages.json")
             case "export":
                 results["export"] = _export(folder)
-    _refuse_other_weights(results)
+    _refuse_other_weights(results, elsewhere)
     return without_paths(results)
 
 
@@ -213,10 +216,15 @@ def _fields(record: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: record[name] for name in names}
 
 
-def _refuse_other_weights(results: dict[str, Any]) -> None:
-    """FerError when the evaluated or exported weights are not those of the fits: a fit was trained again since."""
+def _refuse_other_weights(results: dict[str, Any], elsewhere: bool = False) -> None:
+    """FerError when the evaluated or exported weights are not those of the fits: a fit was trained again since.
+
+    ``elsewhere``: some evaluated models come from no fit of this run, so only those with a fit's name are checked.
+    """
     trained = {fit["ids"]["weights_sha256"] for part in ("fits", "checkpoints") for fit in results[part].values()}
-    weights = [(name, model.get("weights_sha256")) for name, model in results["evaluation"]["models"].items()]
+    names = {fit.get("name") for part in ("fits", "checkpoints") for fit in results[part].values()}
+    models = results["evaluation"]["models"].items()
+    weights = [(name, model.get("weights_sha256")) for name, model in models if name in names or not elsewhere]
     if results["export"] is not None:
         weights.append(("the exported bundle", results["export"]["bundle"]["ids"]["weights_sha256"]))
     if stale := [name for name, sha256 in weights if sha256 and sha256 not in trained]:

@@ -43,7 +43,8 @@ def evaluated_models(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
     models = (results["evaluation"] or {}).get("models", {})
     if not models:
         raise FerError(f"{results['name']}: nothing was evaluated: run its file to the end and export it again")
-    order = ("teacher", "ensemble", "student")
+    order, unknown = ("teacher", "ensemble", "student"), {"accuracy": None, "macro_f1": None}
+    models = {name: model | {"val_select": model["val_select"] or unknown} for name, model in models.items()}
     return dict(sorted(models.items(), key=lambda item: order.index(item[1]["kind"])))
 
 
@@ -54,7 +55,7 @@ def best_student(results: dict[str, Any]) -> str:
     students = {n: m for n, m in evaluated_models(results).items() if m["kind"] == "student"}
     if not students:
         raise FerError(f"{results['name']}: no student was evaluated: add one to the run file and run it again")
-    return max(students, key=lambda name: students[name]["val_select"]["macro_f1"])
+    return max(students, key=lambda name: students[name]["val_select"]["macro_f1"] or 0.0)
 
 
 def reports_by_rows(results: dict[str, Any]) -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
@@ -64,6 +65,18 @@ def reports_by_rows(results: dict[str, Any]) -> dict[str, list[tuple[str, str, d
         rows: [(n, view, sets[rows]) for n, m in models.items() for view, sets in m["views"].items() if rows in sets]
         for rows in results["evaluation"]["sets"]
     }
+
+
+def prior_corrections(results: dict[str, Any]) -> list[tuple[str, str, str, dict[str, Any]]]:
+    """(model, view, set of rows or source, report) where a prior correction was measured."""
+    return [
+        (name, view, rows, report)
+        for name, model in evaluated_models(results).items()
+        for part in ("views", "by_source")
+        for view, reports in model.get(part, {}).items()  # earlier versions have no by_source
+        for rows, report in reports.items()
+        if "prior_correction" in report
+    ]
 
 
 def goal_outcomes(results: dict[str, Any]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from fer_lib.calibration import plots
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import FerError
+from fer_lib.evaluation.table import source_intervals
 from fer_lib.report import facts
 from fer_lib.report.markdown import replace_section
 from fer_lib.storage.json_files import read_json
@@ -29,11 +30,13 @@ def draw_figures(results: dict[str, Any], folder: Path) -> dict[str, dict[str, s
     """Replace ``folder`` by a run's figures as PNG.
 
     Returns {section: {alternative text: path relative to the folder's parent}}; the sections are reliability,
-    per_class, confusion and curves.
+    per_class, confusion, sources (of an evaluation that has several) and curves.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    paths: dict[str, dict[str, str]] = {"reliability": {}, "per_class": {}, "confusion": {}, "curves": {}}
+    paths: dict[str, dict[str, str]] = {
+        section: {} for section in ("reliability", "per_class", "confusion", "sources", "curves")
+    }
 
     def save(section: str, name: str, figure: Figure) -> None:
         _save(figure, folder / f"{name}.png", dpi=90)
@@ -51,6 +54,9 @@ def draw_figures(results: dict[str, Any], folder: Path) -> dict[str, dict[str, s
             save("reliability", "reliability", plots.reliability_panels(panels, title))
             save("per_class", "per_class_f1", plots.per_class_bars(report["raw"]["per_class_f1"], f"{title}: F1"))
         save("confusion", f"confusion_{name}", plots.confusion_matrix(report["raw"]["confusion"], title))
+    if len(results["evaluation"].get("by_source", ())) > 1:
+        intervals = source_intervals({"models": facts.evaluated_models(results)})
+        save("sources", "sources", plots.score_intervals(intervals, f"{suite} by source, {facts.VIEWS['none']}"))
     for phase, fit in results["fits"].items():
         title = f"{phase}: {fit['model']['backbone']} at {fit['model']['image_size']} px"
         save("curves", f"curves_{phase}", training_curves(fit["history"], fit["ids"]["epoch"], title))

@@ -3,7 +3,7 @@
 Templates print unknown values (None) as a dash and escape ``|``. Filters:
 
 - ``percent``, ``decimal``: fixed digits, with an interval in brackets if one is passed;
-- ``accuracy``: accuracy of a model report with its interval; ``thousands``: ``28,709``; ``duration``: ``12.3 min``;
+- ``accuracy``, ``macro_f1``: of a report with its interval; ``thousands``: ``28,709``; ``duration``: ``12.3 min``;
 - ``paragraph``: joins the lines of a block into one;
 - ``table``: adds the alignment row to a block of table rows. Columns of numbers are right-aligned and don't wrap.
 """
@@ -55,6 +55,12 @@ def accuracy(report: dict[str, Any] | None) -> str:
     return DASH if report is None else percent(report["raw"]["accuracy"], report["accuracy_interval"])
 
 
+def macro_f1(report: dict[str, Any]) -> str:
+    """Macro-F1 over the classes present, of a model report, with its 95 % interval."""
+    interval = report.get("macro_f1_present_interval", report["macro_f1_interval"])  # earlier versions: all classes
+    return decimal(report["raw"]["macro_f1_present"], 4, interval)
+
+
 def table(rows: str) -> str:
     """The Markdown table of ``| cell | cell |`` rows, the header first; an indented line continues the row above."""
     lines = [line.strip() for line in re.sub(r"\n +", " ", rows).split("\n")]
@@ -78,6 +84,7 @@ ENVIRONMENT.filters |= {
     "accuracy": accuracy,
     "decimal": decimal,
     "duration": duration,
+    "macro_f1": macro_f1,
     "paragraph": lambda block: " ".join(block.split()) + "\n",
     "percent": percent,
     "table": table,

@@ -13,6 +13,7 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, FerError
 from fer_lib.evaluation.leaks import leak_warnings
 from fer_lib.models.bundle import META, ONNX, WEIGHTS, Bundle, read_bundle
+from fer_lib.models.published_weights import IMAGENET_TERMS, PACKAGES
 from fer_lib.report.facts import fits_by_weights, import_sources
 from fer_lib.report.markdown import render_template
 from fer_lib.storage.atomic import fresh_folder, write_synced
@@ -48,7 +49,7 @@ def render_card(bundle: Bundle, results: dict[str, Any]) -> str:
         "drawn_faces": bool(imports) and all(source["root"] == "embedded" for source in imports),
         "training_sources": training_sources,
         "sources": [*training_sources, *(["ferplus"] if has_votes else [])],
-        "imagenet": any(fit["init"]["pretrained"] in ("package", "hub") for fit in results["fits"].values()),
+        "starting_terms": sorted({terms for fit in results["fits"].values() if (terms := _starting_terms(fit))}),
         "val_select": metrics["val_select"],
         "leak_warnings": leak_warnings(results["evaluation"]),
         "file_raw": file_raw,
@@ -85,6 +86,14 @@ def install(source: Path, results: dict[str, Any], folder: Path = FOLDER) -> Bun
             write_synced(partial / file, (bundle.path / file).read_bytes())
         write_synced(partial / CARD, card.encode())
     return read_bundle(folder)
+
+
+def _starting_terms(fit: dict[str, Any]) -> str:
+    """Where the published weights that a fit of a run started from come from; "" for others."""
+    source = fit["init"]["pretrained"]
+    if source == "package":
+        return PACKAGES[fit["model"]["backbone"]].start.terms
+    return IMAGENET_TERMS if source == "hub" else ""
 
 
 def _evaluated_model(bundle: Bundle, results: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -63,6 +63,7 @@ def render_page(results: dict[str, Any], figures: dict[str, dict[str, str]], sou
         "protocol_differences": facts.protocol_differences(results),
         "temperature_fits": facts.temperature_fits(results),
         "ensemble_views": facts.ensemble_views(results),
+        "prior_corrections": facts.prior_corrections(results),
     }
     return render_template("page.md.j2", **_summary_context(results), **context) + "\n"
 

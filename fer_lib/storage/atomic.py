@@ -83,15 +83,17 @@ def settle(target: Path) -> None:
 def fresh_file(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``target``; its file is synced and renamed over ``target`` at the end.
 
+    No link of that name is written through: one that is there is removed, one that appears later is an error.
     Raises DataError when the disk is full or read-only, or the file cannot be written for another reason.
     """
     work = _neighbour(target)
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         settle(target)
+        work.unlink(missing_ok=True)
         try:
             yield work
-            with open(work, "rb+") as handle:
+            with open(work, "rb+", opener=_open_no_link) as handle:
                 os.fsync(handle.fileno())
             os.replace(work, target)
             sync_folder(target.parent)
@@ -100,18 +102,28 @@ def fresh_file(target: Path) -> Iterator[Path]:
 
 
 def write_synced(file: Path, content: bytes) -> None:
-    """Write and fsync one file.  Raises DataError when it cannot be written."""
-    with explained(file), open(file, "wb") as stream:
+    """Write and fsync one file.  Raises DataError when it cannot be written, or is a symbolic link."""
+    with explained(file), open(file, "wb", opener=_open_no_link) as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
 
 
+def write_text(target: Path, text: str) -> Path:
+    """Write ``text`` as UTF-8 atomically, with its line ends as they are; returns ``target``."""
+    with fresh_file(target) as work, open(work, "x", encoding="utf-8", newline="") as stream:  # x follows no link
+        stream.write(text)
+    return target
+
+
 def write_json(target: Path, value: Any) -> Path:
     """Write ``value`` as UTF-8 JSON atomically (:func:`json_text`); returns ``target``."""
-    with fresh_file(target) as work:
-        work.write_text(json_text(value), encoding="utf-8")
-    return target
+    return write_text(target, json_text(value))
+
+
+def _open_no_link(file: str | Path, flags: int) -> int:
+    """``os.open``; OSError for a symbolic link, where the system can tell (not on Windows)."""
+    return os.open(file, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _neighbour(target: Path) -> Path:

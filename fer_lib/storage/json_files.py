@@ -17,7 +17,7 @@ def read_json(path: Path) -> Any:
     """The JSON value in a file.  Raises FerError naming the file when it is missing or broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FerError(f"cannot read {path}: {error}. Run the phase that writes it again with --fresh") from error
 
 
@@ -25,7 +25,7 @@ def try_read_json(path: Path) -> Any:
     """The JSON value in a file; None when the file is missing, is being replaced or is broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -56,6 +56,7 @@ class EventLogger:
             record = {k: v for k, v in read_json(weights).items() if k != "training_data"}
             if Path(record["origin"]).is_absolute():  # so that a checkout can be moved
                 record["origin"] = below(Path(record["origin"]), home())
+            record |= {k: v for k, v in record.pop("provenance", {}).items() if k != "origin"}
             self.run.tags(**{f"fer.weights.{k.removeprefix('weights_')}": v for k, v in record.items()})
         if event.get("resumed_at_step"):  # this MLflow run is new: log the epochs before the interruption
             echo, self.echo = self.echo, False

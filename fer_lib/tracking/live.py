@@ -87,9 +87,8 @@ class LiveRun:
                 "pictures_not_recorded")  # fmt: skip
         values = numbers({"live": {k: summary.get(k) for k in keys}}) | self._score_metrics()
         self._client.log_batch(self.run_id, metrics=[Metric(k, v, now, 0) for k, v in values.items()])
-        for name in LOGS:
-            if (self.folder / name).is_file():
-                self._client.log_artifact(self.run_id, str(self.folder / name), "session")
+        for file in session_files.regular_files(self.folder, LOGS):
+            self._client.log_artifact(self.run_id, str(file), "session")
         self._client.set_tag(self.run_id, "fer.end", str(summary.get("end", "")))
         self._client.set_terminated(self.run_id, "FINISHED" if error is None else "FAILED")
 

@@ -62,6 +62,8 @@ def _register_version(bundle: Bundle, name: str, alias: str, run_id: str | None,
     client = mlflow.MlflowClient()
     tags = {**{k: str(v) for k, v in headline(bundle).items() if v is not None}, "size_bytes": str(_size(bundle.path))}
     tags["trained_on"] = training_text(bundle.training_data)
+    if start := bundle.training_data and bundle.training_data.starting_weights:
+        description = "\n\n".join(filter(None, (description, f"Started from {start.text}.")))
     try:
         with run, _quiet():
             info = mlflow.pyfunc.log_model(

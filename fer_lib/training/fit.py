@@ -12,24 +12,34 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ValidationError
 
 from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingData, TrainingExposure, read_exposure, read_training_data
+from fer_lib.datasets.provenance import (
+    EXPOSURE_FILE,
+    StartingWeights,
+    TrainingData,
+    TrainingExposure,
+    read_exposure,
+    read_training_data,
+)
 from fer_lib.devices import describe_device
 from fer_lib.errors import DataError, FerError
 from fer_lib.models.bundle import Bundle, read_bundle
 from fer_lib.models.classifier import FerClassifier, build_classifier, check_size
 from fer_lib.models.weights import load_pretrained, resample_weights
 from fer_lib.params import FitParams
+from fer_lib.params.strict import first_problem
 from fer_lib.storage.atomic import fresh_file, write_json
 from fer_lib.storage.environment import environment
 from fer_lib.storage.json_files import read_json
 from fer_lib.training.checkpoint import LAST, has_checkpoint
 from fer_lib.training.distributed import SingleProcess, run_processes
-from fer_lib.training.fit_inputs import FitData, model_config, open_data
+from fer_lib.training.fit_inputs import FitData, make_contract, model_config, open_data
 from fer_lib.training.loop import fit
 from fer_lib.training.negative_report import idle_warning, write_negative_report
+from fer_lib.training.nested import PrototypeObjective
 from fer_lib.training.step import precision
 
 # Starting weights with complete exposure records: hub and package weights never trained on these data sets, and the
@@ -81,12 +91,14 @@ def _run_fit(
     if context.rank == 0:
         context.wait()
     ids = _ids(p, manifest, data, weights, run_id, inputs or {})
-    record = TrainingData.of(data.train.manifest, p.smoke)
+    record = TrainingData.of(data.train.manifest, p.smoke, weights.get("provenance"))
     if weights["source"] == "init_from":
         record = record.with_start(read_training_data(weights.get("training_data")))
     options = dict(kind=kind, name=p.name, ids=ids, context=context, tune=tune, norms=norms)
-    events = fit(model, objective(p, data, context.device), data, p, out, training_data=record.model_dump(), **options)
-    for event in events:
+    loss = objective(p, data, context.device)
+    if p.nested.kind == "prototypes":
+        loss = PrototypeObjective(loss, model, p, context.device)
+    for event in fit(model, loss, data, p, out, training_data=record.record(), **options):
         if event["event"] == "start" and context.rank == 0:
             write_json(out / "environment.json", environment(context.device.type))
             alignment = _alignment(p, manifest, data, weights, event, init_from, context.device, ids)
@@ -141,20 +153,36 @@ def _starting_weights(model: FerClassifier, p: FitParams, init_from: str, out: P
         return _recorded_weights(record, p, init_from)
     if init_from:
         bundle = read_bundle(init_from)
-        theirs = {k: v for k, v in bundle.meta["model"].items() if k not in ("image_size", "dropout")}
-        ours = {k: model.config[k] for k in theirs}
+        theirs, ours = (
+            {k: v for k, v in config.items() if k not in ("image_size", "dropout")}
+            for config in (bundle.meta["model"], model.config)
+        )
+        identity = {}
+        if "blocks" not in theirs and ours.pop("blocks", 0):  # blocks that are added change no logit
+            identity = {k: v for k, v in model.state_dict().items() if k.startswith("blocks.")}
         if theirs != ours:
             raise FerError(
                 f"init_from {init_from} is another model: it has {theirs}, these parameters ask for {ours}; set them "
                 "to its values, or start from another bundle"
             )
-        model.load_state_dict(resample_weights(bundle.state_dict(), model, f"the weights of init_from {init_from}"))
+        state = bundle.state_dict() | identity
+        model.load_state_dict(resample_weights(state, model, f"the weights of init_from {init_from}"))
         weights = {"source": "init_from", "origin": str(bundle.path), "weights_sha256": bundle.weights_sha256}
         weights["training_data"] = bundle.meta.get("training_data")  # a resume does not open the bundle
     else:
-        weights = load_pretrained(model, p.pretrained)
+        weights = load_pretrained(model, p.pretrained, make_contract(p))
     write_json(record, weights)
     return weights
+
+
+class WeightsRecord(BaseModel):
+    """The content of ``starting_weights.json``."""
+
+    source: str
+    origin: str
+    weights_sha256: str
+    provenance: StartingWeights | None = None
+    training_data: TrainingData | None = None
 
 
 def _recorded_weights(record: Path, p: FitParams, init_from: str) -> dict[str, Any]:
@@ -165,14 +193,16 @@ def _recorded_weights(record: Path, p: FitParams, init_from: str) -> dict[str, A
     advice = f"give this run another output_dir, or delete {record.parent}"
     try:
         weights = json.loads(record.read_text())
-        source = weights["source"] if weights["source"] in _RECORDED_SOURCES else "a file"
-    except (ValueError, KeyError, TypeError) as error:
-        raise FerError(f"{record} is damaged ({type(error).__name__}: {error}); {advice}") from error
+        start = WeightsRecord.model_validate(weights)
+    except (ValueError, RecursionError) as error:
+        reason = first_problem(error) if isinstance(error, ValidationError) else error
+        raise FerError(f"{record} is damaged ({reason}); {advice}") from error
+    source = start.source if start.source in _RECORDED_SOURCES else "a file"
     requested = "init_from" if init_from else p.pretrained if p.pretrained in _RECORDED_SOURCES else "a file"
     current = read_bundle(init_from).weights_sha256 if init_from and Path(init_from).exists() else ""
-    if requested != source or current not in ("", weights["weights_sha256"]):
+    if requested != source or current not in ("", start.weights_sha256):
         raise FerError(
-            f"{record.parent} holds a training that started from {' '.join(filter(None, (source, weights['origin'])))}"
+            f"{record.parent} holds a training that started from {' '.join(filter(None, (source, start.origin)))}"
             f"; these parameters ask for {init_from or p.pretrained}: {advice}"
         )
     return weights
@@ -230,6 +260,7 @@ def _alignment(p, manifest, data: FitData, weights, start: dict, init_from: str,
         "model": {
             "name": p.backbone, "pretrained": weights["source"], "weights_sha256": weights["weights_sha256"],
             "origin": weights["origin"], **pick("image_size", "embed_dim"),
+            **(pick("backbone_args") if p.backbone_args else {}),
         },
         "data": {
             "rows_total_before_filter": len(manifest), "rows_total_after_filter": len(filtered),
@@ -245,12 +276,13 @@ def _alignment(p, manifest, data: FitData, weights, start: dict, init_from: str,
             "margin_ramp_end": fields.get("ramp_end"), "arcface_m_max": fields.get("arcface_m"),
             "arcface_s": fields.get("arcface_s"), "mode": fields.get("mode", "arcface"), "head": fields["head"],
             **pick("label_smoothing", "soft_label_weight", "focal_gamma", "logit_adjustment"),
-            "mixup": fields.get("mixup", 0.0),
+            "mixup": fields.get("mixup", 0.0), **(pick("nested") if p.nested.kind != "off" else {}),
         },
         "optim": {
-            "name": "adamw", **pick("lr", "weight_decay"), "lr_warmup_epochs": p.warmup_epochs,
+            "name": p.optimizer, **pick("lr", "weight_decay"), "lr_warmup_epochs": p.warmup_epochs,
             **pick("min_lr", "clip_grad", "ema_decay", "epochs"),
             "total_steps": start["total_steps"], "warmup_steps": start["warmup_steps"],
+            **(pick("momentum") if p.optimizer == "sgd" else {}),
         },
         "batching": pick(
             "batch_size", "accum_steps", "min_per_class", "cb_beta", "imbalance",

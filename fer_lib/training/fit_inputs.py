@@ -78,7 +78,9 @@ def make_contract(p: FitParams) -> FaceContract:
 
 def model_config(p: FitParams) -> dict[str, Any]:
     """The options of :func:`fer_lib.models.classifier.build_classifier` in these parameters."""
-    return p.model_dump(include={"backbone", "image_size", "embed_dim", "dropout", "head"}) | {"s": p.arcface_s}
+    blocks = len(p.nested.intervals) if p.nested.kind == "blocks" else 0
+    names = {"backbone", "backbone_args", "image_size", "embed_dim", "dropout", "head"}
+    return p.model_dump(include=names) | {"s": p.arcface_s, "blocks": blocks}
 
 
 def loader_threads(p: FitParams, device: torch.device) -> int:

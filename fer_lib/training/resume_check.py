@@ -40,7 +40,7 @@ def numerics(p: FitParams, context: SingleProcess) -> dict[str, Any]:
         "torch": torch.__version__,
         "threads": torch.get_num_threads() if on_cpu else None,
         "precision": precision(p, context.device),
-        "optimiser": "fused AdamW",
+        "optimiser": "fused AdamW" if p.optimizer == "adamw" else "SGD",
     }
 
 

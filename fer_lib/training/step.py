@@ -14,6 +14,7 @@ from fer_lib.datasets.batches import Batch
 from fer_lib.errors import FerError
 from fer_lib.params import FitParams
 from fer_lib.training.distributed import SingleProcess
+from fer_lib.training.nested import BlockUpdates
 
 _LOSS_CHECK_STEPS = 32  # between two transfers of losses from a device; each transfer waits for the device
 
@@ -41,12 +42,24 @@ class Stepper:
     are seeded by (seed, step, k): several processes take the same step as one with as many micro-batches.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective, optimiser: Any, p: FitParams, context: SingleProcess):
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        optimiser: Any,
+        p: FitParams,
+        context: SingleProcess,
+        updates: BlockUpdates | None = None,
+    ):
         self.objective, self.optimiser, self.p, self.context = objective, optimiser, p, context
+        self.updates = updates
         compiled = torch.compile(model) if p.compile else model
         self.model = context.wrap(compiled)
         self.autocast = precision(p, context.device) == "bf16"
-        self.parameters = [q for q in model.parameters() if q.requires_grad]
+        apart = set() if updates is None else {q for block in updates.blocks for q in block}
+        added = (q for group in optimiser.param_groups for q in group["params"])
+        every = dict.fromkeys((*model.parameters(), *added))  # in this order: it decides the last bit of their norm
+        self.parameters = [q for q in every if q.requires_grad and q not in apart]
         self.loss_sum, self.loss_n = 0.0, 0
         self._pending: list[tuple[torch.Tensor, int, float]] = []
 
@@ -82,6 +95,8 @@ class Stepper:
         self._pending.append((self.context.mean(mean), rows, epoch))
         if device.type == "cpu" or len(self._pending) >= _LOSS_CHECK_STEPS:
             self.collect_losses()
+        if self.updates is not None:
+            self.updates(step)
         if p.clip_grad:
             torch.nn.utils.clip_grad_norm_(self.parameters, p.clip_grad)
         self.optimiser.step()

@@ -37,6 +37,8 @@ class StudentObjective:
     errors of :class:`NegativeLearning`.
     """
 
+    state: dict[str, torch.Tensor] = {}
+
     def __init__(self, p: StudentParams, data: FitData, device: torch.device, softlabels: Path | None):
         self.p = p
         self.labels = LabelLoss(p, data, device)

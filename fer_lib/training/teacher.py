@@ -26,6 +26,8 @@ class TeacherObjective:
     class of the respective label.  Negative learning reads the logits without a margin.
     """
 
+    state: dict[str, torch.Tensor] = {}
+
     def __init__(self, p: TeacherParams, data: FitData, device: torch.device):
         self.p = p
         self.labels = LabelLoss(p, data, device)

@@ -285,6 +285,14 @@ def test_a_killed_adaptation_ends_with_the_weights_of_an_unbroken_one(training, 
     assert [r["train"] for r in rows[0]] == [r["train"] for r in rows[1]]
 
 
+def test_backbone_arguments_of_the_base_are_those_of_its_adaptation(base):
+    args = {"act_layer": "relu"}
+    other = type(base)(
+        base.path, base.meta | {"model": base.meta["model"] | {"backbone_args": args}}, base.contract, None
+    )
+    assert fit_params(params(), other).backbone_args == args and fit_params(params(), base).backbone_args == {}
+
+
 def test_what_cannot_be_adapted_is_told(training, drawn, drawn_manifest, base, tmp_path, pack_cache):
     with pytest.raises(BundleError, match="ONNX alone, as the packaged model does.*a student phase"):
         fit_params(params(), packaged_bundle())

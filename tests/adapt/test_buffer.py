@@ -1,6 +1,7 @@
 """What of a session may be learned from: the rules read independently, the pixels, every way to be left out."""
 
 import json
+import math
 import shutil
 
 import cv2
@@ -315,6 +316,27 @@ def test_what_cannot_be_buffered_is_told(tmp_path):
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
     with pytest.raises(DataError, match="no buffer.*fer live buffer SESSION"):
         read_report(tmp_path / "mine")
+
+
+REPORT_VALUES = {"session": "../s", "session_sha256": "0" * 64, "counts": {"positive": {"Sad": 3}}}
+
+
+@pytest.mark.parametrize("change", [{"session": 5}, {"session_sha256": ["x"]}, {"counts": [1, 2]}, {"counts": {"a": 5}},
+                                    {"counts": {"a": {"Sad": "many"}}}, {"counts": {"a": {"Sad": -1}}},
+                                    {"counts": {"a": {"Sad": math.nan}}}], ids=str)  # fmt: skip
+def test_a_report_of_foreign_values_is_one_message(tmp_path, change):
+    (tmp_path / REPORT).write_text(json.dumps(REPORT_VALUES))
+    assert read_report(tmp_path)["counts"] == REPORT_VALUES["counts"]
+    (tmp_path / REPORT).write_text(json.dumps(REPORT_VALUES | change))
+    with pytest.raises(DataError, match=rf"{REPORT} is no report of a buffer \({next(iter(change))}.*: make it again"):
+        read_report(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "5", "[]", "null", "[" * 100_000])
+def test_a_report_that_is_no_mapping_is_one_message(tmp_path, content):
+    (tmp_path / REPORT).write_text(content)
+    with pytest.raises(DataError, match=rf"{REPORT} is no report of a buffer"):
+        read_report(tmp_path)
 
 
 def test_a_session_without_positives_says_so(tmp_path):

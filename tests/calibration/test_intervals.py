@@ -8,7 +8,15 @@ import time
 import numpy as np
 import pytest
 
-from fer_lib.calibration.intervals import bootstrap_interval, chance_note, ece_interval, ece_null, proportion_interval
+from fer_lib.calibration.intervals import (
+    bootstrap_confusions,
+    chance_level,
+    chance_note,
+    ece_interval,
+    ece_null,
+    percentiles,
+    proportion_interval,
+)
 from fer_lib.calibration.metrics import ece, softmax, summary
 from fer_lib.errors import FerError
 
@@ -137,8 +145,10 @@ def test_wilson_is_scipys(k, n, level):
 def test_the_bootstrap_of_an_accuracy_is_its_binomial():
     from scipy.stats import binom
 
-    logits, y = np.tile([1.0, 0.0], (400, 1)), np.r_[np.zeros(280, int), np.ones(120, int)]
-    seen = bootstrap_interval(lambda z, t: (z.argmax(1) == t).mean(), logits, y, resamples=3000)
+    y = np.r_[np.zeros(280, int), np.ones(120, int)]
+    drawn = bootstrap_confusions(np.zeros(400, int), y, 2, resamples=3000)
+    assert drawn.shape == (3000, 2, 2) and (drawn.sum(axis=(1, 2)) == 400).all() and not drawn[..., 1].any()
+    seen = percentiles(np.trace(drawn, axis1=1, axis2=2) / 400)
     assert seen == pytest.approx(binom.ppf([0.025, 0.975], 400, 0.7) / 400, abs=0.006)
 
 
@@ -151,7 +161,7 @@ def test_refusals():
     with pytest.raises(FerError, match="no rows"):
         ece_interval(probs[:0], y[:0])
     with pytest.raises(FerError, match="no rows"):
-        bootstrap_interval(lambda z, t: 0.0, probs[:0], y[:0])
+        bootstrap_confusions(y[:0], y[:0], 7)
     with pytest.raises(FerError, match="5 of 4"):
         proportion_interval(5, 4)
     with pytest.raises(FerError, match="0 of 0"):
@@ -177,3 +187,13 @@ def test_models_at_chance_are_named_by_an_interval_and_others_are_not():
     assert chance_note({"few": {"accuracy": 4 / 14, "n": 14}}) and not chance_note(
         {"many": {"accuracy": 2 / 7, "n": 350}}
     )
+
+
+def test_chance_is_one_over_the_classes_that_have_rows():
+    y = np.arange(300) % 3
+    three = summary(np.eye(7)[(np.arange(300) // 3) % 3], y)  # predictions that do not depend on the label
+    assert chance_level(three) == 1 / 3 and chance_level({"accuracy": 0.3, "n": 300}) == 1 / 7
+    assert three["accuracy"] == pytest.approx(1 / 3), "far above 1/7, and no better than guessing among three"
+    assert chance_note({"three": three}) == {
+        "at chance": "(0.33): three; the 95 % interval of the accuracy is not above it"
+    }

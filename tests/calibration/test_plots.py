@@ -85,7 +85,33 @@ def test_per_class_bars(scored):
     assert pixels(figure).std() > 0
 
 
+def test_score_matrix():
+    scores = {"one": {"a": 0.25, "b": 0.5}, "two": {"b": 0.75}}
+    figure = plots.score_matrix(scores, {("two", "b")}, "matrix", "macro-F1")
+    axes = figure.axes[0]
+    assert [t.get_text() for t in axes.texts] == ["0.250", "0.500", "0.750"], "no score, no text"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "two"]
+    [frame] = axes.patches
+    assert frame.get_xy() == (1, 1), "column b, row two"
+    assert pixels(figure).std() > 0
+
+
+def test_score_intervals():
+    series = {"one": {"a": (0.5, 0.4, 0.6), "b": (0.7, 0.6, 0.9)}, "two": {"b": (0.2, 0.25, 0.3)}}
+    figure = plots.score_intervals({"accuracy": series, "macro-F1": series}, "intervals")
+    for axes, score in zip(figure.axes, ("accuracy", "macro-F1"), strict=True):
+        assert [line.get_xdata().tolist() for line in axes.lines] == [[0.5, 0.7], [0.2]]
+        ends = [part[:, 0].tolist() for bars in axes.collections for part in bars.get_segments()]
+        assert ends == [[0.4, 0.6], [0.6, 0.9], [0.25, 0.3]], "also where the interval leaves out the value"
+        assert score in axes.get_xlabel()
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a", "b"]
+    assert "one" in texts(figure) and "two" in texts(figure) and pixels(figure).std() > 0
+
+
 def test_nothing_to_draw_is_refused():
+    with pytest.raises(FerError, match="no scores"):
+        plots.score_matrix({"one": {}}, set(), "x", "y")
     with pytest.raises(FerError, match="no rows"):
         plots.reliability_diagram(np.empty((0, 7)), np.empty(0, int), "x")
     with pytest.raises(FerError, match="can't be drawn"):

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from failing_models import failing_bundle
 from PIL import Image
+from road import fer
 from typer.testing import CliRunner
 
 from fer_lib.cli.models import models
@@ -178,3 +180,11 @@ def test_a_name_that_is_not_utf_8_is_escaped(folder, onnx_bundle, tmp_path):
         rows = list(csv.DictReader(stream))
     assert [Path(row["path"]).name for row in rows] == ["caf\\udce9.png", "broken\\udcff.png"]
     assert run("predict", good, *options[:-2], "--json").exit_code == 0
+
+
+def test_a_model_that_fails_when_it_is_run_is_one_line(folder, torch_bundle, tmp_path):
+    bundle = failing_bundle(torch_bundle, tmp_path / "model", "index")
+    ended = fer("predict", str(folder / "a.png"), "--whole", "--model", str(bundle.path))
+    [message] = [line for line in ended.err.splitlines() if not line.startswith("model: ")]
+    assert ended.code == 1 and ended.out == ""
+    assert message.startswith(f"fer: the model in {bundle.path} fails on faces [1, 3, 48, 48]: "), message

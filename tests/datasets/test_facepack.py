@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shutil
 import threading
 
@@ -272,6 +273,49 @@ def test_a_damaged_index_is_refused(rows, tmp_path, monkeypatch, damage):
         open_or_build(rows, CONTRACT, tmp_path)
     shutil.rmtree(file.parent)
     assert len(open_or_build(rows, CONTRACT, tmp_path).faces) == len(rows), "as the message says"
+
+
+SURPLUS = [0, checksum(np.empty(0, np.uint8)), None, "gone"]
+FOREIGN = {  # entries that no build writes
+    "type": ["3", 0, None, ""], "channels": [2, 0, None, ""], "negative": [-3, 0, None, ""],
+    "huge": [10**30, 0, None, ""], "checksum": [3, -1, None, ""], "NaN": [3, math.nan, None, ""],
+    "points": [3, 0, [[0.5, 0.5]], ""], "infinite points": [3, 0, [[math.inf, 0.5]] * 5, ""],
+    "nested": [[[3]], 0, None, ""], "problem": [0, 0, None, 7], "no pixels": [0, 0, None, ""],
+    "mapping": {"channels": 3}, "nothing": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("entry", [*FOREIGN.values(), SURPLUS], ids=[*FOREIGN, "not tolerated"])
+def test_an_index_of_foreign_values_is_refused_whatever_its_checksum(rows, tmp_path, entry):
+    open_or_build(rows, CONTRACT, tmp_path)
+    file = next(tmp_path.glob("pack-*/faces.jsonl"))
+    [line] = file.read_bytes().splitlines()
+    entries = json.loads(line)[1]
+    entries[1] = entry
+    file.write_bytes(facepack_writer._line(entries))
+    with pytest.raises(DataError, match=r"face pack .*pack-\w+: its faces\.jsonl was changed .*; delete that folder"):
+        open_or_build(rows, CONTRACT, tmp_path)
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b"5\n", b"{}\n", b"[]\n", b"[0,0]\n", b"[null,[]]\n"], ids=len)
+def test_an_index_of_another_form_is_refused(rows, tmp_path, line):
+    open_or_build(rows, CONTRACT, tmp_path)
+    file = next(tmp_path.glob("pack-*/faces.jsonl"))
+    file.write_bytes(line + file.read_bytes())
+    with pytest.raises(DataError, match=r"its faces\.jsonl was changed"):
+        open_or_build(rows, CONTRACT, tmp_path)
+
+
+@pytest.mark.parametrize("entry", [*FOREIGN.values(), SURPLUS], ids=[*FOREIGN, "surplus"])
+def test_an_unfinished_pack_is_continued_before_entries_that_no_build_writes(rows, tmp_path, entry):
+    """The last of them is sound, but the manifest has no row for it."""
+    whole = open_or_build(rows, CONTRACT, tmp_path)
+    folder = next(tmp_path.glob("pack-*"))
+    pixels = whole.faces[:]
+    partial = folder.rename(facepack_writer.partial_folder(folder))
+    with open(partial / "faces.jsonl", "ab") as index:
+        index.write(facepack_writer._line([entry] * 3))
+    assert np.array_equal(open_or_build(rows, CONTRACT, tmp_path).faces[:], pixels)
 
 
 @pytest.mark.parametrize("name", ["faces.u8", "faces.jsonl"])

@@ -39,3 +39,27 @@ def test_a_record_is_read_back_and_a_damaged_one_is_named(tmp_path):
         (tmp_path / EXPOSURE_FILE).write_bytes(damaged)
         with pytest.raises(DataError, match=f"{EXPOSURE_FILE} is not a training exposure record"):
             read_exposure(tmp_path)
+
+
+FOREIGN = {
+    "another type": {"learned": np.zeros(3)}, "text": {"learned": np.array(["a"])},
+    "a table": {"chosen_on": np.zeros((2, 2), np.uint64)},
+    "one number": {"learned": np.uint64(4)}, "no bool": {"whole": 1}, "bools": {"whole": np.array([True, False])},
+    "objects": {"whole": np.array({})},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", FOREIGN.values(), ids=FOREIGN)
+def test_arrays_that_no_record_has_are_one_message(change, tmp_path):
+    values = {"learned": np.zeros(3, np.uint64), "chosen_on": np.zeros(0, np.uint64), "whole": True}
+    np.savez(tmp_path / EXPOSURE_FILE, **values)
+    assert read_exposure(tmp_path).complete
+    np.savez(tmp_path / EXPOSURE_FILE, **values | change)
+    with pytest.raises(DataError, match=f"{EXPOSURE_FILE} is not a training exposure record"):
+        read_exposure(tmp_path)
+
+
+def test_a_record_without_one_of_its_arrays_is_one_message(tmp_path):
+    np.savez(tmp_path / EXPOSURE_FILE, learned=np.zeros(3, np.uint64), whole=True)
+    with pytest.raises(DataError, match=f"{EXPOSURE_FILE} is not a training exposure record.*chosen_on"):
+        read_exposure(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.curate import merge
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.provenance import SourceRows, TrainingData, not_for_photos, training_text
+from fer_lib.datasets.provenance import SourceRows, StartingWeights, TrainingData, not_for_photos, training_text
 from fer_lib.importers import import_all
 from fer_lib.params import ManifestParams, SourceSpec
 from fer_lib.synthetic.dataset import write_raw
@@ -78,6 +78,18 @@ def test_training_data_includes_that_of_the_starting_model():
     unknown = real.with_start(None)
     assert not unknown.complete and not_for_photos(unknown) == ""
     assert not few.with_start(unknown).complete
+
+
+def test_training_data_keeps_the_weights_at_the_beginning_of_the_chain():
+    start = StartingWeights(name="faces", origin="npm faces 1.0", licence="MIT", terms="research use")
+    assert start.text == "faces (npm faces 1.0; licence MIT; research use)"
+    assert StartingWeights(name="w.pt").text == "w.pt (licence not recorded; terms not recorded)"
+    first = TrainingData(sources=sources(fer2013=(28709, False)), starting_weights=start)
+    second = TrainingData(sources=sources(live=(90, False))).with_start(first)
+    assert second.starting_weights == start and TrainingData.model_validate(second.record()) == second
+    assert "; started from faces (research use)" in training_text(second)
+    plain = TrainingData(sources=sources(live=(90, False)))
+    assert set(plain.record()) == {"sources", "smoke", "complete"}, "as bundles of earlier versions"
 
 
 @pytest.mark.parametrize(

@@ -11,24 +11,39 @@ from scipy.stats import entropy
 from sklearn.metrics import f1_score
 
 from fer_lib.calibration import metrics
+from fer_lib.calibration.prior_shift import UNIFORM, estimate_prior
 from fer_lib.calibration.temperature import Temperature
 from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, read_exposure
+from fer_lib.datasets.provenance import EXPOSURE_FILE, SourceRows, TrainingData, TrainingExposure, read_exposure
+from fer_lib.deploy.packaged import packaged_bundle
 from fer_lib.deploy.predict import Predictor
+from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, DataError, FerError
-from fer_lib.evaluation.evaluate import evaluate, subjects
+from fer_lib.evaluation.evaluate import evaluate
 from fer_lib.evaluation.leaks import checked_leaks, known_leaks, leak_warnings
-from fer_lib.evaluation.table import annotators_table, predictions, results_table
+from fer_lib.evaluation.results import best_model, evaluate_result
+from fer_lib.evaluation.subjects import subjects
+from fer_lib.evaluation.table import (
+    annotators_table,
+    per_class_table,
+    predictions,
+    prior_table,
+    results_table,
+    source_intervals,
+    transfer_scores,
+)  # fmt: skip
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
 from fer_lib.importers import import_all
-from fer_lib.models.bundle import derive_bundle, read_bundle, write_bundle
+from fer_lib.models.bundle import WEIGHTS, derive_bundle, read_bundle, write_bundle
+from fer_lib.models.bundle_format import checksum
 from fer_lib.models.classifier import build_classifier
 from fer_lib.models.inference import predict_logits
 from fer_lib.models.softlabels import export_softlabels
 from fer_lib.params import EvaluateParams, ManifestParams, SoftLabelParams, SourceSpec
+from fer_lib.storage.json_files import flatten
 
 CONTRACT = FaceContract(image_size=32)
 LEAKS = 6
@@ -235,19 +250,37 @@ def test_what_a_model_learned_elsewhere_leaks_into_a_manifest_that_was_cleaned_s
     assert result["leaks"]["rows"] == 0 and "leak_free" not in result["sets"]
 
 
-def test_a_manifest_of_test_rows_alone_can_be_measured_where_no_temperature_is_fitted(made, tmp_path):
+def measure(p, manifest, models, folder):
+    """An evaluation of its own into ``folder / "out"``."""
+    (folder / "runs" / "cache").mkdir(parents=True, exist_ok=True)
+    p = EvaluateParams(**{"resamples": 100, "smoke": True, "views": ["none"]} | p)
+    return evaluate(p, manifest, models, [], folder / "out", folder / "runs" / "cache", "cpu")
+
+
+def test_a_manifest_of_test_rows_alone_is_scaled_by_each_bundles_own_temperature(made, tmp_path):
     base, manifest, result = made
     frame = manifest.frame[manifest.frame["split"] == "test"].reset_index(drop=True)
     alone = Manifest(frame, manifest.meta, manifest.path)
-    (tmp_path / "runs" / "cache").mkdir(parents=True)
-    p = EvaluateParams(resamples=100, smoke=True, views=["none"])
-    with pytest.raises(DataError, match="no val rows of the role temperature.*calibration: none or fixed"):
-        evaluate(p, alone, [base / "one"], [], tmp_path / "out", tmp_path / "runs" / "cache", "cpu")
-    unscaled = p.model_copy(update={"calibration": "none"})
-    found = evaluate(unscaled, alone, [base / "one"], [], tmp_path / "out", tmp_path / "runs" / "cache", "cpu")
-    raw = found["models"]["one"]["views"]["none"]["all"]
-    assert raw["raw"]["accuracy"] == result["models"]["one"]["views"]["none"]["all"]["raw"]["accuracy"]
-    assert raw["scaled"] == raw["raw"] and found["leaks"]["rows"] == 0
+    before = result["models"]["one"]["views"]["none"]["all"]
+    own = Temperature(mode="global", global_temperature=2.5, fitted_on="val/temperature", view="none", n=40)
+    holder = derive_bundle(read_bundle(base / "one" / "best"), tmp_path / "own", temperature=own)
+    both = measure({"views": ["none", "flip"]}, alone, [holder.path, base / "two"], tmp_path)
+    assert both["temperature_from"] == "bundle" and result["temperature_from"] == "val/temperature"
+    for view in ("none", "flip"):
+        report = both["models"]["one"]["views"][view]["all"]
+        assert (
+            report["temperature"]["global_temperature"] == 2.5 and "the bundle's own" in report["temperature"]["note"]
+        )
+        logits, y = (np.load(tmp_path / "out" / "predictions" / f"one-{view}.npz")[key] for key in ("logits", "y"))
+        assert report["scaled"]["nll"] == metrics.nll(logits / 2.5, y) != report["raw"]["nll"]
+    assert both["models"]["one"]["views"]["none"]["all"]["raw"] == before["raw"] and both["leaks"]["rows"] == 0
+    assert read_bundle(tmp_path / "out" / "bundles" / "one").temperature == own, "a bundle keeps what it holds"
+    without_one = both["models"]["two"]["views"]["none"]["all"]
+    assert without_one["temperature"]["mode"] == "none" and "holds no temperature" in without_one["temperature"]["note"]
+    assert "own temperature is applied" in evaluate_result(both, None, tmp_path / "out", tmp_path).note["result"]
+    unscaled = measure({"calibration": "none"}, alone, [base / "one"], tmp_path / "unscaled")
+    raw = unscaled["models"]["one"]["views"]["none"]["all"]
+    assert raw["scaled"] == raw["raw"] and unscaled["temperature_from"] == "none"
 
 
 def test_what_is_said_of_leaks_that_no_table_leaves_out():
@@ -340,3 +373,182 @@ def test_people_stand_beside_the_models_where_there_are_votes(made, tmp_path):
     assert people["votes"] == {"counts": len(voted) + 3, "shares": 0}
     assert people["annotators"]["label"] == pytest.approx(0.4) and people["annotators"]["label_of_all"] == 0.25
     assert annotators_table(again)["label"].tolist()[1:] == pytest.approx([0.4, 0.25])
+
+
+@pytest.fixture(scope="module")
+def mixed(made, tmp_path_factory):
+    """The same rows as two sources, of which the second has no Disgust; model one was trained on the first alone."""
+    base, manifest, _ = made
+    folder, frame = tmp_path_factory.mktemp("mixed"), manifest.frame.copy()
+    test = frame["split"] == "test"
+    frame.loc[test & (np.random.default_rng(1).random(len(frame)) < 0.4), "source"] = "elsewhere"
+    frame = frame[~((frame["source"] == "elsewhere") & (frame["label"] == 1))].reset_index(drop=True)
+    trained = TrainingData(sources={"fer2013": SourceRows(rows=10)})
+    path = folder / "one"
+    bundle(path, "one", 0)
+    file = path / "best" / "bundle.json"
+    meta = json.loads(file.read_text()) | {"training_data": trained.model_dump()}
+    file.write_text(json.dumps(meta | {"checksum": checksum(meta)}))
+    manifest = Manifest(frame, manifest.meta, manifest.path)
+    options = {"allow_leaks": ["fer2013", "elsewhere"], "views": ["none", "flip"], "prior_correction": "em"}
+    return folder, manifest, measure(options, manifest, [path, base / "two"], folder)
+
+
+def test_each_source_has_the_scores_of_its_rows_alone(mixed, tmp_path):
+    folder, manifest, result = mixed
+    rows = manifest.rows(split="test")
+    assert set(result["by_source"]) == {"fer2013", "elsewhere"} == set(result["sources"])
+    for source in result["by_source"]:
+        own = rows.frame["source"].to_numpy() == source
+        assert result["by_source"][source]["n_used"] == own.sum()
+        raw, _, y = predictions(folder / "out", result, "two", "flip")
+        report = result["models"]["two"]["by_source"]["flip"][source]
+        assert report["raw"]["accuracy"] == pytest.approx((raw.argmax(1) == y)[own].mean())
+        assert report["raw"]["ece"] == metrics.ece(raw[own], y[own])
+        assert report["leaked"] == rows.frame["sample_id"][own].isin(known_leaks(manifest, "test").trained_on).sum()
+    leaked = [r["leaked"] for r in result["by_source"].values()]
+    assert sum(leaked) == result["sets"]["all"]["leaked"] > 0
+    alone = measure({"include_sources": ["elsewhere"], "allow_leaks": ["elsewhere"], "calibration": "none"}, manifest,
+                    [folder / "one"], tmp_path)  # fmt: skip
+    assert alone["sets"]["all"]["evalset_id"] == result["by_source"]["elsewhere"]["evalset_id"]
+    part = alone["models"]["one"]
+    assert part["by_source"]["none"]["elsewhere"] == part["views"]["none"]["all"]
+    same, alone = result["models"]["one"]["by_source"]["none"]["elsewhere"], part["views"]["none"]["all"]
+    assert same["protocol_id"] == alone["protocol_id"] and same["raw"]["confusion"] == alone["raw"]["confusion"]
+    assert same["raw"]["nll"] == pytest.approx(alone["raw"]["nll"], abs=1e-6), "other batches round otherwise"
+
+
+def test_tables_of_sources_classes_and_transfer(mixed):
+    folder, manifest, result = mixed
+    table = results_table(result, "by_source")
+    assert len(table) == 2 * 2 * 2 and table["n"].sum() == 4 * len(manifest.rows(split="test"))
+    line = table[(table["source"] == "elsewhere") & (table["model"] == "one") & (table["view"] == "none")].iloc[0]
+    report = result["models"]["one"]["by_source"]["none"]["elsewhere"]
+    assert (line["classes"], line["chance"]) == (6, pytest.approx(1 / 6))
+    assert line["macro-F1"] == report["raw"]["macro_f1_present"] > report["raw"]["macro_f1"]
+    assert report["raw"]["macro_f1_present"] == pytest.approx(report["raw"]["macro_f1"] * 7 / 6)
+    classes = per_class_table(result)
+    assert len(classes) == 2 * (7 + 6) and classes["n"].sum() == 2 * len(manifest.rows(split="test"))
+    scores, in_domain = transfer_scores(result)
+    assert list(scores) == ["one ← fer2013", "two ← unknown"] and in_domain == {("one ← fer2013", "fer2013")}
+    assert scores["one ← fer2013"]["elsewhere"] == report["raw"]["macro_f1_present"]
+    assert result["models"]["one"]["trained_on"] == ["fer2013"] and result["models"]["two"]["trained_on"] is None
+    ends = source_intervals(result)["accuracy"]["one"]
+    name = f"elsewhere (n = {report['n_used']:,})"
+    assert ends[name] == (report["raw"]["accuracy"], *report["accuracy_interval"])
+
+
+def test_the_confusion_of_every_model_is_a_csv(mixed):
+    folder, _, result = mixed
+    for name in ("one", "two"):
+        counts = pd.read_csv(folder / "out" / "confusion" / f"{name}.csv", index_col="true")
+        assert counts.to_numpy().tolist() == result["models"][name]["views"]["none"]["all"]["raw"]["confusion"]
+        assert list(counts.index) == list(counts.columns) == list(EMOTIONS)
+
+
+def test_sources_reach_the_note_and_the_metrics(mixed):
+    folder, _, result = mixed
+    logged = evaluate_result(result, None, folder / "out", folder / "runs" / "cache")
+    best = result["models"][best_model(result)]["by_source"]["none"]
+    scores = ", ".join(f"{name} {own['raw']['macro_f1_present']:.4f}" for name, own in best.items())
+    assert f"Its macro-F1 by source: {scores}." in logged.note["result"]
+    names = flatten(logged.metrics, "/")
+    own = result["models"]["one"]["by_source"]["flip"]["elsewhere"]
+    assert names["one/flip/source/elsewhere/macro_f1_present"] == own["scaled"]["macro_f1_present"]
+    assert names["one/flip/source/elsewhere/per_class_recall/Sad"] == own["per_class"]["Sad"]["recall"]
+    assert names["one/flip/source/elsewhere/n"] == own["n_used"]
+    assert "one/flip/source/elsewhere/per_class_recall/Disgust" not in names
+    assert any("`one`, `two`" in warning for warning in logged.warnings), "no record of what they were trained on"
+
+
+def test_absent_classes_change_headline_and_chance(mixed, tmp_path):
+    folder, manifest, _ = mixed
+    options = {"include_sources": ["elsewhere"], "allow_leaks": ["elsewhere"], "calibration": "none"}
+    alone = measure(options, manifest, [folder / "one"], tmp_path)
+    logged = evaluate_result(alone, None, tmp_path / "out", tmp_path / "runs" / "cache")
+    raw = alone["models"]["one"]["views"]["none"]["all"]["raw"]
+    assert logged.headline["one"]["macro-F1"] == raw["macro_f1_present"] != raw["macro_f1"]
+    assert logged.headline["chance"] == pytest.approx(1 / 6)
+    assert f"Best macro-F1 over the 6 classes that have rows {raw['macro_f1_present']:.4f}" in logged.note["result"]
+
+
+def test_em_corrects_each_source_by_the_shares_of_its_unlabelled_rows(mixed):
+    folder, manifest, result = mixed
+    sources = manifest.rows(split="test").frame["source"].to_numpy()
+    _, scaled, y = predictions(folder / "out", result, "two", "none")
+    corrected = np.empty_like(scaled)
+    for source in ("fer2013", "elsewhere"):
+        own = sources == source
+        estimate = estimate_prior(scaled[own], UNIFORM)
+        about = result["models"]["two"]["by_source"]["none"][source]["prior_correction"]
+        assert list(about["target_prior"].values()) == pytest.approx(estimate.prior, abs=1e-6) and about["converged"]
+        moved = scaled[own] * estimate.prior * 7
+        corrected[own] = moved / moved.sum(axis=1, keepdims=True)
+        assert about["corrected"]["accuracy"] == pytest.approx((corrected[own].argmax(1) == y[own]).mean())
+    every = result["models"]["two"]["views"]["none"]["all"]
+    change = every["prior_correction"]["difference"]
+    gain = metrics.accuracy(corrected.argmax(1), y) - metrics.accuracy(scaled.argmax(1), y)
+    assert (
+        change["accuracy"]["value"] == pytest.approx(gain)
+        and change["accuracy"]["lo"] <= gain <= change["accuracy"]["hi"]
+    )
+    part = result["models"]["two"]["by_source"]["none"]["elsewhere"]
+    before, after = part["scaled"]["macro_f1_present"], part["prior_correction"]["corrected"]["macro_f1_present"]
+    assert part["prior_correction"]["difference"]["macro_f1_present"]["value"] == pytest.approx(after - before)
+    table = prior_table(result)
+    assert len(table) == 2 * 2 * (2 + 2) and set(table["rows"]) == {"all", "leak_free", "fer2013", "elsewhere"}
+    assert prior_table({"models": {}}).empty
+    sealed = read_bundle(folder / "out" / "bundles" / "two").meta
+    assert sealed["logit_bias"] is None and sealed["metrics"]["test"]["nll"] == every["scaled"]["nll"]
+
+
+def test_a_stated_prior_is_the_same_for_all_sources_and_the_default_changes_nothing(mixed, tmp_path):
+    folder, manifest, result = mixed
+    shares = [0.3, 0.05, 0.1, 0.25, 0.1, 0.1, 0.1]
+    options = {"allow_leaks": ["fer2013", "elsewhere"], "prior_correction": shares}
+    stated = measure(options, manifest, [folder / "one"], tmp_path)["models"]["one"]
+    for own in stated["by_source"]["none"].values():
+        assert list(own["prior_correction"]["target_prior"].values()) == pytest.approx(shares)
+    without = measure(options | {"prior_correction": "none"}, manifest, [folder / "one"], tmp_path)["models"]["one"]
+    assert "prior_correction" not in without["views"]["none"]["all"]
+    for rows, report in without["views"]["none"].items():
+        assert report == {k: v for k, v in stated["views"]["none"][rows].items() if k != "prior_correction"}
+    with pytest.raises(DataError, match="sums to 1.4"):
+        measure(options | {"prior_correction": [0.2] * 7}, manifest, [folder / "one"], tmp_path / "bad")
+
+
+def test_models_of_an_onnx_file_alone_are_measured_by_the_predictors_runtime(onnx_bundle, made, tmp_path):
+    _, manifest, _ = made
+    alone = derive_bundle(onnx_bundle, tmp_path / "alone", weights=False)
+    assert not alone.has(WEIGHTS)
+    options = {"calibration": "none", "allow_leaks": ALLOWED, "views": ["none", "flip"]}
+    result = measure(options, manifest, [onnx_bundle.path, alone.path], tmp_path)
+    test = manifest.rows(split="test")
+    images = [decode(test.resolve(path)) for path in test.frame["image_path"]]
+    second = f"tiny-{alone.network_sha256[:6]}"
+    assert list(result["models"]) == ["tiny", second]
+    logits = {n: np.load(tmp_path / "out" / "predictions" / f"{n}-none.npz")["logits"] for n in result["models"]}
+    np.testing.assert_allclose(logits[second], Predictor(alone).logits(images), atol=1e-5)
+    np.testing.assert_allclose(logits[second], logits["tiny"], atol=1e-3)
+    assert not np.array_equal(logits[second], logits["tiny"]), "each has its own cache"
+    about = result["models"][second]
+    assert (about["runtime"], result["models"]["tiny"]["runtime"]) == ("onnx", "torch")
+    own = onnx_bundle.state_dict()
+    assert about["parameters"] == sum(v.numel() for k, v in own.items() if "running" not in k)
+    assert result["leaks"]["unrecorded"] == ["tiny", second], "no record of what it was trained on"
+    assert any(second in warning for warning in evaluate_result(result, None, tmp_path, tmp_path).warnings)
+    sealed = read_bundle(tmp_path / "out" / "bundles" / second)
+    assert not sealed.has(WEIGHTS) and sealed.meta["metrics"]["test"]["n"] == len(test)
+
+
+def test_the_packaged_model_is_measured_as_it_predicts(made, tmp_path):
+    _, manifest, _ = made
+    packaged = packaged_bundle()
+    frame = manifest.frame[manifest.frame["split"] == "test"].head(12).reset_index(drop=True)
+    few = Manifest(frame, manifest.meta, manifest.path)
+    result = measure({}, few, [packaged.path], tmp_path)
+    assert result["temperature_from"] == "bundle" and packaged.name in result["models"]
+    _, scaled, _ = predictions(tmp_path / "out", result, packaged.name, "none")
+    images = [decode(few.resolve(path)) for path in frame["image_path"]]
+    np.testing.assert_allclose(scaled, Predictor(packaged).probs(images), atol=1e-5)
+    assert read_bundle(tmp_path / "out" / "bundles" / packaged.name).temperature == packaged.temperature

@@ -1,6 +1,6 @@
 """Damaged files for every reader: a value or a clear error, never another exception, in bounded time and memory.
 
-    python tests/fuzz/fuzz.py [--cheap 100000] [--heavy 10000] [--only NAME] [--workers 2] [--write]
+    python tests/fuzz/fuzz.py [--cheap 46000] [--heavy 10000] [--only NAME] [--workers 2] [--write]
 
 ``--cheap`` and ``--heavy``: cases for each reader of a kind (readers.py).  A case is a function of the reader and its
 number.  What fails is put into corpus/, which the tests replay.  ``--write`` puts docs/results/fuzz.json and
@@ -24,8 +24,9 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 RESULTS = HERE.parents[1] / "docs" / "results"
 
-SECONDS, MEGABYTES = 2.0, 512  # the most that a case may take, and that memory may grow
+SECONDS, MEGABYTES = 2.0, 512  # the most CPU time that a case may take, and that memory may grow
 CORPUS = HERE / "corpus"
+MEMORY = Path("/dev/shm")  # a disk would take longer than most readers
 
 
 def memory(key: str) -> float:
@@ -52,12 +53,12 @@ def run(name: str, cases: int) -> dict:
     reader = READERS[name]
     row = {"reader": name, "cases": 0, "read": 0, "refused": 0, "seconds": 0.0, "failure": ""}
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as work:
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=MEMORY if MEMORY.is_dir() else None) as work:
         folder = Path(work, "f")
         folder.mkdir()
         sound = reader.prepare(folder)
         reader.read(folder, sound)
-        before, last = memory("VmRSS"), [b""]
+        before, last, cpu = memory("VmRSS"), [b""], time.process_time()
 
         @seed(int(hashlib.sha256(name.encode()).hexdigest()[:8], 16))
         @settings(max_examples=cases, deadline=None, database=None, suppress_health_check=list(HealthCheck),
@@ -65,14 +66,14 @@ def run(name: str, cases: int) -> dict:
         @given(FORMS[reader.form](sound))
         def check(content: bytes) -> None:
             last[0] = content
-            start = time.perf_counter()
+            start = time.process_time()  # other programs' load is no time of the reader's
             try:
                 reader.read(folder, content)
                 row["read"] += 1
             except FerError:
                 row["refused"] += 1
             row["cases"] += 1
-            row["seconds"] = max(row["seconds"], time.perf_counter() - start)
+            row["seconds"] = max(row["seconds"], time.process_time() - start)
 
         warnings.simplefilter("ignore")  # Hypothesis warns of long examples
         try:
@@ -83,6 +84,7 @@ def run(name: str, cases: int) -> dict:
             place.mkdir(parents=True, exist_ok=True)
             (place / hashlib.sha256(last[0]).hexdigest()[:12]).write_bytes(last[0])
         row["megabytes"] = memory("VmHWM") - before
+    row["cases_per_cpu_second"] = row["cases"] / (time.process_time() - cpu)
     return row | {"minutes": (time.monotonic() - began) / 60}
 
 
@@ -97,7 +99,7 @@ def page(result: dict) -> str:
         "# Damaged files",
         "",
         "`make fuzz` damages a sound file of every format that a reader may be given, and reads it. A reader ends in a "
-        f"value or in a message, in less than {SECONDS:g} s, and memory grows by less than {MEGABYTES} MiB. "
+        f"value or in a message in less than {SECONDS:g} CPU seconds, and memory grows by less than {MEGABYTES} MiB. "
         "Checksums are made to fit again, so that what lies behind them is reached.",
         "",
         "| reader | cases | read | refused by a message | slowest case, s | memory, MiB | failure |",
@@ -115,7 +117,7 @@ def page(result: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cheap", type=int, default=100_000)
+    parser.add_argument("--cheap", type=int, default=46_000)  # a million for all of them together
     parser.add_argument("--heavy", type=int, default=10_000)
     parser.add_argument("--only", default="", help="readers with this in their name")
     parser.add_argument("--workers", type=int, default=2)
@@ -131,7 +133,8 @@ def main() -> None:
             found[row["reader"]] = row
             print(
                 f"{row['reader']}: {row['cases']:,} cases, {row['refused']:,} refused, slowest {row['seconds']:.2f} s, "
-                f"{row['megabytes']:.0f} MiB, {row['minutes']:.1f} min {row['failure']}",
+                f"{row['megabytes']:.0f} MiB, {row['minutes']:.1f} min, "
+                f"{row['cases_per_cpu_second']:.0f} cases per CPU second {row['failure']}",
                 flush=True,
             )
     rows = [found[reader.name] for reader in wanted]

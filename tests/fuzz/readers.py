@@ -11,15 +11,17 @@ import io
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from raw_readers import RAW_READERS
+from reader import Reader, file_reader, folder_reader
+from store_readers import STORE_READERS
 
 from fer_lib.adapt.buffer import read_report
 from fer_lib.calibration.bias import read_logit_bias
@@ -38,6 +40,7 @@ from fer_lib.live.web.server import _parse_command
 from fer_lib.models import bundle_format
 from fer_lib.models.bundle import Bundle, derive_bundle, read_bundle, write_bundle
 from fer_lib.models.classifier import build_classifier
+from fer_lib.models.logits import logits_function
 from fer_lib.models.softlabels_format import read_softlabels, write_softlabels
 from fer_lib.params.adapt import read_gates
 from fer_lib.pipeline.runfile import load_run
@@ -45,22 +48,8 @@ from fer_lib.training import checkpoint
 from fer_lib.training.progress import Progress
 
 REPO = Path(__file__).resolve().parents[2]
+FACES = np.zeros((2, 3, 32, 32), np.float32)
 CONFIG = dict(backbone="test_byobnet", image_size=32, embed_dim=8, dropout=0.0, head="linear", s=1.0)
-
-
-@dataclass(frozen=True)
-class Reader:
-    """``prepare(folder)`` makes what the reader needs and returns the bytes of a sound file.
-
-    ``read(folder, content)`` puts damaged bytes in its place and reads them.  ``form``: how they are damaged.
-    ``heavy``: a case takes milliseconds.
-    """
-
-    name: str
-    form: Literal["bytes", "text", "json"]
-    prepare: Callable[[Path], bytes]
-    read: Callable[[Path, bytes], Any]
-    heavy: bool = False
 
 
 def rows(folder: Path) -> Manifest:
@@ -72,26 +61,6 @@ def rows(folder: Path) -> Manifest:
     ]  # fmt: skip
     path = folder / "manifest.parquet"
     return Manifest(pd.DataFrame(table), {"root": str(folder), "tolerance": 0}).write(path)
-
-
-def file_reader(name: str, read: Callable[[Path], Any]) -> Callable[[Path, bytes], Any]:
-    """Put the bytes into the file ``name`` of the folder and call ``read`` with its path."""
-
-    def call(folder: Path, content: bytes) -> Any:
-        (folder / name).write_bytes(content)
-        return read(folder / name)
-
-    return call
-
-
-def folder_reader(name: str, read: Callable[[Path], Any]) -> Callable[[Path, bytes], Any]:
-    """Put the bytes into the file ``name`` of the folder and call ``read`` with the folder."""
-
-    def call(folder: Path, content: bytes) -> Any:
-        (folder / name).write_bytes(content)
-        return read(folder)
-
-    return call
 
 
 # -- run files, lists and tables -------------------------------------------------------------------------------
@@ -118,9 +87,14 @@ def session_file(name: str) -> Callable[[Path], bytes]:
     return prepare
 
 
+# Files beside the damaged one that are read once per folder.
+_frames_of = lru_cache(maxsize=1)(read_frames)
+_manifest_in = lru_cache(maxsize=1)(lambda folder: Manifest.read(folder / "manifest.parquet"))
+
+
 def corrections(folder: Path, content: bytes) -> Any:
     (folder / "corrections.csv").write_bytes(content)
-    return read_truth(folder, read_frames(folder))
+    return read_truth(folder, _frames_of(folder))
 
 
 # -- bundles, checkpoints, soft labels -------------------------------------------------------------------------
@@ -163,7 +137,7 @@ def with_file(path: Path, name: str, content: bytes) -> Bundle:
 
 
 def bundle_onnx(folder: Path, content: bytes) -> Any:
-    return with_file(folder / "onnx", "model.onnx", content).session()
+    return logits_function(with_file(folder / "onnx", "model.onnx", content), "onnx")(FACES)
 
 
 def bundle_weights(folder: Path, content: bytes) -> Any:
@@ -222,7 +196,7 @@ def soft_label_file(name: str) -> tuple[Callable[[Path], bytes], Callable[[Path,
         if name != "hash_manifest.json":
             hashes[name] = hashlib.sha256(content).hexdigest()
             (path / "hash_manifest.json").write_text(json.dumps(hashes))
-        return read_softlabels(path, Manifest.read(folder / "manifest.parquet"), FaceContract(image_size=32))
+        return read_softlabels(path, _manifest_in(folder), FaceContract(image_size=32))
 
     return lambda folder: (soft_labels(folder) / name).read_bytes(), read
 
@@ -297,4 +271,4 @@ def _readers() -> list[Reader]:
     ]  # fmt: skip
 
 
-READERS = SimpleNamespace(all={reader.name: reader for reader in _readers()}).all
+READERS = {reader.name: reader for reader in [*_readers(), *RAW_READERS, *STORE_READERS]}

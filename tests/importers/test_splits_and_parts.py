@@ -3,7 +3,7 @@
 import native_layouts  # noqa: F401  (adds layouts)
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from native_layouts import SOURCES
 from test_importers import random_image, tree, write_image  # noqa: F401  (a fixture)
@@ -144,6 +144,7 @@ def test_a_manifest_of_test_rows_is_audited_and_phases_that_need_others_say_so(t
 
 
 @given(st.integers(1, 40), st.integers(0, 20), st.integers(0, 99))
+@example(5, 10, 0)  # both halves of five are rounded down
 def test_a_split_of_fraction_zero_gets_no_unit(units, val_share, seed):
     names = [f"subject {i}" for i in range(units)]
     splits = assign_splits(names, (0.0, val_share / 20, 1 - val_share / 20), seed)

@@ -9,6 +9,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from failing_models import failing_bundle
 from live_sessions import DEFAULTS, QUICK, open_session, run_images, write_video
 from road import command, fer
 
@@ -116,6 +117,15 @@ def test_a_model_with_another_class_order_is_refused(home, clip, tmp_path):
         open_session(LiveParams(**DEFAULTS, source=str(clip), model=str(bundle)), tmp_path / "s")
     ended = run_refused(tmp_path, "--source", str(clip), "--model", str(bundle))
     assert ended.code == 1 and "class order" in ended.err
+
+
+def test_a_model_that_fails_on_a_face_ends_the_session_with_one_message(torch_bundle, at_rest, tmp_path):
+    bundle = failing_bundle(torch_bundle, tmp_path / "model", "index", base=0)  # it runs on a black face
+    out = tmp_path / "session"
+    with pytest.raises(BundleError, match=f"the model in {bundle.path} fails on faces .*use another model"):
+        run_images(out, [np.full_like(at_rest[0], 96)] * 3 + at_rest[:20], model=str(bundle.path))
+    assert read_session(out)["end"].startswith(f"it failed: the model in {bundle.path} fails on faces")
+    assert len(read_frames(out).frame_index) == 3, "the frames before stay"
 
 
 def test_an_unwritable_output_folder_is_an_error(home, clip, tmp_path):

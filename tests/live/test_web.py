@@ -317,6 +317,10 @@ def test_other_files_and_requests_without_the_key_are_refused(file, folder):
     for name in names:
         status, _, body = get(address, f"/files/{name}?token={TOKEN}")
         assert status == 404 and b"not for you" not in body and b"root:" not in body, name
+    (folder / session_files.EVENTS).unlink()
+    (folder / session_files.EVENTS).symlink_to(folder.parent / "beside.txt")
+    status, _, body = get(address, f"/files/{session_files.EVENTS}?token={TOKEN}")
+    assert status == 404 and b"not for you" not in body, "a link"
     for token in ("", "?token=", "?token=x", f"?token={TOKEN}x"):
         for name in (session_files.PER_FRAME, server.ARCHIVE, "nothing"):
             status, _, body = get(address, f"/files/{name}{token}")

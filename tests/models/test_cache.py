@@ -1,14 +1,21 @@
 """Cached arrays: read back as computed, and computed again when the file is damaged."""
 
+import io
 import logging
 
 import numpy as np
 import pytest
 
 from fer_lib.errors import DataError
-from fer_lib.models.cache import cached_array
+from fer_lib.models.cache import _crc, cached_array
 
 LOGITS = np.arange(35.0).reshape(5, 7)
+
+
+def pickled() -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.array([{}]))
+    return stream.getvalue()
 
 
 def compute(calls):
@@ -26,7 +33,8 @@ def test_array_is_computed_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", ["empty", "truncated", "no header", "garbage", "one bit", "longer", "zeros", "four zeros"]
+    "damage",
+    ["empty", "truncated", "no header", "garbage", "one bit", "longer", "zeros", "four zeros", "foreign", "pickled"],
 )
 def test_damaged_file_is_computed_again(tmp_path, damage, caplog):
     caplog.set_level(logging.WARNING)
@@ -38,7 +46,8 @@ def test_damaged_file_is_computed_again(tmp_path, damage, caplog):
     damaged = {
         "empty": b"", "truncated": content[: len(content) // 2], "no header": bytes(80) + content[80:],
         "garbage": b"PK\x03\x04" + content[4:], "one bit": bytes(bit), "longer": content + b"\0",
-        "zeros": bytes(len(content)), "four zeros": bytes(4),
+        "zeros": bytes(len(content)), "four zeros": bytes(4), "foreign": b"text" + _crc(b"text"),
+        "pickled": pickled() + _crc(pickled()),
     }  # fmt: skip
     file.write_bytes(damaged[damage])
     assert np.array_equal(cached_array(file, lambda: compute(calls)), 2 * LOGITS)

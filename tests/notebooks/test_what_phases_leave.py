@@ -73,7 +73,8 @@ FILES = {
         "ensemble_metrics.json": f"{SCORES}, {IDS}",
     },
     "evaluate": {
-        "evaluation.json": "suite, split, sources, manifest_sha256, sets{all, leak_free}, models",
+        "evaluation.json":
+            "suite, split, sources, manifest_sha256, temperature_from, sets{all, leak_free}, by_source, models",
         "stages.json":
             "suite, split, sources, manifest_sha256, view, interval{method, level, resamples, seed, ece}, "
             "stages[{parent, child, changed, scores{all{evalset_id, protocol_id, n_expected, n_used, "
@@ -114,8 +115,12 @@ FIGURES = {
     "checkpoints": {"checkpoints.png", "reliability_chosen.png"},
     "softlabels": {"disagreement.png"},
     "evaluate": {"reliability_raw.png", "reliability_scaled.png", "confusion_matrix.png", "per_class_f1.png"}
-    | {"stages.png"}
-    | {f"{name}_reliability_{kind}.png" for name in (*FITS, "ensemble") for kind in ("raw", "scaled")},
+    | {"stages.png", "sources.png", "transfer.png"}
+    | {
+        f"{name}_{of}.png"
+        for name in (*FITS, "ensemble")
+        for of in ("reliability_raw", "reliability_scaled", "confusion")
+    },
     "export": {"annotated_photo.png"},
     "audit": {"matrices.png", "across_splits.png", "noise_matrix.png", "label_noise.png"},
     "adapt": {"contact_live.png", "training_curves.png", "before_after.png"},

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fer_lib.errors import ParamsError
-from fer_lib.params import KINDS, AuditParams, ImportParams, TeacherParams
+from fer_lib.params import KINDS, AuditParams, EvaluateParams, ImportParams, TeacherParams
 from fer_lib.params.data import NoiseParams
 from fer_lib.pipeline.phase_task import cell_names, injected_values
 from fer_lib.pipeline.runfile import load_run
@@ -81,3 +81,15 @@ def test_the_names_of_a_cell(tmp_path):
     (tmp_path / "n.ipynb").write_text(json_text({"cells": cells[:1]}))
     assert cell_names(tmp_path / "n.ipynb") == []
     assert injected_values(ImportParams(), []) == {}
+
+
+def test_a_prior_correction_is_a_method_or_seven_shares_and_none_leaves_the_cache_key():
+    shares = [0.4, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]
+    for value in ("none", "em", "uniform", shares):
+        assert EvaluateParams.collect({"advanced": {"prior_correction": value}}, "e").prior_correction == value
+    assert EvaluateParams.unused_fields(EvaluateParams().model_dump()) == {"prior_correction"}
+    assert not EvaluateParams.unused_fields(EvaluateParams(prior_correction="em").model_dump())
+    for wrong, message in (("me", "'none', 'em' or 'uniform'"), ([0.5, 0.5], "at least 7 items"),
+                           ([0.0, 0.4, 0.2, 0.1, 0.1, 0.1, 0.1], "greater than 0")):  # fmt: skip
+        with pytest.raises(ParamsError, match=message):
+            EvaluateParams.collect({"advanced": {"prior_correction": wrong}}, "e")

@@ -154,6 +154,19 @@ def test_fields_without_effect_are_not_in_the_key(tmp_path, monkeypatch, mode, s
     assert (len(keys) == 1) is same
 
 
+@pytest.mark.parametrize("kind", ["teacher", "student"])
+def test_a_default_that_came_later_leaves_the_key_as_it_was(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    book = write_notebook(tmp_path / "n.ipynb", cell("y = 2"))
+
+    def key(**values):
+        return cache_key.phase_key(kind, {"epochs": 3, **values}, {}, book)
+
+    assert key() == key(backbone_args={}) != key(backbone_args={"pad_type": "same"})
+    assert key() == key(optimizer="adamw", momentum=0.8) != key(optimizer="sgd", momentum=0.8)
+    assert key(optimizer="sgd", momentum=0.9) != key(optimizer="sgd", momentum=0.8)
+
+
 def test_unhashed_modules_are_excluded_and_reached_modules_included():
     found = cache_key.reachable(
         "from fer_lib.calibration.metrics import summary\nfrom fer_lib.tracking import phase_run\n"

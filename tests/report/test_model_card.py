@@ -2,17 +2,20 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fer_lib.calibration import metrics
 from fer_lib.calibration.intervals import proportion_interval
+from fer_lib.datasets.provenance import SourceRows, TrainingData
 from fer_lib.deploy.packaged import FOLDER
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, FerError
-from fer_lib.evaluation.report import model_report
+from fer_lib.evaluation.report import model_report, temperature_for
 from fer_lib.models.bundle import ONNX, derive_bundle, read_bundle
+from fer_lib.models.published_weights import PACKAGES
 from fer_lib.report import model_card
 
 
@@ -43,7 +46,7 @@ def packaged(onnx_bundle, file_metrics, tmp_path_factory):
 def results(packaged):
     views = {}
     for view, seed in (("none", 3), ("flip", 4)):
-        report = model_report(*rows(400, seed), *rows(200, 5), resamples=100)
+        report = model_report(*rows(400, seed), temperature_for(*rows(200, 5), "global"), resamples=100)
         views[view] = {of: report | {"protocol_id": f"protocol{view}{of[:3]}"} for of in ("all", "leak_free")}
     weights = packaged.weights_sha256
     model = {"kind": "student", "backbone": "test_efficientnet", "weights_sha256": weights, "parameters": 345_678}
@@ -58,7 +61,14 @@ def results(packaged):
         "run_id": "0123456789abcdef",
         "git": "abcdef012345",
         "phases": {"import": {"kind": "import", "params": {"sources": [source]}}},
-        "fits": {"student": {"ids": {"weights_sha256": weights}, "data": data, "init": {"pretrained": "package"}}},
+        "fits": {
+            "student": {
+                "ids": {"weights_sha256": weights},
+                "data": data,
+                "model": {"backbone": "tf_efficientnet_lite0"},
+                "init": {"pretrained": "package"},
+            }
+        },
         "evaluation": {"suite": "fer2013_official", "sets": sets, "models": {"tiny": model | {"views": views}}},
     }
 
@@ -96,6 +106,20 @@ def test_card_names_use_terms_and_limits(text):
                    "48x48 grey", "was not measured", "FERPlus", "pretrained on ImageNet", "388 of them"):  # fmt: skip
         assert phrase in text, phrase
     assert "None" not in text and "nan" not in text.split()
+
+
+def test_card_names_the_starting_weights_and_their_terms(packaged, results, text):
+    assert "starting weights" not in text
+    start = PACKAGES["mobilenetv1_100"].start
+    data = TrainingData(sources={"fer2013": SourceRows(rows=700, drawn=False)}, starting_weights=start)
+    faces = copy.deepcopy(results)
+    faces["fits"]["student"]["model"]["backbone"] = "mobilenetv1_100"
+    faces["fits"]["teacher"] = results["fits"]["student"] | {"ids": {"weights_sha256": "of the teacher"}}
+    text = model_card.render_card(replace(packaged, training_data=data), faces).replace("\u00a0", " ")
+    assert f"| starting weights | {start.text} |" in text and "licence MIT" in start.text
+    words = " ".join(text.split())
+    assert "networks began with backbone weights pretrained on ImageNet, whose images have terms too." in words
+    assert "also began with backbone weights pretrained on VGGFace2, whose images are for research use only." in words
 
 
 def test_card_names_drawn_faces(packaged, results):

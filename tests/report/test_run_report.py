@@ -10,11 +10,10 @@ import pytest
 from jinja2 import UndefinedError
 
 from fer_lib.calibration import metrics
-from fer_lib.calibration.temperature import Temperature
 from fer_lib.cli.main import main
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import FerError
-from fer_lib.evaluation.report import model_report
+from fer_lib.evaluation.report import model_report, temperature_for
 from fer_lib.faces.contract import FaceContract
 from fer_lib.report import collect, facts, figures
 from fer_lib.report.markdown import ENVIRONMENT, replace_section, table
@@ -45,13 +44,7 @@ def reports(seed, right):
         for of, keep in (("all", slice(None)), ("leak_free", slice(40, None))):
             logits, y = rows(seed, right=right + 0.3 * i)
             logits, y = logits[keep], y[keep]
-            report = model_report(logits, y, *rows(seed + 1, 200, right), resamples=100)
-            scaled = Temperature.model_validate(report["temperature"]).apply(logits)
-            for kind, z in (("raw", logits), ("scaled", scaled)):
-                bins = metrics.reliability_table(metrics.softmax(z), y)
-                report[f"reliability_{kind}"] = {
-                    k: [None if v != v else v for v in c.tolist()] for k, c in bins.items()
-                }
+            report = model_report(logits, y, temperature_for(*rows(seed + 1, 200, right), "global"), resamples=100)
             ids = {
                 "protocol_id": f"{seed:04d}{view}{of[:3]}",
                 "evalset_id": f"set-{of}",
@@ -368,6 +361,93 @@ def test_page_tables_show_the_exported_scores(page, results):
     section = page.split("## F1 by class")[1]
     per_class = view["all"]["raw"]["per_class_f1"]
     assert cells(section, "| `student_ce` | single view")[2:] == [f"{per_class[e]:.3f}" for e in EMOTIONS]
+
+
+@pytest.fixture(scope="module")
+def transferred(results):
+    """The results of an evaluation on two sources, of which the second has no Fear; one model came with the package."""
+    changed = copy.deepcopy(results)
+    evaluation = changed["evaluation"]
+    for i, (name, model) in enumerate(evaluation["models"].items()):
+        logits, y = rows(60, right=1 + i / 2)
+        parts = {"ours": np.arange(N) < 250, "theirs": (np.arange(N) >= 250) & (y != 2)}
+        model["by_source"] = {
+            view: {
+                source: model_report(logits[keep], y[keep], temperature_for(None, None, "none"), resamples=100)
+                | {"n_used": int(keep.sum()), "leaked": 3}
+                for source, keep in parts.items()
+            }
+            for view in ("none", "flip")
+        }
+        model["trained_on"] = None if name == "student_kd" else ["ours"]
+        by_source = model["by_source"]["none"]
+    evaluation["by_source"] = {source: {"n_used": own["n_used"]} for source, own in by_source.items()}
+    difference = {"value": 0.0123, "lo": -0.01, "hi": 0.03}
+    correction = {
+        "corrected": {"ece": 0.02},
+        "difference": dict.fromkeys(("accuracy", "macro_f1_present", "nll"), difference),
+    }
+    evaluation["models"]["student_kd"]["by_source"]["none"]["theirs"]["prior_correction"] = correction
+    evaluation["models"]["student_kd"]["val_select"] = None
+    evaluation["temperature_from"] = "bundle"
+    return changed
+
+
+def test_page_shows_each_source_and_what_each_model_was_trained_on(transferred, page):
+    text = render_page(transferred, NO_FIGURES, "real.json")
+    assert "## By source" not in page and "## Trained on" not in page and "Prior correction" not in page
+    model = transferred["evaluation"]["models"]["student_ce"]
+    ours, theirs = (model["by_source"]["none"][source] for source in ("ours", "theirs"))
+    section = text.split("## Trained on, tested on")[1]
+    row = cells(section, "| `student_ce` |")
+    assert row[1] == "ours" and row[2].startswith(f"**{ours['raw']['macro_f1_present']:.4f} [")
+    assert row[3].startswith(f"{theirs['raw']['macro_f1_present']:.4f} [")
+    assert cells(section, "| `student_kd` |")[1] == "not recorded"
+    section = text.split("## By source")[1]
+    row = cells(section.split("| theirs |", 1)[1].split("`teacher_b`")[0], "")
+    assert [row[0], row[1], row[2]] == [str(theirs["n_used"]), "3", "6"]
+    section = section.split("F1 and recall by class on theirs")[1]
+    recall = [line for line in section.splitlines() if line.startswith("| `student_ce` | recall")][0]
+    own = theirs["per_class"]["Sad"]
+    low, high = own["recall_interval"]
+    assert f"{own['recall']:.3f} [{low:.3f}, {high:.3f}]" in recall.replace("\u00a0", " ") and "| – |" in recall
+    row = cells(text.split("## Prior correction")[1], "| `student_kd` |")
+    assert row[2:] == ["theirs", *["+0.0123 [-0.0100, +0.0300]"] * 3, f"{theirs_ece(transferred):.4f} → 0.0200"]
+    assert "each model's own temperature is applied" in text and "each model's own" not in page
+    assert not re.search(r"\b(None|nan)\b", text)
+
+
+def theirs_ece(results):
+    return results["evaluation"]["models"]["student_kd"]["by_source"]["none"]["theirs"]["scaled"]["ece"]
+
+
+def test_page_draws_the_sources_of_an_evaluation_that_has_several(transferred, tmp_path):
+    drawn = figures.draw_figures(transferred, tmp_path / "real")
+    assert drawn["sources"] == {"sources": "real/sources.png"} and (tmp_path / "real/sources.png").stat().st_size > 5000
+    assert "![sources](real/sources.png)" in render_page(transferred, drawn, "real.json")
+
+
+def test_macro_f1_of_absent_classes_is_over_those_present(results):
+    changed = copy.deepcopy(results)
+    for model in changed["evaluation"]["models"].values():
+        for sets in model["views"].values():
+            sets["all"]["raw"]["macro_f1_present"] = 0.7777
+            sets["all"] |= {"classes_present": ["Happy", "Sad"], "macro_f1_present_interval": [0.7, 0.8]}
+    text = render_page(changed, NO_FIGURES, "real.json")
+    assert cells(text.split("## Scores, all")[1], "| `student_ce` | single view")[3] == "0.7777 [0.700, 0.800]"
+    assert "Only Happy, Sad have rows here: macro-F1 is over these, and guessing has an accuracy of 50.00 %." in text
+    assert "Only" not in text.split("## Scores, without")[1].split("## Calibration")[0]
+
+
+def test_weights_from_elsewhere_are_refused_only_under_the_name_of_a_fit(results):
+    changed = copy.deepcopy(results)
+    changed["evaluation"]["models"]["packaged"] = {"weights_sha256": "7" * 64}
+    collect._refuse_other_weights(changed, elsewhere=True)
+    with pytest.raises(FerError, match="packaged: evaluated with weights of no fit"):
+        collect._refuse_other_weights(changed)
+    changed["evaluation"]["models"]["student_ce"]["weights_sha256"] = "8" * 64
+    with pytest.raises(FerError, match="^student_ce: evaluated with weights of no fit"):
+        collect._refuse_other_weights(changed, elsewhere=True)
 
 
 def test_page_names_protocol_model_selection_and_figures(page, exported):

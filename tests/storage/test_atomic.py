@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -138,6 +139,32 @@ def test_a_failing_write_keeps_the_old_file(tmp_path):
     (target.parent / f".a.json.{DEAD}.partial").write_text("left by a writer that was killed")
     write_json(target, 5)
     assert target.read_text() == "5\n" and names(target.parent) == ["a.json"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
+def test_no_writer_follows_a_link(tmp_path, monkeypatch):
+    target, victim = tmp_path / "out" / "a.json", tmp_path / "victim"
+    target.parent.mkdir()
+    victim.write_text("mine")
+
+    def link(file):
+        file.unlink(missing_ok=True)
+        file.symlink_to(victim)
+
+    link(target)
+    link(target.with_name(f".a.json.{os.getpid()}.partial"))  # before the write
+    write_json(target, 5)
+    assert target.read_text() == "5\n" and not target.is_symlink() and names(target.parent) == ["a.json"]
+    with pytest.raises(DataError, match="cannot write .*a.json.*symbolic link.*remove it"), fresh_file(target) as work:
+        link(work)  # while the block runs
+    link(target.with_name("b"))
+    with pytest.raises(DataError, match="cannot write .*b: .*symbolic link.*remove it"):
+        write_synced(target.with_name("b"), b"x")
+    monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: None)  # after the look for one
+    target.with_name(f".c.json.{os.getpid()}.partial").symlink_to(victim)
+    with pytest.raises(DataError, match="cannot write .*c.json"):
+        write_json(target.with_name("c.json"), 5)
+    assert victim.read_text() == "mine" and target.read_text() == "5\n"
 
 
 def test_a_file_is_synced_then_renamed_then_its_folder_is_synced(tmp_path, disk_calls):

@@ -198,11 +198,11 @@ def test_the_message_about_a_moved_alias_names_the_earlier_version(home, bundle,
     assert "whose macro-F1 is unknown" in registry.alias_message(name, alias, 3, before | {"macro_f1": None}, bundle)
 
 
-def recorded(bundle, folder, drawn=False, smoke=False):
+def recorded(bundle, folder, drawn=False, smoke=False, **more):
     """The same weights as a bundle that records its training data."""
     from fer_lib.calibration.temperature import Temperature
 
-    data = {"sources": {"fer2013": {"rows": 2000, "drawn": drawn}}, "smoke": smoke, "complete": True}
+    data = {"sources": {"fer2013": {"rows": 2000, "drawn": drawn}}, "smoke": smoke, "complete": True, **more}
     meta = {k: bundle.meta[k] for k in ("name", "kind", "training_prior", "ids", "metrics")}
     return write_bundle(
         folder, **meta, model_config=CONFIG, state_dict=bundle.state_dict(), contract=bundle.contract,
@@ -222,6 +222,17 @@ def test_a_model_of_synthetic_faces_or_smoke_never_becomes_champion(champion, bu
     assert registry.alias_version(name, "champion") == before
     assert registry.permitted_alias(toy, name, "champion")[0] == ""
     assert registry.permitted_alias(toy, name, "candidate") == ("candidate", "")
+
+
+def test_a_version_names_the_terms_of_its_starting_weights(champion, bundle, tmp_path):
+    start = {"name": "faces", "origin": "npm faces 1.0", "licence": "MIT", "terms": "images for research use only"}
+    derived = recorded(bundle, tmp_path / "derived", starting_weights=start)
+    version = registry.register_model(derived, "fer-derived", description="the first").version
+    (row,) = [row for row in registry.list_models() if row["name"] == "fer-derived"]
+    text = "Started from faces (npm faces 1.0; licence MIT; images for research use only)."
+    assert row["description"] == f"the first\n\n{text}"
+    tags = mlflow.MlflowClient().get_model_version("fer-derived", version).tags
+    assert tags["trained_on"].endswith("started from faces (images for research use only)")
 
 
 def test_a_model_of_photos_takes_the_alias(bundle, tmp_path):

@@ -26,6 +26,7 @@ BASE = dict(
     warmup_epochs=0.5, plain_epochs=1, ramp_end=2, arcface_s=12.0, ema_decay=0.9, clip_grad=1.0, mixup=0.4,
     label_smoothing=0.1, max_train_batches=3, threads=1, device="cpu", onnx="none",
     negative={"method": "negl", "weight": 1.0, "entropy": 0.2},
+    nested={"kind": "blocks", "intervals": [1, 2, 4]},  # both processes sum the gradients of the complete batch
 )  # fmt: skip
 
 
@@ -53,6 +54,9 @@ def test_two_processes_take_the_steps_of_two_micro_batches(pair):
     assert len(weights) > 20
     for key in weights:
         torch.testing.assert_close(distributed[key], single[key], rtol=0, atol=1e-6, msg=key)
+    for key in (k for k in single if "nested.sum" in k):
+        torch.testing.assert_close(distributed[key], single[key], rtol=0, atol=1e-6, msg=key)
+    assert any(v.any() for k, v in single.items() if "nested.sum" in k)
     average = read_bundle(pair["single"] / "best").state_dict()
     assert any((average[k[6:]] - single[k]).abs().max() > 1e-4 for k in weights), "weights do change at this scale"
 

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fer_lib.calibration import metrics
 from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
@@ -14,14 +15,16 @@ from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.errors import DataError, FerError
 from fer_lib.models.bundle import read_bundle
+from fer_lib.models.classifier import build_classifier
 from fer_lib.models.inference import predict_logits
 from fer_lib.models.weights import tensors_sha256
 from fer_lib.params import TeacherParams
 from fer_lib.storage import atomic
 from fer_lib.training import fit, loop
 from fer_lib.training.checkpoint import checkpoint_bundle, load_checkpoint, save_checkpoint
-from fer_lib.training.fit_inputs import make_contract, open_data
+from fer_lib.training.fit_inputs import make_contract, model_config, open_data
 from fer_lib.training.plots import training_curves
+from fer_lib.training.resume_check import fit_key
 from fer_lib.training.step import Stepper
 from fer_lib.training.teacher import TeacherObjective, train_teacher
 
@@ -375,6 +378,26 @@ def test_run_killed_twice_ends_as_the_unbroken_one(drawn_manifest, pack_cache, u
     assert_same_end(tmp_path, unbroken[0])
 
 
+def test_sgd_has_nesterov_momentum_and_resumes_to_the_bit(drawn_manifest, pack_cache, tmp_path, monkeypatch):
+    made, real = [], loop.create_optimizer_v2
+    monkeypatch.setattr(loop, "create_optimizer_v2", lambda *a, **o: made.append(real(*a, **o)) or made[-1])
+    nested = {"kind": "blocks", "intervals": [1, 3]}  # the second block has no momentum before step 3
+    p = params(optimizer="sgd", momentum=0.8, lr=0.05, epochs=2, checkpoint_minutes=1e-9, nested=nested)
+    train(drawn_manifest, tmp_path / "whole", pack_cache, p)
+    assert isinstance(made[0], torch.optim.SGD)
+    assert {(group["momentum"], group["nesterov"]) for group in made[0].param_groups} == {(0.8, True)}
+    with monkeypatch.context() as m:
+        kill_at(m, 4)
+        with pytest.raises(Kill):
+            train(drawn_manifest, tmp_path / "killed", pack_cache, p)
+    assert any(k.endswith(".momentum_buffer") for k in load_checkpoint(tmp_path / "killed" / "checkpoint_last")[0])
+    train(drawn_manifest, tmp_path / "killed", pack_cache, p)
+    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+    report = read(tmp_path / "whole", "alignmentreport")["optim"]
+    assert (report["name"], report["momentum"]) == ("sgd", 0.8)
+    assert fit_key(p, {}) != fit_key(p.model_copy(update={"momentum": 0.9}), {})
+
+
 def test_run_killed_during_validation_loses_no_step(drawn_manifest, pack_cache, unbroken, tmp_path, monkeypatch):
     real, calls = loop.validate, []
 
@@ -448,9 +471,10 @@ def test_other_starting_weights_in_the_same_folder_are_rejected(drawn_manifest, 
         train(drawn_manifest, other, pack_cache, params(epochs=1))
     with pytest.raises(FerError, match=f"started from init_from {best}; these parameters ask for {other / 'best'}"):
         train(drawn_manifest, other, pack_cache, params(epochs=1), init_from=str(other / "best"))
-    (out / "starting_weights.json").write_text('{"source": ')
-    with pytest.raises(FerError, match=r"starting_weights.json is damaged .*; give this run another output_dir"):
-        train(drawn_manifest, out, pack_cache)
+    for damaged in ('{"source": ', "[]", "[" * 100_000):
+        (out / "starting_weights.json").write_text(damaged)
+        with pytest.raises(FerError, match=r"starting_weights.json is damaged .*; give this run another output_dir"):
+            train(drawn_manifest, out, pack_cache)
 
 
 def test_resume_does_not_load_starting_weights(drawn_manifest, pack_cache, tmp_path, monkeypatch):
@@ -491,6 +515,32 @@ def test_init_from_starts_with_the_weights_of_the_bundle(drawn_manifest, pack_ca
 def test_init_from_another_model_is_rejected(drawn_manifest, pack_cache, unbroken, tmp_path, change):
     with pytest.raises(FerError, match="is another model: it has"):
         train(drawn_manifest, tmp_path, pack_cache, params(**change), init_from=str(unbroken[0] / "best"))
+
+
+def test_origin_and_terms_of_a_file_of_weights_are_in_the_bundle(drawn_manifest, pack_cache, tmp_path):
+    p = params(epochs=1, max_train_batches=1, pretrained=str(tmp_path / "w.safetensors"))
+    state = {k: v.clone() for k, v in build_classifier(model_config(p)).backbone.state_dict().items()}
+    about = {"name": "faces", "origin": "npm faces 1.0", "licence": "MIT", "terms": "research use"}
+    save_file(state, tmp_path / "w.safetensors", about)
+    train(drawn_manifest, tmp_path / "a", pack_cache, p)
+    best = read_bundle(tmp_path / "a" / "best")
+    assert best.training_data.starting_weights.model_dump() == about
+    p = params(epochs=1, max_train_batches=1)
+    train(drawn_manifest, tmp_path / "b", pack_cache, p, init_from=str(best.path))
+    assert read_bundle(tmp_path / "b" / "best").training_data.starting_weights.model_dump() == about
+
+
+def test_backbone_arguments_are_in_the_bundle_the_report_and_the_identity(drawn_manifest, pack_cache, tmp_path):
+    p = params(backbone="test_efficientnet", backbone_args={"pad_type": "same"}, epochs=1, max_train_batches=1)
+    train(drawn_manifest, tmp_path / "a", pack_cache, p)
+    best = read_bundle(tmp_path / "a" / "best")
+    assert best.meta["model"]["backbone_args"] == {"pad_type": "same"}
+    assert type(best.model().backbone.conv_stem).__name__ == "Conv2dSame"
+    assert read(tmp_path / "a", "alignmentreport")["model"]["backbone_args"] == {"pad_type": "same"}
+    plain = p.model_copy(update={"backbone_args": {}})
+    with pytest.raises(FerError, match=r"is another model: it has .*'pad_type': 'same'"):
+        train(drawn_manifest, tmp_path / "b", pack_cache, plain, init_from=str(best.path))
+    assert fit_key(p, {}) != fit_key(plain, {})
 
 
 def test_weights_that_are_not_finite_are_not_saved(drawn_manifest, pack_cache, tmp_path, monkeypatch):

@@ -33,6 +33,11 @@ SMALL = dict(
         ("lr=0", "greater than 0"),
         ("accum_steps=40", "fewer than 2 rows in each, and batch norm needs 2: use batch_size >= 80"),
         ("ramp_end=2", "must not be before plain_epochs 5"),
+        ("backbone_args={pad_type: same}", "backbone resnet18 does not accept backbone_args {'pad_type': 'same'} ("),
+        ("backbone_args={pad_type: smae}", "pad_type should be same, valid, or ''"),
+        ("backbone_args={drop_rate: [0.1]}", "drop_rate should be a text, true, false, or a number"),
+        ("backbone_args.num_classes=7", "num_classes is set by the library: leave it out"),
+        ("backbone_args.checkpoint_path=evil.pt", "checkpoint_path is set by the library: leave it out"),
     ],
 )
 def test_invalid_parameters_are_rejected_when_the_run_file_is_read(tmp_path, setting, message):

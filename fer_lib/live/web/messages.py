@@ -71,8 +71,7 @@ def preview(image: np.ndarray) -> bytes:
 
 def files(folder: Path, names: tuple[str, ...] = LOGS + VIDEOS) -> list[dict[str, Any]]:
     """The files in ``folder`` among ``names``, with their sizes in bytes."""
-    paths = ((name, folder / name) for name in names)
-    return [{"name": name, "bytes": path.stat().st_size} for name, path in paths if path.is_file()]
+    return [{"name": path.name, "bytes": path.stat().st_size} for path in session_files.regular_files(folder, names)]
 
 
 def summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
