@@ -14,7 +14,7 @@ import os
 import sqlite3
 import time
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ SETTINGS = {  # variables that MLflow reads, some of them when it is imported; a
     "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-LOCK_TIMEOUT = 600.0  # seconds to wait for a database that another program has locked
+LOCK_TIMEOUT = 600.0  # seconds to wait for a database that another program has locked, and for the store's lock
 _PATH_COLUMNS = (  # every column with an absolute artifact path
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -74,19 +74,30 @@ def configure(root: Path | str | None = None) -> Path:
     if mlflow.get_registry_uri() != uri:
         mlflow.set_registry_uri(uri)
     if base not in _configured or not (base / "mlruns" / "mlflow.db").is_file():
+        import mlflow.store.tracking.sqlalchemy_store  # three quarters of the opening, for which nobody has to wait
+
         try:
-            with FileLock(mlruns(base) / ".store.lock", timeout=120):
+            with _store_lock(base):
                 _open(base)
-        except Timeout as error:
-            raise FerError(
-                f"another process has been creating the store {mlruns(base)} for two minutes: end it and try again"
-            ) from error
         except OSError as error:
             if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and (mlruns(base) / "mlflow.db").is_file():
                 return base  # what only reads, as fer models and fer predict, works on a read-only store
             raise FerError(f"cannot write the store {mlruns(base)}: {error}. Set FER_HOME to another folder") from error
         _configured.add(base)
     return base
+
+
+@contextlib.contextmanager
+def _store_lock(base: Path) -> Iterator[None]:
+    """Hold the lock of the store.  Raises FerError when other processes hold it for ``LOCK_TIMEOUT`` seconds."""
+    try:
+        with FileLock(mlruns(base) / ".store.lock", timeout=LOCK_TIMEOUT):
+            yield
+    except Timeout as error:
+        raise FerError(
+            f"other processes have been opening the store {mlruns(base)} for {LOCK_TIMEOUT / 60:.0f} minutes: wait for "
+            "them, or end them, and give the same command again"
+        ) from error
 
 
 def _open(base: Path) -> None:
@@ -161,7 +172,7 @@ def experiment_id(name: str = EXPERIMENT) -> str:
 
     base = configure()
     client = MlflowClient()
-    with FileLock(mlruns(base) / ".store.lock", timeout=120):
+    with _store_lock(base):
         experiment = client.get_experiment_by_name(name)
         if experiment is not None and experiment.lifecycle_stage == "deleted":
             raise FerError(f"the experiment {name!r} is deleted: restore it in the MLflow page or name another one")

@@ -54,9 +54,10 @@ def prove(folder: Path) -> dict:
 def weights(result: dict) -> list[dict]:
     """The SHA-256 of every run's weights, killed and unbroken."""
     return [
-        {"threads": run["threads"], "phase": phase, "unbroken": run["expected"][phase]["weights_sha256"],
-         "killed": run["found"][phase]["weights_sha256"]}
+        {"threads": run["threads"], "phase": phase, "unbroken": run["expected"][folder]["ids"]["weights_sha256"],
+         "killed": run["found"][folder]["ids"]["weights_sha256"]}
         for run in result["runs"] for phase in ("teacher", "student")
+        for folder in run["expected"] if folder.startswith(phase)
     ]  # fmt: skip
 
 

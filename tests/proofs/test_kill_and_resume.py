@@ -1,4 +1,4 @@
-"""``kill -9`` at any moment of a training, the same command again, and the weights are those of an unbroken run."""
+"""``kill -9`` at any moment of a training, the same command again, and every phase ends as in an unbroken run."""
 
 import json
 import random
@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 from road import command, environment, make_home
+from victim import phase_results
 
 RUN_FILE = """
 name: killed
@@ -20,7 +21,12 @@ phases:
   teacher: {backbone: test_resnet, image_size: 40, embed_dim: 32, epochs: 8, batch_size: 28, lr: 3.0e-3,
     warmup_epochs: 0.5, plain_epochs: 0.3, ramp_end: 0.7, ema_decay: 0.95, checkpoint_every: 3,
     checkpoint_minutes: 0.005, threads: 1}
+  softlabels: {}
+  student: {backbone: test_resnet, image_size: 40, embed_dim: 32, epochs: 5, batch_size: 28, lr: 3.0e-3, mode: kd,
+    warmup_epochs: 0.5, ema_decay: 0.95, checkpoint_every: 3, checkpoint_minutes: 0.005, threads: 1}
 """
+TEACHER_ONLY = RUN_FILE.split("  softlabels")[0]
+KILLS = (("teacher", 0.02, 0.45), ("teacher", 0.5, 0.9), ("student", 0.1, 0.9))  # between which shares of its steps
 WORDS = ("fer_lib.cli.main", "run", "params/killed.yaml")
 
 
@@ -35,31 +41,24 @@ def started(tmp_path_factory):
     return home
 
 
-def teacher(home) -> dict:
-    """Ids, history and the record of the finished teacher."""
-    [folder] = (home / "mlruns" / "phases").glob("teacher-*")
-    read = {
-        name: json.loads((folder / f"{name}.json").read_text()) for name in ("outputs", "history", "alignmentreport")
-    }
-    assert (folder / "done.json").is_file()
-    return read | {"folder": folder}
+def report(home, phase: str = "teacher") -> dict:
+    """``alignmentreport.json`` of a fit."""
+    [file] = home.glob(f"mlruns/phases/{phase}-*/alignmentreport.json")
+    return json.loads(file.read_text())
 
 
 @pytest.fixture(scope="module")
 def unbroken(started, tmp_path_factory):
     home = tmp_path_factory.mktemp("unbroken") / "home"
     shutil.copytree(started, home)
-    began = time.monotonic()
     ended = command(*WORDS, home=home, cwd=home)
     assert ended.code == 0, ended.out + ended.err
-    found = teacher(home)
-    assert found["alignmentreport"]["init"]["resume"] is False
-    return found | {"seconds": time.monotonic() - began}
+    return home
 
 
-def last_step(home) -> int:
+def last_step(home, phase: str) -> int:
     """The step of the newest checkpoint, 0 without one."""
-    for state in home.glob("mlruns/phases/teacher-*/checkpoint_last/state.json"):
+    for state in home.glob(f"mlruns/phases/{phase}-*/checkpoint_last/state.json"):
         try:
             return json.loads(state.read_text())["step"]
         except FileNotFoundError:  # just being replaced
@@ -67,7 +66,7 @@ def last_step(home) -> int:
     return 0
 
 
-def kill_during_training(home, step: float, wait: float, everything: bool) -> int:
+def kill_during_training(home, step: float, wait: float, everything: bool, phase: str = "teacher") -> int:
     """Start the command, kill -9 it ``wait`` seconds after a checkpoint of ``step`` or later; that checkpoint's step.
 
     ``everything``: its kernel too, as when the power goes; else the command alone, and its kernel must follow.
@@ -75,7 +74,7 @@ def kill_during_training(home, step: float, wait: float, everything: bool) -> in
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([sys.executable, "-m", *WORDS], cwd=home, env=environment(home), **quiet)
     deadline = time.monotonic() + 900
-    while (reached := last_step(home)) < step and time.monotonic() < deadline and process.poll() is None:
+    while (reached := last_step(home, phase)) < step and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
     time.sleep(wait)
     assert process.poll() is None, f"it was over before the kill, at step {reached}"
@@ -84,8 +83,7 @@ def kill_during_training(home, step: float, wait: float, everything: bool) -> in
     for kernel in kernels if everything else []:
         kernel.kill()
     process.wait(timeout=60)
-    [folder] = home.glob("mlruns/phases/teacher-*")
-    assert not (folder / "done.json").exists()
+    assert not list(home.glob(f"mlruns/phases/{phase}-*/done.json"))
     return reached
 
 
@@ -94,20 +92,18 @@ def test_killed_runs_resume_to_the_weights_of_the_unbroken_one(started, unbroken
     rng = random.Random(seed)
     home = tmp_path / "home"
     shutil.copytree(started, home)
-    total = unbroken["alignmentreport"]["optim"]["total_steps"]
-    for low, high in ((0.02, 0.45), (0.5, 0.9)):
+    for phase, low, high in KILLS:
+        total = report(unbroken, phase)["optim"]["total_steps"]
         step, everything = rng.uniform(low, high) * total, rng.random() < 0.5
-        reached = kill_during_training(home, step, rng.uniform(0.0, 0.3), everything)
+        reached = kill_during_training(home, step, rng.uniform(0.0, 0.3), everything, phase)
         what = "command and kernel" if everything else "command"
-        print(f"seed {seed}: {what} killed after the checkpoint of step {reached} of {total}")
+        print(f"seed {seed}: {what} killed after the {phase}'s checkpoint of step {reached} of {total}")
     ended = command(*WORDS, home=home, cwd=home)
     assert ended.code == 0, ended.out + ended.err
-    found = teacher(home)
-    assert found["alignmentreport"]["init"]["resume"] is True
-    assert found["outputs"]["ids"] == unbroken["outputs"]["ids"], "weights_sha256 above all"
-    for row, same in zip(found["history"], unbroken["history"], strict=True):
-        assert {k: v for k, v in row.items() if k != "timing"} == {k: v for k, v in same.items() if k != "timing"}
-    left = [path.name for path in found["folder"].iterdir() if path.name.endswith((".partial", ".tmp", ".previous"))]
+    for phase in ("teacher", "student"):
+        assert report(home, phase)["init"]["resume"] and not report(unbroken, phase)["init"]["resume"]
+    assert phase_results(home) == phase_results(unbroken), "weights of every phase above all"
+    left = [path for path in home.glob("mlruns/phases/*/*") if path.name.endswith((".partial", ".tmp", ".previous"))]
     assert left == [], "nothing half-written is left behind"
 
 
@@ -124,11 +120,11 @@ def test_killed_runs_are_told_from_living_ones(started, tmp_path):
 
 def test_a_fit_over_two_processes_leaves_nobody_behind_and_resumes_too(started, tmp_path):
     """The members of a killed team end by themselves, and the next one ends with the weights of an unbroken team."""
-    ids = []
+    results = []
     for how in ("unbroken", "killed"):
         home = tmp_path / how
         shutil.copytree(started, home)
-        text = RUN_FILE.replace("threads: 1}", "threads: 1, processes: 2}")
+        text = TEACHER_ONLY.replace("threads: 1}", "threads: 1, processes: 2}")
         (home / "params" / "killed.yaml").write_text(text)
         if how == "killed":
             before = {p.pid for p in psutil.process_iter()}
@@ -139,11 +135,10 @@ def test_a_fit_over_two_processes_leaves_nobody_behind_and_resumes_too(started, 
             assert not left, "processes of the team outlived it"
         ended = command(*WORDS, home=home, cwd=home)
         assert ended.code == 0, ended.out + ended.err
-        found = teacher(home)
-        assert found["alignmentreport"]["init"]["resume"] is (how == "killed")
-        assert found["alignmentreport"]["device"]["processes"] == 2
-        ids.append(found["outputs"]["ids"])
-    assert ids[0] == ids[1]
+        assert report(home)["init"]["resume"] is (how == "killed")
+        assert report(home)["device"]["processes"] == 2
+        results.append(phase_results(home))
+    assert results[0] == results[1]
 
 
 def members(home, before) -> list[psutil.Process]:

@@ -6,7 +6,6 @@ Nothing in the library knows of this: a moment is seen from outside, by what a p
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import random
@@ -25,6 +24,8 @@ sys.path.insert(0, str(REPO / "tests"))
 from road import command, environment, make_home  # noqa: E402
 from road import kernels as running_kernels  # noqa: E402
 
+from fer_lib.storage.json_files import file_sha256  # noqa: E402
+
 MINUTES = 0.03  # checkpoint_minutes of the runs that are killed; an epoch takes several times as long
 RUN_FILE = """
 name: killed
@@ -42,6 +43,7 @@ phases:
 HOLDER = ".lock.holder.json"
 WORDS = ("fer_lib.cli.main", "run", "params/killed.yaml")
 PHASES = ("import", "manifest", "teacher", "softlabels", "student")
+DATA_SUFFIXES = (".parquet", ".safetensors", ".onnx", ".npz")
 KINDS = ("step", "checkpoint", "export", "log", "between")
 # What is killed in which phase; the order within a phase is drawn.  "between": after that phase, before the next.
 PLAN = (
@@ -90,24 +92,7 @@ class Victim:
         """Give the command once more and let it end; what must equal the unbroken run."""
         ended = command(*WORDS, home=self.home, cwd=self.home)
         assert ended.code == 0, ended.out + ended.err
-        return self.results()
-
-    def results(self) -> dict:
-        """Ids of every phase, histories without their times, and the exported files."""
-        found: dict = {}
-        for phase in PHASES:
-            folder = self.folder(phase)
-            assert (folder / "done.json").is_file(), phase
-            found[phase] = json.loads((folder / "outputs.json").read_text())["ids"]
-            if phase in ("teacher", "student"):
-                rows = json.loads((folder / "history.json").read_text())
-                found[f"{phase} history"] = [{k: v for k, v in row.items() if k != "timing"} for row in rows]
-                state = (folder / "checkpoint_last" / "state.safetensors").read_bytes()  # optimiser and EMA too
-                found[f"{phase} checkpoint_last"] = hashlib.sha256(state).hexdigest()
-            if phase == "teacher":
-                exported = json.loads((folder / "onnxparity.json").read_text())
-                found["exported weights"] = {name: said["weights_sha256"] for name, said in exported.items()}
-        return found
+        return phase_results(self.home)
 
     def _kill(self, phase: str, kind: str) -> Kill:
         """Start the command, wait for the moment, kill; AssertionError when the run ended before it."""
@@ -236,6 +221,26 @@ class Victim:
             return step, within, 0.0
         safe = max(entered.stat().st_mtime, state.stat().st_mtime if state else 0.0)
         return step, within, max(0.0, gone - safe)
+
+
+def phase_results(home: Path) -> dict[str, dict]:
+    """Phase folder -> what must equal that of an unbroken run; every phase of the home is finished.
+
+    Its ids, its history without times, and the SHA-256 of every file of rows, weights or logits: bundles, checkpoints
+    with optimiser and EMA, ONNX files, soft labels.
+    """
+    results: dict[str, dict] = {}
+    for folder in sorted(home.glob("mlruns/phases/*")):
+        assert (folder / "done.json").is_file(), folder.name
+        history = folder / "history.json"
+        rows = json.loads(history.read_text()) if history.is_file() else []
+        files = sorted(path for path in folder.rglob("*") if path.suffix in DATA_SUFFIXES)
+        results[folder.name] = {
+            "ids": json.loads((folder / "outputs.json").read_text())["ids"],
+            "history": [{k: v for k, v in row.items() if k != "timing"} for row in rows],
+            "files": {path.relative_to(folder).as_posix(): file_sha256(path) for path in files},
+        }
+    return results
 
 
 def _has_open(process: psutil.Process, library: str) -> bool:

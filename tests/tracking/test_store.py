@@ -62,6 +62,30 @@ def test_four_processes_create_a_store_at_once(tmp_path, create):
     assert not list((tmp_path / "work").glob("mlflow.db")), "no stray mlflow.db"
 
 
+def test_nobody_waits_for_the_imports_of_another_process(tmp_path):
+    """Sixteen commands that queue for each other's imports would wait for minutes."""
+    code = (
+        "import sys; from fer_lib.tracking import store;"
+        "store._open = lambda base: print('mlflow.store.tracking.sqlalchemy_store' in sys.modules); store.configure()"
+    )
+    environment = os.environ | {"FER_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_a_store_that_others_are_opening_is_waited_for(tmp_path, monkeypatch, add_store):
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # put back afterwards
+    monkeypatch.setattr(store, "LOCK_TIMEOUT", 0.1)
+    add_store(tmp_path)
+    lock = FileLock(tmp_path / "mlruns" / ".store.lock")
+    with lock, pytest.raises(FerError, match="opening the store .*mlruns for .* give the same command again"):
+        store.configure()
+    store.configure()
+    with lock, pytest.raises(FerError, match="opening the store"):
+        store.experiment_id()
+
+
 def test_a_moved_home_opens_with_its_artifacts(tmp_path, monkeypatch):
     import mlflow
 
