@@ -69,8 +69,9 @@ def quick_settings(params, kind: str, inputs: dict[str, Any]):
 
     The defaults are for photos: on drawn faces they train for hours and show nothing more.
     """
-    changed = params.model_dump(exclude_defaults=True).keys() - _FREE_FIELDS
-    if not isinstance(params, FitParams) or changed:
+    default = type(params)()  # with the length that follows from a student's mode
+    changed = {name for name in type(params).model_fields if getattr(params, name) != getattr(default, name)}
+    if not isinstance(params, FitParams) or changed - _FREE_FIELDS:
         return params
     manifest = Path(inputs["manifest"]) / "manifest.parquet"
     if not (manifest.is_file() and only_drawn(Manifest.read(manifest))):

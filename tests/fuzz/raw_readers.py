@@ -6,6 +6,7 @@ and syncs around it are left out, because they cost more than the reading.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -94,5 +95,6 @@ def unpack(folder: Path, content: bytes) -> Any:
 RAW_READERS: list[Reader] = [
     *(raw_reader(*row) for row in LISTS),
     Reader("FERPlus image_map", "text", image_map, read_image_map, heavy=True),
-    Reader("origin.7z", "bytes", archive, unpack, heavy=True),
 ]
+if importlib.util.find_spec("py7zr"):  # of the extra "archives"
+    RAW_READERS.append(Reader("origin.7z", "bytes", archive, unpack, heavy=True))

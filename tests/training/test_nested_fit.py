@@ -212,7 +212,7 @@ def test_bundle_with_blocks_predicts_and_exports(unbroken, tmp_path):
 
 def test_adaptation_takes_the_blocks_of_its_base(unbroken):
     base = read_bundle(unbroken[0] / "best")
-    assert model_config(fit_params(AdaptParams(), base)) == base.meta["model"] | {"dropout": 0.3}
+    assert model_config(fit_params(AdaptParams(), base)) == base.meta["model"] | {"dropout": 0.3, "backbone_args": {}}
 
 
 def test_blocks_are_added_to_a_plain_start_and_never_dropped(
