@@ -294,6 +294,18 @@ def test_best_student_is_exported_or_best_on_validation(results):
     assert facts.best_student(unexported) == best
 
 
+def test_a_page_of_teachers_on_val_rows_names_the_best_and_reads_no_test_row(results):
+    changed = copy.deepcopy(results)
+    evaluation, changed["export"] = changed["evaluation"], None
+    evaluation["split"] = "val"
+    evaluation["models"] = {name: m for name, m in evaluation["models"].items() if m["kind"] == "teacher"}
+    best = max(evaluation["models"], key=lambda name: evaluation["models"][name]["val_select"]["macro_f1"])
+    assert facts.best_student(changed) == best
+    text = render_page(changed, NO_FIGURES, "teachers.json")
+    assert f"The teacher `{best}`" in text and "No test row was read" in text
+    assert "the test rows had no part in it" not in text and "by frozen weights" not in text
+
+
 def test_checkpoint_of_a_sweep_has_contract_and_training_time_of_its_fit(results):
     """The training time of an ensemble of two epochs counts their fit once."""
     changed = copy.deepcopy(results)
