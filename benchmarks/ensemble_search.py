@@ -1,7 +1,7 @@
 """How many ensemble weights a second the search scores, beside scoring them one by one, and how long a ranking takes.
 
 ``python benchmarks/ensemble_search.py [--rows 14000] [--members 5]`` prints a table of CPU time on one core.  The
-logits are drawn: an error that all members share, and one of their own.
+logits are drawn: a shared error plus an independent one per member.
 """
 
 from __future__ import annotations

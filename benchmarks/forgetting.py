@@ -180,7 +180,7 @@ def points(difference: dict) -> str:
 def verdict(row: dict, other: str = "plain") -> str:
     """One sentence about a method's forgetting beside another's, decided by the interval."""
     gap = row["forgetting"][f"to_{other}"]
-    word = "is not told apart from"
+    word = "does not differ significantly from"
     if gap["lo"] is None:
         word = "is compared on one seed, which decides nothing, with"
     elif gap["hi"] < 0 or gap["lo"] > 0:

@@ -58,7 +58,7 @@ def os_error_hint(error: OSError) -> str:
     if error.errno in _CLOSED:
         return "it is read-only for this user: choose another output folder"
     if error.errno == errno.ELOOP:
-        return "a symbolic link stands where a file should be: remove it"
+        return "a symbolic link is in the place of a file: remove it"
     if error.errno in _NOT_A_FOLDER:
         return "a file stands where a folder should be: move it away or choose another output folder"
     return "choose another output folder or repair this one"

@@ -138,6 +138,25 @@ def add_store(tmp_path_factory):
     return lambda home: shutil.copytree(ready, home / "mlruns")
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, add_store):
+    """A home with an empty store, to which MLflow and the library point for the tests of one module."""
+    import mlflow
+
+    from fer_lib.tracking import store
+
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    folder = tmp_path_factory.mktemp("home")
+    add_store(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FER_HOME", str(folder))
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        store.configure()
+        yield folder
+    mlflow.set_tracking_uri(before[0])
+    mlflow.set_registry_uri(before[1])
+
+
 @pytest.fixture(scope="session")
 def kernel_server():
     """The kernel server of all runs in this process from now on; one for each run would import for seconds."""

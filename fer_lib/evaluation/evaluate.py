@@ -66,7 +66,7 @@ def evaluate(
 
     Files: ``evaluation.json``, ``predictions/NAME-VIEW.npz``, ``confusion/NAME.csv``, ``stages.json`` where one model
     started from another's weights, and ``bundles/NAME``.  A bundle there carries the temperature of the single view
-    and, as ``metrics["test"]``, the scores of its own predictions (single view, scaled).  Where rows have votes, each
+    and, as ``metrics["test"]``, the scores of its predictions (single view, scaled).  Where rows have votes, each
     report has ``people``, the comparison with the annotators
     (:func:`fer_lib.evaluation.annotators.annotator_report`).
     Where the evaluated sources have no val rows, each bundle's own temperature is applied.

@@ -32,7 +32,7 @@ class Ensemble:
     space: str
     metrics: dict[str, Any]
 
-    temperature = None  # none is fitted: an evaluation fits one of its own
+    temperature = None  # an evaluation fits one
     logit_bias = None
 
     @property
@@ -93,7 +93,7 @@ def open_teachers(folders: Sequence[Path]) -> tuple[list[Bundle], Ensemble | Non
     """
     for folder in folders:
         if is_ensemble(folder) and len(folders) > 1:
-            raise FerError(f"{folder} is an ensemble and has weights of its own: name it as the only teacher")
+            raise FerError(f"{folder} is an ensemble, whose weights are fixed: name it as the only teacher")
         if is_ensemble(folder):
             ensemble = read_ensemble(folder)
             return ensemble.bundles, ensemble

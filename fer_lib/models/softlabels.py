@@ -120,7 +120,7 @@ def export_softlabels(
 
 def _check_weights(p: SoftLabelParams, bundles: list[Bundle], ensemble: Ensemble | None) -> None:
     if p.weights and ensemble:
-        raise FerError(f"{ensemble.path} is an ensemble with weights of its own: leave weights blank")
+        raise FerError(f"{ensemble.path} is an ensemble, whose weights are fixed: leave weights blank")
     if p.weights and len(p.weights) != len(bundles):
         raise FerError(
             f"{len(p.weights)} weights for {len(bundles)} teachers: give one per teacher, or none to search them"

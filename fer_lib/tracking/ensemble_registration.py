@@ -1,4 +1,4 @@
-"""Registration of the ensemble of a soft-label phase, which stands alone: its members need not be registered."""
+"""Registration of the ensemble of a soft-label phase.  Its members need not be registered: they are copied."""
 
 from __future__ import annotations
 

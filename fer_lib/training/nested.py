@@ -59,7 +59,7 @@ class BlockUpdates:
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, block: list[nn.Parameter], scale: float) -> None:
-    """Move the parameters of ``block`` into groups of their own with the learning rate times ``scale``."""
+    """Move the parameters of ``block`` into separate groups with the learning rate times ``scale``."""
     own = set(block)  # tensors are compared by identity
     for group in list(optimiser.param_groups):
         moved = [q for q in group["params"] if q in own]

@@ -282,7 +282,7 @@ def test_what_a_model_learned_elsewhere_leaks_into_a_manifest_that_was_cleaned_s
 
 
 def measure(p, manifest, models, folder):
-    """An evaluation of its own into ``folder / "out"``."""
+    """A separate evaluation into ``folder / "out"``."""
     (folder / "runs" / "cache").mkdir(parents=True, exist_ok=True)
     p = EvaluateParams(**{"resamples": 100, "smoke": True, "views": ["none"]} | p)
     return evaluate(p, manifest, models, [], folder / "out", folder / "runs" / "cache", "cpu")

@@ -82,7 +82,7 @@ def all_weights(members, steps):
 
 
 def teachers(count, n=150, seed=3, skill=1.5):
-    """Members that agree on some rows: each is the labels, a shared error and an error of its own."""
+    """Members that agree on some rows: each is the labels, a shared error and an independent one."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 7, n)
     shared = rng.normal(size=(n, 7)) + skill * np.eye(7)[y]

@@ -38,7 +38,7 @@ def test_both_runtimes_refuse_faces_of_another_shape(runtime, onnx_bundle):
 
 
 def test_a_model_with_an_input_of_another_rank_is_refused_before_it_runs(torch_bundle, tmp_path):
-    """Also where a session opens it, with threads of its own."""
+    """Also where a session opens it, with another number of threads."""
     bundle = failing_bundle(torch_bundle, tmp_path, "index")
     model = onnx.load(bundle.path / ONNX)
     model.graph.input[0].type.tensor_type.shape.dim.add().dim_value = 1

@@ -10,21 +10,9 @@ import time
 import psutil
 import pytest
 from road import command, environment, make_home
-from victim import phase_results
+from victim import SMALL_RUN, phase_results
 
-RUN_FILE = """
-name: killed
-seed: 3
-phases:
-  import: {sources: [{source: fer2013, root: embedded, faces: 600}]}
-  manifest: {val_roles: [0.5, 0.4, 0.1]}
-  teacher: {backbone: test_resnet, image_size: 40, embed_dim: 32, epochs: 8, batch_size: 28, lr: 3.0e-3,
-    warmup_epochs: 0.5, plain_epochs: 0.3, ramp_end: 0.7, ema_decay: 0.95, checkpoint_every: 3,
-    checkpoint_minutes: 0.005, threads: 1}
-  softlabels: {}
-  student: {backbone: test_resnet, image_size: 40, embed_dim: 32, epochs: 5, batch_size: 28, lr: 3.0e-3, mode: kd,
-    warmup_epochs: 0.5, ema_decay: 0.95, checkpoint_every: 3, checkpoint_minutes: 0.005, threads: 1}
-"""
+RUN_FILE = SMALL_RUN.format(teacher=8, student=5)  # epochs
 TEACHER_ONLY = RUN_FILE.split("  softlabels")[0]
 KILLS = (("teacher", 0.02, 0.45), ("teacher", 0.5, 0.9), ("student", 0.1, 0.9))  # between which shares of its steps
 WORDS = ("fer_lib.cli.main", "run", "params/killed.yaml")

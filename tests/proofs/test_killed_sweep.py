@@ -16,23 +16,11 @@ from dataclasses import dataclass
 import psutil
 import pytest
 from road import command, environment, kernels, make_home
-from victim import phase_results
+from victim import SMALL_RUN, phase_results
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kill -9")
 
-RUN_FILE = """
-name: swept
-seed: 3
-phases:
-  import: {sources: [{source: fer2013, root: embedded, faces: 600}]}
-  manifest: {val_roles: [0.5, 0.4, 0.1]}
-  teacher: {backbone: test_resnet, image_size: 40, embed_dim: 32, epochs: 6, batch_size: 28, lr: 3.0e-3,
-    warmup_epochs: 0.5, plain_epochs: 0.3, ramp_end: 0.7, ema_decay: 0.95, checkpoint_every: 3,
-    checkpoint_minutes: 0.005, threads: 1}
-  softlabels: {}
-  student: {backbone: test_resnet, image_size: 40, embed_dim: 32, epochs: 4, batch_size: 28, lr: 3.0e-3, mode: kd,
-    warmup_epochs: 0.5, ema_decay: 0.95, checkpoint_every: 3, checkpoint_minutes: 0.005, threads: 1}
-"""
+RUN_FILE = SMALL_RUN.format(teacher=6, student=4)  # epochs
 WORDS = ("fer_lib.cli.main", "sweep", "params/swept.yaml", "-p", "teacher.seed=4,5", "--parallel", "2")
 MOMENTS = 10
 VICTIMS = ("command", "all its groups", "kernel")  # killed in turn; at the last moment the command

@@ -44,6 +44,19 @@ HOLDER = ".lock.holder.json"
 WORDS = ("fer_lib.cli.main", "run", "params/killed.yaml")
 PHASES = ("import", "manifest", "teacher", "softlabels", "student")
 DATA_SUFFIXES = (".parquet", ".safetensors", ".onnx", ".npz")
+SMALL_RUN = """
+name: killed
+seed: 3
+phases:
+  import: {{sources: [{{source: fer2013, root: embedded, faces: 600}}]}}
+  manifest: {{val_roles: [0.5, 0.4, 0.1]}}
+  teacher: {{backbone: test_resnet, image_size: 40, embed_dim: 32, epochs: {teacher}, batch_size: 28, lr: 3.0e-3,
+    warmup_epochs: 0.5, plain_epochs: 0.3, ramp_end: 0.7, ema_decay: 0.95, checkpoint_every: 3,
+    checkpoint_minutes: 0.005, threads: 1}}
+  softlabels: {{}}
+  student: {{backbone: test_resnet, image_size: 40, embed_dim: 32, epochs: {student}, batch_size: 28, lr: 3.0e-3,
+    mode: kd, warmup_epochs: 0.5, ema_decay: 0.95, checkpoint_every: 3, checkpoint_minutes: 0.005, threads: 1}}
+"""  # a proof sets the two numbers of epochs
 KINDS = ("step", "checkpoint", "export", "log", "between")
 # What is killed in which phase; the order within a phase is drawn.  "between": after that phase, before the next.
 PLAN = (

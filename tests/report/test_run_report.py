@@ -165,20 +165,11 @@ def write_home(base):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory, add_store):
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-    folder = tmp_path_factory.mktemp("home")
-    add_store(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FER_HOME", str(folder))
-        patch.setenv("MLFLOW_TRACKING_URI", "")
-        store.configure()
-        written = write_home(folder)
-        (folder / "README.md").write_text(README)
-        finished_run("real", written, [n for n in written if n not in ("manifest", "teacher_b")])
-        yield folder
-    mlflow.set_tracking_uri(before[0])
-    mlflow.set_registry_uri(before[1])
+def home(home):
+    written = write_home(home)
+    (home / "README.md").write_text(README)
+    finished_run("real", written, [n for n in written if n not in ("manifest", "teacher_b")])
+    return home
 
 
 def finished_run(name, folders, phases, status="FINISHED"):

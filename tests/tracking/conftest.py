@@ -1,8 +1,7 @@
-"""Fixtures: homes with an empty store, one of which runs a phase of kind ``import``, and MLflow pointed at them."""
+"""Fixtures: a home that runs a phase of kind ``import``, and MLflow pointed at it."""
 
 import json
 
-import mlflow
 import pytest
 
 from fer_lib.tracking import phase_run, store
@@ -28,18 +27,3 @@ def at_home(lab, monkeypatch):
     yield
     if phase_run._current is not None:
         phase_run._current.close("FAILED")
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory, add_store):
-    """A store of its own for this module; MLflow's globals are put back afterwards."""
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-    folder = tmp_path_factory.mktemp("home")
-    add_store(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FER_HOME", str(folder))
-        patch.setenv("MLFLOW_TRACKING_URI", "")
-        store.configure()
-        yield folder
-    mlflow.set_tracking_uri(before[0])
-    mlflow.set_registry_uri(before[1])

@@ -82,11 +82,11 @@ def test_it_is_the_teacher_of_soft_labels_with_its_own_weights_and_space(
     p = SoftLabelParams(batch_size=64)  # logit space, weights to search
     record = export_softlabels(p, drawn_manifest, [folder], tmp_path / "soft", pack_cache, "cpu")
     assert ([t["weight"] for t in record["teachers"]], record["ensemble_space"]) == (WEIGHTS, "prob")
-    with pytest.raises(FerError, match="weights of its own: leave weights blank"):
+    with pytest.raises(FerError, match="whose weights are fixed: leave weights blank"):
         export_softlabels(
             p.model_copy(update={"weights": [1.0, 1.0]}), drawn_manifest, [folder], tmp_path, pack_cache, "cpu"
         )
-    with pytest.raises(FerError, match="is an ensemble and has weights of its own: name it as the only teacher"):
+    with pytest.raises(FerError, match="is an ensemble, whose weights are fixed: name it as the only teacher"):
         export_softlabels(p, drawn_manifest, [folder, drawn_teachers[0]], tmp_path, pack_cache, "cpu")
 
 
