@@ -21,7 +21,8 @@ from fer_lib.errors import DataError
 from fer_lib.storage.npz_files import read_npz
 
 EXPOSURE_FILE = "seen.npz"
-Text = Annotated[str, Field(max_length=500)]
+MAX_TEXT = 500  # characters
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
 
 
 @dataclass(frozen=True)
@@ -150,12 +151,25 @@ class TrainingData(BaseModel):
 
 
 def join_training_data(records: Sequence[TrainingData | None]) -> TrainingData | None:
-    """The record of several models together; None where none has one.  Not complete where one has none."""
+    """The record of several models together, with the starting weights of all; None where none has a record.
+
+    Not complete where one has none.
+    """
     known = [record for record in records if record is not None]
     if not known:
         return None
     joined = functools.reduce(TrainingData.with_start, known)
-    return joined.model_copy(update={"complete": len(known) == len(records) and all(r.complete for r in known)})
+    complete = len(known) == len(records) and all(record.complete for record in known)
+    starts = dict.fromkeys(record.starting_weights for record in known if record.starting_weights)
+    return joined.model_copy(update={"complete": complete, "starting_weights": _join_starts([*starts])})
+
+
+def _join_starts(starts: Sequence[StartingWeights]) -> StartingWeights | None:
+    """Several starting weights as one record, whose fields list the different values."""
+    if not starts:
+        return None
+    values = {name: [getattr(start, name) for start in starts] for name in StartingWeights.model_fields}
+    return StartingWeights(**{k: "; ".join(dict.fromkeys(filter(None, v)))[:MAX_TEXT] for k, v in values.items()})
 
 
 def join_drawn(manifests: Sequence[Manifest]) -> dict[str, bool]:

@@ -7,7 +7,14 @@ import pytest
 from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.curate import merge
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.provenance import SourceRows, StartingWeights, TrainingData, not_for_photos, training_text
+from fer_lib.datasets.provenance import (
+    SourceRows,
+    StartingWeights,
+    TrainingData,
+    join_training_data,
+    not_for_photos,
+    training_text,
+)
 from fer_lib.importers import import_all
 from fer_lib.params import ManifestParams, SourceSpec
 from fer_lib.synthetic.dataset import write_raw
@@ -112,3 +119,18 @@ def test_training_data_keeps_the_weights_at_the_beginning_of_the_chain():
 )
 def test_training_data_as_text(data, text, why):
     assert training_text(data) == text and not_for_photos(data) == why
+
+
+def test_models_together_have_the_terms_of_all_their_starting_weights():
+    rows = {"s": SourceRows(rows=5)}
+    starts = [
+        StartingWeights(name="faces", licence="MIT", terms="research only"),
+        StartingWeights(name="images", licence="Apache-2.0", terms="ImageNet's"),
+        None,
+        StartingWeights(name="faces", licence="MIT", terms="research only"),
+    ]
+    joined = join_training_data([TrainingData(sources=rows, starting_weights=start) for start in starts])
+    assert joined.starting_weights == StartingWeights(
+        name="faces; images", licence="MIT; Apache-2.0", terms="research only; ImageNet's"
+    )
+    assert join_training_data([TrainingData(sources=rows)] * 2).starting_weights is None
