@@ -22,7 +22,7 @@ from fer_lib.models.cache import cached_array
 from fer_lib.models.ensemble import SPACES, Mix, combine, rank_mixes
 from fer_lib.models.ensemble_folder import Ensemble, open_teachers
 from fer_lib.models.inference import network, predict_logits
-from fer_lib.models.softlabels_format import RANKING, RANKING_CSV, write_softlabels
+from fer_lib.models.softlabels_format import COSTS, RANKING, RANKING_CSV, write_softlabels
 from fer_lib.params import SoftLabelParams
 from fer_lib.params.base import PackKind
 from fer_lib.storage.atomic import fresh_file, write_json
@@ -98,7 +98,6 @@ def export_softlabels(
         {"uri": _relative_path(out, b.path), "model": b.name, "backbone": b.meta["model"]["backbone"],
          "epoch": b.meta["ids"].get("epoch"), "weight": w, "weights_sha256": b.weights_sha256,
          "face_contract_id": b.contract.id, "face_contract": b.contract.model_dump(mode="json"),
-         "cost": b.meta.get("cost"),
          "val_select": {k: s[k] for k in ("accuracy", "macro_f1", "nll", "ece")}}
         for b, w, s in zip(bundles, weights, summaries, strict=True)
     ]  # fmt: skip
@@ -114,6 +113,8 @@ def export_softlabels(
     selection = TrainingExposure.of((), select_rows.frame["content_id"])  # the ensemble's weights depend on these rows
     exposure = selection.with_ancestors([read_exposure(b.path) for b in bundles])
     write_softlabels(out, logits, rows, record, scores, exposure)
+    costs = [{"weights_sha256": bundle.weights_sha256, "cost": bundle.meta.get("cost")} for bundle in bundles]
+    write_json(out / COSTS, costs)
     _write_ranking(out, mixes, bundles, {"split": "val/select", "evalset_id": evalset, **counts}, p)
     return record
 

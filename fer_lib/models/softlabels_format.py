@@ -25,7 +25,8 @@ from fer_lib.storage.npz_files import read_npz
 
 _ADVICE = "export the soft labels again (phase 06_export_softlabels)"
 RECORD, METRICS, HASHES = "alignmentreport.json", "ensemble_metrics.json", "hash_manifest.json"
-RANKING, RANKING_CSV = "ensemble_ranking.json", "ensemble_ranking.csv"  # beside the set, not part of it
+# beside the set, not part of it: seconds of training would change its hash
+RANKING, RANKING_CSV, COSTS = "ensemble_ranking.json", "ensemble_ranking.csv", "training_costs.json"
 FILES = ("softlabels.npz", "softlabels_index.jsonl", "classorder.json", RECORD, METRICS, EXPOSURE_FILE)
 
 
@@ -50,7 +51,13 @@ class TeacherRecord(BaseModel):
     weights_sha256: str
     face_contract_id: str
     face_contract: FaceContract | None = None  # None: written before it was recorded
-    cost: Cost | None = None
+
+
+class TeacherCost(BaseModel):
+    """One teacher of ``training_costs.json``."""
+
+    weights_sha256: str
+    cost: Cost | None
 
 
 class SoftLabelRecord(BaseModel):
@@ -65,6 +72,7 @@ class SoftLabelRecord(BaseModel):
 
 _Index = TypeAdapter(dict[str, Annotated[int, Field(ge=0)]])
 _Hashes = TypeAdapter(dict[str, str])
+_Costs = TypeAdapter(list[TeacherCost])
 
 
 @contextmanager
@@ -207,6 +215,18 @@ def read_record(folder: Path) -> dict[str, Any]:
         SoftLabelRecord.model_validate(record)
     members = [t | {"uri": (folder / t["uri"]).resolve().as_posix()} for t in record["teachers"]]
     return record | {"teachers": members}
+
+
+def read_costs(folder: Path) -> list[tuple[str, dict[str, Any] | None]]:
+    """Weights' hash and training cost of each teacher; None where it is not recorded.
+
+    Raises BundleError when ``training_costs.json`` or the record holds something else.
+    """
+    if not (folder / COSTS).is_file():  # a set of an earlier version
+        return [(teacher["weights_sha256"], None) for teacher in read_record(folder)["teachers"]]
+    with _reading(folder):
+        teachers = _Costs.validate_json((folder / COSTS).read_bytes())
+    return [(t.weights_sha256, t.cost and t.cost.model_dump()) for t in teachers]
 
 
 def write_softlabels(

@@ -20,7 +20,7 @@ from fer_lib.faces.contract import FaceContract
 from fer_lib.models.ensemble import combine
 from fer_lib.models.ensemble_folder import member_bundles
 from fer_lib.models.losses import decoupled_kl, distillation_kl, mixup
-from fer_lib.models.softlabels_format import read_record, read_softlabels, softlabels_sha256
+from fer_lib.models.softlabels_format import read_costs, read_softlabels, softlabels_sha256
 from fer_lib.params import StudentParams
 from fer_lib.training.fit import run_fit
 from fer_lib.training.fit_inputs import FitData
@@ -152,5 +152,5 @@ def train_student(
     if reads_softlabels(p) and softlabels is not None:
         record["inputs"] = {"softlabels_sha256": softlabels_sha256(softlabels)}
         record["ancestors"] = [read_exposure(softlabels)]
-        record["costs"] = [(t["weights_sha256"], t.get("cost")) for t in read_record(softlabels)["teachers"]]
+        record["costs"] = read_costs(softlabels)
     yield from run_fit(p, manifest, out, cache_dir, kind="student", objective=objective, tune=p.tune, **record)

@@ -16,11 +16,11 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, FerError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.models import softlabels
-from fer_lib.models.bundle import read_bundle
+from fer_lib.models.bundle import derive_bundle, read_bundle
 from fer_lib.models.ensemble import rank_mixes
 from fer_lib.models.inference import predict_logits
 from fer_lib.models.softlabels import cached_logits, export_softlabels, sharpness
-from fer_lib.models.softlabels_format import FILES, read_softlabels
+from fer_lib.models.softlabels_format import FILES, read_costs, read_record, read_softlabels
 from fer_lib.models.softlabels_result import ranking_figure, ranking_table
 from fer_lib.params import SoftLabelParams
 
@@ -142,6 +142,29 @@ def test_the_ranking_lists_every_set_of_teachers_on_one_evaluation_set(folder, d
         [s[k] for s in sets] for k in ("macro_f1", "accuracy")
     ]
     assert [t.get_text().split("  ")[0] for t in axes.get_yticklabels()] == table["members"].tolist()
+
+
+def test_the_seconds_of_a_training_are_not_part_of_the_set(
+    folder, drawn_manifest, drawn_teachers, pack_cache, tmp_path
+):
+    """A teacher that was killed and resumed has the weights of an unbroken fit and took longer."""
+    slower = []
+    for number, teacher in enumerate(map(read_bundle, drawn_teachers)):
+        cost = teacher.meta["cost"]
+        cost |= {"own": cost["own"] | {"seconds": cost["own"]["seconds"] + 1000}}
+        slower.append(derive_bundle(teacher, tmp_path / str(number) / "best", cost=cost))
+    out = tmp_path / "out"
+    export(drawn_manifest, [bundle.path for bundle in slower], out, pack_cache)
+
+    def members(record):
+        return [teacher | {"uri": "where it lies"} for teacher in record["teachers"]]
+
+    own, theirs = read_record(out), read_record(folder)
+    assert own | {"teachers": members(own)} == theirs | {"teachers": members(theirs)}
+    expected = [(bundle.weights_sha256, bundle.meta["cost"]) for bundle in slower]
+    assert read_costs(out) == expected != read_costs(folder)
+    (out / "training_costs.json").unlink()
+    assert read_costs(out) == [(sha256, None) for sha256, _ in expected]
 
 
 def test_logits_are_in_the_row_order_of_the_reader(folder, drawn_manifest):
