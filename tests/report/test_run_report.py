@@ -496,7 +496,6 @@ def test_readme_refuses_results_on_drawn_faces(home, exported, results, capsys):
     lambda r: r["evaluation"]["models"].update(student="x"),
     lambda r: next(iter(r["evaluation"]["models"].values()))["views"].clear(),
     lambda r: next(iter(r["fits"].values())).update(history=[{}]),
-    lambda r: next(iter(r["fits"].values()))["model"].update(backbone=None, image_size=[]),
     lambda r: r.update(fits=7),
 ])  # fmt: skip
 def test_render_refuses_a_changed_file(exported, tmp_path, damage):
