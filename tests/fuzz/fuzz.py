@@ -64,8 +64,8 @@ def run(name: str, cases: int) -> dict:
         @settings(max_examples=cases, deadline=None, database=None, suppress_health_check=list(HealthCheck),
                   phases=[Phase.generate], print_blob=False)  # fmt: skip
         @given(FORMS[reader.form](sound))
-        def check(content: bytes) -> None:
-            last[0] = content
+        def check(damaged: bytearray) -> None:
+            last[0] = content = bytes(damaged)
             start = time.process_time()  # other programs' load is no time of the reader's
             try:
                 reader.read(folder, content)
