@@ -50,7 +50,7 @@ def cached_logits(
     pack = open_or_build(rows, bundle.contract, cache_dir, tolerance, kind=pack_kind)
     pack_rows = rows_key(pack.manifest)  # changes when an image that a tolerance left out is restored
     parts = [bundle.network_sha256, pack_rows, bundle.contract.id, flip_average, tolerance, LIBRARIES]
-    file = cache_dir / f"logits-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.npy"
+    file = cache_dir / f"logits-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.npz"
 
     def compute() -> np.ndarray:
         return predict_logits(network(bundle).to(device), pack, batch_size, device, flip_average)

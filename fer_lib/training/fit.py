@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
 from fer_lib.datasets.manifest import Manifest
@@ -196,8 +196,7 @@ def _recorded_weights(record: Path, p: FitParams, init_from: str) -> dict[str, A
         weights = json.loads(record.read_text())
         start = WeightsRecord.model_validate(weights)
     except (ValueError, RecursionError) as error:
-        reason = first_problem(error) if isinstance(error, ValidationError) else error
-        raise FerError(f"{record} is damaged ({reason}); {advice}") from error
+        raise FerError(f"{record} is damaged ({first_problem(error)}); {advice}") from error
     source = start.source if start.source in _RECORDED_SOURCES else "a file"
     requested = "init_from" if init_from else p.pretrained if p.pretrained in _RECORDED_SOURCES else "a file"
     current = read_bundle(init_from).weights_sha256 if init_from and Path(init_from).exists() else ""

@@ -196,7 +196,7 @@ def test_damaged_logits_are_computed_again(drawn_manifest, drawn_teachers, pack_
     bundle, rows = read_bundle(drawn_teachers[0]), drawn_manifest.rows(split="test")
     options = dict(flip_average=False, batch_size=8, device="cpu")
     first, _ = cached_logits(bundle, rows, tmp_path, **options)
-    [file] = tmp_path.glob("logits-*.npy")
+    [file] = tmp_path.glob("logits-*.npz")
     for content in (file.read_bytes()[:100], b"garbage", b""):
         file.write_bytes(content)
         assert np.array_equal(cached_logits(bundle, rows, tmp_path, **options)[0], first)

@@ -65,8 +65,8 @@ def test_a_wrong_file_is_one_message(config, content, message):
         ({"negative": {"shares": [0.6, 0.2, 0.3]}}, "'negative.shares': Input should be three shares that sum to 1"),
         ({"negative": {"metod": "negl"}}, r"unknown key 'negative.metod' \(closest: 'method'\)"),
         ({"negative": {"class_ratios": {"sad": 0.1}}}, r"unknown class 'sad' \(closest: 'Sad'\)"),
-        ({"negative": {"method": "selnlpl"}, "processes": 2}, "processes 2 and negative.method: selnlpl.*processes: 1"),
-        ({"negative": {"method": "selnlpl"}, "mixup": 0.2}, "mixup and negative.method: selnlpl.*mixup: 0"),
+        ({"negative": {"method": "selnlpl"}, "processes": 2}, "negative.method: selnlpl.*processes: 1"),
+        ({"negative": {"method": "selnlpl"}, "mixup": 0.2}, "negative.method: selnlpl.*mixup: 0"),
     ],
 )
 def test_a_wrong_parameter_is_one_message(values, message):
