@@ -34,12 +34,11 @@ from fer_lib.params import FitParams
 from fer_lib.params.strict import first_problem
 from fer_lib.storage.atomic import fresh_file, write_json
 from fer_lib.storage.environment import environment
-from fer_lib.storage.json_files import read_json
 from fer_lib.training.checkpoint import LAST, has_checkpoint
 from fer_lib.training.distributed import SingleProcess, run_processes
 from fer_lib.training.fit_inputs import FitData, make_contract, model_config, open_data
 from fer_lib.training.loop import fit
-from fer_lib.training.negative_report import idle_warning, write_negative_report
+from fer_lib.training.negative_report import write_negative_report
 from fer_lib.training.nested import PrototypeObjective
 from fer_lib.training.step import precision
 
@@ -110,11 +109,6 @@ def _run_fit(
         if p.negative.method != "none" and event["event"] in ("start", "end") and context.rank == 0:
             write_negative_report(p, out)
         yield event
-        rows = [event] if event["event"] == "epoch" else []
-        if event["event"] == "start" and context.rank == 0:  # a resumed fit is a new run: it repeats the warnings
-            rows = read_json(out / "history.json")
-        for message in filter(None, (idle_warning(p, row) for row in rows)):
-            yield {"event": "note", "level": "warning", "message": message}
 
 
 def _write_reports(bundle: Bundle, end: dict[str, Any], smoke: bool, out: Path) -> None:

@@ -28,8 +28,8 @@ from fer_lib.storage.atomic import write_json
 from fer_lib.training.checkpoint import BEFORE, LAST, pack_state, save_checkpoint
 from fer_lib.training.distributed import SingleProcess
 from fer_lib.training.fit_inputs import FitData, loader_threads
-from fer_lib.training.nested import BlockUpdates, PrototypeObjective, nested_warning
-from fer_lib.training.progress import Progress, history_row, slow_epoch_warning, step_event
+from fer_lib.training.nested import BlockUpdates, PrototypeObjective
+from fer_lib.training.progress import Progress, history_row, idle_warnings, slow_epoch_warning, step_event
 from fer_lib.training.resume_check import fit_key, numerics, resume
 from fer_lib.training.schedule import learning_rate
 from fer_lib.training.step import Objective, Stepper, divergence_error
@@ -95,8 +95,8 @@ def fit(
         "event": "start", "resumed_at_step": state.step, "epochs_done": len(state.history), "total_steps": total,
         "steps_per_epoch": steps, "warmup_steps": warmup,
     }  # fmt: skip
-    idle = [nested_warning(row, p) for row in state.history]  # a resumed fit is a new run: it repeats these
-    for message in filter(None, [*warnings, *_setting_warnings(p, data, warmup, total), *idle]):
+    idle = [message for row in state.history for message in idle_warnings(p, row)]  # a resumed fit repeats these
+    for message in [*warnings, *_setting_warnings(p, data, warmup, total), *idle]:
         yield {"event": "note", "level": "warning", "message": message}
     workers = loader_threads(p, context.device)
     coverage = data.coverage(state.step, steps)
@@ -176,7 +176,7 @@ def fit(
         context.wait()
         last_save = time.monotonic()
         yield {"event": "epoch", **row}
-        if message := nested_warning(row, p):
+        for message in idle_warnings(p, row):
             yield {"event": "note", "level": "warning", "message": message}
     if main:
         shutil.rmtree(out / BEFORE, ignore_errors=True)  # a finished fit no longer needs it
