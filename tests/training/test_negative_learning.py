@@ -464,7 +464,9 @@ def test_an_epoch_without_an_applied_row_is_a_warning(drawn_manifest, pack_cache
     events = train_student(p, drawn_manifest, tmp_path, pack_cache)
     until_epoch(events)
     note = next(events)
-    assert note["level"] == "warning" and note["message"].startswith("epoch 1: negative learning was applied to nothing")
+    assert note["level"] == "warning" and note["message"].startswith(
+        "epoch 1: negative learning was applied to nothing"
+    )
     events.close()
     resumed = [e for e in train_student(p, drawn_manifest, tmp_path, pack_cache) if e["event"] != "step"]
     assert [e["event"] for e in resumed] == ["start", "note", "epoch", "note", "end"], "also those before the resume"
