@@ -177,17 +177,8 @@ def _backbone_tensors(state: dict[str, torch.Tensor], model: FerClassifier, sour
     expected = model.backbone.state_dict()
     if any(k in state and state[k].shape != t.shape for k, t in expected.items()):  # perhaps of another image size
         state = _filter_with_timm(state, model)
-    out = {}
-    for key, tensor in expected.items():
-        if key.endswith("num_batches_tracked"):
-            out[key] = tensor
-        elif key not in state:
-            raise FerError(f"{source}: tensor '{key}' is missing; these weights belong to another backbone")
-        elif state[key].shape != tensor.shape:
-            raise FerError(
-                f"{source}: tensor '{key}' has shape {tuple(state[key].shape)}, expected {tuple(tensor.shape)}; these "
-                "weights belong to another backbone"
-            )
-        else:
-            out[key] = state[key]
-    return out
+    counters = {k: t for k, t in expected.items() if k.endswith("num_batches_tracked")}
+    own = {k: state[k] for k in expected if k in state} | counters
+    if mismatch := _mismatch(own, expected):
+        raise FerError(f"{source}: {mismatch}; these weights belong to another backbone")
+    return own

@@ -14,13 +14,12 @@ from fer_lib.datasets.batches import Batch, keyed_rng
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError, FerError
-from fer_lib.models.negative import draw_class
 from fer_lib.models.softlabels import export_softlabels
 from fer_lib.models.softlabels_format import read_softlabels
 from fer_lib.params import NegativeParams, SoftLabelParams, StudentParams, TeacherParams
 from fer_lib.training import loop
 from fer_lib.training.fit_inputs import open_data
-from fer_lib.training.negative import NL, SEL_NL, SEL_PL, NegativeLearning, confusions
+from fer_lib.training.negative import NL, SEL_NL, SEL_PL, NegativeLearning, confusions, draw_class
 from fer_lib.training.results import FinishedFit, fit_result
 from fer_lib.training.student import StudentObjective, train_student
 from fer_lib.training.teacher import TeacherObjective, train_teacher
