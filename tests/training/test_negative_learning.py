@@ -341,7 +341,7 @@ def test_selnlpl_replaces_the_loss_of_the_labels_alone(data, softlabels, mode):
     alone = NegativeLearning(student(negative={"method": "selnlpl"}), data, CPU)
     y = torch.from_numpy(batch.labels)
     replaced, _ = alone(model.logits, y, torch.zeros(20), rows, 1.0)
-    labels = plain.labels(model.logits, y, plain.labels.targets(y, torch.from_numpy(rows)))
+    labels = plain.label_loss(model.logits, y, plain.targets(y, torch.from_numpy(rows)))
     share = {"kd": 0.7, "dkd_mixed": 0.5}.get(mode["mode"], 1.0)
     expected = plain.loss(model, torch.empty(20, 1), batch, 1.0) + share * (replaced - labels)
     torch.testing.assert_close(objective.loss(model, torch.empty(20, 1), batch, 1.0), expected, rtol=1e-5, atol=1e-5)
