@@ -13,21 +13,18 @@ import numpy as np
 import pandas as pd
 
 from fer_lib.calibration.metrics import softmax, summary
-from fer_lib.datasets.batches import eval_batches
 from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
 from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest, box_of
 from fer_lib.datasets.openings import log_test_opening
 from fer_lib.deploy import latency
 from fer_lib.deploy.onnx_compact import compact
-from fer_lib.deploy.onnx_file import export_verified
-from fer_lib.deploy.onnx_parity import parity
+from fer_lib.deploy.onnx_file import export_verified, parity
 from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import BundleError, FerError
 from fer_lib.faces.decode import decode
 from fer_lib.models.bundle import META, ONNX, Bundle, bundle_folder, derive_bundle, read_bundle
-from fer_lib.models.bundle_format import INPUT, OUTPUT
-from fer_lib.onnx_session import open_session
+from fer_lib.models.inference import network, predict_logits
 from fer_lib.params import ExportParams
 from fer_lib.storage.atomic import write_json
 from fer_lib.storage.phase_result import PhaseResult, Registration
@@ -172,28 +169,22 @@ def _write_packaged(bundle: Bundle, manifest: Path | str | None, out: Path, cach
     Measuring it reads the test rows, which is logged.  It has no test metrics where the float32 bundle has none.
     """
     file = compact(bundle.path / ONNX, out / "compact.onnx")
-    contract, temperature = bundle.contract, bundle.temperature
     metrics: dict[str, Any] = {"test": None, "test_raw": None, "test_float32": bundle.meta["metrics"].get("test")}
+    packaged = derive_bundle(bundle, out / "packaged", extra_files={ONNX: file}, metrics=metrics, weights=False)
+    file.unlink()
     if metrics["test_float32"] and manifest:
         whole = _read_manifest(manifest)
         rows, weights = whole.rows(split="test"), {f"{bundle.name}, int8": [bundle.weights_sha256]}
         log_test_opening(rows, weights, "compact export", cache_dir, out, manifest_sha256=whole.sha256)
         tolerance = int(rows.meta.get("tolerance", 0))
-        pack = open_or_build(rows, contract, cache_dir, tolerance, kind="none")  # test faces are not cached
-        session = open_session(file)
-        with step("predicting faces", total=len(pack.faces), unit="faces") as counter:
-            parts = []
-            for chunk, faces in eval_batches(pack, 256):
-                parts.append(session.run([OUTPUT], {INPUT: faces})[0])
-                counter.update(int(chunk[-1]) + 1)
-        logits, labels = np.concatenate(parts).astype(np.float64), pack.manifest.labels
+        pack = open_or_build(rows, bundle.contract, cache_dir, tolerance, kind="none")  # test faces are not cached
+        logits, labels = predict_logits(network(packaged), pack), pack.manifest.labels
         evalset = evalset_id(pack.manifest.sample_ids, labels, "test", tolerance)
-        identity = {"evalset_id": evalset, "protocol_id": protocol_id(evalset, contract, "none")}
+        identity = {"evalset_id": evalset, "protocol_id": protocol_id(evalset, bundle.contract, "none")}
         identity |= {"n_expected": len(rows), "n_used": len(labels)}
-        scaled = logits if temperature is None else temperature.apply(logits)
-        metrics |= {"test": summary(scaled, labels) | identity, "test_raw": summary(logits, labels) | identity}
-    packaged = derive_bundle(bundle, out / "packaged", extra_files={ONNX: file}, metrics=metrics, weights=False)
-    file.unlink()
+        scaled = logits if bundle.temperature is None else bundle.temperature.apply(logits)
+        scores = {"test": summary(scaled, labels) | identity, "test_raw": summary(logits, labels) | identity}
+        packaged = derive_bundle(packaged, packaged.path, metrics=scores)
     return packaged.path / ONNX
 
 
