@@ -186,15 +186,10 @@ def open_predictor(folder: Path, **options: Any) -> Predictor:
 
 def check_image(image: Any, what: str) -> None:
     """DataError unless `image` is uint8 RGB [H,W,3] with at least one pixel."""
-    if not isinstance(image, np.ndarray):
-        raise DataError(f"{what}: expected a uint8 RGB array [H,W,3], got {type(image).__name__}")
-    if image.dtype != np.uint8:
-        raise DataError(
-            f"{what}: expected dtype uint8 (0..255), got {image.dtype}; convert it first, e.g. "
-            "(image * 255).astype('uint8') when it holds 0..1"
-        )
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise DataError(f"{what}: expected shape [H,W,3] (RGB), got {list(image.shape)}")
+    is_array = isinstance(image, np.ndarray)
+    if not is_array or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        actual = f"{image.dtype} {list(image.shape)}" if is_array else type(image).__name__
+        raise DataError(f"{what}: expected a uint8 RGB array [H,W,3] with values 0..255, got {actual}")
 
 
 def annotate(image: np.ndarray, predictions: Sequence[FacePrediction]) -> np.ndarray:
