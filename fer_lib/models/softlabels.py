@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,20 @@ def cached_logits(
     return cached_array(file, compute), pack
 
 
+def members_logits(
+    bundles: Sequence[Bundle], rows: Manifest, cache_dir: Path, **options: Any
+) -> tuple[list[np.ndarray], Manifest]:
+    """:func:`cached_logits` of each bundle, and the rows that they are of.
+
+    Raises FerError when a tolerance left the bundles with different rows.
+    """
+    logits, packs = zip(*[cached_logits(b, rows, cache_dir, **options) for b in each("teacher", bundles)], strict=True)
+    used = packs[0].manifest
+    if any(pack.manifest.sample_ids != used.sample_ids for pack in packs):
+        raise FerError("the teachers' face packs hold different rows: repair the unreadable images of the manifest")
+    return list(logits), used
+
+
 def export_softlabels(
     p: SoftLabelParams, manifest: Manifest, teachers: list[Path], out: Path, cache_dir: Path, device
 ) -> dict[str, Any]:
@@ -75,19 +90,13 @@ def export_softlabels(
     out.mkdir(parents=True, exist_ok=True)
     train, select = manifest.rows(split="train"), manifest.rows(split="val", val_role="select")
     options = dict(flip_average=p.flip_average, batch_size=p.batch_size, device=device, pack_kind=p.pack)
-    select_logits, packs = zip(
-        *[cached_logits(b, select, cache_dir, **options) for b in each("teacher", bundles)], strict=True
-    )
-    select_rows = _common_rows(packs)
+    select_logits, select_rows = members_logits(bundles, select, cache_dir, **options)
     with step("searching ensemble weights"):
-        mixes = rank_mixes(list(select_logits), select_rows.labels)
+        mixes = rank_mixes(select_logits, select_rows.labels)
     weights, space = _chosen(p, ensemble, mixes)
-    ensemble_logits = combine(list(select_logits), weights, space)
-    train_logits, train_packs = zip(
-        *[cached_logits(b, train, cache_dir, **options) for b in each("teacher", bundles)], strict=True
-    )
-    rows = _common_rows(train_packs)
-    logits = combine(list(train_logits), weights, space)
+    ensemble_logits = combine(select_logits, weights, space)
+    train_logits, rows = members_logits(bundles, train, cache_dir, **options)
+    logits = combine(train_logits, weights, space)
 
     tolerance = int(manifest.meta.get("tolerance", 0))
     evalset = evalset_id(select_rows.sample_ids, select_rows.labels, "val/select", tolerance)
@@ -167,14 +176,6 @@ def _relative_path(out: Path, bundle: Path) -> str:
     out, bundle = out.resolve(), bundle.resolve()
     near = bundle.is_relative_to(out.parent)
     return (Path("..") / bundle.relative_to(out.parent) if near else bundle).as_posix()
-
-
-def _common_rows(packs: tuple[FacePack, ...]) -> Manifest:
-    """The rows of every pack; FerError when a tolerance left them with different rows."""
-    first = packs[0].manifest
-    if any(pack.manifest.sample_ids != first.sample_ids for pack in packs):
-        raise FerError("the teachers' face packs hold different rows: repair the unreadable images of the manifest")
-    return first
 
 
 def sharpness(logits: np.ndarray) -> list[dict[str, float]]:

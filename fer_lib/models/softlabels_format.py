@@ -133,18 +133,13 @@ def check_softlabels(folder: Path, rows: Manifest | None = None) -> Iterator[str
     position, index_y, _, y = _read_arrays(folder)
     yield f"class order: {', '.join(EMOTIONS)}"
     record = read_record(folder)
-    first = record["teachers"][0]
-    for teacher in record["teachers"]:
-        _check_contract(folder, teacher, None)
-    settings = [FaceContract.model_validate(t["face_contract"]).crop_settings for t in record["teachers"]]
-    if other := next((i for i, own in enumerate(settings) if own != settings[0]), 0):
-        raise BundleError(
-            f"{folder}: teacher {first['model']} was trained on faces with {settings[0]}, "
-            f"{record['teachers'][other]['model']} with {settings[other]}: no student has both; {_ADVICE} with "
-            "teachers of the same settings"
-        )
-    text = ", ".join(f"{name} {value}" for name, value in settings[0].items())
-    yield f"face contract: {len(settings)} teacher{'s' * (len(settings) > 1)}, {text}"
+    teachers = record["teachers"]
+    _check_contract(folder, teachers[0], None)
+    first = FaceContract.model_validate(teachers[0]["face_contract"])
+    for teacher in teachers[1:]:
+        _check_contract(folder, teacher, first, f"teacher {teachers[0]['model']}")
+    text = ", ".join(f"{name} {value}" for name, value in first.crop_settings.items())
+    yield f"face contract: {len(teachers)} teacher{'s' * (len(teachers) > 1)}, {text}"
     if [*position.values()] != [*range(len(y))] or index_y != y.tolist() or len(y) != record["rows"]:
         raise BundleError(
             f"{folder}: the index ({len(index_y)} rows), the arrays ({len(y)}) and the record ({record['rows']}) are "
@@ -187,8 +182,10 @@ def _order(folder: Path, position: dict[str, int], y: np.ndarray, rows: Manifest
     return order
 
 
-def _check_contract(folder: Path, teacher: dict[str, Any], contract: FaceContract | None) -> None:
-    """BundleError unless the teacher's contract equals ``contract`` except for size and normalisation."""
+def _check_contract(
+    folder: Path, teacher: dict[str, Any], contract: FaceContract | None, other: str = "the student"
+) -> None:
+    """BundleError unless the teacher's contract equals ``contract``, ``other``'s, except for size and normalisation."""
     if teacher.get("face_contract") is None:  # the id alone does not give align, margin and CLAHE
         raise BundleError(f"{folder} does not record the face contract of teacher {teacher['model']}; {_ADVICE}")
     recorded = FaceContract.model_validate(teacher["face_contract"])
@@ -199,9 +196,9 @@ def _check_contract(folder: Path, teacher: dict[str, Any], contract: FaceContrac
         )
     if contract is not None and recorded.crop_settings != contract.crop_settings:
         raise BundleError(
-            f"{folder}: teacher {teacher['model']} was trained on faces with {recorded.crop_settings}, the student is "
-            f"trained with {contract.crop_settings}: give the student the teacher's settings, or {_ADVICE} with "
-            "teachers that were trained with the student's"
+            f"{folder}: teacher {teacher['model']} was trained on faces with {recorded.crop_settings}, {other} with "
+            f"{contract.crop_settings}: no student has both; give the student its teachers' settings, or {_ADVICE} "
+            "with teachers that share the student's"
         )
 
 
