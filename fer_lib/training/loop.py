@@ -31,7 +31,6 @@ from fer_lib.training.fit_inputs import FitData, loader_threads
 from fer_lib.training.nested import BlockUpdates, PrototypeObjective
 from fer_lib.training.progress import Progress, history_row, idle_warnings, slow_epoch_warning, step_event
 from fer_lib.training.resume_check import fit_key, numerics, resume
-from fer_lib.training.schedule import learning_rate
 from fer_lib.training.step import Objective, Stepper, divergence_error
 from fer_lib.training.validate import validate, write_best
 
@@ -181,6 +180,15 @@ def fit(
     if main:
         shutil.rmtree(out / BEFORE, ignore_errors=True)  # a finished fit no longer needs it
     yield {"event": "end", "best_epoch": state.best_epoch, "best_macro_f1": state.best, "seconds": state.total_seconds}
+
+
+def learning_rate(step: int, *, total_steps: int, warmup_steps: int, peak: float, floor: float) -> float:
+    """Linear warm-up to ``peak`` over ``warmup_steps``, then a cosine to ``floor`` at the last of ``total_steps``."""
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    span = max(1, total_steps - 1 - warmup_steps)
+    progress = min(1.0, (step - warmup_steps) / span)
+    return floor + (peak - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def _check_rows(data: FitData, p: FitParams) -> None:

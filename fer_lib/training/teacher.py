@@ -15,7 +15,6 @@ from fer_lib.params import TeacherParams
 from fer_lib.training.fit import run_fit
 from fer_lib.training.fit_inputs import FitData
 from fer_lib.training.label_objective import LabelObjective
-from fer_lib.training.schedule import as_epochs, margin
 
 
 class TeacherObjective(LabelObjective):
@@ -59,6 +58,18 @@ class TeacherObjective(LabelObjective):
 
     def figures(self, epoch):
         return {"arcface_margin": self.margin(epoch)} | super().figures(epoch)
+
+
+def as_epochs(value: float, epochs: int) -> float:
+    """``value`` in epochs; a value between 0 and 1 is a fraction of the run of ``epochs``."""
+    return value * epochs if 0.0 < value < 1.0 else value
+
+
+def margin(epoch: float, *, start: float, end: float, top: float) -> float:
+    """ArcFace's margin at a fractional epoch: 0 up to ``start``, linear to ``top`` at ``end``, ``top`` afterwards."""
+    if epoch < start or top == 0.0:
+        return 0.0
+    return top if epoch >= end else top * (epoch - start) / (end - start)
 
 
 def train_teacher(
