@@ -26,56 +26,37 @@ PROGRESS = "progress"  # key of a message of rank 0 that the parent shows and do
 
 
 class SingleProcess:
-    """One process on one device, with the interface of :class:`DistributedContext`."""
+    """One process on one device, with the part of accelerate's interface that a fit uses."""
 
-    size, rank = 1, 0
+    num_processes, process_index, is_main_process = 1, 0, True
 
     def __init__(self, device: torch.device):
         self.device = device
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model that a step calls: with synchronised gradients when there are several processes."""
+    def prepare_model(self, model: nn.Module) -> nn.Module:
         return model
 
     def no_sync(self, model: nn.Module) -> AbstractContextManager:
-        """A block whose backward passes do not synchronise gradients."""
         return nullcontext()
 
-    def mean(self, value: torch.Tensor) -> torch.Tensor:
-        """The mean of ``value`` over all processes."""
+    def reduce(self, value: torch.Tensor, reduction: str) -> torch.Tensor:
         return value
 
-    def wait(self) -> None:
-        """Wait until every process has called this."""
+    def wait_for_everyone(self) -> None:
+        return None
 
 
-class DistributedContext(SingleProcess):
-    """Several processes in step; accelerate's DistributedDataParallel averages their gradients."""
+def one_of_several(on_cpu: bool):
+    """The ``accelerate.Accelerator`` of a process that works in step with others: it averages their gradients."""
+    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-    def __init__(self, on_cpu: bool):
-        from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-
-        timeout = InitProcessGroupKwargs(timeout=TIMEOUT)  # the others wait while the first packs faces or evaluates
-        # Keeps gradient buckets fixed.  By default DDP rebuilds them after the first step, also after a resume.  With
-        # three or more processes the order of a sum, and so its last bit, depends on a gradient's place in its bucket.
-        buckets = DistributedDataParallelKwargs(find_unused_parameters=True)
-        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
-        # "no" mixed precision: the step does its own autocast
-        self._accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[timeout, buckets])
-        super().__init__(self._accelerator.device)
-        self.size, self.rank = self._accelerator.num_processes, self._accelerator.process_index
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        return self._accelerator.prepare_model(model)
-
-    def no_sync(self, model: nn.Module) -> AbstractContextManager:
-        return self._accelerator.no_sync(model)
-
-    def mean(self, value: torch.Tensor) -> torch.Tensor:
-        return self._accelerator.reduce(value, "mean")
-
-    def wait(self) -> None:
-        self._accelerator.wait_for_everyone()
+    timeout = InitProcessGroupKwargs(timeout=TIMEOUT)  # the others wait while the first packs faces or evaluates
+    # Keeps gradient buckets fixed.  By default DDP rebuilds them after the first step, also after a resume.  With
+    # three or more processes the order of a sum, and so its last bit, depends on a gradient's place in its bucket.
+    buckets = DistributedDataParallelKwargs(find_unused_parameters=True)
+    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+    # "no" mixed precision: the step does its own autocast
+    return Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[timeout, buckets])
 
 
 def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
@@ -166,15 +147,15 @@ def _process_main(work: Callable[..., Iterator[dict[str, Any]]], on_cpu: bool, p
     """The main function of one process.  Rank 0 sends events; every rank sends the errors that users can act on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted parent kills this process
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    context = DistributedContext(on_cpu)
+    context = one_of_several(on_cpu)
 
     def send(record: dict[str, Any]) -> None:
         pipe.send({PROGRESS: record})
 
     try:
-        with progress.observed_by(send) if context.rank == 0 else nullcontext():
+        with progress.observed_by(send) if context.is_main_process else nullcontext():
             for event in work(context):
-                if context.rank == 0:
+                if context.is_main_process:
                     pipe.send(event)
     except (FerError, OSError) as error:  # the parent kills the others, who wait for this one
         pipe.send(error)

@@ -84,13 +84,13 @@ def _run_fit(
     torch.manual_seed(p.seed)
     model = build_classifier(model_config(p))
     check_size(model)
-    if context.rank > 0:
-        context.wait()
+    if not context.is_main_process:
+        context.wait_for_everyone()
     weights = _starting_weights(model, p, init_from, out)
     data = open_data(manifest, p, cache_dir)
     _write_exposure(data, weights, init_from, ancestors, out)
-    if context.rank == 0:
-        context.wait()
+    if context.is_main_process:
+        context.wait_for_everyone()
     ids = _ids(p, manifest, data, weights, run_id, inputs or {})
     record = TrainingData.of(data.train.manifest, p.smoke, weights.get("provenance"))
     if weights["source"] == "init_from":
@@ -100,13 +100,13 @@ def _run_fit(
     if p.nested.kind == "prototypes":
         loss = PrototypeObjective(loss, model, p, context.device)
     for event in fit(model, loss, data, p, out, training_data=record.record(), **options):
-        if event["event"] == "start" and context.rank == 0:
+        if event["event"] == "start" and context.is_main_process:
             write_json(out / "environment.json", environment(context.device.type))
             alignment = _alignment(p, manifest, data, weights, event, init_from, context.device, ids)
             write_json(out / "alignmentreport.json", alignment)
-        if event["event"] == "end" and context.rank == 0:
+        if event["event"] == "end" and context.is_main_process:
             _write_reports(record_cost(out, costs), event, p.smoke, out)
-        if p.negative.method != "none" and event["event"] in ("start", "end") and context.rank == 0:
+        if p.negative.method != "none" and event["event"] in ("start", "end") and context.is_main_process:
             write_negative_report(p, out)
         yield event
 

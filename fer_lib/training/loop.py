@@ -86,7 +86,7 @@ def fit(
     state, warnings = resume(out, key, current_numerics, model, optimiser, ema, training_state)
     stepper = Stepper(model, objective, optimiser, p, context, updates)
     stepper.loss_sum, stepper.loss_n = state.loss_sum, state.loss_n
-    main = context.rank == 0
+    main = context.is_main_process
     if main:
         write_json(out / "history.json", state.history)  # a killed writer may have left one epoch more
     last_save = last_event = time.monotonic()  # before the first yield: a slow consumer delays no checkpoint
@@ -126,7 +126,7 @@ def fit(
         _freeze_norms(model, tune, norms)
         first = epoch * data.sampler.steps_per_epoch  # max_train_batches may end an epoch early
         span = first + state.step - epoch * steps, first + steps
-        options = dict(share=(context.rank, context.size), empty=_allocator(context.device))
+        options = dict(share=(context.process_index, context.num_processes), empty=_allocator(context.device))
         with closing(train_batches(data.train, data.sampler, p.augment, *span, workers, **options)) as batches:
             for batch in _count_waits(batches, state):
                 for group in optimiser.param_groups:
@@ -172,7 +172,7 @@ def fit(
         if numbered:  # before checkpoint_last: after a kill between the two, the resumed run writes both
             checkpoint(f"checkpoint_epoch{epoch + 1:03d}", row["val"])
         checkpoint(LAST, row["val"])
-        context.wait()
+        context.wait_for_everyone()
         last_save = time.monotonic()
         yield {"event": "epoch", **row}
         for message in idle_warnings(p, row):

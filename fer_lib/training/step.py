@@ -54,7 +54,7 @@ class Stepper:
         self.objective, self.optimiser, self.p, self.context = objective, optimiser, p, context
         self.updates = updates
         compiled = torch.compile(model) if p.compile else model
-        self.model = context.wrap(compiled)
+        self.model = context.prepare_model(compiled)
         self.autocast = precision(p, context.device) == "bf16"
         apart = set() if updates is None else {q for block in updates.blocks for q in block}
         added = (q for group in optimiser.param_groups for q in group["params"])
@@ -84,15 +84,15 @@ class Stepper:
             part = slice(k, None, p.accum_steps)
             micro_batch = Batch(batch.rows[part], batch.images[part], batch.labels[part], batch.step_rows)
             images = batch_images[part].contiguous(memory_format=torch.channels_last)
-            _seed_generators(device, _seed(p.seed, step, k * self.context.size + self.context.rank))
+            _seed_generators(device, _seed(p.seed, step, k * self.context.num_processes + self.context.process_index))
             last = k + 1 == p.accum_steps
             with nullcontext() if last else self.context.no_sync(self.model):
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
                     losses = self.objective.loss(self.model, images, micro_batch, epoch)
-                    loss = losses.sum() * (self.context.size / rows)
+                    loss = losses.sum() * (self.context.num_processes / rows)
                 loss.backward()
             mean += loss.detach()
-        self._pending.append((self.context.mean(mean), rows, epoch))
+        self._pending.append((self.context.reduce(mean, "mean"), rows, epoch))
         if device.type == "cpu" or len(self._pending) >= _LOSS_CHECK_STEPS:
             self.collect_losses()
         if self.updates is not None:

@@ -39,7 +39,7 @@ class OneOfSeveral(SingleProcess):
 
     def __init__(self, rank, size):
         super().__init__(CPU)
-        self.rank, self.size = rank, size
+        self.process_index, self.num_processes = rank, size
 
 
 def stepper(model, context=None, lr=LR, **changes):
