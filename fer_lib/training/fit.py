@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from fer_lib.errors import DataError, FerError
 from fer_lib.models.bundle import Bundle, read_bundle
 from fer_lib.models.classifier import FerClassifier, build_classifier, check_size
 from fer_lib.models.cost import record_cost
+from fer_lib.models.softlabels_format import read_costs, softlabels_sha256
 from fer_lib.models.weights import load_pretrained, resample_weights
 from fer_lib.params import FitParams
 from fer_lib.params.strict import first_problem
@@ -53,8 +54,7 @@ def run_fit(
     """Train a model on ``manifest`` into ``out``; yields the events of :func:`fer_lib.training.loop.fit`.
 
     ``objective(p, data, device)`` makes the loss.  ``options``: ``tune`` and ``norms`` of the loop; ``init_from``, a
-    bundle folder to start from; ``run_id``; ``inputs``, ids of other inputs that the weights depend on; ``ancestors``
-    and ``costs``, exposure records and (weights' hash, training cost) of the teachers, None where one has no record.
+    bundle folder to start from; ``run_id``; ``softlabels``, a folder of soft labels that the weights depend on.
     Raises FerError, before any step, for a device, backbone, starting weights or data that cannot be used.
     """
     work = partial(_run_fit, p, manifest, out, cache_dir, kind=kind, objective=objective, **options)
@@ -74,12 +74,12 @@ def _run_fit(
     norms: str = "trained",
     init_from: str = "",
     run_id: str = "",
-    inputs: dict[str, str] | None = None,
-    ancestors: Sequence[TrainingExposure | None] = (),
-    costs: Sequence[tuple[str, dict[str, Any] | None]] = (),
+    softlabels: Path | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The fit of one process.  Rank 0 writes packs and starting weights first, and the other ranks then read them."""
     apply_settings(p)
+    inputs = {"softlabels_sha256": softlabels_sha256(softlabels)} if softlabels else {}
+    costs = read_costs(softlabels) if softlabels else []  # now: the folder may be gone when the fit ends
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(p.seed)
     model = build_classifier(model_config(p))
@@ -88,10 +88,10 @@ def _run_fit(
         context.wait_for_everyone()
     weights = _starting_weights(model, p, init_from, out)
     data = open_data(manifest, p, cache_dir)
-    _write_exposure(data, weights, init_from, ancestors, out)
+    _write_exposure(data, weights, init_from, softlabels, out)
     if context.is_main_process:
         context.wait_for_everyone()
-    ids = _ids(p, manifest, data, weights, run_id, inputs or {})
+    ids = _ids(p, manifest, data, weights, run_id, inputs)
     record = TrainingData.of(data.train.manifest, p.smoke, weights.get("provenance"))
     if weights["source"] == "init_from":
         record = record.with_start(read_training_data(weights.get("training_data")))
@@ -202,9 +202,7 @@ def _recorded_weights(record: Path, p: FitParams, init_from: str) -> dict[str, A
     return weights
 
 
-def _write_exposure(
-    data: FitData, weights: dict, init_from: str, ancestors: Sequence[TrainingExposure | None], out: Path
-) -> None:
+def _write_exposure(data: FitData, weights: dict, init_from: str, softlabels: Path | None, out: Path) -> None:
     """Write the record of all images that the weights depend on."""
     if has_checkpoint(out / LAST) and (out / EXPOSURE_FILE).is_file():
         return  # a resume must not need the bundle that it started from
@@ -212,9 +210,10 @@ def _write_exposure(
         data.train.manifest.frame["content_id"], data.val.manifest.frame["content_id"],
         complete=weights["source"] in _RECORDED_SOURCES,
     )  # fmt: skip
-    start = [read_exposure(read_bundle(init_from).path)] if init_from else []
+    ancestors = [softlabels] if softlabels else []
+    ancestors += [read_bundle(init_from).path] if init_from else []
     with fresh_file(out / EXPOSURE_FILE) as work, open(work, "wb") as file:
-        exposure.with_ancestors([*ancestors, *start]).write(file)
+        exposure.with_ancestors([read_exposure(folder) for folder in ancestors]).write(file)
 
 
 def _ids(

@@ -14,13 +14,12 @@ import torch
 from torch.nn import functional as F
 
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.provenance import read_exposure
 from fer_lib.errors import FerError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.models.ensemble import combine
 from fer_lib.models.ensemble_folder import member_bundles
 from fer_lib.models.losses import decoupled_kl, distillation_kl, mixup
-from fer_lib.models.softlabels_format import read_costs, read_softlabels, softlabels_sha256
+from fer_lib.models.softlabels_format import read_softlabels
 from fer_lib.params import StudentParams
 from fer_lib.training.fit import run_fit
 from fer_lib.training.fit_inputs import FitData
@@ -140,8 +139,6 @@ def train_student(
     Raises the errors of :class:`StudentObjective` and :func:`fer_lib.training.fit.run_fit`.
     """
     objective = partial(StudentObjective, softlabels=softlabels)
-    if reads_softlabels(p) and softlabels is not None:
-        record["inputs"] = {"softlabels_sha256": softlabels_sha256(softlabels)}
-        record["ancestors"] = [read_exposure(softlabels)]
-        record["costs"] = read_costs(softlabels)
-    yield from run_fit(p, manifest, out, cache_dir, kind="student", objective=objective, tune=p.tune, **record)
+    used = softlabels if reads_softlabels(p) else None
+    options = dict(kind="student", objective=objective, tune=p.tune, softlabels=used, **record)
+    yield from run_fit(p, manifest, out, cache_dir, **options)
