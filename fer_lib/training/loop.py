@@ -84,8 +84,7 @@ def fit(
     ema = ModelEmaV3(model, decay=p.ema_decay, use_warmup=True) if p.ema_decay else None
     key, current_numerics = fit_key(p, ids), numerics(p, context)
     state, warnings = resume(out, key, current_numerics, model, optimiser, ema, training_state)
-    stepper = Stepper(model, objective, optimiser, p, context, updates)
-    stepper.loss_sum, stepper.loss_n = state.loss_sum, state.loss_n
+    stepper = Stepper(model, objective, optimiser, p, context, updates, state)
     main = context.is_main_process
     if main:
         write_json(out / "history.json", state.history)  # a killed writer may have left one epoch more
@@ -140,12 +139,12 @@ def fit(
                 if now - last_save > 60 * p.checkpoint_minutes and state.step % steps:
                     state.epoch_seconds += now - start
                     start = last_save = now
-                    _collect_losses(state, stepper)
+                    stepper.collect_losses()
                     checkpoint(LAST)
                 if now - last_event > TELL_EVERY:
                     last_event = now
-                    yield step_event(state, stepper, steps, total, state.epoch_seconds + now - start)
-        _collect_losses(state, stepper)
+                    yield step_event(state, steps, total, state.epoch_seconds + now - start)
+        stepper.collect_losses()
         state.epoch_seconds += time.monotonic() - start
         row = history_row(epoch, state, steps, rate(state.step - 1), coverage, objective, p, context.device)
         if updates is not None:
@@ -165,8 +164,8 @@ def fit(
             row["timing"]["warning"] = warning
         state.history.append(row)
         state.total_seconds += state.epoch_seconds
-        state.loss_sum = stepper.loss_sum = state.epoch_seconds = state.wait_seconds = 0.0
-        state.loss_n = stepper.loss_n = 0
+        state.loss_sum = state.epoch_seconds = state.wait_seconds = 0.0
+        state.loss_n = 0
         if main:
             write_json(out / "history.json", state.history)
         if numbered:  # before checkpoint_last: after a kill between the two, the resumed run writes both
@@ -218,11 +217,6 @@ def _count_waits(batches: Iterator[Batch], state: Progress) -> Iterator[Batch]:
         if batch is None:
             return
         yield batch
-
-
-def _collect_losses(state: Progress, stepper: Stepper) -> None:
-    stepper.collect_losses()
-    state.loss_sum, state.loss_n = stepper.loss_sum, stepper.loss_n
 
 
 def _freeze_norms(model: FerClassifier, tune: str, norms: str) -> None:

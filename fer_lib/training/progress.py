@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from fer_lib.devices import peak_memory_gb
 from fer_lib.params import FitParams
-from fer_lib.training.step import Objective, Stepper
+
+if TYPE_CHECKING:
+    from fer_lib.training.step import Objective
 
 SLOW_RATE = 0.5  # of the median images/s
 MIN_LOST_SECONDS = 1.0  # shorter losses are noise of the clock
@@ -38,10 +40,10 @@ class Progress:
     total_seconds: float = 0.0
 
 
-def step_event(state: Progress, stepper: Stepper, steps: int, total: int, seconds: float) -> dict[str, Any]:
+def step_event(state: Progress, steps: int, total: int, seconds: float) -> dict[str, Any]:
     """A ``step`` event: position, mean loss and images/s of the running epoch, which has taken ``seconds``."""
-    n = stepper.loss_n
-    rates = {"loss": stepper.loss_sum / n, "images_per_sec": n / max(seconds, 1e-9)} if n else {}
+    n = state.loss_n
+    rates = {"loss": state.loss_sum / n, "images_per_sec": n / max(seconds, 1e-9)} if n else {}
     return {"event": "step", "step": state.step, "total_steps": total, "epoch": state.step / steps, **rates}
 
 

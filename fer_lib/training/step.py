@@ -15,6 +15,7 @@ from fer_lib.errors import FerError
 from fer_lib.params import FitParams
 from fer_lib.training.distributed import SingleProcess
 from fer_lib.training.nested import BlockUpdates
+from fer_lib.training.progress import Progress
 
 _LOSS_CHECK_STEPS = 32  # between two transfers of losses from a device; each transfer waits for the device
 
@@ -35,7 +36,7 @@ class Objective(Protocol):
 
 
 class Stepper:
-    """Takes optimiser steps and sums their losses: ``loss_sum`` over ``loss_n`` rows, which the loop resets.
+    """Takes optimiser steps and sums their losses in ``progress``: ``loss_sum`` over ``loss_n`` rows.
 
     A batch is split into n = ``accum_steps`` x processes micro-batches.  Micro-batch k holds every n-th row from row k
     on, because a balanced batch is sorted by class and BatchNorm normalises each micro-batch alone.  Dropout and mixup
@@ -50,9 +51,10 @@ class Stepper:
         p: FitParams,
         context: SingleProcess,
         updates: BlockUpdates | None = None,
+        progress: Progress | None = None,
     ):
         self.objective, self.optimiser, self.p, self.context = objective, optimiser, p, context
-        self.updates = updates
+        self.updates, self.progress = updates, progress or Progress()
         compiled = torch.compile(model) if p.compile else model
         self.model = context.prepare_model(compiled)
         self.autocast = precision(p, context.device) == "bf16"
@@ -60,7 +62,6 @@ class Stepper:
         added = (q for group in optimiser.param_groups for q in group["params"])
         every = dict.fromkeys((*model.parameters(), *added))  # in this order: it decides the last bit of their norm
         self.parameters = [q for q in every if q.requires_grad and q not in apart]
-        self.loss_sum, self.loss_n = 0.0, 0
         self._pending: list[tuple[torch.Tensor, int, float]] = []
 
     def __call__(self, batch: Batch, step: int, epoch: float) -> None:
@@ -102,14 +103,14 @@ class Stepper:
         self.optimiser.step()
 
     def collect_losses(self) -> None:
-        """Add the losses of the steps since the last call to ``loss_sum``; FerError when one is not finite."""
+        """Add the losses of the steps since the last call; FerError when one is not finite."""
         pending, self._pending = self._pending, []
         values = torch.stack([mean for mean, _, _ in pending]).tolist() if pending else []
         for value, (_, rows, epoch) in zip(values, pending, strict=True):
             if not math.isfinite(value):
                 raise divergence_error(f"the loss became {value}", epoch, self.p)
-            self.loss_sum += value * rows
-            self.loss_n += rows
+            self.progress.loss_sum += value * rows
+            self.progress.loss_n += rows
 
 
 def divergence_error(event: str, epoch: float, p: FitParams) -> FerError:
