@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import ParamsError
 from fer_lib.params.base import Fraction, Shares
-from fer_lib.params.strict import Strict, closest, first_problem, read_mapping
+from fer_lib.params.strict import Strict, closest, read_mapping, validate
 
 
 class NegativeParams(Strict):
@@ -41,12 +41,7 @@ class NegativeParams(Strict):
         content = read_mapping(path)
         if content.pop("config", ""):
             raise ParamsError(f"{path}: 'config' names another file: write the parameters themselves")
-        if unknown := [key for key in content if key not in cls.model_fields]:
-            raise ParamsError(f"{path}: unknown key {unknown[0]!r}{closest(unknown[0], cls.model_fields)}")
-        try:
-            cls.model_validate(content)
-        except ValidationError as error:
-            raise ParamsError(f"{path}: {first_problem(error)}: correct that value") from error
+        validate(cls, content, f"negative in {path}")
         return {"method": "negl"} | content  # whoever names a file wants what it describes
 
     @field_validator("class_ratios")
