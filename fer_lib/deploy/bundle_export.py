@@ -31,6 +31,7 @@ from fer_lib.storage.phase_result import PhaseResult, Registration
 from fer_lib.storage.progress import step
 
 REAL_FACES = 256  # val/select faces for verifying the exported file
+COMPARED = ("max_abs_diff", "max_abs_logit", "label_agreement", "n", "n_real")  # of the compact file
 
 
 def export_model(
@@ -62,7 +63,10 @@ def export_model(
     files = {"fp32": final.path / ONNX}
     if params.compact:
         files["int8-weights"] = _write_packaged(final, inputs.get("manifest"), out, cache_dir or out / "cache")
-        report["compact"] = _compact_report(bundle, files, faces)
+        compared = parity(bundle, files["int8-weights"], **faces)
+        fp32, int8 = (file.stat().st_size for file in files.values())
+        report["compact"] = {key: compared[key] for key in COMPARED}
+        report["compact"] |= {"bytes": int8, "bytes_fp32": fp32, "ratio": fp32 / int8}
     if len(labels):
         final = derive_bundle(final, out / "bundle", metrics={"onnx": _agreement(final, faces, labels)})
     rows = latency.benchmark(bundle, files)
@@ -152,22 +156,8 @@ def _select_faces(manifest: Path | str | None, n: int) -> tuple[dict[str, list],
     return faces, rows.labels[positions]
 
 
-def _compact_report(bundle: Bundle, files: Mapping[str, Path], faces: dict[str, list]) -> dict[str, Any]:
-    compared = parity(bundle, files["int8-weights"], **faces)
-    sizes = {name: path.stat().st_size for name, path in files.items()}
-    return {
-        **{k: compared[k] for k in ("max_abs_diff", "max_abs_logit", "label_agreement", "n", "n_real")},
-        "bytes": sizes["int8-weights"],
-        "bytes_fp32": sizes["fp32"],
-        "ratio": sizes["fp32"] / sizes["int8-weights"],
-    }
-
-
 def _write_packaged(bundle: Bundle, manifest: Path | str | None, out: Path, cache_dir: Path) -> Path:
-    """Write ``out/packaged``, a bundle with only the compact ONNX file and that file's test metrics; return the file.
-
-    Measuring it reads the test rows, which is logged.  It has no test metrics where the float32 bundle has none.
-    """
+    """Write ``out/packaged``: only the compact ONNX file, with its own test metrics where the float32 file has some."""
     file = compact(bundle.path / ONNX, out / "compact.onnx")
     metrics: dict[str, Any] = {"test": None, "test_raw": None, "test_float32": bundle.meta["metrics"].get("test")}
     packaged = derive_bundle(bundle, out / "packaged", extra_files={ONNX: file}, metrics=metrics, weights=False)

@@ -86,7 +86,12 @@ def export_softlabels(
     if not teachers:
         raise FerError("no teachers: name at least one finished 04_train_teacher phase, or bundle folders")
     bundles, ensemble = open_teachers(teachers)
-    _check_weights(p, bundles, ensemble)
+    if p.weights and ensemble:
+        raise FerError(f"{ensemble.path} is an ensemble, whose weights are fixed: leave weights blank")
+    if p.weights and len(p.weights) != len(bundles):
+        raise FerError(
+            f"{len(p.weights)} weights for {len(bundles)} teachers: give one per teacher, or none to search them"
+        )
     out.mkdir(parents=True, exist_ok=True)
     train, select = manifest.rows(split="train"), manifest.rows(split="val", val_role="select")
     options = dict(flip_average=p.flip_average, batch_size=p.batch_size, device=device, pack_kind=p.pack)
@@ -126,15 +131,6 @@ def export_softlabels(
     write_json(out / COSTS, costs)
     _write_ranking(out, mixes, bundles, {"split": "val/select", "evalset_id": evalset, **counts}, p)
     return record
-
-
-def _check_weights(p: SoftLabelParams, bundles: list[Bundle], ensemble: Ensemble | None) -> None:
-    if p.weights and ensemble:
-        raise FerError(f"{ensemble.path} is an ensemble, whose weights are fixed: leave weights blank")
-    if p.weights and len(p.weights) != len(bundles):
-        raise FerError(
-            f"{len(p.weights)} weights for {len(bundles)} teachers: give one per teacher, or none to search them"
-        )
 
 
 def _chosen(p: SoftLabelParams, ensemble: Ensemble | None, mixes: list[Mix]) -> tuple[list[float], str]:

@@ -133,14 +133,11 @@ def _spawn(work: Callable[..., Iterator[dict[str, Any]]], processes: int, backen
 
 def _exit_message(rank: int, processes: int, pid: int, code: int) -> str:
     reason = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    hint = "look in its output for an error, or a crash of the driver or of a compiled package"
-    if code == -9:  # SIGKILL, which Windows lacks
-        hint = ("the system does that when memory runs out (see its log): lower batch_size, raise accum_steps, or use "
-                "fewer processes or workers")  # fmt: skip
-    elif code == -signal.SIGTERM:
-        hint = "a user or the machine's scheduler stopped it"
-    return (f"process {rank + 1} of the {processes} of this fit (id {pid}) {reason}, so all were stopped: {hint}. "
-            "The same command resumes from the last checkpoint")  # fmt: skip
+    return (
+        f"process {rank + 1} of the {processes} of this fit (id {pid}) {reason}, so all were stopped: look in its "
+        "output. The system kills a process when memory runs out (see its log): lower batch_size, raise accum_steps, "
+        "or use fewer processes or workers. The same command resumes from the last checkpoint"
+    )
 
 
 def _process_main(work: Callable[..., Iterator[dict[str, Any]]], on_cpu: bool, pipe: Connection) -> None:

@@ -104,6 +104,10 @@ def fit(
         training_data=training_data,
     )  # fmt: skip
     validation_seconds = math.inf  # of the last validation
+    pinned = context.device.type == "cuda"  # a GPU copies pinned memory while it computes
+
+    def empty(shape: tuple[int, ...]) -> np.ndarray:
+        return torch.empty(shape, pin_memory=pinned).numpy()
 
     def rate(step: int) -> float:
         return learning_rate(step, total_steps=total, warmup_steps=warmup, peak=p.lr, floor=min(p.min_lr, p.lr))
@@ -125,7 +129,7 @@ def fit(
         _freeze_norms(model, tune, norms)
         first = epoch * data.sampler.steps_per_epoch  # max_train_batches may end an epoch early
         span = first + state.step - epoch * steps, first + steps
-        options = dict(share=(context.process_index, context.num_processes), empty=_allocator(context.device))
+        options = dict(share=(context.process_index, context.num_processes), empty=empty)
         with closing(train_batches(data.train, data.sampler, p.augment, *span, workers, **options)) as batches:
             for batch in _count_waits(batches, state):
                 for group in optimiser.param_groups:
@@ -197,15 +201,6 @@ def _check_rows(data: FitData, p: FitParams) -> None:
             f"a step has {rows} training rows for {parts} micro-batches (accum_steps x processes), and batch norm "
             "needs 2 in each: add rows, or lower accum_steps or processes"
         )
-
-
-def _allocator(device: torch.device):
-    """A function that allocates batches of images: pinned for CUDA, which then copies them while it computes."""
-
-    def empty(shape: tuple[int, ...]) -> np.ndarray:
-        return torch.empty(shape, pin_memory=device.type == "cuda").numpy()
-
-    return empty
 
 
 def _count_waits(batches: Iterator[Batch], state: Progress) -> Iterator[Batch]:
