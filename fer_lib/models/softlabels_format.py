@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure
@@ -80,11 +80,8 @@ def _reading(folder: Path) -> Iterator[None]:
     """Translate the errors of damaged or foreign files into a BundleError that names the folder."""
     try:
         yield
-    except ValidationError as error:
-        raise BundleError(f"{folder} holds no soft labels ({first_problem(error)}); {_ADVICE}") from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"[:200]
-        raise BundleError(f"{folder} holds no soft labels ({reason}); {_ADVICE}") from error
+        raise BundleError(f"{folder} holds no soft labels ({first_problem(error)}); {_ADVICE}") from error
 
 
 def softlabels_sha256(folder: Path) -> str:

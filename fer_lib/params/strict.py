@@ -174,7 +174,7 @@ def first_problem(error: Exception) -> str:
     An error that is no ValidationError as its own text.
     """
     if not isinstance(error, ValidationError):
-        return str(error)[:300]
+        return (f"missing {error}" if isinstance(error, KeyError) else str(error))[:300]
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"])
     text = f"{where}: " * bool(where) + problem["msg"].removeprefix("Value error, ")

@@ -84,25 +84,14 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
         if not path.is_dir():
             return None
     try:
-        return _read(path)
-    except BundleError as error:
-        raise BundleError(f"{error}; {_advice(path)}") from error
-
-
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    try:
-        meta = json.loads((path / META).read_bytes())
-        content = (path / STATE).read_bytes()
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"checkpoint {path} can't be read ({error})") from error
-    if not isinstance(meta, dict) or meta.pop("checksum", None) != checksum(meta):
-        raise BundleError(f"checkpoint {path / META} was changed after it was written")
-    if hashlib.sha256(content).hexdigest() != meta.get("sha256"):
-        raise BundleError(f"checkpoint {path / STATE} is damaged (its SHA-256 differs from {META})")
-    try:
+        meta, content = json.loads((path / META).read_bytes()), (path / STATE).read_bytes()
+        if not isinstance(meta, dict) or meta.pop("checksum", None) != checksum(meta):
+            raise ValueError(f"{META} was changed after it was written")
+        if hashlib.sha256(content).hexdigest() != meta.get("sha256"):
+            raise ValueError(f"{STATE} is damaged: its SHA-256 differs from {META}")
         return load(content), meta
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise BundleError(f"checkpoint {path / STATE} holds no tensors ({error})") from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise BundleError(f"checkpoint {path} can't be read ({error}); {_advice(path)}") from error
 
 
 def checkpoint_weights(path: Path) -> tuple[dict[str, torch.Tensor], CheckpointMeta]:

@@ -80,7 +80,7 @@ def test_changed_temperature_is_detected(copy):
 
 def test_truncated_json_is_detected(copy):
     (copy / META).write_bytes((copy / META).read_bytes()[:-30])
-    with pytest.raises(BundleError, match=f"{META} is not readable JSON"):
+    with pytest.raises(BundleError, match=f"{META}: .*line .* column .*--fresh"):
         read_bundle(copy)
 
 
