@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from fer_lib.datasets.batches import keyed_rng
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError, FerError
-from fer_lib.models.negative import draw_class, negative_loss
+from fer_lib.models.losses import negative_loss
 from fer_lib.params import FitParams
 from fer_lib.training.distributed import sum_over_processes
 from fer_lib.training.fit_inputs import FitData
@@ -161,3 +161,15 @@ def confusions(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
     counts[counts.sum(1) == 0] = 1
     np.fill_diagonal(counts, 0)
     return counts
+
+
+def draw_class(weights: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(a class of each row, int64 [B], drawn in proportion to ``weights``; bool [B]: whether it has a weight above 0).
+
+    ``weights`` int64 [B, K]: integers, because a GPU's cumulative sum of floats is not deterministic; ``uniform``
+    float32 [B] in [0, 1).  A row without a weight gets the last class.
+    """
+    below = weights.cumsum(1)
+    total = below[:, -1]
+    k = (below <= (uniform * total)[:, None]).sum(1).clamp_max(weights.shape[1] - 1)
+    return k, total > 0

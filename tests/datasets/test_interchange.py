@@ -286,7 +286,7 @@ def test_only_ten_of_many_bad_rows_are_shown(tmp_path):
     ("roles", "message"), [((0, 0.5, 0.5), "above 0"), ((1, 0, 0), "above 0"), ((0.5, 0.4, 0.2), "sum to 1")]
 )
 def test_val_roles_are_shares_with_select_and_temperature(params, roles, message):
-    with pytest.raises(ValueError, match=f"val_roles.*{message}"):
+    with pytest.raises(ValueError, match=f"(?s)val_roles.*{message}"):
         params(val_roles=roles)
 
 

@@ -93,10 +93,10 @@ def test_a_directory_as_source_is_refused(home, tmp_path):
 def test_an_invalid_logit_bias_file_is_refused(home, clip, tmp_path):
     (tmp_path / "logit_bias.json").write_text("[0, 0, 0, 0, 0, 0]")
     ended = run_refused(tmp_path, "--source", str(clip), "--logit-bias", str(tmp_path / "logit_bias.json"))
-    assert ended.code == 1 and "logit_bias.json" in ended.err and "6 values, not 7" in ended.err
+    assert ended.code == 1 and "logit_bias.json" in ended.err and "7 items after validation, not 6" in ended.err
     invalid = {
-        "{": "logit_bias.json", '{"Angry": 1}': "Neutral missing", "[0,0,0,0,0,0,NaN]": "finite",
-        '[0,0,0,0,0,0,"1"]': "numbers", "7": "seven numbers",
+        "{": "logit_bias.json", '{"Angry": 1}': "with all seven", "[0,0,0,0,0,0,NaN]": "6: Input should be a finite",
+        '[0,0,0,0,0,0,"1"]': "6: Input should be a valid number", "7": "valid list",
     }  # fmt: skip
     for content, text in invalid.items():
         (tmp_path / "logit_bias.json").write_text(content)
