@@ -9,7 +9,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import cv2
 
@@ -17,20 +17,15 @@ from fer_lib.errors import FerError
 from fer_lib.live.controls import Controls
 from fer_lib.live.draw import bar_label, draw
 from fer_lib.live.session_files import NO_LABEL
-from fer_lib.live.view import LatestValue
+
+if TYPE_CHECKING:
+    from fer_lib.live.session import Session
 
 VIEW_TIMEOUT = 0.03  # seconds to wait for a view before keys are read again
 PROBE_SECONDS = 30.0  # a display over a slow connection may take a while
 KEYPAD = range(0xFFB0, 0xFFBA)  # X11 codes of the digits 0 to 9 on the keypad
 ALTERNATIVES = "fer live --web shows the session in a browser, --headless records it without showing anything"
 _PROBE = "import cv2; cv2.namedWindow('fer', cv2.WINDOW_GUI_NORMAL); cv2.destroyAllWindows()"
-
-
-class WindowSession(Protocol):
-    """The part of a session that the window uses."""
-
-    latest_view: LatestValue
-    controls: Controls
 
 
 def check_window() -> None:
@@ -70,7 +65,7 @@ def _probe() -> str:
     return lines[0] if lines else f"OpenCV ended with code {result.returncode}"
 
 
-def show(session: WindowSession, title: str) -> None:
+def show(session: Session, title: str) -> None:
     """Show the session until it is over or somebody ends it, by key, by page or by closing the window.
 
     Call it in the main thread, after :func:`check_window`.  The window opens with the first view.

@@ -1,4 +1,4 @@
-"""The cache key of a phase.  A finished phase with the same key is re-used (``reuse.py`` decides).
+"""The cache key of a phase.  A finished phase with the same key is re-used (``folders.py`` decides).
 
 The key hashes the kind, its parameters, the ids of its inputs, the code of its notebook and the ``fer_lib`` sources
 which that code can reach.  Sources are compared as syntax trees without docstrings, so a comment costs no training.

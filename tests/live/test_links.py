@@ -81,4 +81,4 @@ def test_a_link_is_no_file_to_download_or_to_log(tmp_path):
     (tmp_path / session_files.FACES).write_text("")
     (tmp_path / session_files.EVENTS).symlink_to(tmp_path / "victim")
     assert [entry["name"] for entry in messages.files(tmp_path)] == [session_files.FACES]
-    assert session_files.regular_files(tmp_path, messages.LOGS) == [tmp_path / session_files.FACES]
+    assert session_files.regular_files(tmp_path, session_files.LOGS) == [tmp_path / session_files.FACES]
