@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from fer_lib.errors import FerError
 
 if TYPE_CHECKING:
     from fer_lib.models.bundle import Bundle
@@ -25,7 +28,6 @@ def onnx(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a model as an ONNX file, prove that its logits are torch's, and time both."""
-    import tempfile
 
     from fer_lib.deploy.latency import benchmark
     from fer_lib.deploy.onnx_file import export_verified
@@ -46,7 +48,6 @@ def open_model(model: str, work: Path) -> Bundle:
 
     Raises FerError when there is no such thing, BundleError when it is damaged.
     """
-    from fer_lib.errors import FerError
     from fer_lib.models.bundle import META as BUNDLE
     from fer_lib.models.bundle import read_bundle
     from fer_lib.storage.atomic import previous
@@ -70,9 +71,7 @@ def open_model(model: str, work: Path) -> Bundle:
 
 def _check_writable(path: Path, force: bool) -> None:
     """Before minutes of export: DataError where no file can be made, FerError where one is that is to stay."""
-    import tempfile
 
-    from fer_lib.errors import FerError
     from fer_lib.storage.atomic import explained
 
     if path.is_dir():

@@ -165,15 +165,23 @@ def _parse_phase(path: Path, phase: Any, mapping: Any) -> tuple[str, dict[str, A
     return kind, values
 
 
-def _apply_override(text: str, kinds: dict[str, str], values: dict[str, dict]) -> None:
-    left, equals, right = text.partition("=")
-    name, dot, key = left.strip().partition(".")
-    if not equals or not dot or not key:
-        raise ParamsError(f"-p {text}: write it as phase.key=value, for instance -p teacher.epochs=3")
+def read_setting(text: str, form: str) -> tuple[str, Any]:
+    """Key and value of ``KEY=VALUE``, the value read as YAML.  Raises ParamsError, with the right ``form``."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ParamsError(f"-p {text}: write it as {form}")
     try:
-        value = parse(right)
+        return key.strip(), parse(value)
     except yaml.YAMLError as error:
         raise ParamsError(f"-p {text}: the value is not valid YAML: {getattr(error, 'problem', error)}") from error
+
+
+def _apply_override(text: str, kinds: dict[str, str], values: dict[str, dict]) -> None:
+    form = "phase.key=value, for instance -p teacher.epochs=3"
+    path, value = read_setting(text, form)
+    name, _, key = path.partition(".")
+    if not key:
+        raise ParamsError(f"-p {text}: write it as {form}")
     for phase in matching_phases(name, kinds, f"-p {text}"):
         model = params_module.KINDS[kinds[phase]][0]
         _set_value(model, values[phase], key.split("."), value, f"-p {text}: phase {phase!r}")

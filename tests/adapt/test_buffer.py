@@ -354,7 +354,7 @@ def test_thresholds_must_lie_in_order():
 def test_the_command(tmp_path, capsys):
     import typer
 
-    from fer_lib.cli.live_buffer import buffer as command
+    from fer_lib.cli.live import buffer as command
 
     app = typer.Typer()
     app.command()(command)
