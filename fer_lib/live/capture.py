@@ -22,6 +22,10 @@ from fer_lib.faces.opencv_errors import reason
 
 QUEUE_SIZE = 4  # frames of a file that are read ahead
 CAMERA_TIMEOUT = 2.0  # seconds without a frame after which a camera counts as unplugged
+CAMERA_HINT = (
+    "check that it is plugged in and its cover open, that this user may use it and that no other program does; or "
+    "choose another number or a video file with --source"
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ class Capture:
         first = self._read(0)
         if first is None:
             self._video.release()
-            raise DataError(_no_frame(source, self.is_camera))
+            hint = CAMERA_HINT if self.is_camera else "OpenCV cannot decode it: convert it to MP4, or record it again"
+            raise DataError(f"{self.name} sends no frame: {hint}")
         self.size = first.image.shape[1], first.image.shape[0]
         self._queue: queue.Queue[Frame | None] = queue.Queue(1 if self.is_camera else QUEUE_SIZE)
         if not self.paced:
@@ -154,25 +159,10 @@ class Capture:
 
 
 def _open(source: str, is_camera: bool) -> cv2.VideoCapture:
-    if is_camera:
-        video = cv2.VideoCapture(int(source))
-        if not video.isOpened():
-            raise DataError(
-                f"camera {source} cannot be opened: check that it is plugged in, that this user may use it and that no "
-                "other program does; or choose another number or a video file with --source"
-            )
-        video.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the latest frame, not a buffered one
-        return video
     file = Path(source).expanduser()
-    if not file.is_file():
+    if not is_camera and not file.is_file():
         raise DataError(f"--source {source}: there is no such file; give a camera's number (0) or a video file")
-    video = cv2.VideoCapture(str(file))
-    if not video.isOpened():
-        raise DataError(f"{file} is no video that OpenCV can read ({file.stat().st_size:,} bytes): convert it to MP4")
-    return video
-
-
-def _no_frame(source: str, is_camera: bool) -> str:
+    video = cv2.VideoCapture(int(source) if is_camera else str(file))
     if is_camera:
-        return f"camera {source} opens but sends no frame: check that no other program uses it and its cover is open"
-    return f"{source} opens but holds no frame that can be decoded: convert it to MP4, or record it again"
+        video.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the latest frame, not a buffered one
+    return video

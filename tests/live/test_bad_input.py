@@ -45,7 +45,7 @@ def run_refused(tmp_path, *options):
 
 def test_a_missing_camera_is_an_error(home, tmp_path):
     ended = run_refused(tmp_path, "--source", "63")
-    assert ended.code == 1 and "camera 63 cannot be opened" in ended.err and "--source" in ended.err
+    assert ended.code == 1 and "camera 63 sends no frame" in ended.err and "--source" in ended.err
 
 
 def test_a_too_long_camera_number_is_taken_as_a_file_name(home, tmp_path):
@@ -74,7 +74,7 @@ def test_a_missing_source_file_is_an_error(home, tmp_path):
 def test_a_source_file_that_is_no_video_is_refused(home, tmp_path, content):
     (tmp_path / "clip.mp4").write_bytes(content)
     ended = run_refused(tmp_path, "--source", str(tmp_path / "clip.mp4"))
-    assert ended.code == 1 and "no video that OpenCV can read" in ended.err and "clip.mp4" in ended.err
+    assert ended.code == 1 and "sends no frame: OpenCV cannot decode it" in ended.err and "clip.mp4" in ended.err
 
 
 def test_a_video_without_a_frame_is_refused(home, tmp_path, at_rest):
