@@ -145,7 +145,7 @@ def load_run(path: Path | str, overrides: Sequence[str] = (), smoke: bool = Fals
         model, notebook = params_module.KINDS[kind]
         validated = Phase(phase, kind, notebook, validate(model, values[phase], phase))
         before = [earlier for earlier in plan if earlier.name in text.visible_phases[phase]]
-        plan.append(replace(validated, inputs=resolve_inputs(validated, before, list(kinds))))
+        plan.append(replace(validated, inputs=resolve_inputs(validated, before)))
         _check_backbone_args(plan[-1])
         _check_model_names(plan[-1])
     return RunPlan(name, experiment, plan, path, None if smoke or overrides else declared_seconds(path, text.top))
@@ -216,17 +216,14 @@ def _apply_smoke(path: Path, smoke: dict[str, dict], kinds: dict[str, str], valu
             _set_value(model, values[phase], str(key).split("."), value, f"{path}: smoke: phase {phase!r}")
 
 
-def resolve_inputs(phase: Phase, before: list[Phase], names: list[str]) -> dict[str, list[Phase | str]]:
-    """Input field of ``phase`` -> earlier phases of the run, or folders and URIs as written (:class:`Input`).
-
-    ``before``: the phases that it can use; ``names``: all phases of the run.
-    """
+def resolve_inputs(phase: Phase, before: list[Phase]) -> dict[str, list[Phase | str]]:
+    """Input field of ``phase`` -> phases ``before`` it, or folders and URIs as written (:class:`Input`)."""
     inputs: dict[str, list[Phase | str]] = {}
     for name, spec in input_fields(phase.kind).items():
         value = getattr(phase.params, name)
         references = [v for v in ([value] if isinstance(value, str) else value) if v]
         if references:
-            inputs[name] = [_resolve_reference(phase, name, v, before, names) for v in references]
+            inputs[name] = [_resolve_reference(phase, name, v, before) for v in references]
             continue
         if name == "softlabels" and getattr(phase.params, "mode", "") == "ce":
             inputs[name] = []
@@ -263,7 +260,7 @@ def _check_model_names(phase: Phase) -> None:
                               f"{phase.name!r} has both in one table: set another name for one of them")  # fmt: skip
 
 
-def _resolve_reference(phase: Phase, name: str, value: str, before: list[Phase], names: list[str]) -> Phase | str:
+def _resolve_reference(phase: Phase, name: str, value: str, before: list[Phase]) -> Phase | str:
     for earlier in before:
         if earlier.name == value:
             kinds = INPUTS[name].kinds + INPUTS[name].more_kinds
@@ -272,9 +269,7 @@ def _resolve_reference(phase: Phase, name: str, value: str, before: list[Phase],
                 raise ParamsError(f"phase {phase.name!r}: key {name!r}: {value!r} is a phase of kind {earlier.kind!r}, "
                                   f"not {' or '.join(kinds)}{hint}")  # fmt: skip
             return earlier
-    if value in names:
-        raise ParamsError(f"phase {phase.name!r}: key {name!r}: the phase {value!r} is not before this one")
     if is_uri(value) or external(value).exists():
         return value
-    raise ParamsError(f"phase {phase.name!r}: key {name!r}: {value!r} is neither an earlier phase, nor an existing "
-                      f"folder, nor a models:/ URI{closest(value, [p.name for p in before])}")  # fmt: skip
+    raise ParamsError(f"phase {phase.name!r}: key {name!r}: {value!r} is neither a phase before this one, nor an "
+                      f"existing folder, nor a models:/ URI{closest(value, [p.name for p in before])}")  # fmt: skip
