@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -53,7 +52,6 @@ NO_LABEL, UNSTABLE, UNKNOWN = -1, -1, -2  # of manual and of predicted labels
 LABEL_TEXT = {UNSTABLE: "(unstable)", UNKNOWN: "Unknown", **dict(enumerate(EMOTIONS))}
 _PRED_LABELS = {text: label for label, text in LABEL_TEXT.items()}
 _MANUAL_LABELS = {"": NO_LABEL, **{name: label for label, name in enumerate(EMOTIONS)}}
-_NO_PROBS = [math.nan] * NUM_CLASSES
 
 
 @dataclass(frozen=True)
@@ -134,36 +132,80 @@ def read_frames(folder: Path | str) -> Frames:
     A last line without its line end, as a kill leaves it, is dropped and counted.  DataError, with file and line, for
     any other line that a session does not write, and for a session without a frame.
     """
+    import pandas as pd
+
     file = Path(folder) / PER_FRAME
     text, truncated = _complete_lines(file, PER_FRAME_COLUMNS)
-    rows, last, cells = [], (-1, -math.inf), []
+    dtypes = dict.fromkeys(PER_FRAME_COLUMNS, "category") | {"frame_index": "int64", "time_sec": "float64"}
+    dtypes |= dict.fromkeys(PROBS, "float64")
+    try:
+        table = pd.read_csv(
+            io.StringIO(text), dtype=dtypes, keep_default_na=False, na_values=dict.fromkeys(PROBS, [""]),
+            float_precision="round_trip", index_col=False,
+        )  # fmt: skip
+        frames = _frames(table, truncated)
+    except (ValueError, KeyError) as error:  # pandas' own parser errors are ValueErrors
+        raise _line_error(file, text) from error
+    if not len(frames.frame_index):
+        raise DataError(f"{file} holds no frame: the session ended before its first one; record it again")
+    if not _is_valid(frames):
+        raise _line_error(file, text)
+    return frames
+
+
+def _frames(table, truncated: int) -> Frames:
+    """KeyError for an unknown label; ValueError for a row that is too short."""
+    if table[["manual_label", "pred_label", "ckpt"]].isna().to_numpy().any():
+        raise ValueError("a row is too short")
+
+    def ids(column: str, labels: dict[str, int]) -> np.ndarray:
+        categories = np.array([labels[text] for text in table[column].cat.categories], np.int8)
+        return categories[table[column].cat.codes.to_numpy()] if len(table) else np.zeros(0, np.int8)
+
+    def constant(column: str) -> str:
+        return str(table[column].iloc[0]) if len(table) else ""
+
+    return Frames(
+        table["frame_index"].to_numpy(), table["time_sec"].to_numpy(), ids("manual_label", _MANUAL_LABELS),
+        ids("pred_label", _PRED_LABELS), table[list(PROBS)].to_numpy(), constant("detector"), constant("model"),
+        constant("ckpt"), truncated,
+    )  # fmt: skip
+
+
+def _is_valid(frames: Frames) -> bool:
+    """Whether indices increase, times do not decrease, and each row of probabilities is a distribution or empty."""
+    empty = np.isnan(frames.probs)
+    full = frames.probs[~empty.any(axis=1)]
+    return bool(
+        (np.diff(frames.frame_index) > 0).all()
+        and frames.frame_index[0] >= 0
+        and np.isfinite(frames.time_sec).all()
+        and (np.diff(frames.time_sec) >= 0).all()
+        and (empty.all(axis=1) | ~empty.any(axis=1)).all()
+        and (full >= 0).all()
+        and (np.abs(full.sum(axis=1) - 1) < 1e-3).all()
+    )
+
+
+def _line_error(file: Path, text: str) -> DataError:
+    """The error for the first line that a session does not write."""
+    last_index, last_time, number = -1, -np.inf, 1
     for number, cells in rows_of(text, file):
         try:
-            rows.append(_frame_values(cells, *last))
+            if len(cells) != len(PER_FRAME_COLUMNS):
+                raise ValueError(f"it has {len(cells)} cells, not {len(PER_FRAME_COLUMNS)}")
+            index, time, probs = int(cells[0]), float(cells[1]), cells[4 : 4 + NUM_CLASSES]
+            if index <= last_index or not last_time <= time < np.inf:
+                raise ValueError("frame_index and time_sec must rise")
+            if cells[2] not in _MANUAL_LABELS or cells[3] not in _PRED_LABELS:
+                raise ValueError(f"labels {cells[2]!r} and {cells[3]!r} are not both of {', '.join(EMOTIONS)}")
+            values = [float(p) for p in probs if p]
+            if values and (len(values) != NUM_CLASSES or min(values) < 0 or abs(sum(values) - 1) >= 1e-3):
+                raise ValueError(f"its probabilities are no {NUM_CLASSES} shares that sum to 1")
         except ValueError as error:
-            raise DataError(
-                f"{file}: line {number} is not what a session writes ({error}); remove it by hand"
-            ) from error
-        last = rows[-1][:2]
-    if not rows:
-        raise DataError(f"{file} holds no frame: the session ended before its first one; record it again")
-    index, time, manual, pred, probs = zip(*rows, strict=True)
-    labels = np.array(manual, np.int8), np.array(pred, np.int8)
-    return Frames(np.array(index, np.int64), np.array(time), *labels, np.array(probs), *cells[-3:], truncated)
-
-
-def _frame_values(cells: list[str], last_index: int, last_time: float) -> tuple[int, float, int, int, list[float]]:
-    """Index, time, labels and probabilities of a row; ValueError for one that a session does not write."""
-    if len(cells) != len(PER_FRAME_COLUMNS):
-        raise ValueError(f"it has {len(cells)} cells, not {len(PER_FRAME_COLUMNS)}")
-    index, time, probs = int(cells[0]), float(cells[1]), [float(cell) for cell in cells[4:-3] if cell]
-    if not (last_index < index < 2**63 and last_time <= time and math.isfinite(time)):
-        raise ValueError("frame_index and time_sec must rise")
-    if cells[2] not in _MANUAL_LABELS or cells[3] not in _PRED_LABELS:
-        raise ValueError(f"labels {cells[2]!r} and {cells[3]!r} are not both of {', '.join(EMOTIONS)}")
-    if probs and not (len(probs) == NUM_CLASSES and min(probs) >= 0 and abs(sum(probs) - 1) < 1e-3):
-        raise ValueError(f"its probabilities are no {NUM_CLASSES} shares that sum to 1")
-    return index, time, _MANUAL_LABELS[cells[2]], _PRED_LABELS[cells[3]], probs or _NO_PROBS
+            return DataError(f"{file}: line {number} is not what a session writes ({error}); remove it by hand")
+        last_index, last_time = index, time
+    return DataError(f"{file} cannot be read as a table of {number} lines: record the session again")
 
 
 def _complete_lines(file: Path, columns: tuple[str, ...]) -> tuple[str, int]:
