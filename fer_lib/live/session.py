@@ -23,12 +23,13 @@ from fer_lib.faces.detectors import get_detector
 from fer_lib.live.capture import Capture, Frame
 from fer_lib.live.controls import Controls
 from fer_lib.live.latency import LatencyMeter
+from fer_lib.live.latest_value import LatestValue
 from fer_lib.live.live_model import LiveModel
 from fer_lib.live.session_files import FrameRecord
 from fer_lib.live.session_writer import SessionWriter
 from fer_lib.live.smoothing import Smoother
 from fer_lib.live.tracker import TrackedFace, Tracker
-from fer_lib.live.view import LatestValue, View
+from fer_lib.live.view import View
 from fer_lib.models.bundle import Bundle
 from fer_lib.params import LiveParams
 
@@ -90,8 +91,8 @@ class Session:
         return self._ended.is_set()
 
     def start(self) -> None:
-        """Start the threads and return.  Frames that a camera sent earlier are not counted as dropped."""
-        self._start, self._dropped_before = time.perf_counter(), self._source.dropped
+        """Start the threads and return."""
+        self._start = time.perf_counter()
         self._main = threading.Thread(target=self._run, name="fer-live", daemon=True)
         self._main.start()
 
@@ -136,7 +137,7 @@ class Session:
         try:
             self._source.close()
             results = {
-                "fps": self.latency.fps, "latency_ms": self.latency.quantiles_ms(), "dropped": self._dropped,
+                "fps": self.latency.fps, "latency_ms": self.latency.quantiles_ms(), "dropped": self._source.dropped,
                 "seconds": time.perf_counter() - self._start, "views_skipped": self.latest_view.skipped,
             }  # fmt: skip
             self._writer.close(results, self._error, failure or truncation)
@@ -150,10 +151,6 @@ class Session:
             self._writer.release()
             self.latest_view.end()
             self._ended.set()
-
-    @property
-    def _dropped(self) -> int:
-        return self._source.dropped - self._dropped_before
 
     def _run_task(self, task: Callable) -> None:
         try:
@@ -230,7 +227,7 @@ class Session:
         record = FrameRecord(frame.index, frame.time, setting.label, setting.label_source, label, probs, face)
         view = View(
             frame.index, frame.time, frame.image, tuple(detected.faces), probs, smoothed.probs, label, smoothed.votes,
-            setting, self.latency.recent_fps, latency * 1000, self._dropped,
+            setting, self.latency.recent_fps, latency * 1000, self._source.dropped,
         )  # fmt: skip
         self._writer.add(record, setting, view)
         self.latest_view.put(view)

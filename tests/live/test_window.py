@@ -11,7 +11,7 @@ from fer_lib.errors import FerError
 from fer_lib.live import window
 from fer_lib.live.controls import Controls
 from fer_lib.live.draw import draw
-from fer_lib.live.view import LatestValue
+from fer_lib.live.latest_value import LatestValue
 from fer_lib.params import SmoothingParams
 
 needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="X11 and Wayland displays")

@@ -12,7 +12,7 @@ import numpy as np
 from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
 from fer_lib.live.capture import Frame
-from fer_lib.live.view import LatestValue
+from fer_lib.live.latest_value import LatestValue
 
 MAX_BYTES = 4_000_000  # of one JPEG
 MAX_PIXELS = 4096 * 2304
@@ -72,7 +72,7 @@ class BrowserSource:
 
     def __iter__(self) -> Iterator[Frame]:
         zero, seconds, before, count = None, 0.0, 0.0, 0  # zero: the browser's clock at time 0
-        while (latest := self._frames.take()) is not None:
+        while (latest := self._frames.take()) is not None and not self._is_closed:
             image, at, arrival = latest
             if zero is None:
                 zero = at
