@@ -94,7 +94,9 @@ class Capture:
             while not self._closing.is_set():
                 frame = self._read(index)
                 if frame is not None:
-                    self._frames.put(frame, replace=self.is_camera)
+                    if not self.is_camera:
+                        self._frames.wait_until_read()
+                    self._frames.put(frame)
                     index, last = index + 1, time.perf_counter()
                 elif not self.is_camera:
                     break

@@ -13,10 +13,14 @@ class LatestValue:
         self._value, self._fresh, self._over, self._reading = None, False, False, False
         self.skipped = 0  # values replaced unread since the first take
 
-    def put(self, value, replace: bool = True) -> None:
-        """Put a value in the place of an unread one, or without ``replace`` wait until that is read."""
+    def wait_until_read(self) -> None:
+        """Wait until no value is unread, or it has ended."""
         with self._change:
-            self._change.wait_for(lambda: replace or self._over or not self._fresh)
+            self._change.wait_for(lambda: self._over or not self._fresh)
+
+    def put(self, value) -> None:
+        """Put a value in the place of an unread one; never waits, and does nothing after the end."""
+        with self._change:
             if self._over:
                 return
             self.skipped += self._fresh and self._reading

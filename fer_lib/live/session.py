@@ -8,7 +8,6 @@ logged.
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -78,9 +77,7 @@ class Session:
         except BaseException:
             self._writer.discard()
             raise
-        self._detections: queue.SimpleQueue[DetectedFrame | None] = queue.SimpleQueue()  # _wait_for_turn bounds it to 1
-        self._detected_frames = self._predicted_frames = 0
-        self._change = threading.Condition()  # of _predicted_frames
+        self._detections = LatestValue()  # each is read before the next frame is
         self._smoother = Smoother(p.smoothing)
         self._threads: list[threading.Thread] = []
         self._ended = threading.Event()
@@ -172,7 +169,8 @@ class Session:
         """Read frames and detect faces.  The latency of a file's frame starts here, because it waited on purpose."""
         live, first, frames = self._source.is_camera or self._source.paced, None, iter(self._source)
         try:
-            while self._wait_for_turn():
+            while not self.controls.ended:
+                self._detections.wait_until_read()  # a frame that is read earlier would only be older when predicted
                 if (frame := next(frames, None)) is None:
                     self._source_ended = not self.controls.ended
                     break
@@ -187,30 +185,16 @@ class Session:
                 if faces:
                     face = faces[0].face
                     tensor = self.model.contract.batch([(frame.image, face.box, face.points)])
-                self._detected_frames += 1
                 self._detections.put(DetectedFrame(frame, start, faces, tensor))
         finally:
-            self._detections.put(None)
-
-    def _wait_for_turn(self) -> bool:
-        """Wait until the prediction of the frame before has started; False when the session ends.
-
-        A frame that is read earlier would only be older when it is predicted.
-        """
-        while not self.controls.ended:
-            with self._change:
-                if self._change.wait_for(lambda: self._predicted_frames == self._detected_frames, 0.2):
-                    return True
-        return False
+            self._detections.end()
 
     def _predict(self) -> None:
         try:
-            while (detected := self._detections.get()) is not None:
-                with self._change:
-                    self._predicted_frames += 1
-                    self._change.notify_all()
+            while (detected := self._detections.take()) is not None:
                 self._label_frame(detected)
         finally:
+            self._detections.end()
             self.controls.end()  # the source ended, or something failed: nobody may wait any longer
 
     def _label_frame(self, detected: DetectedFrame) -> None:
