@@ -197,10 +197,8 @@ def score(folder: Path | str, smoothed: np.ndarray | None = None) -> dict[str, A
 
 
 def _evalset(info: dict[str, Any], frames: Frames, truth: np.ndarray, scored: np.ndarray) -> str:
-    """The evalset id of the scored frames and labels; equal for a session and its replays, else different.
-
-    Frame times distinguish a camera's sessions; the source's fingerprint distinguishes files of equal frame rate.
-    """
+    """The evalset id of the scored frames and labels; equal for a session and its replays, else different."""
+    # frame times distinguish a camera's sessions, the fingerprint files of equal frame rate
     ids = [f"{frames.frame_index[i]:09d} {frames.time_sec[i]:.6f}" for i in scored.tolist()]
     source = (info.get("source") or {}).get("fingerprint", "")
     return evalset_id(ids, truth[scored], f"protocol-lite {source}", 0)
