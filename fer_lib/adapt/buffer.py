@@ -28,7 +28,7 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import Box
 from fer_lib.live import session_files
-from fer_lib.live.recording import open_recorded_frames, raw_video_folder
+from fer_lib.live.recording import raw_video_folder, recorded_frames
 from fer_lib.live.score import read_truth
 from fer_lib.live.sessions import session_id
 from fer_lib.params import BufferParams
@@ -126,8 +126,8 @@ def _write_crops(
     out.mkdir()
     crops, read = {}, 0
     reading = step("reading frames", len(session_files.read_recorded(session)), unit="frames")
-    with reading as counter, open_recorded_frames(session) as images:
-        for read, (index, image) in enumerate(images, 1):
+    with reading as counter:
+        for read, (index, image) in enumerate(recorded_frames(session), 1):
             counter.update(read)
             if index in boxes:
                 top, left, bottom, right = surroundings(image.shape, boxes[index], context)

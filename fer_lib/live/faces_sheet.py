@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from fer_lib.datasets.sheets import tile_page
 from fer_lib.emotions import EMOTIONS
 from fer_lib.faces.contract import FaceContract
-from fer_lib.live.recording import open_recorded_frames
+from fer_lib.live.recording import recorded_frames
 from fer_lib.live.score import Segment, raw_labels, read_truth, segments
 from fer_lib.live.session_files import LABEL_TEXT, RAW_VIDEO, Frames, read_faces, read_frames, read_recorded
 
@@ -69,14 +69,13 @@ def _rows(folder: Path, frames: Frames, runs: list[Segment], per_segment: int) -
     positions = {int(frames.frame_index[position]): position for sample in samples for position in sample}
     tiles: dict[int, np.ndarray] = {}
     contract = FaceContract(margin=CONTEXT)
-    with open_recorded_frames(folder) as images:
-        for index, image in images if positions else ():
-            if index in positions:
-                square = contract.square(image, faces[index].box)
-                method = cv2.INTER_AREA if len(square) > TILE else cv2.INTER_CUBIC
-                tiles[positions[index]] = cv2.resize(square, (TILE, TILE), interpolation=method)
-                if len(tiles) == len(positions):
-                    break
+    for index, image in recorded_frames(folder) if positions else ():
+        if index in positions:
+            square = contract.square(image, faces[index].box)
+            method = cv2.INTER_AREA if len(square) > TILE else cv2.INTER_CUBIC
+            tiles[positions[index]] = cv2.resize(square, (TILE, TILE), interpolation=method)
+            if len(tiles) == len(positions):
+                break
     # a kill may lose the last frames of the video
     return [
         SegmentRow(segment, {position: tiles[position] for position in sample if position in tiles})

@@ -18,7 +18,7 @@ from fer_lib.errors import BundleError, DataError
 from fer_lib.live import log as log_module
 from fer_lib.live import recording, session_files
 from fer_lib.live.capture import Capture
-from fer_lib.live.recording import open_recorded_frames
+from fer_lib.live.recording import recorded_frames
 from fer_lib.live.session import wait_until_end
 from fer_lib.live.session_files import read_frames, read_session
 from fer_lib.live.synthetic_session import Moment, render_frames
@@ -167,8 +167,7 @@ def test_frames_of_odd_and_changing_size_are_recorded(at_rest, tmp_path):
     mixed = odd[:3] + [cv2.resize(at_rest[0], (301, 173))] + odd[3:]
     summary = run_images(tmp_path / "s", mixed, record="raw", detect_every=3)
     assert summary["frames"] == 7 and summary["recorded"]["raw.mkv"] == {"frames": 6, "of_other_size": 1}
-    with open_recorded_frames(tmp_path / "s") as images:
-        recorded = dict(images)
+    recorded = dict(recorded_frames(tmp_path / "s"))
     assert sorted(recorded) == [0, 1, 2, 4, 5, 6]
     assert all(np.array_equal(recorded[i], mixed[i]) for i in recorded), "lossless, including odd columns"
     thin = run_images(tmp_path / "thin", [np.zeros((1, 1, 3), np.uint8)] * 3)

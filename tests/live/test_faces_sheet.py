@@ -10,7 +10,7 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.live import synthetic_session
 from fer_lib.live.faces_sheet import TILE, face_pages, spread
-from fer_lib.live.recording import open_recorded_frames
+from fer_lib.live.recording import recorded_frames
 from fer_lib.live.score import correct, raw_labels, segments
 from fer_lib.live.session_files import LABEL_TEXT, read_faces, read_frames
 
@@ -52,8 +52,7 @@ def test_a_tile_shows_the_face_of_its_frame_and_marks_other_labels(folder):
     raw = raw_labels(frames)
     first = segments(frames.manual, frames.time_sec)[0]
     top, left, bottom, right = faces[first.first].box
-    with open_recorded_frames(folder) as pictures:
-        image = next(image for number, image in pictures if number == first.first)
+    image = next(image for number, image in recorded_frames(folder) if number == first.first)
     tile = np.asarray(pages[0].axes[0].images[0].get_array())[:TILE, :TILE]
     face = image[int(top) : int(bottom), int(left) : int(right)].mean(axis=(0, 1))
     inner = tile[int(TILE * 0.12) : int(TILE * 0.88), int(TILE * 0.12) : int(TILE * 0.88)].mean(axis=(0, 1))
