@@ -286,7 +286,6 @@ class PhaseRun:
         if _current is not self:
             return
         _current = None
-        try:
-            mlflow.end_run(status)
-        finally:
-            self._cleanup.close()
+        self._cleanup.callback(mlflow.end_run, status)
+        with self._cleanup:
+            self._client.set_terminated(self.run_id, status)
