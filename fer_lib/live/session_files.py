@@ -96,11 +96,11 @@ def read_session(folder: Path | str) -> dict[str, Any]:
     file = Path(folder) / SESSION
     try:
         content = json.loads(_read_bytes(file))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
+        return content
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read ({error}): record the session again") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{file} holds no JSON object: record the session again")
-    return content
 
 
 def write_session(folder: Path, content: dict[str, Any]) -> None:
