@@ -29,8 +29,7 @@ from fer_lib.live.session_files import LOGS
 from fer_lib.live.web import messages
 from fer_lib.live.web.browser_camera import MAX_BYTES, BrowserSource
 from fer_lib.live.web.origin_check import OriginCheck
-from fer_lib.live.web.send_queue import SendQueue
-from fer_lib.live.web.session_hub import STAMP, SessionHub
+from fer_lib.live.web.session_hub import STAMP, SendQueue, SessionHub
 
 if TYPE_CHECKING:
     from fer_lib.live.session import Session
@@ -87,8 +86,7 @@ def create_app(
         if not secrets.compare_digest(token.encode(), key):
             await ws.close(NO_KEY, "this address lacks its key: open the one that fer live printed")
             return
-        outgoing = SendQueue()
-        hub.join(outgoing)
+        outgoing = hub.join()
         sending = asyncio.create_task(_send(ws, outgoing))
         try:
             await _receive(ws, outgoing, hub)

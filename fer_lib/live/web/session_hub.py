@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +16,6 @@ from fer_lib.errors import DataError, FerError, ParamsError, user_message
 from fer_lib.live.controls import LIMITS
 from fer_lib.live.web import messages
 from fer_lib.live.web.browser_camera import BrowserSource
-from fer_lib.live.web.send_queue import SendQueue
 
 if TYPE_CHECKING:
     from fer_lib.live.session import Session
@@ -23,6 +25,46 @@ log = logging.getLogger(__name__)
 STATE_SECONDS, PREVIEW_SECONDS = 1 / 30, 1 / 15  # minimum interval
 STAMP = struct.Struct("<d")  # header of each JPEG from the browser: seconds by its clock
 END_TIMEOUT = 30  # seconds for a session to close its files
+MAX_ANSWERS = 256  # a page that reads nothing loses the oldest answers
+
+
+class SendQueue:
+    """The messages that wait for one page: all answers in order, and only the latest state and preview.
+
+    Any thread may ``put``; ``take`` belongs to the event loop in which the queue was made.
+    """
+
+    def __init__(self):
+        self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
+        self._lock = threading.Lock()
+        self._answers: deque[dict[str, Any]] = deque(maxlen=MAX_ANSWERS)
+        self._latest: dict[str, dict[str, Any] | bytes] = {}
+
+    def put(self, message: dict[str, Any]) -> None:
+        """Queue a message that must arrive."""
+        with self._lock:
+            self._answers.append(message)
+        self._notify()
+
+    def replace(self, kind: str, message: dict[str, Any] | bytes) -> None:
+        """Queue a message that replaces an unsent one of the same ``kind``."""
+        with self._lock:
+            self._latest[kind] = message
+        self._notify()
+
+    def _notify(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the page has closed, and its event loop too
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def take(self) -> list[dict[str, Any] | bytes]:
+        """All waiting messages; waits for the first one."""
+        await self._wake.wait()
+        self._wake.clear()
+        with self._lock:
+            messages = [*self._answers, *self._latest.values()]
+            self._answers.clear()
+            self._latest.clear()
+        return messages
 
 
 class SessionHub:
@@ -47,8 +89,9 @@ class SessionHub:
         self._last_state: dict[str, Any] | None = None
         self._thread: threading.Thread | None = None
 
-    def join(self, page: SendQueue) -> None:
-        """Add a page; the first one starts the session."""
+    def join(self) -> SendQueue:
+        """Add a page and return its messages; the first page starts the session."""
+        page = SendQueue()
         with self._lock:
             if self.phase == "waiting" and not self.session.controls.ended:
                 self.phase = "running"
@@ -66,6 +109,7 @@ class SessionHub:
             if self.phase == "over":
                 page.put(self._end_message())
             self._pages.append(page)
+        return page
 
     def leave(self, page: SendQueue) -> None:
         with self._lock:
