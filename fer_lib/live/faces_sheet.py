@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -19,13 +18,7 @@ from fer_lib.live.session_files import LABEL_TEXT, RAW_VIDEO, Frames, read_faces
 TILE = 88  # pixels of a face
 CONTEXT = 0.15  # margin around the face, as a share of its box
 
-
-@dataclass(frozen=True)
-class SegmentRow:
-    """A segment and sample faces [TILE, TILE, 3] of it, by frame position."""
-
-    segment: Segment
-    faces: dict[int, np.ndarray]
+Faces = dict[int, np.ndarray]  # position among the session's frames -> face uint8 RGB [TILE, TILE, 3]
 
 
 def face_pages(folder: Path | str, per_segment: int = 8, per_page: int = 8) -> tuple[list[Figure], str]:
@@ -49,7 +42,7 @@ def face_pages(folder: Path | str, per_segment: int = 8, per_page: int = 8) -> t
     pages = -(-len(rows) // per_page)
     names = [folder.name + (f", page {k + 1} of {pages}" if pages > 1 else "") for k in range(pages)]
     figures = [_page(frames, rows[k * per_page :][:per_page], name) for k, name in enumerate(names)]
-    empty = sum(not row.faces for row in rows)
+    empty = sum(not faces for _, faces in rows)
     note = f"{len(rows)} manual segments on {pages} pages" if pages > 1 else f"{len(rows)} manual segments"
     return figures, note + (f"; {empty} of them without a recorded face" if empty else "")
 
@@ -59,7 +52,7 @@ def spread(count: int, limit: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(count, limit)).round().astype(np.int64)
 
 
-def _rows(folder: Path, frames: Frames, runs: list[Segment], per_segment: int) -> list[SegmentRow]:
+def _rows(folder: Path, frames: Frames, runs: list[Segment], per_segment: int) -> list[tuple[Segment, Faces]]:
     faces, recorded = read_faces(folder), set(read_recorded(folder))
     samples = []
     for segment in runs:
@@ -67,7 +60,7 @@ def _rows(folder: Path, frames: Frames, runs: list[Segment], per_segment: int) -
         available = [position for position, index in indices if index in faces and index in recorded]
         samples.append([available[i] for i in spread(len(available), per_segment)])
     positions = {int(frames.frame_index[position]): position for sample in samples for position in sample}
-    tiles: dict[int, np.ndarray] = {}
+    tiles: Faces = {}
     contract = FaceContract(margin=CONTEXT)
     for index, image in recorded_frames(folder) if positions else ():
         if index in positions:
@@ -78,17 +71,17 @@ def _rows(folder: Path, frames: Frames, runs: list[Segment], per_segment: int) -
                 break
     # a kill may lose the last frames of the video
     return [
-        SegmentRow(segment, {position: tiles[position] for position in sample if position in tiles})
+        (segment, {position: tiles[position] for position in sample if position in tiles})
         for segment, sample in zip(runs, samples, strict=True)
     ]
 
 
-def _page(frames: Frames, rows: list[SegmentRow], title: str) -> Figure:
+def _page(frames: Frames, rows: list[tuple[Segment, Faces]], title: str) -> Figure:
     raw, lines = raw_labels(frames), []
     blank = np.full((TILE, TILE, 3), 255, np.uint8), "no recorded face"
-    for row in rows:
-        segment, faces = row.segment, []
-        for position, tile in row.faces.items():
+    for segment, tiles in rows:
+        faces = []
+        for position, tile in tiles.items():
             shown = [int(raw[position]), int(frames.pred[position])]
             marked = [LABEL_TEXT[label] + " ✗" * (0 <= label != segment.label) for label in shown]
             faces.append((tile, "\n".join([str(frames.frame_index[position]), *marked])))
