@@ -3,5 +3,6 @@
 metrics.py      accuracy, F1, NLL, Brier, ECE and its relatives; votes.py: against annotators' votes
 temperature.py  temperature scaling; bias.py: logit bias and abstention; prior_shift.py: another class prior
 intervals.py    confidence intervals; conformal.py: prediction sets, and a confidence chosen for a risk
+uncertainty.py  ambiguous predictions, and faces unlike the training
 plots.py        reliability diagram, confusion matrix; plot_style.py: the theme of every figure
 """

@@ -19,7 +19,7 @@ from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.stats import beta
 
 from fer_lib.calibration.metrics import checked_probs, class_names, top_label
@@ -45,6 +45,12 @@ class ConformalSets(BaseModel):
     free_ranks: Annotated[int, Field(ge=0)] = 0  # raps
     fitted_on: str = ""
     view: View | None = None  # of the logits behind the probabilities
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if len(self.thresholds) != len(self.n) or (len(self.thresholds) > 1) != self.per_class:
+            raise ValueError(f"{len(self.thresholds)} thresholds, {len(self.n)} counts, per_class {self.per_class}")
+        return self
 
     def sets(self, probs, uniform=None) -> np.ndarray:
         """Which classes each row's set holds, bool [N, K], for probabilities [N, K].
@@ -106,7 +112,7 @@ def fit(
     own = scores(probs, method, u, penalty, free_ranks)[np.arange(len(y)), y]
     groups = [own[y == k] for k in range(probs.shape[1])] if per_class else [own]
     return ConformalSets(
-        method=method, alpha=float(alpha), per_class=per_class, thresholds=[_threshold(g, alpha) for g in groups],
+        method=method, alpha=float(alpha), per_class=per_class, thresholds=[threshold(g, alpha) for g in groups],
         n=[len(g) for g in groups], penalty=float(penalty), free_ranks=free_ranks, fitted_on=fitted_on, view=view,
     )  # fmt: skip
 
@@ -117,7 +123,8 @@ def rank_of_threshold(n: int, alpha: float) -> int:
     return -(-share.numerator // share.denominator)
 
 
-def _threshold(own: np.ndarray, alpha: float) -> float | None:
+def threshold(own: np.ndarray, alpha: float) -> float | None:
+    """What a new score exceeds with a probability of at most ``alpha``, from scores [n]; None: n is too small."""
     k = rank_of_threshold(len(own), alpha)
     return None if k > len(own) else float(np.partition(own, k - 1)[k - 1])
 

@@ -6,7 +6,9 @@ is v, not one label: a model that says 0.6 where six of ten annotators agree wit
 - ``true_label_ece``: the ECE (15 bins of p_c) whose outcome is v_c, the share of the votes for the predicted class;
 - ``dist_ce``: mean total variation, sum_k |p_k - v_k| / 2;
 - ``ent_ce``: mean |H(p) - H(v)|; ``ent_bias``: mean H(p) - H(v), above 0 where the model is less certain than people;
-- ``rank``: share of rows whose classes p orders as v does; classes with equal votes may come in any order.
+- ``rank``: share of rows whose classes p orders as v does; classes with equal votes may come in any order;
+- ``spearman``: rank correlation of H(p) and H(v) over the rows, that is whether the model is unsure where people
+  disagree; None where either is the same for all rows.
 
 DistCE, EntCE and rank agreement: Baan et al. 2022.
 """
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from scipy.special import entr
+from scipy.stats import spearmanr
 
 from fer_lib.calibration.intervals import shares_ece_interval
 from fer_lib.calibration.metrics import BINS, bin_index, checked_probs
@@ -56,12 +59,13 @@ def vote_calibration(probs, votes, resamples: int = 1000, seed: int = 0) -> dict
     """
     confidence, share = top_share(probs, votes)
     probs, votes = np.asarray(probs, np.float64), np.asarray(votes, np.float64)
-    entropies = [entr(values).sum(axis=1) for values in (probs, votes)]
+    # rounded, so that the same votes for other classes tie: the order of a sum changes its last digit
+    entropies = [np.round(entr(values).sum(axis=1), 12) for values in (probs, votes)]
     edges = np.quantile(entropies[1], [1 / 3, 2 / 3])
     third = np.searchsorted(edges, entropies[1], side="left")
 
     def scored(rows: np.ndarray) -> dict[str, Any]:
-        low, high = shares_ece_interval(confidence[rows], share[rows], resamples=resamples, seed=seed)
+        low, high = map(float, shares_ece_interval(confidence[rows], share[rows], resamples=resamples, seed=seed))
         return {"n": int(rows.sum()), "value": true_label_ece(probs[rows], votes[rows]), "lo": low, "hi": high}
 
     return {
@@ -71,4 +75,5 @@ def vote_calibration(probs, votes, resamples: int = 1000, seed: int = 0) -> dict
         "ent_ce": float(np.abs(entropies[0] - entropies[1]).mean()),
         "ent_bias": float((entropies[0] - entropies[1]).mean()),
         "rank": float(same_order(probs, votes).mean()),
+        "spearman": float(spearmanr(*entropies)[0]) if min(map(np.ptp, entropies)) > 0 else None,
     }

@@ -11,7 +11,7 @@ import typer
 
 from fer_lib.cli.options import ModelOption
 from fer_lib.emotions import EMOTIONS
-from fer_lib.errors import DataError, ParamsError, path_text
+from fer_lib.errors import DataError, FerError, ParamsError, path_text
 from fer_lib.pipeline.progress import show_progress
 from fer_lib.storage.atomic import explained
 from fer_lib.storage.progress import step
@@ -36,6 +36,10 @@ def predict(
             "Angry first. Default: as in training."
         ),
     ] = "",
+    sets: Annotated[
+        bool,
+        typer.Option("--sets", help="Show the classes that each face may have, by the model's conformal sets."),
+    ] = False,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")] = False,
 ) -> None:
     """Say what the faces in images express, with calibrated probabilities.  Exit 1 when an image can't be read."""
@@ -46,6 +50,12 @@ def predict(
     uri, target_prior = model or default_uri(), _prior(prior)
     with show_progress("predict"), step("loading model"):
         predictor = load(uri, detector=detector, target_prior=target_prior)
+    rule = predictor.bundle.conformal
+    if sets and rule is None:
+        raise FerError(
+            f"{predictor.name} has no conformal sets: evaluate it on a manifest with val/conformal rows and use the "
+            "bundle of that phase, or leave --sets out"
+        )
     typer.echo(f"model: {predictor.describe()}", err=True)
     if terms := predictor.terms():
         typer.echo(f"terms: {terms}", err=True)
@@ -73,7 +83,7 @@ def predict(
         about = {"uri": uri, "name": bundle.name, "weights_sha256": bundle.weights_sha256}
         typer.echo(json.dumps({"model": about, "results": results}, indent=1))
     else:
-        _show(results, uri, whole)
+        _show(results, uri, whole, f"Set ({1 - rule.alpha:.0%})" if sets else "")
     if csv_file is not None:  # last, so that what was found is shown also where it can't be written
         write_csv(csv_file, results)
     failed = [r for r in results if r["error"]]
@@ -121,15 +131,18 @@ def write_csv(file: Path, results: list[dict[str, Any]]) -> None:
     with explained(file), open(file, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         probs = [f"prob_{e}" for e in EMOTIONS]
-        writer.writerow(["path", "face", "label", "confidence", *probs, *box, "score", "error"])
+        added = ["label_set", "entropy", "notes"]
+        writer.writerow(["path", "face", "label", "confidence", *probs, *box, "score", "error", *added])
         for result in results:
             path, error = escape_formula(result["path"]), escape_formula(result["error"] or "")
             for i, face in enumerate(result["faces"]):
                 values = [face["probs"][e] for e in EMOTIONS]
                 score = "" if face["score"] is None else face["score"]
-                writer.writerow([path, i, face["label"], face["confidence"], *values, *face["box"], score, error])
+                texts = "|".join(face["label_set"] or ()), face["entropy"], "; ".join(face["notes"])
+                row = [path, i, face["label"], face["confidence"], *values, *face["box"], score, error, *texts]
+                writer.writerow(row)
             if not result["faces"]:
-                writer.writerow([path, "", "", "", *[""] * 7, *[""] * 4, "", error])
+                writer.writerow([path, "", "", "", *[""] * 7, *[""] * 4, "", error, "", "", ""])
 
 
 def _draw(image, faces, folder: Path, path: Path, number: int) -> None:
@@ -145,7 +158,8 @@ def _draw(image, faces, folder: Path, path: Path, number: int) -> None:
         Image.fromarray(annotate(image, faces)).save(target)
 
 
-def _show(results: list[dict[str, Any]], uri: str, whole: bool) -> None:
+def _show(results: list[dict[str, Any]], uri: str, whole: bool, sets: str) -> None:
+    """Print the table; ``sets``: the title of the column of conformal sets, blank for the next classes instead."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -155,14 +169,19 @@ def _show(results: list[dict[str, Any]], uri: str, whole: bool) -> None:
     table.add_column("Face")
     table.add_column("Expression")
     table.add_column("Prob.", justify="right")
-    table.add_column("Then", no_wrap=True)
+    table.add_column(sets or "Then", no_wrap=not sets)
+    if any(face["notes"] for result in results for face in result["faces"]):
+        table.add_column("Note")
     read = [r for r in results if not r["error"]]
     for result in read:
         for i, face in enumerate(result["faces"]):
             then = sorted((e for e in EMOTIONS if e != face["label"]), key=lambda e: -face["probs"][e])[:2]
             others = ", ".join(f"{e} {face['probs'][e]:.2f}" for e in then)
+            if sets:
+                others = ", ".join(face["label_set"]) or "none"
+            note = ["; ".join(face["notes"])] * (len(table.columns) > 5)
             name = Text(result["path"] if i == 0 else "")
-            table.add_row(name, str(i + 1), face["label"], f"{face['confidence']:.3f}", others)
+            table.add_row(name, str(i + 1), face["label"], f"{face['confidence']:.3f}", others, *note)
         if not result["faces"]:
             table.add_row(Text(result["path"]), "", "no face found", "", "")
     console = Console()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ import numpy as np
 
 from fer_lib.calibration.metrics import softmax
 from fer_lib.calibration.prior_shift import prior_correction
+from fer_lib.calibration.uncertainty import energy, entropy, notes
 from fer_lib.datasets.provenance import training_text
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError, FerError
@@ -25,18 +26,27 @@ from fer_lib.models.ensemble_folder import Ensemble, is_ensemble, read_ensemble
 from fer_lib.models.logits import logits_function
 
 BATCH = 64
+UNKNOWN = "Unknown"  # the label of a face whose probability is below the bundle's abstention threshold
 LICENCE = "LICENSE"  # a file beside weights that have terms of their own; its first line is shown
 
 
 @dataclass(frozen=True)
 class FacePrediction:
-    """One face: box (top, left, bottom, right) in pixels, detector score (None: not detected), probabilities."""
+    """One face: box (top, left, bottom, right) in pixels, detector score (None: not detected), probabilities.
+
+    ``label``: the most likely class, or "Unknown" where the bundle abstains.  ``label_set``: the classes of its
+    conformal set, the most likely first; None where the bundle has no sets.  ``entropy`` of ``probs`` in nats.
+    ``notes``: see :func:`fer_lib.calibration.uncertainty.notes`.
+    """
 
     box: Box
     score: float | None
     label: str
     confidence: float
     probs: dict[str, float]
+    label_set: list[str] | None = None
+    entropy: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON types only."""
@@ -146,10 +156,18 @@ class Predictor:
         points: Sequence[np.ndarray | None] | None = None,
     ) -> np.ndarray:
         """Calibrated probabilities, float64 [N,7]: softmax of scaled logits with bias and prior correction."""
-        logits = self.logits(images, boxes, points)
-        temperature = self.bundle.temperature
-        scaled = logits if temperature is None else temperature.apply(logits)
-        return softmax(scaled + self._correction) if len(logits) else logits
+        scaled = self._scaled(images, boxes, points)
+        return softmax(scaled + self._correction) if len(scaled) else scaled
+
+    def _scaled(self, images, boxes, points) -> np.ndarray:
+        """Logits after the temperature, before bias and prior correction, float64 [N,7]."""
+        logits, temperature = self.logits(images, boxes, points), self.bundle.temperature
+        return logits if temperature is None else temperature.apply(logits)
+
+    def predict_crops(self, images: Sequence[np.ndarray]) -> list[FacePrediction]:
+        """One prediction for each uint8 RGB image [H,W,3], which is taken as one face."""
+        nothing = [None] * len(images)
+        return self._predictions(images, nothing, nothing, nothing)
 
     def predict(
         self, image: Path | str | bytes | np.ndarray, whole: bool = False, boxes: Sequence[Box] | None = None
@@ -170,9 +188,29 @@ class Predictor:
         else:
             faces = self.detector.detect(image)
             boxes, scores, points = ([getattr(f, k) for f in faces] for k in ("box", "score", "points"))
-        probs = self.probs([image] * len(boxes), boxes, points)
-        everything = (0.0, 0.0, float(image.shape[0]), float(image.shape[1]))
-        return [_prediction(b or everything, s, p) for b, s, p in zip(boxes, scores, probs, strict=True)]
+        return self._predictions([image] * len(boxes), boxes, scores, points)
+
+    def _predictions(self, images, boxes, scores, points) -> list[FacePrediction]:
+        scaled = self._scaled(images, boxes, points)
+        if not len(scaled):
+            return []
+        probs, bundle = softmax(scaled + self._correction), self.bundle
+        # the sets were fitted before bias and prior correction
+        sets = [None] * len(probs) if bundle.conformal is None else bundle.conformal.sets(softmax(scaled))
+        least = np.zeros(NUM_CLASSES) if bundle.abstention is None else bundle.abstention
+        energies, entropies, faces = energy(scaled), entropy(probs), []
+        for i, (image, box, score, p, members) in enumerate(zip(images, boxes, scores, probs, sets, strict=True)):
+            best = int(p.argmax())
+            faces.append(
+                FacePrediction(
+                    tuple(map(float, box or (0, 0, *image.shape[:2]))), None if score is None else float(score),
+                    EMOTIONS[best] if p[best] >= least[best] else UNKNOWN, float(p[best]),
+                    dict(zip(EMOTIONS, p.tolist(), strict=True)),
+                    None if members is None else [EMOTIONS[k] for k in np.argsort(-p) if members[k]],
+                    float(entropies[i]), notes(p[best], energies[i], bundle.energy_limit),
+                )
+            )  # fmt: skip
+        return faces
 
 
 def open_predictor(folder: Path, **options: Any) -> Predictor:
@@ -203,14 +241,3 @@ def annotate(image: np.ndarray, predictions: Sequence[FacePrediction]) -> np.nda
         cv2.rectangle(out, (x, y - h - 2), (x + w, y + base), (40, 220, 60), -1)
         cv2.putText(out, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), width, cv2.LINE_AA)
     return out
-
-
-def _prediction(box: Box, score: float | None, probs: np.ndarray) -> FacePrediction:
-    best = int(probs.argmax())
-    return FacePrediction(
-        tuple(float(v) for v in box),
-        None if score is None else float(score),
-        EMOTIONS[best],
-        float(probs[best]),
-        {name: float(p) for name, p in zip(EMOTIONS, probs, strict=True)},
-    )

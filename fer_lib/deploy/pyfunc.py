@@ -16,7 +16,7 @@ import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 from mlflow.models import ModelSignature
-from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
+from mlflow.types.schema import AnyType, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -28,6 +28,7 @@ from fer_lib.faces.decode import decode
 
 ARTIFACT = "bundle"
 CODE = Path(__file__).with_name("pyfunc_entry.py")
+DETAILS = ("label", "label_set", "entropy", "notes")
 INPUT_NOTE = "one face a row: uint8 RGB array [H,W,3], encoded image bytes, base64 of them, or nested lists of 0..255"
 
 _log = logging.getLogger(__name__)
@@ -45,18 +46,28 @@ class FerModel(mlflow.pyfunc.PythonModel):
         _log.log(level, "model: %s", self.predictor.describe())
 
     def predict(self, context, model_input: list[bytes | str | list[list[list[int]]]], params=None) -> pd.DataFrame:
-        """Rows of images to float64 [N,7], the columns named by class.  Raises DataError naming the row."""
+        """Rows of images to float64 [N,7], the columns named by class.  Raises DataError naming the row.
+
+        With ``params={"details": True}`` there are also the columns DETAILS of
+        :class:`fer_lib.deploy.predict.FacePrediction`.
+        """
         images = [_image(row, f"row {i}") for i, row in enumerate(model_input)]
-        return pd.DataFrame(self.predictor.probs(images), columns=list(EMOTIONS))
+        if not (params or {}).get("details"):
+            return pd.DataFrame(self.predictor.probs(images), columns=list(EMOTIONS))
+        faces = self.predictor.predict_crops(images)
+        rows = [face.probs | {name: getattr(face, name) for name in DETAILS} for face in faces]
+        return pd.DataFrame(rows, columns=[*EMOTIONS, *DETAILS])
 
 
 _hints.setLevel(_level)
 
 
 def signature() -> ModelSignature:
-    """Input: one column of any of INPUT_NOTE; output: seven float64 columns, the classes in order."""
+    """Input: one column of any of INPUT_NOTE; output: seven float64 columns, the classes in order; param: details."""
     made = ModelSignature(
-        inputs=Schema([ColSpec(AnyType())]), outputs=Schema([ColSpec(DataType.double, name) for name in EMOTIONS])
+        inputs=Schema([ColSpec(AnyType())]),
+        outputs=Schema([ColSpec(DataType.double, name) for name in EMOTIONS]),
+        params=ParamSchema([ParamSpec("details", DataType.boolean, False)]),
     )
     # Marks the input as described by predict's type hint: without it MLflow puts the list into a DataFrame first, which
     # images do not fit.

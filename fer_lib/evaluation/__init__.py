@@ -8,5 +8,6 @@ stages.py       a child beside the model it started from; gates.py, suites.py: m
 checkpoint_sweep.py  the kept epochs of fits, and the best of them
 error_sheets.py worst errors, surest right answers, faces on which teachers disagree
 stage_views.py, sweep_view.py  figures of two or more models
+decision_rules.py  prediction sets and thresholds of a model, and what they do on the rows
 leaks.py        evaluated rows that a model may remember; annotators.py: models beside the people who voted
 """

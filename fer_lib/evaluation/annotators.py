@@ -21,7 +21,8 @@ model's arg-max.  Every figure is a mean over the rows with votes:
 The votes are the raw ones of the source.  A rule that turns them into labels (FERPlus' majority rule drops single
 votes) removes disagreement and would overstate agreement.  Where a source publishes only shares, as RAF-ML does, the
 shares are the votes; ``votes`` counts the rows of either kind.  KL, JS and ``entropy`` use the same raw votes, so they
-are larger than against the soft labels used in training.
+are larger than against the soft labels used in training.  ``calibration`` has the figures of
+:mod:`fer_lib.calibration.votes`, before and after the temperature.
 """
 
 from __future__ import annotations
@@ -32,14 +33,18 @@ import numpy as np
 from scipy.special import rel_entr, xlogy
 
 from fer_lib.calibration import metrics
+from fer_lib.calibration.votes import vote_calibration
 
 
-def annotator_report(logits, scaled, y, votes, votes_all) -> dict[str, Any] | None:
+def annotator_report(
+    logits, scaled, y, votes, votes_all, resamples: int = 1000, seed: int = 1337
+) -> dict[str, Any] | None:
     """The figures above, JSON-ready; None when no row has votes for the seven classes.
 
     ``logits`` and ``scaled`` [N, K]: before and after the temperature (``kl`` and ``js`` use both, ``model`` uses the
     raw logits).  ``y``: int [N].  ``votes`` [N, K] and ``votes_all`` [N]: of :attr:`Manifest.votes`, shares or counts,
-    NaN or zeros for a row without votes.  ``n`` counts the rows with votes, ``n_without`` the others.
+    NaN or zeros for a row without votes.  ``n`` counts the rows with votes, ``n_without`` the others.  ``resamples``
+    and ``seed``: of the intervals in ``calibration``.
     """
     logits, y = metrics.checked_logits(logits, y)
     scaled, _ = metrics.checked_logits(scaled, y)
@@ -80,6 +85,7 @@ def annotator_report(logits, scaled, y, votes, votes_all) -> dict[str, Any] | No
             "top2": float((credit[rows, top] + credit[rows, order[:, 1]]).mean()),
             "vote": float(v[rows, top].mean()),
         },
+        "calibration": {kind: vote_calibration(np.exp(log_p), v, resamples, seed) for kind, log_p in log_probs.items()},
     }
 
 

@@ -24,6 +24,7 @@ from fer_lib.datasets.openings import log_test_opening
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError, FerError
 from fer_lib.evaluation.annotators import annotator_report
+from fer_lib.evaluation.decision_rules import DecisionRules, fit_rules, own_rules
 from fer_lib.evaluation.leaks import checked_leaks
 from fer_lib.evaluation.paired_comparison import Measurement
 from fer_lib.evaluation.prior_correction import CorrectedLogits, correct_prior, target_prior
@@ -57,6 +58,7 @@ class View:
     temperature: Temperature
     scaled: np.ndarray
     corrected: CorrectedLogits | None
+    rules: DecisionRules
 
 
 def evaluate(
@@ -70,6 +72,10 @@ def evaluate(
     report has ``people``, the comparison with the annotators
     (:func:`fer_lib.evaluation.annotators.annotator_report`).
     Where the evaluated sources have no val rows, each bundle's own temperature is applied.
+
+    ``rules`` of a model and view are fitted on val/conformal, or the bundle's own.  ``decisions`` of a report is what
+    they do on its rows (:mod:`fer_lib.evaluation.decision_rules`).  The bundle gets those of the single view.
+
     Raises FerError without models, DataError when rows leak from training and their source is not in
     ``p.allow_leaks``, and when the chosen sources leave no rows to measure or val rows but none for a temperature.
     """
@@ -81,7 +87,7 @@ def evaluate(
     chosen = dict(include_sources=p.include_sources, exclude_sources=p.exclude_sources)
     role = {} if p.split == "test" else {"val_role": "select"}
     rows = manifest.rows(split=p.split, **role, **chosen)
-    temperature_rows = _temperature_rows(manifest, p)
+    temperature_rows, rule_rows = _temperature_rows(manifest, p), _rule_rows(manifest, p)
     known, leaks = checked_leaks(manifest, rows, p.split, p.allow_leaks, {s.name: s.exposure() for s in evaluated})
     row_sets = _row_sets(rows, p.split, known.trained_on if p.leak_free else frozenset())
     for folder in ("predictions", "confusion"):
@@ -100,9 +106,11 @@ def evaluate(
     single_view: dict[str, dict[str, Measurement]] = {}  # model -> set of rows -> measurement
     for subject in each("model", evaluated):
         scores: dict[str, Any] = {"views": {}, "by_source": {}}
+        rules: dict[str, DecisionRules] = {}  # by view
         for name in p.views:
-            view = _view(subject, rows, temperature_rows, cache_dir, name, p, device)
+            view = _view(subject, rows, temperature_rows, rule_rows, cache_dir, name, p, device)
             scores["views"][name], scores["by_source"][name] = {}, {}
+            rules[name] = view.rules
             for row_set, keep, report in _reports(subject, view, row_sets, known.trained_on, manifest, p):
                 part = result[row_set.part]
                 _check_same_rows(part.setdefault(row_set.name, _identity(report, rows)), report, subject.name)
@@ -117,13 +125,14 @@ def evaluate(
                 y=view.used.labels,
                 sample_id=np.asarray(view.used.sample_ids),
             )
+        scores["rules"] = {name: rule.as_dict() for name, rule in rules.items()}
         result["models"][subject.name] = subject.describe() | scores
         report = scores["views"]["none"]["all"]
         confusion = pd.DataFrame(report["raw"]["confusion"], index=EMOTIONS, columns=EMOTIONS)
         confusion.to_csv(out / "confusion" / f"{subject.name}.csv", index_label="true", lineterminator="\n")
         if subject.kind != "ensemble":
             own = result["temperature_from"] == OWN
-            _write_bundle(out / "bundles" / subject.name, subject.bundles[0], report, p.split, own)
+            _write_bundle(out / "bundles" / subject.name, subject.bundles[0], report, p.split, own, rules["none"])
     (out / "evaluation.json").write_text(json.dumps(result, indent=1))
     with step("comparing models"):
         write_stages(out, result, {s.name: s.bundles[0] for s in evaluated if len(s.bundles) == 1}, single_view, p)
@@ -142,8 +151,9 @@ def _row_sets(rows: Manifest, split: str, leaked: frozenset[str]) -> list[RowSet
 
 
 def _view(
-    subject: Subject, rows: Manifest, temperature_rows: Manifest | None, cache_dir: Path, name: str, p, device
-) -> View:
+    subject: Subject, rows: Manifest, temperature_rows: Manifest | None, rule_rows: Manifest | None, cache_dir: Path,
+    name: str, p, device,
+) -> View:  # fmt: skip
     logits, used = subject.logits(rows, cache_dir, name, p, device)
     if temperature_rows is not None:
         val_logits, val = subject.logits(temperature_rows, cache_dir, name, p, device)
@@ -156,7 +166,12 @@ def _view(
     if p.prior_correction != "none":
         sources = used.frame["source"].to_numpy(str)
         corrected = correct_prior(scaled, sources, subject.training_prior(), p.prior_correction)
-    return View(name, used, logits, temperature, scaled, corrected)
+    if rule_rows is not None:
+        val_logits, val = subject.logits(rule_rows, cache_dir, name, p, device)
+        rules = fit_rules(temperature.apply(val_logits, name), val.labels, p, name)
+    else:
+        rules = own_rules(subject.bundles, temperature, name)
+    return View(name, used, logits, temperature, scaled, corrected, rules)
 
 
 def _reports(
@@ -190,8 +205,10 @@ def _scores(view: View, keep: np.ndarray, p: EvaluateParams) -> dict[str, Any]:
     """Scores on the rows ``keep`` bool [N], beside the annotators where these rows have votes."""
     logits, scaled, y = view.logits[keep], view.scaled[keep], view.used.labels[keep]
     report = model_report(logits, y, view.temperature, p.resamples, p.seed, view.name)
-    if (people := annotator_report(logits, scaled, y, *(v[keep] for v in view.used.votes))) is not None:
+    votes = [values[keep] for values in view.used.votes]
+    if (people := annotator_report(logits, scaled, y, *votes, p.resamples, p.seed)) is not None:
         report["people"] = people
+    report["decisions"] = view.rules.report(scaled, y)
     if view.corrected is not None:
         change = view.corrected.report(view.scaled, view.used.labels, keep, p.resamples, p.seed)
         report["prior_correction"] = change
@@ -214,6 +231,13 @@ def _temperature_rows(manifest: Manifest, p: EvaluateParams) -> Manifest | None:
     return manifest.rows(split="val", val_role="temperature", **chosen) if len(val) else None
 
 
+def _rule_rows(manifest: Manifest, p: EvaluateParams) -> Manifest | None:
+    """The val/conformal rows of the evaluated sources; None where there are none."""
+    frame = select_sources(manifest.frame, p.include_sources, p.exclude_sources, manifest.path or "the manifest")
+    frame = frame[frame["val_role"] == "conformal"].reset_index(drop=True)
+    return Manifest(frame, manifest.meta, manifest.path) if len(frame) else None
+
+
 def _identity(report: dict[str, Any], rows: Manifest) -> dict[str, Any]:
     """The ids and counts of a set of rows, and how many of ``rows`` it leaves out."""
     identity = {key: report[key] for key in ("evalset_id", "n_expected", "n_used", "leaked")}
@@ -229,9 +253,11 @@ def _check_same_rows(first: dict[str, Any], report: dict[str, Any], name: str) -
         )
 
 
-def _write_bundle(path: Path, bundle: Bundle, report: dict[str, Any], split: str, own_temperature: bool) -> None:
+def _write_bundle(
+    path: Path, bundle: Bundle, report: dict[str, Any], split: str, own_temperature: bool, rules: DecisionRules
+) -> None:
     identity = {k: report[k] for k in ("evalset_id", "protocol_id", "n_expected", "n_used", "leaked")}
     key = "test" if split == "test" else "val"
     scores = {key: report["scaled"] | identity, f"{key}_raw": report["raw"] | identity}
     temperature = None if own_temperature else Temperature.model_validate(report["temperature"])
-    derive_bundle(bundle, path, temperature=temperature, metrics=scores)
+    derive_bundle(bundle, path, temperature=temperature, metrics=scores, **rules.for_bundle())

@@ -61,7 +61,7 @@ def evaluate_result(
         headline=headline | {"chance": chance_level(raw)} | chance,
         metrics=metrics,
         artifacts=[out / name for name in (*FILES, *(["stages.json"] if stages else []))],
-        warnings=leak_warnings(result),
+        warnings=leak_warnings(result) + _rule_notes(result),
         note={
             "action": f"Measured {len(result['models'])} models on {result['suite']}: {rows['n_used']} of "
             f"{rows['n_expected']} rows.",
@@ -70,6 +70,12 @@ def evaluate_result(
             "next": "Export.",
         },
     )
+
+
+def _rule_notes(result: dict[str, Any]) -> list[str]:
+    """The models that get no confidence for the risk that was asked for, single view."""
+    notes = {name: model["rules"]["none"]["note"] for name, model in result["models"].items()}
+    return [f"{name} answers every face: {note}" for name, note in notes.items() if note]
 
 
 def _metrics(report: dict[str, Any], by_source: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -81,7 +87,7 @@ def _metrics(report: dict[str, Any], by_source: dict[str, dict[str, Any]]) -> di
         sources[source] |= {"prior_correction": own.get("prior_correction", {}).get("difference", {})}
     change = report.get("prior_correction", {}).get("difference", {})
     extra = {"people": report.get("people", {}), "source": sources, "prior_correction": change}
-    return report["scaled"] | extra
+    return report["scaled"] | extra | {"decisions": report["decisions"]}
 
 
 def _caveats(result: dict[str, Any], stages: dict[str, Any] | None, out: Path, cache_dir: Path) -> list[str]:
@@ -98,6 +104,11 @@ def _caveats(result: dict[str, Any], stages: dict[str, Any] | None, out: Path, c
         )
     if result["temperature_from"] == OWN:
         lines.append("The evaluated sources have no val rows, so each bundle's own temperature is applied.")
+    sets = single_view(result, best)["decisions"].get("sets")
+    if sets:
+        lines.append(
+            f"Its prediction sets hold the class of {sets['coverage']:.1%} and {sets['mean_size']:.2f} classes."
+        )
     lines += leak_warnings(result)
     lines += [sentence for stage in (stages["stages"] if stages else []) for sentence in stage["said"]]
     if opened := opening_count(out, cache_dir):

@@ -12,6 +12,7 @@ import pandas as pd
 from fer_lib.calibration import metrics
 from fer_lib.calibration.intervals import chance_level
 from fer_lib.calibration.temperature import Temperature
+from fer_lib.calibration.votes import THIRDS
 
 
 def results_table(result: dict[str, Any], part: str = "views") -> pd.DataFrame:
@@ -152,6 +153,51 @@ def annotators_table(result: dict[str, Any]) -> pd.DataFrame:
         if "label_of_all" in own:
             rates = {"n": people["votes"]["counts"], "label": own["label_of_all"]}
             lines.append({"who": "annotators, every vote", "view": "", **rates})
+    return pd.DataFrame(lines)
+
+
+def vote_calibration_table(result: dict[str, Any]) -> pd.DataFrame:
+    """One line per model, view and raw or scaled: its calibration to the annotators' votes on all rows.
+
+    Empty where no row has votes.  For the columns, see :mod:`fer_lib.calibration.votes`.
+    """
+    lines = []
+    for name, view, rows, report in _reports(result, "views"):
+        if rows != "all" or "people" not in report:
+            continue
+        for kind, own in report["people"]["calibration"].items():
+            ece = own["true_label_ece"]
+            lines.append(
+                {
+                    "model": name, "view": view, "logits": kind, "n": ece["n"], "true-label ECE": ece["value"],
+                    "low": ece["lo"], "high": ece["hi"],
+                    **{f"{third} third": own["thirds"].get(third, {}).get("value") for third in THIRDS},
+                    "DistCE": own["dist_ce"], "EntCE": own["ent_ce"], "entropy bias": own["ent_bias"],
+                    "rank": own["rank"], "Spearman": own["spearman"],
+                }
+            )  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def decisions_table(result: dict[str, Any]) -> pd.DataFrame:
+    """One line per model, view and set of rows or source: prediction sets, answers and faces unlike the training.
+
+    See :class:`fer_lib.evaluation.decision_rules.DecisionRules`; empty where no model has rules.
+    """
+    lines = []
+    for name, view, rows, report in _reports(result, "views", "by_source"):
+        if own := report["decisions"]:
+            sets, answers = own.get("sets", {}), own.get("answers", {})
+            low, high = sets.get("coverage_interval", (None, None))
+            lines.append(
+                {
+                    "model": name, "view": view, "rows": rows, "n": report["n_used"],
+                    "coverage": sets.get("coverage"), "low": low, "high": high, "mean size": sets.get("mean_size"),
+                    **{f"{k} covered": share for k, share in sets.get("coverage_by_class", {}).items()},
+                    "answered": answers.get("share"), "wrong of these": answers.get("error"),
+                    "unlike training": own.get("unlike"),
+                }
+            )  # fmt: skip
     return pd.DataFrame(lines)
 
 

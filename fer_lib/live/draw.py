@@ -151,13 +151,13 @@ def state(view: View) -> str:
     p = view.setting.smoothing
     if view.smoothed is None:
         return "no face in the image"
-    top = int(view.smoothed.argmax())
-    likely = f"{EMOTIONS[top]} {view.smoothed[top]:.2f}"
     if p.vote_min_count > p.vote_window:
         return f"never stable: {p.vote_min_count} votes of {p.vote_window}"
     if view.label == UNKNOWN:
-        return f"too unsure: {likely}"
-    return "stable" if view.label >= 0 else f"not stable yet: {likely}"
+        return f"too unsure: {view.likely}"
+    if view.label < 0:
+        return f"not stable yet: {view.likely}"
+    return view.note or "stable"
 
 
 def _row(label: int, unit: float) -> tuple[int, int]:

@@ -9,7 +9,8 @@ import numpy as np
 from fer_lib.calibration.bias import read_logit_bias
 from fer_lib.calibration.metrics import softmax
 from fer_lib.calibration.temperature import Temperature
-from fer_lib.emotions import NUM_CLASSES
+from fer_lib.calibration.uncertainty import energy, notes
+from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.live.session_files import UNKNOWN
 from fer_lib.live.smoothing import Smoothed
 from fer_lib.models.bundle import ONNX, Bundle
@@ -23,14 +24,20 @@ class LiveModel:
     def __init__(self, bundle: Bundle, p: LiveParams):
         """Temperature, bias and abstention thresholds are the bundle's unless ``p`` overrides them.
 
+        The bundle's conformal sets and energy limit belong to its own temperature, the sets to no bias: with other
+        values there are none.
+
         DataError for an invalid ``logit_bias`` file, BundleError for a bundle that does not load or fails.
         """
         self.bundle, self.contract = bundle, bundle.contract
-        self.temperature = bundle.temperature
+        self.temperature, self.conformal, self.energy_limit = bundle.temperature, bundle.conformal, bundle.energy_limit
         if p.temperature is not None:
             self.temperature = Temperature(mode="fixed", global_temperature=p.temperature)
+            self.conformal = self.energy_limit = None
         bias = read_logit_bias(p.logit_bias) if p.logit_bias else bundle.logit_bias
         self.logit_bias = np.zeros(NUM_CLASSES) if bias is None else bias
+        if self.logit_bias.any():
+            self.conformal = None
         self.abstention = bundle.abstention if p.abstention is None else np.asarray(p.abstention)
         self.runtime: Literal["onnx", "torch"] = "onnx" if bundle.has(ONNX) else "torch"
         self._run = logits_function(bundle, self.runtime, p.threads, spin=False)
@@ -39,8 +46,13 @@ class LiveModel:
 
     def probs(self, faces: np.ndarray) -> np.ndarray:
         """Calibrated probabilities float64 [N, 7] of ``faces`` float32 [N, 3, S, S], before any smoothing."""
+        return self.outputs(faces)[0]
+
+    def outputs(self, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """:meth:`probs` and the energies float64 [N] of ``faces``."""
         logits = np.asarray(self._run(faces), dtype=np.float64)
-        return softmax((logits if self.temperature is None else self.temperature.apply(logits)) + self.logit_bias)
+        scaled = logits if self.temperature is None else self.temperature.apply(logits)
+        return softmax(scaled + self.logit_bias), energy(scaled)
 
     def label(self, smoothed: Smoothed) -> int:
         """The label to show: the smoothed one, or UNKNOWN when its probability is below its class's threshold."""
@@ -48,6 +60,19 @@ class LiveModel:
             if smoothed.probs[smoothed.label] < self.abstention[smoothed.label]:
                 return UNKNOWN
         return smoothed.label
+
+    def notes(self, smoothed: Smoothed) -> list[str]:
+        """What to say of the averages: see :func:`fer_lib.calibration.uncertainty.notes`; [] without a face."""
+        if smoothed.probs is None:
+            return []
+        return notes(float(smoothed.probs.max()), smoothed.energy, self.energy_limit)
+
+    def label_set(self, smoothed: Smoothed) -> list[str]:
+        """The conformal set of the average, most likely class first; [] without sets.  An average has no guarantee."""
+        if smoothed.probs is None or self.conformal is None:
+            return []
+        members = self.conformal.sets(smoothed.probs[None])[0]
+        return [EMOTIONS[k] for k in np.argsort(-smoothed.probs) if members[k]]
 
     def info(self) -> dict[str, Any]:
         """The entry ``model_facts`` of ``session.json``."""

@@ -199,10 +199,12 @@ class Session:
 
     def _label_frame(self, detected: DetectedFrame) -> None:
         frame, face = detected.frame, detected.faces[0].face if detected.faces else None
-        probs = None if detected.tensor is None else self.model.probs(detected.tensor)[0]
+        probs, energy = None, float("nan")
+        if detected.tensor is not None:
+            probs, energy = (values[0] for values in self.model.outputs(detected.tensor))
         setting = self.controls.now
         self._smoother.p = setting.smoothing
-        smoothed = self._smoother.step(probs)
+        smoothed = self._smoother.step(probs, energy)
         label = self.model.label(smoothed)
         latency = time.perf_counter() - detected.start
         self.latency.add(latency)
@@ -212,6 +214,7 @@ class Session:
         view = View(
             frame.index, frame.time, frame.image, tuple(detected.faces), probs, smoothed.probs, label, smoothed.votes,
             setting, self.latency.recent_fps, latency * 1000, self._source.dropped,
+            tuple(self.model.notes(smoothed)), tuple(self.model.label_set(smoothed)),
         )  # fmt: skip
         self._writer.add(record, setting, view)
         self.latest_view.put(view)

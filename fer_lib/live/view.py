@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fer_lib.calibration.uncertainty import AMBIGUOUS, UNLIKE
 from fer_lib.emotions import EMOTIONS
 from fer_lib.live.controls import Setting
 from fer_lib.live.session_files import LABEL_TEXT
@@ -20,7 +21,7 @@ class View:
     first one is scored; ``probs`` float64 [7] before and ``smoothed`` after the moving average, None without a face;
     ``label`` 0..6, -1 unstable or no face, -2 Unknown; ``votes`` of the leading label in the window; ``setting`` in
     force for the frame; ``fps`` recent frames per second; ``latency_ms`` from capture to label; ``dropped`` frames of
-    the camera so far.
+    the camera so far; ``notes`` and ``label_set`` of :class:`live_model.LiveModel`.
     """
 
     index: int
@@ -35,11 +36,28 @@ class View:
     fps: float
     latency_ms: float
     dropped: int
+    notes: tuple[str, ...] = ()
+    label_set: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
         """The label as text: a class, ``(unstable)`` or ``Unknown``."""
         return LABEL_TEXT[self.label]
+
+    @property
+    def likely(self) -> str:
+        """The classes of a set of two, else the most likely class and its probability."""
+        if len(self.label_set) == 2:
+            return " or ".join(self.label_set)
+        top = int(self.smoothed.argmax())
+        return f"{EMOTIONS[top]} {self.smoothed[top]:.2f}"
+
+    @property
+    def note(self) -> str:
+        """Why the label may mislead: the face is unlike the training, else ambiguous; blank for neither."""
+        if UNLIKE in self.notes:
+            return UNLIKE
+        return f"{AMBIGUOUS}: {self.likely}" if AMBIGUOUS in self.notes else ""
 
     @property
     def manual(self) -> str:

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from fer_lib.calibration.conformal import ConformalSets
 from fer_lib.calibration.temperature import Temperature
+from fer_lib.calibration.uncertainty import EnergyLimit
 from fer_lib.datasets.provenance import TrainingData
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import BundleError
@@ -48,6 +50,8 @@ class Bundle:
     contract: FaceContract
     temperature: Temperature | None
     training_data: TrainingData | None = None  # None: written by a version that did not record it
+    conformal: ConformalSets | None = None  # of the probabilities before logit bias and prior correction
+    energy_limit: EnergyLimit | None = None
     _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -164,6 +168,8 @@ def write_bundle(
     extra_files: Mapping[str, Path] | None = None,
     logit_bias: Sequence[float] | None = None,
     abstention: Sequence[float] | None = None,
+    conformal: ConformalSets | None = None,
+    energy_limit: EnergyLimit | None = None,
     training_data: Mapping[str, Any] | None = None,
     cost: Mapping[str, Any] | None = None,
 ) -> Bundle:
@@ -179,25 +185,19 @@ def write_bundle(
     path, extra = Path(path), dict(extra_files or {})
     if bad := [n for n in extra if not is_plain_name(n) or n in (META, WEIGHTS)]:
         raise BundleError(f"bundle {path}: {bad} can't be the name of an extra file; use another plain file name")
-    ids = dict(ids)
     if state_dict is not None:
         from fer_lib.models.weights import tensors_sha256
 
-        ids["weights_sha256"] = tensors_sha256(state_dict)
+        ids = {**ids, "weights_sha256": tensors_sha256(state_dict)}
     elif ONNX not in extra or "weights_sha256" not in ids:
-        raise BundleError(
-            f"bundle {path}: without weights it needs {ONNX} and the weights_sha256 of the weights that it was "
-            "exported from"
-        )
-
+        raise BundleError(f"bundle {path}: without weights it needs {ONNX} and the weights_sha256 of its origin")
     try:
         with fresh_folder(path, may_replace=_is_replaceable) as partial:
             if state_dict is not None:
                 from safetensors.torch import save
 
-                write_synced(
-                    partial / WEIGHTS, save({k: v.detach().cpu().contiguous().clone() for k, v in state_dict.items()})
-                )
+                tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state_dict.items()}
+                write_synced(partial / WEIGHTS, save(tensors))
             for file, source in extra.items():
                 write_synced(partial / file, Path(source).read_bytes())
             meta = plain(
@@ -208,10 +208,12 @@ def write_bundle(
                     "created": datetime.now(UTC).isoformat(timespec="seconds"),
                     "model": dict(model_config),
                     "classes": list(EMOTIONS),
-                    "face_contract": contract.model_dump(),
-                    "temperature": None if temperature is None else temperature.model_dump(),
+                    "face_contract": contract,
+                    "temperature": temperature,
                     "logit_bias": _floats(logit_bias),
                     "abstention": _floats(abstention),
+                    "conformal": conformal,
+                    "energy_limit": energy_limit,
                     "training_prior": _floats(training_prior),
                     "training_data": training_data,
                     "cost": cost,
@@ -242,15 +244,18 @@ def derive_bundle(
 ) -> Bundle:
     """A copy of `bundle` at `path` with added ids, metrics and files.
 
-    `changes`: other arguments of :func:`write_bundle`; None stands for the bundle's own.  ``weights=False`` omits the
-    torch weights (a packaged bundle).  Raises the errors of :func:`write_bundle`.
+    `changes`: other arguments of :func:`write_bundle`; None: the bundle's own.  Another temperature drops the conformal
+    sets and the energy limit.  ``weights=False`` omits the torch weights.  Raises the errors of :func:`write_bundle`.
     """
     meta = bundle.meta
+    changes = {key: value for key, value in changes.items() if value is not None}
     options = ("name", "kind", "training_prior", "training_data", "logit_bias", "abstention", "cost")
-    own = {key: meta.get(key) for key in options}
+    own = {key: meta.get(key) for key in options} | {"temperature": bundle.temperature}
+    if changes.get("temperature", bundle.temperature) == bundle.temperature:
+        own |= {"conformal": bundle.conformal, "energy_limit": bundle.energy_limit}
     return write_bundle(
         path,
-        **own | {"temperature": bundle.temperature} | {k: v for k, v in changes.items() if v is not None},
+        **own | changes,
         model_config=meta["model"],
         state_dict=bundle.state_dict() if weights and bundle.has(WEIGHTS) else None,
         contract=bundle.contract,
@@ -283,7 +288,8 @@ def read_bundle(path: Path | str) -> Bundle:
     if not path.exists() and previous(path).is_dir():
         path = previous(path)  # a writer was killed between its two renames: the old bundle is complete
     meta, valid = read_meta(path)
-    return Bundle(path.resolve(), meta, valid.face_contract, valid.temperature, valid.training_data)
+    sections = valid.face_contract, valid.temperature, valid.training_data, valid.conformal, valid.energy_limit
+    return Bundle(path.resolve(), meta, *sections)
 
 
 def _is_replaceable(path: Path) -> bool:

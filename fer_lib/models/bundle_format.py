@@ -15,7 +15,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fer_lib.calibration.conformal import ConformalSets
 from fer_lib.calibration.temperature import BOUNDS, Temperature
+from fer_lib.calibration.uncertainty import EnergyLimit
 from fer_lib.datasets.provenance import TrainingData
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import BundleError
@@ -84,7 +86,7 @@ class Cost(_Section):
 
 
 class BundleMeta(_Section):
-    """The content of ``bundle.json``; ``training_data`` and the three after it may be absent."""
+    """The content of ``bundle.json``; ``training_data`` and the five after it may be absent."""
 
     name: Annotated[str, Field(min_length=1, max_length=1000)]
     kind: str
@@ -96,6 +98,8 @@ class BundleMeta(_Section):
     training_data: TrainingData | None = None
     logit_bias: Annotated[list[float], Seven] | None = None
     abstention: Annotated[list[Share], Seven] | None = None
+    conformal: ConformalSets | None = None
+    energy_limit: EnergyLimit | None = None
     cost: Cost | None = None
     ids: Ids
     metrics: dict[str, Any]
@@ -107,6 +111,8 @@ class BundleMeta(_Section):
             raise ValueError(f"training_prior must be {NUM_CLASSES} shares that sum to 1, not {self.training_prior}")
         if self.temperature and not all(BOUNDS[0] <= t <= BOUNDS[1] for t in self.temperature.values()):
             raise ValueError(f"a temperature must be between {BOUNDS[0]:g} and {BOUNDS[1]:g}")
+        if self.conformal and self.conformal.per_class and len(self.conformal.thresholds) != NUM_CLASSES:
+            raise ValueError(f"conformal has {len(self.conformal.thresholds)} thresholds, not {NUM_CLASSES}")
         if self.model.image_size != self.face_contract.image_size:
             raise ValueError(f"the model takes {self.model.image_size} pixels, the face contract gives "
                              f"{self.face_contract.image_size}")  # fmt: skip

@@ -33,7 +33,7 @@ class Ensemble:
     metrics: dict[str, Any]
 
     temperature = None  # an evaluation fits one
-    logit_bias = None
+    logit_bias = abstention = conformal = energy_limit = None
 
     @property
     def meta(self) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from pydantic import Field, field_validator, model_validator
 from fer_lib.emotions import NUM_CLASSES
 from fer_lib.params.base import Alias, Device, PackKind, PhaseParams, Positive, RegisteredName
 
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 # a share above 0 for each class, in their order; the sum is checked where it is used
-Prior = Annotated[list[Annotated[float, Field(gt=0.0, lt=1.0)]], Field(min_length=NUM_CLASSES, max_length=NUM_CLASSES)]
+Prior = Annotated[list[Share], Field(min_length=NUM_CLASSES, max_length=NUM_CLASSES)]
 
 
 class CheckpointParams(PhaseParams):
@@ -83,6 +84,10 @@ class EvaluateParams(PhaseParams):
     calibration: Literal["none", "global", "vector", "fixed"] = "global"
     fixed_temperature: Positive = 1.2
     prior_correction: Literal["none", "em", "uniform"] | Prior = "none"  # em: class shares estimated for each source
+    conformal: Literal["none", "lac", "aps", "raps"] = "lac"  # score of the prediction sets, fitted on val/conformal
+    alpha: Share = 0.1  # of the sets that may miss the class
+    sets_per_class: bool = False
+    risk: Share | None = None  # wrong answers among those given, on val/conformal; the others become "Unknown"
     resamples: Annotated[int, Field(ge=100)] = 1000
     batch_size: Annotated[int, Field(ge=1)] = 256
     pack: PackKind = "faces"
@@ -90,8 +95,10 @@ class EvaluateParams(PhaseParams):
 
     @classmethod
     def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
-        """Without a prior correction the cache key is that of versions that had none."""
-        return frozenset({"prior_correction"}) if values.get("prior_correction", "none") == "none" else frozenset()
+        """At their defaults, these leave the cache key that of versions that had none of them."""
+        added = ("prior_correction", "conformal", "alpha", "sets_per_class", "risk")
+        defaults = {name: cls.model_fields[name].default for name in added}
+        return frozenset(name for name, default in defaults.items() if values.get(name, default) == default)
 
     @model_validator(mode="after")
     def _check_views(self):

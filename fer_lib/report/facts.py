@@ -69,15 +69,15 @@ def reports_by_rows(results: dict[str, Any]) -> dict[str, list[tuple[str, str, d
     }
 
 
-def prior_corrections(results: dict[str, Any]) -> list[tuple[str, str, str, dict[str, Any]]]:
-    """(model, view, set of rows or source, report) where a prior correction was measured."""
+def reports_with(results: dict[str, Any], entry: str) -> list[tuple[str, str, str, dict[str, Any]]]:
+    """(model, view, set of rows or source, report) of the reports whose ``entry`` is there and not empty."""
     return [
         (name, view, rows, report)
         for name, model in evaluated_models(results).items()
         for part in ("views", "by_source")
         for view, reports in model.get(part, {}).items()  # earlier versions have no by_source
         for rows, report in reports.items()
-        if "prior_correction" in report
+        if report.get(entry)
     ]
 
 

@@ -83,7 +83,9 @@ def render_page(results: dict[str, Any], figures: dict[str, dict[str, str]], sou
         "protocol_differences": facts.protocol_differences(results),
         "temperature_fits": facts.temperature_fits(results),
         "ensemble_views": facts.ensemble_views(results),
-        "prior_corrections": facts.prior_corrections(results),
+        "prior_corrections": facts.reports_with(results, "prior_correction"),
+        "votes": [entry for entry in facts.reports_with(results, "people") if "calibration" in entry[3]["people"]],
+        "decisions": facts.reports_with(results, "decisions"),
     }
     return render_template("page.md.j2", **_summary_context(results), **context) + "\n"
 

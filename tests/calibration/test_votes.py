@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
-from scipy.stats import binom, entropy
+from scipy.stats import binom, entropy, rankdata
 
 from fer_lib.calibration import intervals, metrics, temperature, votes
 from fer_lib.errors import DataError, FerError
@@ -38,8 +38,15 @@ def test_figures_equal_plain_loops():
     assert found["ent_ce"] == pytest.approx(np.mean(np.abs(gaps))) and found["ent_bias"] == pytest.approx(np.mean(gaps))
     right = [all(b[i] >= b[j] for i in range(K) for j in range(K) if a[i] > a[j]) for a, b in zip(p, v, strict=True)]
     assert found["rank"] == pytest.approx(np.mean(right)) and 0 < found["rank"] < 1
+    ranks = [rankdata([round(entropy(row), 12) for row in rows]) for rows in (p, v)]
+    assert found["spearman"] == pytest.approx(np.corrcoef(ranks)[0, 1]) and found["spearman"] > 0.5
     assert sum(third["n"] for third in found["thirds"].values()) == 400
     assert json.loads(json.dumps(found)) == found
+
+
+def test_votes_without_any_disagreement_rank_nothing():
+    p, _ = people(1, 50)
+    assert votes.vote_calibration(p, np.eye(K)[p.argmax(axis=1)], resamples=100)["spearman"] is None
 
 
 def test_with_votes_that_agree_it_is_the_ece():

@@ -8,6 +8,8 @@ import pytest
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
 
+from fer_lib.calibration import metrics
+from fer_lib.calibration import votes as vote_figures
 from fer_lib.evaluation import annotators
 
 NAN = [math.nan] * 7
@@ -40,6 +42,17 @@ def test_divergences_against_scipy(drawn):
         assert found["js"][kind] == pytest.approx(np.mean(js), rel=1e-9)
     assert found["entropy"] == pytest.approx(np.mean([entropy(v) for v in votes]), rel=1e-12)
     assert json.loads(json.dumps(found)) == found
+
+
+def test_calibration_is_that_of_the_probabilities_before_and_after_the_temperature(drawn):
+    z, y, votes = drawn
+    found = report_of(z, z / 2, y, votes)["calibration"]
+    for kind, logits in (("raw", z), ("scaled", z / 2)):
+        expected = vote_figures.vote_calibration(metrics.softmax(logits), votes, 1000, 1337)
+        assert found[kind].keys() == expected.keys()
+        assert found[kind]["true_label_ece"] == pytest.approx(expected["true_label_ece"])
+        assert found[kind]["dist_ce"] == pytest.approx(expected["dist_ce"])
+    assert found["raw"]["true_label_ece"]["value"] > found["scaled"]["true_label_ece"]["value"]
 
 
 def test_annotators_against_votes_drawn_one_by_one(drawn):

@@ -13,6 +13,7 @@ from sklearn.metrics import f1_score
 from fer_lib.calibration import metrics
 from fer_lib.calibration.prior_shift import UNIFORM, estimate_prior
 from fer_lib.calibration.temperature import Temperature
+from fer_lib.calibration.votes import true_label_ece
 from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest
@@ -34,6 +35,7 @@ from fer_lib.evaluation.table import (
     results_table,
     source_intervals,
     transfer_scores,
+    vote_calibration_table,
 )  # fmt: skip
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
@@ -395,6 +397,11 @@ def test_people_stand_beside_the_models_where_there_are_votes(made, tmp_path):
         by_row = [entropy(a, b) for a, b in zip(v[3:], probs[3:], strict=True)]
         assert people["kl"][kind] == pytest.approx(np.mean(by_row), rel=1e-6)
     assert people["model"]["label"] == pytest.approx((raw.argmax(1) == y)[3:].mean())
+    own = people["calibration"]["scaled"]["true_label_ece"]
+    assert own["n"] == len(voted) and own["value"] == pytest.approx(true_label_ece(scaled[3:], v[3:]))
+    table = vote_calibration_table(again)
+    assert table["logits"].tolist() == ["raw", "scaled"] and vote_calibration_table(result).empty
+    assert table["true-label ECE"].iloc[1] == own["value"] and table["high"].iloc[1] == own["hi"]
     table = annotators_table(again)
     assert table["who"].tolist() == ["one", "annotators"] and table["label"].iloc[1] == pytest.approx(0.4)
     cast = [[1.0 + 3 * (k == row["label"]) for k in range(7)] for _, row in frame.iterrows()]  # a rule has judged these

@@ -13,6 +13,7 @@ from fer_lib.calibration import metrics
 from fer_lib.cli.main import main
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import FerError
+from fer_lib.evaluation.annotators import annotator_report
 from fer_lib.evaluation.report import model_report, temperature_for
 from fer_lib.faces.contract import FaceContract
 from fer_lib.report import collect, facts, figures
@@ -364,6 +365,21 @@ def test_page_tables_show_the_exported_scores(page, results):
     section = page.split("## F1 by class")[1]
     per_class = view["all"]["raw"]["per_class_f1"]
     assert cells(section, "| `student_ce` | single view")[2:] == [f"{per_class[e]:.3f}" for e in EMOTIONS]
+
+
+def test_page_shows_the_calibration_to_votes_where_there_are_votes(page, results):
+    assert "annotators' votes" not in page
+    changed, votes = copy.deepcopy(results), np.random.default_rng(5).dirichlet(np.full(7, 0.4), N)
+    logits, y = rows(60)
+    people = annotator_report(logits, logits / 2, y, votes, np.full(N, np.nan), resamples=100)
+    for view in changed["evaluation"]["models"]["student_ce"]["views"].values():
+        view["all"]["people"] = people
+    section = render_page(changed, NO_FIGURES, "real.json").split("## Against the annotators' votes")[1]
+    row, own = cells(section, "| `student_ce` | single view | all | after"), people["calibration"]["scaled"]
+    ece = own["true_label_ece"]
+    assert row[4:6] == [str(N), f"{ece['value']:.4f} [{ece['lo']:.3f}, {ece['hi']:.3f}]"]
+    assert row[8] == f"{own['thirds']['high']['value']:.4f}" and row[11] == f"{own['spearman']:.3f}"
+    assert "`teacher_a`" not in section.split("## F1 by class")[0]
 
 
 @pytest.fixture(scope="module")

@@ -180,7 +180,7 @@ function paint() {
   $("shown").textContent = smoothed ? state.text : "No face";
   $("shown").style.setProperty("--class", smoothed ? colourOf(state.label) : "var(--line)");
   const { vote_window: window, vote_min_count: needed } = state.setting.smoothing;
-  $("votes").textContent = smoothed ? `${state.votes} of ${window} frames agree, ${needed} needed` : "\u00a0";
+  $("votes").textContent = smoothed ? `${state.votes} of ${window} frames agree, ${needed} needed${state.note && `; ${state.note}`}` : "\u00a0";
   const top = smoothed ? smoothed.indexOf(Math.max(...smoothed)) : -1;
   rows.forEach((row, k) => {
     row.item.className = k === top ? "top" : "";

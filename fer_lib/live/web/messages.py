@@ -35,7 +35,7 @@ def state(view: View, skipped: int) -> dict[str, Any]:
     """One frame, boxes relative to the image size; ``skipped`` counts the views that were not sent."""
     height, width = view.image.shape[:2]
     return {
-        "index": view.index, "time": round(view.time, 4), "label": view.label, "text": view.text,
+        "index": view.index, "time": round(view.time, 4), "label": view.label, "text": view.text, "note": view.note,
         "stable": view.label != UNSTABLE, "votes": view.votes, "probs": _numbers(view.probs),
         "smoothed": _numbers(view.smoothed), "boxes": [_box(tracked, height, width) for tracked in view.faces],
         "manual": view.setting.label, "setting": setting(view.setting), "fps": round(view.fps, 1),
