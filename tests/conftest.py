@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import native_layouts  # noqa: F401  (write_raw knows the layouts that only tests draw)
 import pytest
 from distribution import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401 (hooks)
-from tiny_bundles import faces, onnx_bundle, pieces, torch_bundle  # noqa: F401 (fixtures)
+from tiny_bundles import faces, onnx_bundle, pieces, ruled_bundle, torch_bundle  # noqa: F401 (fixtures)
 
 import fer_lib  # noqa: F401  (sets what torch and ONNX Runtime read as they are imported)
 

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from fer_lib.calibration import conformal
+from fer_lib.calibration.metrics import softmax
 from fer_lib.calibration.temperature import Temperature
+from fer_lib.calibration.uncertainty import fit_energy_limit
 from fer_lib.deploy.onnx_file import export_onnx
+from fer_lib.deploy.predict import Predictor
 from fer_lib.faces.contract import FaceContract
 from fer_lib.models.bundle import ONNX, derive_bundle, write_bundle
 from fer_lib.models.classifier import build_classifier
@@ -46,6 +50,19 @@ def onnx_bundle(torch_bundle, tmp_path_factory):
     return derive_bundle(
         torch_bundle, folder / "tiny", extra_files={ONNX: export_onnx(torch_bundle, folder / "exported.onnx")}
     )
+
+
+@pytest.fixture(scope="session")
+def ruled_bundle(onnx_bundle, tmp_path_factory):
+    """The same with conformal sets, an energy limit and abstention, from logits of noise images."""
+    rng = np.random.default_rng(6)
+    images = [rng.integers(0, 256, (48, 48, 3), dtype=np.uint8) for _ in range(120)]
+    scaled = onnx_bundle.temperature.apply(Predictor(onnx_bundle).logits(images))
+    probs = softmax(scaled)
+    return derive_bundle(
+        onnx_bundle, tmp_path_factory.mktemp("bundles") / "ruled", abstention=[np.median(probs.max(axis=1))] * 7,
+        conformal=conformal.fit(probs, rng.integers(0, 7, 120), alpha=0.4), energy_limit=fit_energy_limit(scaled, 0.3),
+    )  # fmt: skip
 
 
 @pytest.fixture

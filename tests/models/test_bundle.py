@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from fer_lib.calibration import conformal
+from fer_lib.calibration.metrics import softmax
+from fer_lib.calibration.temperature import Temperature
+from fer_lib.calibration.uncertainty import fit_energy_limit
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, DataError
 from fer_lib.models.bundle import META, ONNX, WEIGHTS, derive_bundle, read_bundle, write_bundle
@@ -118,6 +122,23 @@ def test_weights_of_another_model_are_rejected(pieces, tmp_path):
         written.model()
 
 
+def test_sets_and_energy_limit_belong_to_their_temperature(torch_bundle, copy, tmp_path):
+    z = np.random.default_rng(0).normal(0, 2, (400, 7))
+    sets = conformal.fit(softmax(z), z.argmax(axis=1), per_class=True)
+    limit = fit_energy_limit(z)
+    bundle = derive_bundle(torch_bundle, tmp_path / "b", conformal=sets, energy_limit=limit)
+    assert (bundle.conformal, bundle.energy_limit) == (sets, limit) == (read_bundle(bundle.path).conformal, limit)
+    again = derive_bundle(bundle, tmp_path / "c", metrics={"a": 1})
+    assert (again.conformal, again.energy_limit) == (sets, limit)
+    warmer = derive_bundle(bundle, tmp_path / "d", temperature=Temperature(mode="global", global_temperature=2.5))
+    assert (warmer.conformal, warmer.energy_limit) == (None, None)
+    meta = json.loads((copy / META).read_text())
+    del meta["conformal"], meta["energy_limit"]  # a bundle of an earlier version
+    meta["checksum"] = checksum(meta)
+    (copy / META).write_text(json.dumps(meta))
+    assert (read_bundle(copy).conformal, read_bundle(copy).energy_limit) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -214,6 +235,9 @@ def test_derived_bundle_can_replace_its_source(torch_bundle, copy):
     assert derived.meta["ids"]["run_id"] == "r" and "val_select" in derived.meta["metrics"]
 
 
+SETS = {"method": "lac", "alpha": 0.1, "per_class": False, "thresholds": [0.5], "n": [99]}
+
+
 def forged(meta: dict, where: str, value) -> dict:
     """``meta`` with one value replaced, or removed when ``value`` is ``...``; ``where``: keys joined by dots."""
     meta = json.loads(json.dumps(meta))
@@ -262,6 +286,12 @@ def forged(meta: dict, where: str, value) -> dict:
         ("abstention", [float("nan")] * 7),
         ("abstention", [2] * 7),
         ("abstention", [0.5] * 3),
+        ("conformal", SETS | {"thresholds": [0.5, 0.5]}),
+        ("conformal", SETS | {"thresholds": [0.5] * 3, "n": [9] * 3, "per_class": True}),
+        ("conformal", SETS | {"thresholds": ["0.5"]}),
+        ("conformal", SETS | {"alpha": 1.0}),
+        ("energy_limit", {"value": float("nan"), "share": 0.01, "n": 200}),
+        ("energy_limit", {"share": 0.01, "n": 200}),
         ("logit_bias", [float("inf")] * 7),
         ("logit_bias", ["0"] * 7),
         ("training_data", []),
