@@ -74,7 +74,7 @@ def evaluate_result(
 
 def _rule_notes(result: dict[str, Any]) -> list[str]:
     """The models that get no confidence for the risk that was asked for, single view."""
-    notes = {name: model["rules"]["none"]["note"] for name, model in result["models"].items()}
+    notes = {name: model.get("rules", {}).get("none", {}).get("note") for name, model in result["models"].items()}
     return [f"{name} answers every face: {note}" for name, note in notes.items() if note]
 
 
@@ -87,7 +87,7 @@ def _metrics(report: dict[str, Any], by_source: dict[str, dict[str, Any]]) -> di
         sources[source] |= {"prior_correction": own.get("prior_correction", {}).get("difference", {})}
     change = report.get("prior_correction", {}).get("difference", {})
     extra = {"people": report.get("people", {}), "source": sources, "prior_correction": change}
-    return report["scaled"] | extra | {"decisions": report["decisions"]}
+    return report["scaled"] | extra | {"decisions": report.get("decisions", {})}
 
 
 def _caveats(result: dict[str, Any], stages: dict[str, Any] | None, out: Path, cache_dir: Path) -> list[str]:
@@ -104,10 +104,10 @@ def _caveats(result: dict[str, Any], stages: dict[str, Any] | None, out: Path, c
         )
     if result["temperature_from"] == OWN:
         lines.append("The evaluated sources have no val rows, so each bundle's own temperature is applied.")
-    sets = single_view(result, best)["decisions"].get("sets")
-    if sets:
+    if sets := single_view(result, best).get("decisions", {}).get("sets"):
+        size, share = sets["mean_size"], sets["coverage"]
         lines.append(
-            f"Its prediction sets hold the class of {sets['coverage']:.1%} and {sets['mean_size']:.2f} classes."
+            f"Its prediction sets hold the class of {share:.1%} of the rows, with {size:.2f} classes on average."
         )
     lines += leak_warnings(result)
     lines += [sentence for stage in (stages["stages"] if stages else []) for sentence in stage["said"]]

@@ -186,7 +186,7 @@ def decisions_table(result: dict[str, Any]) -> pd.DataFrame:
     """
     lines = []
     for name, view, rows, report in _reports(result, "views", "by_source"):
-        if own := report["decisions"]:
+        if own := report.get("decisions"):
             sets, answers = own.get("sets", {}), own.get("answers", {})
             low, high = sets.get("coverage_interval", (None, None))
             lines.append(

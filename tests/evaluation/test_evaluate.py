@@ -28,6 +28,7 @@ from fer_lib.evaluation.results import best_model, evaluate_result
 from fer_lib.evaluation.subjects import subjects
 from fer_lib.evaluation.table import (
     annotators_table,
+    decisions_table,
     models_table,
     per_class_table,
     predictions,
@@ -116,6 +117,40 @@ def test_the_figures_are_those_of_predictions_made_again(made):
     assert report["scaled"]["nll"] == pytest.approx(-np.log(probs[np.arange(len(y)), y]).mean(), abs=1e-6)
     assert sealed.meta["metrics"]["test"]["macro_f1"] == report["scaled"]["macro_f1"]
     assert sealed.meta["metrics"]["test"]["protocol_id"] == report["protocol_id"]
+
+
+def test_rules_are_fitted_on_val_conformal_and_the_bundle_predicts_by_them(made):
+    base, manifest, result = made
+    predictor = Predictor(read_bundle(base / "out" / "bundles" / "one"), runtime="torch")
+    val, test = manifest.rows(split="val", val_role="conformal"), manifest.rows(split="test")
+    images = {name: [decode(rows.resolve(path)) for path in rows.frame["image_path"]] for name, rows in
+              (("val", val), ("test", test))}  # fmt: skip
+    scores = np.sort(1 - predictor.probs(images["val"])[np.arange(len(val)), val.labels])
+    rank = int(np.ceil((len(val) + 1) * 0.9 - 1e-9))
+    sets = predictor.bundle.conformal
+    assert sets.n == [len(val)] and sets.thresholds == pytest.approx([scores[rank - 1]] if rank <= len(val) else [None])
+    faces = predictor.predict_crops(images["test"])
+    hits = np.array([EMOTIONS[k] in face.label_set for k, face in zip(test.labels, faces, strict=True)])
+    report = result["models"]["one"]["views"]["none"]["all"]["decisions"]["sets"]
+    assert report["coverage"] == pytest.approx(hits.mean())
+    assert report["mean_size"] == pytest.approx(np.mean([len(face.label_set) for face in faces]))
+    of_happy = hits[test.labels == EMOTIONS.index("Happy")].mean()
+    assert report["coverage_by_class"]["Happy"] == pytest.approx(of_happy)
+    assert result["models"]["one"]["rules"]["flip"]["conformal"]["view"] == "flip" and sets.view == "none"
+    table = decisions_table(result)
+    assert set(table["model"]) == {"one", "two", "ensemble"} and set(table["rows"]) == {"all", "leak_free", "fer2013"}
+    assert table["coverage"].iloc[0] == report["coverage"]
+
+
+def test_without_conformal_rows_there_are_no_rules(made, tmp_path):
+    base, manifest, _ = made
+    bare = Manifest(manifest.frame[manifest.frame["val_role"] != "conformal"].reset_index(drop=True), manifest.meta,
+                    manifest.path)  # fmt: skip
+    (tmp_path / "runs").mkdir()
+    p = EvaluateParams(resamples=100, smoke=True, views=["none"], leak_free=False, allow_leaks=ALLOWED)
+    result = evaluate(p, bare, [base / "one"], [], tmp_path / "out", tmp_path / "runs" / "cache", "cpu")
+    assert result["models"]["one"]["views"]["none"]["all"]["decisions"] == {} and decisions_table(result).empty
+    assert read_bundle(tmp_path / "out" / "bundles" / "one").conformal is None
 
 
 def test_the_ensemble_is_the_weighted_sum_of_logits_and_the_flip_their_mean(made):
