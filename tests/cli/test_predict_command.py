@@ -85,6 +85,21 @@ def test_a_broken_file_is_named_and_the_others_are_done(folder, onnx_bundle, tmp
         assert (row["bbox_bottom"], row["bbox_right"]) == ("60.0", "50.0")
 
 
+def test_sets_are_a_column_where_the_model_has_them(folder, ruled_bundle, onnx_bundle, tmp_path):
+    file = tmp_path / "faces.csv"
+    done = run("predict", folder, "--model", ruled_bundle.path, "--whole", "--sets", "--csv", file)
+    assert done.exit_code == 0, done.output
+    faces = [Predictor(ruled_bundle).predict(folder / name, whole=True)[0] for name in ("=b.jpg", "a.png")]
+    assert "Set (60%)" in done.stdout and "Then" not in done.stdout
+    for face, row in zip(faces, csv.DictReader(file.open()), strict=True):
+        assert row["label_set"] == "|".join(face.label_set) and row["notes"] == "; ".join(face.notes)
+        assert float(row["entropy"]) == pytest.approx(face.entropy, abs=1e-6)
+        assert ", ".join(face.label_set) in done.stdout and all(note in done.stdout for note in face.notes)
+    assert any(face.notes for face in faces)
+    refused = run("predict", folder, "--model", onnx_bundle.path, "--whole", "--sets")
+    assert refused.exit_code == 1 and "has no conformal sets" in str(refused.exception)
+
+
 @pytest.mark.parametrize("options", [["--whole"], ["--detector", "haar"]], ids=" ".join)
 def test_a_very_thin_image_ends_no_folder(folder, onnx_bundle, tmp_path, options):
     for name, size in (("thin.png", (3_000_000, 1)), ("zz.png", (1, 3_000_000))):

@@ -89,6 +89,39 @@ def test_faces_at_known_boxes_ask_no_detector(onnx_bundle, faces):
     assert predictor.predict(faces[0], boxes=[]) == []
 
 
+def test_sets_notes_and_unknown_come_from_the_rules_of_the_bundle(ruled_bundle):
+    images = list(np.random.default_rng(7).integers(0, 256, (40, 48, 48, 3), dtype=np.uint8))
+    predictor = Predictor(ruled_bundle)
+    scaled = predictor.logits(images) / 1.7
+    probs, [limit] = softmax(scaled, axis=1), ruled_bundle.conformal.thresholds
+    energies, entropies = -np.log(np.exp(scaled).sum(axis=1)), -(probs * np.log(probs)).sum(axis=1)
+    found = predictor.predict_crops(images)
+    for face, p, energy, entropy in zip(found, probs, energies, entropies, strict=True):
+        order = np.argsort(-p)
+        assert face.label_set == [EMOTIONS[k] for k in order if 1 - p[k] <= limit]
+        assert face.label == (EMOTIONS[order[0]] if p.max() >= ruled_bundle.abstention[0] else "Unknown")
+        assert face.confidence == pytest.approx(p.max()) and face.entropy == pytest.approx(entropy)
+        unlike = ["unlike what this model was trained on"] * bool(energy > ruled_bundle.energy_limit.value)
+        assert face.notes == unlike + ["ambiguous"] * bool(p.max() < 0.5)
+    for values in (
+        {f.label == "Unknown" for f in found},
+        {len(f.label_set) for f in found},
+        {*map(str, (f.notes for f in found))},
+    ):
+        assert len(values) > 1, "both cases are seen"
+    (face,) = predictor.predict(images[0], whole=True)
+    assert face.label_set == found[0].label_set and face.notes == found[0].notes
+    assert predictor.predict_crops([]) == []
+
+
+def test_sets_do_not_follow_a_target_prior_and_a_plain_bundle_has_none(ruled_bundle, onnx_bundle, faces):
+    target = [0.94, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01]
+    plain, moved = (Predictor(ruled_bundle, target_prior=t).predict_crops(faces) for t in (None, target))
+    assert [set(f.label_set) for f in plain] == [set(f.label_set) for f in moved]
+    assert [f.probs for f in plain] != [f.probs for f in moved]
+    assert {f.label_set for f in Predictor(onnx_bundle).predict_crops(faces)} == {None}
+
+
 def test_no_face_and_the_whole_picture(onnx_bundle):
     predictor = Predictor(onnx_bundle, detector="haar")
     blank = np.full((200, 300, 3), 128, np.uint8)

@@ -113,6 +113,16 @@ def test_one_array_in_place_of_a_list_is_refused(served, faces):
         served.predict(np.stack([faces[0], faces[0]]))
 
 
+def test_details_are_columns_on_request(served, bundle, faces):
+    got = served.predict(faces, params={"details": True})
+    assert list(got.columns) == [*EMOTIONS, "label", "label_set", "entropy", "notes"]
+    np.testing.assert_allclose(got[list(EMOTIONS)].to_numpy(), Predictor(bundle).probs(faces), atol=1e-6)
+    expected = Predictor(bundle).predict_crops(faces)
+    assert got["label"].tolist() == [face.label for face in expected]
+    assert got["notes"].tolist() == [face.notes for face in expected]
+    np.testing.assert_allclose(got["entropy"], [face.entropy for face in expected], atol=1e-6)
+
+
 def test_the_signature_has_inputs_and_outputs(served):
     signature = served.metadata.signature
     assert json.loads(signature.to_dict()["inputs"]) == [{"type": "any", "required": True}]
