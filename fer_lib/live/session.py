@@ -199,7 +199,7 @@ class Session:
 
     def _label_frame(self, detected: DetectedFrame) -> None:
         frame, face = detected.frame, detected.faces[0].face if detected.faces else None
-        probs, energy = None, float("nan")
+        probs = energy = None
         if detected.tensor is not None:
             probs, energy = (values[0] for values in self.model.outputs(detected.tensor))
         setting = self.controls.now

@@ -24,14 +24,14 @@ class Smoothed:
     """The smoothed output of one frame.
 
     ``probs`` float64 [7], the moving average, None without a face; ``label`` 0..6, or -1 while ``stable`` is False;
-    ``votes`` of the leading label in the window; ``energy``, its moving average, NaN without one.
+    ``votes`` of the leading label in the window; ``energy``, its moving average, None without one.
     """
 
     probs: np.ndarray | None
     label: int
     stable: bool
     votes: int
-    energy: float = float("nan")
+    energy: float | None = None
 
 
 class Smoother:
@@ -41,7 +41,7 @@ class Smoother:
         self._window: deque[int] = deque()  # the last labels
         self._counts = [0] * NUM_CLASSES  # of the labels in the window
         self._average: np.ndarray | None = None
-        self._energy = 0.0  # average
+        self._energy: float | None = None  # average
         self._label = UNSTABLE  # after the margin, before the vote
         self.p = p
 
@@ -55,13 +55,15 @@ class Smoother:
         while len(self._window) > p.vote_window:  # the latest labels stay
             self._counts[self._window.popleft()] -= 1
 
-    def step(self, probs: np.ndarray | None, energy: float = float("nan")) -> Smoothed:
+    def step(self, probs: np.ndarray | None, energy: float | None = None) -> Smoothed:
         """Smooth one frame's ``probs`` float64 [7] and ``energy``; None for a frame without a face."""
         if probs is None:
             return Smoothed(None, UNSTABLE, False, 0)
         p, e = self._p, self._average
         e = probs.astype(np.float64) if e is None else p.ema_alpha * e + (1.0 - p.ema_alpha) * probs
-        self._energy = energy if self._average is None else p.ema_alpha * self._energy + (1.0 - p.ema_alpha) * energy
+        if energy is not None and self._energy is not None:
+            energy = p.ema_alpha * self._energy + (1.0 - p.ema_alpha) * energy
+        self._energy = energy
         top = int(e.argmax())
         if self._label == UNSTABLE or e[top] >= e[self._label] + p.hysteresis_delta:
             self._label = top
@@ -73,7 +75,7 @@ class Smoother:
         votes = max(self._counts)
         winner = self._label if self._counts[self._label] == votes else self._counts.index(votes)
         stable = votes >= p.vote_min_count
-        return Smoothed(e, winner if stable else UNSTABLE, stable, votes, self._energy)
+        return Smoothed(e, winner if stable else UNSTABLE, stable, votes, energy)
 
 
 def moving_average(probs: np.ndarray, alpha: float) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Drawing of window and recording: every state is drawn, clicks hit their segment, views stay unchanged."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -9,6 +10,7 @@ from view_factory import SHARES, make_view
 from fer_lib.live.colours import COLOURS, OTHER_COLOURS, RGB, text_colour
 from fer_lib.live.draw import HEIGHT, MIN_HEIGHT, annotate, bar_height, bar_label, draw, state
 from fer_lib.live.plots import COLOURS as PLOTTED
+from fer_lib.live.web.messages import state as message
 from fer_lib.params import SmoothingParams
 
 SIZES = [(640, 360), (1280, 720), (640, 480), (360, 640), (2400, 300), (48, 48), (1, 1)]
@@ -42,8 +44,6 @@ def test_every_state_is_drawn_without_changing_the_view(name, size):
 
 
 def test_memory_layout_does_not_change_the_drawing():
-    from dataclasses import replace
-
     shown = make_view()
     flipped = replace(shown, image=np.asfortranarray(shown.image))
     assert (draw(shown) == draw(flipped)).all() and (annotate(shown) == annotate(flipped)).all()
@@ -100,8 +100,6 @@ def test_overlay_off_removes_only_the_panel():
 
 
 def test_small_bars_avoid_the_scored_face():
-    from dataclasses import replace
-
     shown = make_view()
     there = replace(shown.faces[0], face=replace(shown.faces[0].face, box=(30.0, 20.0, 200.0, 190.0)))
     moved = [replace(v, faces=(there,)) for v in (shown, make_view(overlay=False))]
@@ -110,8 +108,6 @@ def test_small_bars_avoid_the_scored_face():
 
 
 def test_a_large_image_is_resized_without_aliasing():
-    from dataclasses import replace
-
     fine = np.zeros((2160, 3840, 3), np.uint8)
     fine[::2] = 200  # every other line: picking lines would make it black, or bright
     shown = draw(replace(make_view(faces=0, overlay=False), image=fine))
@@ -141,8 +137,6 @@ def test_boxes_are_drawn_at_the_face():
 
 
 def test_a_face_partly_outside_the_image_is_drawn():
-    from dataclasses import replace
-
     shown = make_view()
     for box in ((-50.0, -80.0, 90.0, 60.0), (300.0, 600.0, 500.0, 900.0), (-1e9, -1e9, 1e9, 1e9)):
         away = replace(shown, faces=(replace(shown.faces[0], face=replace(shown.faces[0].face, box=box)),))
@@ -154,6 +148,13 @@ def test_the_state_line_explains_the_label():
     assert state(make_view(label=-1)) == "not stable yet: Happy 0.72"
     assert state(make_view(label=-2)) == "too unsure: Happy 0.72"
     assert state(make_view(faces=0)) == "no face in the image"
+    two = replace(make_view(), notes=("ambiguous",), label_set=("Happy", "Neutral"))
+    assert state(two) == "ambiguous: Happy or Neutral"
+    assert state(replace(two, label_set=("Happy",))) == "ambiguous: Happy 0.72"
+    assert state(replace(two, label=-2)) == "too unsure: Happy or Neutral"
+    unlike = replace(two, notes=("unlike what this model was trained on", "ambiguous"))
+    assert state(unlike) == "unlike what this model was trained on"
+    assert (draw(unlike) != draw(make_view())).any() and message(unlike, 0)["note"] == state(unlike)
     assert state(make_view(**STATES["never"])) == "never stable: 20 votes of 3"
 
 

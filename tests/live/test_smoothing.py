@@ -80,6 +80,15 @@ def test_a_label_is_stable_after_eight_frames_and_survives_a_lost_face():
     assert smoother.step(ONE[3]).votes == 9, "what was before the face was lost still counts"
 
 
+def test_energy_is_averaged_as_the_probabilities_are():
+    smoother = Smoother(SmoothingParams(ema_alpha=0.75))
+    assert smoother.step(ONE[3], -8.0).energy == -8.0
+    assert smoother.step(ONE[3], 0.0).energy == -6.0
+    assert smoother.step(None).energy is None
+    assert smoother.step(ONE[3], -2.0).energy == -5.0, "a lost face changes nothing"
+    assert Smoother(SmoothingParams()).step(ONE[3]).energy is None
+
+
 def test_the_margin_must_be_reached_to_change_the_label():
     p = SmoothingParams(ema_alpha=0.0, hysteresis_delta=0.25, vote_window=1, vote_min_count=1)
     rows = np.zeros((3, 7))
