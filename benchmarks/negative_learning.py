@@ -27,6 +27,7 @@ from torch.nn import functional as F
 import fer_lib  # noqa: F401  (lets torchvision load beside a CPU build of torch)
 from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.manifest import Manifest
+from fer_lib.datasets.splits import assign_val_roles
 from fer_lib.emotions import NUM_CLASSES
 from fer_lib.importers import import_all
 from fer_lib.params import ManifestParams, SourceSpec, StudentParams
@@ -42,10 +43,13 @@ def drawn_faces(a: argparse.Namespace, seed: int, work: Path) -> Manifest:
     folder = work / f"data-{seed}-{a.faces}"
     if not (folder / "manifest" / "manifest.parquet").is_file():
         write_raw(folder / "raw", "tree", faces=a.faces, seed=seed, size=a.size)
-        spec = SourceSpec(name="drawn", source="tree", root=str(folder / "raw"), split_fracs=(0.3, 0.1, 0.6))
-        import_all([spec], folder / "imports")
+        import_all([SourceSpec(name="drawn", source="tree", root=str(folder / "raw"))], folder / "imports")
         build_manifest(ManifestParams(), folder / "imports", folder / "manifest")
-    return Manifest.read(folder / "manifest" / "manifest.parquet")
+    manifest = Manifest.read(folder / "manifest" / "manifest.parquet")
+    frame, n = manifest.frame.copy(), len(manifest.frame)  # no two drawn faces are alike: any rows may be test rows
+    splits = np.repeat(["train", "val", "test"], [round(0.3 * n), round(0.1 * n), n - round(0.3 * n) - round(0.1 * n)])
+    frame["split"] = np.random.default_rng(seed).permutation(splits)
+    return Manifest(assign_val_roles(frame, (0.6, 0.2, 0.2), seed), manifest.meta, manifest.path)
 
 
 def with_noise(manifest: Manifest, share: float, seed: int) -> Manifest:
