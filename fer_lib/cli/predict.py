@@ -46,6 +46,8 @@ def predict(
     with show_progress("predict"), step("loading model"):
         predictor = load(uri, detector=detector, target_prior=target_prior)
     typer.echo(f"model: {predictor.describe()}", err=True)
+    if terms := predictor.terms():
+        typer.echo(f"terms: {terms}", err=True)
     if annotated is not None:
         with explained(annotated):
             annotated.mkdir(parents=True, exist_ok=True)

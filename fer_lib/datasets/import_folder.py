@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock
-from pydantic import BaseModel, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from fer_lib.datasets.manifest import read_frame
 from fer_lib.emotions import EMOTIONS
@@ -139,6 +139,8 @@ def printable(value: Any) -> Any:
 
 class ImportReport(BaseModel):
     """What later steps read of an import's report; ``splits``: split -> class -> rows."""
+
+    model_config = ConfigDict(strict=True)  # the report itself is used, not what validation makes of it
 
     dataset: str
     source: str

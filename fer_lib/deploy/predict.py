@@ -25,6 +25,7 @@ from fer_lib.models.ensemble_folder import Ensemble, is_ensemble, read_ensemble
 from fer_lib.models.logits import logits_function
 
 BATCH = 64
+LICENCE = "LICENSE"  # a file beside weights that have terms of their own; its first line is shown
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,15 @@ class Predictor:
     def describe(self) -> str:
         """Which model predicts and what it was trained on, in one line."""
         return f"{self.name} ({training_text(self.bundle.training_data)})"
+
+    def terms(self) -> str:
+        """The first line of the licence beside the weights, and its path; "" where there is none."""
+        file = self.bundle.path / LICENCE
+        if not file.is_file():
+            return ""
+        with open(file, encoding="utf-8", errors="replace") as stream:
+            line = stream.readline(500)
+        return f"{''.join(filter(str.isprintable, line))} ({file})"
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.describe()}>"

@@ -198,7 +198,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     with _reading(folder):
         record = json.loads((folder / RECORD).read_bytes())
         SoftLabelRecord.model_validate(record)
-    members = [t | {"uri": (folder / t["uri"]).resolve().as_posix()} for t in record["teachers"]]
+        members = [t | {"uri": (folder / t["uri"]).resolve().as_posix()} for t in record["teachers"]]
     return record | {"teachers": members}
 
 

@@ -79,9 +79,13 @@ def input_id(value: str, field: str = "") -> str:
     """What an input is, as opposed to where it lies.
 
     A phase: the ``ids`` of its ``outputs.json``, else its own key.  In the field ``fits``, always its own key,
-    because its ids do not say which epochs were kept.  A bundle: its ``bundle.json``.  A registry URI: the version
-    that it means now.  Any other folder or file: names, sizes and times of what is in it.
+    because its ids do not say which epochs were kept.  A bundle and the packaged model: its ``bundle.json``.  A
+    registry URI: the version that it means now.  Any other folder or file: names, sizes and times of what is in it.
     """
+    if value == "packaged":
+        from fer_lib.deploy.packaged import packaged_bundle
+
+        return file_sha256(packaged_bundle().path / "bundle.json")
     if is_uri(value):
         return _registry_version(value)
     folder = external(value)
@@ -112,7 +116,7 @@ def _listed(values: str | list[str]) -> list[str]:
 def _registry_version(uri: str) -> str:
     name, at, alias = uri.removeprefix("models:/").partition("@")
     if not uri.startswith("models:/") or not at:
-        return uri  # the packaged model, or a version number: the name says all
+        return uri  # a version number: the name says all
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 

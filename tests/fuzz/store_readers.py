@@ -31,6 +31,7 @@ from fer_lib.models.classifier import build_classifier
 from fer_lib.models.weights import load_pretrained
 from fer_lib.params import TeacherParams
 from fer_lib.pipeline.cache_key import notebook_code
+from fer_lib.report.render import damage_as_message, read_results, readme_section, render_page
 from fer_lib.training.fit import _recorded_weights
 
 REPO = Path(__file__).resolve().parents[2]
@@ -140,6 +141,23 @@ def openings(folder: Path) -> Any:
     return opening_count(folder, folder / "cache")
 
 
+def exported_run(folder: Path) -> bytes:
+    """A committed run with one of its models."""
+    results = json.loads((REPO / "docs" / "results" / "unified_pilot.json").read_text())
+    for part in (results["fits"], results["evaluation"]["models"]):
+        for name in list(part)[1:]:
+            del part[name]
+    return json.dumps(results).encode()
+
+
+def render_text(path: Path) -> None:
+    """What is written of an exported run, without its figures, which take a second."""
+    results = read_results(path)
+    with damage_as_message(path):
+        render_page(results, dict.fromkeys(("reliability", "per_class", "confusion", "sources", "curves"), {}), "r")
+        readme_section(results)
+
+
 def weights(name: str) -> bytes:
     from safetensors.torch import save
 
@@ -193,6 +211,7 @@ STORE_READERS = [
            folder_reader(OPENINGS, openings)),
     Reader("starting_weights.json", "json", lambda folder: json.dumps(WEIGHTS).encode(), file_reader(
         "w.json", lambda file: _recorded_weights(file, TeacherParams(pretrained="none"), ""))),
+    Reader("exported run", "json", exported_run, file_reader("run.json", render_text), heavy=True),
     Reader("notebook", "json", lambda folder: NOTEBOOK.read_bytes(), file_reader("a.ipynb", notebook_code)),
     Reader("recorded.csv", "text", lambda folder: b"frame_index\n0\n1\n2\n", folder_reader(RECORDED, read_recorded)),
     weights_reader("w.safetensors"),
