@@ -17,23 +17,18 @@ OTHER_CLASSES = frozenset(("contempt", "none", "other", "others", "unknown", "nf
 
 def read(builder: ImportBuilder) -> None:
     for folder, split in image_folders(builder, 2, SPLIT_NAMES):
-        images = images_in(folder, split, builder)
         if split == "all":
             raise DataError(
                 f"{builder.name}: unknown split {folder.parent.name!r} in {builder.root}: name the folders there "
                 f"one of {', '.join(SPLIT_NAMES)}"
             )
+        images = images_in(folder, split, builder)
         if class_id(folder.name) is None:
             exclude_class(folder, split, len(images), builder)
-        elif not images:
-            raise DataError(
-                f"{builder.name}: the class folder {folder} holds no image that is read: fill or remove it"
-                + "".join(f"\n  {warning}" for warning in builder.warnings)
-            )
-        else:
-            for path in images:
-                with builder.record():
-                    builder.add_image(path, split=split, label=folder.name)
+            continue
+        for path in images:
+            with builder.record():
+                builder.add_image(path, split=split, label=folder.name)
 
 
 def exclude_class(folder: Path, split: str, count: int, builder: ImportBuilder) -> None:

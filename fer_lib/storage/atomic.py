@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock
 
 from fer_lib.errors import DataError, os_error_hint
 from fer_lib.storage.json_files import json_text
+from fer_lib.storage.paths import mlruns
 
 
 @contextmanager
@@ -59,6 +61,17 @@ def fresh_folder(target: Path, may_replace: Callable[[Path], bool] = lambda old:
     finally:
         shutil.rmtree(work, ignore_errors=True)
         settle(target)
+
+
+def cached_folder(name: str, write: Callable[[Path], Any]) -> Path:
+    """``mlruns/cache/<name>``, made by ``write(folder)`` when absent, by one of the processes that start together."""
+    folder = mlruns() / "cache" / name
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(folder.with_name(f"{name}.lock")):
+        settle(folder)
+        if not folder.is_dir():
+            write(folder)
+    return folder
 
 
 def previous(target: Path) -> Path:

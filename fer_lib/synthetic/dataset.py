@@ -15,13 +15,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
 from fer_lib.emotions import NUM_CLASSES
 from fer_lib.errors import DataError
 from fer_lib.params import SourceSpec
-from fer_lib.storage.atomic import explained, fresh_folder, settle
-from fer_lib.storage.paths import home
+from fer_lib.storage.atomic import cached_folder, explained, fresh_folder
 from fer_lib.synthetic import drawing, features
 from fer_lib.synthetic.layouts import LAYOUTS
 from fer_lib.synthetic.noise_injection import CONTEMPT, NOISE_SHAPES, Record, apportion, inject_noise, truth
@@ -215,10 +213,4 @@ def embedded_root(spec: SourceSpec) -> Path:
     # the code is part of the key: faces that are drawn otherwise are another dataset
     code = b"".join(module.read_bytes() for module in sorted(Path(__file__).parent.glob("*.py")))
     key = hashlib.sha256(json.dumps(options, sort_keys=True).encode() + code).hexdigest()[:12]
-    folder = home() / "mlruns" / "cache" / f"drawn-{key}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(folder.name + ".lock")):  # two phases that start together draw once
-        settle(folder)
-        if not folder.is_dir():
-            write_raw(folder, **options)
-    return folder
+    return cached_folder(f"drawn-{key}", lambda folder: write_raw(folder, **options))
