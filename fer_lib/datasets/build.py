@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from fer_lib.datasets.cropping import each_image
 from fer_lib.datasets.import_folder import REPORT, import_folders, read_imports, read_report
 from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
 from fer_lib.datasets.provenance import any_drawn
@@ -21,10 +19,8 @@ from fer_lib.faces.decode import decode
 from fer_lib.params import ManifestParams
 from fer_lib.storage.atomic import fresh_file
 from fer_lib.storage.json_files import json_text
-from fer_lib.storage.progress import step
 
 SHOWN = 10
-_CHUNK = 64  # images per task of a thread
 
 
 def build_manifest(params: ManifestParams, import_dir: Path, out: Path, name: str = "manifest.parquet") -> Manifest:
@@ -102,21 +98,6 @@ def check_images(frame: pd.DataFrame, root: Path, decoding: bool = True) -> pd.D
         outside = ((top < 0) | (left < 0) | (bottom > height) | (right > width)) & (problem == "")
         beyond = ((bottom <= 0) | (right <= 0) | (top >= height) | (left >= width)) & (problem == "")
     return pd.DataFrame({"problem": problem, "missing": missing, "outside": outside, "beyond": beyond})
-
-
-def each_image(frame: pd.DataFrame, work: Callable[[str], Any], doing: str) -> list[Any]:
-    """``work(image_path)`` for each row of ``frame``, once per image, in threads; ``doing`` names the step."""
-    places, paths = pd.factorize(frame["image_path"], sort=True)
-    results: list[Any] = []
-    with (
-        step(doing, total=len(paths), unit="images") as counter,
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-    ):
-        parts = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
-        for part in pool.map(lambda part: list(map(work, part)), parts):
-            results += part
-            counter.update(len(results))
-    return [results[place] for place in places]
 
 
 def _check_image(path: str, decoding: bool) -> tuple[str, bool, int, int]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from fer_lib.datasets.build import each_image
+from fer_lib.datasets.cropping import each_image
 from fer_lib.datasets.interchange import FULL, NUMBERS, SHORT, unescape_formula
 from fer_lib.datasets.manifest import BOX, SPLIT_NAMES, Manifest, box_of, content_id, safe_path, sample_id
 from fer_lib.datasets.splits import assign_val, assign_val_roles, excluded_from_val
