@@ -21,7 +21,7 @@ from fer_lib.datasets.manifest import Manifest
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.params.base import PackKind
-from fer_lib.storage.atomic import explained, sync_folder
+from fer_lib.storage.atomic import append_synced, sync_folder
 from fer_lib.storage.progress import step
 
 FACES, INDEX = "faces.u8", "faces.index"
@@ -51,10 +51,10 @@ def build_pack(manifest: Manifest, contract: FaceContract, folder: Path, toleran
                 if not start:
                     shutil.rmtree(partial)
                 raise DataError(_too_many(problems, done, len(rows), tolerance))
-            _append(partial / FACES, *(face for face, _, _ in crops))
-            _append(partial / INDEX, np.array([_entry(*each) for each in crops], ENTRY))
+            append_synced(partial / FACES, *(face for face, _, _ in crops))
+            append_synced(partial / INDEX, np.array([_entry(*each) for each in crops], ENTRY))
             counter.update(done)
-    _append(partial / INDEX, zlib.crc32((partial / INDEX).read_bytes()).to_bytes(4, "little"))
+    append_synced(partial / INDEX, zlib.crc32((partial / INDEX).read_bytes()).to_bytes(4, "little"))
     sync_folder(partial)
     os.replace(partial, folder)
     sync_folder(folder.parent)
@@ -81,14 +81,6 @@ def _continue(partial: Path, side: int, rows: int) -> int:
     os.truncate(partial / FACES, end)
     os.truncate(partial / INDEX, done * ENTRY.itemsize)
     return done
-
-
-def _append(file: Path, *parts: bytes | np.ndarray) -> None:
-    """Write and sync.  Raises DataError when the disk refuses."""
-    with explained(file), open(file, "ab") as out:
-        out.writelines(parts)
-        out.flush()
-        os.fsync(out.fileno())
 
 
 def _too_many(problems: list[str], done: int, rows: int, tolerance: int) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from PIL import Image
@@ -30,21 +30,14 @@ Box = tuple[float, float, float, float]  # top, left, bottom, right in pixels
 _EXIF_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """The declaration of a source: ``read`` adds its rows to a builder.
 
     ``options``: the fields of :class:`SourceSpec` that it reads besides source, root, name, mode and tolerance.
-    Raises ValueError for an option that is no field.
     """
 
     read: Callable[[ImportBuilder], None]
     options: Iterable[str] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "options", frozenset(self.options))
-        if unknown := sorted(self.options - set(SourceSpec.model_fields)):
-            raise ValueError(f"the source declares the option {unknown[0]!r}, which is no field of SourceSpec")
 
 
 class BadRecord(DataError):

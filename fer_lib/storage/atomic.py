@@ -122,6 +122,14 @@ def write_synced(file: Path, content: bytes) -> None:
         os.fsync(stream.fileno())
 
 
+def append_synced(file: Path, *parts: Any) -> None:
+    """Append bytes or arrays to a file and fsync it.  Raises DataError when it cannot be written."""
+    with explained(file), open(file, "ab") as stream:
+        stream.writelines(parts)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
 def write_text(target: Path, text: str) -> Path:
     """Write ``text`` as UTF-8 atomically, with its line ends as they are; returns ``target``."""
     with fresh_file(target) as work, open(work, "x", encoding="utf-8", newline="") as stream:  # x follows no link

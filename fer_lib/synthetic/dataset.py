@@ -192,20 +192,12 @@ EMBEDDED = {
 """Source -> its layout, and the name that the seed of its faces comes from (None: the dataset's own name)."""
 
 
-def check_embedded(source: str) -> None:
-    """Raise DataError when there is no drawn version of ``source``."""
-    if source not in EMBEDDED:
-        known = ", ".join(EMBEDDED)
-        raise DataError(f"source {source!r} has no embedded faces: give its root, or use one of {known}")
-
-
 def embedded_root(spec: SourceSpec) -> Path:
     """The raw folder of drawn faces behind ``root: embedded``, written on first use and cached in the store.
 
-    expw_full and expw_hq have the same faces, as the real ones do.  Raises DataError as :func:`check_embedded` and
-    :func:`write_raw` do.
+    ``spec.source``: a key of EMBEDDED; expw_full and expw_hq have the same faces, as the real ones do.  Raises
+    DataError as :func:`write_raw` does.
     """
-    check_embedded(spec.source)
     layout, series = EMBEDDED[spec.source]
     series = spec.name or spec.source if series is None else series
     options = {"layout": layout, "seed": 1337 + zlib.crc32(series.encode())}
