@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from fer_lib.datasets.cropping import each_image
+from fer_lib.datasets.duplicate_records import group_counts
 from fer_lib.datasets.import_folder import REPORT, import_folders, read_imports, read_report
-from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
+from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, count_by, select_sources
 from fer_lib.datasets.provenance import any_drawn
 from fer_lib.datasets.splits import assign_val, assign_val_roles, excluded_from_val
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
@@ -138,10 +139,9 @@ def check_report(frame: pd.DataFrame, checked: pd.DataFrame, decoded: bool = Tru
 
 def row_report(frame: pd.DataFrame, **counts: dict) -> dict:
     """The part of a report that every manifest has: duplicates, counts of rows (and ``counts``), class names."""
-    by_source = {source: int(n) for source, n in frame["source"].value_counts().sort_index().items()}
     return {
         "duplicates": duplicates(frame),
-        "counts": {"by_source": by_source, "by_source_split_label": nested_counts(frame), **counts},
+        "counts": {"by_source": count_by(frame, "source"), "by_source_split_label": nested_counts(frame), **counts},
         "canonical": list(EMOTIONS),
     }
 
@@ -151,16 +151,9 @@ def duplicates(frame: pd.DataFrame) -> dict:
 
     ``contents`` is the number of different contents; ``near`` is null because the audit finds near-duplicates.
     """
-    groups = frame.groupby("content_id")
-    several = (groups[["split", "source", "label"]].nunique() > 1).sum()
-    return {
-        "exact": int((groups.size() > 1).sum()),
-        "near": None,
-        "across_splits": int(several["split"]),
-        "across_sources": int(several["source"]),
-        "conflicting_labels": int(several["label"]),
-        "contents": len(groups),
-    }
+    counts = group_counts(frame, frame["content_id"])
+    spans = {name: counts[name] for name in ("across_splits", "across_sources", "conflicting_labels")}
+    return {"exact": counts["groups"], "near": None, **spans, "contents": frame["content_id"].nunique()}
 
 
 def count_table(frame: pd.DataFrame) -> pd.DataFrame:

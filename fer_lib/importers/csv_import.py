@@ -19,7 +19,7 @@ import pandas as pd
 
 from fer_lib.datasets.cropping import each_image
 from fer_lib.datasets.interchange import FULL, NUMBERS, SHORT, unescape_formula
-from fer_lib.datasets.manifest import BOX, SPLIT_NAMES, Manifest, box_of, content_id, safe_path, sample_id
+from fer_lib.datasets.manifest import BOX, SPLIT_NAMES, Manifest, box_of, content_id, count_by, safe_path, sample_id
 from fer_lib.datasets.splits import assign_val, assign_val_roles, excluded_from_val
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES, class_id
 from fer_lib.errors import DataError
@@ -79,7 +79,7 @@ def import_csv(path: Path, root: Path, out: Path, params: CsvParams) -> Manifest
         "boxes_outside": outside,
         "kept_out_of_val": len(excluded_from_val(rows)),  # contents that are in train or test already
         "moved_to_val": int((frame["split"].to_numpy() != rows["split"].to_numpy()).sum()),
-        "counts": {source: int(n) for source, n in frame["source"].value_counts().sort_index().items()},
+        "counts": count_by(frame, "source"),
         "canonical": list(EMOTIONS),
     }
     with fresh_file(out / "import_report.json") as work:  # neither file appears without the other
