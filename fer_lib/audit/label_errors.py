@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fer_lib.audit.manifest_audit import spreadsheet_safe
 from fer_lib.calibration import metrics
+from fer_lib.datasets.interchange import spreadsheet_safe
 from fer_lib.datasets.manifest import Manifest, count_by
 from fer_lib.datasets.openings import log_test_opening
 from fer_lib.emotions import EMOTIONS

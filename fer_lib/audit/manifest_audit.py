@@ -15,7 +15,7 @@ from fer_lib.audit import groups
 from fer_lib.audit.groups import RULES, WHICH_ONE, Duplicates, leaking_rows
 from fer_lib.audit.hashes import cached_hashes
 from fer_lib.datasets.duplicate_records import earlier_duplicates, group_counts, group_names, twins_of, unite_twins
-from fer_lib.datasets.interchange import escape_formula
+from fer_lib.datasets.interchange import spreadsheet_safe
 from fer_lib.datasets.manifest import SPLITS, Manifest, count_by
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
@@ -104,12 +104,6 @@ def _clear(out: Path, manifest: Manifest) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in _FILES:
         (out / name).unlink(missing_ok=True)
-
-
-def spreadsheet_safe(table: pd.DataFrame) -> pd.DataFrame:
-    """``table`` without texts that a spreadsheet would run as formulas.  Ids and class names never are such texts."""
-    texts = [name for name in ("source", "record", "image_path") if name in table]
-    return table.assign(**{name: table[name].map(lambda text: escape_formula(str(text))) for name in texts})
 
 
 def _clean(manifest: Manifest, params: AuditParams, duplicates: Duplicates, keep: np.ndarray) -> Manifest:

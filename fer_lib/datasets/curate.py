@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from fer_lib.datasets.build import nested_counts, row_report
 from fer_lib.datasets.duplicate_records import join_groups, twins_of, unite_twins
-from fer_lib.datasets.interchange import escape_formula
+from fer_lib.datasets.interchange import spreadsheet_safe
 from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
 from fer_lib.datasets.parquet_io import COLUMNS
 from fer_lib.datasets.provenance import join_drawn
@@ -175,8 +175,7 @@ class _Steps:
 
     def removed(self) -> pd.DataFrame:
         """Every removed row with its step; texts that a spreadsheet would run are escaped."""
-        rows = pd.concat(self._removed, ignore_index=True)
-        return rows.assign(**{name: rows[name].map(escape_formula) for name in ("source", "image_path")})
+        return spreadsheet_safe(pd.concat(self._removed, ignore_index=True))
 
 
 def _select(steps: _Steps, params: CurateParams) -> list[str]:

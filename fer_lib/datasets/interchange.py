@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
+
 from fer_lib.datasets.manifest import BOX, Manifest
 from fer_lib.errors import DataError
 from fer_lib.storage.atomic import fresh_file
@@ -53,3 +55,9 @@ def escape_formula(text: str) -> str:
 def unescape_formula(text: str) -> str:
     """The inverse of :func:`escape_formula`."""
     return text[1:] if _QUOTED.match(text) else text
+
+
+def spreadsheet_safe(table: pd.DataFrame) -> pd.DataFrame:
+    """``table`` without texts that a spreadsheet would run as formulas.  Ids and class names never are such texts."""
+    texts = [name for name in ("source", "record", "image_path") if name in table]
+    return table.assign(**{name: table[name].map(lambda text: escape_formula(str(text))) for name in texts})
