@@ -262,14 +262,8 @@ class ImportBuilder(RecordCounts):
             if target.parent not in self._stored:
                 target.parent.mkdir(parents=True, exist_ok=True)
             self._stored |= {target, target.parent}
-            try:
-                if not (origin and self.spec.mode == "link" and self._link(origin, target)):
-                    self._write(data, target)
-            except FileExistsError as error:
-                raise DataError(
-                    f"{self.name}: {origin or relative} and another image would both be {target.name} in the import: "
-                    "this disk ignores upper and lower case; choose an output folder on another disk"
-                ) from error
+            if not (origin and self.spec.mode == "link" and self._link(origin, target)):
+                self._write(data, target)
 
     def _link(self, origin: Path, target: Path) -> bool:
         try:

@@ -267,7 +267,7 @@ def test_two_images_never_share_a_file(tree, tmp_path):
     path = tree / "train" / "happy" / "0.png"
     builder.add_image(path, "a.png", record="a", split="train", label=3)
     builder._stored.clear()  # as a disk does that takes a.png and A.png for one
-    with pytest.raises(DataError, match="another image would both be a.png"):
+    with pytest.raises(DataError, match=r"cannot write .*a\.png: File exists"):
         builder.add_image(tree / "train" / "sad" / "0.png", "a.png", record="A", split="train", label=4)
     assert (tmp_path / "work" / "images" / "a.png").samefile(path)
 
