@@ -187,18 +187,12 @@ def _select(steps: _Steps, params: CurateParams) -> list[str]:
             f"{params.selection} is made of {', '.join(wanted)}; the manifests lack {', '.join(absent)} (they have "
             f"{', '.join(sorted(present))}): import these, or set allow_missing to go on without them"
         )
-    if wanted and len(absent) == len(wanted):
-        raise DataError(f"{params.selection}: none of {', '.join(wanted)} is there: import at least one")
     selected = steps.frame["source"].isin(wanted) if wanted else np.ones(len(steps.frame), bool)
     steps.keep(f"sources of {params.selection}", selected)
     left = select_sources(steps.frame, params.include_sources, params.exclude_sources, params.selection)
     steps.keep("sources included and excluded", steps.frame.index.isin(left.index))
     splits = [s for s in params.selected.splits if not params.splits or s in params.splits]
-    if not splits:
-        raise DataError(
-            f"{params.selection} holds only {', '.join(params.selected.splits)}: no such split was asked for"
-        )
-    steps.keep(f"splits {', '.join(splits)}", steps.frame["split"].isin(splits))
+    steps.keep(f"splits {', '.join(splits) or '(none)'}", steps.frame["split"].isin(splits))
     return absent
 
 

@@ -22,7 +22,7 @@ from fer_lib.params import SourceSpec
 from fer_lib.storage.atomic import cached_folder, explained, fresh_folder
 from fer_lib.synthetic import drawing, features
 from fer_lib.synthetic.layouts import LAYOUTS
-from fer_lib.synthetic.noise_injection import CONTEMPT, NOISE_SHAPES, Record, apportion, inject_noise, truth
+from fer_lib.synthetic.noise_injection import CONTEMPT, Record, apportion, inject_noise, truth
 
 CLASS_SHARES = np.array([0.14, 0.03, 0.14, 0.24, 0.165, 0.115, 0.17])
 """Shares in EMOTIONS order: FER2013's, but Disgust has twice its share: a test split of 300 still has nine of it."""
@@ -148,11 +148,10 @@ def write_raw(
     or confusions (see :func:`inject_noise`).  ``size``: the side of a face in pixels (None: the layout's own).  The
     folder appears whole or not at all.
 
-    Raises DataError for an unknown layout or noise_shape, a number that does not fit, or an ``out_dir`` that is not
-    empty or cannot be written.
+    Raises DataError for a number that does not fit, or an ``out_dir`` that is not empty or cannot be written.
     """
     out_dir = Path(out_dir)
-    _check_request(out_dir, layout, faces, duplicates, leaks, size, noise_shape)
+    _check_request(out_dir, layout, faces, duplicates, leaks, size)
     kind, rng = LAYOUTS[layout], np.random.default_rng([seed, 4])
     # the folder is made before the faces are drawn: an unwritable one fails at once; a full disk names no file itself
     with fresh_folder(out_dir) as work, explained(out_dir):
@@ -164,12 +163,8 @@ def write_raw(
     return out_dir
 
 
-def _check_request(out_dir: Path, layout: str, faces: int, duplicates: int, leaks: int, size, noise_shape: str) -> None:
+def _check_request(out_dir: Path, layout: str, faces: int, duplicates: int, leaks: int, size: int | None) -> None:
     """Raise DataError for what :func:`write_raw` refuses."""
-    if layout not in LAYOUTS:
-        raise DataError(f"unknown layout {layout!r} for {out_dir}: use one of {', '.join(LAYOUTS)}")
-    if noise_shape not in NOISE_SHAPES:
-        raise DataError(f"{out_dir}: unknown noise_shape {noise_shape!r}: use {' or '.join(NOISE_SHAPES)}")
     kind = LAYOUTS[layout]
     if (least := 10 * (len(kind.classes) + (kind.contempt > 0))) > faces:
         raise DataError(f"{out_dir}: {faces} faces cannot give every split of {layout} every class: ask for >= {least}")

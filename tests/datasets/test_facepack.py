@@ -494,8 +494,6 @@ def test_every_kind_gives_the_contracts_pixels(tmp_path, change):
         assert channels == ([1] * 22 if contract.grey else [3] * 11 + [1] * 11)
     sizes = sorted(f.stat().st_size for f in tmp_path.glob("pack-*/faces.u8"))
     assert sizes == [0, SIDE**2 * sum(channels)]
-    with pytest.raises(DataError, match="there is no pack kind 'native': use faces or none"):
-        open_or_build(manifest, contract, tmp_path, kind="native")
 
 
 def test_a_run_file_with_a_dropped_kind_gets_one_message():

@@ -285,13 +285,11 @@ def test_wrong_labels_never_empty_a_class(tmp_path):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"layout": "coco"}, "unknown layout 'coco'"),
         ({"layout": "tree", "faces": 30}, "ask for >= 70"),
         ({"layout": "affectnet_yolo", "faces": 70}, "ask for >= 80"),
         ({"layout": "expw", "leaks": 2}, "leaks=0"),
         ({"layout": "fer2013_csv", "size": 64}, "48-pixel"),
         ({"layout": "tree", "faces": 100, "duplicates": 101}, "plant fewer"),
-        ({"layout": "tree", "noise_shape": "pairs"}, "use symmetric or confusions"),
     ],
 )
 def test_impossible_requests_are_refused(options, words, tmp_path):
