@@ -120,7 +120,8 @@ def read_rows(path: Path, root: Path, rebase: Sequence[str] = ()) -> CsvRows:
                         )
                     table.rows.append(row | {"line": reader.line_num})
         except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num}: not valid CSV ({error}); write the file again") from error
+            line = reader.reader.line_num
+            raise DataError(f"{path}, line {line}: not valid CSV ({error}); write the file again") from error
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from error
     return table
