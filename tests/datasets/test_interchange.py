@@ -234,7 +234,7 @@ def test_import_gives_ids_of_the_content_and_assigns_val(tmp_path):
     params = CsvParams(rebase=[r"d:\OLD=."], val_fraction=0.2, val_roles=(0.5, 0.25, 0.25))
     with watched_steps() as records:
         manifest = import_csv(path, tmp_path / "data", tmp_path / "out", params)
-    assert counts(records) == [(done, 41) for done in range(42)]
+    assert counts(records)[0] == (0, 41) and counts(records)[-1] == (41, 41)
     assert manifest.frame["split"].value_counts().to_dict() == {"train": 32, "val": 8, "test": 2}
     assert manifest.frame["val_role"].value_counts().to_dict() == {
         "": 34,
