@@ -14,12 +14,12 @@ import json
 import logging
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,16 +27,7 @@ import PIL
 from filelock import FileLock
 
 from fer_lib.datasets.cropping import crop_function, read_face
-from fer_lib.datasets.facepack_writer import (
-    FACES,
-    FORMAT,
-    INDEX,
-    Entry,
-    build_pack,
-    checksum,
-    partial_folder,
-    valid_chunks,
-)
+from fer_lib.datasets.facepack_writer import ENTRY, FACES, FORMAT, INDEX, UNUSABLE, build_pack, checksum, partial_folder
 from fer_lib.datasets.manifest import BOX, Manifest
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import CONTRACT_VERSION, FaceContract, to_rgb
@@ -95,8 +86,8 @@ def open_or_build(
 ) -> FacePack:
     """The pack of ``manifest``'s rows, built when absent.
 
-    An interrupted build continues after its last whole chunk, tries unusable images again, and ends with the bytes of
-    an uninterrupted one.  A warning names the rows that a finished pack leaves out.
+    An interrupted build continues before its first unusable image and ends with the bytes of an uninterrupted one.
+    A warning names the rows that a finished pack leaves out.
     Raises DataError with the first ten missing or undecodable images as soon as there are more than ``tolerance``, when
     the disk has no room, and for a damaged pack; FerError when eyes are to be aligned without YuNet.
     """
@@ -108,17 +99,18 @@ def open_or_build(
             if not folder.is_dir():
                 build_pack(manifest, contract, folder, tolerance, kind)
     entries = _read_index(folder, len(manifest), contract.resize, tolerance, kind)
-    bad = [i for i, entry in enumerate(entries) if entry.problem]
+    bad = np.flatnonzero(entries["channels"] == UNUSABLE)
     used = manifest
-    if bad:
+    if len(bad):
         log.warning(
             "%s leaves out %d of %d images that could not be used when it was made (%s%s): to try them again, "
-            "delete that folder", folder, len(bad), len(manifest), entries[bad[0]].problem, ", ..." * (len(bad) > 1),
+            "delete that folder", folder, len(bad), len(manifest), manifest.frame["image_path"].iloc[bad[0]],
+            ", ..." * (len(bad) > 1),
         )  # fmt: skip
         used = Manifest(manifest.frame.drop(index=bad), manifest.meta, manifest.path)
-        entries = [entry for entry in entries if not entry.problem]
+        entries = np.delete(entries, bad)
     read = _decoder(used, contract, entries) if kind == "none" else _stored_reader(folder, contract.resize, entries)
-    without_points = sum(entry.eyes is None for entry in entries) if contract.align == "eyes" else 0
+    without_points = int(_without_eyes(entries).sum()) if contract.align == "eyes" else 0
     return FacePack(Faces(len(used), contract.resize, read), used, contract, len(manifest), without_points)
 
 
@@ -144,9 +136,9 @@ def check_room(
     if kind == "none" or not now:
         return
     packs = now | missing(later)
-    partial = {partial_folder(folder) for folder in packs}
     free = shutil.disk_usage(next(p for p in (cache_dir, *cache_dir.absolute().parents) if p.exists())).free
-    free += sum((folder / FACES).stat().st_size for folder in partial if (folder / FACES).is_file())
+    begun = (partial_folder(folder) / FACES for folder in packs)
+    free += sum(file.stat().st_size for file in begun if file.is_file())
     rows, pixels = sum(map(len, packs.values())), contract.resize**2
     need = rows * pixels * 3
     if need > free:
@@ -154,13 +146,11 @@ def check_room(
         need = sampled * pixels * rows / sum(map(len, now.values()))
     if need <= free:
         return
-    others = [p.name for p in sorted(cache_dir.glob("pack-*.partial")) if p not in partial]
-    left = f", or delete the unfinished {', '.join(others)}" if others else ""
     counts = " + ".join(f"{len(m):,}" for m in packs.values())
-    what = f"face pack of {counts} faces" if len(packs) == 1 else f"{len(packs)} face packs of {counts} faces together"
     raise DataError(
-        f"{what} at {contract.resize} px: needs {need / 1e9:.1f} GB, {cache_dir} has {free / 1e9:.1f} GB: use pack: "
-        f"none (images are decoded at each reading) or a smaller image_size, or free some space{left}"
+        f"face packs of {counts} faces at {contract.resize} px: needs {need / 1e9:.1f} GB, {cache_dir} has "
+        f"{free / 1e9:.1f} GB: use pack: none (images are decoded at each reading) or a smaller image_size, or free "
+        "some space (an unfinished pack-*.partial there can be deleted)"
     )
 
 
@@ -179,8 +169,6 @@ def rows_key(manifest: Manifest) -> str:
 
 
 def _pack_folder(manifest: Manifest, contract: FaceContract, cache_dir: Path, tolerance: int, kind: PackKind) -> Path:
-    if kind not in get_args(PackKind):
-        raise DataError(f"there is no pack kind {kind!r}: use {' or '.join(get_args(PackKind))}; both give equal faces")
     pixels = {"version": CONTRACT_VERSION, **contract.model_dump(mode="json", exclude={"mean", "std"}), **LIBRARIES}
     if contract.align == "eyes":
         pixels["points"] = f"{YUNET_SHA256} by ONNX Runtime"
@@ -188,19 +176,19 @@ def _pack_folder(manifest: Manifest, contract: FaceContract, cache_dir: Path, to
     return cache_dir / f"pack-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
-def _read_index(folder: Path, rows: int, side: int, tolerance: int, kind: PackKind) -> list[Entry]:
-    """The entries of a finished pack.  DataError for a damaged index or pixels of the wrong size."""
+def _read_index(folder: Path, rows: int, side: int, tolerance: int, kind: PackKind) -> np.ndarray:
+    """The ENTRY of each row of a finished pack.  DataError for a damaged index or pixels of the wrong size."""
     try:
-        lines, size = (folder / INDEX).read_bytes().splitlines(keepends=True), (folder / FACES).stat().st_size
+        index, size = (folder / INDEX).read_bytes(), (folder / FACES).stat().st_size
     except OSError as error:
         raise _damaged(folder, f"{error.filename} cannot be read ({error.strerror})") from error
-    chunks = list(valid_chunks(lines))
-    entries = list(chain(*chunks))
-    stored = all(bool(entry.channels) == (kind == "faces" and not entry.problem) for entry in entries)
-    tolerated = sum(bool(entry.problem) for entry in entries) <= tolerance
-    if len(chunks) < len(lines) or len(entries) != rows or not (stored and tolerated):
+    if len(index) != rows * ENTRY.itemsize + 4 or zlib.crc32(index[:-4]) != int.from_bytes(index[-4:], "little"):
         raise _damaged(folder, f"its {INDEX} was changed after it was written")
-    expected = side**2 * sum(entry.channels for entry in entries)
+    entries = np.frombuffer(index, ENTRY, rows)
+    channels = entries["channels"][entries["channels"] != UNUSABLE]
+    if rows - len(channels) > tolerance or not np.isin(channels, (1, 3) if kind == "faces" else 0).all():
+        raise _damaged(folder, f"its {INDEX} has entries that no build writes")
+    expected = side**2 * int(channels.sum(dtype=np.int64))
     if size != expected:
         raise _damaged(folder, f"{FACES} has the wrong size ({size:,} bytes, not {expected:,} bytes)")
     return entries
@@ -210,15 +198,15 @@ def _damaged(folder: Path, damage: str) -> DataError:
     return DataError(f"face pack {folder}: {damage}; delete that folder and it is made again")
 
 
-def _stored_reader(folder: Path, side: int, entries: list[Entry]) -> Callable[[int], np.ndarray]:
+def _stored_reader(folder: Path, side: int, entries: np.ndarray) -> Callable[[int], np.ndarray]:
     """A function of i: the i-th face uint8 [R, R, C], a read-only view of the mapped file.
 
     A face is compared with its checksum whenever it is read; 16 faces spread over the pack are read at once.
     Raises DataError for a face that differs.
     """
-    if not entries:
+    if not len(entries):
         return lambda i: np.empty((0, 0, 0), np.uint8)[i]
-    channels, checksums = ([getattr(entry, name) for entry in entries] for name in ("channels", "checksum"))
+    channels, checksums = (entries[name].tolist() for name in ("channels", "checksum"))
     ends = np.cumsum(channels) * side**2
     pixels = np.asarray(np.memmap(folder / FACES, np.uint8, "r"))
 
@@ -233,8 +221,15 @@ def _stored_reader(folder: Path, side: int, entries: list[Entry]) -> Callable[[i
     return read
 
 
-def _decoder(used: Manifest, contract: FaceContract, entries: list[Entry]) -> Callable[[int], np.ndarray]:
+def _decoder(used: Manifest, contract: FaceContract, entries: np.ndarray) -> Callable[[int], np.ndarray]:
     """A function of a row of ``used``: its face uint8 [R, R, C], from the image file."""
     rows = used.frame[["image_path", *(side for side in BOX if side in used.frame)]].to_dict("records")
-    eyes = [entry.eyes for entry in entries]
+    eyes = [
+        None if without else points for points, without in zip(entries["eyes"], _without_eyes(entries), strict=True)
+    ]
     return lambda i: read_face(used, contract, rows[i], eyes[i])
+
+
+def _without_eyes(entries: np.ndarray) -> np.ndarray:
+    """bool [N]: the faces without landmarks."""
+    return np.isnan(entries["eyes"]).any(axis=(1, 2))
