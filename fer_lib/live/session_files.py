@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -192,7 +193,9 @@ def _line_error(file: Path, text: str) -> DataError:
                 raise ValueError(f"it has {len(cells)} cells, not {len(PER_FRAME_COLUMNS)}")
             if cells[2] not in _MANUAL_LABELS or cells[3] not in _PRED_LABELS:
                 raise ValueError(f"labels {cells[2]!r} and {cells[3]!r} are not both of {', '.join(EMOTIONS)}")
-            int(cells[0]), [float(cell) for cell in (cells[1], *filter(None, cells[4:-3]))]
+            int(cells[0]), [float(cell) for cell in filter(None, cells[4:-3])]
+            if not math.isfinite(float(cells[1])):
+                raise ValueError("frame_index and time_sec must rise")
         except ValueError as error:
             return DataError(f"{file}: line {number} is not what a session writes ({error}); remove it by hand")
     return DataError(f"{file} cannot be read as a table of {number} lines: record the session again")
