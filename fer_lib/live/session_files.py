@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_lib.emotions import EMOTIONS, NUM_CLASSES
+from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.detectors import Face
 from fer_lib.storage.atomic import write_json
