@@ -14,10 +14,10 @@ import json
 import logging
 import os
 import shutil
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,16 @@ import PIL
 from filelock import FileLock
 
 from fer_lib.datasets.cropping import crop_function, read_face
-from fer_lib.datasets.facepack_writer import ENTRY, FACES, FORMAT, INDEX, UNUSABLE, build_pack, checksum, partial_folder
+from fer_lib.datasets.facepack_writer import (
+    FACES,
+    FORMAT,
+    INDEX,
+    Entry,
+    build_pack,
+    checksum,
+    partial_folder,
+    valid_chunks,
+)
 from fer_lib.datasets.manifest import BOX, Manifest
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import CONTRACT_VERSION, FaceContract, to_rgb
@@ -86,8 +95,8 @@ def open_or_build(
 ) -> FacePack:
     """The pack of ``manifest``'s rows, built when absent.
 
-    An interrupted build continues before its first unusable image and ends with the bytes of an uninterrupted one.
-    A warning names the rows that a finished pack leaves out.
+    An interrupted build continues after its last whole chunk, tries unusable images again, and ends with the bytes of
+    an uninterrupted one.  A warning names the rows that a finished pack leaves out.
     Raises DataError with the first ten missing or undecodable images as soon as there are more than ``tolerance``, when
     the disk has no room, and for a damaged pack; FerError when eyes are to be aligned without YuNet.
     """
@@ -99,18 +108,17 @@ def open_or_build(
             if not folder.is_dir():
                 build_pack(manifest, contract, folder, tolerance, kind)
     entries = _read_index(folder, len(manifest), contract.resize, tolerance, kind)
-    bad = np.flatnonzero(entries["channels"] == UNUSABLE)
+    bad = [i for i, entry in enumerate(entries) if entry.problem]
     used = manifest
-    if len(bad):
+    if bad:
         log.warning(
             "%s leaves out %d of %d images that could not be used when it was made (%s%s): to try them again, "
-            "delete that folder", folder, len(bad), len(manifest), manifest.frame["image_path"].iloc[bad[0]],
-            ", ..." * (len(bad) > 1),
+            "delete that folder", folder, len(bad), len(manifest), entries[bad[0]].problem, ", ..." * (len(bad) > 1),
         )  # fmt: skip
         used = Manifest(manifest.frame.drop(index=bad), manifest.meta, manifest.path)
-        entries = np.delete(entries, bad)
+        entries = [entry for entry in entries if not entry.problem]
     read = _decoder(used, contract, entries) if kind == "none" else _stored_reader(folder, contract.resize, entries)
-    without_points = int(_without_eyes(entries).sum()) if contract.align == "eyes" else 0
+    without_points = sum(entry.eyes is None for entry in entries) if contract.align == "eyes" else 0
     return FacePack(Faces(len(used), contract.resize, read), used, contract, len(manifest), without_points)
 
 
@@ -176,19 +184,19 @@ def _pack_folder(manifest: Manifest, contract: FaceContract, cache_dir: Path, to
     return cache_dir / f"pack-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
-def _read_index(folder: Path, rows: int, side: int, tolerance: int, kind: PackKind) -> np.ndarray:
-    """The ENTRY of each row of a finished pack.  DataError for a damaged index or pixels of the wrong size."""
+def _read_index(folder: Path, rows: int, side: int, tolerance: int, kind: PackKind) -> list[Entry]:
+    """The entries of a finished pack.  DataError for a damaged index or pixels of the wrong size."""
     try:
-        index, size = (folder / INDEX).read_bytes(), (folder / FACES).stat().st_size
+        lines, size = (folder / INDEX).read_bytes().splitlines(keepends=True), (folder / FACES).stat().st_size
     except OSError as error:
         raise _damaged(folder, f"{error.filename} cannot be read ({error.strerror})") from error
-    if len(index) != rows * ENTRY.itemsize + 4 or zlib.crc32(index[:-4]) != int.from_bytes(index[-4:], "little"):
+    chunks = list(valid_chunks(lines))
+    entries = list(chain(*chunks))
+    stored = all(bool(entry.channels) == (kind == "faces" and not entry.problem) for entry in entries)
+    tolerated = sum(bool(entry.problem) for entry in entries) <= tolerance
+    if len(chunks) < len(lines) or len(entries) != rows or not (stored and tolerated):
         raise _damaged(folder, f"its {INDEX} was changed after it was written")
-    entries = np.frombuffer(index, ENTRY, rows)
-    channels = entries["channels"][entries["channels"] != UNUSABLE]
-    if rows - len(channels) > tolerance or not np.isin(channels, (1, 3) if kind == "faces" else 0).all():
-        raise _damaged(folder, f"its {INDEX} has entries that no build writes")
-    expected = side**2 * int(channels.sum(dtype=np.int64))
+    expected = side**2 * sum(entry.channels for entry in entries)
     if size != expected:
         raise _damaged(folder, f"{FACES} has the wrong size ({size:,} bytes, not {expected:,} bytes)")
     return entries
@@ -198,15 +206,15 @@ def _damaged(folder: Path, damage: str) -> DataError:
     return DataError(f"face pack {folder}: {damage}; delete that folder and it is made again")
 
 
-def _stored_reader(folder: Path, side: int, entries: np.ndarray) -> Callable[[int], np.ndarray]:
+def _stored_reader(folder: Path, side: int, entries: list[Entry]) -> Callable[[int], np.ndarray]:
     """A function of i: the i-th face uint8 [R, R, C], a read-only view of the mapped file.
 
     A face is compared with its checksum whenever it is read; 16 faces spread over the pack are read at once.
     Raises DataError for a face that differs.
     """
-    if not len(entries):
+    if not entries:
         return lambda i: np.empty((0, 0, 0), np.uint8)[i]
-    channels, checksums = (entries[name].tolist() for name in ("channels", "checksum"))
+    channels, checksums = ([getattr(entry, name) for entry in entries] for name in ("channels", "checksum"))
     ends = np.cumsum(channels) * side**2
     pixels = np.asarray(np.memmap(folder / FACES, np.uint8, "r"))
 
@@ -221,15 +229,8 @@ def _stored_reader(folder: Path, side: int, entries: np.ndarray) -> Callable[[in
     return read
 
 
-def _decoder(used: Manifest, contract: FaceContract, entries: np.ndarray) -> Callable[[int], np.ndarray]:
+def _decoder(used: Manifest, contract: FaceContract, entries: list[Entry]) -> Callable[[int], np.ndarray]:
     """A function of a row of ``used``: its face uint8 [R, R, C], from the image file."""
     rows = used.frame[["image_path", *(side for side in BOX if side in used.frame)]].to_dict("records")
-    eyes = [
-        None if without else points for points, without in zip(entries["eyes"], _without_eyes(entries), strict=True)
-    ]
+    eyes = [entry.eyes for entry in entries]
     return lambda i: read_face(used, contract, rows[i], eyes[i])
-
-
-def _without_eyes(entries: np.ndarray) -> np.ndarray:
-    """bool [N]: the faces without landmarks."""
-    return np.isnan(entries["eyes"]).any(axis=(1, 2))

@@ -1,9 +1,10 @@
 """Face packs: one build per set of inputs that decide pixels, resumed builds, and detection of damage."""
 
+import json
 import logging
+import math
 import shutil
 import threading
-import zlib
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from watched_steps import counts, watched_steps
 from fer_lib.audit import hashes
 from fer_lib.datasets import cropping, facepack, facepack_writer, quality, sheets
 from fer_lib.datasets.facepack import check_room, open_or_build
-from fer_lib.datasets.facepack_writer import ENTRY, checksum
+from fer_lib.datasets.facepack_writer import checksum
 from fer_lib.datasets.manifest import Manifest, box_of
 from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import DataError, FerError, ParamsError
@@ -90,8 +91,7 @@ def test_a_pack_is_synced_before_it_is_renamed(rows, tmp_path, disk_calls):
     open_or_build(rows, CONTRACT, tmp_path / "cache")
     [pack] = [p.name for p in (tmp_path / "cache").iterdir() if p.is_dir()]
     assert disk_calls(tmp_path / "cache") == [
-        f"fsync {pack}/faces.u8", f"fsync {pack}/faces.index at {len(rows) * ENTRY.itemsize} bytes",
-        f"fsync {pack}/faces.index", f"fsync {pack}", f"rename {pack}", "fsync .",
+        f"fsync {pack}/faces.u8", f"fsync {pack}/faces.jsonl", f"fsync {pack}", f"rename {pack}", "fsync .",
     ]  # fmt: skip
 
 
@@ -190,15 +190,22 @@ def test_too_many_failures_stop_at_once_and_are_retried(rows, tmp_path, monkeypa
     with pytest.raises(DataError, match=f"(?s){message}"):
         build(1)
     assert len(made) == 12
-    with pytest.raises(DataError, match="2 of the first 10"):
+    with pytest.raises(DataError, match="3 of the first 12"):
         build(1)
-    assert len(made) == 8, "from the row that the tolerance had let pass"
+    assert len(made) == 5, "the chunk that failed, and the row that the tolerance had let pass"
     restore(broken, rows, [9])
     assert build(2, "other").n_expected - 2 == len(build(2, "other").faces)
     restore(broken, rows, [2, 10])
     assert len(build(1).faces) == len(rows)
-    assert len(made) == len(rows) - 2, "the healed row, and all after it"
+    assert len(made) == len(rows) + 1, "the healed row's chunk, and all after it"
     assert np.array_equal(build(1).faces, open_or_build(rows, CONTRACT, tmp_path / "whole", 1, kind=kind).faces)
+
+
+def problems_of(cache):
+    """(row, problem) of each unusable row of the only pack in ``cache``."""
+    [file] = cache.glob("pack-*/faces.jsonl")
+    entries = [entry for line in file.read_text().splitlines() for entry in json.loads(line)[1]]
+    return [(i, problem) for i, (*_, problem) in enumerate(entries) if problem]
 
 
 def restore(broken, rows, numbers):
@@ -209,7 +216,7 @@ def restore(broken, rows, numbers):
 def test_every_opening_warns_of_rows_that_a_tolerance_left_out(rows, tmp_path, caplog):
     """A pack stays as it was made, or a resumed training would see other rows; nobody is left to guess."""
     broken = broken_copy(rows, tmp_path / "pictures", missing=[2], garbled=[5])
-    first = broken.frame["image_path"][2]
+    first, second = broken.frame["image_path"][2], broken.frame["image_path"][5]
     for _ in range(2):
         caplog.clear()
         assert len(open_or_build(broken, CONTRACT, tmp_path / "cache", tolerance=2).faces) == len(rows) - 2
@@ -218,6 +225,8 @@ def test_every_opening_warns_of_rows_that_a_tolerance_left_out(rows, tmp_path, c
         restore(broken, rows, [2])
     folder = next((tmp_path / "cache").glob("pack-*"))
     assert str(folder) in line
+    left_out = problems_of(tmp_path / "cache")
+    assert [i for i, _ in left_out] == [2, 5] and first in left_out[0][1] and second in left_out[1][1]
     shutil.rmtree(folder)
     assert len(open_or_build(broken, CONTRACT, tmp_path / "cache", tolerance=2).faces) == len(rows) - 1
 
@@ -245,51 +254,71 @@ def test_a_pack_of_the_wrong_size_is_refused(rows, tmp_path, damage):
         open_or_build(rows, CONTRACT, tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["cut short", "longer", "empty", "a bit", "an entry less"])
-def test_a_damaged_index_is_refused(rows, tmp_path, damage):
+@pytest.mark.parametrize("damage", ["cut short", "garbage", "empty", "a row left out", "a field less", "a line less"])
+def test_a_damaged_index_is_refused(rows, tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(facepack_writer, "CHUNK", 4)
     open_or_build(rows, CONTRACT, tmp_path)
-    file = next(tmp_path.glob("pack-*/faces.index"))
+    file = next(tmp_path.glob("pack-*/faces.jsonl"))
     whole = file.read_bytes()
+    crc, entries = json.loads(whole.splitlines()[0])
+    less = json.dumps([crc, [entry[:-1] for entry in entries]]).encode() + b"\n"
     file.write_bytes(
         {
-            "cut short": whole[:-5], "longer": whole + b"x", "empty": b"", "an entry less": whole[ENTRY.itemsize :],
-            "a bit": whole[:20] + bytes([whole[20] ^ 1]) + whole[21:],
+            "cut short": whole[:-5], "garbage": b"\xff\x00{]", "empty": b"", "a field less": less + whole,
+            "a row left out": whole.replace(b'""', b'"x"', 1),
+            "a line less": b"".join(whole.splitlines(keepends=True)[:-1]),
         }[damage]
     )  # fmt: skip
-    with pytest.raises(DataError, match=r"face pack .*pack-\w+: its faces\.index was changed .*; delete that folder"):
+    with pytest.raises(DataError, match=r"face pack .*pack-\w+: its faces\.jsonl was changed .*; delete that folder"):
         open_or_build(rows, CONTRACT, tmp_path)
     shutil.rmtree(file.parent)
     assert len(open_or_build(rows, CONTRACT, tmp_path).faces) == len(rows), "as the message says"
 
 
-def rewrite(index, change):
-    """The index with changed entries, and its checksum made again."""
-    entries = np.frombuffer(index.read_bytes()[:-4], ENTRY).copy()
-    change(entries)
-    index.write_bytes(entries.tobytes() + zlib.crc32(entries.tobytes()).to_bytes(4, "little"))
+SURPLUS = [0, checksum(np.empty(0, np.uint8)), None, "gone"]
+FOREIGN = {  # entries that no build writes
+    "type": ["3", 0, None, ""], "channels": [2, 0, None, ""], "negative": [-3, 0, None, ""],
+    "huge": [10**30, 0, None, ""], "checksum": [3, -1, None, ""], "NaN": [3, math.nan, None, ""],
+    "points": [3, 0, [[0.5, 0.5]], ""], "infinite points": [3, 0, [[math.inf, 0.5]] * 5, ""],
+    "nested": [[[3]], 0, None, ""], "problem": [0, 0, None, 7], "no pixels": [0, 0, None, ""],
+    "mapping": {"channels": 3}, "nothing": None,
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "channels"), [("faces", 2), ("faces", 0), ("faces", 255), ("none", 1), ("none", 255)])
-def test_an_index_that_no_build_writes_is_refused_whatever_its_checksum(rows, tmp_path, kind, channels):
-    open_or_build(rows, CONTRACT, tmp_path, kind=kind)
-    rewrite(next(tmp_path.glob("pack-*/faces.index")), lambda entries: entries["channels"].put(1, channels))
-    with pytest.raises(DataError, match=r"its faces\.index has entries that no build writes; delete that folder"):
-        open_or_build(rows, CONTRACT, tmp_path, kind=kind)
+@pytest.mark.parametrize("entry", [*FOREIGN.values(), SURPLUS], ids=[*FOREIGN, "not tolerated"])
+def test_an_index_of_foreign_values_is_refused_whatever_its_checksum(rows, tmp_path, entry):
+    open_or_build(rows, CONTRACT, tmp_path)
+    file = next(tmp_path.glob("pack-*/faces.jsonl"))
+    [line] = file.read_bytes().splitlines()
+    entries = json.loads(line)[1]
+    entries[1] = entry
+    file.write_bytes(facepack_writer._line(entries))
+    with pytest.raises(DataError, match=r"face pack .*pack-\w+: its faces\.jsonl was changed .*; delete that folder"):
+        open_or_build(rows, CONTRACT, tmp_path)
 
 
-@pytest.mark.parametrize("surplus", [bytes(ENTRY.itemsize), b"\xff" * ENTRY.itemsize, b"12345", None])
-def test_an_unfinished_pack_is_continued_before_entries_that_fit_no_face(rows, tmp_path, surplus):
-    """None: an entry that fits, of a row that the manifest does not have."""
-    pixels = open_or_build(rows, CONTRACT, tmp_path).faces[:]
+@pytest.mark.parametrize("line", [b"[" * 100_000, b"5\n", b"{}\n", b"[]\n", b"[0,0]\n", b"[null,[]]\n"], ids=len)
+def test_an_index_of_another_form_is_refused(rows, tmp_path, line):
+    open_or_build(rows, CONTRACT, tmp_path)
+    file = next(tmp_path.glob("pack-*/faces.jsonl"))
+    file.write_bytes(line + file.read_bytes())
+    with pytest.raises(DataError, match=r"its faces\.jsonl was changed"):
+        open_or_build(rows, CONTRACT, tmp_path)
+
+
+@pytest.mark.parametrize("entry", [*FOREIGN.values(), SURPLUS], ids=[*FOREIGN, "surplus"])
+def test_an_unfinished_pack_is_continued_before_entries_that_no_build_writes(rows, tmp_path, entry):
+    """The last of them is sound, but the manifest has no row for it."""
+    whole = open_or_build(rows, CONTRACT, tmp_path)
     folder = next(tmp_path.glob("pack-*"))
+    pixels = whole.faces[:]
     partial = folder.rename(facepack_writer.partial_folder(folder))
-    index = (partial / "faces.index").read_bytes()[:-4]
-    none = np.array([(0, checksum(np.empty(0, np.uint8)), np.nan)], ENTRY).tobytes()
-    (partial / "faces.index").write_bytes(index + (none if surplus is None else surplus) * 3)
+    with open(partial / "faces.jsonl", "ab") as index:
+        index.write(facepack_writer._line([entry] * 3))
     assert np.array_equal(open_or_build(rows, CONTRACT, tmp_path).faces[:], pixels)
 
 
-@pytest.mark.parametrize("name", ["faces.u8", "faces.index"])
+@pytest.mark.parametrize("name", ["faces.u8", "faces.jsonl"])
 def test_a_pack_without_one_of_its_files_is_refused(rows, tmp_path, name):
     open_or_build(rows, CONTRACT, tmp_path)
     next(tmp_path.glob(f"pack-*/{name}")).unlink()
@@ -335,8 +364,8 @@ def interrupt_after(rows_done):
     return progress
 
 
-DAMAGE = ("none", "half a chunk more", "half an entry more", "pixels lost", "pixels changed")
-DAMAGE += ("garbage after", "zeros between", "another row's entry", "index lost")
+DAMAGE = ("none", "half a chunk more", "half a line more", "pixels lost", "pixels changed")
+DAMAGE += ("garbage after", "garbage between", "another chunk's entries", "index lost")
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -358,7 +387,7 @@ def test_an_interrupted_build_continues(rows, tmp_path, monkeypatch, kind, damag
     assert calls[:2] == [(done_rows, 50), (done_rows + 8, 50)] and calls[-1] == (50, 50)
     assert records[0]["first"] == done_rows and len(made) == 50 - done_rows
     assert not partial.exists()
-    for name in ("faces.u8", "faces.index"):
+    for name in ("faces.u8", "faces.jsonl"):
         first, second = (next((tmp_path / d).glob(f"pack-*/{name}")).read_bytes() for d in ("whole", "cut"))
         assert first == second, name
     assert np.array_equal(whole.faces, again.faces)
@@ -366,19 +395,19 @@ def test_an_interrupted_build_continues(rows, tmp_path, monkeypatch, kind, damag
 
 def damage_partial(partial, damage, done):
     """What a kill or a lost disk block leaves of three chunks of eight rows; how many rows must be kept of it."""
-    faces, index = partial / "faces.u8", partial / "faces.index"
-    pixels, entries, size = faces.read_bytes(), index.read_bytes(), ENTRY.itemsize
+    faces, index = partial / "faces.u8", partial / "faces.jsonl"
+    pixels, lines = faces.read_bytes(), index.read_bytes().splitlines(keepends=True)
     if damage == "half a chunk more":
         faces.write_bytes(pixels + b"z" * 5000)
-    if damage == "half an entry more":
-        index.write_bytes(entries + entries[: size // 2])
+    if damage == "half a line more":
+        index.write_bytes(b"".join(lines) + lines[0][:40])
     if damage == "garbage after":
-        index.write_bytes(entries + b"\xff{]\n" * size)
-    if damage == "zeros between":
-        index.write_bytes(entries[: 9 * size] + bytes(size) + entries[10 * size :])
-        return 9
-    if damage == "another row's entry" and pixels:  # without pixels they are alike
-        index.write_bytes(entries[: 16 * size] + entries[17 * size :])
+        index.write_bytes(b"".join(lines) + b"\xff{]\n" + b"{}\n")
+    if damage == "garbage between":
+        index.write_bytes(lines[0] + b"garbage\n" + b"".join(lines[1:]))
+        return 8
+    if damage == "another chunk's entries":
+        index.write_bytes(b"".join(lines[:2]) + lines[2].replace(b"[[", b'[[1,1,null,""],[', 1))
         return 16
     if damage == "index lost":
         index.unlink()
@@ -389,7 +418,7 @@ def damage_partial(partial, damage, done):
     if damage == "pixels changed" and pixels:
         middle = len(pixels) // 2
         faces.write_bytes(pixels[:middle] + bytes([pixels[middle] ^ 4]) + pixels[middle + 1 :])
-        return 12
+        return 8
     return done
 
 
@@ -628,7 +657,7 @@ def test_prediction_aligns_an_image_like_a_pack(heads, yunet, tmp_path):
     inputs = []
     for detector in ("yunet", "haar"):
         predictor = Predictor(bundle, detector=detector)
-        predictor._run = lambda faces: inputs.append(faces) or np.zeros((len(faces), 7))
+        predictor._members = [(EYES, lambda faces: inputs.append(faces) or np.zeros((len(faces), 7)))]
         predictor.logits(heads, boxes)
     packed = EYES.normalise(np.ascontiguousarray(EYES.centre(pack.faces[:])))
     assert all(np.array_equal(faces, packed) for faces in inputs) and len(inputs) == 2

@@ -27,6 +27,7 @@ from fer_lib.adapt.buffer import read_report
 from fer_lib.calibration.bias import read_logit_bias
 from fer_lib.calibration.temperature import Temperature
 from fer_lib.cli.predict import _prior
+from fer_lib.datasets.facepack_writer import Entry, _line, valid_chunks
 from fer_lib.datasets.interchange import write_csv
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, read_exposure
@@ -207,6 +208,13 @@ def exposure(folder: Path) -> bytes:
     return stream.getvalue()
 
 
+def pack_index(folder: Path) -> bytes:
+    return b"".join(_line([Entry(1, i, [[0.5, 0.5]] * 5, ""), Entry(0, 0, None, "gone")]) for i in range(5))
+
+
+# -- images ----------------------------------------------------------------------------------------------------
+
+
 def image_file(form: str) -> Callable[[Path], bytes]:
     def prepare(folder: Path) -> bytes:
         stream = io.BytesIO()
@@ -247,6 +255,8 @@ def _readers() -> list[Reader]:
         Reader("alignmentreport.json", "json", *soft["alignmentreport.json"]),
         Reader("classorder.json", "json", *soft["classorder.json"]),
         Reader("softlabels_index.jsonl", "text", *soft["softlabels_index.jsonl"]),
+        Reader("face pack index", "text", pack_index, lambda folder, content: list(
+            valid_chunks(content.splitlines(keepends=True)))),
         Reader("softlabels.npz", "bytes", *soft["softlabels.npz"], heavy=True),
         Reader("seen.npz", "bytes", exposure, folder_reader(EXPOSURE_FILE, read_exposure), heavy=True),
         Reader("manifest.parquet", "bytes", lambda folder: rows(folder).path.read_bytes(), file_reader(

@@ -65,11 +65,12 @@ def pack_entries(kind: str):
 
     def prepare(folder: Path) -> bytes:
         open_pack(folder, kind)
-        return next(folder.glob("packs/*/faces.index")).read_bytes()[:-4]
+        [index] = folder.glob("packs/*/faces.jsonl")
+        return json.dumps(json.loads(index.read_bytes())[1]).encode()
 
     def read(folder: Path, content: bytes) -> Any:
-        checksum = zlib.crc32(content).to_bytes(4, "little")
-        next(folder.glob("packs/*/faces.index")).write_bytes(content + checksum)
+        [index] = folder.glob("packs/*/faces.jsonl")
+        index.write_bytes(facepack_writer._line(json.loads(content)))
         return open_pack(folder, kind).faces[:]
 
     return prepare, read
@@ -79,7 +80,7 @@ def unfinished_entries(folder: Path, content: bytes) -> Any:
     """The same entries in a pack whose build was interrupted; the build continues."""
     [pack] = [path for path in folder.glob("packs/pack-*") if path.is_dir()]
     partial = pack if pack.suffix else pack.rename(facepack_writer.partial_folder(pack))
-    (partial / "faces.index").write_bytes(content)
+    (partial / "faces.jsonl").write_bytes(facepack_writer._line(json.loads(content)))
     return open_pack(folder, "faces").faces[:]
 
 
@@ -197,11 +198,11 @@ def jpeg(folder: Path) -> bytes:
 
 NOTEBOOK = sorted((REPO / "notebooks").glob("*.ipynb"))[0]
 STORE_READERS = [
-    Reader("face pack entries", "bytes", *pack_entries("faces"), heavy=True),
-    Reader("face pack entries, no pixels", "bytes", *pack_entries("none"), heavy=True),
-    Reader("unfinished face pack", "bytes", pack_entries("faces")[0], unfinished_entries, heavy=True),
+    Reader("face pack entries", "json", *pack_entries("faces"), heavy=True),
+    Reader("face pack entries, no pixels", "json", *pack_entries("none"), heavy=True),
+    Reader("unfinished face pack", "json", pack_entries("faces")[0], unfinished_entries, heavy=True),
     Reader("faces.u8", "bytes", *pack_file("faces.u8"), heavy=True),
-    Reader("faces.index", "bytes", *pack_file("faces.index"), heavy=True),
+    Reader("faces.jsonl", "text", *pack_file("faces.jsonl"), heavy=True),
     Reader("image hashes", "bytes", hashes, read_hashes, heavy=True),
     Reader("cached array", "bytes", array, read_array),
     Reader("import report", "json", lambda folder: json.dumps(IMPORT).encode(), import_report, heavy=True),

@@ -10,7 +10,6 @@ import time
 import pytest
 
 from fer_lib.datasets.build import build_manifest
-from fer_lib.datasets.facepack_writer import ENTRY
 from fer_lib.importers import import_all
 from fer_lib.params import ManifestParams, SourceSpec
 from fer_lib.synthetic.dataset import write_raw
@@ -67,7 +66,7 @@ with progress.observed_by(observe):
 print(len(pack.faces), pack.faces[len(rows) - 1].sum())
 """
 FACES, ROUNDS = 600, 200
-FILES = ("faces.u8", "faces.index")
+FILES = ("faces.u8", "faces.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -132,13 +131,13 @@ def content(cache):
 
 
 def noted(cache):
-    """How many chunks of eight rows the unfinished pack has."""
-    files = list(cache.glob("pack-*.partial/faces.index"))
-    return files[0].stat().st_size // ENTRY.itemsize // 8 if files else 0
+    """How many lines the unfinished pack's index has."""
+    files = list(cache.glob("pack-*.partial/faces.jsonl"))
+    return files[0].read_bytes().count(b"\n") if files else 0
 
 
 def finished(cache):
-    return any(cache.glob("pack-*/faces.index")) and not any(cache.glob("*.partial"))
+    return any(cache.glob("pack-*/faces.jsonl")) and not any(cache.glob("*.partial"))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="builds are forked")
