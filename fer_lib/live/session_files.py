@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_lib.emotions import EMOTIONS, NUM_CLASSES
+from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.detectors import Face
 from fer_lib.storage.atomic import write_json
@@ -149,10 +150,7 @@ def read_frames(folder: Path | str) -> Frames:
     if not len(frames.frame_index):
         raise DataError(f"{file} holds no frame: the session ended before its first one; record it again")
     if (wrong := np.flatnonzero(~_is_valid(frames))).size:
-        raise DataError(
-            f"{file}: line {wrong[0] + 2} is not what a session writes: frame_index and time_sec must rise, and "
-            f"probabilities be {NUM_CLASSES} shares that sum to 1; remove it by hand"
-        )
+        raise _line_error(file, text, wrong[0] + 2)
     return frames
 
 
@@ -183,8 +181,8 @@ def _is_valid(frames: Frames) -> np.ndarray:
     return rising & later & (shares | np.isnan(frames.probs).all(axis=1))
 
 
-def _line_error(file: Path, text: str) -> DataError:
-    """The error for the first line that is no row of a session."""
+def _line_error(file: Path, text: str, wrong: int | None = None) -> DataError:
+    """The error for the first line that is no row of a session; ``wrong``: the first that is not valid."""
     number = 1
     for number, cells in rows_of(text, file):
         try:
@@ -192,7 +190,9 @@ def _line_error(file: Path, text: str) -> DataError:
                 raise ValueError(f"it has {len(cells)} cells, not {len(PER_FRAME_COLUMNS)}")
             if cells[2] not in _MANUAL_LABELS or cells[3] not in _PRED_LABELS:
                 raise ValueError(f"labels {cells[2]!r} and {cells[3]!r} are not both of {', '.join(EMOTIONS)}")
-            int(cells[0]), [float(cell) for cell in (cells[1], *filter(None, cells[4:-3]))]
+            int(cells[0]), [float(cell) for cell in filter(None, cells[4:-3])]
+            if number == wrong or not math.isfinite(float(cells[1])):
+                raise ValueError("frame_index and time_sec must rise, and probabilities be shares that sum to 1")
         except ValueError as error:
             return DataError(f"{file}: line {number} is not what a session writes ({error}); remove it by hand")
     return DataError(f"{file} cannot be read as a table of {number} lines: record the session again")
