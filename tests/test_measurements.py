@@ -9,7 +9,7 @@ from scipy.stats import ttest_rel
 WITH_GOALS = ["loader", "manifest_scale", "audit_scale", "teacher_speed", "live_scoring", "live"]
 
 
-@pytest.mark.parametrize("name", [*WITH_GOALS, "backbones", "arcface_sweep"])
+@pytest.mark.parametrize("name", [*WITH_GOALS, "backbones", "arcface_sweep", "uncertainty"])
 def test_a_page_matches_its_numbers(repo, measurement, name):
     folder = repo / "docs" / "results"
     result = json.loads((folder / f"{name}.json").read_text())
@@ -65,3 +65,10 @@ def test_replay_mixes_a_share_of_the_first_domain(measurement, drawn_manifest):
     sizes, before = (f.groupby(["split", "source"]).size() for f in (mixed, frame))
     assert sizes["train", "a"] == round(0.5 * before["train", "b"]) < before["train", "a"]
     assert sizes.drop(("train", "a")).equals(before.drop(("train", "a"))) and mixed["sample_id"].is_unique
+
+
+def test_auroc_is_the_share_of_pairs_in_order(measurement):
+    rng = np.random.default_rng(0)
+    familiar, other = rng.integers(0, 6, 40).astype(float), rng.integers(2, 9, 30).astype(float)
+    pairs = [(b > a) + 0.5 * (b == a) for a in familiar for b in other]
+    assert measurement("uncertainty").auroc(familiar, other) == pytest.approx(np.mean(pairs))
