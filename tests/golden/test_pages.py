@@ -8,7 +8,7 @@ from record_outputs import CARD, PAGES, README, RESULTS, model_card, readme_resu
 
 ELSEWHERE = {  # rendered by tests/test_measurements.py, tests/fuzz and tests/datasets/test_label_noise_table.py
     "arcface_sweep", "audit_scale", "backbones", "fuzz", "label_noise", "live", "live_scoring", "loader",
-    "manifest_scale", "teacher_speed",
+    "manifest_scale", "teacher_speed", "uncertainty",
 }  # fmt: skip
 
 
