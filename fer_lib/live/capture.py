@@ -22,6 +22,7 @@ from fer_lib.faces.opencv_errors import reason
 
 QUEUE_SIZE = 4  # frames of a file that are read ahead
 CAMERA_TIMEOUT = 2.0  # seconds without a frame after which a camera counts as unplugged
+MAX_PIXELS = 7680 * 4320  # of a frame of a file: 100 MB, of which several are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -166,9 +167,20 @@ def _open(source: str, is_camera: bool) -> cv2.VideoCapture:
     file = Path(source).expanduser()
     if not file.is_file():
         raise DataError(f"--source {source}: there is no such file; give a camera's number (0) or a video file")
+    return open_video(file)
+
+
+def open_video(file: Path) -> cv2.VideoCapture:
+    """An open video file.  DataError when OpenCV cannot read it, or its frames have more than ``MAX_PIXELS``."""
     video = cv2.VideoCapture(str(file))
     if not video.isOpened():
         raise DataError(f"{file} is no video that OpenCV can read ({file.stat().st_size:,} bytes): convert it to MP4")
+    width, height = (int(video.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    if width * height > MAX_PIXELS:
+        video.release()
+        raise DataError(
+            f"{file} has frames of {width} x {height} pixels, above the cap of {MAX_PIXELS:,}: scale it down"
+        )
     return video
 
 

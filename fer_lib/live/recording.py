@@ -17,6 +17,7 @@ import numpy as np
 
 from fer_lib.errors import DataError
 from fer_lib.live import session_files
+from fer_lib.live.capture import open_video
 
 DEFAULT_FPS = 25.0  # for a camera that does not report its own
 
@@ -119,10 +120,8 @@ def open_recorded_frames(folder: Path | str) -> Iterator[Iterator[tuple[int, np.
     if not file.is_file():
         raise DataError(f"{folder} holds no raw video ({session_files.RAW_VIDEO} is missing): record with --record raw")
     indices = session_files.read_recorded(folder)
-    video = cv2.VideoCapture(str(file))
+    video = open_video(file)
     try:
-        if not video.isOpened():
-            raise DataError(f"{file} is no video that OpenCV can read: record the session again")
         width, height = size or (None, None)  # the recorded size has no padding
         # a killed session may have listed more frames than its video holds
         yield ((index, image[:height, :width]) for index, image in zip(indices, read_images(video), strict=False))

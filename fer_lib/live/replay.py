@@ -9,13 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from fer_lib.errors import DataError
 from fer_lib.faces.detector_interface import find_points
 from fer_lib.faces.detectors import Face, get_detector
 from fer_lib.live import session_files
+from fer_lib.live.capture import open_video
 from fer_lib.live.live_model import LiveModel
 from fer_lib.live.log import SessionLog
 from fer_lib.live.recording import open_recorded_frames, raw_video_folder, read_images
@@ -125,7 +125,7 @@ def _open_images(folder: Path, info: dict[str, Any]) -> Iterator[Iterator[tuple[
     file = Path(source["path"])
     if not file.is_file() or fingerprint(file) != source.get("fingerprint"):
         raise DataError(f"{folder} was made from {file}, which is missing or has changed: restore that file")
-    video = cv2.VideoCapture(str(file))
+    video = open_video(file)
     try:
         yield enumerate(read_images(video))
     finally:
