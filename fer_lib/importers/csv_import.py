@@ -15,7 +15,7 @@ from fer_lib.datasets.manifest import Manifest, box_of, content_id, sample_id
 from fer_lib.datasets.splits import assign_val, assign_val_roles, excluded_from_val
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
-from fer_lib.faces.decode import decode
+from fer_lib.faces.decode import decode, open_file
 from fer_lib.importers.builder import BadRecord, leaves_photo
 from fer_lib.params import CsvParams
 from fer_lib.storage.atomic import fresh_file, json_text
@@ -84,7 +84,8 @@ def _add_ids(table: CsvRows, root: Path) -> int:
 def _check_image(path: Path, rows: list[Row]) -> tuple[list[tuple[str, int, str]], int]:
     """Add ids to the rows of one image; returns (kind, line, reason) of bad rows, and how many boxes leave it."""
     try:
-        data = path.read_bytes()
+        with open_file(path) as file:
+            data = file.read()
         size = decode(data).shape[:2]
     except OSError as error:
         kind = "missing picture" if isinstance(error, FileNotFoundError) else "unreadable picture"
