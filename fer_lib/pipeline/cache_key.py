@@ -1,4 +1,4 @@
-"""The cache key of a phase.  A finished phase with the same key is re-used (``reuse.py`` decides).
+"""The cache key of a phase.  A finished phase with the same key is re-used (``folders.py`` decides).
 
 The key hashes the kind, its parameters, the ids of its inputs, the code of its notebook and the ``fer_lib`` sources
 which that code can reach.  Sources are compared as syntax trees without docstrings, so a comment costs no training.
@@ -221,11 +221,7 @@ def _module(name: str, whole: bool, package: Path, changed: int) -> tuple[str, l
 
 
 def _parse(text: str, whole: bool) -> dict[str, Any]:
-    """What the key needs of a module: ``digest``, ``imports`` (:func:`_imports`) and ``imports_by_name``.
-
-    Without ``whole``, the module's functions and classes are left out.  ``imports_by_name``: it imports ``importlib``
-    or ``pkgutil``, so that any module may be reached.
-    """
+    """``digest``, ``imports`` and ``imports_by_name`` of a module, or without ``whole`` of what it runs on import."""
     key = _digest(f"{whole} {text}")
     if key not in _parsed and key in _parsed_earlier():
         _parsed[key] = _parsed_earlier()[key]
@@ -234,6 +230,7 @@ def _parse(text: str, whole: bool) -> dict[str, Any]:
         if not whole:
             tree.body = [node for node in tree.body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
         imports = list(_imports(tree))
+        # such a module may reach any other
         by_name = any(not level and module in ("importlib", "pkgutil") for level, module, *_ in imports)
         _parsed[key] = {"digest": _digest(_skeleton(tree)), "imports": imports, "imports_by_name": by_name}
     return _parsed[key]
@@ -259,10 +256,7 @@ def _imports(tree: ast.AST) -> Iterator[tuple[int, str, str, bool]]:
 
 
 def _resolve(imports: Iterable[Sequence], parent: str, package: Path) -> Iterator[tuple[str, bool]]:
-    """(module, whole) for each module of the package that is imported, after the packages it lies in.
-
-    ``parent`` resolves relative imports.
-    """
+    """(module, whole) for each imported module of the package, after the packages in which it lies."""
     for level, module, name, whole in imports:
         base = parent.split(".")[: len(parent.split(".")) - level + 1] if level else []
         module = ".".join([*base, module] if module else base)

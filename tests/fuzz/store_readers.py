@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from fer_lib.datasets.import_folder import REPORT, ROWS, write_clean_report
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.openings import OPENINGS, opening_count
 from fer_lib.faces.contract import FaceContract
-from fer_lib.live.recording import VideoFile, open_recorded_frames
+from fer_lib.live.recording import VideoFile, recorded_frames
 from fer_lib.live.session_files import RAW_VIDEO, RECORDED, read_recorded, write_session
 from fer_lib.live.web.browser_camera import BrowserSource
 from fer_lib.models.cache import cached_array
@@ -114,13 +113,13 @@ def read_hashes(folder: Path, content: bytes) -> Any:
 
 def array(folder: Path) -> bytes:
     stream = io.BytesIO()
-    np.save(stream, np.arange(35.0).reshape(5, 7))
+    np.savez(stream, array=np.arange(35.0).reshape(5, 7))
     return stream.getvalue()
 
 
 def read_array(folder: Path, content: bytes) -> Any:
-    (folder / "a.npy").write_bytes(content + zlib.crc32(content).to_bytes(4, "little"))
-    return cached_array(folder / "a.npy", lambda: np.zeros(3))
+    (folder / "a.npz").write_bytes(content)
+    return cached_array(folder / "a.npz", lambda: np.zeros(3))
 
 
 IMPORT = {
@@ -189,8 +188,7 @@ def video(folder: Path) -> bytes:
 
 
 def play(folder: Path) -> Any:
-    with open_recorded_frames(folder) as images:
-        return sum(1 for _ in images)
+    return sum(1 for _ in recorded_frames(folder))
 
 
 def jpeg(folder: Path) -> bytes:
