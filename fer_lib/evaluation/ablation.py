@@ -20,8 +20,8 @@ from fer_lib.storage.json_files import read_json
 
 SCORES = {"accuracy": "accuracy", "macro_f1_present": "macro-F1"}
 METHOD = (
-    "percentile bootstrap that resamples rows and seeds together (Owen 2007, The pigeonhole bootstrap): the same rows "
-    "for all models, the same seeds for a variant and its control"
+    "percentile bootstrap that resamples rows and seeds together (Owen 2007, the pigeonhole bootstrap), in pairs of a "
+    "variant's and the control's model of one seed"
 )
 
 

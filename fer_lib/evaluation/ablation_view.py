@@ -64,6 +64,7 @@ def draw_ablation(result: dict[str, Any]) -> Figure:
             for place, change in enumerate(changes.values()):
                 axes.plot(change["by_seed"], [place] * len(change["by_seed"]), "|", color="black", markersize=10)
             axes.set(xlabel=f"{title} minus {control}, 95 % interval", title=f"{suite}: {source}, n = {own['n']:,}")
+            axes.margins(y=0.12)
     return figure
 
 
@@ -71,9 +72,9 @@ def ablation_markdown(result: dict[str, Any]) -> str:
     """The table as Markdown, one section per evaluation and source."""
     interval = result["interval"]
     lines = [
-        f"Control: `{result['control']}`. A difference is the mean over seeds of variant minus control, on the same "
-        f"rows, with its 95 % interval ({interval['method']}; {interval['resamples']:,} resamples). Of twenty "
-        "intervals one leaves out 0 by chance."
+        f"Control: `{result['control']}`. A difference is the mean over seeds of variant minus control on the same "
+        f"rows, with its 95 % interval: {interval['method']}; {interval['resamples']:,} resamples. Of twenty intervals "
+        "one leaves out 0 by chance."
     ]
     for suite, source, own in _sources(result):
         leaked = f", {own['leaked']:,} of them also in train" if own["leaked"] else ""

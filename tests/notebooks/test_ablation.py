@@ -38,7 +38,7 @@ def test_alone_it_compares_what_its_run_file_has_finished(walked, kernel_server,
 
 
 def test_without_its_datasets_it_names_them_and_takes_drawn_faces(walked, kernel_server, tmp_path):
-    record, text = run_alone(walked, kernel_server, tmp_path, resamples=100)
+    record, text = run_alone(walked, kernel_server, tmp_path, smoke=True, resamples=100)
     assert "params/ablation.yaml reads data/fer2013" in text and "data/expw" in text
     assert record["params"]["variants"] == {} and len(record["inputs"]["evaluations"]) == 1
     models = json.loads((Path(record["inputs"]["evaluations"][0]) / "evaluation.json").read_text())["models"]

@@ -53,11 +53,13 @@ def test_the_inputs_are_those_of_the_file_and_not_the_newest(file):
 
 
 def test_a_missing_dataset_is_named_and_the_newest_evaluation_is_taken(file, capsys):
-    there = inputs(file)[1]
+    inputs(file)
+    capsys.readouterr()
     assert inputs(file, TEXT.replace("faces: 70", "root: data/absent")) is None
     printed = capsys.readouterr().out
     assert "params/compared.yaml reads data/absent, which do not exist" in printed and "drawn faces" in printed
-    assert standalone_inputs("ablation", AblationParams()) == there
+    newest = folders.finished_phases(("evaluate",))[0]["folder"]
+    assert standalone_inputs("ablation", AblationParams()) == {"evaluations": [newest]}
 
 
 def test_named_evaluations_need_no_run_file(file):

@@ -120,7 +120,7 @@ def test_overrides_set_nested_keys_list_items_and_whole_kinds(write):
         (GOOD, ["kd.init_from=manifest"], ["'kd'", "'init_from'", "kind 'manifest'", "not teacher or student"]),
         (ABLATION.replace("[kd]", "[kdd]"), [], ["'ablation'", "'variants'", "'kdd'", "'evaluate'", "closest: 'kd'"]),
         (ABLATION.replace("[kd]", "[kd, ce]"), [], ["'ablation'", "one per seed", "a 1, b 2"]),
-        (ABLATION.replace("b:", "b/c:"), [], ["'ablation'", "'b/c'"]),
+        (ABLATION.replace("b: [kd]", "b/c: [kd]"), [], ["'ablation'", "'b/c'"]),
         (ABLATION, ["ablation.control=c"], ["'ablation'", "no variant 'c'"]),
         (GOOD, ["student.name=same"], ["'ce' and 'kd'", "'same'", "'evaluate'"]),
     ],
