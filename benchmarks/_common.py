@@ -1,7 +1,8 @@
-"""What the measurements share: results and goals, one core, and files dropped from the system's cache."""
+"""What the measurements share: results and goals, small fits, one core, files dropped from the system's cache."""
 
 import json
 import os
+import sys
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,62 @@ def goal(what: str, found: float, wanted: float, form: str = ",.0f", at_most: bo
     sign = "<=" if at_most else ">="
     text = f"{what}: {found:{form}}, goal {sign} {wanted:{form}}: {'met' if met else 'MISSED'}"
     return {"goal": what, "found": found, "wanted": wanted, "met": met, "text": text}
+
+
+def train_once(p, manifest, out: Path, work: Path, tests: dict, start: Path | None = None) -> dict:
+    """Train a student into ``out``, unless that was done; its scores on each of ``tests``.
+
+    ``p``: StudentParams; ``manifest``: its train and val rows; ``tests``: name -> manifest of test rows; ``start``: the
+    fit it starts from.  Returns ``<test>_macro_f1``, ``<test>_accuracy`` and ``n_<test>`` for each test, ``seconds``,
+    and ``applied`` (nested_applied_frac of the last epoch).
+    """
+    from fer_lib.calibration import metrics
+    from fer_lib.datasets.facepack import open_or_build
+    from fer_lib.datasets.openings import log_test_opening
+    from fer_lib.models.bundle import read_bundle
+    from fer_lib.models.inference import predict_logits
+    from fer_lib.storage.atomic import write_json
+    from fer_lib.training.student import train_student
+
+    file, fields = out / "result.json", p.model_dump(mode="json")
+    if file.is_file():
+        result = json.loads(file.read_text())
+        if result["params"] != fields:
+            raise SystemExit(f"{out} was trained with other parameters: give another --work")
+        return result
+    applied = []
+    for event in train_student(p, manifest, out, work / "cache", init_from=str(start / "best") if start else ""):
+        if event["event"] == "epoch":
+            applied.append(event["train"].get("nested_applied_frac"))
+    best = read_bundle(out / "best")
+    result = {"params": fields, "seconds": event["seconds"], "applied": applied[-1]}
+    for name, rows in tests.items():
+        log_test_opening(rows, {out.name: [best.weights_sha256]}, Path(sys.argv[0]).stem, work / "cache", out)
+        pack = open_or_build(rows, best.contract, work / "cache")
+        scores = metrics.summary(predict_logits(best.model(), pack), pack.manifest.labels)
+        result |= {f"{name}_{key}": scores[key] for key in ("macro_f1", "accuracy")} | {f"n_{name}": len(rows)}
+    write_json(file, result)
+    return result
+
+
+def paired(differences: list[float]) -> dict:
+    """Mean of paired differences with Student's 95 % interval; no interval for a single one."""
+    import numpy as np
+    from scipy.stats import t as student_t
+
+    n, mean = len(differences), float(np.mean(differences))
+    if n < 2:
+        return {"value": mean, "lo": None, "hi": None}
+    half = float(student_t.ppf(0.975, n - 1) * np.std(differences, ddof=1) / np.sqrt(n))
+    return {"value": mean, "lo": mean - half, "hi": mean + half}
+
+
+def points(difference: dict) -> str:
+    """A difference with its interval, in points."""
+    if difference["lo"] is None:
+        return f"{100 * difference['value']:+.1f}"
+    low, high = 100 * difference["lo"], 100 * difference["hi"]
+    return f"{100 * difference['value']:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 @contextmanager

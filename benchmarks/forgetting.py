@@ -19,22 +19,19 @@ A fit that is in ``--work`` is not repeated.  ``--write`` writes docs/results/fo
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
-from _common import publish
-from scipy.stats import t as student_t
+from _common import paired, points, publish, train_once
 
 import fer_lib  # noqa: F401  (lets torchvision load beside a CPU build of torch)
 from fer_lib.datasets.build import build_manifest
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.importers import import_all
 from fer_lib.params import ManifestParams, SourceSpec, StudentParams
-from fer_lib.storage.atomic import write_json
 
 BLOCKS = {"kind": "blocks", "intervals": [1, 1, 1]}
 NESTED = {"kind": "blocks", "intervals": [1, 4, 16]}
@@ -86,37 +83,6 @@ def with_replay(manifest: Manifest, share: float, seed: int) -> Manifest:
     return Manifest(pd.concat([rest, some]).sort_index().reset_index(drop=True), manifest.meta, manifest.path)
 
 
-def train(p: StudentParams, manifest: Manifest, out: Path, work: Path, start: Path | None = None) -> dict:
-    """Train into ``out`` unless that was done; macro-F1 and accuracy on the test rows of each domain."""
-    from fer_lib.calibration import metrics
-    from fer_lib.datasets.facepack import open_or_build
-    from fer_lib.datasets.openings import log_test_opening
-    from fer_lib.models.bundle import read_bundle
-    from fer_lib.models.inference import predict_logits
-    from fer_lib.training.student import train_student
-
-    file, fields = out / "result.json", p.model_dump(mode="json")
-    if file.is_file():
-        result = json.loads(file.read_text())
-        if result["params"] != fields:
-            raise SystemExit(f"{out} was trained with other parameters: give another --work")
-        return result
-    applied = []
-    for event in train_student(p, manifest, out, work / "cache", init_from=str(start / "best") if start else ""):
-        if event["event"] == "epoch":
-            applied.append(event["train"].get("nested_applied_frac"))
-    best = read_bundle(out / "best")
-    result = {"params": fields, "seconds": event["seconds"], "applied": applied[-1]}
-    for domain in ("a", "b"):
-        rows = manifest.rows(split="test", include_sources=[domain])
-        log_test_opening(rows, {out.name: [best.weights_sha256]}, "forgetting", work / "cache", out)
-        pack = open_or_build(rows, best.contract, work / "cache")
-        scores = metrics.summary(predict_logits(best.model(), pack), pack.manifest.labels)
-        result |= {f"{domain}_{key}": scores[key] for key in ("macro_f1", "accuracy")} | {f"n_{domain}": len(rows)}
-    write_json(file, result)
-    return result
-
-
 def one_seed(a: argparse.Namespace, seed: int, work: Path) -> dict[str, dict]:
     """Method -> its scores: A before and after, forgetting, B after, and the mean of both domains after."""
     manifest = domains(a, seed, work)
@@ -127,16 +93,17 @@ def one_seed(a: argparse.Namespace, seed: int, work: Path) -> dict[str, dict]:
         checkpoint_every=a.epochs, threads=a.threads, device=a.device,
         augment={"scale": (0.85, 1.0), "jitter": (0.1, 0.1, 0.0, 0.0)},
     )  # fmt: skip
+    tests = {name: manifest.rows(split="test", include_sources=[name]) for name in ("a", "b")}
     results, setting = {}, f"{seed}-{a.faces if a.a is None else 'real'}x{a.epochs}"
     for method, (on_a, on_b) in METHODS.items():
         start = work / f"a-{on_a['nested']['intervals'] if on_a else 'plain'}-{setting}"
-        before = train(StudentParams(**shared, **on_a, include_sources=["a"]), manifest, start, work)
+        before = train_once(StudentParams(**shared, **on_a, include_sources=["a"]), manifest, start, work, tests)
         p = StudentParams(
             **shared | on_a | on_b | {"pretrained": "none"}, max_train_batches=int(counts["b"]) // a.batch,
             include_sources=["a", "b"] if method == "replay" else ["b"],
         )  # fmt: skip
         rows = with_replay(manifest, a.replay, seed) if method == "replay" else manifest
-        after = train(p, rows, work / f"b-{method}-{setting}", work, start)
+        after = train_once(p, rows, work / f"b-{method}-{setting}", work, tests, start)
         results[method] = {
             "a_before": before["a_macro_f1"], "a_after": after["a_macro_f1"], "b_after": after["b_macro_f1"],
             "forgetting": before["a_macro_f1"] - after["a_macro_f1"],
@@ -145,15 +112,6 @@ def one_seed(a: argparse.Namespace, seed: int, work: Path) -> dict[str, dict]:
         }  # fmt: skip
         print(f"seed {seed} {method}: " + ", ".join(f"{k} {results[method][k]:.3f}" for k in SCORES), flush=True)
     return results
-
-
-def interval(differences: list[float]) -> dict:
-    """Mean of paired differences with Student's 95 % interval; no interval for a single seed."""
-    n, mean = len(differences), float(np.mean(differences))
-    if n < 2:
-        return {"value": mean, "lo": None, "hi": None}
-    half = float(student_t.ppf(0.975, n - 1) * np.std(differences, ddof=1) / np.sqrt(n))
-    return {"value": mean, "lo": mean - half, "hi": mean + half}
 
 
 def summary(runs: dict[int, dict[str, dict]]) -> list[dict]:
@@ -165,16 +123,9 @@ def summary(runs: dict[int, dict[str, dict]]) -> list[dict]:
             values = [run[method][score] for run in runs.values()]
             row[score] = {"mean": float(np.mean(values)), "values": values}
             for other in ("plain", "blocks"):
-                row[score][f"to_{other}"] = interval([run[method][score] - run[other][score] for run in runs.values()])
+                row[score][f"to_{other}"] = paired([run[method][score] - run[other][score] for run in runs.values()])
         rows.append(row)
     return rows
-
-
-def points(difference: dict) -> str:
-    if difference["lo"] is None:
-        return f"{100 * difference['value']:+.1f}"
-    low, high = 100 * difference["lo"], 100 * difference["hi"]
-    return f"{100 * difference['value']:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def verdict(row: dict, other: str = "plain") -> str:

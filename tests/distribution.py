@@ -28,7 +28,6 @@ LONG = (
     "tests/pipeline/test_pipeline.py",
     "tests/training/test_distributed.py",
     "tests/adapt/test_adapt.py",
-    "tests/end_to_end/test_teacher_goes_on.py",
     "tests/tracking/test_store.py",
 )
 

@@ -17,8 +17,7 @@ import torch
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.errors import BundleError, DataError
 from fer_lib.models.bundle import WEIGHTS, Bundle
-from fer_lib.models.losses import cross_entropy, soft_targets
-from fer_lib.models.negative import negative_loss
+from fer_lib.models.losses import cross_entropy, negative_loss, soft_targets
 from fer_lib.params import AdaptFit, AdaptParams
 from fer_lib.training.fit import run_fit
 from fer_lib.training.fit_inputs import FitData, make_contract

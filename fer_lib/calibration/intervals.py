@@ -54,8 +54,7 @@ def ece_null(probs, resamples: int = 1000, seed: int = 0, bins: int = BINS) -> d
 class _BinnedModel:
     """The bins of one set of rows, and the ECE that it would have shown had its bins' true gaps been others."""
 
-    def __init__(self, probs, y, bins: int, resamples: int, seed: int):
-        table = reliability_table(probs, y, bins)
+    def __init__(self, table: Mapping[str, np.ndarray], resamples: int, seed: int):
         filled = table["count"] > 0
         self.count, self.confidence, accuracy = (table[k][filled] for k in ("count", "confidence", "accuracy"))
         self.n = int(self.count.sum())
@@ -143,9 +142,45 @@ def ece_interval(
     The lower end is 0 where calibration itself is plausible.
     """
     tail = checked_tail(level, resamples)
-    model = _BinnedModel(probs, y, bins, resamples, seed)
-    high = max(model.observed, _upper(model, tail, 1), _upper(model, tail, -1))
-    return _lower(model, tail), high
+    return _ends(_BinnedModel(reliability_table(probs, y, bins), resamples, seed), tail)
+
+
+def _ends(model: _BinnedModel, tail: float) -> tuple[float, float]:
+    return _lower(model, tail), max(model.observed, _upper(model, tail, 1), _upper(model, tail, -1))
+
+
+class _SharesModel(_BinnedModel):
+    """The same where a row's outcome is a share: its spread in a bin is the observed one, and a sum of it is normal."""
+
+    def __init__(self, table: Mapping[str, np.ndarray], resamples: int, seed: int):
+        super().__init__(table, resamples, seed)
+        self.row_sd = table["spread"][table["count"] > 0]
+        self.gap_sd = self.row_sd / np.sqrt(self.count)
+
+    def draws(self, gap: np.ndarray) -> np.ndarray:
+        mean = self.drawn * np.clip(gap, self.confidence - 1.0, self.confidence)
+        noise = np.random.default_rng(self.seed).standard_normal(self.drawn.shape)
+        return np.abs(mean + noise * self.row_sd * np.sqrt(self.drawn)).sum(axis=1) / self.n
+
+
+def shares_ece_interval(
+    confidence, shares, level: float = 0.95, resamples: int = 1000, seed: int = 0, bins: int = BINS
+) -> tuple[float, float]:
+    """:func:`ece_interval` where a row's outcome is a share in [0, 1], such as that of the votes for its top label.
+
+    ``confidence`` and ``shares`` float64 [N].  A bin of one row, or of equal outcomes, is given the spread of all rows.
+    """
+    tail = checked_tail(level, resamples)
+    confidence, shares = np.asarray(confidence, np.float64), np.asarray(shares, np.float64)
+    index = bin_index(confidence, bins)
+    count = np.bincount(index, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        means = [np.bincount(index, weights=v, minlength=bins) / count for v in (confidence, shares, shares**2)]
+    gap = confidence - shares
+    variance = means[2] - means[1] ** 2
+    spread = np.where((count > 1) & (variance > 1e-12), np.sqrt(np.maximum(variance, 0.0)), gap.std())
+    table = {"count": count, "confidence": means[0], "accuracy": means[1], "spread": np.maximum(spread, 1e-9)}
+    return _ends(_SharesModel(table, resamples, seed), tail)
 
 
 def proportion_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:

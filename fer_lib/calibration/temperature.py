@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 from scipy.optimize import brentq, minimize
 
-from fer_lib.calibration.metrics import checked_logits, class_names
+from fer_lib.calibration.metrics import checked_logits, checked_probs, class_names
 from fer_lib.errors import DataError, FerError
 
 BOUNDS = (1e-3, 1e3)
@@ -81,16 +81,22 @@ def scaled_nll(inverse: np.ndarray, logits: np.ndarray, y: np.ndarray) -> tuple[
     return float(value), (residual * logits).mean(axis=0)
 
 
+def _lead(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return logits - logits[np.arange(len(y)), y][:, None]
+
+
 def _slope(inverse: float, lead: np.ndarray) -> float:
-    """d NLL / d b of ``logits * b``: the mean of E_p[z] - z_y, from ``lead`` [N, K] = z_k - z_y (no cancellation)."""
+    """d NLL / d b of ``logits * b``: the mean of E_p[z] - z_y, from ``lead`` [N, K] = z_k - z_y (no cancellation).
+
+    With votes v in place of a label, z_y is the mean of z under v.
+    """
     scaled = inverse * lead
     weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return float(((weights * lead).sum(axis=1) / weights.sum(axis=1)).mean())
 
 
-def _fit_global(logits, y, low, high) -> tuple[float, bool]:
-    """Inverse temperature within [low, high] and whether it is a bound."""
-    lead = logits - logits[np.arange(len(y)), y][:, None]
+def _fit_global(lead, low, high) -> tuple[float, bool]:
+    """Inverse temperature within [low, high] and whether it is a bound; ``lead`` as for :func:`_slope`."""
     if _slope(low, lead) >= 0:
         return low, True
     if _slope(high, lead) <= 0:
@@ -102,7 +108,7 @@ def _fit_global(logits, y, low, high) -> tuple[float, bool]:
 
 def _fit_vector(logits, y, low, high) -> tuple[np.ndarray, np.ndarray]:
     """Inverse temperatures [K] and which of them lie on a bound."""
-    start, _ = _fit_global(logits, y, low, high)
+    start, _ = _fit_global(_lead(logits, y), low, high)
     k = logits.shape[1]
     # in units of the global solution every coordinate is near one, whatever the scale of the logits
     unit = logits * start
@@ -147,7 +153,7 @@ def fit(
         raise FerError(f"temperature bounds {bounds} are not an interval of positive numbers: pass (low, high)")
     low, high = 1.0 / bounds[1], 1.0 / bounds[0]
     if mode == "global":
-        inverse, hit = _fit_global(logits, y, low, high)
+        inverse, hit = _fit_global(_lead(logits, y), low, high)
         temperatures, hits = [1.0 / inverse], np.array([hit])
     elif mode == "vector":
         inverse, hits = _fit_vector(logits, y, low, high)
@@ -176,3 +182,27 @@ def fit(
         argmax_changed=float(changed),
         **values,
     )
+
+
+def fit_to_votes(logits, votes, fitted_on: str = "val/temperature", view: View = "none") -> Temperature:
+    """The temperature that minimises the cross-entropy of these rows under their annotators' votes.
+
+    ``logits`` [N, K] under ``view``; ``votes`` float64 [N, K], shares that sum to one.  It is convex in 1/T as the NLL
+    is, and equal to :func:`fit` where all votes of a row agree.  Raises FerError when the minimum lies on a bound.
+    """
+    logits, _ = checked_logits(logits)
+    votes, _ = checked_probs(votes)
+    if votes.shape != logits.shape:
+        raise DataError(f"votes have shape {votes.shape}, logits {logits.shape}: pass the votes of the same rows")
+    lead = logits - (votes * logits).sum(axis=1, keepdims=True)
+    inverse, hit = _fit_global(lead, 1.0 / BOUNDS[1], 1.0 / BOUNDS[0])
+    if hit:
+        raise FerError(
+            f"temperature fit to votes on {fitted_on} ({len(votes)} rows) ends at the bound {1.0 / inverse:g}: the "
+            "model is no better than chance on these rows, or right on all of them; add rows"
+        )
+    value = 1.0 / inverse
+    return Temperature(
+        mode="global", global_temperature=value, fitted_on=fitted_on, view=view, n=len(votes), note="fitted to votes",
+        flagged=not USUAL[0] <= value <= USUAL[1],
+    )  # fmt: skip

@@ -28,12 +28,11 @@ def check(
 ) -> None:
     """Verify hashes, class order, face contract and coverage; print the sharpness.  Exit 1 when a check fails."""
     from fer_lib.cli.data_files import read_rows
-    from fer_lib.models.softlabels_format import check_softlabels, read_record
+    from fer_lib.models.softlabels_format import read_softlabels
     from fer_lib.models.softlabels_result import sharpness_table
     from fer_lib.pipeline import folders
 
     phase = folders.read_record(folder)
     manifest = manifest or (Path(phase["inputs"]["manifest"]) if phase else None)
-    for line in check_softlabels(folder, manifest and read_rows(manifest).rows(split="train")):
-        typer.echo(line)
-    typer.echo(sharpness_table(read_record(folder)).round(3).T.to_string())
+    labels = read_softlabels(folder, manifest and read_rows(manifest).rows(split="train"), passed=typer.echo)
+    typer.echo(sharpness_table(labels.record).round(3).T.to_string())

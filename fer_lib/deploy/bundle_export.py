@@ -13,27 +13,25 @@ import numpy as np
 import pandas as pd
 
 from fer_lib.calibration.metrics import softmax, summary
-from fer_lib.datasets.batches import eval_batches
 from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
 from fer_lib.datasets.facepack import open_or_build
 from fer_lib.datasets.manifest import Manifest, box_of
 from fer_lib.datasets.openings import log_test_opening
 from fer_lib.deploy import latency
 from fer_lib.deploy.onnx_compact import compact
-from fer_lib.deploy.onnx_file import export_verified
-from fer_lib.deploy.onnx_parity import parity
+from fer_lib.deploy.onnx_file import export_verified, parity
 from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import BundleError, FerError
 from fer_lib.faces.decode import decode
 from fer_lib.models.bundle import META, ONNX, Bundle, bundle_folder, derive_bundle, read_bundle
-from fer_lib.models.bundle_format import INPUT, OUTPUT
-from fer_lib.onnx_session import open_session
+from fer_lib.models.inference import network, predict_logits
 from fer_lib.params import ExportParams
 from fer_lib.storage.atomic import write_json
 from fer_lib.storage.phase_result import PhaseResult, Registration
 from fer_lib.storage.progress import step
 
 REAL_FACES = 256  # val/select faces for verifying the exported file
+COMPARED = ("max_abs_diff", "max_abs_logit", "label_agreement", "n", "n_real")  # of the compact file
 
 
 def export_model(
@@ -65,7 +63,10 @@ def export_model(
     files = {"fp32": final.path / ONNX}
     if params.compact:
         files["int8-weights"] = _write_packaged(final, inputs.get("manifest"), out, cache_dir or out / "cache")
-        report["compact"] = _compact_report(bundle, files, faces)
+        compared = parity(bundle, files["int8-weights"], **faces)
+        fp32, int8 = (file.stat().st_size for file in files.values())
+        report["compact"] = {key: compared[key] for key in COMPARED}
+        report["compact"] |= {"bytes": int8, "bytes_fp32": fp32, "ratio": fp32 / int8}
     if len(labels):
         final = derive_bundle(final, out / "bundle", metrics={"onnx": _agreement(final, faces, labels)})
     rows = latency.benchmark(bundle, files)
@@ -155,45 +156,25 @@ def _select_faces(manifest: Path | str | None, n: int) -> tuple[dict[str, list],
     return faces, rows.labels[positions]
 
 
-def _compact_report(bundle: Bundle, files: Mapping[str, Path], faces: dict[str, list]) -> dict[str, Any]:
-    compared = parity(bundle, files["int8-weights"], **faces)
-    sizes = {name: path.stat().st_size for name, path in files.items()}
-    return {
-        **{k: compared[k] for k in ("max_abs_diff", "max_abs_logit", "label_agreement", "n", "n_real")},
-        "bytes": sizes["int8-weights"],
-        "bytes_fp32": sizes["fp32"],
-        "ratio": sizes["fp32"] / sizes["int8-weights"],
-    }
-
-
 def _write_packaged(bundle: Bundle, manifest: Path | str | None, out: Path, cache_dir: Path) -> Path:
-    """Write ``out/packaged``, a bundle with only the compact ONNX file and that file's test metrics; return the file.
-
-    Measuring it reads the test rows, which is logged.  It has no test metrics where the float32 bundle has none.
-    """
+    """Write ``out/packaged``: only the compact ONNX file, with its own test metrics where the float32 file has some."""
     file = compact(bundle.path / ONNX, out / "compact.onnx")
-    contract, temperature = bundle.contract, bundle.temperature
     metrics: dict[str, Any] = {"test": None, "test_raw": None, "test_float32": bundle.meta["metrics"].get("test")}
+    packaged = derive_bundle(bundle, out / "packaged", extra_files={ONNX: file}, metrics=metrics, weights=False)
+    file.unlink()
     if metrics["test_float32"] and manifest:
         whole = _read_manifest(manifest)
         rows, weights = whole.rows(split="test"), {f"{bundle.name}, int8": [bundle.weights_sha256]}
         log_test_opening(rows, weights, "compact export", cache_dir, out, manifest_sha256=whole.sha256)
         tolerance = int(rows.meta.get("tolerance", 0))
-        pack = open_or_build(rows, contract, cache_dir, tolerance, kind="none")  # test faces are not cached
-        session = open_session(file)
-        with step("predicting faces", total=len(pack.faces), unit="faces") as counter:
-            parts = []
-            for chunk, faces in eval_batches(pack, 256):
-                parts.append(session.run([OUTPUT], {INPUT: faces})[0])
-                counter.update(int(chunk[-1]) + 1)
-        logits, labels = np.concatenate(parts).astype(np.float64), pack.manifest.labels
+        pack = open_or_build(rows, bundle.contract, cache_dir, tolerance, kind="none")  # test faces are not cached
+        logits, labels = predict_logits(network(packaged), pack), pack.manifest.labels
         evalset = evalset_id(pack.manifest.sample_ids, labels, "test", tolerance)
-        identity = {"evalset_id": evalset, "protocol_id": protocol_id(evalset, contract, "none")}
+        identity = {"evalset_id": evalset, "protocol_id": protocol_id(evalset, bundle.contract, "none")}
         identity |= {"n_expected": len(rows), "n_used": len(labels)}
-        scaled = logits if temperature is None else temperature.apply(logits)
-        metrics |= {"test": summary(scaled, labels) | identity, "test_raw": summary(logits, labels) | identity}
-    packaged = derive_bundle(bundle, out / "packaged", extra_files={ONNX: file}, metrics=metrics, weights=False)
-    file.unlink()
+        scaled = logits if bundle.temperature is None else bundle.temperature.apply(logits)
+        scores = {"test": summary(scaled, labels) | identity, "test_raw": summary(logits, labels) | identity}
+        packaged = derive_bundle(packaged, packaged.path, metrics=scores)
     return packaged.path / ONNX
 
 

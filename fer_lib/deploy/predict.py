@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from fer_lib.calibration.prior_shift import prior_correction
 from fer_lib.datasets.provenance import training_text
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError, FerError
-from fer_lib.faces.contract import Box
+from fer_lib.faces.contract import Box, FaceContract
 from fer_lib.faces.decode import decode
 from fer_lib.faces.detector_interface import find_points
 from fer_lib.faces.detectors import YuNet, get_detector
@@ -25,6 +25,7 @@ from fer_lib.models.ensemble_folder import Ensemble, is_ensemble, read_ensemble
 from fer_lib.models.logits import logits_function
 
 BATCH = 64
+LICENCE = "LICENSE"  # a file beside weights that have terms of their own; its first line is shown
 
 
 @dataclass(frozen=True)
@@ -43,32 +44,47 @@ class FacePrediction:
 
 
 class Predictor:
-    """A bundle ready to predict.
+    """A bundle or an ensemble, ready to predict.
 
     ``detector``: auto, yunet or haar, made when first needed.  ``runtime``: onnx, torch, or auto (ONNX where the bundle
     holds it).  ``target_prior``: how frequent the classes are where it is used, 7 shares; None leaves the training's.
+    An ensemble has no training prior and no temperature: its probabilities are not calibrated.
     """
 
     def __init__(
         self,
-        bundle: Bundle,
+        bundle: Bundle | Ensemble,
         detector: Literal["auto", "yunet", "haar"] = "auto",
         runtime: Literal["auto", "onnx", "torch"] = "auto",
         target_prior: Sequence[float] | None = None,
     ):
         if runtime not in ("auto", "onnx", "torch"):
             raise FerError(f"runtime {runtime!r} is unknown: use auto, onnx or torch")
-        self.bundle, self.name = bundle, bundle.name
-        self.runtime = ("onnx" if bundle.has(ONNX) else "torch") if runtime == "auto" else runtime
+        members = bundle.bundles if isinstance(bundle, Ensemble) else [bundle]
+        runtimes = [("onnx" if b.has(ONNX) else "torch") if runtime == "auto" else runtime for b in members]
+        self.bundle, self.name, self.runtime = bundle, bundle.name, runtimes[0]
         self._detector_name = detector
         self._correction = np.zeros(NUM_CLASSES) if bundle.logit_bias is None else bundle.logit_bias.copy()
         if target_prior is not None:
+            if isinstance(bundle, Ensemble):
+                raise FerError(
+                    f"{self.name} is an ensemble, which has no training prior: predict without a target prior"
+                )
             self._correction += prior_correction(bundle.meta["training_prior"], target_prior)
-        self._run = logits_function(bundle, self.runtime)
+        self._members = [(b.contract, logits_function(b, r)) for b, r in zip(members, runtimes, strict=True)]
 
     def describe(self) -> str:
         """Which model predicts and what it was trained on, in one line."""
         return f"{self.name} ({training_text(self.bundle.training_data)})"
+
+    def terms(self) -> str:
+        """The first line of the licence beside the weights, and its path; "" where there is none."""
+        file = self.bundle.path / LICENCE
+        if not file.is_file():
+            return ""
+        with open(file, encoding="utf-8", errors="replace") as stream:
+            line = stream.readline(500)
+        return f"{''.join(filter(str.isprintable, line))} ({file})"
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.describe()}>"
@@ -102,7 +118,16 @@ class Predictor:
             raise DataError(f"{len(images)} images, {len(boxes)} boxes, {len(points)} point sets: they must match")
         for i, image in enumerate(images):
             check_image(image, f"image {i}")
-        if self.bundle.contract.align == "eyes":
+        logits = [self._logits(contract, run, images, boxes, points) for contract, run in self._members]
+        if not isinstance(self.bundle, Ensemble) or not images:
+            return logits[0]
+        from fer_lib.models.ensemble import combine  # imports torch
+
+        return combine(logits, self.bundle.weights, self.bundle.space)
+
+    def _logits(self, contract: FaceContract, run: Callable, images: list, boxes: list, points: list) -> np.ndarray:
+        """The logits of one bundle with this contract."""
+        if contract.align == "eyes":
             points = [
                 find_points(image, box, self._aligner) if p is None else p
                 for image, box, p in zip(images, boxes, points, strict=True)
@@ -110,8 +135,8 @@ class Predictor:
         out = np.empty((len(images), NUM_CLASSES), dtype=np.float64)
         items = list(zip(images, boxes, points, strict=True))
         for start in range(0, len(items), BATCH):
-            faces = self.bundle.contract.batch(items[start : start + BATCH])
-            out[start : start + len(faces)] = self._run(faces)
+            faces = contract.batch(items[start : start + BATCH])
+            out[start : start + len(faces)] = run(faces)
         return out
 
     def probs(
@@ -150,51 +175,17 @@ class Predictor:
         return [_prediction(b or everything, s, p) for b, s, p in zip(boxes, scores, probs, strict=True)]
 
 
-class EnsemblePredictor(Predictor):
-    """An ensemble ready to predict from a single view.  Its probabilities are not calibrated: it has no temperature."""
-
-    def __init__(
-        self,
-        ensemble: Ensemble,
-        detector: Literal["auto", "yunet", "haar"] = "auto",
-        runtime: Literal["auto", "onnx", "torch"] = "auto",
-        target_prior: Sequence[float] | None = None,
-    ):
-        if target_prior is not None:
-            raise FerError(
-                f"{ensemble.name} is an ensemble, which has no training prior: predict without a target prior"
-            )
-        self.members = [Predictor(bundle, detector, runtime) for bundle in ensemble.bundles]
-        self.bundle, self.name, self.runtime = ensemble, ensemble.name, self.members[0].runtime
-        self._detector_name, self._correction = detector, np.zeros(NUM_CLASSES)
-
-    def logits(self, images, boxes=None, points=None) -> np.ndarray:
-        """As :meth:`Predictor.logits`: the members' logits, combined."""
-        from fer_lib.models.ensemble import combine
-
-        images = list(images)
-        members = [member.logits(images, boxes, points) for member in self.members]
-        return combine(members, self.bundle.weights, self.bundle.space) if images else members[0]
-
-
 def open_predictor(folder: Path, **options: Any) -> Predictor:
     """The predictor of the bundle or the ensemble in ``folder``; ``options`` as for :class:`Predictor`."""
-    if is_ensemble(folder):
-        return EnsemblePredictor(read_ensemble(folder), **options)
-    return Predictor(read_bundle(folder), **options)
+    return Predictor(read_ensemble(folder) if is_ensemble(folder) else read_bundle(folder), **options)
 
 
 def check_image(image: Any, what: str) -> None:
     """DataError unless `image` is uint8 RGB [H,W,3] with at least one pixel."""
-    if not isinstance(image, np.ndarray):
-        raise DataError(f"{what}: expected a uint8 RGB array [H,W,3], got {type(image).__name__}")
-    if image.dtype != np.uint8:
-        raise DataError(
-            f"{what}: expected dtype uint8 (0..255), got {image.dtype}; convert it first, e.g. "
-            "(image * 255).astype('uint8') when it holds 0..1"
-        )
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise DataError(f"{what}: expected shape [H,W,3] (RGB), got {list(image.shape)}")
+    is_array = isinstance(image, np.ndarray)
+    if not is_array or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        actual = f"{image.dtype} {list(image.shape)}" if is_array else type(image).__name__
+        raise DataError(f"{what}: expected a uint8 RGB array [H,W,3] with values 0..255, got {actual}")
 
 
 def annotate(image: np.ndarray, predictions: Sequence[FacePrediction]) -> np.ndarray:

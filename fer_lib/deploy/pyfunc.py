@@ -8,7 +8,6 @@ has no type for "array or bytes", so its signature shows the input as ``any`` an
 from __future__ import annotations
 
 import base64
-import binascii
 import logging
 from importlib import metadata
 from pathlib import Path
@@ -47,7 +46,7 @@ class FerModel(mlflow.pyfunc.PythonModel):
 
     def predict(self, context, model_input: list[bytes | str | list[list[list[int]]]], params=None) -> pd.DataFrame:
         """Rows of images to float64 [N,7], the columns named by class.  Raises DataError naming the row."""
-        images = [_picture(row, f"row {i}") for i, row in enumerate(model_input)]
+        images = [_image(row, f"row {i}") for i, row in enumerate(model_input)]
         return pd.DataFrame(self.predictor.probs(images), columns=list(EMOTIONS))
 
 
@@ -74,32 +73,18 @@ def requirements() -> list[str]:
     return [f"{r.name}=={Version(metadata.version(r.name)).public}" for r in needed if r.marker is None]
 
 
-def _picture(row, what: str) -> np.ndarray:
-    if isinstance(row, np.ndarray):
-        check_image(row, what)
-        return row
-    if isinstance(row, str):
-        try:
-            row = base64.b64decode("".join(row.split()), validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise DataError(f"{what}: text must be base64 of an image file (no path is read): {error}") from error
-    if isinstance(row, (bytes, bytearray, memoryview)):
-        try:
-            return decode(bytes(row))
-        except DataError as error:
-            raise DataError(f"{what}: {error}") from error
-    if isinstance(row, list):
-        return _from_lists(row, what)
-    raise DataError(f"{what}: got {type(row).__name__}; expected {INPUT_NOTE}")
-
-
-def _from_lists(row: list, what: str) -> np.ndarray:
+def _image(row, what: str) -> np.ndarray:
     try:
-        values = np.asarray(row)
-    except ValueError as error:
-        raise DataError(f"{what}: nested lists of unequal length; expected [H][W][3]") from error
-    if values.dtype.kind not in "iu" or values.size == 0 or values.min() < 0 or values.max() > 255:
-        raise DataError(f"{what}: nested lists must hold integers 0..255 as [H][W][3], got {values.dtype}")
-    image = values.astype(np.uint8)
-    check_image(image, what)
-    return image
+        if isinstance(row, str):  # never a path
+            row = base64.b64decode("".join(row.split()), validate=True)
+        if isinstance(row, (bytes, bytearray, memoryview)):
+            return decode(bytes(row))
+        if isinstance(row, list):
+            values = np.asarray(row)
+            if values.dtype.kind not in "iu" or values.size == 0 or values.min() < 0 or values.max() > 255:
+                raise ValueError(f"nested lists must hold integers 0..255 as [H][W][3], got {values.dtype}")
+            row = values.astype(np.uint8)
+    except (DataError, ValueError) as error:
+        raise DataError(f"{what}: {error}; give {INPUT_NOTE}") from error
+    check_image(row, what)
+    return row

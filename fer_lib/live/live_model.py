@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fer_lib.calibration.bias import checked_abstention, read_logit_bias
+from fer_lib.calibration.bias import read_logit_bias
 from fer_lib.calibration.metrics import softmax
 from fer_lib.calibration.temperature import Temperature
 from fer_lib.emotions import NUM_CLASSES
@@ -31,7 +31,7 @@ class LiveModel:
             self.temperature = Temperature(mode="fixed", global_temperature=p.temperature)
         bias = read_logit_bias(p.logit_bias) if p.logit_bias else bundle.logit_bias
         self.logit_bias = np.zeros(NUM_CLASSES) if bias is None else bias
-        self.abstention = bundle.abstention if p.abstention is None else checked_abstention(p.abstention)
+        self.abstention = bundle.abstention if p.abstention is None else np.asarray(p.abstention)
         self.runtime: Literal["onnx", "torch"] = "onnx" if bundle.has(ONNX) else "torch"
         self._run = logits_function(bundle, self.runtime, p.threads, spin=False)
         side = self.contract.image_size

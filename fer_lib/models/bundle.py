@@ -7,7 +7,6 @@ reader finds a complete bundle or none.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
-from fer_lib.calibration.bias import checked_abstention, checked_bias
 from fer_lib.calibration.temperature import Temperature
 from fer_lib.datasets.provenance import TrainingData
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
@@ -30,10 +29,12 @@ from fer_lib.models.bundle_format import (
     ONNX,
     OUTPUT,
     WEIGHTS,
+    BundleMeta,
     checksum,
     is_plain_name,
     read_meta,
 )
+from fer_lib.params.strict import first_problem
 from fer_lib.storage.atomic import fresh_folder, previous, write_synced
 from fer_lib.storage.json_files import file_sha256, plain
 
@@ -169,21 +170,15 @@ def write_bundle(
     """Write a bundle folder at `path`, replacing an older bundle, and return it as read back.
 
     `state_dict` maps parameter names to tensors; None needs a ``model.onnx`` among `extra_files` and
-    ``ids["weights_sha256"]``.  `training_prior`: 7 shares that sum to 1.  `extra_files` maps plain file names to
-    files to copy.  Non-finite metrics are stored as null.  `logit_bias`: 7 numbers, added before the softmax.
-    `abstention`: 7 probabilities below which a class's label is "Unknown".  `training_data`, `cost`: as mappings.
+    ``ids["weights_sha256"]``.  `extra_files` maps plain file names to files to copy.  Non-finite metrics are stored as
+    null.  The other arguments are what :class:`BundleMeta` checks.
 
     Raises BundleError when an argument is invalid or `path` is a folder of something else, DataError when the disk is
     full or read-only.
     """
     path, extra = Path(path), dict(extra_files or {})
-    prior = [float(p) for p in training_prior]
-    if len(prior) != NUM_CLASSES or not math.isclose(sum(prior), 1.0, abs_tol=1e-6) or min(prior) < 0:
-        raise BundleError(f"bundle {path}: training_prior must be {NUM_CLASSES} shares that sum to 1, got {prior}")
     if bad := [n for n in extra if not is_plain_name(n) or n in (META, WEIGHTS)]:
         raise BundleError(f"bundle {path}: {bad} can't be the name of an extra file; use another plain file name")
-    bias = None if logit_bias is None else checked_bias(list(logit_bias)).tolist()
-    thresholds = None if abstention is None else checked_abstention(list(abstention)).tolist()
     ids = dict(ids)
     if state_dict is not None:
         from fer_lib.models.weights import tensors_sha256
@@ -215,20 +210,23 @@ def write_bundle(
                     "classes": list(EMOTIONS),
                     "face_contract": contract.model_dump(),
                     "temperature": None if temperature is None else temperature.model_dump(),
-                    "logit_bias": bias,
-                    "abstention": thresholds,
-                    "training_prior": prior,
-                    "training_data": None if training_data is None else dict(training_data),
+                    "logit_bias": _floats(logit_bias),
+                    "abstention": _floats(abstention),
+                    "training_prior": _floats(training_prior),
+                    "training_data": training_data,
                     "cost": cost,
                     "ids": ids,
                     "metrics": dict(metrics),
                     "files": {p.name: file_sha256(p) for p in sorted(partial.iterdir())},
                 }
             )
+            BundleMeta.model_validate(meta)
             meta["checksum"] = checksum(meta)
             write_synced(partial / META, json.dumps(meta, indent=2, allow_nan=False).encode())
     except FileExistsError as error:
         raise BundleError(f"{path} exists and is no bundle: it is left alone; give another folder") from error
+    except ValidationError as error:
+        raise BundleError(f"bundle {path}: {first_problem(error)}") from error
     return read_bundle(path)
 
 
@@ -236,37 +234,29 @@ def derive_bundle(
     bundle: Bundle,
     path: Path | str,
     *,
-    name: str = "",
-    temperature: Temperature | None = None,
     ids: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     extra_files: Mapping[str, Path] | None = None,
     weights: bool = True,
-    logit_bias: Sequence[float] | None = None,
-    abstention: Sequence[float] | None = None,
-    cost: Mapping[str, Any] | None = None,
+    **changes: Any,
 ) -> Bundle:
-    """A copy of `bundle` at `path` with added ids, metrics and files; other arguments replace the bundle's own.
+    """A copy of `bundle` at `path` with added ids, metrics and files.
 
-    ``weights=False`` omits the torch weights (a packaged bundle).  Raises the errors of :func:`write_bundle`.
+    `changes`: other arguments of :func:`write_bundle`; None stands for the bundle's own.  ``weights=False`` omits the
+    torch weights (a packaged bundle).  Raises the errors of :func:`write_bundle`.
     """
-    files = {f: bundle.path / f for f in bundle.meta["files"] if f != WEIGHTS}
+    meta = bundle.meta
+    options = ("name", "kind", "training_prior", "training_data", "logit_bias", "abstention", "cost")
+    own = {key: meta.get(key) for key in options}
     return write_bundle(
         path,
-        name=name or bundle.name,
-        kind=bundle.meta["kind"],
-        model_config=bundle.meta["model"],
+        **own | {"temperature": bundle.temperature} | {k: v for k, v in changes.items() if v is not None},
+        model_config=meta["model"],
         state_dict=bundle.state_dict() if weights and bundle.has(WEIGHTS) else None,
         contract=bundle.contract,
-        temperature=bundle.temperature if temperature is None else temperature,
-        training_prior=bundle.meta["training_prior"],
-        ids={**bundle.meta["ids"], **(ids or {})},
-        metrics={**bundle.meta["metrics"], **(metrics or {})},
-        extra_files={**files, **(extra_files or {})},
-        logit_bias=bundle.meta.get("logit_bias") if logit_bias is None else logit_bias,
-        abstention=bundle.meta.get("abstention") if abstention is None else abstention,
-        training_data=bundle.meta.get("training_data"),
-        cost=bundle.meta.get("cost") if cost is None else cost,
+        ids=meta["ids"] | dict(ids or {}),
+        metrics=meta["metrics"] | dict(metrics or {}),
+        extra_files={f: bundle.path / f for f in meta["files"] if f != WEIGHTS} | dict(extra_files or {}),
     )
 
 
@@ -298,3 +288,7 @@ def read_bundle(path: Path | str) -> Bundle:
 
 def _is_replaceable(path: Path) -> bool:
     return path.is_dir() and ((path / META).exists() or not any(path.iterdir()))
+
+
+def _floats(values: Sequence[float] | None) -> list[float] | None:
+    return None if values is None else [float(value) for value in values]

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fer_lib.calibration.temperature import BOUNDS, Temperature
 from fer_lib.datasets.provenance import TrainingData
@@ -29,7 +29,9 @@ META = "bundle.json"
 WEIGHTS = "model.safetensors"
 ONNX = "model.onnx"
 INPUT, OUTPUT = "faces", "logits"  # of the ONNX file
-ADVICE = "copy the bundle again from its source, or run the phase that wrote it with --fresh"
+ADVICE = (
+    "copy the bundle again from its source, use the fer-lab that wrote it, or run the phase that wrote it with --fresh"
+)
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -108,6 +110,8 @@ class BundleMeta(_Section):
         if self.model.image_size != self.face_contract.image_size:
             raise ValueError(f"the model takes {self.model.image_size} pixels, the face contract gives "
                              f"{self.face_contract.image_size}")  # fmt: skip
+        if not self.files.keys() & {WEIGHTS, ONNX}:
+            raise ValueError(f"files has neither {WEIGHTS} nor {ONNX}")
         return self
 
 
@@ -118,43 +122,26 @@ def read_meta(path: Path) -> tuple[dict[str, Any], BundleMeta]:
     Raises BundleError, with the file and the next step, when a check fails.
     """
     file = path / META
+    if not file.is_file():
+        raise BundleError(f"{path} is no bundle: {META} is missing; give a folder that a fit or export phase wrote")
     try:
         meta = json.loads(file.read_bytes())
-    except FileNotFoundError as error:
-        raise BundleError(
-            f"{path} is no bundle: {META} is missing; give a folder that a fit or export phase wrote"
-        ) from error
-    except (ValueError, RecursionError, NotADirectoryError) as error:
-        raise BundleError(f"{file} is not readable JSON ({error}); {ADVICE}") from error
-    version = meta.get("format_version") if isinstance(meta, dict) else None
-    if version != FORMAT_VERSION:
-        raise BundleError(
-            f"{file} has format_version {version!r}, this fer-lab reads {FORMAT_VERSION}: use the version that wrote "
-            "it, or export the model again"
-        )
-    if meta.get("classes") != list(EMOTIONS):
-        raise BundleError(
-            f"{file}: class order {meta.get('classes')} is not {list(EMOTIONS)}; the model must be trained again"
-        )
-    if meta.get("checksum") != checksum(meta):
-        raise BundleError(f"{file} was changed after it was written (checksum differs); {ADVICE}")
-    try:
+        if not isinstance(meta, dict) or meta.get("format_version") != FORMAT_VERSION:
+            raise ValueError(f"its format_version is not {FORMAT_VERSION}")
+        if meta.get("classes") != list(EMOTIONS):
+            raise ValueError(f"its class order {meta.get('classes')} is not {list(EMOTIONS)}")
+        if meta.get("checksum") != checksum(meta):
+            raise ValueError("it was changed after it was written (checksum differs)")
         validated = BundleMeta.model_validate(meta)
-    except ValidationError as error:
-        raise BundleError(f"{file} holds an invalid value: {first_problem(error)}; {ADVICE}") from error
-    files = validated.files
-    if not (WEIGHTS in files or ONNX in files):
-        raise BundleError(f"{file} lists neither {WEIGHTS} nor {ONNX}; {ADVICE}")
-    for name, expected in files.items():
-        if not is_plain_name(name):
-            raise BundleError(f"{file} lists {name!r}, which is no plain file name; {ADVICE}")
-        if not (path / name).is_file():
-            raise BundleError(f"{path / name} is missing; {ADVICE}")
-        if (digest := file_sha256(path / name)) != expected:
-            raise BundleError(
-                f"{path / name} is damaged or was changed: SHA-256 {digest[:12]}..., {META} says {expected[:12]}...; "
-                f"{ADVICE}"
-            )
+        for name, expected in validated.files.items():
+            if not is_plain_name(name):
+                raise ValueError(f"it lists {name!r}, which is no plain file name")
+            if not (path / name).is_file():
+                raise ValueError(f"{name} is missing")
+            if (digest := file_sha256(path / name)) != expected:
+                raise ValueError(f"{name} is damaged or was changed: SHA-256 {digest[:12]}..., not {expected[:12]}...")
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{file}: {first_problem(error)}; {ADVICE}") from error
     return meta, validated
 
 

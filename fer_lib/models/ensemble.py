@@ -16,8 +16,7 @@ from fer_lib.errors import FerError
 
 SPACES = ("logit", "prob")
 STEPS = 20  # weights are multiples of 1/20
-POINTS = 5000  # mixes of one set up to which all are scored: those of five members
-BEAM = 20  # mixes of a larger set that are refined together
+POINTS = 5000  # mixes of one set: all of five members
 BLOCK = 2**16  # rows x mixes that are scored together: few enough to stay in the processor's cache
 
 
@@ -55,9 +54,8 @@ def rank_mixes(
 ) -> list[Mix]:
     """The best mix of every set of members in each of ``spaces``, ordered by macro-F1, then accuracy.
 
-    Weights are multiples of 1/``steps``, above 0 within a set.  Ties go to the weights closest to equal ones, then to
-    the earlier space.  A set with more than ``points`` such weights is searched on a coarser grid first and then by
-    moving one or two steps between its members.
+    Weights are multiples of 1/``steps``, above 0 within a set; of larger steps for a set with more than ``points``
+    such weights.  Ties go to the weights closest to equal ones, then to the earlier space.
 
     Args:
         logits: of each member, float64 [N, 7].
@@ -106,34 +104,20 @@ def _mixed_classes(by_class: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _best_mix(values: np.ndarray, y: np.ndarray, members: tuple[int, ...], space: str, steps: int, points: int) -> Mix:
-    """The best mix of exactly ``members``.  Its weights are counted in steps, at least one per member."""
-    size, best = len(members), None
-    units, complete = _grid(size, steps - size, points)
-    eye = np.eye(size, dtype=int)
-    moves = (eye[:, None] - eye).reshape(-1, size)  # one step from one member to another, or none
-    while True:
-        weights = np.zeros((len(units), len(values)))
-        weights[:, members] = units / steps
-        f1, accuracy = score_mixes(values[list(members)], y, weights[:, members])
-        order = np.lexsort((_imbalance(weights), -accuracy, -f1))[:BEAM]  # stable: of equal ones the first weights
-        if complete or np.array_equal(best, units[order]):
-            return Mix(tuple(weights[order[0]].tolist()), space, float(f1[order[0]]), float(accuracy[order[0]]))
-        best = units[order]
-        near = (best[:, None] + np.concatenate([moves, 2 * moves])).reshape(-1, size)
-        units = np.unique(near[(near > 0).all(axis=1)], axis=0)
+    grid = _grid(len(members), steps, points)
+    weights = np.zeros((len(grid), len(values)))
+    weights[:, members] = grid
+    f1, accuracy = score_mixes(values[list(members)], y, grid)
+    best = np.lexsort((_imbalance(weights), -accuracy, -f1))[0]  # stable: of equal ones the first weights
+    return Mix(tuple(weights[best].tolist()), space, float(f1[best]), float(accuracy[best]))
 
 
-def _grid(size: int, free: int, points: int) -> tuple[np.ndarray, bool]:
-    """Steps of ``size`` members, int [B, size], one each and ``free`` to share out; whether these are all ways.
-
-    Where there are more than ``points`` ways, they are those of fewer and larger parts.
-    """
-    parts = free
-    while parts > 1 and math.comb(parts + size - 1, size - 1) > points:
-        parts -= 1
-    cuts = list(itertools.combinations_with_replacement(range(parts + 1), size - 1))
-    cuts = np.rint(np.reshape(cuts, (len(cuts), size - 1)) * free / max(parts, 1)).astype(int)
-    return np.unique(1 + np.diff(cuts, axis=1, prepend=0, append=free), axis=0), parts == free
+def _grid(size: int, steps: int, points: int) -> np.ndarray:
+    """All weights float64 [B, size] above 0 with sum 1, in as small steps as give at most ``points``."""
+    while steps > size and math.comb(steps - 1, size - 1) > points:
+        steps -= 1
+    cuts = list(itertools.combinations(range(1, steps), size - 1))
+    return np.diff(np.reshape(cuts, (len(cuts), size - 1)), axis=1, prepend=0, append=steps) / steps
 
 
 def _imbalance(weights: np.ndarray) -> np.ndarray:

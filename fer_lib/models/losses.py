@@ -1,4 +1,4 @@
-"""Losses as pure functions of logits: ArcFace's margin, cross-entropy over soft targets, KD and DKD, class weights.
+"""Losses as pure functions of logits: ArcFace's margin, cross-entropy, KD and DKD, negative learning, class weights.
 
 Shapes: ``logits``, ``student``, ``teacher`` ``[B, 7]``; ``y`` int64 ``[B]``; ``targets`` ``[B, 7]`` rows that sum to 1.
 Each loss returns one value per sample, ``[B]``; the caller takes the mean.
@@ -103,6 +103,26 @@ def decoupled_kl(
     tckd = log_pt.exp() * (log_pt - log_qt) + log_pn.exp() * (log_pn - log_qn)
     gap = (log_p_rest - log_q_rest).masked_fill(label, 0.0)
     return tckd, (log_p_rest.exp() * gap).sum(1)
+
+
+def negative_loss(logits: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """-log(1 - p_k) of each sample, [B] (Kim 2019, eq. 2), p = softmax(z).  Minimising it lowers p_k.
+
+    ``logits`` [B, K], half precision is converted to float32; ``k`` int64 [B], a class that the sample is not.
+
+        L = logsumexp(z) - logsumexp_{j != k}(z) = softplus(z_k - logsumexp_{j != k}(z))
+        dL/dz_k = p_k        dL/dz_j = -p_k q_j,  q the softmax over the others
+
+    The second form is computed: the first is a difference of two nearly equal numbers when p_k is below 1e-7.  The
+    largest z_j is subtracted first: float32 would round a logsumexp of 1e4, and with it the gradient, to 1e-3.
+    Example: z = (0, 0, 0), k = 0 gives L = log 3 - log 2 = 0.4055 and the gradient (1/3, -1/6, -1/6).
+    """
+    z = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    index = k[:, None]
+    z = z - z.detach().scatter(1, index, -torch.inf).amax(1, keepdim=True)
+    others = torch.logsumexp(z.scatter(1, index, -torch.inf), dim=1)
+    # torch's default threshold of 20 would show in float64
+    return F.softplus(z.gather(1, index).squeeze(1) - others, threshold=50.0)
 
 
 def effective_number_weights(counts: list[int], beta: float = 0.9999) -> list[float]:

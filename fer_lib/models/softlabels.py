@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,26 @@ def cached_logits(
     pack = open_or_build(rows, bundle.contract, cache_dir, tolerance, kind=pack_kind)
     pack_rows = rows_key(pack.manifest)  # changes when an image that a tolerance left out is restored
     parts = [bundle.network_sha256, pack_rows, bundle.contract.id, flip_average, tolerance, LIBRARIES]
-    file = cache_dir / f"logits-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.npy"
+    file = cache_dir / f"logits-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.npz"
 
     def compute() -> np.ndarray:
         return predict_logits(network(bundle).to(device), pack, batch_size, device, flip_average)
 
     return cached_array(file, compute), pack
+
+
+def members_logits(
+    bundles: Sequence[Bundle], rows: Manifest, cache_dir: Path, **options: Any
+) -> tuple[list[np.ndarray], Manifest]:
+    """:func:`cached_logits` of each bundle, and the rows that they are of.
+
+    Raises FerError when a tolerance left the bundles with different rows.
+    """
+    logits, packs = zip(*[cached_logits(b, rows, cache_dir, **options) for b in each("teacher", bundles)], strict=True)
+    used = packs[0].manifest
+    if any(pack.manifest.sample_ids != used.sample_ids for pack in packs):
+        raise FerError("the teachers' face packs hold different rows: repair the unreadable images of the manifest")
+    return list(logits), used
 
 
 def export_softlabels(
@@ -71,23 +86,22 @@ def export_softlabels(
     if not teachers:
         raise FerError("no teachers: name at least one finished 04_train_teacher phase, or bundle folders")
     bundles, ensemble = open_teachers(teachers)
-    _check_weights(p, bundles, ensemble)
+    if p.weights and ensemble:
+        raise FerError(f"{ensemble.path} is an ensemble, whose weights are fixed: leave weights blank")
+    if p.weights and len(p.weights) != len(bundles):
+        raise FerError(
+            f"{len(p.weights)} weights for {len(bundles)} teachers: give one per teacher, or none to search them"
+        )
     out.mkdir(parents=True, exist_ok=True)
     train, select = manifest.rows(split="train"), manifest.rows(split="val", val_role="select")
     options = dict(flip_average=p.flip_average, batch_size=p.batch_size, device=device, pack_kind=p.pack)
-    select_logits, packs = zip(
-        *[cached_logits(b, select, cache_dir, **options) for b in each("teacher", bundles)], strict=True
-    )
-    select_rows = _common_rows(packs)
+    select_logits, select_rows = members_logits(bundles, select, cache_dir, **options)
     with step("searching ensemble weights"):
-        mixes = rank_mixes(list(select_logits), select_rows.labels)
+        mixes = rank_mixes(select_logits, select_rows.labels)
     weights, space = _chosen(p, ensemble, mixes)
-    ensemble_logits = combine(list(select_logits), weights, space)
-    train_logits, train_packs = zip(
-        *[cached_logits(b, train, cache_dir, **options) for b in each("teacher", bundles)], strict=True
-    )
-    rows = _common_rows(train_packs)
-    logits = combine(list(train_logits), weights, space)
+    ensemble_logits = combine(select_logits, weights, space)
+    train_logits, rows = members_logits(bundles, train, cache_dir, **options)
+    logits = combine(train_logits, weights, space)
 
     tolerance = int(manifest.meta.get("tolerance", 0))
     evalset = evalset_id(select_rows.sample_ids, select_rows.labels, "val/select", tolerance)
@@ -117,15 +131,6 @@ def export_softlabels(
     write_json(out / COSTS, costs)
     _write_ranking(out, mixes, bundles, {"split": "val/select", "evalset_id": evalset, **counts}, p)
     return record
-
-
-def _check_weights(p: SoftLabelParams, bundles: list[Bundle], ensemble: Ensemble | None) -> None:
-    if p.weights and ensemble:
-        raise FerError(f"{ensemble.path} is an ensemble, whose weights are fixed: leave weights blank")
-    if p.weights and len(p.weights) != len(bundles):
-        raise FerError(
-            f"{len(p.weights)} weights for {len(bundles)} teachers: give one per teacher, or none to search them"
-        )
 
 
 def _chosen(p: SoftLabelParams, ensemble: Ensemble | None, mixes: list[Mix]) -> tuple[list[float], str]:
@@ -167,14 +172,6 @@ def _relative_path(out: Path, bundle: Path) -> str:
     out, bundle = out.resolve(), bundle.resolve()
     near = bundle.is_relative_to(out.parent)
     return (Path("..") / bundle.relative_to(out.parent) if near else bundle).as_posix()
-
-
-def _common_rows(packs: tuple[FacePack, ...]) -> Manifest:
-    """The rows of every pack; FerError when a tolerance left them with different rows."""
-    first = packs[0].manifest
-    if any(pack.manifest.sample_ids != first.sample_ids for pack in packs):
-        raise FerError("the teachers' face packs hold different rows: repair the unreadable images of the manifest")
-    return first
 
 
 def sharpness(logits: np.ndarray) -> list[dict[str, float]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure
@@ -80,11 +80,8 @@ def _reading(folder: Path) -> Iterator[None]:
     """Translate the errors of damaged or foreign files into a BundleError that names the folder."""
     try:
         yield
-    except ValidationError as error:
-        raise BundleError(f"{folder} holds no soft labels ({first_problem(error)}); {_ADVICE}") from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"[:200]
-        raise BundleError(f"{folder} holds no soft labels ({reason}); {_ADVICE}") from error
+        raise BundleError(f"{folder} holds no soft labels ({first_problem(error)}); {_ADVICE}") from error
 
 
 def softlabels_sha256(folder: Path) -> str:
@@ -108,54 +105,47 @@ def file_hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
     return {name: file_sha256(folder / name) for name in names}
 
 
-def read_softlabels(folder: Path, rows: Manifest, contract: FaceContract | None = None) -> SoftLabels:
-    """The folder's logits for exactly ``rows``, in their order, for a student with face contract ``contract``.
+def read_softlabels(
+    folder: Path,
+    rows: Manifest | None = None,
+    contract: FaceContract | None = None,
+    passed: Callable[[str], Any] = lambda line: None,
+) -> SoftLabels:
+    """The folder's logits for exactly ``rows``, in their order (None: all), for a student with ``contract``.
 
-    A teacher may have its own image size and normalisation; align, margin, CLAHE and grey must match the student's.
-    Without ``contract``, teachers' contracts only have to be recorded and to be of the current version.
+    A teacher may have its own image size and normalisation; align, margin, CLAHE and grey must match the student's, or
+    without ``contract`` those of the first teacher.  ``passed`` gets a line for each check that the folder passes.
     Raises BundleError when a hash, the class order, the labels or a teacher's contract differ, a row is missing, or a
     file holds something else.
     """
     digest = softlabels_sha256(folder)
+    passed(f"hashes: {len(FILES)} files are as they were written (set {digest[:12]})")
+    position, index_y, logits, y = _read_arrays(folder)
+    passed(f"class order: {', '.join(EMOTIONS)}")
     record = read_record(folder)
-    for teacher in record["teachers"]:
-        _check_contract(folder, teacher, contract)
-    position, _, logits, y = _read_arrays(folder)
-    return SoftLabels(logits[_order(folder, position, y, rows)], record, digest)
-
-
-def check_softlabels(folder: Path, rows: Manifest | None = None) -> Iterator[str]:
-    """The checks that the folder passes, one line each; ``rows``: training rows that it must cover with their labels.
-
-    Raises BundleError at the first check that it fails.
-    """
-    yield f"hashes: {len(FILES)} files are as they were written (set {softlabels_sha256(folder)[:12]})"
-    position, index_y, _, y = _read_arrays(folder)
-    yield f"class order: {', '.join(EMOTIONS)}"
-    record = read_record(folder)
-    first = record["teachers"][0]
-    for teacher in record["teachers"]:
-        _check_contract(folder, teacher, None)
-    settings = [FaceContract.model_validate(t["face_contract"]).crop_settings for t in record["teachers"]]
-    if other := next((i for i, own in enumerate(settings) if own != settings[0]), 0):
-        raise BundleError(
-            f"{folder}: teacher {first['model']} was trained on faces with {settings[0]}, "
-            f"{record['teachers'][other]['model']} with {settings[other]}: no student has both; {_ADVICE} with "
-            "teachers of the same settings"
-        )
-    text = ", ".join(f"{name} {value}" for name, value in settings[0].items())
-    yield f"face contract: {len(settings)} teacher{'s' * (len(settings) > 1)}, {text}"
+    contracts = [_recorded_contract(folder, teacher) for teacher in record["teachers"]]
+    reference = contract or contracts[0]
+    for teacher, own in zip(record["teachers"], contracts, strict=True):
+        if own.crop_settings != reference.crop_settings:
+            raise BundleError(
+                f"{folder}: teacher {teacher['model']} was trained on faces with {own.crop_settings}, "
+                f"{'the student' if contract else 'the first teacher'} with {reference.crop_settings}: no student has "
+                f"both; give the student its teachers' settings, or {_ADVICE} with teachers that share the student's"
+            )
+    text = ", ".join(f"{name} {value}" for name, value in reference.crop_settings.items())
+    passed(f"face contract: {len(contracts)} teacher{'s' * (len(contracts) > 1)}, {text}")
     if [*position.values()] != [*range(len(y))] or index_y != y.tolist() or len(y) != record["rows"]:
         raise BundleError(
             f"{folder}: the index ({len(index_y)} rows), the arrays ({len(y)}) and the record ({record['rows']}) are "
             f"not about the same rows in the same order; {_ADVICE}"
         )
-    yield f"rows: {len(y):,}, the same in the index, the arrays and the record"
+    passed(f"rows: {len(y):,}, the same in the index, the arrays and the record")
     if rows is None:
-        yield "coverage: not checked, since no manifest is named (--manifest)"
-    else:
-        _order(folder, position, y, rows)
-        yield f"coverage: all {len(rows):,} training rows of {rows.path}, with their labels"
+        passed("coverage: not checked, since no manifest is named (--manifest)")
+        return SoftLabels(logits, record, digest)
+    order = _order(folder, position, y, rows)
+    passed(f"coverage: all {len(rows):,} training rows of {rows.path}, with their labels")
+    return SoftLabels(logits[order], record, digest)
 
 
 def _read_arrays(folder: Path) -> tuple[dict[str, int], list[Any], np.ndarray, np.ndarray]:
@@ -182,13 +172,13 @@ def _order(folder: Path, position: dict[str, int], y: np.ndarray, rows: Manifest
             f"{_ADVICE}"
         )
     order = np.asarray([position[s] for s in rows.sample_ids], dtype=np.intp)
-    if len(order) and order.max() >= len(y) or (y[order] != rows.labels).any():
+    if (y[order] != rows.labels).any():
         raise BundleError(f"{folder} was made with other labels than the manifest's; {_ADVICE}")
     return order
 
 
-def _check_contract(folder: Path, teacher: dict[str, Any], contract: FaceContract | None) -> None:
-    """BundleError unless the teacher's contract equals ``contract`` except for size and normalisation."""
+def _recorded_contract(folder: Path, teacher: dict[str, Any]) -> FaceContract:
+    """BundleError unless the folder records the teacher's contract, and it gives the same pixels today."""
     if teacher.get("face_contract") is None:  # the id alone does not give align, margin and CLAHE
         raise BundleError(f"{folder} does not record the face contract of teacher {teacher['model']}; {_ADVICE}")
     recorded = FaceContract.model_validate(teacher["face_contract"])
@@ -197,12 +187,7 @@ def _check_contract(folder: Path, teacher: dict[str, Any], contract: FaceContrac
             f"{folder}: the face contract of teacher {teacher['model']} gives other pixels in this fer-lab (id "
             f"{teacher['face_contract_id']}, now {recorded.id}); train the teacher again and {_ADVICE}"
         )
-    if contract is not None and recorded.crop_settings != contract.crop_settings:
-        raise BundleError(
-            f"{folder}: teacher {teacher['model']} was trained on faces with {recorded.crop_settings}, the student is "
-            f"trained with {contract.crop_settings}: give the student the teacher's settings, or {_ADVICE} with "
-            "teachers that were trained with the student's"
-        )
+    return recorded
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -213,7 +198,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     with _reading(folder):
         record = json.loads((folder / RECORD).read_bytes())
         SoftLabelRecord.model_validate(record)
-    members = [t | {"uri": (folder / t["uri"]).resolve().as_posix()} for t in record["teachers"]]
+        members = [t | {"uri": (folder / t["uri"]).resolve().as_posix()} for t in record["teachers"]]
     return record | {"teachers": members}
 
 

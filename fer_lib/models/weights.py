@@ -156,20 +156,14 @@ def _from_file(path: Path, contract: FaceContract | None, name: str) -> tuple[di
             f"pretrained: '{path}' holds no weights that can be read safely ({reason[:200]}); give a .safetensors "
             "file, or a torch file that holds only tensors"
         ) from error
-    if contract is not None:
-        _check_normalisation(path, metadata, contract, name)
-    about = {key: metadata.get(key, "")[:500] for key in StartingWeights.model_fields}
-    return state, StartingWeights(**about | {"name": about["name"] or path.name})
-
-
-def _check_normalisation(path: Path, metadata: dict[str, str], contract: FaceContract, name: str) -> None:
-    """FerError when the metadata of a file have a ``mean`` or ``std`` (JSON lists) other than the contract's."""
-    ours = {key: json.dumps(getattr(contract, key)) for key in ("mean", "std")}
+    ours = {} if contract is None else {key: json.dumps(getattr(contract, key)) for key in ("mean", "std")}
     if differing := [f"{key} {metadata[key]}" for key in ours if metadata.get(key, ours[key]) != ours[key]]:
         raise FerError(
             f"pretrained: '{path}' takes faces normalised with {' and '.join(differing)}, and '{name}' is trained with "
             f"mean {ours['mean']} and std {ours['std']}: set backbone to the model that the weights belong to"
         )
+    about = {key: metadata.get(key, "")[:500] for key in StartingWeights.model_fields}
+    return state, StartingWeights(**about | {"name": about["name"] or path.name})
 
 
 def _backbone_tensors(state: dict[str, torch.Tensor], model: FerClassifier, source: str) -> dict[str, torch.Tensor]:
@@ -177,17 +171,8 @@ def _backbone_tensors(state: dict[str, torch.Tensor], model: FerClassifier, sour
     expected = model.backbone.state_dict()
     if any(k in state and state[k].shape != t.shape for k, t in expected.items()):  # perhaps of another image size
         state = _filter_with_timm(state, model)
-    out = {}
-    for key, tensor in expected.items():
-        if key.endswith("num_batches_tracked"):
-            out[key] = tensor
-        elif key not in state:
-            raise FerError(f"{source}: tensor '{key}' is missing; these weights belong to another backbone")
-        elif state[key].shape != tensor.shape:
-            raise FerError(
-                f"{source}: tensor '{key}' has shape {tuple(state[key].shape)}, expected {tuple(tensor.shape)}; these "
-                "weights belong to another backbone"
-            )
-        else:
-            out[key] = state[key]
-    return out
+    counters = {k: t for k, t in expected.items() if k.endswith("num_batches_tracked")}
+    own = {k: state[k] for k in expected if k in state} | counters
+    if mismatch := _mismatch(own, expected):
+        raise FerError(f"{source}: {mismatch}; these weights belong to another backbone")
+    return own

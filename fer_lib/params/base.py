@@ -19,17 +19,20 @@ Device = Literal["auto", "cpu", "cuda", "xpu", "mps"]
 PackKind = Literal["faces", "none"]
 
 
+def _check_sum(shares: tuple[float, ...]) -> tuple[float, ...]:
+    if abs(sum(shares) - 1.0) > 1e-9:
+        raise ValueError("Input should be three shares that sum to 1")
+    return shares
+
+
 def _check_roles(roles: tuple[float, float, float]) -> tuple[float, float, float]:
-    if abs(sum(roles) - 1.0) > 1e-9:
-        raise ValueError(f"val_roles must sum to 1, got {roles}")
     if min(roles[:2]) <= 0.0:
-        raise ValueError(
-            f"val_roles {roles}: select selects the epoch and temperature calibrates, so both must be above 0"
-        )
+        raise ValueError("select selects the epoch and temperature calibrates, so both should be above 0")
     return roles
 
 
-ValRoles = Annotated[tuple[Fraction, Fraction, Fraction], AfterValidator(_check_roles)]
+Shares = Annotated[tuple[Fraction, Fraction, Fraction], AfterValidator(_check_sum)]
+ValRoles = Annotated[Shares, AfterValidator(_check_roles)]
 
 
 # Arguments of timm.create_model that the library sets, or that make timm read a file or its hub.

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fer_lib.params.base import Count, Device, Fraction, PackKind, PhaseParams, Positive, ValRoles
+from fer_lib.params.base import Count, Device, Fraction, PackKind, PhaseParams, Positive, Shares, ValRoles
 from fer_lib.params.fit import AugmentParams
 from fer_lib.params.strict import Strict
 
@@ -31,7 +31,7 @@ class SourceSpec(Strict):
     tolerance: Count = 0  # number of bad records that are allowed; they are counted
     # for sources without a split (expw_*, ckplus, jaffe); separate from seed, so that all runs share one split
     split_seed: Count = 1337
-    split_fracs: tuple[Fraction, Fraction, Fraction] = (0.8, 0.1, 0.1)  # train, val, test; (0, 0, 1): all test
+    split_fracs: Shares = (0.8, 0.1, 0.1)  # train, val, test; (0, 0, 1): all test
     min_confidence: float = 60.0  # expw_hq: faces below it are excluded and counted
     crop: bool = True  # expw_hq: write each face as a JPEG; false: reference photo and box
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 92
@@ -42,13 +42,6 @@ class SourceSpec(Strict):
     noise_shape: Literal["symmetric", "confusions"] = "symmetric"  # of label_noise: any class, or likely ones
     duplicates: Count = 0  # embedded only: exact duplicates within a split
     leaks: Count = 0  # embedded only: exact duplicates across splits
-
-    @field_validator("split_fracs")
-    @classmethod
-    def _check_fractions(cls, value):
-        if abs(sum(value) - 1.0) > 1e-9:
-            raise ValueError(f"split_fracs must be three fractions that sum to 1, got {value}")
-        return value
 
 
 class ImportParams(PhaseParams):

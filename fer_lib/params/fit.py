@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -115,58 +116,41 @@ class FitParams(PhaseParams):
         return value
 
     @model_validator(mode="after")
-    def _check_balanced_batch(self):
-        if self.imbalance in ("balanced", "both") and self.batch_size < 7 * self.min_per_class:
-            raise ValueError(
-                f"batch_size {self.batch_size} is too small for balanced batches of >= {self.min_per_class} per class: "
+    def _refuse_conflicts(self):
+        if conflict := next(self._conflicts(), None):
+            raise ValueError(conflict)
+        return self
+
+    def _conflicts(self) -> Iterator[str]:
+        """Combinations of parameters that cannot be trained, and what to set instead."""
+        rows, parts = self.batch_size, self.accum_steps * self.processes
+        if self.imbalance in ("balanced", "both") and rows < 7 * self.min_per_class:
+            yield (
+                f"batch_size {rows} is too small for balanced batches of >= {self.min_per_class} per class: "
                 f"use batch_size >= {7 * self.min_per_class}, or imbalance: class_weights"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_micro_batches(self):
-        parts = self.accum_steps * self.processes
-        if self.batch_size < 2 * parts:
-            raise ValueError(
-                f"batch_size {self.batch_size} in {parts} micro-batches (accum_steps x processes) leaves fewer than 2 "
-                f"rows in each, and batch norm needs 2: use batch_size >= {2 * parts}, or fewer of them"
+        if rows < 2 * parts:
+            yield (
+                f"batch_size {rows} in {parts} micro-batches (accum_steps x processes) leaves fewer than 2 rows in "
+                f"each, and batch norm needs 2: use batch_size >= {2 * parts}, or fewer of them"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_prototypes(self):
-        excluded = {"processes > 1": self.processes > 1, "compile": self.compile, "mixup": self.mixup > 0}
-        names = " and ".join(name for name, active in excluded.items() if active)
-        if self.nested.kind == "prototypes" and names:
-            raise ValueError(
-                f"the prototype loss (nested.kind: prototypes) can't be used with {names}: it needs the embedding and "
-                "the one label of every row; leave it at its default, or use nested: {kind: blocks}"
+        apart = {"processes > 1": self.processes > 1, "compile": self.compile, "mixup": self.mixup > 0}
+        if self.nested.kind == "prototypes" and any(apart.values()):
+            yield (
+                "the prototype loss (nested.kind: prototypes) can't be used with "
+                f"{' and '.join(name for name, active in apart.items() if active)}: it needs the embedding and the one "
+                "label of every row; leave it at its default, or use nested: {kind: blocks}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_prior_correction(self):
         if self.logit_adjustment and self.imbalance != "none":
-            raise ValueError(
+            yield (
                 f"logit_adjustment {self.logit_adjustment} and imbalance: {self.imbalance} would correct the class "
                 "prior twice: set imbalance: none, or logit_adjustment: 0"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_selnlpl(self):
-        if self.negative.method == "selnlpl":
-            if self.processes > 1:
-                raise ValueError(
-                    f"processes {self.processes} and negative.method: selnlpl, whose running mean of each row is kept "
-                    "in one process: set processes: 1 (accum_steps splits a batch too), or another method"
-                )
-            if self.mixup:
-                raise ValueError(
-                    "mixup and negative.method: selnlpl, which selects rows by the prediction for the row itself: set "
-                    "mixup: 0, or another method"
-                )
-        return self
+        if self.negative.method == "selnlpl" and (self.processes > 1 or self.mixup):
+            yield (
+                "negative.method: selnlpl selects rows by the predictions for the row itself, which one process "
+                "stores: set processes: 1 (accum_steps splits a batch too) and mixup: 0, or another method"
+            )
 
 
 class TeacherParams(FitParams):
@@ -180,15 +164,14 @@ class TeacherParams(FitParams):
     ramp_end: Annotated[float, Field(ge=0.0)] = 15
     onnx: Literal["none", "best", "both"] = "both"  # files written at the end: best.onnx, last.onnx
 
-    @model_validator(mode="after")
-    def _check_ramp(self):
+    def _conflicts(self) -> Iterator[str]:
+        yield from super()._conflicts()
         start, end = (v * self.epochs if v < 1 else v for v in (self.plain_epochs, self.ramp_end))
         if end < start:
-            raise ValueError(
+            yield (
                 f"ramp_end {self.ramp_end:g} (epoch {end:g} of {self.epochs}) must not be before plain_epochs "
                 f"{self.plain_epochs:g} (epoch {start:g}); below 1 they are fractions of the run"
             )
-        return self
 
 
 class StudentParams(FitParams):
@@ -229,14 +212,13 @@ class StudentParams(FitParams):
         length = cls.LENGTHS.get(str(values.get("mode", "ce")))
         return values if values.get("epochs", 0) or not length else {**values, "epochs": length}
 
-    @model_validator(mode="after")
-    def _check_mixup(self):
+    def _conflicts(self) -> Iterator[str]:
+        yield from super()._conflicts()
         if self.mixup and self.mode != "ce" and self.teacher_view == "cached":
-            raise ValueError(
+            yield (
                 f"mixup {self.mixup:g} makes images that the cached teacher logits do not belong to: set teacher_view: "
                 "online, or mixup: 0"
             )
-        return self
 
     @classmethod
     def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import ParamsError
-from fer_lib.params.base import Fraction
-from fer_lib.params.strict import Strict, closest, first_problem, read_mapping
+from fer_lib.params.base import Fraction, Shares
+from fer_lib.params.strict import Strict, closest, read_mapping, validate
 
 
 class NegativeParams(Strict):
@@ -23,11 +23,12 @@ class NegativeParams(Strict):
     method: Literal["none", "negl", "selnlpl"] = "none"
     draw: Literal["uniform", "confusion", "lowest", "neg_label"] = "uniform"  # how the wrong class of a row is drawn
     lowest: Annotated[int, Field(ge=1, le=6)] = 3  # draw lowest: one of that many classes of the lowest probability
+    draws: Annotated[int, Field(ge=1, le=20)] = 1  # wrong classes of a row at each step; the loss is their mean
     weight: Annotated[float, Field(ge=0.0)] = 0.05  # negl: of the mean loss
     ratio: Fraction = 0.5  # negl: share of the rows of a class that are drawn in an epoch
     class_ratios: dict[str, Fraction] = {"Disgust": 0.25, "Fear": 0.25, "Sad": 0.25}  # negl: in place of ratio
     entropy: Fraction = 0.7  # negl: least entropy of the model's prediction, as a share of ln 7
-    shares: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)  # selnlpl: epochs of NL, SelNL and SelPL
+    shares: Shares = (0.6, 0.2, 0.2)  # selnlpl: epochs of NL, SelNL and SelPL
 
     @model_validator(mode="before")
     @classmethod
@@ -41,12 +42,7 @@ class NegativeParams(Strict):
         content = read_mapping(path)
         if content.pop("config", ""):
             raise ParamsError(f"{path}: 'config' names another file: write the parameters themselves")
-        if unknown := [key for key in content if key not in cls.model_fields]:
-            raise ParamsError(f"{path}: unknown key {unknown[0]!r}{closest(unknown[0], cls.model_fields)}")
-        try:
-            cls.model_validate(content)
-        except ValidationError as error:
-            raise ParamsError(f"{path}: {first_problem(error)}: correct that value") from error
+        validate(cls, content, f"negative in {path}")
         return {"method": "negl"} | content  # whoever names a file wants what it describes
 
     @field_validator("class_ratios")
@@ -54,11 +50,4 @@ class NegativeParams(Strict):
     def _check_classes(cls, value):
         if unknown := [name for name in value if name not in EMOTIONS]:
             raise ValueError(f"unknown class {unknown[0]!r}{closest(unknown[0], EMOTIONS)}")
-        return value
-
-    @field_validator("shares")
-    @classmethod
-    def _check_shares(cls, value):
-        if abs(sum(value) - 1.0) > 1e-9:
-            raise ValueError("Input should be three shares that sum to 1")
         return value

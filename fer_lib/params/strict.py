@@ -168,8 +168,13 @@ def validate(model: type[BaseModel], values: dict[str, Any], phase: str) -> Any:
         raise ParamsError("\n".join(_problem_text(model, problem, phase) for problem in error.errors())) from error
 
 
-def first_problem(error: ValidationError) -> str:
-    """The first defect as ``model.embed_dim: Input should be ..., found 1000000000``, at most 300 characters."""
+def first_problem(error: Exception) -> str:
+    """The first defect as ``model.embed_dim: Input should be ..., found 1000000000``, at most 300 characters.
+
+    An error that is no ValidationError as its own text.
+    """
+    if not isinstance(error, ValidationError):
+        return (f"missing {error}" if isinstance(error, KeyError) else str(error))[:300]
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"])
     text = f"{where}: " * bool(where) + problem["msg"].removeprefix("Value error, ")

@@ -9,11 +9,13 @@ from typing import Any
 
 from fer_lib.calibration.intervals import proportion_interval
 from fer_lib.deploy.packaged import FOLDER
+from fer_lib.deploy.predict import LICENCE
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, FerError
 from fer_lib.evaluation.leaks import leak_warnings
 from fer_lib.models.bundle import META, ONNX, WEIGHTS, Bundle, read_bundle
 from fer_lib.models.published_weights import IMAGENET_TERMS, PACKAGES
+from fer_lib.report.data_terms import source_terms
 from fer_lib.report.facts import fits_by_weights, import_sources
 from fer_lib.report.markdown import render_template
 from fer_lib.storage.atomic import fresh_folder, write_synced
@@ -34,8 +36,6 @@ def render_card(bundle: Bundle, results: dict[str, Any]) -> str:
     model_name, model = _evaluated_model(bundle, results)
     fit = fits_by_weights(results)[bundle.weights_sha256]
     training_sources = list(fit["data"]["source_counts_after_filter"])
-    imports = import_sources(results)
-    has_votes = any(source["votes"] for source in imports) and "ferplus" not in training_sources
     metrics = bundle.meta["metrics"]
     onnx_only = bundle.has(ONNX) and not bundle.has(WEIGHTS)
     file_raw = metrics.get("test_raw") if onnx_only else None
@@ -46,10 +46,7 @@ def render_card(bundle: Bundle, results: dict[str, Any]) -> str:
         "model": model,
         "fit": fit,
         "onnx_bytes": (bundle.path / ONNX).stat().st_size if bundle.has(ONNX) else None,
-        "drawn_faces": bool(imports) and all(source["root"] == "embedded" for source in imports),
         "training_sources": training_sources,
-        "sources": [*training_sources, *(["ferplus"] if has_votes else [])],
-        "starting_terms": sorted({terms for fit in results["fits"].values() if (terms := _starting_terms(fit))}),
         "val_select": metrics["val_select"],
         "leak_warnings": leak_warnings(results["evaluation"]),
         "file_raw": file_raw,
@@ -57,11 +54,32 @@ def render_card(bundle: Bundle, results: dict[str, Any]) -> str:
         "file_scaled": metrics.get("test") if not bundle.has(WEIGHTS) else None,
         "weakest": sorted(EMOTIONS, key=metrics["val_select"]["per_class_f1"].get),
     }
-    return render_template("model_card.md.j2", **results, **context) + "\n"
+    return render_template("model_card.md.j2", **results, **_terms(training_sources, results), **context) + "\n"
+
+
+def render_licence(bundle: Bundle, results: dict[str, Any]) -> str:
+    """The licence of weights that were learned from images with terms; "" for weights of drawn faces alone."""
+    fit = fits_by_weights(results)[bundle.weights_sha256]
+    terms = _terms(list(fit["data"]["source_counts_after_filter"]), results)
+    return "" if terms["drawn_faces"] else render_template("licence.txt.j2", bundle=bundle, **terms) + "\n"
+
+
+def _terms(training_sources: list[str], results: dict[str, Any]) -> dict[str, Any]:
+    """``drawn_faces``, ``data_terms`` of the training sources and of the votes, and ``starting_terms``."""
+    imports = import_sources(results)
+    layouts = {source["name"] or source["source"]: source["source"] for source in imports}
+    terms = [source_terms(name, layouts.get(name, name)) for name in training_sources]
+    if any(source["votes"] for source in imports):
+        terms.append(source_terms("ferplus", "ferplus"))
+    return {
+        "drawn_faces": bool(imports) and all(source["root"] == "embedded" for source in imports),
+        "data_terms": list(dict.fromkeys(terms)),
+        "starting_terms": sorted({terms for fit in results["fits"].values() if (terms := _starting_terms(fit))}),
+    }
 
 
 def install(source: Path, results: dict[str, Any], folder: Path = FOLDER) -> Bundle:
-    """Copy the ONNX-only bundle at ``source`` with its model card to ``folder``; return the installed bundle.
+    """Copy the ONNX-only bundle at ``source`` with its card and licence to ``folder``; return the installed bundle.
 
     Raises:
         BundleError: the bundle has torch weights, no ONNX file, an ONNX file above 5 MB, or an absolute path.
@@ -80,11 +98,13 @@ def install(source: Path, results: dict[str, Any], folder: Path = FOLDER) -> Bun
         raise BundleError(
             f"{source / META} holds {path[1]}, a path of the machine that wrote it: export the bundle again without it"
         )
-    card = render_card(bundle, results)
+    texts = {CARD: render_card(bundle, results), LICENCE: render_licence(bundle, results)}
     with fresh_folder(folder, may_replace=lambda old: (old / META).is_file() or not any(old.iterdir())) as partial:
         for file in (META, *bundle.meta["files"]):
             write_synced(partial / file, (bundle.path / file).read_bytes())
-        write_synced(partial / CARD, card.encode())
+        for file, text in texts.items():
+            if text:
+                write_synced(partial / file, text.encode())
     return read_bundle(folder)
 
 

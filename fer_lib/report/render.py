@@ -5,8 +5,12 @@ Every number comes from the JSON file. The goals are those of :mod:`fer_lib.repo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from jinja2 import TemplateError
 
 from fer_lib.errors import FerError
 from fer_lib.evaluation.leaks import leak_warnings
@@ -29,25 +33,41 @@ def read_results(path: Path) -> dict[str, Any]:
     return results
 
 
+@contextmanager
+def damage_as_message(path: Path) -> Iterator[None]:
+    """A FerError that names ``path``, in place of what a missing or changed entry of the results raises."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration, TemplateError) as error:
+        raise FerError(
+            f"{path} has an entry that is missing or changed ({type(error).__name__}: {error}): write the file again "
+            "with: fer report export NAME"
+        ) from error
+
+
 def render(path: Path, readme: Path | None = None) -> Path:
     """Write ``NAME.md`` and ``NAME/*.png`` beside ``NAME.json``; return the path of the page.
 
     ``readme``: a README whose results section is updated, too.
 
     Raises:
-        FerError: ``readme`` is missing, or the run imported drawn faces. Nothing is written then.
+        FerError: the file is damaged, ``readme`` is missing, or the run imported drawn faces. No page is written then.
     """
     results = read_results(path)
     if readme is not None:
-        facts.refuse_drawn_faces(results, path)
+        with damage_as_message(path):
+            facts.refuse_drawn_faces(results, path)
         if not readme.is_file():
             raise FerError(f"{readme} is missing: run the command in a checkout, or render without --readme")
-    figures = draw_figures(results, path.with_suffix(""))
+    with damage_as_message(path):
+        figures = draw_figures(results, path.with_suffix(""))
+        text = render_page(results, figures, path.name)
+        section = readme_section(results)
     page = path.with_suffix(".md")
-    page.write_text(render_page(results, figures, path.name), encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
     if readme is not None:
-        text = readme.read_text(encoding="utf-8")
-        readme.write_text(replace_section(text, "results", readme_section(results)), encoding="utf-8")
+        old = readme.read_text(encoding="utf-8")
+        readme.write_text(replace_section(old, "results", section), encoding="utf-8")
     return page
 
 

@@ -12,9 +12,8 @@ import errno
 import logging
 import os
 import sqlite3
-import time
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,9 @@ def configure(root: Path | str | None = None) -> Path:
         mlflow.set_registry_uri(uri)
     if base not in _configured or not (base / "mlruns" / "mlflow.db").is_file():
         import mlflow.store.tracking.sqlalchemy_store  # three quarters of the opening, for which nobody has to wait
+        from sqlalchemy import Engine, event
 
+        event.listen(Engine, "before_cursor_execute", _wait_longer, retval=True)
         try:
             with _store_lock(base):
                 _open(base)
@@ -85,6 +86,13 @@ def configure(root: Path | str | None = None) -> Path:
             raise FerError(f"cannot write the store {mlruns(base)}: {error}. Set FER_HOME to another folder") from error
         _configured.add(base)
     return base
+
+
+def _wait_longer(connection, cursor, statement: str, parameters, context, many: bool) -> tuple[str, Any]:
+    """Let MLflow wait ``LOCK_TIMEOUT`` where another program, such as a backup, locks the database, not 20 seconds."""
+    if statement.startswith("PRAGMA busy_timeout ="):
+        statement = f"PRAGMA busy_timeout = {1000 * LOCK_TIMEOUT:.0f}"
+    return statement, parameters
 
 
 @contextlib.contextmanager
@@ -182,25 +190,3 @@ def experiment_id(name: str = EXPERIMENT) -> str:
             return client.create_experiment(name, artifact_location=artifact_root(base))
         except MlflowException as error:
             raise FerError(f"cannot create the experiment {name!r}: {error}") from error
-
-
-def retry_while_locked(call: Callable[..., Any], *values: Any, **options: Any) -> Any:
-    """Return ``call(*values, **options)``, repeated while another program, such as a backup, locks the database.
-
-    MLflow itself waits 20 seconds.  Raises FerError after ``LOCK_TIMEOUT`` seconds.
-    """
-    from mlflow.exceptions import MlflowException
-
-    deadline = time.monotonic() + LOCK_TIMEOUT
-    while True:
-        try:
-            return call(*values, **options)
-        except MlflowException as error:
-            if "database is locked" not in str(error):
-                raise
-            if time.monotonic() > deadline:
-                raise FerError(
-                    f"another program has locked {mlruns() / 'mlflow.db'} for {LOCK_TIMEOUT / 60:.0f} minutes: end it "
-                    "and give the same command again"
-                ) from error
-        time.sleep(1.0)

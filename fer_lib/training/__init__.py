@@ -1,6 +1,6 @@
 """Training: one loop for teachers, students and adapted models.
 
-teacher.py, student.py  the two objectives; label_objective.py: the part of a loss that labels give
+teacher.py, student.py  the two objectives; label_objective.py: what they share
 negative.py             negative learning and SelNLPL; negative_report.py: the files that explain it
 fit.py                  a whole fit: device, data, starting weights, files; loop.py, step.py: its loop and one step
 checkpoint.py           a training state on disk; resume_check.py: whether a fit goes on from it

@@ -84,25 +84,14 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
         if not path.is_dir():
             return None
     try:
-        return _read(path)
-    except BundleError as error:
-        raise BundleError(f"{error}; {_advice(path)}") from error
-
-
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    try:
-        meta = json.loads((path / META).read_bytes())
-        content = (path / STATE).read_bytes()
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"checkpoint {path} can't be read ({error})") from error
-    if not isinstance(meta, dict) or meta.pop("checksum", None) != checksum(meta):
-        raise BundleError(f"checkpoint {path / META} was changed after it was written")
-    if hashlib.sha256(content).hexdigest() != meta.get("sha256"):
-        raise BundleError(f"checkpoint {path / STATE} is damaged (its SHA-256 differs from {META})")
-    try:
+        meta, content = json.loads((path / META).read_bytes()), (path / STATE).read_bytes()
+        if not isinstance(meta, dict) or meta.pop("checksum", None) != checksum(meta):
+            raise ValueError(f"{META} was changed after it was written")
+        if hashlib.sha256(content).hexdigest() != meta.get("sha256"):
+            raise ValueError(f"{STATE} is damaged: its SHA-256 differs from {META}")
         return load(content), meta
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise BundleError(f"checkpoint {path / STATE} holds no tensors ({error})") from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise BundleError(f"checkpoint {path} can't be read ({error}); {_advice(path)}") from error
 
 
 def checkpoint_weights(path: Path) -> tuple[dict[str, torch.Tensor], CheckpointMeta]:
@@ -134,41 +123,21 @@ def checkpoint_bundle(
     Raises the errors of :func:`checkpoint_weights` and :func:`fer_lib.models.bundle.write_bundle`.
     """
     weights, meta = checkpoint_weights(path)
-    described = meta.bundle
+    arguments = dict(meta.bundle)
+    arguments["ids"] = meta.bundle.ids | {"epoch": math.ceil(meta.epoch) - 1, "epochs": meta.epoch}
     return write_bundle(
-        out,
-        name=described.name,
-        kind=described.kind,
-        model_config=described.model,
-        state_dict=weights,
-        contract=described.contract,
-        temperature=temperature,
-        training_prior=described.training_prior,
-        ids=described.ids | {"epoch": math.ceil(meta.epoch) - 1, "epochs": meta.epoch},
-        metrics=metrics or {},
-        training_data=described.training_data,
-    )
+        out, model_config=arguments.pop("model"), state_dict=weights, temperature=temperature, metrics=metrics or {},
+        **arguments,
+    )  # fmt: skip
 
 
 def _advice(path: Path) -> str:
     """What to do about a damaged checkpoint.  Every checkpoint of a fit holds its whole state, so any can resume."""
     if path.name != LAST and path != previous(path.with_name(LAST)):
         return f"move {path} away: neither the fit nor its other checkpoints need it"
-    restart = f"move {path} away and the same command starts again"
-    others = [path.with_name(BEFORE), *path.parent.glob("checkpoint_epoch*")]
-    steps = {other: step for other in others if (step := _step(other)) is not None}
-    if not steps:
-        return restart
-    newest = max(steps, key=steps.get)
-    return f"{restart}, or goes on from step {steps[newest]} when you copy {newest} to {path.with_name(LAST)}"
-
-
-def _step(path: Path) -> int | None:
-    """The step number of a checkpoint; None when it is missing or damaged."""
-    try:
-        return _read(path)[1]["step"]
-    except BundleError:
-        return None
+    others = ", ".join(sorted(other.name for other in path.parent.glob("checkpoint_[be]*")))
+    goes_on = f", or goes on from one of {others} when you copy it to {path.with_name(LAST)}" if others else ""
+    return f"move {path} away and the same command starts again{goes_on}"
 
 
 def checksum(record: dict[str, Any]) -> str:

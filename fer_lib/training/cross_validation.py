@@ -114,7 +114,7 @@ def _cached_fold(
     fields = p.model_dump(mode="json", exclude=apart)
     parts = [FOLDS_VERSION, rows_key(train.manifest), rows_key(val.manifest), train.contract.id, fields]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-    file, work = cache_dir / f"fold-{key}.npy", cache_dir / f".fold-{key}"
+    file, work = cache_dir / f"fold-{key}.npz", cache_dir / f".fold-{key}"
     cache_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(cache_dir / f".fold-{key}.lock"):
         logits = cached_array(file, lambda: _fit_fold(train, val, p, work, device, key, count_epochs))

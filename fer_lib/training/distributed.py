@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import queue
 import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
@@ -23,60 +22,41 @@ from fer_lib.params import FitParams
 from fer_lib.storage import progress
 
 TIMEOUT = timedelta(days=7)
-PROGRESS = "progress"  # a message of rank 0 that the parent shows and does not yield
+PROGRESS = "progress"  # key of a message of rank 0 that the parent shows and does not yield
 
 
 class SingleProcess:
-    """One process on one device, with the interface of :class:`DistributedContext`."""
+    """One process on one device, with the part of accelerate's interface that a fit uses."""
 
-    size, rank = 1, 0
+    num_processes, process_index, is_main_process = 1, 0, True
 
     def __init__(self, device: torch.device):
         self.device = device
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model that a step calls: with synchronised gradients when there are several processes."""
+    def prepare_model(self, model: nn.Module) -> nn.Module:
         return model
 
     def no_sync(self, model: nn.Module) -> AbstractContextManager:
-        """A block whose backward passes do not synchronise gradients."""
         return nullcontext()
 
-    def mean(self, value: torch.Tensor) -> torch.Tensor:
-        """The mean of ``value`` over all processes."""
+    def reduce(self, value: torch.Tensor, reduction: str) -> torch.Tensor:
         return value
 
-    def wait(self) -> None:
-        """Wait until every process has called this."""
+    def wait_for_everyone(self) -> None:
+        return None
 
 
-class DistributedContext(SingleProcess):
-    """Several processes in step; accelerate's DistributedDataParallel averages their gradients."""
+def one_of_several(on_cpu: bool):
+    """The ``accelerate.Accelerator`` of a process that works in step with others: it averages their gradients."""
+    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-    def __init__(self, on_cpu: bool):
-        from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-
-        timeout = InitProcessGroupKwargs(timeout=TIMEOUT)  # the others wait while the first packs faces or evaluates
-        # Keeps gradient buckets fixed.  By default DDP rebuilds them after the first step, also after a resume.  With
-        # three or more processes the order of a sum, and so its last bit, depends on a gradient's place in its bucket.
-        buckets = DistributedDataParallelKwargs(find_unused_parameters=True)
-        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
-        # "no" mixed precision: the step does its own autocast
-        self._accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[timeout, buckets])
-        super().__init__(self._accelerator.device)
-        self.size, self.rank = self._accelerator.num_processes, self._accelerator.process_index
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        return self._accelerator.prepare_model(model)
-
-    def no_sync(self, model: nn.Module) -> AbstractContextManager:
-        return self._accelerator.no_sync(model)
-
-    def mean(self, value: torch.Tensor) -> torch.Tensor:
-        return self._accelerator.reduce(value, "mean")
-
-    def wait(self) -> None:
-        self._accelerator.wait_for_everyone()
+    timeout = InitProcessGroupKwargs(timeout=TIMEOUT)  # the others wait while the first packs faces or evaluates
+    # Keeps gradient buckets fixed.  By default DDP rebuilds them after the first step, also after a resume.  With
+    # three or more processes the order of a sum, and so its last bit, depends on a gradient's place in its bucket.
+    buckets = DistributedDataParallelKwargs(find_unused_parameters=True)
+    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+    # "no" mixed precision: the step does its own autocast
+    return Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[timeout, buckets])
 
 
 def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
@@ -100,115 +80,84 @@ def run_processes(work: Callable[..., Iterator[dict[str, Any]]], p: FitParams) -
     if p.processes == 1:
         yield from work(SingleProcess(device))
         return
-    if device.type not in ("cpu", "cuda"):
+    if device.type != "cpu" and torch.cuda.device_count() < p.processes:
         raise FerError(
-            f"processes {p.processes}: several processes need CUDA devices or the CPU, not {device.type}; set "
-            "processes: 1 or another device"
-        )
-    if device.type == "cuda" and torch.cuda.device_count() < p.processes:
-        raise FerError(
-            f"processes {p.processes}: there are {torch.cuda.device_count()} CUDA devices here; ask for at most that "
-            "many, or raise accum_steps to get the same batch on fewer"
+            f"processes {p.processes} on {device.type}: there are {torch.cuda.device_count()} CUDA devices here; ask "
+            "for at most that many, or raise accum_steps to get the same batch on fewer, or set device: cpu"
         )
     yield from _spawn(work, p.processes, device.type)
 
 
 def _spawn(work: Callable[..., Iterator[dict[str, Any]]], processes: int, backend: str) -> Iterator[dict[str, Any]]:
+    """Each process has a pipe to this one.  The end of the pipe is the end of the process."""
     from accelerate.utils import PrepareForLaunch, patch_environment
     from accelerate.utils.other import get_free_port
-    from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, get_context, start_processes
 
-    events = get_context("spawn").Queue()
+    context, workers, readers = multiprocessing.get_context("spawn"), [], {}
     env = {"nproc": processes, "world_size": processes, "master_addr": "127.0.0.1", "master_port": str(get_free_port())}
     if backend == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         env["omp_num_threads"] = str(max(1, cores() // processes))
-    with patch_environment(**env):
-        launcher = PrepareForLaunch(_process_main, distributed_type="MULTI_CPU" if backend == "cpu" else "MULTI_GPU")
-        workers = start_processes(
-            launcher, (work, backend == "cpu", events), nprocs=processes, join=False, start_method="spawn"
-        )
+    launcher = PrepareForLaunch(_process_main, distributed_type="MULTI_CPU" if backend == "cpu" else "MULTI_GPU")
     try:
-        done = False
-        while not done:
-            # looked up before join(), which would report the errors of the processes that wait for the killed one
-            killed = _killed_process(workers.processes)
-            try:
-                done = not killed and workers.join(timeout=0.1)
-            except ProcessExitedException as error:
-                yield from _queued_events(events)  # raises the cause, if a process could still report it
-                message = _exit_message(error.error_index, processes, error.error_pid, error.exit_code)
-                raise FerError(message) from error
-            except ProcessRaisedException:
-                yield from _queued_events(events)
-                raise
-            yield from _queued_events(events)
-            if killed:
-                raise FerError(_exit_message(killed[0], processes, *killed[1:]))
+        for rank in range(processes):
+            reader, writer = context.Pipe(duplex=False)
+            worker = context.Process(target=launcher, args=(rank, work, backend == "cpu", writer))
+            with patch_environment(**env):
+                worker.start()
+            writer.close()
+            workers.append(worker)
+            readers[reader] = rank
+        while readers:
+            ended = []
+            for reader in wait([*readers]):
+                try:
+                    event = reader.recv()
+                except (EOFError, OSError):  # OSError: within a message
+                    ended.append(rank := readers.pop(reader))
+                    workers[rank].join()
+                    continue
+                if isinstance(event, Exception):
+                    raise event
+                progress.relay(event.get(PROGRESS))
+                if PROGRESS not in event:
+                    yield event
+            # a signal comes first, because the processes that wait for the killed one fail too
+            for code, rank in sorted((workers[rank].exitcode, rank) for rank in ended):
+                if code:
+                    raise FerError(_exit_message(rank, processes, workers[rank].pid, code))
     finally:
-        for process in workers.processes:
-            if process.is_alive():
-                process.kill()
-            process.join()
-
-
-def _killed_process(processes) -> tuple[int, int, int] | None:
-    """Rank, process id and exit code of the first process that a signal killed."""
-    codes = ((rank, p.pid, p.exitcode) for rank, p in enumerate(processes))
-    return next((process for process in codes if process[2] is not None and process[2] < 0), None)
+        for worker in workers:
+            worker.kill()
+            worker.join()
 
 
 def _exit_message(rank: int, processes: int, pid: int, code: int) -> str:
     reason = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    hint = "look in its output for a crash of the driver or of a compiled package"
-    if code == -9:  # SIGKILL, which Windows lacks
-        hint = ("the system does that when memory runs out (see its log): lower batch_size, raise accum_steps, or use "
-                "fewer processes or workers")  # fmt: skip
-    elif code < 0 and -code in (signal.SIGTERM, signal.SIGINT):
-        hint = "a user or the machine's scheduler stopped it"
-    return (f"process {rank + 1} of the {processes} of this fit (id {pid}) {reason}, so all were stopped: {hint}. "
-            "The same command resumes from the last checkpoint")  # fmt: skip
+    return (
+        f"process {rank + 1} of the {processes} of this fit (id {pid}) {reason}, so all were stopped: look in its "
+        "output. The system kills a process when memory runs out (see its log): lower batch_size, raise accum_steps, "
+        "or use fewer processes or workers. The same command resumes from the last checkpoint"
+    )
 
 
-def _queued_events(events) -> Iterator[dict[str, Any]]:
-    """The events in the queue; an error among them is raised."""
-    while True:
-        try:
-            event = events.get(timeout=0.1)
-        except queue.Empty:
-            return
-        if isinstance(event, Exception):
-            raise event
-        if event["event"] == PROGRESS:
-            progress.relay(event["record"])
-        else:
-            progress.relay(None)
-            yield event
-
-
-def _process_main(work: Callable[..., Iterator[dict[str, Any]]], on_cpu: bool, events) -> None:
+def _process_main(work: Callable[..., Iterator[dict[str, Any]]], on_cpu: bool, pipe: Connection) -> None:
     """The main function of one process.  Rank 0 sends events; every rank sends the errors that users can act on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted parent kills this process
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    context = DistributedContext(on_cpu)
+    context = one_of_several(on_cpu)
 
     def send(record: dict[str, Any]) -> None:
-        events.put({"event": PROGRESS, "record": record})
+        pipe.send({PROGRESS: record})
 
     try:
-        with progress.observed_by(send) if context.rank == 0 else nullcontext():
+        with progress.observed_by(send) if context.is_main_process else nullcontext():
             for event in work(context):
-                if context.rank == 0:
-                    events.put(event)
+                if context.is_main_process:
+                    pipe.send(event)
     except (FerError, OSError) as error:  # the parent kills the others, who wait for this one
-        events.put(error)
-        _flush(events)
+        pipe.send(error)
         os._exit(1)
-    _flush(events)
     torch.distributed.destroy_process_group()
-
-
-def _flush(events) -> None:
-    events.close()
-    events.join_thread()
 
 
 def _exit_with_parent() -> None:

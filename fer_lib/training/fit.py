@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from fer_lib.datasets.evalset_ids import evalset_id, protocol_id
 from fer_lib.datasets.manifest import Manifest
@@ -21,25 +21,25 @@ from fer_lib.datasets.provenance import (
     StartingWeights,
     TrainingData,
     TrainingExposure,
+    join_training_data,
     read_exposure,
-    read_training_data,
 )
 from fer_lib.devices import describe_device
 from fer_lib.errors import DataError, FerError
 from fer_lib.models.bundle import Bundle, read_bundle
 from fer_lib.models.classifier import FerClassifier, build_classifier, check_size
 from fer_lib.models.cost import record_cost
+from fer_lib.models.softlabels_format import read_costs, softlabels_sha256
 from fer_lib.models.weights import load_pretrained, resample_weights
 from fer_lib.params import FitParams
 from fer_lib.params.strict import first_problem
 from fer_lib.storage.atomic import fresh_file, write_json
 from fer_lib.storage.environment import environment
-from fer_lib.storage.json_files import read_json
 from fer_lib.training.checkpoint import LAST, has_checkpoint
 from fer_lib.training.distributed import SingleProcess, run_processes
 from fer_lib.training.fit_inputs import FitData, make_contract, model_config, open_data
 from fer_lib.training.loop import fit
-from fer_lib.training.negative_report import idle_warning, write_negative_report
+from fer_lib.training.negative_report import write_negative_report
 from fer_lib.training.nested import PrototypeObjective
 from fer_lib.training.step import precision
 
@@ -54,8 +54,7 @@ def run_fit(
     """Train a model on ``manifest`` into ``out``; yields the events of :func:`fer_lib.training.loop.fit`.
 
     ``objective(p, data, device)`` makes the loss.  ``options``: ``tune`` and ``norms`` of the loop; ``init_from``, a
-    bundle folder to start from; ``run_id``; ``inputs``, ids of other inputs that the weights depend on; ``ancestors``
-    and ``costs``, exposure records and (weights' hash, training cost) of the teachers, None where one has no record.
+    bundle folder to start from; ``run_id``; ``softlabels``, a folder of soft labels that the weights depend on.
     Raises FerError, before any step, for a device, backbone, starting weights or data that cannot be used.
     """
     work = partial(_run_fit, p, manifest, out, cache_dir, kind=kind, objective=objective, **options)
@@ -75,46 +74,42 @@ def _run_fit(
     norms: str = "trained",
     init_from: str = "",
     run_id: str = "",
-    inputs: dict[str, str] | None = None,
-    ancestors: Sequence[TrainingExposure | None] = (),
-    costs: Sequence[tuple[str, dict[str, Any] | None]] = (),
+    softlabels: Path | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The fit of one process.  Rank 0 writes packs and starting weights first, and the other ranks then read them."""
     apply_settings(p)
+    inputs = {"softlabels_sha256": softlabels_sha256(softlabels)} if softlabels else {}
+    costs = read_costs(softlabels) if softlabels else []  # now: the folder may be gone when the fit ends
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(p.seed)
     model = build_classifier(model_config(p))
     check_size(model)
-    if context.rank > 0:
-        context.wait()
+    if not context.is_main_process:
+        context.wait_for_everyone()
     weights = _starting_weights(model, p, init_from, out)
     data = open_data(manifest, p, cache_dir)
-    _write_exposure(data, weights, init_from, ancestors, out)
-    if context.rank == 0:
-        context.wait()
-    ids = _ids(p, manifest, data, weights, run_id, inputs or {})
+    _write_exposure(data, weights, init_from, softlabels, out)
+    if context.is_main_process:
+        context.wait_for_everyone()
+    ids = _ids(p, manifest, data, weights, run_id, inputs)
     record = TrainingData.of(data.train.manifest, p.smoke, weights.get("provenance"))
     if weights["source"] == "init_from":
-        record = record.with_start(read_training_data(weights.get("training_data")))
+        start = weights.get("training_data")
+        record = join_training_data([record, TrainingData.model_validate(start) if start else None])
     options = dict(kind=kind, name=p.name, ids=ids, context=context, tune=tune, norms=norms)
     loss = objective(p, data, context.device)
     if p.nested.kind == "prototypes":
         loss = PrototypeObjective(loss, model, p, context.device)
     for event in fit(model, loss, data, p, out, training_data=record.record(), **options):
-        if event["event"] == "start" and context.rank == 0:
+        if event["event"] == "start" and context.is_main_process:
             write_json(out / "environment.json", environment(context.device.type))
             alignment = _alignment(p, manifest, data, weights, event, init_from, context.device, ids)
             write_json(out / "alignmentreport.json", alignment)
-        if event["event"] == "end" and context.rank == 0:
+        if event["event"] == "end" and context.is_main_process:
             _write_reports(record_cost(out, costs), event, p.smoke, out)
-        if p.negative.method != "none" and event["event"] in ("start", "end") and context.rank == 0:
+        if p.negative.method != "none" and event["event"] in ("start", "end") and context.is_main_process:
             write_negative_report(p, out)
         yield event
-        rows = [event] if event["event"] == "epoch" else []
-        if event["event"] == "start" and context.rank == 0:  # a resumed fit is a new run: it repeats the warnings
-            rows = read_json(out / "history.json")
-        for message in filter(None, (idle_warning(p, row) for row in rows)):
-            yield {"event": "note", "level": "warning", "message": message}
 
 
 def _write_reports(bundle: Bundle, end: dict[str, Any], smoke: bool, out: Path) -> None:
@@ -196,8 +191,7 @@ def _recorded_weights(record: Path, p: FitParams, init_from: str) -> dict[str, A
         weights = json.loads(record.read_text())
         start = WeightsRecord.model_validate(weights)
     except (ValueError, RecursionError) as error:
-        reason = first_problem(error) if isinstance(error, ValidationError) else error
-        raise FerError(f"{record} is damaged ({reason}); {advice}") from error
+        raise FerError(f"{record} is damaged ({first_problem(error)}); {advice}") from error
     source = start.source if start.source in _RECORDED_SOURCES else "a file"
     requested = "init_from" if init_from else p.pretrained if p.pretrained in _RECORDED_SOURCES else "a file"
     current = read_bundle(init_from).weights_sha256 if init_from and Path(init_from).exists() else ""
@@ -209,9 +203,7 @@ def _recorded_weights(record: Path, p: FitParams, init_from: str) -> dict[str, A
     return weights
 
 
-def _write_exposure(
-    data: FitData, weights: dict, init_from: str, ancestors: Sequence[TrainingExposure | None], out: Path
-) -> None:
+def _write_exposure(data: FitData, weights: dict, init_from: str, softlabels: Path | None, out: Path) -> None:
     """Write the record of all images that the weights depend on."""
     if has_checkpoint(out / LAST) and (out / EXPOSURE_FILE).is_file():
         return  # a resume must not need the bundle that it started from
@@ -219,9 +211,10 @@ def _write_exposure(
         data.train.manifest.frame["content_id"], data.val.manifest.frame["content_id"],
         complete=weights["source"] in _RECORDED_SOURCES,
     )  # fmt: skip
-    start = [read_exposure(read_bundle(init_from).path)] if init_from else []
+    ancestors = [softlabels] if softlabels else []
+    ancestors += [read_bundle(init_from).path] if init_from else []
     with fresh_file(out / EXPOSURE_FILE) as work, open(work, "wb") as file:
-        exposure.with_ancestors([*ancestors, *start]).write(file)
+        exposure.with_ancestors([read_exposure(folder) for folder in ancestors]).write(file)
 
 
 def _ids(

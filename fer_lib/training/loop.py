@@ -28,10 +28,9 @@ from fer_lib.storage.atomic import write_json
 from fer_lib.training.checkpoint import BEFORE, LAST, pack_state, save_checkpoint
 from fer_lib.training.distributed import SingleProcess
 from fer_lib.training.fit_inputs import FitData, loader_threads
-from fer_lib.training.nested import BlockUpdates, PrototypeObjective, nested_warning
-from fer_lib.training.progress import Progress, history_row, slow_epoch_warning, step_event
+from fer_lib.training.nested import BlockUpdates, PrototypeObjective
+from fer_lib.training.progress import Progress, history_row, idle_warnings, slow_epoch_warning, step_event
 from fer_lib.training.resume_check import fit_key, numerics, resume
-from fer_lib.training.schedule import learning_rate
 from fer_lib.training.step import Objective, Stepper, divergence_error
 from fer_lib.training.validate import validate, write_best
 
@@ -85,9 +84,8 @@ def fit(
     ema = ModelEmaV3(model, decay=p.ema_decay, use_warmup=True) if p.ema_decay else None
     key, current_numerics = fit_key(p, ids), numerics(p, context)
     state, warnings = resume(out, key, current_numerics, model, optimiser, ema, training_state)
-    stepper = Stepper(model, objective, optimiser, p, context, updates)
-    stepper.loss_sum, stepper.loss_n = state.loss_sum, state.loss_n
-    main = context.rank == 0
+    stepper = Stepper(model, objective, optimiser, p, context, updates, state)
+    main = context.is_main_process
     if main:
         write_json(out / "history.json", state.history)  # a killed writer may have left one epoch more
     last_save = last_event = time.monotonic()  # before the first yield: a slow consumer delays no checkpoint
@@ -95,8 +93,8 @@ def fit(
         "event": "start", "resumed_at_step": state.step, "epochs_done": len(state.history), "total_steps": total,
         "steps_per_epoch": steps, "warmup_steps": warmup,
     }  # fmt: skip
-    idle = [nested_warning(row, p) for row in state.history]  # a resumed fit is a new run: it repeats these
-    for message in filter(None, [*warnings, *_setting_warnings(p, data, warmup, total), *idle]):
+    idle = [message for row in state.history for message in idle_warnings(p, row)]  # a resumed fit repeats these
+    for message in [*warnings, *_setting_warnings(p, data, warmup, total), *idle]:
         yield {"event": "note", "level": "warning", "message": message}
     workers = loader_threads(p, context.device)
     coverage = data.coverage(state.step, steps)
@@ -106,6 +104,10 @@ def fit(
         training_data=training_data,
     )  # fmt: skip
     validation_seconds = math.inf  # of the last validation
+    pinned = context.device.type == "cuda"  # a GPU copies pinned memory while it computes
+
+    def empty(shape: tuple[int, ...]) -> np.ndarray:
+        return torch.empty(shape, pin_memory=pinned).numpy()
 
     def rate(step: int) -> float:
         return learning_rate(step, total_steps=total, warmup_steps=warmup, peak=p.lr, floor=min(p.min_lr, p.lr))
@@ -127,7 +129,7 @@ def fit(
         _freeze_norms(model, tune, norms)
         first = epoch * data.sampler.steps_per_epoch  # max_train_batches may end an epoch early
         span = first + state.step - epoch * steps, first + steps
-        options = dict(share=(context.rank, context.size), empty=_allocator(context.device))
+        options = dict(share=(context.process_index, context.num_processes), empty=empty)
         with closing(train_batches(data.train, data.sampler, p.augment, *span, workers, **options)) as batches:
             for batch in _count_waits(batches, state):
                 for group in optimiser.param_groups:
@@ -141,12 +143,12 @@ def fit(
                 if now - last_save > 60 * p.checkpoint_minutes and state.step % steps:
                     state.epoch_seconds += now - start
                     start = last_save = now
-                    _collect_losses(state, stepper)
+                    stepper.collect_losses()
                     checkpoint(LAST)
                 if now - last_event > TELL_EVERY:
                     last_event = now
-                    yield step_event(state, stepper, steps, total, state.epoch_seconds + now - start)
-        _collect_losses(state, stepper)
+                    yield step_event(state, steps, total, state.epoch_seconds + now - start)
+        stepper.collect_losses()
         state.epoch_seconds += time.monotonic() - start
         row = history_row(epoch, state, steps, rate(state.step - 1), coverage, objective, p, context.device)
         if updates is not None:
@@ -166,21 +168,30 @@ def fit(
             row["timing"]["warning"] = warning
         state.history.append(row)
         state.total_seconds += state.epoch_seconds
-        state.loss_sum = stepper.loss_sum = state.epoch_seconds = state.wait_seconds = 0.0
-        state.loss_n = stepper.loss_n = 0
+        state.loss_sum = state.epoch_seconds = state.wait_seconds = 0.0
+        state.loss_n = 0
         if main:
             write_json(out / "history.json", state.history)
         if numbered:  # before checkpoint_last: after a kill between the two, the resumed run writes both
             checkpoint(f"checkpoint_epoch{epoch + 1:03d}", row["val"])
         checkpoint(LAST, row["val"])
-        context.wait()
+        context.wait_for_everyone()
         last_save = time.monotonic()
         yield {"event": "epoch", **row}
-        if message := nested_warning(row, p):
+        for message in idle_warnings(p, row):
             yield {"event": "note", "level": "warning", "message": message}
     if main:
         shutil.rmtree(out / BEFORE, ignore_errors=True)  # a finished fit no longer needs it
     yield {"event": "end", "best_epoch": state.best_epoch, "best_macro_f1": state.best, "seconds": state.total_seconds}
+
+
+def learning_rate(step: int, *, total_steps: int, warmup_steps: int, peak: float, floor: float) -> float:
+    """Linear warm-up to ``peak`` over ``warmup_steps``, then a cosine to ``floor`` at the last of ``total_steps``."""
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    span = max(1, total_steps - 1 - warmup_steps)
+    progress = min(1.0, (step - warmup_steps) / span)
+    return floor + (peak - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def _check_rows(data: FitData, p: FitParams) -> None:
@@ -192,15 +203,6 @@ def _check_rows(data: FitData, p: FitParams) -> None:
         )
 
 
-def _allocator(device: torch.device):
-    """A function that allocates batches of images: pinned for CUDA, which then copies them while it computes."""
-
-    def empty(shape: tuple[int, ...]) -> np.ndarray:
-        return torch.empty(shape, pin_memory=device.type == "cuda").numpy()
-
-    return empty
-
-
 def _count_waits(batches: Iterator[Batch], state: Progress) -> Iterator[Batch]:
     """The batches; the time that the loop waits for them is added to ``state.wait_seconds``."""
     while True:
@@ -210,11 +212,6 @@ def _count_waits(batches: Iterator[Batch], state: Progress) -> Iterator[Batch]:
         if batch is None:
             return
         yield batch
-
-
-def _collect_losses(state: Progress, stepper: Stepper) -> None:
-    stepper.collect_losses()
-    state.loss_sum, state.loss_n = stepper.loss_sum, stepper.loss_n
 
 
 def _freeze_norms(model: FerClassifier, tune: str, norms: str) -> None:

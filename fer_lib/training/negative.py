@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from fer_lib.datasets.batches import keyed_rng
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError, FerError
-from fer_lib.models.negative import draw_class, negative_loss
+from fer_lib.models.losses import negative_loss
 from fer_lib.params import FitParams
 from fer_lib.training.distributed import sum_over_processes
 from fer_lib.training.fit_inputs import FitData
@@ -75,10 +75,11 @@ class NegativeLearning:
         """
         number, index = int(epoch), torch.from_numpy(rows).to(logits.device)
         probs = F.softmax(logits.detach().float(), dim=1)
-        selected, drawn = torch.from_numpy(self._draws(rows, number)).to(logits.device).unbind(1)
+        selected, *drawn = torch.from_numpy(self._draws(rows, number)).to(logits.device).unbind(1)
         weights = self._class_weights(probs, index, y, partner_y)
-        k, has_class = draw_class(weights, drawn)
-        negative = negative_loss(logits, k)
+        classes = [draw_class(weights, uniform) for uniform in drawn]
+        has_class = classes[0][1]
+        negative = torch.stack([negative_loss(logits, k) for k, _ in classes]).mean(0)
         if self.options.method == "negl":
             gate = torch.special.entr(probs).sum(1) >= self.options.entropy * math.log(NUM_CLASSES)
             loss, applied = negative, gate & has_class & (selected < self.ratios[y])
@@ -97,9 +98,9 @@ class NegativeLearning:
         return sum(number >= bound for bound in self.bounds)
 
     def _draws(self, rows: np.ndarray, number: int) -> np.ndarray:
-        """float32 [B, 2] in [0, 1): whether a row is drawn, and its class."""
+        """float32 [B, 1 + draws] in [0, 1): whether a row is drawn, and its classes."""
         keys = ((self.p.seed, "negative", number, self.sample_ids[row]) for row in rows.tolist())
-        return np.stack([keyed_rng(*key).random(2, np.float32) for key in keys])
+        return np.stack([keyed_rng(*key).random(1 + self.options.draws, np.float32) for key in keys])
 
     def _class_weights(
         self, probs: torch.Tensor, index: torch.Tensor, y: torch.Tensor, partner_y: torch.Tensor | None
@@ -161,3 +162,15 @@ def confusions(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
     counts[counts.sum(1) == 0] = 1
     np.fill_diagonal(counts, 0)
     return counts
+
+
+def draw_class(weights: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(a class of each row, int64 [B], drawn in proportion to ``weights``; bool [B]: whether it has a weight above 0).
+
+    ``weights`` int64 [B, K]: integers, because a GPU's cumulative sum of floats is not deterministic; ``uniform``
+    float32 [B] in [0, 1).  A row without a weight gets the last class.
+    """
+    below = weights.cumsum(1)
+    total = below[:, -1]
+    k = (below <= (uniform * total)[:, None]).sum(1).clamp_max(weights.shape[1] - 1)
+    return k, total > 0

@@ -1,4 +1,4 @@
-"""``neglconfig.json`` and ``neglrules.md`` of a fit with negative learning, and a warning when it did nothing."""
+"""``neglconfig.json`` and ``neglrules.md`` of a fit with negative learning."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def rules(p: FitParams, history: list[dict[str, Any]]) -> str:
         "",
         *(_selnlpl(p) if options.method == "selnlpl" else _negl(options)),
         f"- {_DRAWS[options.draw].format(lowest=options.lowest)}",
+        f"- Classes of a face at each step: {options.draws}. Its loss is their mean.",
         "- All draws depend on seed, epoch and face alone.",
         "",
         "| epoch | share of faces past the gate | share of faces it was applied to | mean loss |",
@@ -78,16 +79,3 @@ def _selnlpl(p: FitParams) -> list[str]:
         "- p of the label is the mean over the augmented views of the 10 epochs before the running one.",
         "- Weight, ratio and entropy have no effect here.",
     ]
-
-
-def idle_warning(p: FitParams, row: dict[str, Any]) -> str:
-    """A warning when negative learning is on and was applied to no row in the epoch of ``row``; else blank."""
-    if p.negative.method == "none" or row["train"]["negl_applied_frac"]:
-        return ""
-    advice = "lower negative.entropy, raise negative.ratio, or choose another negative.draw"
-    if p.negative.method == "selnlpl":
-        advice = "no row has a running mean of p_y that high: train for more epochs, or raise the first of the shares"
-    return (
-        f"epoch {row['epoch'] + 1}: negative.method: {p.negative.method} is on and was applied to no row "
-        f"({row['train']['negl_gate_share']:.0%} of the rows passed the gate): {advice}"
-    )

@@ -5,7 +5,7 @@ What both sum up or average is part of a checkpoint, so a run that is killed bet
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -107,15 +107,3 @@ class PrototypeObjective:
             "nested_uniformity": spread / rows,
             "nested_doubt": doubt / rows,
         }
-
-
-def nested_warning(row: dict[str, Any], p: FitParams) -> str:
-    """A warning when nested learning was on and applied to nothing in the epoch of ``row``; else blank."""
-    if row["train"].get("nested_applied_frac") != 0.0:
-        return ""
-    cause = (
-        f"no row passed the gate (nested.gate_threshold {p.nested.gate_threshold:g}): lower it, or set gate: top"
-        if p.nested.kind == "prototypes"
-        else f"every interval {p.nested.intervals} is longer than the epoch: set smaller nested.intervals"
-    )
-    return f"epoch {row['epoch'] + 1}: nested learning was applied to nothing; {cause}"

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from fer_lib.devices import peak_memory_gb
 from fer_lib.params import FitParams
-from fer_lib.training.step import Objective, Stepper
+
+if TYPE_CHECKING:
+    from fer_lib.training.step import Objective
 
 SLOW_RATE = 0.5  # of the median images/s
 MIN_LOST_SECONDS = 1.0  # shorter losses are noise of the clock
+_IDLE = {  # what to do when a part of the training is applied to nothing
+    "negl": "lower negative.entropy, raise negative.ratio, or choose another negative.draw",
+    "selnlpl": "no row has a running mean of p_y that high: train for more epochs, or raise the first of the shares",
+    "prototypes": "no row passed the gate: lower nested.gate_threshold, or set nested.gate: top",
+    "blocks": "every interval is longer than the epoch: set smaller nested.intervals",
+}
 
 
 @dataclass
@@ -32,10 +40,10 @@ class Progress:
     total_seconds: float = 0.0
 
 
-def step_event(state: Progress, stepper: Stepper, steps: int, total: int, seconds: float) -> dict[str, Any]:
+def step_event(state: Progress, steps: int, total: int, seconds: float) -> dict[str, Any]:
     """A ``step`` event: position, mean loss and images/s of the running epoch, which has taken ``seconds``."""
-    n = stepper.loss_n
-    rates = {"loss": stepper.loss_sum / n, "images_per_sec": n / max(seconds, 1e-9)} if n else {}
+    n = state.loss_n
+    rates = {"loss": state.loss_sum / n, "images_per_sec": n / max(seconds, 1e-9)} if n else {}
     return {"event": "step", "step": state.step, "total_steps": total, "epoch": state.step / steps, **rates}
 
 
@@ -78,3 +86,13 @@ def slow_epoch_warning(history: list[dict[str, Any]], row: dict[str, Any]) -> st
         "batch_size and raise accum_steps), or another program is using this machine"
     )
     return f"epoch {row['epoch'] + 1} ran at {rate:.4g} images/s, earlier ones at {usual:.4g}: {cause}"
+
+
+def idle_warnings(p: FitParams, row: dict[str, Any]) -> list[str]:
+    """A warning for each of negative and nested learning that is on and had no effect in the epoch of ``row``."""
+    parts = {"negl": ("negative", p.negative.method), "nested": ("nested", p.nested.kind)}
+    return [
+        f"epoch {row['epoch'] + 1}: {name} learning was applied to nothing ({name}: {kind}): {_IDLE[kind]}"
+        for key, (name, kind) in parts.items()
+        if kind in _IDLE and row["train"].get(f"{key}_applied_frac") == 0.0
+    ]

@@ -15,6 +15,7 @@ from fer_lib.errors import FerError
 from fer_lib.params import FitParams
 from fer_lib.training.distributed import SingleProcess
 from fer_lib.training.nested import BlockUpdates
+from fer_lib.training.progress import Progress
 
 _LOSS_CHECK_STEPS = 32  # between two transfers of losses from a device; each transfer waits for the device
 
@@ -35,7 +36,7 @@ class Objective(Protocol):
 
 
 class Stepper:
-    """Takes optimiser steps and sums their losses: ``loss_sum`` over ``loss_n`` rows, which the loop resets.
+    """Takes optimiser steps and sums their losses in ``progress``: ``loss_sum`` over ``loss_n`` rows.
 
     A batch is split into n = ``accum_steps`` x processes micro-batches.  Micro-batch k holds every n-th row from row k
     on, because a balanced batch is sorted by class and BatchNorm normalises each micro-batch alone.  Dropout and mixup
@@ -50,17 +51,17 @@ class Stepper:
         p: FitParams,
         context: SingleProcess,
         updates: BlockUpdates | None = None,
+        progress: Progress | None = None,
     ):
         self.objective, self.optimiser, self.p, self.context = objective, optimiser, p, context
-        self.updates = updates
+        self.updates, self.progress = updates, progress or Progress()
         compiled = torch.compile(model) if p.compile else model
-        self.model = context.wrap(compiled)
+        self.model = context.prepare_model(compiled)
         self.autocast = precision(p, context.device) == "bf16"
         apart = set() if updates is None else {q for block in updates.blocks for q in block}
         added = (q for group in optimiser.param_groups for q in group["params"])
         every = dict.fromkeys((*model.parameters(), *added))  # in this order: it decides the last bit of their norm
         self.parameters = [q for q in every if q.requires_grad and q not in apart]
-        self.loss_sum, self.loss_n = 0.0, 0
         self._pending: list[tuple[torch.Tensor, int, float]] = []
 
     def __call__(self, batch: Batch, step: int, epoch: float) -> None:
@@ -84,15 +85,15 @@ class Stepper:
             part = slice(k, None, p.accum_steps)
             micro_batch = Batch(batch.rows[part], batch.images[part], batch.labels[part], batch.step_rows)
             images = batch_images[part].contiguous(memory_format=torch.channels_last)
-            _seed_generators(device, _seed(p.seed, step, k * self.context.size + self.context.rank))
+            _seed_generators(device, p.seed, step, k * self.context.num_processes + self.context.process_index)
             last = k + 1 == p.accum_steps
             with nullcontext() if last else self.context.no_sync(self.model):
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
                     losses = self.objective.loss(self.model, images, micro_batch, epoch)
-                    loss = losses.sum() * (self.context.size / rows)
+                    loss = losses.sum() * (self.context.num_processes / rows)
                 loss.backward()
             mean += loss.detach()
-        self._pending.append((self.context.mean(mean), rows, epoch))
+        self._pending.append((self.context.reduce(mean, "mean"), rows, epoch))
         if device.type == "cpu" or len(self._pending) >= _LOSS_CHECK_STEPS:
             self.collect_losses()
         if self.updates is not None:
@@ -102,14 +103,14 @@ class Stepper:
         self.optimiser.step()
 
     def collect_losses(self) -> None:
-        """Add the losses of the steps since the last call to ``loss_sum``; FerError when one is not finite."""
+        """Add the losses of the steps since the last call; FerError when one is not finite."""
         pending, self._pending = self._pending, []
         values = torch.stack([mean for mean, _, _ in pending]).tolist() if pending else []
         for value, (_, rows, epoch) in zip(values, pending, strict=True):
             if not math.isfinite(value):
                 raise divergence_error(f"the loss became {value}", epoch, self.p)
-            self.loss_sum += value * rows
-            self.loss_n += rows
+            self.progress.loss_sum += value * rows
+            self.progress.loss_n += rows
 
 
 def divergence_error(event: str, epoch: float, p: FitParams) -> FerError:
@@ -127,12 +128,9 @@ def precision(p: FitParams, device: torch.device) -> str:
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
-def _seed_generators(device: torch.device, seed: int) -> None:
+def _seed_generators(device: torch.device, seed: int, step: int, part: int) -> None:
     """Seed the CPU's and the device's generator; ``torch.manual_seed`` seeds all backends, which takes 0.4 ms."""
-    torch.default_generator.manual_seed(seed)
+    number = int.from_bytes(hashlib.blake2b(f"{seed}:{step}:{part}".encode(), digest_size=7).digest())
+    torch.default_generator.manual_seed(number)
     if device.type != "cpu":
-        torch.get_device_module(device).manual_seed(seed)
-
-
-def _seed(seed: int, step: int, part: int) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{step}:{part}".encode(), digest_size=7).digest())
+        torch.get_device_module(device).manual_seed(number)

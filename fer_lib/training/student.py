@@ -14,34 +14,27 @@ import torch
 from torch.nn import functional as F
 
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.datasets.provenance import read_exposure
 from fer_lib.errors import FerError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.models.ensemble import combine
 from fer_lib.models.ensemble_folder import member_bundles
 from fer_lib.models.losses import decoupled_kl, distillation_kl, mixup
-from fer_lib.models.softlabels_format import read_costs, read_softlabels, softlabels_sha256
+from fer_lib.models.softlabels_format import read_softlabels
 from fer_lib.params import StudentParams
 from fer_lib.training.fit import run_fit
 from fer_lib.training.fit_inputs import FitData
-from fer_lib.training.label_objective import LabelLoss
-from fer_lib.training.negative import NegativeLearning
+from fer_lib.training.label_objective import LabelObjective
 
 
-class StudentObjective:
+class StudentObjective(LabelObjective):
     """Cross-entropy, plus a distillation term for the modes kd, dkd and dkd_mixed, plus negative learning.
 
     With mixup (Zhang 2018) the loss of a row is split between its label and its partner's label, and the teachers see
     the mixed images too ("consistent teaching", Beyer 2021).
-    Raises FerError when such a mode has no soft labels, BundleError when they belong to other rows or faces, and the
-    errors of :class:`NegativeLearning`.
+    Raises FerError when such a mode has no soft labels, BundleError when they belong to other rows or faces.
     """
 
-    state: dict[str, torch.Tensor] = {}
-
     def __init__(self, p: StudentParams, data: FitData, device: torch.device, softlabels: Path | None):
-        self.p = p
-        self.labels = LabelLoss(p, data, device)
         self.teacher_logits = targets = None
         if p.mode != "ce" and softlabels is None:
             raise FerError(
@@ -53,14 +46,11 @@ class StudentObjective:
             self.teacher_logits = torch.from_numpy(targets.logits).float()
         elif p.mode != "ce":
             self.teachers = LiveTeachers(targets.record, data.contract, device)
-        self.negative, self.state = None, {}
-        if p.negative.method != "none":
-            self.negative = NegativeLearning(p, data, device, targets and targets.logits)
-            self.state = self.negative.state
+        super().__init__(p, data, device, targets and targets.logits)
 
     def loss(self, model, images, batch, epoch):
         y, rows = torch.from_numpy(batch.labels).to(images.device), torch.from_numpy(batch.rows)
-        targets = self.labels.targets(y, rows)
+        targets = self.targets(y, rows)
         partner_y = negative = None
         if self.p.mixup:
             images, partner, share = mixup(images, self.p.mixup)
@@ -70,12 +60,12 @@ class StudentObjective:
             teacher = self.teacher_logits[rows].to(logits.device) / self.p.teacher_temperature
         elif self.p.mode != "ce":
             teacher = self.teachers(images) / self.p.teacher_temperature
-        ce = self.labels(logits, y, targets)
+        ce = self.label_loss(logits, y, targets)
         if self.negative is not None:
             ce, negative = self.negative(logits, y, ce, batch.rows, epoch, partner_y)
         loss = self._mode_loss(logits, teacher, y, ce, epoch)
         if partner_y is not None:
-            ce = self.labels(logits, partner_y, targets[partner])
+            ce = self.label_loss(logits, partner_y, targets[partner])
             loss = share * loss + (1.0 - share) * self._mode_loss(logits, teacher, partner_y, ce, epoch)
         return loss if negative is None else loss + negative
 
@@ -99,7 +89,7 @@ class StudentObjective:
 
     def figures(self, epoch):
         weight = {"distillation_weight": self.warmup(epoch)} if self.p.mode == "dkd" else {}
-        return weight | (self.negative.figures(epoch) if self.negative else {})
+        return weight | super().figures(epoch)
 
 
 def reads_softlabels(p: StudentParams) -> bool:
@@ -149,8 +139,6 @@ def train_student(
     Raises the errors of :class:`StudentObjective` and :func:`fer_lib.training.fit.run_fit`.
     """
     objective = partial(StudentObjective, softlabels=softlabels)
-    if reads_softlabels(p) and softlabels is not None:
-        record["inputs"] = {"softlabels_sha256": softlabels_sha256(softlabels)}
-        record["ancestors"] = [read_exposure(softlabels)]
-        record["costs"] = read_costs(softlabels)
-    yield from run_fit(p, manifest, out, cache_dir, kind="student", objective=objective, tune=p.tune, **record)
+    used = softlabels if reads_softlabels(p) else None
+    options = dict(kind="student", objective=objective, tune=p.tune, softlabels=used, **record)
+    yield from run_fit(p, manifest, out, cache_dir, **options)

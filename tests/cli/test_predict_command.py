@@ -57,10 +57,12 @@ def test_json_holds_the_predictors_own_probabilities(folder, onnx_bundle):
     assert face["probs"] == pytest.approx(expected["probs"], abs=1e-9) and face["label"] == expected["label"]
 
 
-def test_one_line_on_stderr_says_which_model_speaks(folder, onnx_bundle, tmp_path):
+def test_stderr_names_the_model_and_its_terms(folder, onnx_bundle, tmp_path):
     done = run("predict", folder / "a.png", "--whole", "--json")
     assert done.exit_code == 0, done.output
-    assert done.stderr == "model: packaged student_dkd (trained on 28,709 faces of fer2013)\n"
+    model, terms = done.stderr.splitlines()
+    assert model == "model: packaged student_dkd (trained on 28,709 faces of fer2013)"
+    assert terms.startswith("terms: For research use only,") and terms.endswith(f"({packaged.FOLDER / 'LICENSE'})")
     assert json.loads(done.stdout)["model"]["uri"] == "packaged"
     done = run("predict", folder / "a.png", "--whole", "--model", onnx_bundle.path)
     unknown = "its bundle does not record what it was trained on"

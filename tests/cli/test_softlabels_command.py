@@ -140,7 +140,7 @@ REFUSED = {  # how it is damaged, the number of checks that it passes, the messa
     "other class order": (
         lambda f: seal(f, "classorder.json", json.dumps(EMOTIONS[::-1]).encode()), 1, "the class order is not"),
     "edited contract": (lambda f: change_contract(f, 0, clahe=True), 2, "gives other pixels in this fer-lab"),
-    "unlike contracts": (lambda f: change_contract(f, 1, margin=0.2), 2, "teacher2 with .*no student has both"),
+    "unlike contracts": (lambda f: change_contract(f, 1, margin=0.2), 2, "teacher2 was trained .*no student has both"),
     "permuted index": (lambda f: seal(f, "softlabels_index.jsonl", swapped_entries(f)), 3, "not about the same rows"),
     "permuted rows": (permute_rows, 3, "not about the same rows in the same order"),
     "truncated arrays": (cut_rows, 3, "not about the same rows"),

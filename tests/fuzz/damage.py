@@ -1,4 +1,7 @@
-"""Hypothesis strategies that damage a sound file: its bytes, its words and lines, or its JSON values."""
+"""Hypothesis strategies that damage a sound file: its bytes, its words and lines, or its JSON values.
+
+They draw bytearrays, because Hypothesis keeps the bytes of the last 10,000 cases.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ VALUES = [
 
 
 @st.composite
-def damaged_bytes(draw, data: bytes) -> bytes:
+def damaged_bytes(draw, data: bytes) -> bytearray:
     """Bytes replaced, cut out, doubled, inserted or cut off."""
     wrong = bytearray(data)
     for _ in range(draw(st.integers(1, 4))):
@@ -37,11 +40,11 @@ def damaged_bytes(draw, data: bytes) -> bytes:
             wrong[at:at] = draw(st.binary(max_size=12))
         else:
             del wrong[at:]
-    return bytes(wrong)
+    return wrong
 
 
 @st.composite
-def damaged_text(draw, data: bytes) -> bytes:
+def damaged_text(draw, data: bytes) -> bytearray:
     """Words replaced, inserted or cut; lines dropped or doubled; now and then bytes that are no UTF-8."""
     lines = data.decode().split("\n")
     for _ in range(draw(st.integers(1, 4))):
@@ -58,7 +61,7 @@ def damaged_text(draw, data: bytes) -> bytes:
         else:
             lines[at : at + 1] = [] if kind == "drop" and len(lines) > 1 else [lines[at]] * 2
     tail = draw(st.sampled_from([b"", b"", b"", b"", b"\xff\xfe", b"\xed\xa0\x80"]))
-    return "\n".join(lines).encode("utf-8", "surrogatepass") + tail
+    return bytearray("\n".join(lines).encode("utf-8", "surrogatepass") + tail)
 
 
 def _places(value: Any, path: tuple = ()) -> list[tuple]:
@@ -67,13 +70,13 @@ def _places(value: Any, path: tuple = ()) -> list[tuple]:
 
 
 @st.composite
-def damaged_json(draw, data: bytes) -> bytes:
+def damaged_json(draw, data: bytes) -> bytearray:
     """Values replaced by those of another type or size, keys removed and added."""
     value = json.loads(data)
     for _ in range(draw(st.integers(1, 3))):
         *path, last = draw(st.sampled_from(_places(value)[1:] or [(None,)]))
         if last is None:
-            return json.dumps(draw(st.sampled_from(VALUES))).encode()
+            return bytearray(json.dumps(draw(st.sampled_from(VALUES))).encode())
         section = value
         for key in path:
             section = section[key]
@@ -83,11 +86,11 @@ def damaged_json(draw, data: bytes) -> bytes:
         elif kind == "add" and isinstance(section, dict):
             section[draw(st.text(max_size=5))] = copy.deepcopy(draw(st.sampled_from(VALUES)))
         elif kind == "all" and draw(st.integers(0, 9)) == 0:
-            return json.dumps(draw(st.sampled_from(VALUES))).encode()
+            return bytearray(json.dumps(draw(st.sampled_from(VALUES))).encode())
         else:
             other = st.integers() | st.floats() | st.text(max_size=4)
             section[last] = copy.deepcopy(draw(st.sampled_from(VALUES) | other))
-    return json.dumps(value).encode()
+    return bytearray(json.dumps(value).encode())
 
 
 FORMS = {"bytes": damaged_bytes, "text": damaged_text, "json": damaged_json}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from fer_lib.datasets.import_folder import REPORT, ROWS, write_clean_report
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.openings import OPENINGS, opening_count
 from fer_lib.faces.contract import FaceContract
-from fer_lib.live.recording import VideoFile, open_recorded_frames
+from fer_lib.live.recording import VideoFile, recorded_frames
 from fer_lib.live.session_files import RAW_VIDEO, RECORDED, read_recorded, write_session
 from fer_lib.live.web.browser_camera import BrowserSource
 from fer_lib.models.cache import cached_array
@@ -32,6 +31,7 @@ from fer_lib.models.classifier import build_classifier
 from fer_lib.models.weights import load_pretrained
 from fer_lib.params import TeacherParams
 from fer_lib.pipeline.cache_key import notebook_code
+from fer_lib.report.render import damage_as_message, read_results, readme_section, render_page
 from fer_lib.training.fit import _recorded_weights
 
 REPO = Path(__file__).resolve().parents[2]
@@ -113,13 +113,13 @@ def read_hashes(folder: Path, content: bytes) -> Any:
 
 def array(folder: Path) -> bytes:
     stream = io.BytesIO()
-    np.save(stream, np.arange(35.0).reshape(5, 7))
+    np.savez(stream, array=np.arange(35.0).reshape(5, 7))
     return stream.getvalue()
 
 
 def read_array(folder: Path, content: bytes) -> Any:
-    (folder / "a.npy").write_bytes(content + zlib.crc32(content).to_bytes(4, "little"))
-    return cached_array(folder / "a.npy", lambda: np.zeros(3))
+    (folder / "a.npz").write_bytes(content)
+    return cached_array(folder / "a.npz", lambda: np.zeros(3))
 
 
 IMPORT = {
@@ -139,6 +139,23 @@ def import_report(folder: Path, content: bytes) -> Any:
 def openings(folder: Path) -> Any:
     (folder / "cache").mkdir(exist_ok=True)
     return opening_count(folder, folder / "cache")
+
+
+def exported_run(folder: Path) -> bytes:
+    """A committed run with one of its models."""
+    results = json.loads((REPO / "docs" / "results" / "unified_pilot.json").read_text())
+    for part in (results["fits"], results["evaluation"]["models"]):
+        for name in list(part)[1:]:
+            del part[name]
+    return json.dumps(results).encode()
+
+
+def render_text(path: Path) -> None:
+    """What is written of an exported run, without its figures, which take a second."""
+    results = read_results(path)
+    with damage_as_message(path):
+        render_page(results, dict.fromkeys(("reliability", "per_class", "confusion", "sources", "curves"), {}), "r")
+        readme_section(results)
 
 
 def weights(name: str) -> bytes:
@@ -171,8 +188,7 @@ def video(folder: Path) -> bytes:
 
 
 def play(folder: Path) -> Any:
-    with open_recorded_frames(folder) as images:
-        return sum(1 for _ in images)
+    return sum(1 for _ in recorded_frames(folder))
 
 
 def jpeg(folder: Path) -> bytes:
@@ -194,6 +210,7 @@ STORE_READERS = [
            folder_reader(OPENINGS, openings)),
     Reader("starting_weights.json", "json", lambda folder: json.dumps(WEIGHTS).encode(), file_reader(
         "w.json", lambda file: _recorded_weights(file, TeacherParams(pretrained="none"), ""))),
+    Reader("exported run", "json", exported_run, file_reader("run.json", render_text), heavy=True),
     Reader("notebook", "json", lambda folder: NOTEBOOK.read_bytes(), file_reader("a.ipynb", notebook_code)),
     Reader("recorded.csv", "text", lambda folder: b"frame_index\n0\n1\n2\n", folder_reader(RECORDED, read_recorded)),
     weights_reader("w.safetensors"),

@@ -18,7 +18,7 @@ from fer_lib.errors import BundleError, DataError
 from fer_lib.live import log as log_module
 from fer_lib.live import recording, session_files
 from fer_lib.live.capture import Capture
-from fer_lib.live.recording import open_recorded_frames
+from fer_lib.live.recording import recorded_frames
 from fer_lib.live.session import wait_until_end
 from fer_lib.live.session_files import read_frames, read_session
 from fer_lib.live.synthetic_session import Moment, render_frames
@@ -45,7 +45,7 @@ def run_refused(tmp_path, *options):
 
 def test_a_missing_camera_is_an_error(home, tmp_path):
     ended = run_refused(tmp_path, "--source", "63")
-    assert ended.code == 1 and "camera 63 cannot be opened" in ended.err and "--source" in ended.err
+    assert ended.code == 1 and "camera 63 sends no frame" in ended.err and "--source" in ended.err
 
 
 def test_a_too_long_camera_number_is_taken_as_a_file_name(home, tmp_path):
@@ -74,7 +74,7 @@ def test_a_missing_source_file_is_an_error(home, tmp_path):
 def test_a_source_file_that_is_no_video_is_refused(home, tmp_path, content):
     (tmp_path / "clip.mp4").write_bytes(content)
     ended = run_refused(tmp_path, "--source", str(tmp_path / "clip.mp4"))
-    assert ended.code == 1 and "no video that OpenCV can read" in ended.err and "clip.mp4" in ended.err
+    assert ended.code == 1 and "sends no frame: OpenCV cannot decode it" in ended.err and "clip.mp4" in ended.err
 
 
 def test_a_video_without_a_frame_is_refused(home, tmp_path, at_rest):
@@ -82,7 +82,7 @@ def test_a_video_without_a_frame_is_refused(home, tmp_path, at_rest):
     start = whole.index(b"movi")
     (tmp_path / "bare.avi").write_bytes(whole[: start + 4])
     ended = run_refused(tmp_path, "--source", str(tmp_path / "bare.avi"))
-    assert ended.code == 1 and ("holds no frame" in ended.err or "no video" in ended.err)
+    assert ended.code == 1 and "bare.avi sends no frame" in ended.err
 
 
 def test_a_directory_as_source_is_refused(home, tmp_path):
@@ -93,10 +93,10 @@ def test_a_directory_as_source_is_refused(home, tmp_path):
 def test_an_invalid_logit_bias_file_is_refused(home, clip, tmp_path):
     (tmp_path / "logit_bias.json").write_text("[0, 0, 0, 0, 0, 0]")
     ended = run_refused(tmp_path, "--source", str(clip), "--logit-bias", str(tmp_path / "logit_bias.json"))
-    assert ended.code == 1 and "logit_bias.json" in ended.err and "6 values, not 7" in ended.err
+    assert ended.code == 1 and "logit_bias.json" in ended.err and "7 items after validation, not 6" in ended.err
     invalid = {
-        "{": "logit_bias.json", '{"Angry": 1}': "Neutral missing", "[0,0,0,0,0,0,NaN]": "finite",
-        '[0,0,0,0,0,0,"1"]': "numbers", "7": "seven numbers",
+        "{": "logit_bias.json", '{"Angry": 1}': "with all seven", "[0,0,0,0,0,0,NaN]": "6: Input should be a finite",
+        '[0,0,0,0,0,0,"1"]': "6: Input should be a valid number", "7": "valid list",
     }  # fmt: skip
     for content, text in invalid.items():
         (tmp_path / "logit_bias.json").write_text(content)
@@ -167,8 +167,7 @@ def test_frames_of_odd_and_changing_size_are_recorded(at_rest, tmp_path):
     mixed = odd[:3] + [cv2.resize(at_rest[0], (301, 173))] + odd[3:]
     summary = run_images(tmp_path / "s", mixed, record="raw", detect_every=3)
     assert summary["frames"] == 7 and summary["recorded"]["raw.mkv"] == {"frames": 6, "of_other_size": 1}
-    with open_recorded_frames(tmp_path / "s") as images:
-        recorded = dict(images)
+    recorded = dict(recorded_frames(tmp_path / "s"))
     assert sorted(recorded) == [0, 1, 2, 4, 5, 6]
     assert all(np.array_equal(recorded[i], mixed[i]) for i in recorded), "lossless, including odd columns"
     thin = run_images(tmp_path / "thin", [np.zeros((1, 1, 3), np.uint8)] * 3)

@@ -80,7 +80,7 @@ def test_changed_temperature_is_detected(copy):
 
 def test_truncated_json_is_detected(copy):
     (copy / META).write_bytes((copy / META).read_bytes()[:-30])
-    with pytest.raises(BundleError, match=f"{META} is not readable JSON"):
+    with pytest.raises(BundleError, match=f"{META}: .*line .* column .*--fresh"):
         read_bundle(copy)
 
 
@@ -118,10 +118,21 @@ def test_weights_of_another_model_are_rejected(pieces, tmp_path):
         written.model()
 
 
-@pytest.mark.parametrize("prior", [[1 / 7] * 6, [0.5] * 7, [-0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2]])
-def test_prior_that_is_no_distribution_is_rejected(pieces, tmp_path, prior):
-    with pytest.raises(BundleError, match="training_prior"):
-        write_bundle(tmp_path / "b", **pieces | {"training_prior": prior})
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("training_prior", [1 / 7] * 6),
+        ("training_prior", [0.5] * 7),
+        ("training_prior", [-0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2]),
+        ("logit_bias", [0.0] * 6),
+        ("logit_bias", [float("inf")] * 7),
+        ("abstention", [2.0] * 7),
+        ("cost", {"own": 1}),
+    ],
+)
+def test_a_value_that_no_reader_accepts_is_not_written(pieces, tmp_path, name, value):
+    with pytest.raises(BundleError, match=name):
+        write_bundle(tmp_path / "b", **pieces | {name: value})
     assert not list(tmp_path.iterdir())
 
 

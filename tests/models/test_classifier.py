@@ -278,10 +278,10 @@ def test_unusable_weights_files_are_rejected(tmp_path):
     state = model_of().backbone.state_dict()
     key = next(iter(state))
     save_file({k: v.clone() for k, v in state.items() if k != key}, tmp_path / "short.safetensors")
-    with pytest.raises(FerError, match=f"'{key}' is missing; these weights belong to another backbone"):
+    with pytest.raises(FerError, match=f"'{key}' is absent in the weights .* belong to another backbone"):
         load_pretrained(model_of(), str(tmp_path / "short.safetensors"))
     save_file({**{k: v.clone() for k, v in state.items()}, key: torch.zeros(2, 2)}, tmp_path / "odd.safetensors")
-    with pytest.raises(FerError, match=rf"'{key}' has shape \(2, 2\), expected"):
+    with pytest.raises(FerError, match=rf"'{key}' is \[2, 2\] in the weights and"):
         load_pretrained(model_of(), str(tmp_path / "odd.safetensors"))
 
 

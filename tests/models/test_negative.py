@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fer_lib.models.negative import negative_loss
+from fer_lib.models.losses import negative_loss
 
 
 def reference_loss(z: np.ndarray, k: np.ndarray) -> np.ndarray:

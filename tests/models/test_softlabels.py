@@ -196,7 +196,7 @@ def test_damaged_logits_are_computed_again(drawn_manifest, drawn_teachers, pack_
     bundle, rows = read_bundle(drawn_teachers[0]), drawn_manifest.rows(split="test")
     options = dict(flip_average=False, batch_size=8, device="cpu")
     first, _ = cached_logits(bundle, rows, tmp_path, **options)
-    [file] = tmp_path.glob("logits-*.npy")
+    [file] = tmp_path.glob("logits-*.npz")
     for content in (file.read_bytes()[:100], b"garbage", b""):
         file.write_bytes(content)
         assert np.array_equal(cached_logits(bundle, rows, tmp_path, **options)[0], first)
@@ -261,13 +261,15 @@ def test_other_class_order_is_rejected(copy, drawn_manifest):
 
 
 def test_row_without_logits_is_rejected(copy, drawn_manifest):
-    lines = (copy / "softlabels_index.jsonl").read_text().splitlines(keepends=True)
-    seal(copy, "softlabels_index.jsonl", "".join(lines[:-1]).encode())
-    rows = drawn_manifest.rows(split="train")
-    with pytest.raises(BundleError, match=rf"covers {len(rows) - 1} of {len(rows)} .*{rows.sample_ids[-1]}"):
-        read_softlabels(copy, rows)
+    n = len(drawn_manifest.rows(split="train"))
+    with pytest.raises(BundleError, match=rf"covers {n} of {len(drawn_manifest)} .*first missing"):
+        read_softlabels(copy, drawn_manifest)
     with pytest.raises(BundleError, match="covers 0 of"):
         read_softlabels(copy, drawn_manifest.rows(split="test"))
+    lines = (copy / "softlabels_index.jsonl").read_text().splitlines(keepends=True)
+    seal(copy, "softlabels_index.jsonl", "".join(lines[:-1]).encode())
+    with pytest.raises(BundleError, match=rf"the index \({n - 1} rows\), the arrays \({n}\) .*not about the same rows"):
+        read_softlabels(copy, drawn_manifest.rows(split="train"))
 
 
 def contract_of(folder, i=0):

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fer_lib.models.losses import arcface_logits, decoupled_kl, distillation_kl, effective_number_weights
-from fer_lib.models.negative import negative_loss
+from fer_lib.models.losses import arcface_logits, decoupled_kl, distillation_kl, effective_number_weights, negative_loss
 
 N = 10_000
 TYPES = [(torch.float64, 1e-10), (torch.float32, 1e-5)]

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from toy import cell
 
+from fer_lib.deploy import packaged
 from fer_lib.importers.source_table import SOURCES
+from fer_lib.models.bundle import derive_bundle
 from fer_lib.pipeline import cache_key
 
 
@@ -123,6 +125,16 @@ def test_key_depends_on_the_data_files_in_parameters(tmp_path, monkeypatch, writ
     assert cache_key.phase_key("import", values, {}, book) == first
     (tmp_path / "raw" / "b.csv").write_text("2")
     assert cache_key.phase_key("import", values, {}, book) != first
+
+
+def test_key_depends_on_the_packaged_model(onnx_bundle, tmp_path, monkeypatch):
+    ids = []
+    for seed in (0, 1):
+        folder = tmp_path / str(seed)
+        derive_bundle(onnx_bundle, folder, ids={"seed": seed}, weights=False)
+        monkeypatch.setattr(packaged, "FOLDER", folder)
+        ids += [cache_key.input_id("packaged"), cache_key.input_id("packaged")]
+    assert ids[0] == ids[1] != ids[2] == ids[3]
 
 
 def test_key_depends_on_the_content_of_a_weights_file(tmp_path, monkeypatch):

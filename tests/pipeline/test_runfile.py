@@ -90,7 +90,7 @@ def test_overrides_set_nested_keys_list_items_and_whole_kinds(write):
         ("name: " + "x" * 500 + "\nphases: {check: {}}\n", [], ["'name'", "at most 200"]),
         ('name: "a\\0"\nphases: {check: {}}\n', [], ["not valid YAML", "line 1"]),
         (GOOD.replace("init_from: ce", "init_from: cee"), [], ["'kd'", "'init_from'", "'cee'", "closest: 'ce'"]),
-        (GOOD.replace("init_from: ce", "init_from: export"), [], ["'kd'", "'export'", "is not before"]),
+        (GOOD.replace("init_from: ce", "init_from: export"), [], ["'kd'", "'export'", "is neither a phase before"]),
         (GOOD.replace("seed: 42", "sede: 42"), [], ["'sede'", "closest: 'seed'"]),
         (GOOD.replace("  manifest: {}\n", ""), [], ["'teacher_a'", "'manifest'", "no manifest or audit phase"]),
         (GOOD.replace("  teacher: {image_size: 32}", "  techer: {image_size: 32}"), None, ["techer", "'teacher'"]),

@@ -1,12 +1,14 @@
-"""Every notebook alone with its defaults, in a home that holds nothing: what it needs, the quickstart makes first."""
+"""Notebooks alone with their defaults: in a home that holds nothing, the quickstart makes first what they need."""
 
 import json
 
 import pytest
-from road import command, make_home
+from road import TINY, command, make_home, red_boxes
 
 from fer_lib.params import KINDS
+from fer_lib.pipeline import folders
 from fer_lib.pipeline.runfile import input_fields
+from fer_lib.storage.json_files import read_outputs
 
 MOST_SECONDS = 180  # of a training alone; about a minute where nothing else runs
 
@@ -31,3 +33,22 @@ def test_alone_from_an_empty_home(kind, tmp_path):
     if kind in ("teacher", "student"):
         assert record["params"]["image_size"] == 48 and record["seconds"] < MOST_SECONDS
         assert "the settings are those of" in json.dumps(cells)
+
+
+def test_with_its_defaults_from_the_notebooks_folder(walked):
+    """JupyterLab starts a kernel in the notebook's folder, without FER_HOME; blank inputs are found all the same."""
+    before = {r["folder"] for r in folders.finished_phases(("softlabels",))}
+    ended = command("papermill", "06_export_softlabels.ipynb", "../defaults.ipynb", "--no-progress-bar", home=None,
+                    cwd=walked.home / "notebooks")  # fmt: skip
+    assert ended.code == 0, ended.err[-3000:]
+    [record] = [r for r in folders.finished_phases(("softlabels",)) if r["folder"] not in before]
+    trained = folders.finished_phases(("teacher",))
+    manifests = [r["folder"] for r in folders.finished_phases(("manifest", "audit"))]
+    newest = next(m for m in manifests if any(r["inputs"]["manifest"] == m for r in trained))
+    teachers = {r["phase"]: r["folder"] for r in reversed(trained) if r["inputs"]["manifest"] == newest}
+    assert record["inputs"]["manifest"] == newest and set(record["inputs"]["teachers"]) == set(teachers.values())
+    assert record["params"]["seed"] == 1337 and "seed: 7" in TINY
+    labels = json.loads((walked.home / "defaults.ipynb").read_text())
+    digest = read_outputs(record["folder"])["ids"]["softlabels_sha256"]
+    assert f"softlabels_sha256: {digest}" in json.dumps(labels["cells"][-1]["outputs"])
+    assert red_boxes(labels["cells"]) == []

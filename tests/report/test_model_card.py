@@ -11,12 +11,14 @@ from fer_lib.calibration import metrics
 from fer_lib.calibration.intervals import proportion_interval
 from fer_lib.datasets.provenance import SourceRows, TrainingData
 from fer_lib.deploy.packaged import FOLDER
+from fer_lib.deploy.predict import Predictor
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import BundleError, FerError
 from fer_lib.evaluation.report import model_report, temperature_for
+from fer_lib.importers.source_table import SOURCES
 from fer_lib.models.bundle import ONNX, derive_bundle, read_bundle
 from fer_lib.models.published_weights import PACKAGES
-from fer_lib.report import model_card
+from fer_lib.report import data_terms, model_card
 
 
 def rows(n, seed):
@@ -55,7 +57,7 @@ def results(packaged):
         for of, n in (("all", 400), ("leak_free", 388))
     }
     data = {"train_rows": 700, "class_counts": list(range(97, 104)), "source_counts_after_filter": {"fer2013": 900}}
-    source = {"source": "fer2013", "root": "data/fer2013", "votes": "data/votes.csv"}
+    source = {"source": "fer2013", "name": "", "root": "data/fer2013", "votes": "data/votes.csv"}
     return {
         "name": "real",
         "run_id": "0123456789abcdef",
@@ -122,11 +124,38 @@ def test_card_names_the_starting_weights_and_their_terms(packaged, results, text
     assert "also began with backbone weights pretrained on VGGFace2, whose images are for research use only." in words
 
 
-def test_card_names_drawn_faces(packaged, results):
+def test_card_names_drawn_faces(packaged, results, tmp_path):
     drawn = copy.deepcopy(results)
     drawn["phases"]["import"]["params"]["sources"][0] |= {"root": "embedded", "votes": ""}
     text = model_card.render_card(packaged, drawn)
-    assert "has seen no real face" in text and "research use only" not in text
+    assert "has seen no real face" in text and "research use only" not in text and "[LICENSE]" not in text
+    assert model_card.render_licence(packaged, drawn) == ""
+    folder = tmp_path / "packaged_model"
+    model_card.install(packaged.path, drawn, folder)
+    assert not (folder / "LICENSE").exists() and Predictor(read_bundle(folder)).terms() == ""
+
+
+def test_licence_names_every_source_and_start_and_is_shown(packaged, results, tmp_path):
+    """An import's own name, and two raw layouts of one dataset, lead to the terms of the dataset."""
+    mixed = copy.deepcopy(results)
+    mixed["phases"]["import"]["params"]["sources"] += [
+        {"source": "affectnet_yolo_format", "name": "affectnet", "root": "data/a", "votes": ""},
+        {"source": "tree", "name": "own", "root": "data/own", "votes": ""},
+    ]
+    mixed["fits"]["student"]["data"]["source_counts_after_filter"] |= {"affectnet": 9, "own": 5}
+    text = model_card.render_licence(packaged, mixed)
+    for phrase in ("FER2013 (Goodfellow", "FERPlus (Barsoum", "AffectNet (Mollahosseini", "own: look up its terms",
+                   "Starting weights pretrained on ImageNet", packaged.weights_sha256):  # fmt: skip
+        assert text.count(phrase) == 1, phrase
+    assert all(line in model_card.render_card(packaged, mixed) for line in text.splitlines() if line.startswith("- A"))
+    folder = tmp_path / "packaged_model"
+    model_card.install(packaged.path, mixed, folder)
+    first = "For research use only, like the images that these weights were learned from."
+    assert Predictor(read_bundle(folder)).terms() == f"{first} ({folder / 'LICENSE'})"
+
+
+def test_every_layout_of_a_dataset_has_terms():
+    assert set(data_terms.TERMS) == set(SOURCES) - {"tree"}
 
 
 def test_card_names_the_attributes_of_raf_db(packaged, results, text):
@@ -149,6 +178,8 @@ def test_packaged_card_matches_the_packaged_bundle_and_its_run(repo):
     results = json.loads((repo / "docs" / "results" / "fer2013.json").read_text(encoding="utf-8"))
     card = (FOLDER / model_card.CARD).read_text(encoding="utf-8")
     assert card == model_card.render_card(bundle, results)
+    licence = (FOLDER / "LICENSE").read_text(encoding="utf-8")
+    assert licence == model_card.render_licence(bundle, results)
     assert "-dirty" not in results["git"] or "uncommitted changes" in card
 
 
@@ -162,7 +193,7 @@ def test_install_replaces_the_bundle_and_writes_its_card(packaged, results, tmp_
     folder = tmp_path / "packaged_model"
     for _ in range(2):
         installed = model_card.install(packaged.path, results, folder)
-    assert sorted(p.name for p in folder.iterdir()) == ["MODEL_CARD.md", "bundle.json", ONNX]
+    assert sorted(p.name for p in folder.iterdir()) == ["LICENSE", "MODEL_CARD.md", "bundle.json", ONNX]
     assert (folder / "MODEL_CARD.md").read_text(encoding="utf-8") == model_card.render_card(packaged, results)
     assert read_bundle(folder).meta == packaged.meta and installed.session() is not None
     assert [p.name for p in tmp_path.iterdir()] == ["packaged_model"]

@@ -491,6 +491,23 @@ def test_readme_refuses_results_on_drawn_faces(home, exported, results, capsys):
     assert (home / "README.md").read_text() == before
 
 
+@pytest.mark.parametrize("damage", [
+    lambda r: r.pop("evaluation"),
+    lambda r: r["evaluation"]["models"].update(student="x"),
+    lambda r: next(iter(r["evaluation"]["models"].values()))["views"].clear(),
+    lambda r: next(iter(r["fits"].values())).update(history=[{}]),
+    lambda r: r.update(fits=7),
+])  # fmt: skip
+def test_render_refuses_a_changed_file(exported, tmp_path, damage):
+    results = json.loads(exported.read_text())
+    damage(results)
+    changed = tmp_path / "changed.json"
+    changed.write_text(json.dumps(results))
+    with pytest.raises(FerError, match=r"changed\.json has an entry that is missing or changed.*fer report export"):
+        render(changed)
+    assert not changed.with_suffix(".md").exists()
+
+
 def test_render_names_a_missing_readme(home, exported, tmp_path):
     with pytest.raises(FerError, match="README.md is missing.*without --readme"):
         render(exported, tmp_path / "README.md")

@@ -11,7 +11,7 @@ import pytest
 import fer_lib
 from fer_lib.calibration.metrics import softmax
 from fer_lib.datasets.provenance import SourceRows, TrainingData
-from fer_lib.deploy.predict import EnsemblePredictor, Predictor
+from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import BundleError, FerError
 from fer_lib.evaluation.evaluate import evaluate, subjects
 from fer_lib.faces.decode import decode
@@ -21,7 +21,7 @@ from fer_lib.models.ensemble_folder import read_ensemble
 from fer_lib.models.softlabels import export_softlabels
 from fer_lib.params import EvaluateParams, SoftLabelParams
 from fer_lib.tracking import registry
-from fer_lib.tracking.ensemble_registration import register_ensemble
+from fer_lib.tracking.registry import register_ensemble
 
 URI = "models:/fer-teacher-ensemble@unified"
 WEIGHTS = [0.3, 0.7]
@@ -172,6 +172,6 @@ def test_combine_is_what_predicts(folder):
     """In logit space too, from the members' own predictors."""
     faces = [np.full((40, 40, 3), 90, np.uint8)]
     ensemble = read_ensemble(folder)
-    predictor = EnsemblePredictor(replace(ensemble, space="logit"), runtime="torch")
+    predictor = Predictor(replace(ensemble, space="logit"), runtime="torch")
     members = [Predictor(b, runtime="torch").logits(faces) for b in ensemble.bundles]
     np.testing.assert_allclose(predictor.logits(faces), combine(members, WEIGHTS, "logit"), rtol=0, atol=1e-12)

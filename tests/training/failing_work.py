@@ -12,9 +12,9 @@ class Exit:
 
     def __call__(self, context) -> Iterator[dict]:
         yield {"event": "start"}
-        if context.rank == 1:
+        if context.process_index == 1:
             os.kill(os.getpid(), self.signal_number) if self.signal_number else os._exit(3)
-        context.wait()
+        context.wait_for_everyone()
         yield {"event": "end"}
 
 
@@ -26,7 +26,7 @@ class Raise:
 
     def __call__(self, context) -> Iterator[dict]:
         yield {"event": "start"}
-        if context.rank == 1:
+        if context.process_index == 1:
             raise self.error
-        context.wait()
+        context.wait_for_everyone()
         yield {"event": "end"}

@@ -9,7 +9,7 @@ from fer_lib.datasets.manifest import Manifest
 from fer_lib.models.bundle import read_bundle
 from fer_lib.params import StudentParams
 from fer_lib.training.fit_inputs import open_data
-from fer_lib.training.label_objective import LabelLoss
+from fer_lib.training.label_objective import LabelObjective
 from fer_lib.training.resume_check import fit_key
 
 
@@ -32,7 +32,7 @@ def test_every_source_counts_once_in_the_prior_and_in_the_logit_adjustment(two_s
         data = open_data(two_sources, params(imbalance="none", balance_sources=balance), pack_cache)
         assert data.prior == pytest.approx(prior)
         p = params(imbalance="none", balance_sources=balance, logit_adjustment=1.0)
-        assert LabelLoss(p, data, torch.device("cpu")).adjustment.numpy() == pytest.approx(np.log(prior), rel=1e-5)
+        assert LabelObjective(p, data, torch.device("cpu")).adjustment.numpy() == pytest.approx(np.log(prior), rel=1e-5)
         half = open_data(two_sources, p.model_copy(update={"logit_adjustment": 0.5}), pack_cache)
         assert half.prior == pytest.approx(np.sqrt(prior) / np.sqrt(prior).sum())
     both = open_data(two_sources, params(imbalance="balanced", balance_sources=True), pack_cache)

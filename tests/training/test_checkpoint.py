@@ -198,5 +198,5 @@ def test_a_file_that_is_no_safetensors_is_rejected_also_with_its_hash(path):
     meta["sha256"] = hashlib.sha256(b"\xff" * 64).hexdigest()
     meta["checksum"] = checksum({k: v for k, v in meta.items() if k != "checksum"})
     (path / META).write_text(json.dumps(meta))
-    with pytest.raises(BundleError, match="holds no tensors"):
+    with pytest.raises(BundleError, match="can't be read .*move"):
         load_checkpoint(path)

@@ -110,7 +110,7 @@ def test_stopped_audit_resumes(pack, tmp_path):
 
     with pytest.raises(KeyboardInterrupt), watched_steps(stop):
         out_of_fold(pack, fold, everything, TINY, tmp_path / "broken", CPU)
-    [file] = (tmp_path / "broken").glob("fold-*.npy")
+    [file] = (tmp_path / "broken").glob("fold-*.npz")
     mtime = file.stat().st_mtime_ns
     with watched_steps() as records:
         resumed = out_of_fold(pack, fold, everything, TINY, tmp_path / "broken", CPU)
@@ -123,7 +123,7 @@ def test_stopped_audit_resumes(pack, tmp_path):
     file.write_bytes(file.read_bytes()[:-20])  # a damaged fold is fitted again
     np.testing.assert_array_equal(out_of_fold(pack, fold, everything, TINY, tmp_path / "broken", CPU), unbroken)
     out_of_fold(pack, fold, everything, TINY.model_copy(update={"lr": 1e-3}), tmp_path / "broken", CPU)
-    assert len(list((tmp_path / "broken").glob("fold-*.npy"))) == 4  # other parameters have their own cache files
+    assert len(list((tmp_path / "broken").glob("fold-*.npz"))) == 4  # other parameters have their own cache files
 
 
 def test_fold_without_training_rows_is_an_error(pack, tmp_path):

@@ -222,7 +222,7 @@ def test_fit_resumes_from_checkpoint_before(train, unbroken, tmp_path, damage):
     assert [load_checkpoint(folder)[1]["step"] for folder in (before, last)] == [3, 4]
     assert not list(out.glob("checkpoint_epoch*"))
     damage(last)
-    with pytest.raises(BundleError, match=f"goes on from step 3 when you copy {before} to {last}"):
+    with pytest.raises(BundleError, match=f"goes on from one of {before.name} when you copy it to {last}"):
         next(train(out, checkpoint_every=4))
     shutil.rmtree(last)
     shutil.copytree(before, last)

@@ -72,18 +72,6 @@ def test_history_of_two_processes_covers_the_complete_batch(pair):
     assert device["processes"] == 2
 
 
-def test_resumed_fit_of_two_processes_ends_as_the_unbroken_one(pair, drawn_manifest, pack_cache, tmp_path):
-    p = TeacherParams(**BASE | {"processes": 2})
-    events = train_teacher(p, drawn_manifest, tmp_path, pack_cache)
-    while next(events)["event"] != "epoch":
-        pass
-    events.close()
-    resumed = list(train_teacher(p, drawn_manifest, tmp_path, pack_cache))
-    assert resumed[0]["resumed_at_step"] in (3, 6), "the workers may have been an epoch ahead of the events"
-    ours, theirs = (load_checkpoint(folder / "checkpoint_last")[0] for folder in (tmp_path, pair["distributed"]))
-    assert all(torch.equal(ours[k], theirs[k]) for k in theirs) and set(ours) == set(theirs)
-
-
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
@@ -140,9 +128,9 @@ def test_error_in_a_process_is_raised_and_stops_all(error):
 @pytest.mark.parametrize(
     ("signal_number", "reason"),
     [
-        (signal.SIGKILL, r"was killed by SIGKILL, .*memory runs out .*lower batch_size"),
-        (signal.SIGTERM, r"was killed by SIGTERM, .*scheduler stopped it"),
-        (0, r"ended with exit code 3, .*crash"),
+        (signal.SIGKILL, "was killed by SIGKILL, .*memory runs out .*lower batch_size"),
+        (signal.SIGTERM, "was killed by SIGTERM, .*look in its output"),
+        (0, "ended with exit code 3, .*look in its output"),
     ],
 )
 def test_killed_process_is_named(signal_number, reason):

@@ -14,13 +14,12 @@ from fer_lib.datasets.batches import Batch, keyed_rng
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError, FerError
-from fer_lib.models.negative import draw_class
 from fer_lib.models.softlabels import export_softlabels
 from fer_lib.models.softlabels_format import read_softlabels
 from fer_lib.params import NegativeParams, SoftLabelParams, StudentParams, TeacherParams
 from fer_lib.training import loop
 from fer_lib.training.fit_inputs import open_data
-from fer_lib.training.negative import NL, SEL_NL, SEL_PL, NegativeLearning, confusions
+from fer_lib.training.negative import NL, SEL_NL, SEL_PL, NegativeLearning, confusions, draw_class
 from fer_lib.training.results import FinishedFit, fit_result
 from fer_lib.training.student import StudentObjective, train_student
 from fer_lib.training.teacher import TeacherObjective, train_teacher
@@ -60,25 +59,29 @@ def random_logits(n, scale=1.0, seed=0):
 # ---------------------------------------------------------------- rows, classes and the mean
 
 
+def draws_of(negative):
+    return negative.p.negative.draws
+
+
 def expected_term(negative, logits, labels, epoch, rows, ratios, entropy):
     """The loss of each row before its weight by the definition, row by row in float64; and shares of gate and rows."""
     losses, gates = np.zeros(len(rows)), 0
     for i, row in enumerate(rows):
         z = logits[i].double().numpy()
         p = np.exp(z) / np.exp(z).sum()
-        u, v = keyed_rng(4, "negative", epoch, negative.sample_ids[row]).random(2, np.float32)
+        u, *draws = keyed_rng(4, "negative", epoch, negative.sample_ids[row]).random(1 + draws_of(negative), np.float32)
         gate = -(p * np.log(p)).sum() / np.log(7) >= entropy
         gates += gate
         if gate and u < ratios[labels[i]]:
-            k = [c for c in range(7) if c != labels[i]][int(v * 6)]
-            losses[i] = -np.log(1 - p[k])
+            wrong = [c for c in range(7) if c != labels[i]]
+            losses[i] = np.mean([-np.log(1 - p[wrong[int(v * 6)]]) for v in draws])
     applied = (losses > 0).sum()
     return losses * len(rows) / max(applied, 1), gates / len(rows), applied / len(rows)
 
 
-@pytest.mark.parametrize("entropy", [0.0, 0.7])
-def test_loss_equals_the_definition(entropy):
-    negative, labels = learning(200, entropy=entropy)
+@pytest.mark.parametrize("entropy, draws", [(0.0, 1), (0.7, 1), (0.7, 5)])
+def test_loss_equals_the_definition(entropy, draws):
+    negative, labels = learning(200, entropy=entropy, draws=draws)
     logits = random_logits(200, scale=1.5)
     ratios = [0.5, 0.25, 0.25, 0.5, 0.25, 0.5, 0.5]
     term, gates, applied = expected_term(negative, logits, labels, 3, range(200), ratios, entropy)
@@ -342,7 +345,7 @@ def test_selnlpl_replaces_the_loss_of_the_labels_alone(data, softlabels, mode):
     alone = NegativeLearning(student(negative={"method": "selnlpl"}), data, CPU)
     y = torch.from_numpy(batch.labels)
     replaced, _ = alone(model.logits, y, torch.zeros(20), rows, 1.0)
-    labels = plain.labels(model.logits, y, plain.labels.targets(y, torch.from_numpy(rows)))
+    labels = plain.label_loss(model.logits, y, plain.targets(y, torch.from_numpy(rows)))
     share = {"kd": 0.7, "dkd_mixed": 0.5}.get(mode["mode"], 1.0)
     expected = plain.loss(model, torch.empty(20, 1), batch, 1.0) + share * (replaced - labels)
     torch.testing.assert_close(objective.loss(model, torch.empty(20, 1), batch, 1.0), expected, rtol=1e-5, atol=1e-5)
@@ -464,7 +467,9 @@ def test_an_epoch_without_an_applied_row_is_a_warning(drawn_manifest, pack_cache
     events = train_student(p, drawn_manifest, tmp_path, pack_cache)
     until_epoch(events)
     note = next(events)
-    assert note["level"] == "warning" and note["message"].startswith("epoch 1: negative.method: negl is on and was")
+    assert note["level"] == "warning" and note["message"].startswith(
+        "epoch 1: negative learning was applied to nothing"
+    )
     events.close()
     resumed = [e for e in train_student(p, drawn_manifest, tmp_path, pack_cache) if e["event"] != "step"]
     assert [e["event"] for e in resumed] == ["start", "note", "epoch", "note", "end"], "also those before the resume"

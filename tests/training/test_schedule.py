@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from fer_lib.training.schedule import as_epochs, learning_rate, margin
+from fer_lib.training.loop import learning_rate
+from fer_lib.training.teacher import as_epochs, margin
 
 
 def rates(total, warmup, peak=1e-3, floor=1e-5):

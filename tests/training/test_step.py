@@ -39,7 +39,7 @@ class OneOfSeveral(SingleProcess):
 
     def __init__(self, rank, size):
         super().__init__(CPU)
-        self.rank, self.size = rank, size
+        self.process_index, self.num_processes = rank, size
 
 
 def stepper(model, context=None, lr=LR, **changes):
@@ -94,7 +94,8 @@ def test_micro_batches_have_the_gradient_of_the_batch(batch, parts):
     assert [len(z) for z in step.objective.outputs] == [len(range(k, ROWS, parts)) for k in range(parts)]
     assert_near(gradients(model), expected)
     assert_near(model.parameters(), [w - LR * g for w, g in zip(before, expected, strict=True)])
-    assert step.loss_sum / step.loss_n == pytest.approx(loss, abs=1e-6) and step.loss_n == ROWS
+    progress = step.progress
+    assert progress.loss_sum / progress.loss_n == pytest.approx(loss, abs=1e-6) and progress.loss_n == ROWS
 
 
 def test_gradients_of_the_previous_step_are_cleared(batch):
@@ -115,7 +116,7 @@ def test_batch_norm_normalises_each_micro_batch_alone(batch, parts):
     step = stepper(model, accum_steps=parts)
     step(batch, 0, 0.0)
     assert_near(gradients(model), expected)
-    assert step.loss_sum / ROWS == pytest.approx(loss, abs=1e-6)
+    assert step.progress.loss_sum / ROWS == pytest.approx(loss, abs=1e-6)
     assert max((a - b).abs().max() for a, b in zip(unsplit, expected, strict=True)) > 1e-3, "differs from one batch"
     for name in ("running_mean", "running_var"):
         torch.testing.assert_close(getattr(model[2], name), getattr(reference[2], name), rtol=0, atol=1e-6)
@@ -211,7 +212,7 @@ def test_repeated_step_has_the_same_loss_to_the_bit(batch):
         take_step = stepper(net(nn.Dropout(0.5)), seed=seed, accum_steps=2)
         torch.rand(step + seed)
         take_step(batch, step, 0.0)
-        return take_step.loss_sum
+        return take_step.progress.loss_sum
 
     assert loss(8) == loss(8) and len({loss(8), loss(9), loss(8, seed=4)}) == 3
 

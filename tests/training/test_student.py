@@ -192,7 +192,7 @@ def test_teachers_with_other_crop_settings_are_rejected(drawn_manifest, softlabe
     StudentObjective(p, data, CPU, softlabels)
     other = dataclasses.replace(data, contract=data.contract.model_copy(update={setting: value}))
     message = (
-        f"{softlabels}: teacher teacher1 was trained on faces with .*the student is trained with "
+        f"{softlabels}: teacher teacher1 was trained on faces with .*the student with "
         f".*'{setting}': '?{value}.*give the student"
     )
     with pytest.raises(BundleError, match=message):
