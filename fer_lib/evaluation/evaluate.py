@@ -124,6 +124,7 @@ def evaluate(
                 logits=view.logits,
                 y=view.used.labels,
                 sample_id=np.asarray(view.used.sample_ids),
+                source=view.used.frame["source"].to_numpy(str),
             )
         scores["rules"] = {name: rule.as_dict() for name, rule in rules.items()}
         result["models"][subject.name] = subject.describe() | scores
