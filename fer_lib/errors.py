@@ -32,7 +32,7 @@ class BundleError(FerError):
 
 
 def disk_trouble(error: BaseException | None) -> str | None:
-    """What to do when a full or read-only disk caused ``error``, also through MLflow's database.
+    """What to do when a full or read-only disk, or a locked database, caused ``error``, also through MLflow.
 
     None when the chain of causes has no such error.
     """
@@ -46,6 +46,11 @@ def disk_trouble(error: BaseException | None) -> str | None:
             return (
                 "the store mlruns/mlflow.db was deleted or moved meanwhile, or is read-only: put it back, or "
                 "set FER_HOME to a folder you can write, and give the same command again; what is finished is kept"
+            )
+        if "database is locked" in text:
+            return (
+                "another program, such as a backup, keeps the store mlruns/mlflow.db locked: end it and give the same "
+                "command again; what is finished is kept"
             )
         error = error.__cause__ or error.__context__
     return None

@@ -5,7 +5,7 @@ import numpy as np
 from fer_lib.live.log import SessionLog
 from fer_lib.live.session_files import FrameRecord
 from fer_lib.live.session_files import write_session as write_session_json
-from fer_lib.live.smoothing import Smoother
+from fer_lib.live.smoothing import UNSTABLE, Smoother, apply_margin, majority_vote, moving_average
 from fer_lib.params import SmoothingParams
 
 HEAD = {"input": "clip.avi", "detector": "yunet", "ckpt": "ab12", "model": "student"}
@@ -37,3 +37,14 @@ def simulate(seed=0, seconds=60, right=0.75, faces=0.97, hold=3.0):
     probs[np.arange(length), predicted] += 0.5
     probs[rng.random(length) > faces] = np.nan
     return manual, probs
+
+
+def smooth(probs, p):
+    """The labels int8 [T] of a whole session's ``probs`` [T, 7], by the functions that the smoothing grid composes."""
+    faces = ~np.isnan(probs).any(axis=1)
+    shown = np.full(len(probs), UNSTABLE, np.int8)
+    if faces.any():
+        labels = apply_margin(moving_average(probs[faces], p.ema_alpha), p.hysteresis_delta)
+        winner, votes = majority_vote(labels, p.vote_window)
+        shown[faces] = np.where(votes >= p.vote_min_count, winner, UNSTABLE)
+    return shown

@@ -28,7 +28,7 @@ from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import Box
 from fer_lib.live import session_files
-from fer_lib.live.recording import open_recorded_frames, raw_video_folder, replay_origin
+from fer_lib.live.recording import raw_video_folder, recorded_frames
 from fer_lib.live.score import read_truth
 from fer_lib.live.sessions import session_id
 from fer_lib.params import BufferParams
@@ -60,7 +60,11 @@ def write_buffer(session: Path | str, out: Path | str, p: BufferParams) -> Manif
     session, out = Path(session), Path(out)
     about, frames = session_files.read_session(session), session_files.read_frames(session)
     faces, truth = session_files.read_faces(session), read_truth(session, frames)
-    video = video_folder(session, about)
+    if (video := raw_video_folder(session, about)) is None:
+        raise DataError(
+            f"{session} holds no images to learn from ({session_files.RAW_VIDEO} is missing, and it replays no session "
+            "that has one): record it with fer live --record raw"
+        )
     recorded = session_files.read_recorded(video)
     try:
         with fresh_folder(out, may_replace=_is_buffer) as work:
@@ -101,18 +105,6 @@ def read_report(folder: Path | str) -> dict[str, Any]:
         raise DataError(f"{file} is no report of a buffer ({reason}): make it again with fer live buffer") from error
 
 
-def video_folder(session: Path, about: dict[str, Any]) -> Path:
-    """The folder with the session's raw video, its own or that of the session it replays.  Raises DataError."""
-    if (folder := raw_video_folder(session, about)) is not None:
-        return folder
-    original = replay_origin(session, about)
-    where = f" and {original} has none either" if original != session else ""
-    raise DataError(
-        f"{session} holds no images to learn from ({session_files.RAW_VIDEO} is missing{where}): record it with "
-        "fer live --record raw"
-    )
-
-
 def surroundings(shape: tuple[int, ...], box: Box, context: float) -> tuple[int, int, int, int]:
     """The crop around ``box``: (top, left, bottom, right) in whole pixels.
 
@@ -134,8 +126,8 @@ def _write_crops(
     out.mkdir()
     crops, read = {}, 0
     reading = step("reading frames", len(session_files.read_recorded(session)), unit="frames")
-    with reading as counter, open_recorded_frames(session) as images:
-        for read, (index, image) in enumerate(images, 1):
+    with reading as counter:
+        for read, (index, image) in enumerate(recorded_frames(session), 1):
             counter.update(read)
             if index in boxes:
                 top, left, bottom, right = surroundings(image.shape, boxes[index], context)

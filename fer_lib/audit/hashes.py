@@ -8,29 +8,24 @@ neighbourhoods, as in Jarrett et al. 2009, "What is the best multi-stage archite
 from __future__ import annotations
 
 import hashlib
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from fer_lib.datasets.manifest import BOX, Manifest, box_of
+from fer_lib.datasets.cropping import each_face
+from fer_lib.datasets.manifest import Manifest
 from fer_lib.errors import DataError
-from fer_lib.faces.decode import decode
 from fer_lib.storage.atomic import fresh_file
 from fer_lib.storage.npz_files import read_npz
-from fer_lib.storage.progress import step
 
 SIDE = 32  # pixels of a thumbnail
 SIGMA = 2.0  # of the neighbourhood, in pixels of the thumbnail
 FLOOR = 10.0  # gray levels added to the local deviation, so that noise on a flat area stays small
 LARGEST = 128  # faces with longer sides are resized to 96 before equalisation: the same result, faster
 HASH_VERSION = 1  # part of the cache key
-_CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -92,38 +87,18 @@ def pixel_id(face: np.ndarray) -> np.ndarray:
     return np.frombuffer(digest.digest()[:16], np.uint64)
 
 
-def face_of(manifest: Manifest, row: dict[str, Any]) -> np.ndarray:
-    """The raw face of a row, uint8 RGB: the whole image, or the part of its box inside the photo."""
-    image = decode(manifest.resolve(row["image_path"]))
-    if (box := box_of(row)) is None:
-        return image
-    top, left, bottom, right = (max(0, round(side)) for side in box)
-    face = image[top:bottom, left:right]
-    if 0 in face.shape:
-        file = manifest.resolve(row["image_path"])
-        raise DataError(f"{file}: the box {list(box)} has no pixel inside its photo; correct or drop the row")
-    return face
-
-
 def hash_manifest(manifest: Manifest) -> Hashes:
     """The hashes of a manifest's rows, in their order.
 
     Raises DataError naming the first image that cannot be read.
     """
-    rows = manifest.frame[[c for c in ("image_path", *BOX) if c in manifest.frame]].to_dict("records")
-    n = len(rows)
+    n = len(manifest)
     out = Hashes(np.empty((n, 2, SIDE, SIDE), np.uint8), np.empty((n, 2), np.uint64), np.empty(n, np.int64))
 
-    def hash_row(i: int) -> None:
-        face = face_of(manifest, rows[i])
+    def hash_face(i: int, face: np.ndarray) -> None:
         out.thumbs[i], out.pixels[i], out.area[i] = thumbnails(face), pixel_id(face), face.size // 3
 
-    hashing = step("hashing images", total=n, unit="images")
-    with hashing as counter, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, n, _CHUNK):
-            stop = min(start + _CHUNK, n)
-            list(pool.map(hash_row, range(start, stop)))
-            counter.update(stop)
+    each_face(manifest, hash_face, "hashing images")
     return out
 
 

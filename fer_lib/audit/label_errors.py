@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fer_lib.audit.manifest_audit import spreadsheet_safe
 from fer_lib.calibration import metrics
-from fer_lib.datasets.manifest import Manifest
+from fer_lib.datasets.interchange import spreadsheet_safe
+from fer_lib.datasets.manifest import Manifest, count_by
 from fer_lib.datasets.openings import log_test_opening
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
@@ -251,7 +251,7 @@ def _report(
     summary = {
         "manifest_sha256": rows.sha256,
         "rows": len(rows),
-        "splits": {s: int(n) for s, n in rows.frame["split"].value_counts().sort_index().items()},
+        "splits": count_by(rows.frame, "split"),
         "params": p.model_dump(mode="json", exclude={"device", "threads", "pack"}) | {"seed": seed},
         "left_out_of_the_last_round": left_out,
         "agreement": float((probs.argmax(axis=1) == labels).mean()),

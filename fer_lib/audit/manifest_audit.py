@@ -14,9 +14,9 @@ import pandas as pd
 from fer_lib.audit import groups
 from fer_lib.audit.groups import RULES, WHICH_ONE, Duplicates, leaking_rows
 from fer_lib.audit.hashes import cached_hashes
-from fer_lib.datasets.duplicate_records import earlier_duplicates, group_names, twins_of, unite_twins
-from fer_lib.datasets.interchange import escape_formula
-from fer_lib.datasets.manifest import SPLITS, Manifest
+from fer_lib.datasets.duplicate_records import earlier_duplicates, group_counts, group_names, twins_of, unite_twins
+from fer_lib.datasets.interchange import spreadsheet_safe
+from fer_lib.datasets.manifest import SPLITS, Manifest, count_by
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.params import AuditParams
@@ -106,12 +106,6 @@ def _clear(out: Path, manifest: Manifest) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def spreadsheet_safe(table: pd.DataFrame) -> pd.DataFrame:
-    """``table`` without texts that a spreadsheet would run as formulas.  Ids and class names never are such texts."""
-    texts = [name for name in ("source", "record", "image_path") if name in table]
-    return table.assign(**{name: table[name].map(lambda text: escape_formula(str(text))) for name in texts})
-
-
 def _clean(manifest: Manifest, params: AuditParams, duplicates: Duplicates, keep: np.ndarray) -> Manifest:
     """The rows to keep, with their groups.  The metadata has the audit, and near-duplicates that were removed."""
     group = group_names(manifest.frame, duplicates.group)
@@ -133,8 +127,8 @@ def build_report(
         "manifest_sha256": manifest.sha256,
         "rows": len(frame),
         "params": params.model_dump(mode="json", include={"near", "similarity", "remove", "seed"}),
-        "exact": _counts(frame, duplicates.exact),
-        "with_near": _counts(frame, duplicates.group),
+        "exact": group_counts(frame, duplicates.exact),
+        "with_near": group_counts(frame, duplicates.group),
         "near_pairs": len(duplicates.pairs),
         "pictures_without_structure": duplicates.blank,
         "largest_group": int(rows["group"].mode().iloc[0]) if len(rows) else None,
@@ -147,15 +141,15 @@ def build_report(
         "rule": f"{RULES[params.remove]}; {WHICH_ONE}" if params.remove in ("within", "all") else RULES[params.remove],
         "removed": {
             "rows": int((~keep).sum()),
-            "by_split": _by(frame[~keep], "split"),
-            "by_source": _by(frame[~keep], "source"),
+            "by_split": count_by(frame[~keep], "split"),
+            "by_source": count_by(frame[~keep], "source"),
             "by_label": {EMOTIONS[k]: n for k, n in frame["label"][~keep].value_counts().sort_index().items()},
         },
         "clean": {
             "manifest": "manifest.parquet",
             "sha256": clean.sha256,
             "rows": len(clean),
-            "by_split": _by(clean.frame, "split"),
+            "by_split": count_by(clean.frame, "split"),
             "leaks": {split: int(leaking_rows(clean.frame, left, split).sum()) for split in EVALUATED},
         },
         "canonical": list(EMOTIONS),
@@ -179,22 +173,6 @@ def _rows(frame: pd.DataFrame, duplicates: Duplicates, keep: np.ndarray) -> pd.D
     return rows.sort_values(["group", "exact_group", "sample_id"])
 
 
-def _counts(frame: pd.DataFrame, group: np.ndarray) -> dict[str, int]:
-    """The number of groups of more than one row, and of those that span splits, sources, labels."""
-    counts = frame.groupby(group).agg(
-        size=("label", "size"), labels=("label", "nunique"), splits=("split", "nunique"), sources=("source", "nunique")
-    )
-    counts = counts[counts["size"] > 1]
-    return {
-        "groups": len(counts),
-        "rows": int(counts["size"].sum()),
-        "across_splits": int((counts["splits"] > 1).sum()),
-        "across_sources": int((counts["sources"] > 1).sum()),
-        "conflicting_labels": int((counts["labels"] > 1).sum()),
-        "largest": int(counts["size"].max()) if len(counts) else 0,
-    }
-
-
 def _matrix(frame: pd.DataFrame, group: np.ndarray, column: str, names: list[str]) -> dict[str, Any]:
     """``groups``[i][j]: the groups with rows in both (i = j: with two or more); ``rows``: their rows in i."""
     table = pd.crosstab(group, frame[column]).reindex(columns=names, fill_value=0).to_numpy()
@@ -209,7 +187,7 @@ def _matrix(frame: pd.DataFrame, group: np.ndarray, column: str, names: list[str
 def _leaks(frame: pd.DataFrame, duplicates: Duplicates, split: str) -> dict[str, Any]:
     """Rows of ``split`` with a duplicate in train: all, those with an exact one, and all by source."""
     every, exact = (leaking_rows(frame, group, split) for group in (duplicates.group, duplicates.exact))
-    return {"rows": int(every.sum()), "exact": int(exact.sum()), "by_source": _by(frame[every], "source")}
+    return {"rows": int(every.sum()), "exact": int(exact.sum()), "by_source": count_by(frame[every], "source")}
 
 
 def _listed(conflicts: pd.DataFrame) -> list[dict[str, Any]]:
@@ -219,7 +197,3 @@ def _listed(conflicts: pd.DataFrame) -> list[dict[str, Any]]:
          "rows": rows[["sample_id", "source", "split", "label", "record"]].to_dict("records")}
         for number, rows in conflicts[conflicts["group"].isin(listed)].groupby("group")
     ]  # fmt: skip
-
-
-def _by(frame: pd.DataFrame, column: str) -> dict[str, int]:
-    return {str(name): int(n) for name, n in frame[column].value_counts().sort_index().items()}

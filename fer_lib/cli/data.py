@@ -8,8 +8,15 @@ from typing import Annotated, Literal
 
 import typer
 
+from fer_lib.cli import data_views as views
 from fer_lib.cli.data_files import imported_rows, read_rows, values_of, written
+from fer_lib.cli.data_views import save_pages, show
 from fer_lib.errors import DataError, ParamsError
+from fer_lib.params import AuditParams, CsvParams, CurateParams, ImportParams, ManifestParams, strict
+from fer_lib.pipeline.cache_key import PATH_FIELDS
+from fer_lib.pipeline.progress import show_progress
+from fer_lib.pipeline.runfile import load_run
+from fer_lib.storage import paths
 
 data = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True,
@@ -19,7 +26,6 @@ PARAM = Annotated[list[str] | None, typer.Option("-p", "--param", help="key=valu
 MANIFEST = Annotated[Path, typer.Argument(help="a manifest.parquet, or its folder", metavar="MANIFEST")]
 OUT = Annotated[Path, typer.Option("-o", "--out", help="the folder to write", show_default=False)]
 JSON = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
-PATHS = ("root", "votes", "images", "image_map")  # parameters of a source that name files
 
 
 @data.command("import")
@@ -34,10 +40,8 @@ def import_(
 
     Either a params file, or one source by --source and --root with -p for its other parameters.
     """
-    from fer_lib.cli.data_views import count_table, left_out_table, save_pages, show
     from fer_lib.datasets.build import nested_counts
     from fer_lib.importers import import_all
-    from fer_lib.pipeline.progress import show_progress
 
     if (params is None) == (not source):
         raise ParamsError("name either a params file or --source NAME with --root DIR (see: fer data import --help)")
@@ -47,7 +51,7 @@ def import_(
     with show_progress("import"):
         report = import_all(specs, out)
     rows = imported_rows(out)
-    show(count_table(nested_counts(rows.frame), "Imported"), left_out_table(report["reports"]))
+    show(views.count_table(nested_counts(rows.frame), "Imported"), views.left_out_table(report["reports"]))
     for warning in report["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
     save_pages(rows, "Imported rows", "imported_rows", out)
@@ -56,28 +60,21 @@ def import_(
 
 def _one_source(source: str, root: str, param: list[str] | None) -> list:
     """The spec that the options describe; paths are the caller's, so they are made absolute."""
-    from fer_lib.params import ImportParams
-    from fer_lib.params.strict import validate
-
     if not root:
         raise ParamsError(f"--source {source} needs --root: the folder of its raw data, or embedded for drawn faces")
     values = {"source": source, "root": root} | values_of(param)
-    for name in PATHS:
+    for name in PATH_FIELDS:
         value = values.get(name)
         if isinstance(value, str) and value and not (name == "root" and value == "embedded"):
             values[name] = str(Path(value).expanduser().absolute())
-    return validate(ImportParams, {"sources": [values]}, "import").sources
+    return strict.validate(ImportParams, {"sources": [values]}, "import").sources
 
 
 def _sources_of(params: Path) -> list:
     """The sources in a params file: ``sources`` at its top, or those of the import phases of a run file."""
-    from fer_lib.params import ImportParams
-    from fer_lib.params.strict import read_mapping, validate
-    from fer_lib.pipeline.runfile import load_run
-
-    values = read_mapping(params)
+    values = strict.read_mapping(params)
     if "phases" not in values:
-        return validate(ImportParams, values, "import").sources
+        return strict.validate(ImportParams, values, "import").sources
     specs = [spec for phase in load_run(params).phases if phase.kind == "import" for spec in phase.params.sources]
     if not specs:
         raise ParamsError(f"{params} has no phase of kind import")
@@ -95,18 +92,14 @@ def import_manifest(
     param: PARAM = None,
 ) -> None:
     """Make a manifest of a CSV, old ones with absolute Windows or Linux paths too."""
-    from fer_lib.cli.data_views import count_table, save_pages, show
     from fer_lib.datasets.build import nested_counts
     from fer_lib.importers.csv_import import import_csv
-    from fer_lib.params import CsvParams
-    from fer_lib.params.strict import validate
-    from fer_lib.pipeline.progress import show_progress
 
-    params = validate(CsvParams, {"rebase": rebase or []} | values_of(param), "import-manifest")
+    params = strict.validate(CsvParams, {"rebase": rebase or []} | values_of(param), "import-manifest")
     with show_progress("import-manifest"):
         manifest = import_csv(csv, root, out, params)
     report = json.loads((out / "import_report.json").read_text(encoding="utf-8"))
-    show(count_table(nested_counts(manifest.frame), f"Manifest of {csv.name}"))
+    show(views.count_table(nested_counts(manifest.frame), f"Manifest of {csv.name}"))
     for name in ("excluded", "bad_rows", "rebased"):
         if report[name]:
             typer.echo(f"{name.replace('_', ' ')}: {report[name]}")
@@ -121,21 +114,17 @@ def build(
     param: PARAM = None,
 ) -> None:
     """Build the manifest of imported datasets: every image checked, val and its roles assigned."""
-    from fer_lib.cli.data_views import count_table, save_pages, show
     from fer_lib.datasets.assemble import assemble
     from fer_lib.datasets.build import nested_counts
-    from fer_lib.params import ManifestParams
-    from fer_lib.params.strict import validate
-    from fer_lib.pipeline.progress import show_progress
 
-    params = validate(ManifestParams, values_of(param), "manifest")
+    params = strict.validate(ManifestParams, values_of(param), "manifest")
     if params.imports or params.output_dir:
         raise ParamsError("imports and output_dir are the command's own: fer data build IMPORTS -o OUT")
     if params.manifests:
         raise ParamsError("manifests are joined by fer data curate MANIFEST... -o OUT")
     with show_progress("build"):
         manifest = assemble(params, imports, [], out)
-    show(count_table(nested_counts(manifest.frame), "Manifest"))
+    show(views.count_table(nested_counts(manifest.frame), "Manifest"))
     save_pages(manifest, "Rows of the manifest", "rows", out)
     written(manifest, out)
 
@@ -148,18 +137,14 @@ def curate(
     param: PARAM = None,
 ) -> None:
     """Join manifests and choose rows: selections, filters, caps.  Every removed row is counted and listed."""
-    from fer_lib.cli.data_views import count_table, save_pages, show, steps_table
     from fer_lib.datasets.curate import curate as curated
-    from fer_lib.params import CurateParams
-    from fer_lib.params.strict import validate
-    from fer_lib.pipeline.progress import show_progress
 
     values = ({"selection": selection} if selection else {}) | values_of(param)
-    params = validate(CurateParams, values, "curate")
+    params = strict.validate(CurateParams, values, "curate")
     with show_progress("curate"):
         manifest = curated([read_rows(path) for path in manifests], params, out)
     report = json.loads((out / "curation_report.json").read_text(encoding="utf-8"))
-    show(steps_table(report), count_table(report["counts"]["by_source_split_label"], "Kept"))
+    show(views.steps_table(report), views.count_table(report["counts"]["by_source_split_label"], "Kept"))
     if report["sources_absent"]:
         typer.echo(f"warning: without {', '.join(report['sources_absent'])}, which are not there", err=True)
     save_pages(manifest, "Rows of the curated manifest", "rows", out)
@@ -173,15 +158,12 @@ def validate(
     as_json: JSON = False,
 ) -> None:
     """Check paths, images, boxes, duplicates over splits and labels.  Exit code 1 when something is wrong."""
-    from fer_lib.cli.data_views import facts_table, findings_table, show
     from fer_lib.datasets import validate as checks
-    from fer_lib.params.strict import closest
-    from fer_lib.pipeline.progress import show_progress
 
     allowed = allow or []
     for kind in allowed:
         if kind not in checks.PROBLEMS:
-            raise ParamsError(f"--allow {kind}: no such problem{closest(kind, checks.PROBLEMS)}")
+            raise ParamsError(f"--allow {kind}: no such problem{strict.closest(kind, checks.PROBLEMS)}")
     rows = read_rows(manifest)
     with show_progress("validate"):
         report, findings = checks.validate(rows)
@@ -194,7 +176,7 @@ def validate(
             "pictures": report["decode"]["attempted"],
         }
         facts |= {f"duplicates: {name}": n for name, n in report["duplicates"].items() if n is not None}
-        show(facts_table(str(manifest), facts), findings_table(findings, allowed))
+        show(views.facts_table(str(manifest), facts), views.findings_table(findings, allowed))
     wrong = [f for f in findings if f.kind not in (*allowed, *checks.HARMLESS)]
     if wrong:
         kinds = ", ".join(f"{f.kind} {f.count:,}" for f in wrong)
@@ -212,13 +194,8 @@ def audit(manifest: MANIFEST, out: OUT, param: PARAM = None) -> None:
     """
     from fer_lib.audit import figures, label_errors
     from fer_lib.audit.manifest_audit import audit_manifest
-    from fer_lib.cli.data_views import audit_tables, save_figures, show
-    from fer_lib.params import AuditParams
-    from fer_lib.params.strict import validate
-    from fer_lib.pipeline.progress import show_progress
-    from fer_lib.storage import paths
 
-    params = validate(AuditParams, values_of(param), "audit")
+    params = strict.validate(AuditParams, values_of(param), "audit")
     if params.manifest or params.output_dir:
         raise ParamsError("manifest and output_dir are the command's own: fer data audit MANIFEST -o OUT")
     rows, cache = read_rows(manifest), paths.mlruns() / "cache"
@@ -227,7 +204,7 @@ def audit(manifest: MANIFEST, out: OUT, param: PARAM = None) -> None:
         drawn = {"matrices": figures.shared_groups(audit)}
         for name in figures.sheet_names(audit) if params.shown else ():
             drawn[name] = figures.group_sheet(audit, name, params.shown)
-    show(*audit_tables(audit.summary))
+    show(*views.audit_tables(audit.summary))
     typer.echo(f"{params.remove}: {audit.summary['rule']}")
     if params.noise:
         with show_progress("audit"):
@@ -235,7 +212,7 @@ def audit(manifest: MANIFEST, out: OUT, param: PARAM = None) -> None:
         drawn["noise_matrix"] = figures.noise_matrix(doubted)
         drawn["label_noise"] = figures.label_error_sheet(doubted, params.noise_nets.shown)
         typer.echo(f"{doubted.summary['flagged']:,} labels look wrong: {out / 'label_noise.csv'}")
-    save_figures(drawn, out)
+    views.save_figures(drawn, out)
     written(audit.clean, out)
 
 
@@ -245,7 +222,6 @@ def stats(
     as_json: JSON = False,
 ) -> None:
     """Count rows by source, split and label."""
-    from fer_lib.cli.data_views import count_table, facts_table, show
     from fer_lib.datasets.build import duplicates, nested_counts
 
     rows = read_rows(manifest)
@@ -259,7 +235,7 @@ def stats(
     if as_json:
         typer.echo(json.dumps({"counts": counts, "facts": facts, "sha256": rows.sha256}, indent=1))
     else:
-        show(count_table(counts, str(manifest)), facts_table("", facts))
+        show(views.count_table(counts, str(manifest)), views.facts_table("", facts))
 
 
 @data.command("export-csv")

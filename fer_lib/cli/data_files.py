@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from fer_lib.errors import DataError, ParamsError
+from fer_lib.errors import DataError
 
 if TYPE_CHECKING:
     from fer_lib.datasets.manifest import Manifest
@@ -34,20 +34,9 @@ def read_rows(path: Path) -> Manifest:
 
 def values_of(param: list[str] | None) -> dict[str, Any]:
     """``key=value`` settings, values read as YAML; ParamsError for anything else."""
-    import yaml
+    from fer_lib.pipeline.runfile import read_setting
 
-    from fer_lib.params.strict import parse
-
-    values = {}
-    for text in param or []:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise ParamsError(f"-p {text}: write it as key=value, for instance -p tolerance=3")
-        try:
-            values[key.strip()] = parse(value)
-        except yaml.YAMLError as error:
-            raise ParamsError(f"-p {text}: the value is not valid YAML: {getattr(error, 'problem', error)}") from error
-    return values
+    return dict(read_setting(text, "key=value, for instance -p tolerance=3") for text in param or [])
 
 
 def written(manifest: Manifest, out: Path) -> None:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import atexit
 import signal
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from fer_lib.cli.live_buffer import buffer
+from fer_lib.cli.data_files import values_of
 from fer_lib.cli.options import ModelOption
+from fer_lib.emotions import NUM_CLASSES
+from fer_lib.errors import ParamsError
+from fer_lib.params import BufferParams, LiveParams, SmoothingParams
+from fer_lib.params.strict import validate
+from fer_lib.pipeline.progress import show_progress
+from fer_lib.storage import paths
+from fer_lib.storage.progress import step
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-app.command()(buffer)
 
 
 @app.callback(invoke_without_command=True)
@@ -61,8 +68,6 @@ def live(
     """
     if context.invoked_subcommand:
         return
-    from fer_lib.errors import ParamsError
-
     if headless and web:
         raise ParamsError("--headless and --web: give one of them")
     options = dict(
@@ -98,8 +103,6 @@ def _say_model(uri: str) -> None:
 
 def parameters(**options: Any):
     """LiveParams and the session's folder; ParamsError for a value that is out of range."""
-    from fer_lib.params import LiveParams
-    from fer_lib.params.strict import validate
     from fer_lib.tracking.registry import default_uri
 
     values = {k: str(v) if isinstance(v, Path) else v for k, v in options.items() if v is not None}
@@ -109,9 +112,6 @@ def parameters(**options: Any):
 
 
 def _new_folder() -> Path:
-    from datetime import datetime
-
-    from fer_lib.storage import paths
 
     name = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder, number = paths.mlruns() / "live" / name, 1
@@ -123,8 +123,6 @@ def _new_folder() -> Path:
 
 def _session(p, folder: Path, headless: bool) -> dict[str, Any]:
     from fer_lib.live.session import wait_until_end
-    from fer_lib.pipeline.progress import show_progress
-    from fer_lib.storage.progress import step
     from fer_lib.tracking.live import open_session
 
     with show_progress("live"), step("loading model, opening camera"):
@@ -167,15 +165,12 @@ def _print_result(summary: dict[str, Any], folder: Path) -> None:
 
 
 def _shares(text: str) -> list[float] | None:
-    from fer_lib.emotions import NUM_CLASSES
 
     values = _numbers("--abstain", text)
     return values * NUM_CLASSES if values is not None and len(values) == 1 else values
 
 
 def _smoothing(text: str) -> dict[str, float] | None:
-    from fer_lib.errors import ParamsError
-    from fer_lib.params import SmoothingParams
 
     values, names = _numbers("--smoothing", text), list(SmoothingParams.model_fields)
     if values is None:
@@ -186,12 +181,42 @@ def _smoothing(text: str) -> dict[str, float] | None:
 
 
 def _numbers(option: str, text: str) -> list[float] | None:
-    from fer_lib.errors import ParamsError
 
     try:
         return [float(x) for x in text.split(",")] if text else None
     except ValueError as error:
         raise ParamsError(f"{option} {text}: write numbers with commas between them") from error
+
+
+@app.command()
+def buffer(
+    session: Annotated[
+        Path, typer.Argument(help="Folder of a session that was recorded with --record raw.", show_default=False)
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder of the buffer. Default: SESSION/buffer.")] = None,
+    param: Annotated[
+        list[str] | None, typer.Option("-p", "--param", metavar="KEY=VALUE", help="As in -p cap=100.")
+    ] = None,
+) -> None:
+    """Choose the faces that may be learned from, and write them with what each may teach."""
+    import pandas as pd
+
+    from fer_lib.adapt.buffer import read_report, write_buffer
+
+    p = validate(BufferParams, values_of(param), "live buffer")
+    folder = out or session / "buffer"
+    with show_progress("buffer"):
+        manifest = write_buffer(session, folder, p)
+    report = read_report(folder)
+    heads = {"positive": f"positive (p >= {p.positive:g})", "corrected": "is not (by hand)", "negative": "is not"}
+    print(f"{report['rows']:,} of {report['frames']:,} frames of {Path(report['session']).name}")
+    print(pd.DataFrame(report["counts"])[[*heads]].rename(columns=heads).to_string())
+    left_out = ", ".join(f"{reason.replace('_', ' ')} {n:,}" for reason, n in report["left_out"].items() if n)
+    print(f"left out: {left_out or 'none'}")
+    for note in report["notes"]:
+        print(note)
+    print(f"{len(manifest):,} rows in {folder} (sha256 {manifest.sha256[:12]})")
+    print(f"to learn from them: notebook 11_adapt with buffers: [{folder}]")
 
 
 @app.command()
@@ -203,7 +228,6 @@ def replay(
     """Ask another model about a kept session: same images, faces, labels and smoothing."""
     from fer_lib.live.replay import replay as ask
     from fer_lib.models.bundle import read_bundle
-    from fer_lib.pipeline.progress import show_progress
     from fer_lib.tracking.live import log_replay
     from fer_lib.tracking.registry import resolve
 

@@ -13,6 +13,7 @@ from typing import Any
 import uvicorn
 
 from fer_lib.live.session import Session
+from fer_lib.live.web.browser_camera import BrowserSource
 from fer_lib.live.web.server import BROWSER, HOST, config, create_app, listen
 from fer_lib.live.web.session_hub import SessionHub
 from fer_lib.models.bundle import read_bundle
@@ -39,15 +40,16 @@ def serve(p: LiveParams, folder: Path, port: int, open_browser: bool) -> dict[st
         about = {"name": name, "folder": str(folder), "record": p.record, "model": p.model}
         with show_progress("live"), step("loading model"):
             bundle = read_bundle(resolve(p.model))
-        app = create_app(lambda source: Session(p, bundle, folder, source), is_browser, token, about)
+        with show_progress("live"), step("opening the session"):
+            source = BrowserSource(name) if is_browser else None
+            session = Session(p, bundle, folder, source)
+        app = create_app(session, source, token, about)
         hub: SessionHub = app.state.hub
         closing.callback(hub.finish)
-        with show_progress("live"), step("opening the session"):
-            hub.open()
         store.configure()
         store.experiment_id()  # a new store takes seconds: better now than before the first image
         server = uvicorn.Server(config(app))
-        hub.on_start = lambda session: session.end_callbacks.append(LiveRun(p, folder).end)
+        hub.on_start = lambda: session.end_callbacks.append(LiveRun(p, folder).end)
         hub.on_end = lambda error: _tell_end(error, folder, server.should_exit)
         hub.close_server = lambda: setattr(server, "should_exit", True)
         url = f"http://{HOST}:{listening.getsockname()[1]}/#{token}"

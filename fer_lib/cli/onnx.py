@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from fer_lib.errors import FerError
 
 if TYPE_CHECKING:
     from fer_lib.models.bundle import Bundle
@@ -25,7 +28,6 @@ def onnx(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a model as an ONNX file, prove that its logits are torch's, and time both."""
-    import tempfile
 
     from fer_lib.deploy.latency import benchmark
     from fer_lib.deploy.onnx_file import export_verified
@@ -46,8 +48,6 @@ def open_model(model: str, work: Path) -> Bundle:
 
     Raises FerError when there is no such thing, BundleError when it is damaged.
     """
-    from fer_lib.errors import FerError
-    from fer_lib.models.bundle import META as BUNDLE
     from fer_lib.models.bundle import read_bundle
     from fer_lib.storage.atomic import previous
     from fer_lib.storage.paths import is_uri
@@ -57,22 +57,14 @@ def open_model(model: str, work: Path) -> Bundle:
     if is_uri(model):
         return read_bundle(resolve(model))
     folder = Path(model).expanduser()
-    if not folder.exists() and not previous(folder).exists():
-        raise FerError(f"there is no folder {folder}: give a bundle, fit or checkpoint folder, or models:/NAME@ALIAS")
-    places = (folder, previous(folder))
-    if any((place / file).is_file() for place in places for file in (META, STATE)):
+    if any((place / file).is_file() for place in (folder, previous(folder)) for file in (META, STATE)):
         return checkpoint_bundle(folder, work)
-    saved = sorted(file.parent.name for file in folder.glob(f"checkpoint_*/{META}"))
-    if saved and not any((folder / name / BUNDLE).is_file() for name in ("", "best", "bundle", ".best.previous")):
-        raise FerError(f"{folder} holds no evaluated epoch yet: name one of its checkpoints ({', '.join(saved)})")
     return read_bundle(resolve(folder))
 
 
 def _check_writable(path: Path, force: bool) -> None:
     """Before minutes of export: DataError where no file can be made, FerError where one is that is to stay."""
-    import tempfile
 
-    from fer_lib.errors import FerError
     from fer_lib.storage.atomic import explained
 
     if path.is_dir():

@@ -10,6 +10,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fer_lib.cli.options import ModelOption
+from fer_lib.emotions import EMOTIONS
+from fer_lib.errors import DataError, ParamsError, path_text
+from fer_lib.pipeline.progress import show_progress
+from fer_lib.storage.atomic import explained
+from fer_lib.storage.progress import step
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 
@@ -35,11 +40,7 @@ def predict(
 ) -> None:
     """Say what the faces in images express, with calibrated probabilities.  Exit 1 when an image can't be read."""
     from fer_lib import load
-    from fer_lib.errors import DataError, path_text
     from fer_lib.faces.decode import decode
-    from fer_lib.pipeline.progress import show_progress
-    from fer_lib.storage.atomic import explained
-    from fer_lib.storage.progress import step
     from fer_lib.tracking.registry import default_uri
 
     uri, target_prior = model or default_uri(), _prior(prior)
@@ -84,7 +85,6 @@ def predict(
 
 def _prior(text: str) -> list[float] | None:
     from fer_lib.calibration.prior_shift import UNIFORM, checked_prior
-    from fer_lib.errors import DataError, ParamsError
 
     if not text:
         return None
@@ -114,8 +114,6 @@ def write_csv(file: Path, results: list[dict[str, Any]]) -> None:
     DataError when the file can't be written.
     """
     from fer_lib.datasets.interchange import escape_formula
-    from fer_lib.emotions import EMOTIONS
-    from fer_lib.storage.atomic import explained
 
     box = ("bbox_top", "bbox_left", "bbox_bottom", "bbox_right")
     with explained(file):
@@ -139,7 +137,6 @@ def _draw(image, faces, folder: Path, path: Path, number: int) -> None:
     from PIL import Image
 
     from fer_lib.deploy.predict import annotate
-    from fer_lib.storage.atomic import explained
 
     target = folder / f"{path.stem}.png"
     if target.exists():  # two folders may hold images of one name; an older result is not overwritten either
@@ -152,8 +149,6 @@ def _show(results: list[dict[str, Any]], uri: str, whole: bool) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
-
-    from fer_lib.emotions import EMOTIONS
 
     table = Table(title=Text(f"Model: {uri}"), title_justify="left")
     table.add_column("Image", overflow="fold")  # an ellipsis would hide the file's own name

@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+from fer_lib.pipeline.progress import show_progress
+from fer_lib.storage.paths import home
+from fer_lib.storage.progress import step
+
 report = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True,
     help="Export a finished run, render its page, and package its student.",
@@ -20,9 +24,7 @@ def export(
     run: RUN, output: Annotated[Path | None, typer.Option(help="default: docs/results/<name>.json")] = None
 ) -> None:
     """Collect a finished run into one JSON file."""
-    from fer_lib.pipeline.progress import show_progress
     from fer_lib.report.collect import export as write
-    from fer_lib.storage.progress import step
 
     with show_progress("report"), step("collecting results"):
         path = write(run, output)
@@ -35,10 +37,7 @@ def render(
     readme: Annotated[bool, typer.Option("--readme", help="also fill the README's results; real faces only")] = False,
 ) -> None:
     """Write the page and images of an exported run."""
-    from fer_lib.pipeline.progress import show_progress
     from fer_lib.report.render import render as write
-    from fer_lib.storage.paths import home
-    from fer_lib.storage.progress import step
 
     file = home() / "README.md" if readme else None
     with show_progress("report"), step("drawing the page"):
@@ -49,10 +48,7 @@ def render(
 @report.command()
 def pictures(results: RESULTS) -> None:
     """Draw the README's images and show them in it."""
-    from fer_lib.pipeline.progress import show_progress
     from fer_lib.report.figures import readme_images
-    from fer_lib.storage.paths import home
-    from fer_lib.storage.progress import step
 
     with show_progress("report"), step("drawing images"):
         images = readme_images(results, home() / "README.md")
@@ -63,10 +59,8 @@ def pictures(results: RESULTS) -> None:
 @report.command()
 def package(run: RUN) -> None:
     """Install a run's exported student as the model that ships with the package, with its card."""
-    from fer_lib.pipeline.progress import show_progress
     from fer_lib.report.collect import collect, packaged_folder
     from fer_lib.report.model_card import install
-    from fer_lib.storage.progress import step
 
     with show_progress("report"), step("collecting results"):
         bundle = install(packaged_folder(run), collect(run))

@@ -17,6 +17,7 @@ def score(
     from fer_lib.live import plots
     from fer_lib.live.score import read_truth, segments
     from fer_lib.live.score import score as measure
+    from fer_lib.live.score_view import class_table, score_table, speed_text
     from fer_lib.live.session_files import read_frames
     from fer_lib.pipeline.progress import show_progress
     from fer_lib.storage.atomic import explained, write_json
@@ -35,32 +36,13 @@ def score(
             figure = plots.timeline(frames, truth, frames.pred, segments(truth, frames.time_sec), title)
             figure.savefig(folder / "timeline.png")
             plots.per_class(result, f"{session.name}: F1 by class").savefig(folder / "per_class.png")
-    _print_result(result)
+    print(f"Protocol-Lite, {result['n_used']:,} of {result['n_expected']:,} labelled frames")
+    for table in (score_table(result), class_table(result).filter(regex="frames|F1")):
+        print(table.round(3).to_string())
+    print(speed_text(result))
     if study:
         _study(session, result, folder)
     print(f"written: {folder}")
-
-
-def _print_result(result: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from fer_lib.emotions import EMOTIONS
-    from fer_lib.live.score_view import KINDS, MEASURES, speed_text
-
-    console = Console()
-    table = Table(title=f"Protocol-Lite, {result['n_used']:,} of {result['n_expected']:,} labelled frames")
-    for name in ("", *KINDS):
-        table.add_column(name, justify="left" if not name else "right")
-    for title, key in MEASURES.items():
-        table.add_row(title, *(f"{result[kind][key]:.{1 if 'flips' in key else 3}f}" for kind in KINDS))
-    table.add_section()
-    for name in EMOTIONS:
-        if n := result["raw"]["support"][name]:
-            values = (f"{result[kind]['per_class_f1'][name]:.3f}" for kind in KINDS)
-            table.add_row(f"F1 {name} ({n:,})", *values)
-    console.print(table)
-    print(speed_text(result))
 
 
 def _study(session: Path, result: dict[str, Any], folder: Path) -> None:

@@ -7,7 +7,7 @@ assemble.py, curate.py  joined, filtered and capped manifests; quality.py: size 
 duplicate_records.py    what a manifest records of duplicates (the search for them: ``fer_lib.audit``)
 provenance.py           which images and sources a model was trained on
 openings.py             the log of test rows that were read
-facepack.py             faces prepared once, opened and read; facepack_writer.py: written; cropping.py: one face
+facepack.py             faces prepared once, opened and read; facepack_writer.py: written; cropping.py: faces of rows
 batches.py              the batches of a training step
-interchange.py          CSV in and out; sheets.py, charts.py: figures of rows
+interchange.py          CSV for other tools (read by ``importers/csv_import.py``); sheets.py, charts.py: figures of rows
 """

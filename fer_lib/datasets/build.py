@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from fer_lib.datasets.cropping import each_image
+from fer_lib.datasets.duplicate_records import group_counts
 from fer_lib.datasets.import_folder import REPORT, import_folders, read_imports, read_report
-from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
+from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, count_by, select_sources
 from fer_lib.datasets.provenance import any_drawn
 from fer_lib.datasets.splits import assign_val, assign_val_roles, excluded_from_val
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
@@ -21,10 +20,8 @@ from fer_lib.faces.decode import decode
 from fer_lib.params import ManifestParams
 from fer_lib.storage.atomic import fresh_file
 from fer_lib.storage.json_files import json_text
-from fer_lib.storage.progress import step
 
 SHOWN = 10
-_CHUNK = 64  # images per task of a thread
 
 
 def build_manifest(params: ManifestParams, import_dir: Path, out: Path, name: str = "manifest.parquet") -> Manifest:
@@ -104,21 +101,6 @@ def check_images(frame: pd.DataFrame, root: Path, decoding: bool = True) -> pd.D
     return pd.DataFrame({"problem": problem, "missing": missing, "outside": outside, "beyond": beyond})
 
 
-def each_image(frame: pd.DataFrame, work: Callable[[str], Any], doing: str) -> list[Any]:
-    """``work(image_path)`` for each row of ``frame``, once per image, in threads; ``doing`` names the step."""
-    places, paths = pd.factorize(frame["image_path"], sort=True)
-    results: list[Any] = []
-    with (
-        step(doing, total=len(paths), unit="images") as counter,
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-    ):
-        parts = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
-        for part in pool.map(lambda part: list(map(work, part)), parts):
-            results += part
-            counter.update(len(results))
-    return [results[place] for place in places]
-
-
 def _check_image(path: str, decoding: bool) -> tuple[str, bool, int, int]:
     """(problem or "", whether the file is missing, height, width); sizes are 0 without decoding."""
     if not os.path.isfile(path):
@@ -157,10 +139,9 @@ def check_report(frame: pd.DataFrame, checked: pd.DataFrame, decoded: bool = Tru
 
 def row_report(frame: pd.DataFrame, **counts: dict) -> dict:
     """The part of a report that every manifest has: duplicates, counts of rows (and ``counts``), class names."""
-    by_source = {source: int(n) for source, n in frame["source"].value_counts().sort_index().items()}
     return {
         "duplicates": duplicates(frame),
-        "counts": {"by_source": by_source, "by_source_split_label": nested_counts(frame), **counts},
+        "counts": {"by_source": count_by(frame, "source"), "by_source_split_label": nested_counts(frame), **counts},
         "canonical": list(EMOTIONS),
     }
 
@@ -170,16 +151,9 @@ def duplicates(frame: pd.DataFrame) -> dict:
 
     ``contents`` is the number of different contents; ``near`` is null because the audit finds near-duplicates.
     """
-    groups = frame.groupby("content_id")
-    several = (groups[["split", "source", "label"]].nunique() > 1).sum()
-    return {
-        "exact": int((groups.size() > 1).sum()),
-        "near": None,
-        "across_splits": int(several["split"]),
-        "across_sources": int(several["source"]),
-        "conflicting_labels": int(several["label"]),
-        "contents": len(groups),
-    }
+    counts = group_counts(frame, frame["content_id"])
+    spans = {name: counts[name] for name in ("across_splits", "across_sources", "conflicting_labels")}
+    return {"exact": counts["groups"], "near": None, **spans, "contents": frame["content_id"].nunique()}
 
 
 def count_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -196,8 +170,6 @@ def nested_counts(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, int]]]:
 
 def leaked_ids(manifest: Manifest, split: str = "test") -> set[str]:
     """Sample ids of the rows of ``split`` whose content is also in train: exact duplicates that leak."""
-    if split not in SPLITS:
-        raise DataError(f"unknown split {split!r}: use {', '.join(SPLITS)}")
     frame = manifest.frame
     contents = frame.loc[frame["split"] == "train", "content_id"]
     return set(frame.loc[(frame["split"] == split) & frame["content_id"].isin(contents), "sample_id"])

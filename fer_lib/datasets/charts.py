@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from fer_lib.calibration.plot_style import GREY, SERIES, themed
 from fer_lib.datasets.manifest import SPLITS
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
-from fer_lib.errors import DataError
 
 COLOURS = dict(zip(SPLITS, SERIES, strict=True))
 
@@ -19,10 +18,8 @@ def count_charts(frame: pd.DataFrame, title: str) -> Figure:
     """Rows by source with stacked splits, and one panel per source with rows by label and split.
 
     ``frame``: one row per face, with ``source``, ``split`` and ``label`` (class ids).  The label panels have separate
-    scales; with several sources the first panel shows all.  Raises :class:`DataError` when there are no rows.
+    scales; with several sources the first panel shows all.
     """
-    if frame.empty:
-        raise DataError(f"{title}: there are no rows to draw")
     sources = sorted(set(frame["source"]))
     panels = {"all sources": frame} if len(sources) > 1 else {}
     panels |= dict(iter(frame.groupby("source")))

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from fer_lib.datasets.build import nested_counts, row_report
 from fer_lib.datasets.duplicate_records import join_groups, twins_of, unite_twins
-from fer_lib.datasets.interchange import escape_formula
+from fer_lib.datasets.interchange import spreadsheet_safe
 from fer_lib.datasets.manifest import BOX, SPLITS, VAL_ROLES, Manifest, select_sources
 from fer_lib.datasets.parquet_io import COLUMNS
 from fer_lib.datasets.provenance import join_drawn
@@ -175,8 +175,7 @@ class _Steps:
 
     def removed(self) -> pd.DataFrame:
         """Every removed row with its step; texts that a spreadsheet would run are escaped."""
-        rows = pd.concat(self._removed, ignore_index=True)
-        return rows.assign(**{name: rows[name].map(escape_formula) for name in ("source", "image_path")})
+        return spreadsheet_safe(pd.concat(self._removed, ignore_index=True))
 
 
 def _select(steps: _Steps, params: CurateParams) -> list[str]:
@@ -188,18 +187,12 @@ def _select(steps: _Steps, params: CurateParams) -> list[str]:
             f"{params.selection} is made of {', '.join(wanted)}; the manifests lack {', '.join(absent)} (they have "
             f"{', '.join(sorted(present))}): import these, or set allow_missing to go on without them"
         )
-    if wanted and len(absent) == len(wanted):
-        raise DataError(f"{params.selection}: none of {', '.join(wanted)} is there: import at least one")
     selected = steps.frame["source"].isin(wanted) if wanted else np.ones(len(steps.frame), bool)
     steps.keep(f"sources of {params.selection}", selected)
     left = select_sources(steps.frame, params.include_sources, params.exclude_sources, params.selection)
     steps.keep("sources included and excluded", steps.frame.index.isin(left.index))
     splits = [s for s in params.selected.splits if not params.splits or s in params.splits]
-    if not splits:
-        raise DataError(
-            f"{params.selection} holds only {', '.join(params.selected.splits)}: no such split was asked for"
-        )
-    steps.keep(f"splits {', '.join(splits)}", steps.frame["split"].isin(splits))
+    steps.keep(f"splits {', '.join(splits) or '(none)'}", steps.frame["split"].isin(splits))
     return absent
 
 

@@ -18,6 +18,20 @@ from fer_lib.datasets.manifest import SPLITS, Manifest
 Twins = dict[str, list[str]]
 
 
+def group_counts(frame: pd.DataFrame, group: np.ndarray | pd.Series) -> dict[str, int]:
+    """The number of groups of more than one row, and of those that span splits, sources and labels."""
+    groups = frame.groupby(group)
+    sizes, several = groups.size(), (groups[["split", "source", "label"]].nunique() > 1).sum()
+    return {
+        "groups": int((sizes > 1).sum()),
+        "rows": int(sizes[sizes > 1].sum()),
+        "across_splits": int(several["split"]),
+        "across_sources": int(several["source"]),
+        "conflicting_labels": int(several["label"]),
+        "largest": int(sizes[sizes > 1].max()) if (sizes > 1).any() else 0,
+    }
+
+
 def earlier_duplicates(frame: pd.DataFrame, group: np.ndarray) -> Twins:
     """The twins of each val and test row of ``frame``; ``group`` int [N]: equal numbers show one image."""
     rows = frame[["sample_id", "content_id"]].assign(group=group, rank=frame["split"].map(SPLITS.index))

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import cv2
 import numpy as np
@@ -144,9 +144,9 @@ def check_room(
     if kind == "none" or not now:
         return
     packs = now | missing(later)
-    partial = {partial_folder(folder) for folder in packs}
     free = shutil.disk_usage(next(p for p in (cache_dir, *cache_dir.absolute().parents) if p.exists())).free
-    free += sum((folder / FACES).stat().st_size for folder in partial if (folder / FACES).is_file())
+    begun = (partial_folder(folder) / FACES for folder in packs)
+    free += sum(file.stat().st_size for file in begun if file.is_file())
     rows, pixels = sum(map(len, packs.values())), contract.resize**2
     need = rows * pixels * 3
     if need > free:
@@ -154,13 +154,11 @@ def check_room(
         need = sampled * pixels * rows / sum(map(len, now.values()))
     if need <= free:
         return
-    others = [p.name for p in sorted(cache_dir.glob("pack-*.partial")) if p not in partial]
-    left = f", or delete the unfinished {', '.join(others)}" if others else ""
     counts = " + ".join(f"{len(m):,}" for m in packs.values())
-    what = f"face pack of {counts} faces" if len(packs) == 1 else f"{len(packs)} face packs of {counts} faces together"
     raise DataError(
-        f"{what} at {contract.resize} px: needs {need / 1e9:.1f} GB, {cache_dir} has {free / 1e9:.1f} GB: use pack: "
-        f"none (images are decoded at each reading) or a smaller image_size, or free some space{left}"
+        f"face packs of {counts} faces at {contract.resize} px: needs {need / 1e9:.1f} GB, {cache_dir} has "
+        f"{free / 1e9:.1f} GB: use pack: none (images are decoded at each reading) or a smaller image_size, or free "
+        "some space (an unfinished pack-*.partial there can be deleted)"
     )
 
 
@@ -179,8 +177,6 @@ def rows_key(manifest: Manifest) -> str:
 
 
 def _pack_folder(manifest: Manifest, contract: FaceContract, cache_dir: Path, tolerance: int, kind: PackKind) -> Path:
-    if kind not in get_args(PackKind):
-        raise DataError(f"there is no pack kind {kind!r}: use {' or '.join(get_args(PackKind))}; both give equal faces")
     pixels = {"version": CONTRACT_VERSION, **contract.model_dump(mode="json", exclude={"mean", "std"}), **LIBRARIES}
     if contract.align == "eyes":
         pixels["points"] = f"{YUNET_SHA256} by ONNX Runtime"

@@ -26,7 +26,7 @@ from fer_lib.datasets.manifest import Manifest
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import FaceContract
 from fer_lib.params.base import PackKind
-from fer_lib.storage.atomic import explained, sync_folder
+from fer_lib.storage.atomic import append_synced, sync_folder
 from fer_lib.storage.progress import step
 
 FACES, INDEX = "faces.u8", "faces.jsonl"
@@ -106,12 +106,8 @@ def _continue(partial: Path, side: int, rows: int, crop_rows: Callable[[list[int
 
 def _append(partial: Path, faces: Sequence[np.ndarray], chunk: list[Entry]) -> None:
     """Write and sync faces, then their line.  Raises DataError when the disk refuses."""
-    with explained(partial):
-        for name, parts in ((FACES, faces), (INDEX, [_line(chunk)])):
-            with open(partial / name, "ab") as out:
-                out.writelines(parts)
-                out.flush()
-                os.fsync(out.fileno())
+    append_synced(partial / FACES, *faces)
+    append_synced(partial / INDEX, _line(chunk))
 
 
 def _too_many(problems: list[str], done: int, rows: int, tolerance: int) -> str:

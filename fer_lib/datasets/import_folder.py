@@ -33,18 +33,22 @@ def import_lock(out: Path, name: str) -> Iterator[None]:
         yield
 
 
-def refuse_overlap(target: Path, raw: dict[str, Path]) -> None:
-    """Raise :class:`DataError` when ``target``, which an import replaces whole, is, holds or lies in raw data.
+def check_target(target: Path, raw: dict[str, Path]) -> None:
+    """Raise :class:`DataError` when ``target``, which an import replaces whole, is raw data or another's folder.
 
     ``raw``: parameter -> the file or folder that it names.  Links and other spellings of a path are resolved.
     """
     for field, path in raw.items():
-        for folder in (target, previous(target)):
-            if _within(folder, path) or _within(path, folder):
-                raise DataError(
-                    f"the import would be written to {target}, which it replaces whole, but {field} ({path}) is that "
-                    "folder, holds it or lies in it: choose another output folder (-o), or another name for the source"
-                )
+        if any(_within(folder, path) or _within(path, folder) for folder in (target, previous(target))):
+            raise DataError(
+                f"the import would be written to {target}, which it replaces whole, but {field} ({path}) is that "
+                "folder, holds it or lies in it: choose another output folder (-o), or another name for the source"
+            )
+    if not replaceable(target):
+        raise DataError(
+            f"{target} stands where the import would be written, but no import wrote it (that leaves {ROWS}, {REPORT} "
+            f"and {IMAGES}/, nothing else): choose another output folder or name, or move it away; it stays as it is"
+        )
 
 
 def replaceable(target: Path) -> bool:
@@ -53,15 +57,6 @@ def replaceable(target: Path) -> bool:
         return not os.path.lexists(target)
     names = set(os.listdir(target)) - {*_DEBRIS}
     return not names or (ROWS in names and names <= {ROWS, REPORT, IMAGES})
-
-
-def refuse_foreign(target: Path) -> None:
-    """Raise :class:`DataError` naming ``target`` unless it is absent, empty or a folder that an import wrote."""
-    if not replaceable(target):
-        raise DataError(
-            f"{target} stands where the import would be written, but no import wrote it (that leaves {ROWS}, {REPORT} "
-            f"and {IMAGES}/, nothing else): choose another output folder or name, or move it away; it stays as it is"
-        )
 
 
 def refuse_other_parts(out: Path, sources: Collection[str], places: Collection[str]) -> None:

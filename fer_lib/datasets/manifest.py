@@ -198,6 +198,11 @@ def class_columns(frame: pd.DataFrame, name: str, where: Any = "manifest") -> np
     return out
 
 
+def count_by(frame: pd.DataFrame, column: str) -> dict[str, int]:
+    """The rows with each value of a column, by value."""
+    return {str(value): int(n) for value, n in frame[column].value_counts().sort_index().items()}
+
+
 def select_sources(frame: pd.DataFrame, include: Sequence[str], exclude: Sequence[str], where: Any) -> pd.DataFrame:
     """Rows of the sources in ``include`` (empty: all) that are not in ``exclude``; unknown names are errors."""
     known = sorted(set(frame["source"]))

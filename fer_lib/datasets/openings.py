@@ -7,7 +7,6 @@ evalset id were opened.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from filelock import FileLock
 
 from fer_lib.datasets.evalset_ids import evalset_id
 from fer_lib.datasets.manifest import Manifest
-from fer_lib.storage.atomic import explained
+from fer_lib.storage.atomic import append_synced
 from fer_lib.storage.json_files import try_read_json
 
 OPENINGS = "test_openings.jsonl"
@@ -49,10 +48,12 @@ def log_test_opening(
         "phase": known.get("phase"), "purpose": purpose, "split": "test", "evalset_id": evalset, "n": len(test),
         "weights": {name: list(hashes) for name, hashes in weights.items()}, **facts,
     }  # fmt: skip
-    cache_dir.mkdir(parents=True, exist_ok=True)
+    for needed in (cache_dir, folder):
+        needed.mkdir(parents=True, exist_ok=True)
     with FileLock(cache_dir / f".{OPENINGS}.lock"):
         for file in dict.fromkeys((store_log(cache_dir), folder.absolute() / OPENINGS)):
-            _append(file, json.dumps(line))
+            whole = not file.is_file() or file.read_bytes().endswith(b"\n")  # else a kill cut off its last line
+            append_synced(file, b"" if whole else b"\n", json.dumps(line).encode() + b"\n")
 
 
 def store_log(cache_dir: Path) -> Path:
@@ -75,15 +76,3 @@ def _evalsets(log: Path) -> list[str]:
         except (ValueError, KeyError, TypeError, RecursionError):  # KeyError: a line of an earlier version
             continue
     return evalsets
-
-
-def _append(file: Path, text: str) -> None:
-    """Append and sync one line; the next line after a truncated one starts on a new line."""
-    with explained(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(file, "ab+") as stream:
-            stream.seek(max(stream.seek(0, os.SEEK_END) - 1, 0))
-            truncated = stream.read(1) not in (b"", b"\n")
-            stream.write(b"\n" * truncated + text.encode() + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())

@@ -7,7 +7,6 @@ that is known.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,18 +123,6 @@ class TrainingData(BaseModel):
         sources = {s: SourceRows(rows=int(n), drawn=drawn.get(s)) for s, n in counts.items()}
         return cls(sources=sources, smoke=smoke, starting_weights=start)
 
-    def with_start(self, other: TrainingData | None) -> TrainingData:
-        """With the data of the starting model; a source of both has the larger number of rows."""
-        if other is None:
-            return self.model_copy(update={"complete": False})
-        sources = dict(other.sources)
-        for name, own in self.sources.items():
-            start = sources.get(name, own)
-            drawn = any_drawn([own.drawn, start.drawn])
-            sources[name] = SourceRows(rows=max(own.rows, start.rows), drawn=drawn)
-        smoke = self.smoke or other.smoke
-        return other.model_copy(update={"sources": dict(sorted(sources.items())), "smoke": smoke})
-
     def record(self) -> dict[str, Any]:
         """The content of a bundle's ``training_data``; ``starting_weights`` only where there are any."""
         return self.model_dump(exclude=None if self.starting_weights else {"starting_weights"})
@@ -151,17 +138,24 @@ class TrainingData(BaseModel):
 
 
 def join_training_data(records: Sequence[TrainingData | None]) -> TrainingData | None:
-    """The record of several models together, with the starting weights of all; None where none has a record.
+    """The record of several models together, or of a fit and the model that it started from; None where none has one.
 
-    Not complete where one has none.
+    A source of several has the largest number of rows.  Not complete where one has no record.
     """
-    known = [record for record in records if record is not None]
+    known, sources = [record for record in records if record is not None], {}
     if not known:
         return None
-    joined = functools.reduce(TrainingData.with_start, known)
-    complete = len(known) == len(records) and all(record.complete for record in known)
+    for name in sorted({name for record in known for name in record.sources}):
+        parts = [record.sources[name] for record in known if name in record.sources]
+        drawn = any_drawn([part.drawn for part in parts])
+        sources[name] = SourceRows(rows=max(part.rows for part in parts), drawn=drawn)
     starts = dict.fromkeys(record.starting_weights for record in known if record.starting_weights)
-    return joined.model_copy(update={"complete": complete, "starting_weights": _join_starts([*starts])})
+    return TrainingData(
+        sources=sources,
+        smoke=any(record.smoke for record in known),
+        complete=len(known) == len(records) and all(record.complete for record in known),
+        starting_weights=_join_starts([*starts]),
+    )
 
 
 def _join_starts(starts: Sequence[StartingWeights]) -> StartingWeights | None:
@@ -219,8 +213,3 @@ def training_text(data: TrainingData | None) -> str:
     if start := data.starting_weights:
         notes.append(f"started from {start.name} ({start.terms or 'terms not recorded'})")
     return "; ".join([f"trained on {faces}", *filter(None, notes)])
-
-
-def read_training_data(value: dict[str, Any] | None) -> TrainingData | None:
-    """The record in ``bundle.json``; None where it has none, as in bundles of earlier versions."""
-    return None if value is None else TrainingData.model_validate(value)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pandas as pd
 
-from fer_lib.datasets.build import each_image
+from fer_lib.datasets.cropping import each_face
 from fer_lib.datasets.manifest import BOX, Manifest
-from fer_lib.errors import DataError
-from fer_lib.faces.decode import decode
 
 BLUR_SIDE = 96
 """Longer side in pixels to which a face is shrunk before its blur is measured, for comparable values."""
@@ -37,29 +33,14 @@ def measure(manifest: Manifest) -> pd.DataFrame:
     ``box_px``: the shorter side of the box, or of the image without a box, in pixels; ``blur``: of the part of the box
     within the photo.  Each image is decoded once.  Raises :class:`DataError` naming an unreadable image.
     """
-    frame = manifest.frame
-    boxes = frame[list(BOX)].to_numpy(np.float64) if BOX[0] in frame else np.full((len(frame), 4), np.nan)
-    rows_of = frame.groupby("image_path").indices
-    values = np.empty((len(frame), 2))
+    frame, values = manifest.frame, np.empty((len(manifest), 2))
 
-    def measure_image(path: str) -> None:
-        file = manifest.resolve(path)
-        image = decode(file)
-        for row in rows_of[path]:
-            values[row] = _size_and_blur(image, boxes[row], file)
+    def measure_face(row: int, face: np.ndarray) -> None:
+        values[row] = min(face.shape[:2]), blur(face)
 
-    each_image(frame, measure_image, "measuring images")
-    return pd.DataFrame({"sample_id": frame["sample_id"], "box_px": values[:, 0], "blur": values[:, 1]})
-
-
-def _size_and_blur(image: np.ndarray, box: np.ndarray, file: Path) -> tuple[float, float]:
-    if np.isnan(box).any():
-        return min(image.shape[:2]), blur(image)
-    top, left, bottom, right = box.tolist()
-    y0, x0 = max(0, round(top)), max(0, round(left))
-    face = image[y0 : max(0, round(bottom)), x0 : max(0, round(right))]
-    if 0 in face.shape:
-        raise DataError(
-            f"{file}: box {(top, left, bottom, right)} is empty or lies outside it: import that source again"
-        )
-    return min(bottom - top, right - left), blur(face)
+    each_face(manifest, measure_face, "measuring images")
+    sides = values[:, 0]
+    if BOX[0] in frame:
+        top, left, bottom, right = (frame[side].to_numpy(np.float64) for side in BOX)
+        sides = np.where(np.isnan(top), sides, np.minimum(bottom - top, right - left))
+    return pd.DataFrame({"sample_id": frame["sample_id"], "box_px": sides, "blur": values[:, 1]})

@@ -32,21 +32,20 @@ import numpy as np
 from scipy.special import rel_entr, xlogy
 
 from fer_lib.calibration import metrics
-from fer_lib.errors import DataError
 
 
 def annotator_report(logits, scaled, y, votes, votes_all) -> dict[str, Any] | None:
     """The figures above, JSON-ready; None when no row has votes for the seven classes.
 
     ``logits`` and ``scaled`` [N, K]: before and after the temperature (``kl`` and ``js`` use both, ``model`` uses the
-    raw logits).  ``y``: int [N].  ``votes`` [N, K]: shares or counts; NaN or zeros for a row without votes.
-    ``votes_all`` [N]: the number of all votes, NaN where only shares are known (see :attr:`Manifest.votes`).
-    ``n`` counts the rows with votes, ``n_without`` the others.
-    Raises DataError for mismatched shapes and for votes that are negative, infinite or NaN in part of a row.
+    raw logits).  ``y``: int [N].  ``votes`` [N, K] and ``votes_all`` [N]: of :attr:`Manifest.votes`, shares or counts,
+    NaN or zeros for a row without votes.  ``n`` counts the rows with votes, ``n_without`` the others.
     """
     logits, y = metrics.checked_logits(logits, y)
     scaled, _ = metrics.checked_logits(scaled, y)
-    shares = checked_votes(votes, logits.shape)
+    votes = np.asarray(votes, np.float64)
+    totals = votes.sum(axis=1, keepdims=True)
+    shares = np.divide(votes, totals, out=np.full(votes.shape, np.nan), where=totals > 0)
     voted = ~np.isnan(shares).any(axis=1)
     if not voted.any():
         return None
@@ -61,7 +60,7 @@ def annotator_report(logits, scaled, y, votes, votes_all) -> dict[str, Any] | No
         name: {kind: float(measure(v, log_p).mean()) for kind, log_p in log_probs.items()}
         for name, measure in (("kl", kl), ("js", js))
     }
-    cast, total = np.asarray(votes, np.float64)[voted], np.asarray(votes_all, np.float64)[voted]
+    cast, total = votes[voted], np.asarray(votes_all, np.float64)[voted]
     of_all = (cast[rows, y] / total)[np.isfinite(total)]
     return {
         "n": len(v),
@@ -82,24 +81,6 @@ def annotator_report(logits, scaled, y, votes, votes_all) -> dict[str, Any] | No
             "vote": float(v[rows, top].mean()),
         },
     }
-
-
-def checked_votes(votes, shape: tuple[int, int]) -> np.ndarray:
-    """Votes as shares, float64 [N, K]; each row sums to 1 or, without votes, is all NaN.  Raises DataError."""
-    votes = np.asarray(votes, np.float64)
-    if votes.shape != shape:
-        raise DataError(f"votes have shape {votes.shape} where {shape[0]} rows of {shape[1]} classes are scored")
-    missing = np.isnan(votes)
-    bad = np.flatnonzero(
-        (missing.any(axis=1) & ~missing.all(axis=1)) | (votes < 0).any(axis=1) | np.isinf(votes).any(1)
-    )
-    if bad.size:
-        raise DataError(
-            f"votes of row {bad[0]} are {votes[bad[0]].tolist()} ({bad.size} such rows): shares must be at least 0 and "
-            "finite, a row without votes all NaN; import the source again"
-        )
-    totals = votes.sum(axis=1, keepdims=True)
-    return np.divide(votes, totals, out=np.full(shape, np.nan), where=totals > 0)
 
 
 def kl(v: np.ndarray, log_p: np.ndarray) -> np.ndarray:

@@ -206,14 +206,10 @@ def contract_differences(contracts: dict[str, dict[str, Any]]) -> list[str]:
 def _checked_leaks(
     p: CheckpointParams, manifest: Manifest, rows: Manifest, checkpoints: list[Candidate]
 ) -> dict[str, Any]:
-    """The val/select rows that a fit was trained on elsewhere, not counting leaks within this manifest.
-
-    Leaks within this manifest are the same for every fit.  ``unrecorded``: fits without a complete training exposure.
-    Raises DataError for a leak from elsewhere whose source is not in ``p.allow_leaks``.
-    """
+    """The val/select rows that fits learned from elsewhere; DataError where ``p.allow_leaks`` lacks their source."""
     exposures = {c.fit: c.exposure() for c in checkpoints}
     here = frozenset(rows.sample_ids)
-    in_train = known_leaks(manifest, "val").trained_on & here
+    in_train = known_leaks(manifest, "val").trained_on & here  # the same for every fit
     by_fit: dict[str, int] = {}
     for fit, record in exposures.items():
         if record is None:

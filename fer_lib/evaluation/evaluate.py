@@ -116,6 +116,7 @@ def evaluate(
                 logits=view.logits,
                 y=view.used.labels,
                 sample_id=np.asarray(view.used.sample_ids),
+                source=view.used.frame["source"].to_numpy(str),
             )
         result["models"][subject.name] = subject.describe() | scores
         report = scores["views"]["none"]["all"]
@@ -162,11 +163,8 @@ def _view(
 def _reports(
     subject: Subject, view: View, row_sets: list[RowSet], leaked: frozenset[str], manifest: Manifest, p: EvaluateParams
 ) -> Iterator[tuple[RowSet, np.ndarray, dict[str, Any]]]:
-    """Each set of rows, which of the used rows it has, bool [N], and its ids, counts and scores.
-
-    A set without any used row is left out.  Equal sets, such as all rows and those of the only source, are scored once.
-    """
-    reports: dict[tuple[str, frozenset[str]], dict[str, Any]] = {}
+    """Each set with a used row: which of the used rows it has, bool [N], and its ids, counts and scores."""
+    reports: dict[tuple[str, frozenset[str]], dict[str, Any]] = {}  # all rows and those of an only source are equal
     sample_ids, y = view.used.sample_ids, view.used.labels
     for row_set in row_sets:
         keep = np.asarray([s in row_set.sample_ids for s in sample_ids])
@@ -190,9 +188,7 @@ def _reports(
 
 
 def _scores(view: View, keep: np.ndarray, p: EvaluateParams) -> dict[str, Any]:
-    """Scores on the rows ``keep`` bool [N], the comparison with the annotators where these rows have votes, and what a
-    prior correction changes.
-    """
+    """Scores on the rows ``keep`` bool [N], beside the annotators where these rows have votes."""
     logits, scaled, y = view.logits[keep], view.scaled[keep], view.used.labels[keep]
     report = model_report(logits, y, view.temperature, p.resamples, p.seed, view.name)
     if (people := annotator_report(logits, scaled, y, *(v[keep] for v in view.used.votes))) is not None:

@@ -70,7 +70,10 @@ def largest_first(faces: list[Face], image: np.ndarray) -> list[Face]:
 
 
 def read_model(file: Path, source: str, sha256: str = "") -> bytes:
-    """The bytes of a detector's file, verified by :func:`verify_model`.  Raises FerError when it cannot be read."""
+    """The bytes of a detector's file, which comes from ``source``.
+
+    Raises FerError that says what it is instead: missing, empty, an LFS pointer, an HTML page, another file.
+    """
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -78,14 +81,6 @@ def read_model(file: Path, source: str, sha256: str = "") -> bytes:
             f"the detector's file {file} cannot be read ({error.strerror or error}): check the path; it comes from "
             f"{source}"
         ) from error
-    return verify_model(data, str(file), source, sha256)
-
-
-def verify_model(data: bytes, name: str, source: str, sha256: str = "") -> bytes:
-    """``data`` of the model's file ``name``, which comes from ``source``.
-
-    Raises FerError that says what it is instead: empty, an LFS pointer, an HTML page, or not the file of ``sha256``.
-    """
     head, digest = data[:200].lstrip().lower(), hashlib.sha256(data).hexdigest()
     if not data:
         mistake = "an empty file"
@@ -97,7 +92,7 @@ def verify_model(data: bytes, name: str, source: str, sha256: str = "") -> bytes
         mistake = f"another file ({len(data):,} bytes, SHA-256 {digest[:12]}...): {sha256[:12]}... is expected"
     else:
         return data
-    raise FerError(f"{name} is {mistake}; it comes from {source}")
+    raise FerError(f"{file} is {mistake}; it comes from {source}")
 
 
 def find_points(image: np.ndarray, box: Box | None, detector: Detector) -> np.ndarray | None:

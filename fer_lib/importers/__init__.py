@@ -3,7 +3,7 @@
 To add a source, copy a declaration that is like it: ``tree.py`` and ``ckplus.py`` read class folders, ``rafml.py`` a
 list of files and labels, ``expw.py`` photos with boxes.  docs/adding-a-source.md shows a complete one.  What several
 declarations read alike is in ``*_files.py``, ``archives.py``, ``crops.py``, ``pixel_rows.py``, ``votes.py`` and
-``subject_splits.py``.
+``subject_splits.py``.  ``csv_import.py`` makes a manifest of an interchange CSV.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from PIL import Image
@@ -19,7 +19,7 @@ from fer_lib.datasets.manifest import BOX, content_id, safe_path, sample_id, tid
 from fer_lib.emotions import EMOTIONS, class_id
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import MAX_BOX_OVER_PICTURE
-from fer_lib.faces.decode import FORMATS
+from fer_lib.faces.decode import FORMATS, open_file
 from fer_lib.params import SourceSpec
 from fer_lib.storage.atomic import explained
 from fer_lib.storage.progress import Step
@@ -30,21 +30,14 @@ Box = tuple[float, float, float, float]  # top, left, bottom, right in pixels
 _EXIF_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """The declaration of a source: ``read`` adds its rows to a builder.
 
     ``options``: the fields of :class:`SourceSpec` that it reads besides source, root, name, mode and tolerance.
-    Raises ValueError for an option that is no field.
     """
 
     read: Callable[[ImportBuilder], None]
     options: Iterable[str] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "options", frozenset(self.options))
-        if unknown := sorted(self.options - set(SourceSpec.model_fields)):
-            raise ValueError(f"the source declares the option {unknown[0]!r}, which is no field of SourceSpec")
 
 
 class BadRecord(DataError):
@@ -71,8 +64,41 @@ def leaves_photo(box: Box, size: tuple[int, int]) -> bool:
     return top < 0 or left < 0 or bottom > height or right > width
 
 
+@dataclass(kw_only=True)
+class RecordCounts:
+    """What an import leaves out: ``bad`` records as (kind, where and why), and ``excluded``: split -> name -> rows."""
+
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    excluded: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))
+
+    @contextmanager
+    def record(self, where: str = "") -> Iterator[None]:
+        """Count a :class:`BadRecord` of the block as a bad record at ``where`` and go on after the block."""
+        try:
+            yield
+        except BadRecord as error:
+            self.add_bad(error.kind, f"{where}: {error.reason}" if where else error.reason)
+
+    def add_bad(self, kind: str, where: str) -> None:
+        """Count a bad record; with more of them than the tolerance the import fails."""
+        self.bad.append((kind, where))
+
+    def bad_list(self) -> str:
+        """The first bad records, a line each."""
+        lines = "".join(f"\n  {kind}: {utf8_text(where)}" for kind, where in self.bad[:MAX_LISTED])
+        return lines + (f"\n  and {len(self.bad) - MAX_LISTED} more" if len(self.bad) > MAX_LISTED else "")
+
+    def check_bad(self, source: str, tolerance: int) -> None:
+        """Raise :class:`DataError` for more bad records than ``tolerance``."""
+        if len(self.bad) > tolerance:
+            raise DataError(
+                f"{source}: {len(self.bad)} bad records, tolerance {tolerance}:{self.bad_list()}\n"
+                "repair them, or set tolerance to go on without them (the report counts them)"
+            )
+
+
 @dataclass
-class ImportBuilder:
+class ImportBuilder(RecordCounts):
     """One import while it runs: rows and images, and a count of everything that is left out.
 
     ``folder`` is the temporary folder that becomes ``<out>/<place>``; images go to ``folder/images``.
@@ -89,8 +115,6 @@ class ImportBuilder:
     layout: str = ""  # by default the source's name
     rows: list[dict] = field(default_factory=list)
     skipped: int = 0  # rows beyond the limit
-    excluded: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))
-    bad: list[tuple[str, str]] = field(default_factory=list)
     ignored_files: int = 0
     boxes_outside: int = 0
     warnings: list[str] = field(default_factory=list)
@@ -100,18 +124,6 @@ class ImportBuilder:
     _records: set[str] = field(default_factory=set)
     _last_image: tuple[Path, bytes] | None = None
     _counts: Counter = field(default_factory=Counter)  # rows by (split, class id)
-
-    @contextmanager
-    def record(self, where: str = "") -> Iterator[None]:
-        """Count a :class:`BadRecord` of the block as a bad record at ``where`` and go on after the block."""
-        try:
-            yield
-        except BadRecord as error:
-            self.add_bad(error.kind, f"{where}: {error.reason}" if where else error.reason)
-
-    def add_bad(self, kind: str, where: str) -> None:
-        """Count a bad record; with more of them than ``spec.tolerance`` the import fails."""
-        self.bad.append((kind, where))
 
     def exclude(self, split: str, name: str, count: int = 1) -> None:
         """Count rows of ``split`` that are left out under ``name``: the dataset's class, or a reason."""
@@ -142,7 +154,8 @@ class ImportBuilder:
         """
         if self._last_image is None or self._last_image[0] != path:
             try:
-                self._last_image = path, path.read_bytes()
+                with open_file(path) as file:
+                    self._last_image = path, file.read()
             except FileNotFoundError:
                 raise BadRecord("missing image", str(path)) from None
             except OSError as error:
@@ -214,11 +227,7 @@ class ImportBuilder:
 
     def check(self) -> None:
         """Raise :class:`DataError` for more bad records than ``spec.tolerance``, and when there is no row."""
-        if len(self.bad) > self.spec.tolerance:
-            raise DataError(
-                f"{self.name}: {len(self.bad)} bad records in {self.root}, tolerance {self.spec.tolerance}:"
-                f"{self._bad_list()}\nrepair them, or set tolerance to go on without them (the report counts them)"
-            )
+        self.check_bad(f"{self.name} in {self.root}", self.spec.tolerance)
         if not self.rows:
             names = sum(self.excluded.values(), Counter())
             counts = [f"{names.total()} excluded, {self.ignored_files} other files"]
@@ -226,7 +235,7 @@ class ImportBuilder:
             warnings = "".join(f"\n  {warning}" for warning in self.warnings[:MAX_LISTED])
             raise DataError(
                 f"{self.name}: no image of the seven classes under {self.root} ({'; '.join(counts)})"
-                f"{self._bad_list()}{warnings}\n"
+                f"{self.bad_list()}{warnings}\n"
                 f"check that root is the folder that source {self.spec.source} reads, the names of its classes, and "
                 "splits"
             )
@@ -245,10 +254,6 @@ class ImportBuilder:
         splits = sorted({split for split, _ in self._counts})
         return {split: {name: self._counts[split, i] for i, name in enumerate(EMOTIONS)} for split in splits}
 
-    def _bad_list(self) -> str:
-        lines = "".join(f"\n  {kind}: {utf8_text(where)}" for kind, where in self.bad[:MAX_LISTED])
-        return lines + (f"\n  and {len(self.bad) - MAX_LISTED} more" if len(self.bad) > MAX_LISTED else "")
-
     def _store(self, data: bytes, relative: str, origin: Path | None = None) -> None:
         """Write ``data`` to ``images/<relative>`` once, as a link to ``origin`` where that is wanted and possible."""
         target = self.folder / "images" / safe_path(relative, self.name)
@@ -258,14 +263,8 @@ class ImportBuilder:
             if target.parent not in self._stored:
                 target.parent.mkdir(parents=True, exist_ok=True)
             self._stored |= {target, target.parent}
-            try:
-                if not (origin and self.spec.mode == "link" and self._link(origin, target)):
-                    self._write(data, target)
-            except FileExistsError as error:
-                raise DataError(
-                    f"{self.name}: {origin or relative} and another image would both be {target.name} in the import: "
-                    "this disk ignores upper and lower case; choose an output folder on another disk"
-                ) from error
+            if not (origin and self.spec.mode == "link" and self._link(origin, target)):
+                self._write(data, target)
 
     def _link(self, origin: Path, target: Path) -> bool:
         try:

@@ -16,13 +16,12 @@ import pandas as pd
 from fer_lib.datasets.import_folder import (
     REPORT,
     ROWS,
+    check_target,
     import_lock,
     printable,
     read_imports,
     refuse_equal_names,
-    refuse_foreign,
     refuse_other_parts,
-    refuse_overlap,
     replaceable,
     utf8_text,
     write_clean_report,
@@ -36,7 +35,7 @@ from fer_lib.params.strict import closest
 from fer_lib.storage.atomic import fresh_folder, write_json
 from fer_lib.storage.paths import external
 from fer_lib.storage.progress import each, step
-from fer_lib.synthetic.dataset import check_embedded, embedded_root
+from fer_lib.synthetic.dataset import EMBEDDED, embedded_root
 
 __all__ = ["ImportResult", "import_all", "import_source", "load_source", "read_imports"]
 
@@ -73,16 +72,15 @@ def import_source(
     out = Path(out).absolute()
     name, place = spec.name or spec.source, check(spec, out, part)
     root, target = raw_root(spec), out / place
-    with import_lock(out, place):
-        refuse_foreign(target)
-        with fresh_folder(target, replaceable) as folder, step(f"importing {place}", unit="rows") as counter:
-            builder = ImportBuilder(spec, name, root, folder, counter, SMOKE_ROWS if smoke else 0, place, other_parts)
-            load_source(spec.source).read(builder)
-            builder.check()
-            rows = builder.frame()
-            report = import_report(builder, target)
-            write_json(folder / REPORT, report)
-            write_frame(folder / ROWS, rows, {"schema": SCHEMA_VERSION, "source": name})
+    importing = step(f"importing {place}", unit="rows")
+    with import_lock(out, place), fresh_folder(target, replaceable) as folder, importing as counter:
+        builder = ImportBuilder(spec, name, root, folder, counter, SMOKE_ROWS if smoke else 0, place, other_parts)
+        load_source(spec.source).read(builder)
+        builder.check()
+        rows = builder.frame()
+        report = import_report(builder, target)
+        write_json(folder / REPORT, report)
+        write_frame(folder / ROWS, rows, {"schema": SCHEMA_VERSION, "source": name})
     return ImportResult(rows, report, tuple(report["warnings"]))
 
 
@@ -145,22 +143,21 @@ def check(spec: SourceSpec, out: Path, part: int = 1) -> str:
         raise DataError(f"source name {name!r}: use letters, digits, - and _ (it becomes a folder name)")
     refuse_unread_options(spec, name)
     raw = {field: existing(getattr(spec, field), name) for field in PATH_OPTIONS if getattr(spec, field)}
-    if spec.root == "embedded":
-        check_embedded(spec.source)
-    else:
+    if spec.root != "embedded":
         raw["root"] = existing(spec.root, name)
+    elif spec.source not in EMBEDDED:
+        known = ", ".join(EMBEDDED)
+        raise DataError(f"source {spec.source!r} has no embedded faces: give its root, or use one of {known}")
     if utf8_text(out) != str(out):
         raise DataError(f"{utf8_text(out)}: the output folder's path is no UTF-8 text: choose another one")
     place = name if part == 1 else f"{name}-{part}"
-    refuse_overlap(out / place, raw)
-    refuse_foreign(out / place)
+    check_target(out / place, raw)
     return place
 
 
 def refuse_unread_options(spec: SourceSpec, name: str) -> None:
     """Raise :class:`DataError` for a parameter that is set although this source does not read it."""
-    readable = COMMON_OPTIONS | load_source(spec.source).options
-    readable |= DRAWN_OPTIONS if spec.root == "embedded" else set()
+    readable = COMMON_OPTIONS.union(load_source(spec.source).options, DRAWN_OPTIONS if spec.root == "embedded" else ())
     for field, value in SourceSpec.model_fields.items():
         if field in readable or getattr(spec, field) == value.default:
             continue

@@ -7,7 +7,6 @@
 import re
 from collections import defaultdict
 
-from fer_lib.emotions import class_id
 from fer_lib.errors import DataError
 from fer_lib.importers.builder import BadRecord, ImportBuilder, Source
 from fer_lib.importers.image_files import image_folders, images_in
@@ -32,10 +31,7 @@ def read(builder: ImportBuilder) -> None:
 def read_tree(columns: dict[str, dict] | None, builder: ImportBuilder) -> None:
     """Rows of ``<any>/<class>/*``; ``columns``: image -> manifest columns of its votes."""
     for folder, split in image_folders(builder, 2):
-        images = images_in(folder, split, builder)
-        if not images and class_id(folder.name) is not None:
-            raise DataError(f"{builder.name}: the class folder {folder} holds no image: remove it")
-        for path in images:
+        for path in images_in(folder, split, builder):
             with builder.record():
                 if (usage := USAGE_IN_NAME.search(path.name)) is None:
                     raise BadRecord("no Training, PublicTest or PrivateTest in the file name", str(path))

@@ -1,25 +1,20 @@
-"""Walks folders of images; every image in a raw tree is taken, or excluded and counted with the reason."""
+"""Walks folders of images; every image in a raw tree is taken, or excluded, counted and warned of."""
 
 from __future__ import annotations
 
-import io
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from fer_lib.emotions import class_id
 from fer_lib.errors import DataError
-from fer_lib.faces.decode import FORMATS
 from fer_lib.importers.builder import ImportBuilder
 
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .bmp .webp .tif .tiff .gif .ppm .pgm".split())
+NOT_READ = "in a place or format that is not read"  # in the report: images that are excluded
 _OTHER_SUFFIXES = frozenset(
     ".heic .heif .avif .jp2 .j2k .jxl .tga .psd .svg .ico .exr .hdr .dng .cr2 .nef .arw".split()
 )
-_HEADER_BYTES = 4096
 
 
 def find_folder(builder: ImportBuilder, files: Sequence[str], folders: Iterable[str] = ("",)) -> Path:
@@ -44,7 +39,7 @@ def image_folders(
         above, level = level, []
         for top, split in above:
             folders, files = entries(top)
-            exclude_images(files, split, "in no class folder" if number else f"loose in {top.name}", builder)
+            exclude_images(files, top, split, builder)
             level += [(path, split if number else splits.get(path.name.lower(), "all")) for path in folders]
     return level
 
@@ -60,64 +55,44 @@ def class_images(builder: ImportBuilder) -> Iterator[tuple[Path, int]]:
 
 
 def images_in(folder: Path, split: str, builder: ImportBuilder) -> list[Path]:
-    """The images in a folder by name; images in its sub-folders, and in formats that are not read, are excluded."""
+    """The images in a folder by name; images in its sub-folders, and in formats that are not read, are excluded.
+
+    Raises :class:`DataError` for a folder of a class without an image.
+    """
     folders, files = entries(folder)
-    for inner in folders:
-        exclude_below(inner, split, builder)
-    others = defaultdict(list)
-    for path in files:
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            others[path.suffix.lower() or "(none)"].append(path)
-    for suffix, paths in others.items():
-        advice = f"; save them as one of {' '.join(sorted(IMAGE_SUFFIXES))}"
-        exclude_images(paths, split, f"{folder.name}: suffix {suffix} is not read", builder, advice)
-    return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    others = [path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]
+    exclude_images([*others, *(path for inner in folders for path in files_below(inner))], folder, split, builder)
+    if not images and class_id(folder.name) is not None:
+        warnings = "".join(f"\n  {warning}" for warning in builder.warnings)
+        raise DataError(f"{builder.name}: {folder} holds no image that is read: fill or remove it{warnings}")
+    return images
 
 
-def exclude_below(folder: Path, split: str, builder: ImportBuilder, reason: str = "a folder in a class folder") -> None:
-    """Exclude every image below ``folder``, which the layout does not read."""
-    exclude_images(files_below(folder), split, f"{folder.parent.name}/{folder.name}: {reason}", builder)
-
-
-def exclude_images(files: Iterable[Path], split: str, reason: str, builder: ImportBuilder, advice: str = "") -> None:
-    """Exclude the images among ``files``, by suffix or first bytes, with a warning; count other files as ignored."""
+def exclude_images(files: Iterable[Path], folder: Path, split: str, builder: ImportBuilder) -> None:
+    """Exclude the images among ``files`` of ``folder`` that the layout does not read; count others as ignored."""
     files = list(files)
-    images = [path for path in files if is_image(path)]
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES | _OTHER_SUFFIXES]
     builder.ignored_files += len(files) - len(images)
     if images:
-        builder.exclude(split, reason, len(images))
-        builder.warnings.append(f"{builder.name}: {len(images)} images excluded ({reason}): {images[0]} ...{advice}")
-
-
-def is_image(path: Path) -> bool:
-    """Whether a file is an image, by its suffix (also one that is not read) or its first bytes."""
-    if path.suffix.lower() in IMAGE_SUFFIXES | _OTHER_SUFFIXES:
-        return True
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        header = file.read(_HEADER_BYTES)
-    try:
-        with Image.open(io.BytesIO(header), formats=FORMATS):
-            return True
-    except Exception:  # Pillow's readers raise almost anything on other files
-        return False
+        builder.exclude(split, NOT_READ, len(images))
+        builder.warnings.append(
+            f"{builder.name}: {len(images)} images in {folder} are not read, such as {images[0]}: put them where this "
+            f"source reads images, as one of {' '.join(sorted(IMAGE_SUFFIXES))}"
+        )
 
 
 def entries(folder: Path) -> tuple[list[Path], list[Path]]:
     """Sub-folders and files by name, without hidden entries and the Mac's ``__MACOSX``."""
     if folder.is_file():
         raise DataError(f"{folder} is a file; root must be the folder that holds the dataset")
-    with os.scandir(folder) as scan:
-        names = sorted((e.name, _is_folder(e)) for e in scan if not e.name.startswith(".") and e.name != "__MACOSX")
-    return [folder / n for n, is_dir in names if is_dir], [folder / n for n, is_dir in names if not is_dir]
+    _, *both = next(os.walk(folder, onerror=_fail))  # unlike scandir, it survives a link to itself
+    folders, files = ([folder / n for n in sorted(names) if n[0] != "." and n != "__MACOSX"] for names in both)
+    return folders, files
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+def _fail(error: OSError) -> None:
+    raise error
 
 
 def files_below(folder: Path) -> Iterator[Path]:

@@ -94,5 +94,5 @@ def numbers(texts: Sequence[str], kind: str) -> list[float]:
     except ValueError:
         values = [math.nan]
     if not all(map(math.isfinite, values)):
-        raise BadRecord(kind, f"{' '.join(texts)!r} are not {len(texts)} numbers")
+        raise BadRecord(kind, f"{' '.join(texts)!r}: finite numbers are expected")
     return values

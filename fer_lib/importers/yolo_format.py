@@ -11,7 +11,7 @@ from fer_lib.datasets.manifest import SPLIT_NAMES, SPLITS
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
 from fer_lib.importers.builder import BadRecord, Box, ImportBuilder
-from fer_lib.importers.image_files import entries, exclude_below, exclude_images, image_folders, images_in
+from fer_lib.importers.image_files import entries, exclude_images, files_below, image_folders, images_in
 from fer_lib.importers.text_files import lines_of, numbers
 from fer_lib.params.strict import parse
 
@@ -51,12 +51,10 @@ def labelled_images(root: Path, builder: ImportBuilder) -> Iterator[tuple[str, P
     for top, split in tops:
         folders, files = entries(top)
         if split == "all" or top / "images" not in folders:
-            exclude_below(top, "all", builder, "no split with an images folder")
+            exclude_images(files_below(top), top, "all", builder)
             continue
-        for folder in folders:
-            if folder.name not in ("images", "labels"):
-                exclude_below(folder, split, builder, "neither images nor labels")
-        exclude_images(files, split, "beside images/", builder)
+        others = [folder for folder in folders if folder.name not in ("images", "labels")]
+        exclude_images([*files, *(path for folder in others for path in files_below(folder))], top, split, builder)
         files = entries(top / "labels")[1] if top / "labels" in folders else []
         label_files = {path.stem: path for path in files if path.suffix == ".txt" and path.name != "classes.txt"}
         builder.ignored_files += len(files) - len(label_files)

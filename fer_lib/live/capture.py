@@ -6,7 +6,6 @@ the first request.  A camera yields its latest frame; older frames that nobody r
 
 from __future__ import annotations
 
-import queue
 import re
 import threading
 import time
@@ -19,9 +18,14 @@ import numpy as np
 
 from fer_lib.errors import DataError
 from fer_lib.faces.opencv_errors import reason
+from fer_lib.live.latest_value import LatestValue
 
-QUEUE_SIZE = 4  # frames of a file that are read ahead
 CAMERA_TIMEOUT = 2.0  # seconds without a frame after which a camera counts as unplugged
+MAX_PIXELS = 7680 * 4320  # of a frame of a file: 100 MB, of which several are in memory at a time
+CAMERA_HINT = (
+    "check that it is plugged in and its cover open, that this user may use it and that no other program does; or "
+    "choose another number or a video file with --source"
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Frame:
 
 
 class Capture:
-    """Iterate over it for :class:`Frame`; :meth:`close` ends its thread.  ``dropped`` counts frames never yielded.
+    """Iterate over it for :class:`Frame`; :meth:`close` ends its thread.  ``dropped`` counts frames replaced unread.
 
     After the last frame ``failure`` says why a camera or file stopped early; it is blank at the end of a file and after
     :meth:`close`.
@@ -52,21 +56,24 @@ class Capture:
         self._requested, self._closing = threading.Event(), threading.Event()
         # the container's frame count, for some formats an estimate; 0 when it has none
         self.expected_frames = 0 if self.is_camera else max(0, int(self._video.get(cv2.CAP_PROP_FRAME_COUNT)))
-        self.dropped, self.failure = 0, ""
+        self.failure = ""
         first = self._read(0)
         if first is None:
             self._video.release()
-            raise DataError(_no_frame(source, self.is_camera))
+            hint = CAMERA_HINT if self.is_camera else "OpenCV cannot decode it: convert it to MP4, or record it again"
+            raise DataError(f"{self.name} sends no frame: {hint}")
         self.size = first.image.shape[1], first.image.shape[0]
-        self._queue: queue.Queue[Frame | None] = queue.Queue(1 if self.is_camera else QUEUE_SIZE)
-        if not self.paced:
-            self._queue.put(first)
+        self._frames = LatestValue()
         self._thread = threading.Thread(target=self._run, args=(first,), name="fer-capture", daemon=True)
         self._thread.start()
 
+    @property
+    def dropped(self) -> int:
+        return self._frames.skipped
+
     def __iter__(self) -> Iterator[Frame]:
         self._requested.set()
-        while (frame := self._queue.get()) is not None:
+        while (frame := self._frames.take()) is not None and not self._closing.is_set():
             yield frame
 
     def close(self) -> None:
@@ -74,19 +81,23 @@ class Capture:
         timeout = 0.0 if self._closing.is_set() else 2 * CAMERA_TIMEOUT  # wait only once for a camera that hangs
         self._closing.set()
         self._requested.set()
-        self._clear_queue()
+        self._frames.end()
         self._thread.join(timeout=timeout)
-        self._put(None)
 
     def _run(self, first: Frame) -> None:
         index, last = 1, time.perf_counter()
         try:
-            if self.paced:
-                self._start_clock(first)
+            if self.paced:  # however long loading the model or the page took, the clock starts at the first request
+                self._requested.wait()
+                self._start = time.perf_counter() - first.time
+                first = replace(first, captured_at=time.perf_counter())
+            self._frames.put(first)
             while not self._closing.is_set():
                 frame = self._read(index)
                 if frame is not None:
-                    self._put(frame)
+                    if not self.is_camera:
+                        self._frames.wait_until_read()
+                    self._frames.put(frame)
                     index, last = index + 1, time.perf_counter()
                 elif not self.is_camera:
                     break
@@ -99,14 +110,7 @@ class Capture:
             self.failure = f"{self.name} cannot be read further after frame {index - 1}: {reason(error)}."
         finally:
             self._video.release()
-            self._put(None)
-
-    def _start_clock(self, first: Frame) -> None:
-        """Start playing a file at the first request, however long loading the model or the page took."""
-        self._requested.wait()
-        if not self._closing.is_set():
-            self._start = time.perf_counter() - first.time
-            self._put(replace(first, captured_at=time.perf_counter()))
+            self._frames.end()
 
     def _read(self, index: int) -> Frame | None:
         success, image = self._video.read()
@@ -131,48 +135,24 @@ class Capture:
             return max(seconds, 0.0)
         return seconds if seconds > self._last_time else self._last_time + 1.0 / (self.fps or 30.0)
 
-    def _put(self, frame: Frame | None) -> None:
-        """Wait for room (a file, or the end mark), or replace the unread frame (a camera)."""
-        replaces = self.is_camera and frame is not None
-        while True:
-            try:
-                self._queue.put(frame, block=not replaces, timeout=0.1)
-                return
-            except queue.Full:
-                closing = self._closing.is_set()
-                if replaces or closing:
-                    removed = self._clear_queue()
-                    self.dropped += 0 if closing else removed
-
-    def _clear_queue(self) -> int:
-        count = 0
-        try:
-            while True:
-                count += self._queue.get_nowait() is not None
-        except queue.Empty:
-            return count
-
 
 def _open(source: str, is_camera: bool) -> cv2.VideoCapture:
-    if is_camera:
-        video = cv2.VideoCapture(int(source))
-        if not video.isOpened():
-            raise DataError(
-                f"camera {source} cannot be opened: check that it is plugged in, that this user may use it and that no "
-                "other program does; or choose another number or a video file with --source"
-            )
-        video.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the latest frame, not a buffered one
-        return video
     file = Path(source).expanduser()
-    if not file.is_file():
+    if not is_camera and not file.is_file():
         raise DataError(f"--source {source}: there is no such file; give a camera's number (0) or a video file")
-    video = cv2.VideoCapture(str(file))
-    if not video.isOpened():
-        raise DataError(f"{file} is no video that OpenCV can read ({file.stat().st_size:,} bytes): convert it to MP4")
+    video = cv2.VideoCapture(int(source)) if is_camera else open_video(file)
+    if is_camera:
+        video.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the latest frame, not a buffered one
     return video
 
 
-def _no_frame(source: str, is_camera: bool) -> str:
-    if is_camera:
-        return f"camera {source} opens but sends no frame: check that no other program uses it and its cover is open"
-    return f"{source} opens but holds no frame that can be decoded: convert it to MP4, or record it again"
+def open_video(file: Path) -> cv2.VideoCapture:
+    """A video file, perhaps not opened.  DataError when its frames have more than ``MAX_PIXELS``."""
+    video = cv2.VideoCapture(str(file))
+    width, height = (int(video.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    if width * height > MAX_PIXELS:
+        video.release()
+        raise DataError(
+            f"{file} has frames of {width} x {height} pixels, above the cap of {MAX_PIXELS:,}: scale it down"
+        )
+    return video

@@ -45,13 +45,8 @@ class Controls:
 
     def __init__(self, smoothing: SmoothingParams, overlay: bool = True):
         self._lock = threading.Lock()
-        self._now = Setting(NO_LABEL, "", smoothing, overlay)
+        self.now = Setting(NO_LABEL, "", smoothing, overlay)
         self._end = threading.Event()
-
-    @property
-    def now(self) -> Setting:
-        with self._lock:
-            return self._now
 
     @property
     def ended(self) -> bool:
@@ -77,11 +72,9 @@ class Controls:
         ParamsError for an unknown name or a value that is no number.
         """
         with self._lock:
-            merged = self._now.smoothing.model_dump()
-            for name, value in values.items():
-                merged[name] = _clip(name, value)
-            self._now = replace(self._now, smoothing=SmoothingParams(**merged))
-            return self._now.smoothing
+            changes = {name: _clip(name, value) for name, value in values.items()}
+            self.now = replace(self.now, smoothing=SmoothingParams(**self.now.smoothing.model_dump() | changes))
+            return self.now.smoothing
 
     def overlay(self, shown: bool) -> None:
         self._set(overlay=bool(shown))
@@ -105,7 +98,7 @@ class Controls:
 
     def _set(self, **values) -> None:
         with self._lock:
-            self._now = replace(self._now, **values)
+            self.now = replace(self.now, **values)
 
 
 def _clip(name: str, value: float) -> float | int:

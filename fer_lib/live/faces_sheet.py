@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
+from fer_lib.datasets.sheets import tile_page
 from fer_lib.emotions import EMOTIONS
 from fer_lib.faces.contract import FaceContract
-from fer_lib.live.recording import open_recorded_frames
+from fer_lib.live.recording import recorded_frames
 from fer_lib.live.score import Segment, raw_labels, read_truth, segments
 from fer_lib.live.session_files import LABEL_TEXT, RAW_VIDEO, Frames, read_faces, read_frames, read_recorded
 
-DPI = 100
-TILE, GAP, CAPTION, MARGIN = 88, 8, 40, 150  # pixels: a face, the gap between two, its caption, the left margin
-CORRECT, WRONG, NEUTRAL = "#2a7d2a", "#c0392b", "#888888"
+TILE = 88  # pixels of a face
 CONTEXT = 0.15  # margin around the face, as a share of its box
 
-
-@dataclass(frozen=True)
-class SegmentRow:
-    """A segment and sample faces [TILE, TILE, 3] of it, by frame position."""
-
-    segment: Segment
-    faces: dict[int, np.ndarray]
+Faces = dict[int, np.ndarray]  # position among the session's frames -> face uint8 RGB [TILE, TILE, 3]
 
 
 def face_pages(folder: Path | str, per_segment: int = 8, per_page: int = 8) -> tuple[list[Figure], str]:
     """Pages with one row per segment and ``per_segment`` faces evenly spaced in it, and a note about them.
 
-    Under each face are its frame_index, the raw and the smoothed label; a label equal to the manual one is green.
+    Under each face are its frame_index, the raw and the smoothed label; a cross marks one that is not the manual label.
     Without a raw video or a manual label there is no page and the note gives the reason.  DataError for invalid files.
     """
     folder = Path(folder)
@@ -49,8 +41,8 @@ def face_pages(folder: Path | str, per_segment: int = 8, per_page: int = 8) -> t
     rows = _rows(folder, frames, runs, per_segment)
     pages = -(-len(rows) // per_page)
     names = [folder.name + (f", page {k + 1} of {pages}" if pages > 1 else "") for k in range(pages)]
-    figures = [_page(frames, rows[k * per_page :][:per_page], name, per_segment) for k, name in enumerate(names)]
-    empty = sum(not row.faces for row in rows)
+    figures = [_page(frames, rows[k * per_page :][:per_page], name) for k, name in enumerate(names)]
+    empty = sum(not faces for _, faces in rows)
     note = f"{len(rows)} manual segments on {pages} pages" if pages > 1 else f"{len(rows)} manual segments"
     return figures, note + (f"; {empty} of them without a recorded face" if empty else "")
 
@@ -60,7 +52,7 @@ def spread(count: int, limit: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(count, limit)).round().astype(np.int64)
 
 
-def _rows(folder: Path, frames: Frames, runs: list[Segment], per_segment: int) -> list[SegmentRow]:
+def _rows(folder: Path, frames: Frames, runs: list[Segment], per_segment: int) -> list[tuple[Segment, Faces]]:
     faces, recorded = read_faces(folder), set(read_recorded(folder))
     samples = []
     for segment in runs:
@@ -68,51 +60,33 @@ def _rows(folder: Path, frames: Frames, runs: list[Segment], per_segment: int) -
         available = [position for position, index in indices if index in faces and index in recorded]
         samples.append([available[i] for i in spread(len(available), per_segment)])
     positions = {int(frames.frame_index[position]): position for sample in samples for position in sample}
-    tiles: dict[int, np.ndarray] = {}
+    tiles: Faces = {}
     contract = FaceContract(margin=CONTEXT)
-    with open_recorded_frames(folder) as images:
-        for index, image in images if positions else ():
-            if index in positions:
-                square = contract.square(image, faces[index].box)
-                method = cv2.INTER_AREA if len(square) > TILE else cv2.INTER_CUBIC
-                tiles[positions[index]] = cv2.resize(square, (TILE, TILE), interpolation=method)
-                if len(tiles) == len(positions):
-                    break
+    for index, image in recorded_frames(folder) if positions else ():
+        if index in positions:
+            square = contract.square(image, faces[index].box)
+            method = cv2.INTER_AREA if len(square) > TILE else cv2.INTER_CUBIC
+            tiles[positions[index]] = cv2.resize(square, (TILE, TILE), interpolation=method)
+            if len(tiles) == len(positions):
+                break
     # a kill may lose the last frames of the video
     return [
-        SegmentRow(segment, {position: tiles[position] for position in sample if position in tiles})
+        (segment, {position: tiles[position] for position in sample if position in tiles})
         for segment, sample in zip(runs, samples, strict=True)
     ]
 
 
-def _page(frames: Frames, rows: list[SegmentRow], title: str, columns: int) -> Figure:
-    step, high, top = TILE + GAP, TILE + CAPTION + GAP, 52
-    width, height = MARGIN + columns * step + GAP, top + len(rows) * high
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, width), ylim=(height, 0))
-    axes.set_axis_off()
-    axes.text(GAP, 10, title, fontsize=12, va="top")
-    key = "under each face: its frame, raw label, smoothed label; green: the manual label, red: another, grey: none"
-    axes.text(GAP, 32, key, fontsize=8, va="top", color="0.35")
-    raw = raw_labels(frames)
-    for number, row in enumerate(rows):
-        y = top + number * high
-        segment = row.segment
+def _page(frames: Frames, rows: list[tuple[Segment, Faces]], title: str) -> Figure:
+    raw, lines = raw_labels(frames), []
+    blank = np.full((TILE, TILE, 3), 255, np.uint8), "no recorded face"
+    for segment, tiles in rows:
+        faces = []
+        for position, tile in tiles.items():
+            shown = [int(raw[position]), int(frames.pred[position])]
+            marked = [LABEL_TEXT[label] + " ✗" * (0 <= label != segment.label) for label in shown]
+            faces.append((tile, "\n".join([str(frames.frame_index[position]), *marked])))
         first, last = frames.frame_index[[segment.first, segment.last]]
-        axes.text(GAP, y, EMOTIONS[segment.label], fontsize=11, fontweight="bold", va="top")
-        caption = f"frames {first} to {last}\n{segment.seconds:.2f} s"
-        caption += "" if len(segment.scored) else "\ntoo short to count"
-        axes.text(GAP, y + 20, caption, fontsize=8, va="top", linespacing=1.3)
-        if not row.faces:
-            axes.text(MARGIN, y + TILE / 2, "no recorded face", fontsize=9, va="center", color=NEUTRAL)
-        for column, (position, tile) in enumerate(row.faces.items()):
-            x = MARGIN + column * step
-            axes.imshow(tile, extent=(x, x + TILE, y + TILE, y), interpolation="nearest")
-            axes.text(x + TILE / 2, y + TILE + 2, str(frames.frame_index[position]), fontsize=7, ha="center", va="top")
-            for below, label in ((13, raw[position]), (24, frames.pred[position])):
-                colour = CORRECT if label == segment.label else WRONG if label >= 0 else NEUTRAL
-                text = LABEL_TEXT[int(label)]
-                axes.text(x + TILE / 2, y + TILE + below, text, fontsize=7.5, ha="center", va="top", color=colour)
-    axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")  # imshow has changed them
-    return figure
+        about = f"{EMOTIONS[segment.label]}\nframes {first} to {last}\n{segment.seconds:.2f} s"
+        lines.append((about + "\ntoo short to count" * (not len(segment.scored)), faces or [blank]))
+    key = "under each face: its frame, raw label, smoothed label; ✗: not the manual label"
+    return tile_page(lines, f"{title}\n{key}", TILE)

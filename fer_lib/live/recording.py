@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from fer_lib.errors import DataError
 from fer_lib.live import session_files
+from fer_lib.live.capture import open_video
 
 DEFAULT_FPS = 25.0  # for a camera that does not report its own
 
@@ -107,30 +107,28 @@ def replay_origin(session: Path, info: dict[str, Any]) -> Path:
     return session.parent / str(info["replay_of"]) if info.get("replay_of") else session
 
 
-@contextmanager
-def open_recorded_frames(folder: Path | str) -> Iterator[Iterator[tuple[int, np.ndarray]]]:
-    """Iterate over (frame_index, uint8 RGB [H, W, 3]) of a session's raw video, in order and without padding.
+def recorded_frames(folder: Path | str) -> Iterator[tuple[int, np.ndarray]]:
+    """The frames of a session's raw video, (frame_index, uint8 RGB [H, W, 3]) in order and without padding.
 
     DataError when the session has no raw video, or OpenCV cannot read it.
     """
     folder = Path(folder)
-    size = session_files.read_session(folder).get("size")
     file = folder / session_files.RAW_VIDEO
     if not file.is_file():
         raise DataError(f"{folder} holds no raw video ({session_files.RAW_VIDEO} is missing): record with --record raw")
-    indices = session_files.read_recorded(folder)
-    video = cv2.VideoCapture(str(file))
+    width, height = session_files.read_session(folder).get("size") or (None, None)  # the recorded size has no padding
+    # a killed session may have listed more frames than its video holds
+    for index, image in zip(session_files.read_recorded(folder), read_images(file), strict=False):
+        yield index, image[:height, :width]
+
+
+def read_images(file: Path) -> Iterator[np.ndarray]:
+    """The images of a video file, uint8 RGB [H, W, 3].  DataError when OpenCV cannot read it, or they are too large."""
+    video = open_video(file)
     try:
         if not video.isOpened():
             raise DataError(f"{file} is no video that OpenCV can read: record the session again")
-        width, height = size or (None, None)  # the recorded size has no padding
-        # a killed session may have listed more frames than its video holds
-        yield ((index, image[:height, :width]) for index, image in zip(indices, read_images(video), strict=False))
+        while (result := video.read())[0]:
+            yield cv2.cvtColor(result[1], cv2.COLOR_BGR2RGB)
     finally:
         video.release()
-
-
-def read_images(video: cv2.VideoCapture) -> Iterator[np.ndarray]:
-    """The images of an open video, uint8 RGB [H, W, 3]."""
-    while (result := video.read())[0]:
-        yield cv2.cvtColor(result[1], cv2.COLOR_BGR2RGB)

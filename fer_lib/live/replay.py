@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from fer_lib.errors import DataError
@@ -18,7 +16,7 @@ from fer_lib.faces.detectors import Face, get_detector
 from fer_lib.live import session_files
 from fer_lib.live.live_model import LiveModel
 from fer_lib.live.log import SessionLog
-from fer_lib.live.recording import open_recorded_frames, raw_video_folder, read_images
+from fer_lib.live.recording import raw_video_folder, read_images, recorded_frames
 from fer_lib.live.score import CORRECTIONS
 from fer_lib.live.session_files import FrameRecord, Frames, read_faces, read_frames, read_session, write_session
 from fer_lib.live.session_writer import SESSION_FORMAT, fingerprint
@@ -48,7 +46,8 @@ def replay(
         raise DataError(f"{out} exists already: give another --out, or move it away")
     live_model = LiveModel(bundle, p)
     replaying = step("replaying frames", len(frames.frame_index), "frames")
-    with _open_images(folder, info) as images, fresh_folder(out) as work, replaying as counter:
+    images = _read_images(folder, info)
+    with fresh_folder(out) as work, replaying as counter:
         write_session(work, _write_logs(work, images, frames, faces, info, live_model, p, folder, counter))
         if (folder / CORRECTIONS).is_file():
             shutil.copyfile(folder / CORRECTIONS, work / CORRECTIONS)
@@ -112,24 +111,17 @@ def _landmark_detector(model: LiveModel, info: dict[str, Any]):
     return get_detector("yunet")
 
 
-@contextmanager
-def _open_images(folder: Path, info: dict[str, Any]) -> Iterator[Iterator[tuple[int, np.ndarray]]]:
+def _read_images(folder: Path, info: dict[str, Any]) -> Iterator[tuple[int, np.ndarray]]:
     """The (index, image) pairs of the raw video, else of the session's source file if it is unchanged."""
     if (video_folder := raw_video_folder(folder, info)) is not None:
-        with open_recorded_frames(video_folder) as images:
-            yield images
-        return
+        return recorded_frames(video_folder)
     source = info.get("source") or {}
     if not source.get("path"):
         raise DataError(f"{folder} has no images to replay: record sessions with --record raw")
     file = Path(source["path"])
     if not file.is_file() or fingerprint(file) != source.get("fingerprint"):
         raise DataError(f"{folder} was made from {file}, which is missing or has changed: restore that file")
-    video = cv2.VideoCapture(str(file))
-    try:
-        yield enumerate(read_images(video))
-    finally:
-        video.release()
+    return enumerate(read_images(file))
 
 
 def _slug(model: str) -> str:

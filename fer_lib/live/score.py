@@ -173,7 +173,12 @@ def score(folder: Path | str, smoothed: np.ndarray | None = None) -> dict[str, A
     runs = segments(truth, frames.time_sec)
     scored = scored_positions(runs)
     if not len(scored):
-        raise DataError(_no_segment_message(folder, runs))
+        longest = max((run.seconds for run in runs), default=0.0)
+        raise DataError(
+            f"{folder}: none of its {len(runs)} manual segments counts, the longest lasts {longest:.2f} s: keep a "
+            f"label (keys 1 to 7, or the bar) for {MIN_SEGMENT} s or longer, with frames {TRIM} s from both its ends, "
+            "or add corrections in notebook 10_score_session"
+        )
     shown = frames.pred if smoothed is None else smoothed
     evalset = _evalset(info, frames, truth, scored)
     rules = json.dumps([evalset, MIN_SEGMENT, TRIM])
@@ -197,23 +202,8 @@ def score(folder: Path | str, smoothed: np.ndarray | None = None) -> dict[str, A
 
 
 def _evalset(info: dict[str, Any], frames: Frames, truth: np.ndarray, scored: np.ndarray) -> str:
-    """The evalset id of the scored frames and labels; equal for a session and its replays, else different.
-
-    Frame times distinguish a camera's sessions; the source's fingerprint distinguishes files of equal frame rate.
-    """
+    """The evalset id of the scored frames and labels; equal for a session and its replays, else different."""
+    # frame times distinguish a camera's sessions, the fingerprint files of equal frame rate
     ids = [f"{frames.frame_index[i]:09d} {frames.time_sec[i]:.6f}" for i in scored.tolist()]
     source = (info.get("source") or {}).get("fingerprint", "")
     return evalset_id(ids, truth[scored], f"protocol-lite {source}", 0)
-
-
-def _no_segment_message(folder: Path | str, runs: list[Segment]) -> str:
-    if not runs:
-        return (
-            f"{folder} has no manual label, so there is nothing to score against: label while it runs (keys 1 to 7, "
-            "or the bar), or add corrections in notebook 10_score_session"
-        )
-    longest = max(s.seconds for s in runs)
-    return (
-        f"{folder}: none of its {len(runs)} manual segments counts, the longest lasts {longest:.2f} s; a segment needs "
-        f"{MIN_SEGMENT} s and frames at least {TRIM} s from both its ends: keep a label for longer"
-    )

@@ -8,7 +8,6 @@ logged.
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -23,12 +22,13 @@ from fer_lib.faces.detectors import get_detector
 from fer_lib.live.capture import Capture, Frame
 from fer_lib.live.controls import Controls
 from fer_lib.live.latency import LatencyMeter
+from fer_lib.live.latest_value import LatestValue
 from fer_lib.live.live_model import LiveModel
 from fer_lib.live.session_files import FrameRecord
 from fer_lib.live.session_writer import SessionWriter
 from fer_lib.live.smoothing import Smoother
 from fer_lib.live.tracker import TrackedFace, Tracker
-from fer_lib.live.view import LatestValue, View
+from fer_lib.live.view import View
 from fer_lib.models.bundle import Bundle
 from fer_lib.params import LiveParams
 
@@ -77,9 +77,7 @@ class Session:
         except BaseException:
             self._writer.discard()
             raise
-        self._detections: queue.SimpleQueue[DetectedFrame | None] = queue.SimpleQueue()  # _wait_for_turn bounds it to 1
-        self._detected_frames = self._predicted_frames = 0
-        self._change = threading.Condition()  # of _predicted_frames
+        self._detections = LatestValue()  # each is read before the next frame is
         self._smoother = Smoother(p.smoothing)
         self._threads: list[threading.Thread] = []
         self._ended = threading.Event()
@@ -90,8 +88,8 @@ class Session:
         return self._ended.is_set()
 
     def start(self) -> None:
-        """Start the threads and return.  Frames that a camera sent earlier are not counted as dropped."""
-        self._start, self._dropped_before = time.perf_counter(), self._source.dropped
+        """Start the threads and return."""
+        self._start = time.perf_counter()
         self._main = threading.Thread(target=self._run, name="fer-live", daemon=True)
         self._main.start()
 
@@ -136,7 +134,7 @@ class Session:
         try:
             self._source.close()
             results = {
-                "fps": self.latency.fps, "latency_ms": self.latency.quantiles_ms(), "dropped": self._dropped,
+                "fps": self.latency.fps, "latency_ms": self.latency.quantiles_ms(), "dropped": self._source.dropped,
                 "seconds": time.perf_counter() - self._start, "views_skipped": self.latest_view.skipped,
             }  # fmt: skip
             self._writer.close(results, self._error, failure or truncation)
@@ -150,10 +148,6 @@ class Session:
             self._writer.release()
             self.latest_view.end()
             self._ended.set()
-
-    @property
-    def _dropped(self) -> int:
-        return self._source.dropped - self._dropped_before
 
     def _run_task(self, task: Callable) -> None:
         try:
@@ -175,7 +169,8 @@ class Session:
         """Read frames and detect faces.  The latency of a file's frame starts here, because it waited on purpose."""
         live, first, frames = self._source.is_camera or self._source.paced, None, iter(self._source)
         try:
-            while self._wait_for_turn():
+            while not self.controls.ended:
+                self._detections.wait_until_read()  # a frame that is read earlier would only be older when predicted
                 if (frame := next(frames, None)) is None:
                     self._source_ended = not self.controls.ended
                     break
@@ -190,30 +185,16 @@ class Session:
                 if faces:
                     face = faces[0].face
                     tensor = self.model.contract.batch([(frame.image, face.box, face.points)])
-                self._detected_frames += 1
                 self._detections.put(DetectedFrame(frame, start, faces, tensor))
         finally:
-            self._detections.put(None)
-
-    def _wait_for_turn(self) -> bool:
-        """Wait until the prediction of the frame before has started; False when the session ends.
-
-        A frame that is read earlier would only be older when it is predicted.
-        """
-        while not self.controls.ended:
-            with self._change:
-                if self._change.wait_for(lambda: self._predicted_frames == self._detected_frames, 0.2):
-                    return True
-        return False
+            self._detections.end()
 
     def _predict(self) -> None:
         try:
-            while (detected := self._detections.get()) is not None:
-                with self._change:
-                    self._predicted_frames += 1
-                    self._change.notify_all()
+            while (detected := self._detections.take()) is not None:
                 self._label_frame(detected)
         finally:
+            self._detections.end()
             self.controls.end()  # the source ended, or something failed: nobody may wait any longer
 
     def _label_frame(self, detected: DetectedFrame) -> None:
@@ -230,7 +211,7 @@ class Session:
         record = FrameRecord(frame.index, frame.time, setting.label, setting.label_source, label, probs, face)
         view = View(
             frame.index, frame.time, frame.image, tuple(detected.faces), probs, smoothed.probs, label, smoothed.votes,
-            setting, self.latency.recent_fps, latency * 1000, self._dropped,
+            setting, self.latency.recent_fps, latency * 1000, self._source.dropped,
         )  # fmt: skip
         self._writer.add(record, setting, view)
         self.latest_view.put(view)

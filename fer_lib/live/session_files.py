@@ -10,17 +10,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
 from fer_lib.faces.detectors import Face
+from fer_lib.params import SmoothingParams
+from fer_lib.params.strict import first_problem
 from fer_lib.storage.atomic import write_json
 
 PER_FRAME, EVENTS, SUMMARY = "per_frame.csv", "events.csv", "demoresultssummary.csv"
@@ -28,6 +32,8 @@ THRESHOLDS, CORRECTNESS = "thresholds.json", "per_class_correctness.csv"
 FACES, RECORDED, SESSION = "faces.csv", "recorded.csv", "session.json"
 RAW_VIDEO, ANNOTATED_VIDEO = "raw.mkv", "annotated.avi"
 ANNOTATED_LIST = "annotated.csv"  # the frames of ANNOTATED_VIDEO, as RECORDED lists those of RAW_VIDEO
+LOGS = (PER_FRAME, EVENTS, SUMMARY, THRESHOLDS, CORRECTNESS, FACES, SESSION, RECORDED, ANNOTATED_LIST)
+VIDEOS = (RAW_VIDEO, ANNOTATED_VIDEO)
 WRITTEN_ONCE = (SESSION, PER_FRAME, FACES, RECORDED, ANNOTATED_LIST, RAW_VIDEO, ANNOTATED_VIDEO)  # no session may exist
 
 PROBS = tuple(f"prob_{name}" for name in EMOTIONS)
@@ -50,6 +56,33 @@ NO_LABEL, UNSTABLE, UNKNOWN = -1, -1, -2  # of manual and of predicted labels
 LABEL_TEXT = {UNSTABLE: "(unstable)", UNKNOWN: "Unknown", **dict(enumerate(EMOTIONS))}
 _PRED_LABELS = {text: label for label, text in LABEL_TEXT.items()}
 _MANUAL_LABELS = {"": NO_LABEL, **{name: label for label, name in enumerate(EMOTIONS)}}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class SourceInfo(_Section):
+    fps: float | None = None
+    path: str | None = None
+    fingerprint: str | None = None
+
+
+class ModelFacts(_Section):
+    abstention: Annotated[list[float], Field(min_length=NUM_CLASSES, max_length=NUM_CLASSES)] | None = None
+
+
+class SessionInfo(_Section):
+    """The part of ``session.json`` that readers depend on; a killed session lacks the results."""
+
+    source: SourceInfo | None = None
+    size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] | None = None  # width, height in pixels
+    replay_of: Annotated[str, Field(max_length=255, pattern=r"^[^/\\\x00]+$")] | None = None  # a folder beside this one
+    model_facts: ModelFacts | None = None
+    smoothing: SmoothingParams | None = None
+    fps: float | None = None
+    latency_ms: dict[str, float] | None = None
+    dropped: NonNegativeInt | None = None
 
 
 @dataclass(frozen=True)
@@ -90,15 +123,17 @@ class Frames:
 
 
 def read_session(folder: Path | str) -> dict[str, Any]:
-    """``session.json`` of a session's folder; DataError when it is missing or is no JSON object."""
+    """``session.json`` of a session's folder; DataError when it is missing or holds something else."""
     file = Path(folder) / SESSION
     try:
         content = json.loads(_read_bytes(file))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
+        SessionInfo.model_validate(content)
+        return content
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{file} cannot be read ({error}): record the session again") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{file} holds no JSON object: record the session again")
-    return content
+        reason = first_problem(error) if isinstance(error, ValidationError) else error
+        raise DataError(f"{file} cannot be read ({reason}): record the session again") from error
 
 
 def write_session(folder: Path, content: dict[str, Any]) -> None:
@@ -146,8 +181,8 @@ def read_frames(folder: Path | str) -> Frames:
         raise _line_error(file, text) from error
     if not len(frames.frame_index):
         raise DataError(f"{file} holds no frame: the session ended before its first one; record it again")
-    if not _is_valid(frames):
-        raise _line_error(file, text)
+    if (wrong := np.flatnonzero(~_is_valid(frames))).size:
+        raise _line_error(file, text, wrong[0] + 2)
     return frames
 
 
@@ -170,39 +205,28 @@ def _frames(table, truncated: int) -> Frames:
     )  # fmt: skip
 
 
-def _is_valid(frames: Frames) -> bool:
-    """Whether indices increase, times do not decrease, and each row of probabilities is a distribution or empty."""
-    empty = np.isnan(frames.probs)
-    full = frames.probs[~empty.any(axis=1)]
-    return bool(
-        (np.diff(frames.frame_index) > 0).all()
-        and frames.frame_index[0] >= 0
-        and np.isfinite(frames.time_sec).all()
-        and (np.diff(frames.time_sec) >= 0).all()
-        and (empty.all(axis=1) | ~empty.any(axis=1)).all()
-        and (full >= 0).all()
-        and (np.abs(full.sum(axis=1) - 1) < 1e-3).all()
-    )
+def _is_valid(frames: Frames) -> np.ndarray:
+    """bool [T]: indices increase, times do not decrease, and probabilities are a distribution or missing."""
+    rising = np.diff(frames.frame_index, prepend=-1) > 0
+    later = np.isfinite(frames.time_sec) & (np.diff(frames.time_sec, prepend=-np.inf) >= 0)
+    shares = (frames.probs >= 0).all(axis=1) & (np.abs(frames.probs.sum(axis=1) - 1) < 1e-3)
+    return rising & later & (shares | np.isnan(frames.probs).all(axis=1))
 
 
-def _line_error(file: Path, text: str) -> DataError:
-    """The error for the first line that a session does not write."""
-    last_index, last_time, number = -1, -np.inf, 1
+def _line_error(file: Path, text: str, wrong: int | None = None) -> DataError:
+    """The error for the first line that is no row of a session; ``wrong``: the first that is not valid."""
+    number = 1
     for number, cells in rows_of(text, file):
         try:
             if len(cells) != len(PER_FRAME_COLUMNS):
                 raise ValueError(f"it has {len(cells)} cells, not {len(PER_FRAME_COLUMNS)}")
-            index, time, probs = int(cells[0]), float(cells[1]), cells[4 : 4 + NUM_CLASSES]
-            if index <= last_index or not last_time <= time < np.inf:
-                raise ValueError("frame_index and time_sec must rise")
             if cells[2] not in _MANUAL_LABELS or cells[3] not in _PRED_LABELS:
                 raise ValueError(f"labels {cells[2]!r} and {cells[3]!r} are not both of {', '.join(EMOTIONS)}")
-            values = [float(p) for p in probs if p]
-            if values and (len(values) != NUM_CLASSES or min(values) < 0 or abs(sum(values) - 1) >= 1e-3):
-                raise ValueError(f"its probabilities are no {NUM_CLASSES} shares that sum to 1")
+            int(cells[0]), [float(cell) for cell in filter(None, cells[4:-3])]
+            if number == wrong or not math.isfinite(float(cells[1])):
+                raise ValueError("frame_index and time_sec must rise, and probabilities be shares that sum to 1")
         except ValueError as error:
             return DataError(f"{file}: line {number} is not what a session writes ({error}); remove it by hand")
-        last_index, last_time = index, time
     return DataError(f"{file} cannot be read as a table of {number} lines: record the session again")
 
 
@@ -253,6 +277,8 @@ def read_faces(folder: Path | str) -> dict[int, Face]:
             points = np.array([float(cell) for cell in cells[6:] if cell], np.float32)
             if len(values) != 5 or points.size not in (0, 10):
                 raise ValueError("a cell is missing")
+            if not (np.isfinite(values).all() and np.isfinite(points).all()):
+                raise ValueError("a value is not finite")
         except (ValueError, IndexError) as error:
             raise DataError(f"{file}: line {number} is not what a session writes ({error})") from error
         faces[index] = Face(tuple(values[:4]), values[4], points.reshape(5, 2) if points.size else None)

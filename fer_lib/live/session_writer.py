@@ -165,7 +165,6 @@ class SessionWriter:
             self._error = self._error or error
 
     def _write_rows(self) -> None:
-        current = self.p.smoothing, self.p.show_emo_ratio
         while True:
             try:
                 item = self._rows.get(timeout=IDLE_SECONDS)
@@ -175,9 +174,7 @@ class SessionWriter:
             if item is None:
                 return
             record, setting = item
-            if (setting.smoothing, setting.overlay) != current:
-                current = setting.smoothing, setting.overlay
-                self._log.set_smoothing(*current)
+            self._log.set_smoothing(setting.smoothing, setting.overlay)
             self._log.add(record)
 
     def _write_videos(self) -> None:

@@ -73,17 +73,6 @@ class Smoother:
         return Smoothed(e, winner if stable else UNSTABLE, stable, votes)
 
 
-def smooth(probs: np.ndarray, p: SmoothingParams) -> np.ndarray:
-    """The labels int8 [T] of :class:`Smoother` for a whole session's ``probs`` [T, 7]; NaN rows have no face."""
-    faces = ~np.isnan(probs).any(axis=1)
-    shown = np.full(len(probs), UNSTABLE, np.int8)
-    if faces.any():
-        labels = apply_margin(moving_average(probs[faces], p.ema_alpha), p.hysteresis_delta)
-        winner, votes = majority_vote(labels, p.vote_window)
-        shown[faces] = np.where(votes >= p.vote_min_count, winner, UNSTABLE)
-    return shown
-
-
 def moving_average(probs: np.ndarray, alpha: float) -> np.ndarray:
     """The exponential moving average float64 [F, 7] of frames that all have a face."""
     from scipy.signal import lfilter

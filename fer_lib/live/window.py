@@ -6,10 +6,9 @@ OpenCV requires all window calls in the main thread, so the session runs in othe
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import cv2
 
@@ -17,20 +16,19 @@ from fer_lib.errors import FerError
 from fer_lib.live.controls import Controls
 from fer_lib.live.draw import bar_label, draw
 from fer_lib.live.session_files import NO_LABEL
-from fer_lib.live.view import LatestValue
+
+if TYPE_CHECKING:
+    from fer_lib.live.session import Session
 
 VIEW_TIMEOUT = 0.03  # seconds to wait for a view before keys are read again
 PROBE_SECONDS = 30.0  # a display over a slow connection may take a while
 KEYPAD = range(0xFFB0, 0xFFBA)  # X11 codes of the digits 0 to 9 on the keypad
-ALTERNATIVES = "fer live --web shows the session in a browser, --headless records it without showing anything"
+ADVICE = (
+    "Use a screen of this machine, or ssh -X (under Wayland: XWayland), and an OpenCV with windows (Debian, Ubuntu: "
+    "sudo apt-get install libgl1 libglib2.0-0, then remove the environment's folder and run make setup again); or else "
+    "fer live --web shows the session in a browser, and --headless records it without showing anything"
+)
 _PROBE = "import cv2; cv2.namedWindow('fer', cv2.WINDOW_GUI_NORMAL); cv2.destroyAllWindows()"
-
-
-class WindowSession(Protocol):
-    """The part of a session that the window uses."""
-
-    latest_view: LatestValue
-    controls: Controls
 
 
 def check_window() -> None:
@@ -38,24 +36,11 @@ def check_window() -> None:
 
     OpenCV ends the process when it cannot use the display, so a child process tries it first.
     """
-    linux = sys.platform.startswith("linux")
-    if linux and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise FerError(
-            "no window can be opened: neither $DISPLAY nor $WAYLAND_DISPLAY names a screen here (over ssh: log in with "
-            f"ssh -X). {ALTERNATIVES}"
-        )
-    if not cv2.currentUIFramework():
-        raise FerError(
-            f"no window can be opened: this OpenCV {cv2.__version__} was built without windows "
-            "(opencv-python-headless, which the set-up takes where system libraries are missing). Install them "
-            "(Debian, Ubuntu: sudo apt-get install libgl1 libglib2.0-0), remove the environment's folder and run make "
-            f"setup again; or do without: {ALTERNATIVES}"
-        )
-    if linux and (failure := _probe()):
-        display, hint = os.environ.get("DISPLAY"), "Log in on that screen, or with ssh -X"
-        if not display:
-            display, hint = os.environ["WAYLAND_DISPLAY"], "This OpenCV wants X11: start XWayland, set $DISPLAY"
-        raise FerError(f"no window can be opened on display {display}: {failure}. {hint}; or else: {ALTERNATIVES}")
+    failure = "" if cv2.currentUIFramework() else f"this OpenCV {cv2.__version__} was built without windows"
+    if not failure and sys.platform.startswith("linux"):
+        failure = _probe()
+    if failure:
+        raise FerError(f"no window can be opened: {failure}. {ADVICE}")
 
 
 def _probe() -> str:
@@ -63,14 +48,14 @@ def _probe() -> str:
     try:
         result = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=PROBE_SECONDS)
     except subprocess.TimeoutExpired:
-        return f"it did not answer in {PROBE_SECONDS:.0f} seconds"
+        return f"the display did not answer in {PROBE_SECONDS:.0f} seconds"
     if result.returncode == 0:
         return ""
     lines = [line.strip().rstrip(".") for line in result.stderr.splitlines() if line.strip()]
     return lines[0] if lines else f"OpenCV ended with code {result.returncode}"
 
 
-def show(session: WindowSession, title: str) -> None:
+def show(session: Session, title: str) -> None:
     """Show the session until it is over or somebody ends it, by key, by page or by closing the window.
 
     Call it in the main thread, after :func:`check_window`.  The window opens with the first view.

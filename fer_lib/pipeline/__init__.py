@@ -6,13 +6,11 @@ sweep.py                 one run file with every combination of parameter values
 grid.py                  the combinations of a sweep; sweep_table.py compares their results
 schedule.py              the order in which phases start, for both
 execution.py             execution of a plan: inputs, cache keys, folders and the result of each phase
-reuse.py                 whether a finished phase is re-used; cache_key.py: the key that decides it
+folders.py               the folders of phases: which finished one is re-used; cache_key.py: the key that decides it
 phase_task.py            one phase: its MLflow run from start to end
 workers.py               threads that execute notebooks, each kernel with its own devices
 papermill.py             execution of one notebook
 kernels.py               its kernel; kernel_server.py: the process from which kernels are forked
-forecast.py              how long a run will take
 progress.py              what the terminal shows meanwhile, also of other long commands
-folders.py               the folders of phases and the records in them
 standalone.py            a phase that a notebook runs without a pipeline
 """

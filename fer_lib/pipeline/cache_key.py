@@ -1,4 +1,4 @@
-"""The cache key of a phase.  A finished phase with the same key is re-used (``reuse.py`` decides).
+"""The cache key of a phase.  A finished phase with the same key is re-used (``folders.py`` decides).
 
 The key hashes the kind, its parameters, the ids of its inputs, the code of its notebook and the ``fer_lib`` sources
 which that code can reach.  Sources are compared as syntax trees without docstrings, so a comment costs no training.
@@ -78,8 +78,8 @@ def _digest(text: str) -> str:
 def input_id(value: str, field: str = "") -> str:
     """What an input is, as opposed to where it lies.
 
-    A phase: the ``ids`` of its ``outputs.json``, else its own key.  In the field ``fits``, always its own key,
-    because its ids do not say which epochs were kept.  A bundle and the packaged model: its ``bundle.json``.  A
+    A phase: the ``ids`` of its ``outputs.json``, else its own key.  In ``fits`` and ``evaluations`` always its own key:
+    the ids name no kept epochs and no measured models.  A bundle and the packaged model: its ``bundle.json``.  A
     registry URI: the version that it means now.  Any other folder or file: names, sizes and times of what is in it.
     """
     if value == "packaged":
@@ -90,7 +90,7 @@ def input_id(value: str, field: str = "") -> str:
         return _registry_version(value)
     folder = external(value)
     for name, key in (("outputs.json", "ids"), ("done.json", "key")):
-        if (folder / name).is_file() and (field, name) != ("fits", "outputs.json"):
+        if (folder / name).is_file() and not (field in ("fits", "evaluations") and name == "outputs.json"):
             if own_id := read_json(folder / name).get(key):
                 return _digest(json.dumps(own_id, sort_keys=True))
     if (folder / "bundle.json").is_file():
@@ -221,11 +221,7 @@ def _module(name: str, whole: bool, package: Path, changed: int) -> tuple[str, l
 
 
 def _parse(text: str, whole: bool) -> dict[str, Any]:
-    """What the key needs of a module: ``digest``, ``imports`` (:func:`_imports`) and ``imports_by_name``.
-
-    Without ``whole``, the module's functions and classes are left out.  ``imports_by_name``: it imports ``importlib``
-    or ``pkgutil``, so that any module may be reached.
-    """
+    """``digest``, ``imports`` and ``imports_by_name`` of a module, or without ``whole`` of what it runs on import."""
     key = _digest(f"{whole} {text}")
     if key not in _parsed and key in _parsed_earlier():
         _parsed[key] = _parsed_earlier()[key]
@@ -234,6 +230,7 @@ def _parse(text: str, whole: bool) -> dict[str, Any]:
         if not whole:
             tree.body = [node for node in tree.body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
         imports = list(_imports(tree))
+        # such a module may reach any other
         by_name = any(not level and module in ("importlib", "pkgutil") for level, module, *_ in imports)
         _parsed[key] = {"digest": _digest(_skeleton(tree)), "imports": imports, "imports_by_name": by_name}
     return _parsed[key]
@@ -259,10 +256,7 @@ def _imports(tree: ast.AST) -> Iterator[tuple[int, str, str, bool]]:
 
 
 def _resolve(imports: Iterable[Sequence], parent: str, package: Path) -> Iterator[tuple[str, bool]]:
-    """(module, whole) for each module of the package that is imported, after the packages it lies in.
-
-    ``parent`` resolves relative imports.
-    """
+    """(module, whole) for each imported module of the package, after the packages in which it lies."""
     for level, module, name, whole in imports:
         base = parent.split(".")[: len(parent.split(".")) - level + 1] if level else []
         module = ".".join([*base, module] if module else base)

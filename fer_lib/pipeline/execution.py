@@ -1,6 +1,6 @@
 """Execution of a plan: the inputs and the result of each phase, and the parent MLflow run.
 
-Which finished folders are re-used instead of run again is decided in ``reuse.py``.
+Which finished folders are re-used instead of run again is decided in ``folders.py``.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fer_lib.errors import FerError
-from fer_lib.pipeline import cache_key, folders, reuse
+from fer_lib.pipeline import cache_key, folders
 from fer_lib.pipeline.progress import show_progress
 from fer_lib.pipeline.runfile import Phase, RunPlan, input_fields, input_phases
 from fer_lib.storage import paths
@@ -24,29 +24,19 @@ from fer_lib.storage.progress import step
 from fer_lib.tracking import run_status, store
 from fer_lib.tracking.records import git_state, numbers
 
+if TYPE_CHECKING:
+    from fer_lib.pipeline.phase_task import Task
+
 FINISHED = ("ran", "re-used")  # statuses of a phase that has outputs
-
-
-@dataclass
-class PhaseState:
-    """The state of one phase.  ``status``: running, ran, re-used, failed or stopped."""
-
-    phase: Phase
-    folder: Path
-    status: str = "running"
-    seconds: float = 0.0
-    run_id: str = ""
-    headline: dict[str, Any] = field(default_factory=dict)
-    label: str = ""  # of its combination in a sweep
 
 
 @dataclass
 class Session:
     """State that all executions of one command share.
 
-    The command holds ``lock`` (relative to the home) while it lives.  ``results`` maps (phase, cache key) to the result
-    of the first execution that reached it, so that no phase runs twice.  ``background`` is one thread for work that no
-    phase needs, ``pending`` what it has to do.
+    The command holds ``lock`` (relative to the home) while it lives.  ``results`` maps (phase, cache key) to the first
+    task that reached it, so that no phase runs twice.  ``background`` is one thread for work that no phase needs,
+    ``pending`` what it has to do.
     """
 
     base: Path
@@ -56,15 +46,15 @@ class Session:
     fresh: bool
     background: ThreadPoolExecutor
     pending: list[Future] = field(default_factory=list)
-    results: dict[tuple[str, str], PhaseState] = field(default_factory=dict)
+    results: dict[tuple[str, str], Task] = field(default_factory=dict)
 
     def start_run(self, plan: RunPlan, name: str, tags: dict[str, str]) -> Any:
         """Start an MLflow run that ends with this command, with the run file attached."""
         source = plan.path.resolve()
         tags = {"fer.lock": self.lock, "fer.git": git_state(), "fer.run_file": below(source, self.base)} | tags
         experiment = store.experiment_id(plan.experiment)
-        run = store.retry_while_locked(self.client.create_run, experiment, run_name=name, tags=tags)
-        store.retry_while_locked(self.client.log_artifact, run.info.run_id, str(source))
+        run = self.client.create_run(experiment, run_name=name, tags=tags)
+        self.client.log_artifact(run.info.run_id, str(source))
         return run
 
 
@@ -109,17 +99,17 @@ class Execution:
         self.shared, self.plan, self.phases = shared, plan, phases
         self.label, self.values, self.parent_run_id = label, values or {}, parent_run_id
         self.folders: dict[str, Path] = {}
-        self.results: dict[str, PhaseState] = {}
+        self.results: dict[str, Task] = {}  # by phase: those that run or have ended
         self.run_id, self.final_status = "", ""
         if reuse_earlier:
             self._find_earlier_folders()
 
     def _find_earlier_folders(self) -> None:
-        """Set the folders of the phases before (:func:`reuse.find_earlier`)."""
+        """Set the folders of the phases before (:func:`folders.find_earlier`)."""
         for phase in self.plan.phases[: self.plan.phases.index(self.phases[0])]:
             inputs = self.inputs(phase) if input_phases(phase) <= self.folders.keys() else None
             key = self.key(phase, inputs) if inputs is not None else None
-            folder, is_other_code = reuse.find_earlier(phase, key, inputs)
+            folder, is_other_code = folders.find_earlier(phase, key, inputs)
             if is_other_code:
                 self.shared.console.print(f"{phase.name}: re-used from {folder.name} (made by other code)")
             if folder is not None:
@@ -177,9 +167,9 @@ class Execution:
         run = self.shared.start_run(self.plan, self.label or self.plan.name, tags)
         self.run_id, self.experiment = run.info.run_id, run.info.experiment_id
         for name, value in self.values.items():
-            store.retry_while_locked(client.log_param, self.run_id, name, value)
+            client.log_param(self.run_id, name, value)
         resolved = {p.name: {"kind": p.kind} | p.params.model_dump(mode="json") for p in self.plan.phases}
-        store.retry_while_locked(client.log_dict, self.run_id, resolved, "plan.json")
+        client.log_dict(self.run_id, resolved, "plan.json")
 
     def end_run(self, status: str) -> None:
         """End the MLflow run, FINISHED when every phase is, else with ``status``, and log the result of each phase.
@@ -197,12 +187,12 @@ class Execution:
                  "run_id": r.run_id, "folder": below(r.folder, base), "headline": r.headline}
                 for r in results]  # fmt: skip
         summary = {"phases": rows, "not_started": self.not_started}
-        store.retry_while_locked(client.log_dict, self.run_id, summary, "phases.json")
+        client.log_dict(self.run_id, summary, "phases.json")
         now = int(time.time() * 1000)
         values = numbers({r.phase.name: r.headline for r in results})
         tags = [RunTag(f"fer.reused.{r.phase.name}", r.run_id) for r in results if r.status == "re-used"]
         metrics = [Metric(k, v, now, 0) for k, v in values.items()]
-        store.retry_while_locked(client.log_batch, self.run_id, metrics, tags=tags)
+        client.log_batch(self.run_id, metrics, tags=tags)
         final_status = "FINISHED" if self.is_complete else status
-        store.retry_while_locked(client.set_terminated, self.run_id, final_status)
+        client.set_terminated(self.run_id, final_status)
         self.final_status = final_status

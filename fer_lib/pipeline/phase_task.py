@@ -11,12 +11,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from fer_lib.params import PhaseParams
-from fer_lib.pipeline import folders, reuse
-from fer_lib.pipeline.execution import FINISHED, Execution, PhaseState
+from fer_lib.pipeline import folders
+from fer_lib.pipeline.execution import FINISHED, Execution
 from fer_lib.pipeline.papermill import NotebookFailed, write_html
 from fer_lib.pipeline.runfile import Phase
 from fer_lib.storage.json_files import read_json
-from fer_lib.tracking import run_status, store
+from fer_lib.storage.locks import RunLock
+from fer_lib.tracking import run_status
 from fer_lib.tracking.records import write_plan
 
 
@@ -44,44 +45,46 @@ def injected_values(params: PhaseParams, cell: Sequence[str]) -> dict[str, Any]:
 
 
 class Task:
-    """One phase; its inputs are finished."""
+    """One phase of an execution and its state; its inputs are finished.
+
+    ``status``: blank before it starts, then running, ran, re-used, failed or stopped.
+    """
 
     def __init__(self, execution: Execution, phase: Phase):
         """Raises FerError when an input is missing or another process runs this phase."""
-        self.execution, self.phase, self.shared = execution, phase, execution.shared
+        self.execution, self.phase, self.shared, self.label = execution, phase, execution.shared, execution.label
         self.inputs = execution.inputs(phase)
         self.key = execution.key(phase, self.inputs)
         self.identity = (phase.name, self.key)
-        self.result: PhaseState | None = None
+        self.status, self.run_id, self.seconds = "", "", 0.0
+        self.headline: dict[str, Any] = {}
 
-    def find_result(self) -> PhaseState | None:
-        """The result when nothing has to run: the phase is finished, or it failed in another execution; else None."""
+    def find_result(self) -> bool:
+        """Whether nothing has to run: the phase is finished, or it failed in another execution."""
         first = self.shared.results.get(self.identity)
         if first is None:
-            self.folder, record = reuse.find_folder(self.phase.name, self.key, self.shared.fresh)
+            self.folder = folders.folder_for(self.phase.name, self.key, self.shared.fresh)
+            record = folders.read_record(self.folder)
             if record is None:
-                return None
-            headline = folders.read_headline(self.folder)
-            result = PhaseState(self.phase, self.folder, "re-used", 0.0, record["run_id"], headline)
-            self.shared.results[self.identity] = result
+                return False
+            self.status, self.run_id, self.headline = "re-used", record["run_id"], folders.read_headline(self.folder)
         elif first.status == "running":
-            return None
+            return False
         else:
-            status = "re-used" if first.status in FINISHED else first.status
-            result = PhaseState(self.phase, first.folder, status, 0.0, first.run_id, first.headline)
-        return self._store(result)
+            self.folder, self.run_id, self.headline = first.folder, first.run_id, first.headline
+            self.status = "re-used" if first.status in FINISHED else first.status
+        self._publish()
+        return True
 
     @property
     def is_waiting(self) -> bool:
         """Whether another execution of this command runs the same phase."""
         return self.identity in self.shared.results
 
-    def _store(self, result: PhaseState) -> PhaseState:
-        result.label = self.execution.label
-        self.result = result
-        self.execution.results[self.phase.name] = result
-        self.execution.folders[self.phase.name] = result.folder
-        return result
+    def _publish(self) -> None:
+        self.shared.results.setdefault(self.identity, self)
+        self.execution.results[self.phase.name] = self
+        self.execution.folders[self.phase.name] = self.folder
 
     def start(self, environment: dict[str, str]) -> dict[str, Any]:
         """Lock the folder and start the MLflow run; returns the arguments of :func:`papermill.execute`.
@@ -90,7 +93,8 @@ class Task:
             FerError: another process has started the phase meanwhile.
         """
         self.start_time, base = time.time(), self.shared.base
-        self.lock = folders.lock_folder(self.folder, self.phase.name)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = RunLock(folders.command_lock(self.folder), f"phase {self.phase.name!r} in {self.folder}")
         try:
             self.execution.start_run()
             before = self.folder / "phase.json"
@@ -98,14 +102,15 @@ class Task:
             plan |= {"params": folders.own_params(self.phase.params), "inputs": self.inputs}
             plan["run_id"] = read_json(before).get("run_id") if before.is_file() else None
             write_plan(plan | {"output_dir": str(self.folder)}, base)
-            run_id = self._start_run()
-            self.lock.describe(run_id=run_id)
+            self.run_id = self._start_run()
+            self.lock.describe(run_id=self.run_id)
         except BaseException:
             self.lock.release()
             raise
-        self.shared.results[self.identity] = self._store(PhaseState(self.phase, self.folder, run_id=run_id))
+        self.status = "running"
+        self._publish()
         self.output = self.folder / f"{self.phase.notebook}.ipynb"
-        environment = environment | {"MLFLOW_RUN_ID": run_id, "FER_HOME": str(base)}
+        environment = environment | {"MLFLOW_RUN_ID": self.run_id, "FER_HOME": str(base)}
         notebook = folders.notebook_path(self.phase.kind)
         params = self.phase.params.model_copy(update=self.inputs | {"output_dir": str(self.folder)})
         values = injected_values(params, cell_names(notebook))
@@ -122,8 +127,7 @@ class Task:
                 tags["fer.started_from"] = record["run_id"]
                 if earlier is not None and earlier.status == "ran":
                     tags["mlflow.parentRunId"] = earlier.run_id
-        client, experiment = self.shared.client, self.execution.experiment
-        run = store.retry_while_locked(client.create_run, experiment, run_name=self.phase.name, tags=tags)
+        run = self.shared.client.create_run(self.execution.experiment, run_name=self.phase.name, tags=tags)
         return run.info.run_id
 
     def end(self, error: BaseException | None) -> None:
@@ -132,28 +136,28 @@ class Task:
         ``error``: the exception of the notebook, if any.  KeyboardInterrupt stops the phase and NotebookFailed fails
         it; any other exception is raised again.
         """
-        result, status = self.result, "FAILED"
+        status = "FAILED"
         if error is None and not (self.folder / "done.json").is_file():
             error = NotebookFailed("FerError", "the notebook ended without run.finish()", self.output)
         try:
             if error is None:
-                status, result.status, result.headline = "FINISHED", "ran", folders.read_headline(self.folder)
+                status, self.status, self.headline = "FINISHED", "ran", folders.read_headline(self.folder)
             elif isinstance(error, KeyboardInterrupt):
-                status, result.status = "KILLED", "stopped"
-                run_status.mark_interrupted(self.shared.client, result.run_id, self.folder)
+                status, self.status = "KILLED", "stopped"
+                run_status.mark_interrupted(self.shared.client, self.run_id, self.folder)
             else:
-                result.status = "failed"
+                self.status = "failed"
                 if not isinstance(error, NotebookFailed):
                     raise error
-                where = f" ({result.label})" if result.label else ""
+                where = f" ({self.label})" if self.label else ""
                 self.shared.console.print(f"phase {self.phase.name!r}{where} failed: {error}", style="red")
         finally:
-            result.seconds = time.time() - self.start_time
+            self.seconds = time.time() - self.start_time
             if status != "FINISHED":
                 (self.folder / "done.json").unlink(missing_ok=True)
             self.lock.release()
             self._attach()
-            store.retry_while_locked(self.shared.client.set_terminated, result.run_id, status)
+            self.shared.client.set_terminated(self.run_id, status)
 
     def _attach(self) -> None:
         """Attach the notebook, and its page later: the next phase need not wait for it."""
@@ -162,4 +166,4 @@ class Task:
             self.shared.pending.append(self.shared.background.submit(lambda: self._log(write_html(self.output))))
 
     def _log(self, path: Path) -> None:
-        store.retry_while_locked(self.shared.client.log_artifact, self.result.run_id, str(path), "notebook")
+        self.shared.client.log_artifact(self.run_id, str(path), "notebook")

@@ -143,26 +143,26 @@ class PhaseBar(Display):
         self.name, self.total, self.finished, self.began = name, total, 0, time.monotonic()
         self.reported: set[Path] = set()
 
-    def start(self, result) -> None:
+    def start(self, task) -> None:
         """Add a line for a phase that starts."""
-        title, folder = _title(result), result.folder
+        title, folder = _title(task), task.folder
         earlier = _time_written(folder)  # what an interrupted attempt left says nothing about this one
 
         def read() -> dict[str, Any] | None:
             return try_read_json(folder / "progress.json") if _time_written(folder) != earlier else None
 
-        self.lines[id(result)] = Line(title, read, "starting kernel")
+        self.lines[id(task)] = Line(title, read, "starting kernel")
         if not self.console.is_terminal:
             self.print(f"{title}: starting")
 
-    def finish(self, result) -> None:
+    def finish(self, task) -> None:
         """Replace the line of a phase that has ended by its status."""
-        del self.lines[id(result)]
-        self._advance(result, f"{result.status} ({result.seconds:.1f} s)")
+        del self.lines[id(task)]
+        self._advance(task, f"{task.status} ({task.seconds:.1f} s)")
 
-    def skip(self, result) -> None:
+    def skip(self, task) -> None:
         """Count a phase that did not have to run; printed once when combinations of a sweep share it."""
-        self._advance(result, "" if result.folder in self.reported else result.status)
+        self._advance(task, "" if task.folder in self.reported else task.status)
 
     def stop(self, error: Exception, running: int) -> None:
         """Print why no more phases start while others still run."""
@@ -170,11 +170,11 @@ class PhaseBar(Display):
             message = f"{error}\nno more phases start; waiting for {running} running phase{'s' * (running > 1)}"
             self.print(message, style="red")
 
-    def _advance(self, result, status: str) -> None:
+    def _advance(self, task, status: str) -> None:
         self.finished += 1
-        self.reported.add(result.folder)
+        self.reported.add(task.folder)
         if status:
-            self.print(f"[{self.finished}/{self.total}] {_title(result)}: {status}")
+            self.print(f"[{self.finished}/{self.total}] {_title(task)}: {status}")
 
     def _head(self) -> list[Text]:
         filled = BAR_WIDTH * self.finished // max(1, self.total)
@@ -191,8 +191,8 @@ def _time_written(folder: Path) -> int | None:
         return None
 
 
-def _title(result) -> str:
-    return f"{result.phase.name} ({result.label})" if result.label else result.phase.name
+def _title(task) -> str:
+    return f"{task.phase.name} ({task.label})" if task.label else task.phase.name
 
 
 def format_value(value: Any) -> str:
@@ -200,12 +200,12 @@ def format_value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def result_table(name: str, results: list) -> Table:
+def result_table(name: str, tasks: list) -> Table:
     """A table of phase, status, seconds and headline."""
     table = Table(title=name, title_justify="left")
     for column, options in (("phase", {}), ("status", {}), ("seconds", {"justify": "right"}), ("headline", {})):
         table.add_column(column, **options)
-    for result in results:
-        headline = ", ".join(f"{key} {format_value(value)}" for key, value in result.headline.items())
-        table.add_row(result.phase.name, result.status, f"{result.seconds:.1f}", headline)
+    for task in tasks:
+        headline = ", ".join(f"{key} {format_value(value)}" for key, value in task.headline.items())
+        table.add_row(task.phase.name, task.status, f"{task.seconds:.1f}", headline)
     return table

@@ -62,6 +62,7 @@ INPUTS: dict[str, Input] = {
     "models": Input(("teacher", "student"), many=True, more_kinds=("checkpoints", "adapt")),
     "ensembles": Input(("softlabels",), many=True, required=False),
     "evaluation": Input(("evaluate",), required=False),
+    "evaluations": Input(("evaluate",), many=True),
     "candidates": Input(("student",), many=True, more_kinds=("checkpoints", "adapt")),
     "session": Input((), required=False),
     "init_from": Input((), required=False, more_kinds=("teacher", "student", "checkpoints", "adapt")),
@@ -145,9 +146,10 @@ def load_run(path: Path | str, overrides: Sequence[str] = (), smoke: bool = Fals
         model, notebook = params_module.KINDS[kind]
         validated = Phase(phase, kind, notebook, validate(model, values[phase], phase))
         before = [earlier for earlier in plan if earlier.name in text.visible_phases[phase]]
-        plan.append(replace(validated, inputs=resolve_inputs(validated, before, list(kinds))))
+        plan.append(replace(validated, inputs=resolve_inputs(validated, before)))
         _check_backbone_args(plan[-1])
         _check_model_names(plan[-1])
+        _check_variants(plan[-1])
     return RunPlan(name, experiment, plan, path, None if smoke or overrides else declared_seconds(path, text.top))
 
 
@@ -165,15 +167,23 @@ def _parse_phase(path: Path, phase: Any, mapping: Any) -> tuple[str, dict[str, A
     return kind, values
 
 
-def _apply_override(text: str, kinds: dict[str, str], values: dict[str, dict]) -> None:
-    left, equals, right = text.partition("=")
-    name, dot, key = left.strip().partition(".")
-    if not equals or not dot or not key:
-        raise ParamsError(f"-p {text}: write it as phase.key=value, for instance -p teacher.epochs=3")
+def read_setting(text: str, form: str) -> tuple[str, Any]:
+    """Key and value of ``KEY=VALUE``, the value read as YAML.  Raises ParamsError, with the right ``form``."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ParamsError(f"-p {text}: write it as {form}")
     try:
-        value = parse(right)
+        return key.strip(), parse(value)
     except yaml.YAMLError as error:
         raise ParamsError(f"-p {text}: the value is not valid YAML: {getattr(error, 'problem', error)}") from error
+
+
+def _apply_override(text: str, kinds: dict[str, str], values: dict[str, dict]) -> None:
+    form = "phase.key=value, for instance -p teacher.epochs=3"
+    path, value = read_setting(text, form)
+    name, _, key = path.partition(".")
+    if not key:
+        raise ParamsError(f"-p {text}: write it as {form}")
     for phase in matching_phases(name, kinds, f"-p {text}"):
         model = params_module.KINDS[kinds[phase]][0]
         _set_value(model, values[phase], key.split("."), value, f"-p {text}: phase {phase!r}")
@@ -208,17 +218,14 @@ def _apply_smoke(path: Path, smoke: dict[str, dict], kinds: dict[str, str], valu
             _set_value(model, values[phase], str(key).split("."), value, f"{path}: smoke: phase {phase!r}")
 
 
-def resolve_inputs(phase: Phase, before: list[Phase], names: list[str]) -> dict[str, list[Phase | str]]:
-    """Input field of ``phase`` -> earlier phases of the run, or folders and URIs as written (:class:`Input`).
-
-    ``before``: the phases that it can use; ``names``: all phases of the run.
-    """
+def resolve_inputs(phase: Phase, before: list[Phase]) -> dict[str, list[Phase | str]]:
+    """Input field of ``phase`` -> phases ``before`` it, or folders and URIs as written (:class:`Input`)."""
     inputs: dict[str, list[Phase | str]] = {}
     for name, spec in input_fields(phase.kind).items():
         value = getattr(phase.params, name)
         references = [v for v in ([value] if isinstance(value, str) else value) if v]
         if references:
-            inputs[name] = [_resolve_reference(phase, name, v, before, names) for v in references]
+            inputs[name] = [_resolve_reference(phase, name, v, before) for v in references]
             continue
         if name == "softlabels" and getattr(phase.params, "mode", "") == "ce":
             inputs[name] = []
@@ -255,7 +262,21 @@ def _check_model_names(phase: Phase) -> None:
                               f"{phase.name!r} has both in one table: set another name for one of them")  # fmt: skip
 
 
-def _resolve_reference(phase: Phase, name: str, value: str, before: list[Phase], names: list[str]) -> Phase | str:
+def _check_variants(phase: Phase) -> None:
+    """Raise ParamsError when a variant of ``phase`` names a model that one of its evaluations does not measure."""
+    variants = getattr(phase.params, "variants", {})
+    for evaluation in phase.inputs["evaluations"] if variants else []:
+        models = evaluation.inputs["models"] if isinstance(evaluation, Phase) else [""]
+        if not all(isinstance(model, Phase) for model in models):  # only the evaluation itself knows their names
+            continue
+        names = [model.params.name for model in models]
+        for model in [model for models in variants.values() for model in models]:
+            if model not in names and not model.startswith("ensemble"):
+                raise ParamsError(f"phase {phase.name!r}: key 'variants': {model!r} is not among the models of "
+                                  f"{evaluation.name!r}{closest(model, names)}")  # fmt: skip
+
+
+def _resolve_reference(phase: Phase, name: str, value: str, before: list[Phase]) -> Phase | str:
     for earlier in before:
         if earlier.name == value:
             kinds = INPUTS[name].kinds + INPUTS[name].more_kinds
@@ -264,9 +285,7 @@ def _resolve_reference(phase: Phase, name: str, value: str, before: list[Phase],
                 raise ParamsError(f"phase {phase.name!r}: key {name!r}: {value!r} is a phase of kind {earlier.kind!r}, "
                                   f"not {' or '.join(kinds)}{hint}")  # fmt: skip
             return earlier
-    if value in names:
-        raise ParamsError(f"phase {phase.name!r}: key {name!r}: the phase {value!r} is not before this one")
     if is_uri(value) or external(value).exists():
         return value
-    raise ParamsError(f"phase {phase.name!r}: key {name!r}: {value!r} is neither an earlier phase, nor an existing "
-                      f"folder, nor a models:/ URI{closest(value, [p.name for p in before])}")  # fmt: skip
+    raise ParamsError(f"phase {phase.name!r}: key {name!r}: {value!r} is neither a phase before this one, nor an "
+                      f"existing folder, nor a models:/ URI{closest(value, [p.name for p in before])}")  # fmt: skip

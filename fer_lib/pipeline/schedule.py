@@ -86,9 +86,8 @@ class Schedule:
         if key not in self.tasks:
             self.tasks[key] = Task(execution, phase)
         task = self.tasks[key]
-        result = task.find_result()
-        if result is not None:
-            self.bar.skip(result)
+        if task.find_result():
+            self.bar.skip(task)
             return True
         if task.is_waiting:
             return False
@@ -98,7 +97,7 @@ class Schedule:
         slot = min(set(range(self.pool.count)) - {used for _, used in self.running.values()})
         with signals_deferred():
             work = task.start(self.pool.environment(slot, phase.params))
-            self.bar.start(task.result)
+            self.bar.start(task)
             self.running[self.pool.submit(work)] = (task, slot)
         return True
 
@@ -108,7 +107,7 @@ class Schedule:
         self._finish(future, error)
         if isinstance(error, KeyboardInterrupt):
             raise error
-        if task.result.status == "failed" and not self.keep_going:
+        if task.status == "failed" and not self.keep_going:
             self.stopping = True
         if task.execution.is_over:
             task.execution.end_run("FAILED")
@@ -123,7 +122,7 @@ class Schedule:
         try:
             task.end(error)
         finally:
-            self.bar.finish(task.result)
+            self.bar.finish(task)
 
     def _interrupt(self) -> None:
         """Interrupt the running phases and end their runs."""
@@ -132,7 +131,7 @@ class Schedule:
             error = future.exception()
             self._finish(future, None if error is None else KeyboardInterrupt())
         for task in self.tasks.values():  # started, but interrupted before it reached the pool
-            if task.result is not None and task.result.status == "running":
+            if task.status == "running":
                 self._end(task, KeyboardInterrupt())
 
     def _end_runs(self, status: str) -> None:

@@ -162,16 +162,14 @@ def _phase(record: dict[str, Any], base: Path) -> dict[str, Any]:
 
 
 def _attempts(record: dict[str, Any], base: Path) -> tuple[list[dict[str, Any]], str | None]:
-    """The MLflow runs that wrote this phase folder, oldest first, and the commit of the last one.
-
-    ``seconds`` is None for an attempt that was killed: its end time is when ``fer runs reap`` noticed.
-    """
+    """The MLflow runs that wrote this phase folder, oldest first, and the commit of the last one."""
     attempts, git = [], None
     for run in _search(f"tags.`fer.folder` = '{paths.below(Path(record['folder']), base)}'", "ASC"):
         tags, info = run.data.tags, run.info
         if info.run_id == record["run_id"]:
             git = tags.get("fer.git")
             continue
+        # a killed attempt ended when ``fer runs reap`` noticed
         ended = info.end_time is not None and "fer.reaped" not in tags
         seconds = round((info.end_time - info.start_time) / 1000, 1) if ended else None
         attempts.append({"run_id": info.run_id, "status": info.status, "seconds": seconds})
@@ -217,13 +215,11 @@ def _fields(record: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _refuse_other_weights(results: dict[str, Any], elsewhere: bool = False) -> None:
-    """FerError when the evaluated or exported weights are not those of the fits: a fit was trained again since.
-
-    ``elsewhere``: some evaluated models come from no fit of this run, so only those with a fit's name are checked.
-    """
+    """FerError when the evaluated or exported weights are not those of the fits: a fit was trained again since."""
     trained = {fit["ids"]["weights_sha256"] for part in ("fits", "checkpoints") for fit in results[part].values()}
     names = {fit.get("name") for part in ("fits", "checkpoints") for fit in results[part].values()}
     models = results["evaluation"]["models"].items()
+    # packaged and registered models come from no fit of this run
     weights = [(name, model.get("weights_sha256")) for name, model in models if name in names or not elsewhere]
     if results["export"] is not None:
         weights.append(("the exported bundle", results["export"]["bundle"]["ids"]["weights_sha256"]))

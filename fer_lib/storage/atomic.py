@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock
 
 from fer_lib.errors import DataError, os_error_hint
 from fer_lib.storage.json_files import json_text
+from fer_lib.storage.paths import mlruns
 
 
 @contextmanager
@@ -59,6 +61,17 @@ def fresh_folder(target: Path, may_replace: Callable[[Path], bool] = lambda old:
     finally:
         shutil.rmtree(work, ignore_errors=True)
         settle(target)
+
+
+def cached_folder(name: str, write: Callable[[Path], Any]) -> Path:
+    """``mlruns/cache/<name>``, made by ``write(folder)`` when absent, by one of the processes that start together."""
+    folder = mlruns() / "cache" / name
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(folder.with_name(f"{name}.lock")):
+        settle(folder)
+        if not folder.is_dir():
+            write(folder)
+    return folder
 
 
 def previous(target: Path) -> Path:
@@ -105,6 +118,14 @@ def write_synced(file: Path, content: bytes) -> None:
     """Write and fsync one file.  Raises DataError when it cannot be written, or is a symbolic link."""
     with explained(file), open(file, "wb", opener=_open_no_link) as stream:
         stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def append_synced(file: Path, *parts: Any) -> None:
+    """Append bytes or arrays to a file and fsync it.  Raises DataError when it cannot be written."""
+    with explained(file), open(file, "ab") as stream:
+        stream.writelines(parts)
         stream.flush()
         os.fsync(stream.fileno())
 

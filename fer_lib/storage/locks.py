@@ -2,7 +2,7 @@
 
 The operating system releases the lock when the process ends, however it ends, so nobody has to unlock anything.  The
 owner stands in a second file because Windows cannot read a locked file.  A crash can leave that file behind, so it
-counts only while the lock is held and the process that it names is alive.
+counts only while the lock is held.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import shlex
 import socket
-import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -81,30 +80,19 @@ def raise_if_locked(lock: Path, what: str) -> None:
         raise FerError(_locked_message(lock, what))
 
 
-def read_owner(lock: Path) -> dict[str, Any] | None:
-    """Facts about the owner of a held ``lock``: pid, host, user, since, command, run_id.
-
-    None when the owner has not written its file within ``_TIMEOUT``.  The file of a dead owner is never returned.
-    """
-    deadline = time.monotonic() + _TIMEOUT
-    while not _is_alive(owner := try_read_json(_owner_path(lock))):
-        if time.monotonic() > deadline:
-            return None
-        time.sleep(0.02)
-    return owner
+def read_owner(lock: Path) -> dict[str, Any]:
+    """Facts about the owner of a held ``lock``: pid, host, user, since, run_id, command; {} before they are written."""
+    owner = try_read_json(_owner_path(lock))
+    return owner if isinstance(owner, dict) else {}
 
 
 def _locked_message(lock: Path, what: str) -> str:
     owner = read_owner(lock)
-    who = "which one is not known yet"
-    if owner is not None:
-        parts = [f"pid {owner['pid']} on {owner['host']}, user {owner['user']}, since {owner['since']}"]
-        parts += [f"MLflow run {owner['run_id']}"] if owner.get("run_id") else []
-        parts += [f"command: {owner['command']}"] if owner["command"] else []
-        who = "; ".join(parts)
+    names = ("pid", "host", "user", "since", "run_id", "command")
+    facts = [f"{name} {owner[name]}" for name in names if owner.get(name)]
     return (
-        f"{what} is being run by another process ({who}): wait for it, or end it and give the same command again; "
-        "nothing has to be unlocked"
+        f"{what} is being run by another process ({'; '.join(facts) or 'which one is not known yet'}): wait for it, or "
+        "end it and give the same command again; nothing has to be unlocked"
     )
 
 
@@ -112,23 +100,10 @@ def _owner_path(lock: Path) -> Path:
     return lock.with_name(f"{lock.name}.holder.json")
 
 
-def _is_alive(owner: Any) -> bool:
-    """Whether the process described by an owner file is alive; assumed for a process on another host."""
-    if not isinstance(owner, dict) or not {"pid", "host", "user", "since", "command", "born"} <= owner.keys():
-        return False
-    if owner["host"] != socket.gethostname():
-        return True
-    try:
-        return abs(psutil.Process(owner["pid"]).create_time() - owner["born"]) < 2  # the system reuses pids
-    except psutil.Error:
-        return False
-
-
 def _this_process() -> dict[str, Any]:
     own = psutil.Process()
     return {
-        "pid": own.pid, "host": socket.gethostname(), "user": own.username(), "since": now(),
-        "command": _command(own), "born": own.create_time(),
+        "pid": own.pid, "host": socket.gethostname(), "user": own.username(), "since": now(), "command": _command(own),
     }  # fmt: skip
 
 

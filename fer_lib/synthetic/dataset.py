@@ -15,16 +15,14 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
 from fer_lib.emotions import NUM_CLASSES
 from fer_lib.errors import DataError
 from fer_lib.params import SourceSpec
-from fer_lib.storage.atomic import explained, fresh_folder, settle
-from fer_lib.storage.paths import home
+from fer_lib.storage.atomic import cached_folder, explained, fresh_folder
 from fer_lib.synthetic import drawing, features
 from fer_lib.synthetic.layouts import LAYOUTS
-from fer_lib.synthetic.noise_injection import CONTEMPT, NOISE_SHAPES, Record, apportion, inject_noise, truth
+from fer_lib.synthetic.noise_injection import CONTEMPT, Record, apportion, inject_noise, truth
 
 CLASS_SHARES = np.array([0.14, 0.03, 0.14, 0.24, 0.165, 0.115, 0.17])
 """Shares in EMOTIONS order: FER2013's, but Disgust has twice its share: a test split of 300 still has nine of it."""
@@ -150,11 +148,10 @@ def write_raw(
     or confusions (see :func:`inject_noise`).  ``size``: the side of a face in pixels (None: the layout's own).  The
     folder appears whole or not at all.
 
-    Raises DataError for an unknown layout or noise_shape, a number that does not fit, or an ``out_dir`` that is not
-    empty or cannot be written.
+    Raises DataError for a number that does not fit, or an ``out_dir`` that is not empty or cannot be written.
     """
     out_dir = Path(out_dir)
-    _check_request(out_dir, layout, faces, duplicates, leaks, size, noise_shape)
+    _check_request(out_dir, layout, faces, duplicates, leaks, size)
     kind, rng = LAYOUTS[layout], np.random.default_rng([seed, 4])
     # the folder is made before the faces are drawn: an unwritable one fails at once; a full disk names no file itself
     with fresh_folder(out_dir) as work, explained(out_dir):
@@ -166,12 +163,8 @@ def write_raw(
     return out_dir
 
 
-def _check_request(out_dir: Path, layout: str, faces: int, duplicates: int, leaks: int, size, noise_shape: str) -> None:
+def _check_request(out_dir: Path, layout: str, faces: int, duplicates: int, leaks: int, size: int | None) -> None:
     """Raise DataError for what :func:`write_raw` refuses."""
-    if layout not in LAYOUTS:
-        raise DataError(f"unknown layout {layout!r} for {out_dir}: use one of {', '.join(LAYOUTS)}")
-    if noise_shape not in NOISE_SHAPES:
-        raise DataError(f"{out_dir}: unknown noise_shape {noise_shape!r}: use {' or '.join(NOISE_SHAPES)}")
     kind = LAYOUTS[layout]
     if (least := 10 * (len(kind.classes) + (kind.contempt > 0))) > faces:
         raise DataError(f"{out_dir}: {faces} faces cannot give every split of {layout} every class: ask for >= {least}")
@@ -194,20 +187,12 @@ EMBEDDED = {
 """Source -> its layout, and the name that the seed of its faces comes from (None: the dataset's own name)."""
 
 
-def check_embedded(source: str) -> None:
-    """Raise DataError when there is no drawn version of ``source``."""
-    if source not in EMBEDDED:
-        known = ", ".join(EMBEDDED)
-        raise DataError(f"source {source!r} has no embedded faces: give its root, or use one of {known}")
-
-
 def embedded_root(spec: SourceSpec) -> Path:
     """The raw folder of drawn faces behind ``root: embedded``, written on first use and cached in the store.
 
-    expw_full and expw_hq have the same faces, as the real ones do.  Raises DataError as :func:`check_embedded` and
-    :func:`write_raw` do.
+    ``spec.source``: a key of EMBEDDED; expw_full and expw_hq have the same faces, as the real ones do.  Raises
+    DataError as :func:`write_raw` does.
     """
-    check_embedded(spec.source)
     layout, series = EMBEDDED[spec.source]
     series = spec.name or spec.source if series is None else series
     options = {"layout": layout, "seed": 1337 + zlib.crc32(series.encode())}
@@ -215,10 +200,4 @@ def embedded_root(spec: SourceSpec) -> Path:
     # the code is part of the key: faces that are drawn otherwise are another dataset
     code = b"".join(module.read_bytes() for module in sorted(Path(__file__).parent.glob("*.py")))
     key = hashlib.sha256(json.dumps(options, sort_keys=True).encode() + code).hexdigest()[:12]
-    folder = home() / "mlruns" / "cache" / f"drawn-{key}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(folder.name + ".lock")):  # two phases that start together draw once
-        settle(folder)
-        if not folder.is_dir():
-            write_raw(folder, **options)
-    return folder
+    return cached_folder(f"drawn-{key}", lambda folder: write_raw(folder, **options))

@@ -12,7 +12,6 @@ from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 CONTEMPT = NUM_CLASSES
 """An eighth expression (a one-sided smile), for layouts with a class that an import must exclude and count."""
 
-NOISE_SHAPES = ("symmetric", "confusions")
 CONFUSIONS = np.array(
     [
         [0.00, 0.11, 0.62, 0.03, 0.17, 0.05, 0.02],

@@ -19,11 +19,6 @@ from fer_lib.tracking import run_status, store
 from fer_lib.tracking.records import git_state, numbers
 from fer_lib.tracking.registry import resolve
 
-LOGS = (
-    session_files.PER_FRAME, session_files.EVENTS, session_files.SUMMARY, session_files.THRESHOLDS,
-    session_files.CORRECTNESS, session_files.FACES, session_files.RECORDED, session_files.SESSION,
-)  # fmt: skip
-
 
 def open_session(p: LiveParams, folder: Path, source=None) -> Session:
     """A session of the model ``p.model`` with an open MLflow run that ends with the session.
@@ -59,38 +54,37 @@ class LiveRun:
         tags = {"fer.kind": "live", "fer.folder": relative, "fer.lock": f"{relative}/.lock", "fer.git": git_state()}
         experiment = store.experiment_id()
         name = name or f"live {folder.name}"
-        run = store.retry_while_locked(self._client.create_run, experiment, tags=tags, run_name=name)
+        run = self._client.create_run(experiment, tags=tags, run_name=name)
         self.run_id = run.info.run_id
         values = flatten(p.model_dump(mode="json")).items()
         params = [mlflow.entities.Param(k, v if isinstance(v, str) else json.dumps(v)) for k, v in values]
-        store.retry_while_locked(self._client.log_batch, self.run_id, params=params)
+        self._client.log_batch(self.run_id, params=params)
 
     def end(self, summary: dict[str, Any], error: BaseException | None) -> None:
         """Log metrics, log files and the final status.  Videos show people, so they are not copied.
 
         Raises FerError when the MLflow store fails; the session's files are complete then.
         """
-        now = int(time.time() * 1000)
         try:
-            store.retry_while_locked(self._end, summary, error, now)
+            self._log(summary)
+            self._client.set_terminated(self.run_id, "FINISHED" if error is None else "FAILED")
         except Exception as store_error:
             raise FerError(
                 f"the session's files in {self.folder} are complete, but its MLflow run {self.run_id} could not be "
                 f"ended: {disk_trouble(store_error) or store_error}; fer runs reap ends it"
             ) from store_error
 
-    def _end(self, summary: dict[str, Any], error: BaseException | None, now: int) -> None:
-        """Safe to retry: each call writes the same names with the same time stamp."""
+    def _log(self, summary: dict[str, Any]) -> None:
         from mlflow.entities import Metric
 
         keys = ("frames", "fps", "latency_ms", "dropped", "first_frame_sec", "seconds", "views_skipped",
                 "pictures_not_recorded")  # fmt: skip
         values = numbers({"live": {k: summary.get(k) for k in keys}}) | self._score_metrics()
+        now = int(time.time() * 1000)
         self._client.log_batch(self.run_id, metrics=[Metric(k, v, now, 0) for k, v in values.items()])
-        for file in session_files.regular_files(self.folder, LOGS):
+        for file in session_files.regular_files(self.folder, session_files.LOGS):
             self._client.log_artifact(self.run_id, str(file), "session")
         self._client.set_tag(self.run_id, "fer.end", str(summary.get("end", "")))
-        self._client.set_terminated(self.run_id, "FINISHED" if error is None else "FAILED")
 
     def _score_metrics(self) -> dict[str, float]:
         """Protocol-Lite scores of a labelled session; empty for a session without enough labels."""

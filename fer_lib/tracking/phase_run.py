@@ -112,20 +112,19 @@ class PhaseRun:
         if run_id is None:
             tags["fer.lock"] = below(self.output_dir / ".lock", base)
             experiment = store.experiment_id()
-            active = store.retry_while_locked(
-                mlflow.start_run, experiment_id=experiment, run_name=self.name, tags=tags,
-                log_system_metrics=system_metrics,
-            )  # fmt: skip
+            active = mlflow.start_run(
+                experiment_id=experiment, run_name=self.name, tags=tags, log_system_metrics=system_metrics
+            )
         else:
-            active = store.retry_while_locked(mlflow.start_run, run_id, log_system_metrics=system_metrics)
-            store.retry_while_locked(mlflow.set_tags, tags)
+            active = mlflow.start_run(run_id, log_system_metrics=system_metrics)
+            mlflow.set_tags(tags)
         self.run_id = active.info.run_id
         self._lock.describe(run_id=self.run_id)
         write_plan(plan | {"run_id": self.run_id}, base)
         logged = active.data.params  # MLflow accepts each parameter once
         flat = flatten(self.params.model_dump(mode="json") | relative_inputs(self.inputs, base))
         flat = {k: v if isinstance(v, str) else json.dumps(v) for k, v in flat.items() if k != "output_dir"}
-        store.retry_while_locked(mlflow.log_params, {k: v for k, v in flat.items() if k not in logged})
+        mlflow.log_params({k: v for k, v in flat.items() if k not in logged})
 
     def _end_predecessor(self, run_id: str | None) -> None:
         """End the earlier run of this folder.  Its process is dead, since this one holds the lock."""
@@ -171,7 +170,7 @@ class PhaseRun:
         import mlflow
 
         self._refuse_ended()
-        store.retry_while_locked(getattr(mlflow, function), *values, **options)
+        getattr(mlflow, function)(*values, **options)
 
     def metrics(self, values: dict[str, Any], step: int | None = None) -> None:
         """Log every numeric leaf of ``values`` in one call; a nested key becomes ``outer/inner``."""
@@ -287,10 +286,6 @@ class PhaseRun:
         if _current is not self:
             return
         _current = None
-        try:
-            try:  # end_run cannot be retried: it forgets the run before it writes
-                store.retry_while_locked(self._client.set_terminated, self.run_id, status)
-            finally:
-                mlflow.end_run(status)
-        finally:
-            self._cleanup.close()
+        self._cleanup.callback(mlflow.end_run, status)
+        with self._cleanup:
+            self._client.set_terminated(self.run_id, status)

@@ -8,15 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from fer_lib import default_model
 from fer_lib.datasets.provenance import not_for_photos, training_text
 from fer_lib.errors import FerError
 from fer_lib.models.bundle import META, Bundle, bundle_folder, read_bundle
-from fer_lib.models.ensemble_folder import Ensemble, is_ensemble
+from fer_lib.models.ensemble_folder import Ensemble, copy_ensemble, is_ensemble
 from fer_lib.models.softlabels_format import METRICS
-from fer_lib.params import usable_alias
+from fer_lib.params import SoftLabelParams, usable_alias
 from fer_lib.storage import paths
 from fer_lib.storage.atomic import fresh_folder
 from fer_lib.storage.phase_result import Registration
@@ -52,6 +53,18 @@ def register_model(
     return Registration(name, version, permitted, alias_message(name, permitted, version, before, bundle), refusal)
 
 
+def register_ensemble(p: SoftLabelParams, folder: Path, run_id: str | None = None) -> Registration | None:
+    """Register the ensemble of a soft-label ``folder`` with copies of its members; None where ``p.alias`` is blank.
+
+    Raises the errors of :func:`register_model`, and BundleError when a member was changed since.
+    """
+    if not p.alias:
+        return None
+    with TemporaryDirectory(dir=folder) as work:
+        ensemble = copy_ensemble(folder, Path(work) / "ensemble")
+        return register_model(ensemble, p.registered_name, p.alias, run_id, p.smoke)
+
+
 def _register_version(bundle: Bundle, name: str, alias: str, run_id: str | None, description: str) -> int:
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -67,7 +80,8 @@ def _register_version(bundle: Bundle, name: str, alias: str, run_id: str | None,
     else:
         run = mlflow.start_run(experiment_id=store.experiment_id(), run_name=f"register {bundle.name}")
     client = mlflow.MlflowClient()
-    tags = {**{k: str(v) for k, v in headline(bundle).items() if v is not None}, "size_bytes": str(_size(bundle.path))}
+    tags = {k: str(v) for k, v in headline(bundle).items() if v is not None}
+    tags["size_bytes"] = str(sum(file.stat().st_size for file in bundle.path.rglob("*") if file.is_file()))
     tags["trained_on"] = training_text(bundle.training_data)
     if start := bundle.training_data and bundle.training_data.starting_weights:
         description = "\n\n".join(filter(None, (description, f"Started from {start.text}.")))
@@ -87,9 +101,8 @@ def _register_version(bundle: Bundle, name: str, alias: str, run_id: str | None,
         if alias:
             client.set_registered_model_alias(name, alias, version.version)
     except MlflowException as error:
-        target = f"'{name}'@{alias}" if alias else f"'{name}'"
         raise FerError(
-            f"MLflow refused to register {bundle.name} as {target}: {error.message}; choose another name or alias"
+            f"MLflow refused to register {bundle.name} as {name}@{alias}: {error.message}; choose another name or alias"
         ) from error
     return int(version.version)
 
@@ -190,19 +203,13 @@ def list_models() -> list[dict[str, Any]]:
         for version in client.search_model_versions(f"name = '{model.name}'", max_results=1000):
             number = {k: float(version.tags[k]) if k in version.tags else None for k in ("macro_f1", "accuracy", "ece")}
             created = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
-            rows.append(
-                {
-                    "name": model.name,
-                    "version": int(version.version),
-                    "aliases": sorted(a for a, v in model.aliases.items() if int(v) == int(version.version)),
-                    **number,
-                    "measured_on": version.tags.get("measured_on"),
-                    "evalset_id": version.tags.get("evalset_id"),
-                    "size_bytes": int(version.tags["size_bytes"]) if "size_bytes" in version.tags else None,
-                    "created": created.isoformat(timespec="seconds"),
-                    "description": version.description or "",
-                }
-            )
+            rows.append({
+                "name": model.name, "version": int(version.version),
+                "aliases": sorted(a for a, v in model.aliases.items() if int(v) == int(version.version)), **number,
+                "measured_on": version.tags.get("measured_on"), "evalset_id": version.tags.get("evalset_id"),
+                "size_bytes": int(version.tags["size_bytes"]) if "size_bytes" in version.tags else None,
+                "created": created.isoformat(timespec="seconds"), "description": version.description or "",
+            })  # fmt: skip
     return sorted(rows, key=lambda r: (r["name"], -r["version"]))
 
 
@@ -276,10 +283,6 @@ def _find_bundle(folder: Path, uri: str, ensembles: bool) -> Path:
         what = "holds no bundle" if not bundles else f"holds {len(bundles)} bundles"
         raise FerError(f"{uri} {what} (looked for {META} in {folder}); register it again with `fer run`, or name one")
     return bundles[0]
-
-
-def _size(folder: Path) -> int:
-    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
 
 
 @contextmanager

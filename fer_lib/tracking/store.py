@@ -12,15 +12,14 @@ import errno
 import logging
 import os
 import sqlite3
-import time
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from fer_lib.errors import FerError
+from fer_lib.errors import FerError, path_text
 from fer_lib.storage.paths import home, mlruns
 
 EXPERIMENT = "fer"
@@ -48,6 +47,11 @@ def tracking_uri(root: Path | None = None) -> str:
     and opens the file that it means, so that neither the path nor its quoted form leads to one place.
     """
     path = (mlruns(root) / "mlflow.db").as_posix()
+    if path_text(path) != path:
+        raise FerError(
+            f"MLflow cannot keep a store in {path_text(path)}: that name is not UTF-8. Rename the folder or set "
+            "FER_HOME to another one"
+        )
     if "?" in path or urllib.parse.unquote(path) != path:
         raise FerError(
             f"MLflow cannot keep a store in {mlruns(root)}: a '?' or a '%' before two hexadecimal digits has a meaning "
@@ -75,7 +79,9 @@ def configure(root: Path | str | None = None) -> Path:
         mlflow.set_registry_uri(uri)
     if base not in _configured or not (base / "mlruns" / "mlflow.db").is_file():
         import mlflow.store.tracking.sqlalchemy_store  # three quarters of the opening, for which nobody has to wait
+        from sqlalchemy import Engine, event
 
+        event.listen(Engine, "before_cursor_execute", _wait_longer, retval=True)
         try:
             with _store_lock(base):
                 _open(base)
@@ -85,6 +91,13 @@ def configure(root: Path | str | None = None) -> Path:
             raise FerError(f"cannot write the store {mlruns(base)}: {error}. Set FER_HOME to another folder") from error
         _configured.add(base)
     return base
+
+
+def _wait_longer(connection, cursor, statement: str, parameters, context, many: bool) -> tuple[str, Any]:
+    """Let MLflow wait ``LOCK_TIMEOUT`` where another program, such as a backup, locks the database, not 20 seconds."""
+    if statement.startswith("PRAGMA busy_timeout ="):
+        statement = f"PRAGMA busy_timeout = {1000 * LOCK_TIMEOUT:.0f}"
+    return statement, parameters
 
 
 @contextlib.contextmanager
@@ -109,10 +122,10 @@ def _open(base: Path) -> None:
     if unfinished.is_file():  # its creator was killed: MLflow cannot open half a database, and no run is in it
         database.unlink(missing_ok=True)
     is_new = not database.is_file()
-    old = root_file.read_text(encoding="utf-8").strip() if root_file.is_file() else ""
+    old = root_file.read_text(encoding="utf-8", errors="replace").strip() if root_file.is_file() else ""
     if not is_new:
         _check_database(database)
-        if old and old != str(base):
+        if Path(old).is_absolute() and old != str(base):  # anything else is a damaged file
             _rebase(database, Path(old), base)
     for noisy in ("alembic", "mlflow.store.tracking", "mlflow.system_metrics"):
         logging.getLogger(noisy).setLevel(logging.WARNING)  # the migration logs forty lines, a monitored run four
@@ -182,25 +195,3 @@ def experiment_id(name: str = EXPERIMENT) -> str:
             return client.create_experiment(name, artifact_location=artifact_root(base))
         except MlflowException as error:
             raise FerError(f"cannot create the experiment {name!r}: {error}") from error
-
-
-def retry_while_locked(call: Callable[..., Any], *values: Any, **options: Any) -> Any:
-    """Return ``call(*values, **options)``, repeated while another program, such as a backup, locks the database.
-
-    MLflow itself waits 20 seconds.  Raises FerError after ``LOCK_TIMEOUT`` seconds.
-    """
-    from mlflow.exceptions import MlflowException
-
-    deadline = time.monotonic() + LOCK_TIMEOUT
-    while True:
-        try:
-            return call(*values, **options)
-        except MlflowException as error:
-            if "database is locked" not in str(error):
-                raise
-            if time.monotonic() > deadline:
-                raise FerError(
-                    f"another program has locked {mlruns() / 'mlflow.db'} for {LOCK_TIMEOUT / 60:.0f} minutes: end it "
-                    "and give the same command again"
-                ) from error
-        time.sleep(1.0)

@@ -21,8 +21,8 @@ from fer_lib.datasets.provenance import (
     StartingWeights,
     TrainingData,
     TrainingExposure,
+    join_training_data,
     read_exposure,
-    read_training_data,
 )
 from fer_lib.devices import describe_device
 from fer_lib.errors import DataError, FerError
@@ -94,7 +94,8 @@ def _run_fit(
     ids = _ids(p, manifest, data, weights, run_id, inputs)
     record = TrainingData.of(data.train.manifest, p.smoke, weights.get("provenance"))
     if weights["source"] == "init_from":
-        record = record.with_start(read_training_data(weights.get("training_data")))
+        start = weights.get("training_data")
+        record = join_training_data([record, TrainingData.model_validate(start) if start else None])
     options = dict(kind=kind, name=p.name, ids=ids, context=context, tune=tune, norms=norms)
     loss = objective(p, data, context.device)
     if p.nested.kind == "prototypes":

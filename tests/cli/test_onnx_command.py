@@ -85,7 +85,7 @@ def damaged(path):
     [
         (damaged, "is damaged"),
         (lambda path: (path / STATE).unlink(), "can't be read"),
-        (shutil.rmtree, "there is no folder"),
+        (shutil.rmtree, "holds no bundle"),
         (lambda path: [shutil.rmtree(path), path.mkdir()], "holds no bundle"),
     ],
 )
@@ -94,12 +94,6 @@ def test_what_is_no_model(fer, alone, tmp_path, spoil, said):
     code, out, err = fer(alone, "x.onnx")
     assert code == 1 and said in err and str(alone) in err and out == ""
     assert list((tmp_path / "here").iterdir()) == []
-
-
-def test_a_fit_without_an_evaluated_epoch_names_its_checkpoints(fer, alone):
-    alone.rename(alone.parent / "checkpoint_last")
-    code, _, err = fer(alone.parent)
-    assert code == 1 and "name one of its checkpoints (checkpoint_last)" in err
 
 
 def test_where_no_file_can_be(fer, alone, tmp_path):

@@ -78,13 +78,13 @@ def sources(**values):
 def test_training_data_includes_that_of_the_starting_model():
     real = TrainingData(sources=sources(fer2013=(28709, False)))
     few = TrainingData(sources=sources(fer2013=(90, False), live=(90, True)))
-    both = few.with_start(real)
+    both = join_training_data([few, real])
     assert both.sources == sources(fer2013=(28709, False), live=(90, True)) and both.drawn and both.complete
     smoke = real.model_copy(update={"smoke": True})
-    assert real.with_start(smoke).smoke and not real.with_start(real).smoke
-    unknown = real.with_start(None)
+    assert join_training_data([real, smoke]).smoke and not join_training_data([real, real]).smoke
+    unknown = join_training_data([real, None])
     assert not unknown.complete and not_for_photos(unknown) == ""
-    assert not few.with_start(unknown).complete
+    assert not join_training_data([few, unknown]).complete
 
 
 def test_training_data_keeps_the_weights_at_the_beginning_of_the_chain():
@@ -92,7 +92,7 @@ def test_training_data_keeps_the_weights_at_the_beginning_of_the_chain():
     assert start.text == "faces (npm faces 1.0; licence MIT; research use)"
     assert StartingWeights(name="w.pt").text == "w.pt (licence not recorded; terms not recorded)"
     first = TrainingData(sources=sources(fer2013=(28709, False)), starting_weights=start)
-    second = TrainingData(sources=sources(live=(90, False))).with_start(first)
+    second = join_training_data([TrainingData(sources=sources(live=(90, False))), first])
     assert second.starting_weights == start and TrainingData.model_validate(second.record()) == second
     assert "; started from faces (research use)" in training_text(second)
     plain = TrainingData(sources=sources(live=(90, False)))

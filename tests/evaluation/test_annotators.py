@@ -8,7 +8,6 @@ import pytest
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
 
-from fer_lib.errors import DataError
 from fer_lib.evaluation import annotators
 
 NAN = [math.nan] * 7
@@ -116,14 +115,3 @@ def test_rows_without_votes_do_not_count(drawn):
 def test_a_sure_model_that_is_wrong_stays_finite():
     z = np.array([[2000.0, 0, 0, 0, 0, 0, 0]])
     assert report_of(z, z, np.array([1]), np.eye(7)[[1]])["kl"]["raw"] == pytest.approx(2000.0)
-
-
-@pytest.mark.parametrize(
-    "bad", [[-0.1, 1.1, 0, 0, 0, 0, 0], [math.nan, 1, 0, 0, 0, 0, 0], [math.inf, 0, 0, 0, 0, 0, 0]]
-)
-def test_votes_that_are_none_are_refused(bad):
-    votes = np.vstack([np.eye(7)[0], bad])
-    with pytest.raises(DataError, match=r"votes of row 1 .* \(1 such rows\)"):
-        report_of(np.zeros((2, 7)), np.zeros((2, 7)), np.array([0, 1]), votes)
-    with pytest.raises(DataError, match="votes have shape"):
-        report_of(np.zeros((2, 7)), np.zeros((2, 7)), np.array([0, 1]), votes[:, :6])

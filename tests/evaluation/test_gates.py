@@ -194,8 +194,6 @@ def test_all_gates_must_pass_and_what_is_missing_is_said():
     assert "0.5000 -> 0.4000 (must rise: no)" in said and "flips per minute 9.0 -> 9.0 (may rise by 10%: yes)" in said
     json.dumps(own, allow_nan=False)
     assert list(gates_table(own)["score"]) == ["macro_f1", "minority_f1", "macro_f1_present", "flips_per_min"]
-    with pytest.raises(DataError, match="never judged by a session alone"):
-        decide([], up)
 
 
 def test_the_suites_are_rows_that_chose_nothing(drawn_manifest):

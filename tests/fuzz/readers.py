@@ -28,12 +28,13 @@ from fer_lib.calibration.bias import read_logit_bias
 from fer_lib.calibration.temperature import Temperature
 from fer_lib.cli.predict import _prior
 from fer_lib.datasets.facepack_writer import Entry, _line, valid_chunks
-from fer_lib.datasets.interchange import read_rows, write_csv
+from fer_lib.datasets.interchange import write_csv
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.provenance import EXPOSURE_FILE, TrainingExposure, read_exposure
 from fer_lib.deploy.onnx_file import export_onnx
 from fer_lib.faces.contract import FaceContract
 from fer_lib.faces.decode import decode
+from fer_lib.importers.csv_import import read_rows
 from fer_lib.live.score import read_truth
 from fer_lib.live.session_files import read_faces, read_frames, read_session
 from fer_lib.live.web.server import _parse_command

@@ -23,7 +23,7 @@ from fer_lib.datasets.import_folder import REPORT, ROWS, write_clean_report
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.openings import OPENINGS, opening_count
 from fer_lib.faces.contract import FaceContract
-from fer_lib.live.recording import VideoFile, open_recorded_frames
+from fer_lib.live.recording import VideoFile, recorded_frames
 from fer_lib.live.session_files import RAW_VIDEO, RECORDED, read_recorded, write_session
 from fer_lib.live.web.browser_camera import BrowserSource
 from fer_lib.models.cache import cached_array
@@ -188,8 +188,7 @@ def video(folder: Path) -> bytes:
 
 
 def play(folder: Path) -> Any:
-    with open_recorded_frames(folder) as images:
-        return sum(1 for _ in images)
+    return sum(1 for _ in recorded_frames(folder))
 
 
 def jpeg(folder: Path) -> bytes:

@@ -195,12 +195,12 @@ def test_fer2013_csv_with_spaced_reordered_header_and_byte_order_mark(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: [r[0], " ".join(r[1].split()[: 47 * 48]), r[2]], "2256 pixels instead of 2304"),
-        (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " 256", r[2]], "'256' is not a whole number 0..255"),
-        (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " -1", r[2]], "'-1' is not"),
-        (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " 3.5", r[2]], "'3.5' is not"),
-        (lambda r: [r[0], r[1].replace(" ", "\x1f", 1), r[2]], "something other than a space is between two pixels"),
-        (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " \u0663", r[2]], "is not a whole number"),
+        (lambda r: [r[0], " ".join(r[1].split()[: 47 * 48]), r[2]], "2256 words, not 2304 whole numbers"),
+        (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " 256", r[2]], "2304 words, not 2304 whole numbers 0..255"),
+        (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " -1", r[2]], "wrong pixels"),
+        (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " 3.5", r[2]], "wrong pixels"),
+        (lambda r: [r[0], r[1].replace(" ", "\x1f", 1), r[2]], "wrong pixels"),
+        (lambda r: [r[0], r[1].rsplit(" ", 1)[0] + " \u0663", r[2]], "wrong pixels"),
         (lambda r: [r[0], r[1], "Testing"], "'Testing'"),
         (lambda r: ["7", r[1], r[2]], "'7' is not a whole number 0..6"),
         (lambda r: ["", r[1], r[2]], "'' is not a whole number 0..6"),

@@ -415,7 +415,7 @@ def test_an_archive_in_one_file_is_unpacked_and_a_stray_file_beside_parts_refuse
     whole = tmp_path / "whole"
     whole.mkdir()
     (whole / "label.lst").write_bytes((packed_expw / "label.lst").read_bytes())
-    (whole / "photos.7z").write_bytes((tmp_path / "all.7z").read_bytes())
+    (whole / "origin.7z").write_bytes((tmp_path / "all.7z").read_bytes())
     rows = import_source(SourceSpec(source="expw_full", root=str(whole)), tmp_path / "out").rows
     assert len(rows) == 24 and rows["image_path"].nunique() == 12
     (packed_expw / "origin.7z.002.part").write_bytes(b"half a download")

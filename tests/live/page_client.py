@@ -12,14 +12,16 @@ import uvicorn
 import websocket
 
 from fer_lib.live.web import server
+from fer_lib.live.web.browser_camera import BrowserSource
 
 TOKEN = "the-key"
 
 
 @contextlib.contextmanager
 def serve_page(open_session, from_browser, info=None):
-    """(address, hub) of the application on a free port while the block runs."""
-    app = server.create_app(open_session, from_browser, TOKEN, info)
+    """(address, hub) of the page of the session ``open_session(source)`` on a free port while the block runs."""
+    source = BrowserSource() if from_browser else None
+    app = server.create_app(open_session(source), source, TOKEN, info)
     listening = server.listen(0)
     uv = uvicorn.Server(server.config(app))
     thread = threading.Thread(target=uv.run, kwargs={"sockets": [listening]}, daemon=True)

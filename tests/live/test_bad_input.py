@@ -15,10 +15,11 @@ from road import command, fer
 
 from fer_lib.deploy.packaged import FOLDER
 from fer_lib.errors import BundleError, DataError
+from fer_lib.faces import decode
+from fer_lib.live import capture, recording, session_files
 from fer_lib.live import log as log_module
-from fer_lib.live import recording, session_files
 from fer_lib.live.capture import Capture
-from fer_lib.live.recording import open_recorded_frames
+from fer_lib.live.recording import recorded_frames
 from fer_lib.live.session import wait_until_end
 from fer_lib.live.session_files import read_frames, read_session
 from fer_lib.live.synthetic_session import Moment, render_frames
@@ -45,12 +46,27 @@ def run_refused(tmp_path, *options):
 
 def test_a_missing_camera_is_an_error(home, tmp_path):
     ended = run_refused(tmp_path, "--source", "63")
-    assert ended.code == 1 and "camera 63 cannot be opened" in ended.err and "--source" in ended.err
+    assert ended.code == 1 and "camera 63 sends no frame" in ended.err and "--source" in ended.err
 
 
 def test_a_too_long_camera_number_is_taken_as_a_file_name(home, tmp_path):
     ended = run_refused(tmp_path, "--source", "99999999999999")
     assert ended.code == 1 and "there is no such file" in ended.err and "camera's number" in ended.err
+
+
+def test_frames_above_the_cap_are_refused_before_one_is_decoded(tmp_path, monkeypatch):
+    """A film of 2.7 MB with frames of 12,000 x 12,000 pixels took 2.3 GB."""
+    assert 3840 * 2160 < capture.MAX_PIXELS < decode.MAX_PIXELS
+    film = write_video(tmp_path / session_files.RAW_VIDEO, [np.zeros((48, 64, 3), np.uint8)])
+    (tmp_path / session_files.RECORDED).write_text("frame_index\n0\n")
+    session_files.write_session(tmp_path, {})
+    assert len(list(recorded_frames(tmp_path))) == 1
+    monkeypatch.setattr(capture, "MAX_PIXELS", 48 * 64 - 1)
+    message = f"{session_files.RAW_VIDEO} has frames of 64 x 48 pixels, above the cap of 3,071: scale it down"
+    with pytest.raises(DataError, match=message):
+        Capture(str(film))
+    with pytest.raises(DataError, match=message):
+        list(recorded_frames(tmp_path))
 
 
 def test_a_model_file_for_a_detector_without_one_is_refused(home, clip, tmp_path):
@@ -74,7 +90,7 @@ def test_a_missing_source_file_is_an_error(home, tmp_path):
 def test_a_source_file_that_is_no_video_is_refused(home, tmp_path, content):
     (tmp_path / "clip.mp4").write_bytes(content)
     ended = run_refused(tmp_path, "--source", str(tmp_path / "clip.mp4"))
-    assert ended.code == 1 and "no video that OpenCV can read" in ended.err and "clip.mp4" in ended.err
+    assert ended.code == 1 and "sends no frame: OpenCV cannot decode it" in ended.err and "clip.mp4" in ended.err
 
 
 def test_a_video_without_a_frame_is_refused(home, tmp_path, at_rest):
@@ -82,7 +98,7 @@ def test_a_video_without_a_frame_is_refused(home, tmp_path, at_rest):
     start = whole.index(b"movi")
     (tmp_path / "bare.avi").write_bytes(whole[: start + 4])
     ended = run_refused(tmp_path, "--source", str(tmp_path / "bare.avi"))
-    assert ended.code == 1 and ("holds no frame" in ended.err or "no video" in ended.err)
+    assert ended.code == 1 and "bare.avi sends no frame" in ended.err
 
 
 def test_a_directory_as_source_is_refused(home, tmp_path):
@@ -167,8 +183,7 @@ def test_frames_of_odd_and_changing_size_are_recorded(at_rest, tmp_path):
     mixed = odd[:3] + [cv2.resize(at_rest[0], (301, 173))] + odd[3:]
     summary = run_images(tmp_path / "s", mixed, record="raw", detect_every=3)
     assert summary["frames"] == 7 and summary["recorded"]["raw.mkv"] == {"frames": 6, "of_other_size": 1}
-    with open_recorded_frames(tmp_path / "s") as images:
-        recorded = dict(images)
+    recorded = dict(recorded_frames(tmp_path / "s"))
     assert sorted(recorded) == [0, 1, 2, 4, 5, 6]
     assert all(np.array_equal(recorded[i], mixed[i]) for i in recorded), "lossless, including odd columns"
     thin = run_images(tmp_path / "thin", [np.zeros((1, 1, 3), np.uint8)] * 3)

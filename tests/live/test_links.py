@@ -7,7 +7,7 @@ from live_sessions import DEFAULTS, open_session, run_images
 
 from fer_lib.errors import DataError
 from fer_lib.live import session_files
-from fer_lib.live.recording import open_recorded_frames
+from fer_lib.live.recording import recorded_frames
 from fer_lib.live.session_files import read_faces, read_frames, read_recorded, read_session
 from fer_lib.live.web import messages
 from fer_lib.params import LiveParams
@@ -17,8 +17,7 @@ FIRST = 12  # frames before the change
 
 
 def count_images(folder):
-    with open_recorded_frames(folder) as images:
-        return sum(1 for _ in images)
+    return sum(1 for _ in recorded_frames(folder))
 
 
 READERS = {  # file -> how many of its entries a reader finds
@@ -81,4 +80,4 @@ def test_a_link_is_no_file_to_download_or_to_log(tmp_path):
     (tmp_path / session_files.FACES).write_text("")
     (tmp_path / session_files.EVENTS).symlink_to(tmp_path / "victim")
     assert [entry["name"] for entry in messages.files(tmp_path)] == [session_files.FACES]
-    assert session_files.regular_files(tmp_path, messages.LOGS) == [tmp_path / session_files.FACES]
+    assert session_files.regular_files(tmp_path, session_files.LOGS) == [tmp_path / session_files.FACES]

@@ -111,24 +111,6 @@ def find_run(folder):
     return run
 
 
-def test_a_locked_store_at_the_end_is_retried(home, clip, tmp_path, monkeypatch):
-    import mlflow
-
-    attempts, set_tag = [], mlflow.MlflowClient.set_tag
-
-    def locked(self, run_id, key, value, *more):
-        if key == "fer.end" and len(attempts) < 2:
-            attempts.append(key)
-            raise mlflow.exceptions.MlflowException("(sqlite3.OperationalError) database is locked")
-        return set_tag(self, run_id, key, value, *more)
-
-    monkeypatch.setattr(mlflow.MlflowClient, "set_tag", locked)
-    folder = tmp_path / "locked"
-    assert fer("live", "--headless", "--source", str(clip), "--detector", "haar", "--output", str(folder)).code == 0
-    run = find_run(folder)
-    assert len(attempts) == 2 and run.info.status == "FINISHED" and run.data.metrics["live/frames"] == 60
-
-
 def test_a_store_error_at_the_end_keeps_the_session_files(home, clip, tmp_path, monkeypatch):
     import mlflow
 

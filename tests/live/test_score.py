@@ -174,7 +174,7 @@ def test_a_session_and_its_replays_share_an_evalset_id(tmp_path):
 def test_sessions_that_cannot_be_scored_give_the_reason(tmp_path):
     probs = np.full((40, 7), 1 / 7)
     none = session_factory.write_session(tmp_path / "none", np.full(40, -1), probs)
-    with pytest.raises(DataError, match="no manual label.*keys 1 to 7"):
+    with pytest.raises(DataError, match="none of its 0 manual segments.*keys 1 to 7"):
         score(none)
     short = session_factory.write_session(tmp_path / "short", np.repeat([1, -1, 2, -1], 10), probs)
     with pytest.raises(DataError, match="none of its 2 manual segments counts, the longest lasts 0.36 s"):

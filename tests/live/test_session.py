@@ -212,7 +212,7 @@ def test_a_source_error_is_reported(at_rest, clip, tmp_path, monkeypatch, error)
 
 
 def test_frames_of_a_fast_camera_are_dropped_and_counted(at_rest, tmp_path, monkeypatch):
-    monkeypatch.setattr(capture_module, "_open", lambda source, is_camera: Camera(at_rest, 0.001, 200))
+    monkeypatch.setattr(capture_module, "_open", lambda source, is_camera: Camera(at_rest, 0.001, 1000))
     monkeypatch.setattr(capture_module, "CAMERA_TIMEOUT", 0.2)
     label = Session._label_frame
     monkeypatch.setattr(Session, "_label_frame", lambda self, *args: (time.sleep(0.03), label(self, *args)))

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from session_factory import smooth
 
-from fer_lib.live.smoothing import UNSTABLE, Smoother, smooth
+from fer_lib.live.smoothing import UNSTABLE, Smoother
 from fer_lib.params import SmoothingParams
 
 ONE = np.eye(7)

@@ -9,7 +9,7 @@ from fer_lib.live import smoothing_grid
 from fer_lib.live.plots import tradeoff
 from fer_lib.live.score import score
 from fer_lib.live.session_files import UNKNOWN, read_frames
-from fer_lib.live.smoothing import Smoother, smooth
+from fer_lib.live.smoothing import Smoother
 from fer_lib.params import SmoothingParams, StudyParams
 
 GRID = StudyParams(ema_alpha=[0.0, 0.7, 0.95], hysteresis_delta=[0.0, 0.08], vote_window=[1, 15], vote_min_count=[1, 8])
@@ -31,7 +31,7 @@ def test_each_grid_row_equals_the_score_under_that_setting(folder, table):
     probs = read_frames(folder).probs
     for row in table.to_dict("records"):
         p = SmoothingParams(**{name: row[name] for name in SmoothingParams.model_fields})
-        alone = score(folder, smooth(probs, p))["smoothed"]
+        alone = score(folder, session_factory.smooth(probs, p))["smoothed"]
         for key in ("accuracy", "coverage", "flips", "flips_per_min"):
             assert row[key] == pytest.approx(alone[key]), (p, key)
 

@@ -5,15 +5,15 @@ import shutil
 
 import numpy as np
 import pytest
+import session_factory
 
 from fer_lib.emotions import EMOTIONS
 from fer_lib.errors import DataError
 from fer_lib.live import synthetic_session
-from fer_lib.live.recording import open_recorded_frames
+from fer_lib.live.recording import recorded_frames
 from fer_lib.live.score import MIN_SEGMENT, correct, score, segments
 from fer_lib.live.session_files import PER_FRAME, read_faces, read_frames, read_recorded, read_session
 from fer_lib.live.sessions import newest_labelled, select_session, session_id
-from fer_lib.live.smoothing import smooth
 from fer_lib.params import SmoothingParams
 
 
@@ -44,7 +44,7 @@ def test_the_files_are_consistent(folder):
     assert read_recorded(folder) == frames.frame_index.tolist()
     about = read_session(folder)
     assert about["drawn"] and about["size"] == list(synthetic_session.SIZE)
-    assert frames.pred.tolist() == smooth(frames.probs, SmoothingParams(**about["smoothing"])).tolist()
+    assert frames.pred.tolist() == session_factory.smooth(frames.probs, SmoothingParams(**about["smoothing"])).tolist()
     assert (frames.detector, frames.model) == ("drawn", "student_dkd") and len(frames.ckpt) == 12
     result = score(folder)
     assert result["n_used"] > 200 and result["segments_scored"] == 7
@@ -53,8 +53,7 @@ def test_the_files_are_consistent(folder):
 
 def test_the_video_stores_the_images_without_loss(folder):
     images, faces = synthetic_session.render_frames(3, synthetic_session.make_script(3))
-    with open_recorded_frames(folder) as frames:
-        recorded = list(frames)
+    recorded = list(recorded_frames(folder))
     assert [number for number, _ in recorded] == list(range(len(images)))
     for (_, recorded_image), image in zip(recorded[::7], images[::7], strict=True):
         assert np.abs(recorded_image.astype(int) - image).max() <= 2, "lossless but for the colour conversion"

@@ -79,7 +79,7 @@ def test_overrides_apply_to_included_phases(write, tmp_path):
         ("data.yaml", "phases: 3\n", ["data.yaml", "'phases'"]),
         ("both.yaml", BOTH.replace("two.yaml", "tow.yaml"), ["tow.yaml", "closest: 'two.yaml'"]),
         ("both.yaml", BOTH.replace("[one.yaml, two.yaml]", "one.yaml"), ["'include' must be a list"]),
-        ("two.yaml", TWO.replace("judged: {", "judged: {models: [one], "), ["'one' is not before"]),
+        ("two.yaml", TWO.replace("judged: {", "judged: {models: [one], "), ["'one' is neither a phase before"]),
         ("one.yaml", ONE + "smoke:\n  techer: {epochs: 2}\n", ["one.yaml: smoke", "'techer'", "closest: 'teacher'"]),
         ("one.yaml", ONE + "smoke: 3\n", ["one.yaml: 'smoke' must map"]),
     ],

@@ -22,6 +22,8 @@ smoke:
   teacher: {image_size: 32}
 """
 
+ABLATION = GOOD.replace("  export: {}\n", "  ablation: {variants: {a: [ce], b: [kd]}}\n")
+
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
@@ -88,7 +90,7 @@ def test_overrides_set_nested_keys_list_items_and_whole_kinds(write):
         ("name: " + "x" * 500 + "\nphases: {check: {}}\n", [], ["'name'", "at most 200"]),
         ('name: "a\\0"\nphases: {check: {}}\n', [], ["not valid YAML", "line 1"]),
         (GOOD.replace("init_from: ce", "init_from: cee"), [], ["'kd'", "'init_from'", "'cee'", "closest: 'ce'"]),
-        (GOOD.replace("init_from: ce", "init_from: export"), [], ["'kd'", "'export'", "is not before"]),
+        (GOOD.replace("init_from: ce", "init_from: export"), [], ["'kd'", "'export'", "is neither a phase before"]),
         (GOOD.replace("seed: 42", "sede: 42"), [], ["'sede'", "closest: 'seed'"]),
         (GOOD.replace("  manifest: {}\n", ""), [], ["'teacher_a'", "'manifest'", "no manifest or audit phase"]),
         (GOOD.replace("  teacher: {image_size: 32}", "  techer: {image_size: 32}"), None, ["techer", "'teacher'"]),
@@ -116,6 +118,10 @@ def test_overrides_set_nested_keys_list_items_and_whole_kinds(write):
         (GOOD, ["export.registered_name=a/b"], ["'export'", "'registered_name'", "without"]),
         (GOOD, ["kd.softlabels=teacher_a"], ["'kd'", "'softlabels'", "kind 'teacher'", "not softlabels"]),
         (GOOD, ["kd.init_from=manifest"], ["'kd'", "'init_from'", "kind 'manifest'", "not teacher or student"]),
+        (ABLATION.replace("[kd]", "[kdd]"), [], ["'ablation'", "'variants'", "'kdd'", "'evaluate'", "closest: 'kd'"]),
+        (ABLATION.replace("[kd]", "[kd, ce]"), [], ["'ablation'", "one per seed", "a 1, b 2"]),
+        (ABLATION.replace("b: [kd]", "b/c: [kd]"), [], ["'ablation'", "'b/c'"]),
+        (ABLATION, ["ablation.control=c"], ["'ablation'", "no variant 'c'"]),
         (GOOD, ["student.name=same"], ["'ce' and 'kd'", "'same'", "'evaluate'"]),
     ],
 )

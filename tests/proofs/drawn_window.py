@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "live"))
 from view_factory import make_view
 
 from fer_lib.live.controls import Controls
-from fer_lib.live.view import LatestValue
+from fer_lib.live.latest_value import LatestValue
 from fer_lib.live.window import check_window, show
 from fer_lib.params import SmoothingParams
 

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fer_lib.datasets.interchange import FULL, SHORT, read_rows
+from fer_lib.datasets.interchange import FULL, SHORT
 from fer_lib.datasets.manifest import Manifest
 from fer_lib.errors import DataError
+from fer_lib.importers.csv_import import read_rows
 
 CASES = 4000
 CELLS = ["", "0", "3", "7", "-1", "1e400", "nan", "happy", "contempt", "x" * 300, '"', "'", ",", "\n", "\r", "\t", "=1",

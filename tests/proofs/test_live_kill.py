@@ -12,7 +12,7 @@ import psutil
 import pytest
 from road import command, environment, make_home
 
-from fer_lib.live.recording import open_recorded_frames
+from fer_lib.live.recording import recorded_frames
 from fer_lib.live.session_files import read_faces, read_frames, read_session
 from fer_lib.live.synthetic_session import Moment, render_frames
 
@@ -71,8 +71,7 @@ def test_a_kill_loses_a_second_at_most(home, clip, tmp_path, seconds, record):
     events = (out / "events.csv").read_text()
     assert events.startswith("label,") and json.loads((out / "thresholds.json").read_text())["vote_window"] == 15
     if record == "raw":
-        with open_recorded_frames(out) as kept:
-            found = [index for index, image in kept if image.shape == (160, 208, 3)]
+        found = [index for index, image in recorded_frames(out) if image.shape == (160, 208, 3)]
         assert found == list(range(len(found))) and len(found) / FPS >= lasted - 2.0
         assert np.diff(found).min() == 1
 

@@ -89,7 +89,7 @@ def compare() -> None:
     with open_session(False) as shared:
         executions = [Execution(shared, c.plan, c.plan.phases, label=c.label, values=c.values) for c in combinations]
         for execution in executions:
-            assert Task(execution, execution.phases[0]).find_result() is not None, "it is re-used"
+            assert Task(execution, execution.phases[0]).find_result(), "it is re-used"
         groups = sweep_table.grouped(sweep_table.rows(executions, ["teacher"]))
         assert len(list(sweep_table.rich_tables(groups))) == 2 and sweep_table.best(groups) == RUNS - 1
         assert len(sweep_table.as_csv(groups).splitlines()) == RUNS + 1

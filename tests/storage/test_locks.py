@@ -1,6 +1,5 @@
 """Run locks: a second process is refused with the owner's name, and a crash leaves nothing to unlock."""
 
-import json
 import os
 import re
 import signal
@@ -47,12 +46,12 @@ def test_a_second_process_is_refused_with_the_owner_of_the_lock(lock, other):
         RunLock(lock, f"phase 'a' in {lock.parent}")
     assert time.monotonic() - began < 0.9
     message = str(refused.value)
-    assert message.startswith(f"phase 'a' in {lock.parent} is being run by another process (pid {other.pid} on ")
-    user = re.search(rf"on {re.escape(socket.gethostname())}, user (\S+), since (\S+);", message)
+    assert message.startswith(f"phase 'a' in {lock.parent} is being run by another process (pid {other.pid}; host ")
+    user = re.search(rf"host {re.escape(socket.gethostname())}; user (\S+); since (\S+);", message)
     assert user and user[1] and abs(time.time() - os.path.getmtime(lock)) < 60
-    assert "MLflow run 0123abcd" in message and f"command: {sys.executable} -c" in message
+    assert "run_id 0123abcd" in message and f"command {sys.executable} -c" in message
     assert message.endswith("give the same command again; nothing has to be unlocked")
-    with pytest.raises(FerError, match=f"pid {other.pid} on"):
+    with pytest.raises(FerError, match=f"pid {other.pid}; host"):
         raise_if_locked(lock, "phase 'a'")
 
 
@@ -67,24 +66,12 @@ def test_a_killed_process_leaves_no_lock(lock, other):
     raise_if_locked(lock, "phase 'a'")
 
 
-@pytest.mark.parametrize("left", ["gone", "another process of that number", "half", "nothing", "a list"])
-def test_a_stale_owner_file_is_ignored(lock, left, monkeypatch):
-    """The file of an earlier owner may still exist while the new owner has not written its own."""
+@pytest.mark.parametrize("left", ['{"pid": ', "", "[]", "{}"])
+def test_a_lock_without_a_readable_owner_is_still_held(lock, left):
     with RunLock(lock, "phase 'a'"):
-        file = lock.with_name(".lock.holder.json")
-        mine = json.loads(file.read_text())
-        old = {
-            "gone": mine | {"pid": 999_999_999},
-            "another process of that number": mine | {"born": mine["born"] - 60},
-        }
-        file.write_text({"half": '{"pid": ', "nothing": "", "a list": "[]"}.get(left) or json.dumps(old.get(left)))
-        if left == "nothing":
-            file.unlink()
-        assert read_owner(lock) is None
+        lock.with_name(".lock.holder.json").write_text(left)
         with pytest.raises(FerError, match=r"another process \(which one is not known yet\)"):
             raise_if_locked(lock, "phase 'a'")
-        monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")  # whose processes can't be check at
-        assert (read_owner(lock) is not None) == (left in old)
 
 
 def test_a_short_check_of_the_lock_refuses_no_new_owner(lock, monkeypatch):

@@ -21,7 +21,7 @@ from fer_lib.models.ensemble_folder import read_ensemble
 from fer_lib.models.softlabels import export_softlabels
 from fer_lib.params import EvaluateParams, SoftLabelParams
 from fer_lib.tracking import registry
-from fer_lib.tracking.ensemble_registration import register_ensemble
+from fer_lib.tracking.registry import register_ensemble
 
 URI = "models:/fer-teacher-ensemble@unified"
 WEIGHTS = [0.3, 0.7]

@@ -20,21 +20,6 @@ from fer_lib.tracking import records, store
 pytestmark = pytest.mark.usefixtures("at_home")
 
 
-def locked_twice(real):
-    """(calls, a replacement for ``real`` whose first two calls raise "database is locked")."""
-    from mlflow.exceptions import MlflowException
-
-    tries = []
-
-    def locked(*words, **named):
-        tries.append(1)
-        if len(tries) < 3:
-            raise MlflowException("(sqlite3.OperationalError) database is locked")
-        return real(*words, **named)
-
-    return tries, locked
-
-
 def fetch(run):
     import mlflow
 
@@ -169,60 +154,6 @@ def test_the_event_source_is_closed_when_logging_fails(monkeypatch):
             run.follow(source)
         run.finish(PhaseResult())
     assert closed == [True]
-
-
-def test_metrics_are_retried_while_the_database_is_locked(monkeypatch):
-    """A backup may lock it; MLflow gives up after 20 seconds."""
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    tries, locked = locked_twice(mlflow.log_metrics)
-    monkeypatch.setattr(store.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(mlflow, "log_metrics", locked)
-    with standalone.phase_run("import", {"seed": 17}) as run:
-        run.metrics({"a": 1.0})
-        tries.clear()
-        monkeypatch.setattr(store, "LOCK_TIMEOUT", -1.0)
-        with pytest.raises(FerError, match=r"another program has locked .*mlflow\.db for .* the same command again"):
-            run.metrics({"a": 2.0})
-        tries.clear()
-        monkeypatch.setattr(mlflow, "log_metrics", lambda *w, **n: (_ for _ in ()).throw(MlflowException("another")))
-        with pytest.raises(MlflowException, match="another"):
-            run.metrics({"a": 3.0})
-        run.finish(PhaseResult())
-    assert fetch(run).data.metrics == {"a": 1.0}
-
-
-@pytest.mark.parametrize("what", ["log_artifact", "log_artifacts", "set_tag", "set_tags", "start_run", "log_params"])
-def test_every_write_is_retried_while_the_database_is_locked(monkeypatch, tmp_path, what):
-    import mlflow
-
-    tries, locked = locked_twice(getattr(mlflow, what))
-    monkeypatch.setattr(store.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(mlflow, what, locked)
-    (tmp_path / "files").mkdir()
-    (tmp_path / "files" / "a.txt").write_text("a")
-    with standalone.phase_run("import", {"seed": 18}) as run:
-        run.note(intent="To wait.")
-        run.artifact(tmp_path / "files")
-        run.finish(PhaseResult(ids={"rows": "7"}))
-    monkeypatch.undo()
-    seen = fetch(run)
-    assert len(tries) >= 3 and seen.info.status == "FINISHED"
-    assert {"fer.id.rows", "mlflow.note.content"} <= set(seen.data.tags) and seen.data.params["seed"] == "18"
-    found = {file.path for file in mlflow.MlflowClient().list_artifacts(run.run_id)}
-    assert {"files", "outputs.json"} <= found
-
-
-def test_the_end_of_a_run_is_retried_while_the_database_is_locked(monkeypatch):
-    from mlflow import MlflowClient
-
-    tries, locked = locked_twice(MlflowClient.set_terminated)
-    monkeypatch.setattr(store.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(MlflowClient, "set_terminated", locked)
-    with standalone.phase_run("import", {"seed": 19}) as run:
-        run.finish(PhaseResult())
-    assert len(tries) >= 3 and fetch(run).info.status == "FINISHED"
 
 
 def test_step_events_update_the_progress_and_sometimes_mlflow(monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 from filelock import FileLock
 from forked import fork
 
-from fer_lib.errors import FerError
+from fer_lib.errors import FerError, user_message
 from fer_lib.storage import locks, paths
 from fer_lib.tracking import store
 
@@ -84,6 +84,27 @@ def test_a_store_that_others_are_opening_is_waited_for(tmp_path, monkeypatch, ad
     store.configure()
     with lock, pytest.raises(FerError, match="opening the store"):
         store.experiment_id()
+
+
+def test_mlflow_waits_while_another_program_locks_the_database(tmp_path, monkeypatch, add_store):
+    """A backup may lock it; MLflow alone gives up after 20 seconds."""
+    import mlflow
+    from mlflow.tracking._tracking_service.utils import _get_store
+    from sqlalchemy import text
+
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # put back afterwards
+    add_store(tmp_path)
+    store.configure()
+    with _get_store().ManagedSessionMaker() as session:
+        assert session.execute(text("PRAGMA busy_timeout")).scalar() == 1000 * store.LOCK_TIMEOUT > 20_000
+    monkeypatch.setattr(store, "LOCK_TIMEOUT", 0.1)
+    run = mlflow.MlflowClient().create_run(store.experiment_id())
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlruns" / "mlflow.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(mlflow.MlflowException, match="database is locked") as error:
+            mlflow.MlflowClient().log_metric(run.info.run_id, "a", 1.0)
+    assert "keeps the store mlruns/mlflow.db locked: end it and give the same command" in user_message(error.value)
 
 
 def test_a_moved_home_opens_with_its_artifacts(tmp_path, monkeypatch):
@@ -196,3 +217,22 @@ def test_a_home_with_other_signs_in_its_name_is_used(tmp_path, monkeypatch):
     store.configure()
     assert store.experiment_id() and (home / "mlruns" / "mlflow.db").is_file()
     assert [folder.name for folder in tmp_path.iterdir()] == [home.name]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode there")
+def test_a_home_whose_name_is_not_utf8_is_refused(tmp_path):
+    home = Path(os.fsdecode(os.fsencode(tmp_path) + b"/h\xff"))
+    home.mkdir()
+    with pytest.raises(FerError, match=r"h.udcff/mlruns/mlflow.db: that name is not UTF-8. Rename"):
+        store.configure(home)
+    assert not list(home.rglob("*.db"))
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\0x", b"elsewhere", b"\0"])
+def test_a_damaged_root_file_is_written_again(tmp_path, monkeypatch, content):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # put back afterwards
+    store.configure(tmp_path)
+    (tmp_path / "mlruns" / "root.txt").write_bytes(content)
+    store._configured.clear()
+    store.configure(tmp_path)
+    assert (tmp_path / "mlruns" / "root.txt").read_text() == f"{tmp_path}\n"

@@ -281,8 +281,8 @@ def test_disk_space_is_checked_for_the_test_pack_too(drawn_manifest, tmp_path, m
     face = make_contract(p).resize ** 2 * 3
     usage = type("Usage", (), {"free": sum(n.values()) * face - 1})
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    counts = rf"{n['train']} \+ {n['val']} \+ {n['test']} faces together"
-    with pytest.raises(DataError, match=rf"3 face packs of {counts}.*pack: none"):
+    counts = rf"{n['train']} \+ {n['val']} \+ {n['test']} faces at"
+    with pytest.raises(DataError, match=rf"face packs of {counts}.*pack: none"):
         open_data(drawn_manifest, p, tmp_path)
     assert not list(tmp_path.iterdir())
     open_or_build(drawn_manifest.rows(split="test"), make_contract(p), tmp_path)

@@ -12,6 +12,7 @@ import numpy as np
 from fer_lib.errors import DataError
 from fer_lib.faces.decode import decode
 from fer_lib.live.capture import Frame
+from fer_lib.live.latest_value import LatestValue
 
 MAX_BYTES = 4_000_000  # of one JPEG
 MAX_PIXELS = 4096 * 2304
@@ -26,31 +27,25 @@ class BrowserSource:
     is_camera, paced, fps, failure = True, False, 0.0, ""  # a browser does not report the frame rate
 
     def __init__(self, name: str = "browser camera"):
-        self.name, self.dropped = name, 0
-        self._change = threading.Condition()
-        self._size: tuple[int, int] | None = None
-        self._pending: Frame | None = None
-        self._closed = self._reading = False
-        self._index, self._clock_zero = -1, 0.0  # index of the last frame; the browser's clock at time 0
-        self._time, self._arrival = 0.0, 0.0  # of the last frame: its time, and perf_counter when it arrived
+        self.name = name
+        self.current_size: tuple[int, int] | None = None  # (width, height), None before the first frame
+        self._frames = LatestValue()  # (image, seconds by the browser's clock, perf_counter at its arrival)
+        self._started, self._is_closed = threading.Event(), False  # started: the size is known, or it is closed
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) of every frame; waits for the first.  DataError when it closes before the first frame."""
-        with self._change:
-            self._change.wait_for(lambda: self._size is not None or self._closed)
-            if self._size is None:
-                raise DataError(
-                    f"{self.name}: no image came before the session ended; start the camera on the page, and let the "
-                    "browser use it when it asks"
-                )
-            return self._size
+        self._started.wait()
+        if self.current_size is None:
+            raise DataError(
+                f"{self.name}: no image came before the session ended; start the camera on the page, and let the "
+                "browser use it when it asks"
+            )
+        return self.current_size
 
     @property
-    def current_size(self) -> tuple[int, int] | None:
-        """(width, height), None before the first frame; does not wait."""
-        with self._change:
-            return self._size
+    def dropped(self) -> int:
+        return self._frames.skipped
 
     def feed(self, jpeg: bytes, at: float) -> bool:
         """Decode a frame captured ``at`` seconds by the browser's clock; it replaces a frame that is still unread.
@@ -63,50 +58,37 @@ class BrowserSource:
         if not math.isfinite(at):
             raise DataError(f"an image's time must be a number of seconds, not {at}: load the page again")
         size = image.shape[1], image.shape[0]
-        with self._change:
-            if self._closed:
-                return False
-            if self._size is not None and size != self._size:
-                raise DataError(
-                    f"an image of {size[0]} x {size[1]} pixels after those of {self._size[0]} x {self._size[1]}: a "
-                    "session has one size; load the page again, or end this session and start another"
-                )
-            self._size = size
-            self._index += 1
-            self._set_time(at, arrival)
-            self.dropped += self._pending is not None and self._reading
-            self._pending = Frame(self._index, self._time, image, arrival)
-            self._change.notify_all()
-            return True
-
-    def _set_time(self, at: float, arrival: float) -> None:
-        """Set the frame's time, which always increases: a reloaded page may have another clock."""
-        if not self._reading:  # the model is still loading; this frame only waits
-            self._index, self._clock_zero, self._time = 0, at, 0.0
-        elif at - self._clock_zero > self._time:
-            self._time = at - self._clock_zero
-        else:
-            self._time += max(arrival - self._arrival, 1e-3)
-            self._clock_zero = at - self._time
-        self._arrival = arrival
+        if self._is_closed:
+            return False
+        if self.current_size not in (None, size):
+            raise DataError(
+                f"an image of {size[0]} x {size[1]} pixels after those of {self.size[0]} x {self.size[1]}: a session "
+                "has one size; load the page again, or end this session and start another"
+            )
+        self.current_size = size
+        self._started.set()
+        self._frames.put((image, at, arrival))
+        return True
 
     def __iter__(self) -> Iterator[Frame]:
-        while (frame := self._take()) is not None:
-            yield frame
-
-    def _take(self) -> Frame | None:
-        with self._change:
-            self._change.wait_for(lambda: self._pending is not None or self._closed)
-            if self._closed:
-                return None
-            frame, self._pending, self._reading = self._pending, None, True
-            return frame
+        zero, seconds, before, count = None, 0.0, 0.0, 0  # zero: the browser's clock at time 0
+        while (latest := self._frames.take()) is not None and not self._is_closed:
+            image, at, arrival = latest
+            if zero is None:
+                zero = at
+            elif at - zero > seconds:
+                seconds = at - zero
+            else:  # a reloaded page may have another clock, and time must increase
+                seconds += max(arrival - before, 1e-3)
+                zero = at - seconds
+            yield Frame(count + self.dropped, seconds, image, arrival)
+            before, count = arrival, count + 1
 
     def close(self) -> None:
         """End the iteration and wake every waiting thread.  It may be called twice."""
-        with self._change:
-            self._closed, self._pending = True, None
-            self._change.notify_all()
+        self._is_closed = True
+        self._started.set()
+        self._frames.end()
 
 
 def _decode(jpeg: bytes) -> np.ndarray:

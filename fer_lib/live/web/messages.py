@@ -16,12 +16,6 @@ from fer_lib.live.session_files import UNSTABLE
 from fer_lib.live.view import View
 
 PREVIEW_WIDTH, PREVIEW_QUALITY = 640, 80  # pixels; JPEG
-LOGS = (
-    session_files.PER_FRAME, session_files.EVENTS, session_files.SUMMARY, session_files.THRESHOLDS,
-    session_files.CORRECTNESS, session_files.FACES, session_files.SESSION, session_files.RECORDED,
-    session_files.ANNOTATED_LIST,
-)  # fmt: skip
-VIDEOS = (session_files.RAW_VIDEO, session_files.ANNOTATED_VIDEO)
 
 
 def page_config() -> dict[str, Any]:
@@ -69,7 +63,7 @@ def preview(image: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, PREVIEW_QUALITY])[1].tobytes()
 
 
-def files(folder: Path, names: tuple[str, ...] = LOGS + VIDEOS) -> list[dict[str, Any]]:
+def files(folder: Path, names: tuple[str, ...] = session_files.LOGS + session_files.VIDEOS) -> list[dict[str, Any]]:
     """The files in ``folder`` among ``names``, with their sizes in bytes."""
     return [{"name": path.name, "bytes": path.stat().st_size} for path in session_files.regular_files(folder, names)]
 

@@ -25,11 +25,11 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 
 from fer_lib.errors import FerError, ParamsError
+from fer_lib.live.session_files import LOGS
 from fer_lib.live.web import messages
 from fer_lib.live.web.browser_camera import MAX_BYTES, BrowserSource
 from fer_lib.live.web.origin_check import OriginCheck
-from fer_lib.live.web.send_queue import SendQueue
-from fer_lib.live.web.session_hub import STAMP, SessionHub
+from fer_lib.live.web.session_hub import STAMP, SendQueue, SessionHub
 
 if TYPE_CHECKING:
     from fer_lib.live.session import Session
@@ -47,17 +47,14 @@ PAGE = {
 
 
 def create_app(
-    open_session: Callable[[BrowserSource | None], Session],
-    source_is_browser: bool,
-    token: str,
-    info: dict[str, Any] | None = None,
+    session: Session, browser_source: BrowserSource | None, token: str, info: dict[str, Any] | None = None
 ) -> FastAPI:
-    """The application of one session, which ``open_session`` makes and the first page starts.
+    """The application of one session, which the first page starts.
 
     ``info``: ``name`` of the source, ``folder``, ``record`` and ``model``, for display.  ``app.state.hub`` is the
     :class:`SessionHub`.
     """
-    hub, key = SessionHub(open_session, source_is_browser, info or {}), token.encode()
+    hub, key = SessionHub(session, browser_source, info or {}), token.encode()
 
     @contextlib.asynccontextmanager
     async def lifespan(app):
@@ -74,9 +71,9 @@ def create_app(
         """One log file, or all of them as a ZIP archive."""
         if not secrets.compare_digest(token.encode(), key):
             return _refusal(403, "This address lacks its key: use the links of the page.")
-        if hub.phase != "over" or hub.session is None:
+        if hub.phase != "over":
             return _refusal(409, "The logs are still written: end the session first.")
-        folder = hub.session.folder
+        folder = session.folder
         if name == ARCHIVE:
             return _download(_zip_logs(folder), f"{folder.name}.zip")
         if name not in (entry["name"] for entry in messages.files(folder)):  # no other path is reachable
@@ -89,8 +86,7 @@ def create_app(
         if not secrets.compare_digest(token.encode(), key):
             await ws.close(NO_KEY, "this address lacks its key: open the one that fer live printed")
             return
-        outgoing = SendQueue()
-        hub.join(outgoing)
+        outgoing = hub.join()
         sending = asyncio.create_task(_send(ws, outgoing))
         try:
             await _receive(ws, outgoing, hub)
@@ -154,7 +150,7 @@ def _zip_logs(folder: Path) -> bytes:
     """All logs as one ZIP archive, without the videos, which may be large."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        for entry in messages.files(folder, messages.LOGS):
+        for entry in messages.files(folder, LOGS):
             archive.write(folder / entry["name"], f"{folder.name}/{entry['name']}")
     return stream.getvalue()
 

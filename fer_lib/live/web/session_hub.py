@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +16,6 @@ from fer_lib.errors import DataError, FerError, ParamsError, user_message
 from fer_lib.live.controls import LIMITS
 from fer_lib.live.web import messages
 from fer_lib.live.web.browser_camera import BrowserSource
-from fer_lib.live.web.send_queue import SendQueue
 
 if TYPE_CHECKING:
     from fer_lib.live.session import Session
@@ -23,43 +25,75 @@ log = logging.getLogger(__name__)
 STATE_SECONDS, PREVIEW_SECONDS = 1 / 30, 1 / 15  # minimum interval
 STAMP = struct.Struct("<d")  # header of each JPEG from the browser: seconds by its clock
 END_TIMEOUT = 30  # seconds for a session to close its files
+MAX_ANSWERS = 256  # a page that reads nothing loses the oldest answers
+
+
+class SendQueue:
+    """The messages that wait for one page: all answers in order, and only the latest state and preview.
+
+    Any thread may ``put``; ``take`` belongs to the event loop in which the queue was made.
+    """
+
+    def __init__(self):
+        self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
+        self._lock = threading.Lock()
+        self._answers: deque[dict[str, Any]] = deque(maxlen=MAX_ANSWERS)
+        self._latest: dict[str, dict[str, Any] | bytes] = {}
+
+    def put(self, message: dict[str, Any]) -> None:
+        """Queue a message that must arrive."""
+        with self._lock:
+            self._answers.append(message)
+        self._notify()
+
+    def replace(self, kind: str, message: dict[str, Any] | bytes) -> None:
+        """Queue a message that replaces an unsent one of the same ``kind``."""
+        with self._lock:
+            self._latest[kind] = message
+        self._notify()
+
+    def _notify(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the page has closed, and its event loop too
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def take(self) -> list[dict[str, Any] | bytes]:
+        """All waiting messages; waits for the first one."""
+        await self._wake.wait()
+        self._wake.clear()
+        with self._lock:
+            messages = [*self._answers, *self._latest.values()]
+            self._answers.clear()
+            self._latest.clear()
+        return messages
 
 
 class SessionHub:
     """``phase`` is ``waiting`` until the first page connects, then ``running``, then ``over``.
 
-    Methods may be called from any thread.  ``info`` is sent to every page at first.  Callbacks: ``on_start`` with the
-    session before it starts, ``on_end`` with the error or None after its files are closed, ``close_server`` when a page
-    closes the program.
+    Methods may be called from any thread.  ``browser_source``: the session's source where that is a page's camera, else
+    None.  ``info`` is sent to every page at first.  Callbacks: ``on_start`` before the session starts, ``on_end`` with
+    the error or None after its files are closed, ``close_server`` when a page closes the program.
     """
 
-    def __init__(
-        self, open_session: Callable[[BrowserSource | None], Session], from_browser: bool, info: dict[str, Any]
-    ):
-        self.browser_source = BrowserSource() if from_browser else None
+    def __init__(self, session: Session, browser_source: BrowserSource | None, info: dict[str, Any]):
+        self.session, self.browser_source = session, browser_source
         self.info, self.phase = info, "waiting"
-        self.session: Session | None = None
         self.summary: dict[str, Any] | None = None
         self.error: BaseException | None = None
-        self.on_start: Callable[[Session], None] = lambda session: None
+        self.on_start: Callable[[], None] = lambda: None
         self.on_end: Callable[[BaseException | None], None] = lambda error: None
         self.close_server: Callable[[], None] = lambda: None
-        self._open_session = open_session
         self._lock = threading.Lock()
         self._pages: list[SendQueue] = []
         self._camera: SendQueue | None = None  # the page that sends images
         self._last_state: dict[str, Any] | None = None
         self._thread: threading.Thread | None = None
-        self._end_requested = False
 
-    def open(self) -> None:
-        """Open the session without starting it, to raise its errors early."""
-        self.session = self.session or self._open_session(self.browser_source)
-
-    def join(self, page: SendQueue) -> None:
-        """Add a page; the first one starts the session."""
+    def join(self) -> SendQueue:
+        """Add a page and return its messages; the first page starts the session."""
+        page = SendQueue()
         with self._lock:
-            if self.phase == "waiting" and not self._end_requested:
+            if self.phase == "waiting" and not self.session.controls.ended:
                 self.phase = "running"
                 self._thread = threading.Thread(target=self._run, name="fer-page", daemon=True)
                 self._thread.start()
@@ -71,11 +105,11 @@ class SessionHub:
             page.put({"hello": hello})
             if self._last_state is not None:
                 page.replace("state", {"state": self._last_state})
-            if self.session is not None:
-                page.replace("setting", {"setting": messages.setting(self.session.controls.now)})
+            page.replace("setting", {"setting": messages.setting(self.session.controls.now)})
             if self.phase == "over":
                 page.put(self._end_message())
             self._pages.append(page)
+        return page
 
     def leave(self, page: SendQueue) -> None:
         with self._lock:
@@ -106,25 +140,22 @@ class SessionHub:
         """Apply a command, a JSON object with one entry.  ParamsError for an unknown command or a wrong value."""
         if not isinstance(request, dict) or len(request) != 1:
             raise ParamsError("a command is a JSON object with one entry: label, smoothing, overlay, key, end or close")
-        (name, value), session = next(iter(request.items())), self.session
+        (name, value), controls = next(iter(request.items())), self.session.controls
         if name == "close" and value is True:
             self.end()
             self.close_server()
             return
-        if session is None or self.phase != "running":
+        if self.phase != "running":
             why = "is over: start another with fer live --web" if self.phase == "over" else "has not started yet: wait"
             raise ParamsError(f"{name!r} has no effect: the session {why}")
-        _apply_command(session.controls, name, value)
-        self._broadcast("setting", {"setting": messages.setting(session.controls.now)})
-        if session.controls.ended:
+        _apply_command(controls, name, value)
+        self._broadcast("setting", {"setting": messages.setting(controls.now)})
+        if controls.ended:
             self.end()
 
     def end(self) -> None:
         """End the session, also before its start; :meth:`finish` also waits for it."""
-        with self._lock:
-            self._end_requested = True
-        if self.session is not None:
-            self.session.controls.end()
+        self.session.controls.end()
         if self.browser_source is not None:
             self.browser_source.close()  # the session may be waiting for its first image
 
@@ -133,7 +164,7 @@ class SessionHub:
         self.end()
         if self._thread is not None:
             self._thread.join(END_TIMEOUT)
-        elif self.session is not None and self.phase == "waiting":
+        elif self.phase == "waiting":
             self.session.discard()
             self.phase = "over"
 
@@ -152,13 +183,14 @@ class SessionHub:
 
     def _run(self) -> None:
         try:
-            self.open()
-            if self._end_requested:  # while it was opening
-                self.session.controls.end()
-            self._start(self.session)
-            self._broadcast("setting", {"setting": messages.setting(self.session.controls.now)})
             try:
-                self._send_views(self.session)
+                self.on_start()
+            except BaseException:
+                self.session.discard()
+                raise
+            self.session.start()
+            try:
+                self._send_views()
             except BaseException:  # no page can see the rest, so close the files
                 self.session.controls.end()
                 self.session.wait(END_TIMEOUT)
@@ -176,17 +208,9 @@ class SessionHub:
                 page.put(self._end_message())
         self.on_end(self.error)
 
-    def _start(self, session: Session) -> None:
-        try:
-            self.on_start(session)
-        except BaseException:
-            session.discard()
-            raise
-        session.start()
-
-    def _send_views(self, session: Session) -> None:
+    def _send_views(self) -> None:
         """Send the latest views to the pages, at a limited rate."""
-        last_preview, latest_view = 0.0, session.latest_view
+        last_preview, latest_view = 0.0, self.session.latest_view
         while not latest_view.over:
             start = time.monotonic()
             if (view := latest_view.take(0.5)) is None:
@@ -208,8 +232,8 @@ class SessionHub:
         error = ""
         if self.error is not None:
             error = user_message(self.error) or f"{type(self.error).__name__}: {self.error} (more in the terminal)"
-        files = messages.files(self.session.folder) if self.session is not None else []
-        return {"over": {"facts": messages.summary_rows(self.summary or {}), "files": files, "error": error}}
+        facts, files = messages.summary_rows(self.summary or {}), messages.files(self.session.folder)
+        return {"over": {"facts": facts, "files": files, "error": error}}
 
 
 def _apply_command(controls, name: str, value: Any) -> None:
