@@ -174,7 +174,7 @@ def test_an_unplugged_camera_is_reported_and_its_frames_are_logged(at_rest, tmp_
 def test_a_session_with_a_hanging_camera_can_be_ended(at_rest, tmp_path, monkeypatch):
     class Hanging(Camera):
         def read(self):
-            if self.count_read == 10:
+            if self.count_read == 200:
                 unplugged.wait(60)
             return super().read()
 
