@@ -23,8 +23,8 @@ from _common import goal, one_core, publish  # beside this file, which tests loa
 
 from fer_lib.live.log import SessionLog
 from fer_lib.live.score import flips, measure, raw_labels, score, segments
-from fer_lib.live.session_files import NO_LABEL, FrameRecord, read_frames, write_session
-from fer_lib.live.smoothing import Smoother, smooth
+from fer_lib.live.session_files import NO_LABEL, UNSTABLE, FrameRecord, read_frames, write_session
+from fer_lib.live.smoothing import Smoother, apply_margin, majority_vote, moving_average
 from fer_lib.live.smoothing_grid import score_grid
 from fer_lib.params import SmoothingParams, StudyParams
 
@@ -44,6 +44,16 @@ def acted(length: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     probs[np.arange(length), said] += 0.5
     probs[rng.random(length) < 0.03] = np.nan
     return manual, probs
+
+
+def smooth(probs: np.ndarray, p: SmoothingParams) -> np.ndarray:
+    """The labels int8 [T] of a whole session at once, by the functions that the smoothing study composes."""
+    faces = ~np.isnan(probs).any(axis=1)
+    labels = apply_margin(moving_average(probs[faces], p.ema_alpha), p.hysteresis_delta)
+    winner, votes = majority_vote(labels, p.vote_window)
+    shown = np.full(len(probs), UNSTABLE, np.int8)
+    shown[faces] = np.where(votes >= p.vote_min_count, winner, UNSTABLE)
+    return shown
 
 
 def write(folder: Path, length: int) -> Path:

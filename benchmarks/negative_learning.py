@@ -76,9 +76,9 @@ def macro_f1(a: argparse.Namespace, seed: int, share: float, loss: str, work: Pa
         epochs=a.epochs, batch_size=a.batch, lr=a.lr, warmup_epochs=0.5, imbalance="none", eval_every=a.epochs,
         checkpoint_every=a.epochs, threads=a.threads, device=a.device,
         augment={"scale": (0.85, 1.0), "jitter": (0.1, 0.1, 0.0, 0.0)},
-        negative={"method": "none" if loss == "ce" else "selnlpl"},
+        negative={"method": "none" if loss == "ce" else "selnlpl", "draws": a.draws},
     )  # fmt: skip
-    out = work / f"{loss}-{share:g}-{seed}-{a.faces}x{a.epochs}"
+    out = work / f"{loss}-{share:g}-{seed}-{a.faces}x{a.epochs}x{a.draws}"
     sign = mock.patch.object(
         negative, "negative_loss", raise_wrong_class if loss == "wrong_sign" else negative.negative_loss
     )
@@ -138,7 +138,8 @@ def page(result: dict) -> str:
         f"{result['backbone']} from nothing at {result['size']} pixels, {result['epochs']} epochs of "
         f"{result['train']:,} train rows for every loss; {result['test']:,} test faces with right labels; seeds "
         f"{', '.join(map(str, result['seeds']))}, each with its own faces and wrong labels. Weights of the last epoch. "
-        "Macro-F1 in percent; differences are paired by seed, in points, with Student's 95 % interval over seeds.",
+        f"SelNLPL draws {result['draws']} wrong classes of a face at each step. Macro-F1 in percent; "
+        "differences are paired by seed, in points, with Student's 95 % interval over seeds.",
         "",
         "| wrong labels | loss | each seed | mean | s.d. | to ce |",
         "|---:|---|---|---:|---:|---:|",
@@ -157,12 +158,13 @@ def main() -> None:
     parser.add_argument("--noise", type=float, nargs="+", default=[0.0, 0.2, 0.4])
     parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=LOSSES)
     parser.add_argument("--faces", type=int, default=8400, help="drawn faces of a seed")
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=150)
+    parser.add_argument("--draws", type=int, default=10, help="wrong classes of a face at each step")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--backbone", default="test_resnet")
     parser.add_argument("--embed-dim", type=int, default=64)
-    parser.add_argument("--size", type=int, default=48)
+    parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--work", type=Path, help="where fits stay between calls; default: a temporary folder")
@@ -179,7 +181,7 @@ def main() -> None:
                     print(f"seed {seed}, {share:.0%} wrong labels, {loss}: macro-F1 {score:.3f}", flush=True)
         first = drawn_faces(a, a.seeds[0], work)
         counts = {split: len(first.rows(split=split)) for split in ("train", "test")}
-    shared = {key: getattr(a, key) for key in ("backbone", "size", "epochs", "batch", "lr", "seeds")}
+    shared = {key: getattr(a, key) for key in ("backbone", "size", "epochs", "batch", "lr", "draws", "seeds")}
     result = shared | counts | {"table": summary(runs, a.seeds)}
     print(page(result))
     if a.write:

@@ -67,6 +67,7 @@ phases:
   student_kd: {<<: *student, name: student_kd, mode: kd, epochs: 1, init_from: student_ce}
   student_dkd: {<<: *student, name: student_dkd, mode: dkd, epochs: 1, init_from: student_ce}
   evaluate: {resamples: 100, smoke: true, allow_leaks: [fer2013]}
+  ablation: {variants: {ce: [student_ce], kd: [student_kd], dkd: [student_dkd]}, resamples: 100}
   export: {}
   curated:
     kind: manifest
@@ -92,7 +93,7 @@ phases:
     alias: candidate
 """
 PHASES = ("check", "import", "manifest", "teacher_a", "teacher_b", "checkpoints", "softlabels", "student_ce",
-          "student_kd", "student_dkd", "evaluate", "export", "curated", "audit", "score",
+          "student_kd", "student_dkd", "evaluate", "ablation", "export", "curated", "audit", "score",
           "adapt")  # fmt: skip
 
 

@@ -116,6 +116,7 @@ def evaluate(
                 logits=view.logits,
                 y=view.used.labels,
                 sample_id=np.asarray(view.used.sample_ids),
+                source=view.used.frame["source"].to_numpy(str),
             )
         result["models"][subject.name] = subject.describe() | scores
         report = scores["views"]["none"]["all"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import stat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,7 +30,7 @@ def decode(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarr
     """
     name = f"image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
     try:
-        stream = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
+        stream = io.BytesIO(source) if isinstance(source, bytes) else open_file(source)
     except (OSError, ValueError) as error:
         raise DataError(f"{name}: cannot be read ({getattr(error, 'strerror', error)}): check the path") from error
     with stream:
@@ -47,6 +50,14 @@ def decode(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarr
             raise DataError(f"{name}: {error}, above the cap of {max_pixels:,} pixels: save it smaller") from error
         except Exception as error:  # a broken file can raise almost anything out of Pillow's decoders
             raise DataError(f"{name}: broken or truncated image ({error}): fetch it again or leave it out") from error
+
+
+def open_file(path: Path | str) -> BinaryIO:
+    """The open file.  OSError when it cannot be opened, or is a pipe or a device, whose reading may never end."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder says what it is
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+    return open(path, "rb")
 
 
 def _rgb(image: Image.Image, name: str) -> np.ndarray:

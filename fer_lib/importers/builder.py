@@ -19,7 +19,7 @@ from fer_lib.datasets.manifest import BOX, content_id, safe_path, sample_id, tid
 from fer_lib.emotions import EMOTIONS, class_id
 from fer_lib.errors import DataError
 from fer_lib.faces.contract import MAX_BOX_OVER_PICTURE
-from fer_lib.faces.decode import FORMATS
+from fer_lib.faces.decode import FORMATS, open_file
 from fer_lib.params import SourceSpec
 from fer_lib.storage.atomic import explained
 from fer_lib.storage.progress import Step
@@ -154,7 +154,8 @@ class ImportBuilder(RecordCounts):
         """
         if self._last_image is None or self._last_image[0] != path:
             try:
-                self._last_image = path, path.read_bytes()
+                with open_file(path) as file:
+                    self._last_image = path, file.read()
             except FileNotFoundError:
                 raise BadRecord("missing image", str(path)) from None
             except OSError as error:

@@ -23,7 +23,7 @@ from fer_lib.datasets.manifest import BOX, SPLIT_NAMES, Manifest, box_of, conten
 from fer_lib.datasets.splits import assign_val, assign_val_roles, excluded_from_val
 from fer_lib.emotions import EMOTIONS, NUM_CLASSES, class_id
 from fer_lib.errors import DataError
-from fer_lib.faces.decode import decode
+from fer_lib.faces.decode import decode, open_file
 from fer_lib.importers.builder import MAX_LISTED, BadRecord, RecordCounts, leaves_photo
 from fer_lib.importers.text_files import numbers
 from fer_lib.params import CsvParams
@@ -199,7 +199,8 @@ def _add_ids(table: CsvRows, root: Path) -> int:
     def read(path: str) -> None:
         file, rows = root / path, [table.rows[number] for number in rows_of[path]]
         try:
-            data = file.read_bytes()
+            with open_file(file) as stream:
+                data = stream.read()
             size = decode(data).shape[:2]
         except (OSError, DataError) as error:
             kind = "missing picture" if isinstance(error, FileNotFoundError) else "undecodable picture"

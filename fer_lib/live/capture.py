@@ -21,6 +21,7 @@ from fer_lib.faces.opencv_errors import reason
 from fer_lib.live.latest_value import LatestValue
 
 CAMERA_TIMEOUT = 2.0  # seconds without a frame after which a camera counts as unplugged
+MAX_PIXELS = 7680 * 4320  # of a frame of a file: 100 MB, of which several are in memory at a time
 CAMERA_HINT = (
     "check that it is plugged in and its cover open, that this user may use it and that no other program does; or "
     "choose another number or a video file with --source"
@@ -139,7 +140,19 @@ def _open(source: str, is_camera: bool) -> cv2.VideoCapture:
     file = Path(source).expanduser()
     if not is_camera and not file.is_file():
         raise DataError(f"--source {source}: there is no such file; give a camera's number (0) or a video file")
-    video = cv2.VideoCapture(int(source) if is_camera else str(file))
+    video = cv2.VideoCapture(int(source)) if is_camera else open_video(file)
     if is_camera:
         video.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the latest frame, not a buffered one
+    return video
+
+
+def open_video(file: Path) -> cv2.VideoCapture:
+    """A video file, perhaps not opened.  DataError when its frames have more than ``MAX_PIXELS``."""
+    video = cv2.VideoCapture(str(file))
+    width, height = (int(video.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    if width * height > MAX_PIXELS:
+        video.release()
+        raise DataError(
+            f"{file} has frames of {width} x {height} pixels, above the cap of {MAX_PIXELS:,}: scale it down"
+        )
     return video

@@ -16,6 +16,7 @@ import numpy as np
 
 from fer_lib.errors import DataError
 from fer_lib.live import session_files
+from fer_lib.live.capture import open_video
 
 DEFAULT_FPS = 25.0  # for a camera that does not report its own
 
@@ -122,8 +123,8 @@ def recorded_frames(folder: Path | str) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def read_images(file: Path) -> Iterator[np.ndarray]:
-    """The images of a video file, uint8 RGB [H, W, 3].  DataError when OpenCV cannot read it."""
-    video = cv2.VideoCapture(str(file))
+    """The images of a video file, uint8 RGB [H, W, 3].  DataError when OpenCV cannot read it, or they are too large."""
+    video = open_video(file)
     try:
         if not video.isOpened():
             raise DataError(f"{file} is no video that OpenCV can read: record the session again")

@@ -15,13 +15,16 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
-from fer_lib.emotions import EMOTIONS
+from fer_lib.emotions import EMOTIONS, NUM_CLASSES
 from fer_lib.errors import DataError
 from fer_lib.faces.detectors import Face
+from fer_lib.params import SmoothingParams
+from fer_lib.params.strict import first_problem
 from fer_lib.storage.atomic import write_json
 
 PER_FRAME, EVENTS, SUMMARY = "per_frame.csv", "events.csv", "demoresultssummary.csv"
@@ -53,6 +56,33 @@ NO_LABEL, UNSTABLE, UNKNOWN = -1, -1, -2  # of manual and of predicted labels
 LABEL_TEXT = {UNSTABLE: "(unstable)", UNKNOWN: "Unknown", **dict(enumerate(EMOTIONS))}
 _PRED_LABELS = {text: label for label, text in LABEL_TEXT.items()}
 _MANUAL_LABELS = {"": NO_LABEL, **{name: label for label, name in enumerate(EMOTIONS)}}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class SourceInfo(_Section):
+    fps: float | None = None
+    path: str | None = None
+    fingerprint: str | None = None
+
+
+class ModelFacts(_Section):
+    abstention: Annotated[list[float], Field(min_length=NUM_CLASSES, max_length=NUM_CLASSES)] | None = None
+
+
+class SessionInfo(_Section):
+    """The part of ``session.json`` that readers depend on; a killed session lacks the results."""
+
+    source: SourceInfo | None = None
+    size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] | None = None  # width, height in pixels
+    replay_of: Annotated[str, Field(max_length=255, pattern=r"^[^/\\\x00]+$")] | None = None  # a folder beside this one
+    model_facts: ModelFacts | None = None
+    smoothing: SmoothingParams | None = None
+    fps: float | None = None
+    latency_ms: dict[str, float] | None = None
+    dropped: NonNegativeInt | None = None
 
 
 @dataclass(frozen=True)
@@ -93,15 +123,17 @@ class Frames:
 
 
 def read_session(folder: Path | str) -> dict[str, Any]:
-    """``session.json`` of a session's folder; DataError when it is missing or is no JSON object."""
+    """``session.json`` of a session's folder; DataError when it is missing or holds something else."""
     file = Path(folder) / SESSION
     try:
         content = json.loads(_read_bytes(file))
         if not isinstance(content, dict):
             raise ValueError("it holds no JSON object")
+        SessionInfo.model_validate(content)
         return content
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{file} cannot be read ({error}): record the session again") from error
+        reason = first_problem(error) if isinstance(error, ValidationError) else error
+        raise DataError(f"{file} cannot be read ({reason}): record the session again") from error
 
 
 def write_session(folder: Path, content: dict[str, Any]) -> None:
@@ -245,6 +277,8 @@ def read_faces(folder: Path | str) -> dict[int, Face]:
             points = np.array([float(cell) for cell in cells[6:] if cell], np.float32)
             if len(values) != 5 or points.size not in (0, 10):
                 raise ValueError("a cell is missing")
+            if not (np.isfinite(values).all() and np.isfinite(points).all()):
+                raise ValueError("a value is not finite")
         except (ValueError, IndexError) as error:
             raise DataError(f"{file}: line {number} is not what a session writes ({error})") from error
         faces[index] = Face(tuple(values[:4]), values[4], points.reshape(5, 2) if points.size else None)

@@ -16,8 +16,15 @@ from typing import Any
 from fer_lib.datasets.provenance import TrainingData, join_training_data
 from fer_lib.errors import BundleError, FerError
 from fer_lib.models.bundle import Bundle, read_bundle
-from fer_lib.models.softlabels_format import HASHES, METRICS, RECORD, file_hashes, read_record, verify_files
-from fer_lib.storage.json_files import read_json
+from fer_lib.models.softlabels_format import (
+    HASHES,
+    METRICS,
+    RECORD,
+    file_hashes,
+    read_metrics,
+    read_record,
+    verify_files,
+)
 from fer_lib.storage.paths import below, home
 
 
@@ -64,10 +71,9 @@ def read_ensemble(folder: Path) -> Ensemble:
     Raises BundleError when a file or a member was changed since it was written.
     """
     verify_files(folder, (RECORD, METRICS))
-    record = read_record(folder)
+    record, metrics = read_record(folder), read_metrics(folder)
     name = record.get("name") or folder.name.rsplit("-", 1)[0]
     weights = [teacher["weight"] for teacher in record["teachers"]]
-    metrics = read_json(folder / METRICS)
     return Ensemble(folder, name, member_bundles(record), weights, record["ensemble_space"], metrics)
 
 

@@ -39,6 +39,9 @@ class SoftLabels:
     sha256: str
 
 
+Score = Annotated[float, Field(ge=0, le=1)] | None
+
+
 class TeacherRecord(BaseModel):
     """One teacher of ``alignmentreport.json``.  ``uri``: its bundle folder, relative to the soft labels or absolute."""
 
@@ -61,13 +64,24 @@ class TeacherCost(BaseModel):
 
 
 class SoftLabelRecord(BaseModel):
-    """The part of ``alignmentreport.json`` that readers depend on."""
+    """The part of ``alignmentreport.json`` that readers depend on; ``name``: of a registered ensemble."""
 
     model_config = ConfigDict(extra="allow")
 
+    name: str | None = None
     rows: Annotated[int, Field(ge=0)]
     ensemble_space: Literal["logit", "prob"]
     teachers: Annotated[list[TeacherRecord], Field(min_length=1)]
+
+
+class EnsembleMetrics(BaseModel):
+    """The part of ``ensemble_metrics.json`` that an ensemble has as its metrics and ids."""
+
+    evalset_id: str
+    protocol_id: str
+    macro_f1: Score = None
+    accuracy: Score = None
+    ece: Score = None
 
 
 _Index = TypeAdapter(dict[str, Annotated[int, Field(ge=0)]])
@@ -200,6 +214,14 @@ def read_record(folder: Path) -> dict[str, Any]:
         SoftLabelRecord.model_validate(record)
         members = [t | {"uri": (folder / t["uri"]).resolve().as_posix()} for t in record["teachers"]]
     return record | {"teachers": members}
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The folder's ``ensemble_metrics.json``.  Raises BundleError when it is missing or holds something else."""
+    with _reading(folder):
+        metrics = json.loads((folder / METRICS).read_bytes())
+        EnsembleMetrics.model_validate(metrics)
+    return metrics
 
 
 def read_costs(folder: Path) -> list[tuple[str, dict[str, Any] | None]]:

@@ -12,7 +12,7 @@ from fer_lib.params.base import CheckParams, PhaseParams, usable_alias
 from fer_lib.params.data import AuditParams, CsvParams, CurateParams, ImportParams, ManifestParams, SourceSpec
 from fer_lib.params.fit import AugmentParams, FitParams, StudentParams, TeacherParams
 from fer_lib.params.live import BufferParams, LiveParams, ScoreParams, SmoothingParams, StudyParams
-from fer_lib.params.models import CheckpointParams, EvaluateParams, ExportParams, SoftLabelParams
+from fer_lib.params.models import AblationParams, CheckpointParams, EvaluateParams, ExportParams, SoftLabelParams
 from fer_lib.params.negative import NegativeParams
 from fer_lib.params.nested import NestedParams
 from fer_lib.params.strict import Strict
@@ -30,4 +30,5 @@ KINDS: dict[str, tuple[type[PhaseParams], str]] = {
     "export": (ExportParams, "09_export_onnx"),
     "score": (ScoreParams, "10_score_session"),
     "adapt": (AdaptParams, "11_adapt"),
+    "ablation": (AblationParams, "14_ablation"),
 }

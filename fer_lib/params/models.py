@@ -1,4 +1,4 @@
-"""Parameters of the checkpoint sweep (05), soft labels (06), evaluation (08) and export (09)."""
+"""Parameters of the checkpoint sweep (05), soft labels (06), evaluation (08), export (09) and ablation (14)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fer_lib.emotions import NUM_CLASSES
 from fer_lib.params.base import Alias, Device, PackKind, PhaseParams, Positive, RegisteredName
+from fer_lib.params.strict import closest
 
 # a share above 0 for each class, in their order; the sum is checked where it is used
 Prior = Annotated[list[Annotated[float, Field(gt=0.0, lt=1.0)]], Field(min_length=NUM_CLASSES, max_length=NUM_CLASSES)]
@@ -111,3 +112,32 @@ class ExportParams(PhaseParams):
     opset: Annotated[int, Field(ge=17, le=23)] = 18
     parity_tolerance: Positive = 1e-4
     compact: bool = False  # also a file with int8 weights and one scale per channel, measured separately
+
+
+class AblationParams(PhaseParams):
+    """14_ablation."""
+
+    evaluations: list[str] = []  # blank: every earlier evaluate phase
+    variants: dict[str, list[str]] = {}  # name -> its models, one per seed in one order; blank: each model is one
+    control: str = ""  # the variant that the others are compared with; blank: the first
+    resamples: Annotated[int, Field(ge=100)] = 1000
+    # of a notebook that runs alone with blank evaluations: the run file whose phases make them; blank: the newest ones
+    run_file: str = "params/ablation.yaml"
+
+    @classmethod
+    def unused_fields(cls, values: dict[str, Any]) -> frozenset[str]:
+        return frozenset({"run_file"})
+
+    @model_validator(mode="after")
+    def _check_variants(self):
+        if unusable := [name for name in self.variants if not re.fullmatch(r"[\w. -]+", name)]:  # part of metric names
+            raise ValueError(f"a variant should have letters, digits, spaces, '_', '-' and '.', not {unusable[0]!r}")
+        counts = {name: len(models) for name, models in self.variants.items()}
+        if 0 in counts.values() or len(set(counts.values())) > 1:
+            listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise ValueError(
+                f"every variant needs as many models as the others, one per seed in the same order: {listed}"
+            )
+        if self.control and counts and self.control not in counts:
+            raise ValueError(f"control: there is no variant {self.control!r}{closest(self.control, counts)}")
+        return self

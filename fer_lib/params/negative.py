@@ -23,6 +23,7 @@ class NegativeParams(Strict):
     method: Literal["none", "negl", "selnlpl"] = "none"
     draw: Literal["uniform", "confusion", "lowest", "neg_label"] = "uniform"  # how the wrong class of a row is drawn
     lowest: Annotated[int, Field(ge=1, le=6)] = 3  # draw lowest: one of that many classes of the lowest probability
+    draws: Annotated[int, Field(ge=1, le=20)] = 1  # wrong classes of a row at each step; the loss is their mean
     weight: Annotated[float, Field(ge=0.0)] = 0.05  # negl: of the mean loss
     ratio: Fraction = 0.5  # negl: share of the rows of a class that are drawn in an epoch
     class_ratios: dict[str, Fraction] = {"Disgust": 0.25, "Fear": 0.25, "Sad": 0.25}  # negl: in place of ratio

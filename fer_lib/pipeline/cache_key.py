@@ -78,8 +78,8 @@ def _digest(text: str) -> str:
 def input_id(value: str, field: str = "") -> str:
     """What an input is, as opposed to where it lies.
 
-    A phase: the ``ids`` of its ``outputs.json``, else its own key.  In the field ``fits``, always its own key,
-    because its ids do not say which epochs were kept.  A bundle and the packaged model: its ``bundle.json``.  A
+    A phase: the ``ids`` of its ``outputs.json``, else its own key.  In ``fits`` and ``evaluations`` always its own key:
+    the ids name no kept epochs and no measured models.  A bundle and the packaged model: its ``bundle.json``.  A
     registry URI: the version that it means now.  Any other folder or file: names, sizes and times of what is in it.
     """
     if value == "packaged":
@@ -90,7 +90,7 @@ def input_id(value: str, field: str = "") -> str:
         return _registry_version(value)
     folder = external(value)
     for name, key in (("outputs.json", "ids"), ("done.json", "key")):
-        if (folder / name).is_file() and (field, name) != ("fits", "outputs.json"):
+        if (folder / name).is_file() and not (field in ("fits", "evaluations") and name == "outputs.json"):
             if own_id := read_json(folder / name).get(key):
                 return _digest(json.dumps(own_id, sort_keys=True))
     if (folder / "bundle.json").is_file():

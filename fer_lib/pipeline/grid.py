@@ -11,7 +11,7 @@ from fer_lib.errors import ParamsError
 from fer_lib.pipeline.includes import read_run
 from fer_lib.pipeline.runfile import Phase, RunPlan, input_phases, load_run
 
-REPORTS = ("evaluate", "export")  # kinds that report on models of other phases
+REPORTS = ("evaluate", "export", "ablation")  # kinds that report on models of other phases
 REGISTERING = ("export", "checkpoints")  # kinds that move an alias of the registry
 _PAIRS = {"[": "]", "{": "}"}
 

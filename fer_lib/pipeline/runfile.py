@@ -62,6 +62,7 @@ INPUTS: dict[str, Input] = {
     "models": Input(("teacher", "student"), many=True, more_kinds=("checkpoints", "adapt")),
     "ensembles": Input(("softlabels",), many=True, required=False),
     "evaluation": Input(("evaluate",), required=False),
+    "evaluations": Input(("evaluate",), many=True),
     "candidates": Input(("student",), many=True, more_kinds=("checkpoints", "adapt")),
     "session": Input((), required=False),
     "init_from": Input((), required=False, more_kinds=("teacher", "student", "checkpoints", "adapt")),
@@ -148,6 +149,7 @@ def load_run(path: Path | str, overrides: Sequence[str] = (), smoke: bool = Fals
         plan.append(replace(validated, inputs=resolve_inputs(validated, before)))
         _check_backbone_args(plan[-1])
         _check_model_names(plan[-1])
+        _check_variants(plan[-1])
     return RunPlan(name, experiment, plan, path, None if smoke or overrides else declared_seconds(path, text.top))
 
 
@@ -258,6 +260,20 @@ def _check_model_names(phase: Phase) -> None:
         if isinstance(model, Phase) and (first := owner.setdefault(model.params.name, model.name)) != model.name:
             raise ParamsError(f"phases {first!r} and {model.name!r} are both called {model.params.name!r}, and "
                               f"{phase.name!r} has both in one table: set another name for one of them")  # fmt: skip
+
+
+def _check_variants(phase: Phase) -> None:
+    """Raise ParamsError when a variant of ``phase`` names a model that one of its evaluations does not measure."""
+    variants = getattr(phase.params, "variants", {})
+    for evaluation in phase.inputs["evaluations"] if variants else []:
+        models = evaluation.inputs["models"] if isinstance(evaluation, Phase) else [""]
+        if not all(isinstance(model, Phase) for model in models):  # only the evaluation itself knows their names
+            continue
+        names = [model.params.name for model in models]
+        for model in [model for models in variants.values() for model in models]:
+            if model not in names and not model.startswith("ensemble"):
+                raise ParamsError(f"phase {phase.name!r}: key 'variants': {model!r} is not among the models of "
+                                  f"{evaluation.name!r}{closest(model, names)}")  # fmt: skip
 
 
 def _resolve_reference(phase: Phase, name: str, value: str, before: list[Phase]) -> Phase | str:

@@ -26,7 +26,7 @@ def shrink(kind: str, values: dict[str, Any], phases: Iterable[str] = ()) -> dic
             "shown": min(values["shown"], 6),
             "noise_nets": values["noise_nets"] | {"folds": 2, "rounds": 1, "epochs": 1},
         }
-    if kind in ("checkpoints", "evaluate"):
+    if kind in ("checkpoints", "evaluate", "ablation"):
         return {"resamples": min(values["resamples"], 100)}
     return {"epochs": 1} if kind == "adapt" else {}
 

@@ -13,7 +13,7 @@ from fer_lib.errors import FerError
 from fer_lib.params import KINDS, FitParams
 from fer_lib.pipeline import cache_key, folders
 from fer_lib.pipeline.folders import finished_phases
-from fer_lib.pipeline.runfile import input_fields, load_run
+from fer_lib.pipeline.runfile import INPUTS, input_fields, load_run
 from fer_lib.storage.json_files import read_json
 from fer_lib.storage.paths import below, external, home, is_uri
 from fer_lib.tracking.phase_run import PhaseRun, inherited_run
@@ -55,12 +55,48 @@ def phase_run(kind: str, namespace: Mapping[str, Any], intent: str = "", name: s
 
 def prepare_standalone(params, kind: str, name: str) -> tuple[Any, dict[str, Any]]:
     """The parameters and the plan of a phase without a pipeline: phase, kind, key, params, inputs, output_dir."""
-    inputs = standalone_inputs(kind, params)
+    from_file = run_file_inputs(params, kind)
+    params, inputs = from_file or (params, standalone_inputs(kind, params))
     params = quick_settings(params, kind, inputs)
     key = cache_key.phase_key(kind, params.model_dump(mode="json"), inputs, folders.notebook_path(kind))
     folder = external(params.output_dir) if params.output_dir else folders.folder_for(name, key)
     plan = {"phase": name, "kind": kind, "key": key, "params": folders.own_params(params)}
     return params, plan | {"inputs": inputs, "output_dir": str(folder)}
+
+
+def run_file_inputs(params, kind: str) -> tuple[Any, dict[str, Any]] | None:
+    """Run what a phase of this kind needs in ``params.run_file``; its inputs, and its settings where ``params`` has the
+    defaults.
+
+    None for a phase without ``run_file``, with named evaluations, and where a dataset of the file does not exist.
+    Raises FerError when the file has no such phase, or when one that it needs fails.
+    """
+    if not getattr(params, "run_file", "") or params.evaluations:
+        return None
+    from fer_lib.pipeline.execution import Execution, open_session
+    from fer_lib.pipeline.run import run_file
+
+    file = external(params.run_file)
+    plan = load_run(file, smoke=params.smoke)
+    phase = next((phase for phase in reversed(plan.phases) if phase.kind == kind), None)
+    if phase is None:
+        raise FerError(f"{file} has no phase of the kind {kind}: add one, or name finished evaluations (evaluations)")
+    specs = [spec for other in plan.phases if other.kind == "import" for spec in other.params.sources]
+    roots = {spec.root: None for spec in specs if spec.root != "embedded" and not external(spec.root).exists()}
+    if roots:
+        print(
+            f"{params.run_file} reads {', '.join(roots)}, which do not exist: unpack the datasets there, or set its "
+            "roots to their folders. What follows compares the models of the newest evaluation in this store, or else "
+            "of params/quickstart.yaml on drawn faces"
+        )
+        return None
+    if run_file(file, smoke=params.smoke, until=input_fields(kind)["evaluations"].kinds):
+        raise FerError(f"{params.run_file}, whose phases are the inputs of this one, failed: see its message above")
+    default = type(params)()
+    unset = [n for n in type(params).model_fields if n not in INPUTS and getattr(params, n) == getattr(default, n)]
+    settings = params.model_copy(update={name: getattr(phase.params, name) for name in unset})
+    with open_session(fresh=False) as shared:
+        return settings, Execution(shared, plan, [phase], reuse_earlier=True).inputs(phase)
 
 
 def quick_settings(params, kind: str, inputs: dict[str, Any]):

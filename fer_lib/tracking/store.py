@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from fer_lib.errors import FerError
+from fer_lib.errors import FerError, path_text
 from fer_lib.storage.paths import home, mlruns
 
 EXPERIMENT = "fer"
@@ -47,6 +47,11 @@ def tracking_uri(root: Path | None = None) -> str:
     and opens the file that it means, so that neither the path nor its quoted form leads to one place.
     """
     path = (mlruns(root) / "mlflow.db").as_posix()
+    if path_text(path) != path:
+        raise FerError(
+            f"MLflow cannot keep a store in {path_text(path)}: that name is not UTF-8. Rename the folder or set "
+            "FER_HOME to another one"
+        )
     if "?" in path or urllib.parse.unquote(path) != path:
         raise FerError(
             f"MLflow cannot keep a store in {mlruns(root)}: a '?' or a '%' before two hexadecimal digits has a meaning "
@@ -117,10 +122,10 @@ def _open(base: Path) -> None:
     if unfinished.is_file():  # its creator was killed: MLflow cannot open half a database, and no run is in it
         database.unlink(missing_ok=True)
     is_new = not database.is_file()
-    old = root_file.read_text(encoding="utf-8").strip() if root_file.is_file() else ""
+    old = root_file.read_text(encoding="utf-8", errors="replace").strip() if root_file.is_file() else ""
     if not is_new:
         _check_database(database)
-        if old and old != str(base):
+        if Path(old).is_absolute() and old != str(base):  # anything else is a damaged file
             _rebase(database, Path(old), base)
     for noisy in ("alembic", "mlflow.store.tracking", "mlflow.system_metrics"):
         logging.getLogger(noisy).setLevel(logging.WARNING)  # the migration logs forty lines, a monitored run four

@@ -75,10 +75,11 @@ class NegativeLearning:
         """
         number, index = int(epoch), torch.from_numpy(rows).to(logits.device)
         probs = F.softmax(logits.detach().float(), dim=1)
-        selected, drawn = torch.from_numpy(self._draws(rows, number)).to(logits.device).unbind(1)
+        selected, *drawn = torch.from_numpy(self._draws(rows, number)).to(logits.device).unbind(1)
         weights = self._class_weights(probs, index, y, partner_y)
-        k, has_class = draw_class(weights, drawn)
-        negative = negative_loss(logits, k)
+        classes = [draw_class(weights, uniform) for uniform in drawn]
+        has_class = classes[0][1]
+        negative = torch.stack([negative_loss(logits, k) for k, _ in classes]).mean(0)
         if self.options.method == "negl":
             gate = torch.special.entr(probs).sum(1) >= self.options.entropy * math.log(NUM_CLASSES)
             loss, applied = negative, gate & has_class & (selected < self.ratios[y])
@@ -97,9 +98,9 @@ class NegativeLearning:
         return sum(number >= bound for bound in self.bounds)
 
     def _draws(self, rows: np.ndarray, number: int) -> np.ndarray:
-        """float32 [B, 2] in [0, 1): whether a row is drawn, and its class."""
+        """float32 [B, 1 + draws] in [0, 1): whether a row is drawn, and its classes."""
         keys = ((self.p.seed, "negative", number, self.sample_ids[row]) for row in rows.tolist())
-        return np.stack([keyed_rng(*key).random(2, np.float32) for key in keys])
+        return np.stack([keyed_rng(*key).random(1 + self.options.draws, np.float32) for key in keys])
 
     def _class_weights(
         self, probs: torch.Tensor, index: torch.Tensor, y: torch.Tensor, partner_y: torch.Tensor | None

@@ -41,6 +41,7 @@ def rules(p: FitParams, history: list[dict[str, Any]]) -> str:
         "",
         *(_selnlpl(p) if options.method == "selnlpl" else _negl(options)),
         f"- {_DRAWS[options.draw].format(lowest=options.lowest)}",
+        f"- Classes of a face at each step: {options.draws}. Its loss is their mean.",
         "- All draws depend on seed, epoch and face alone.",
         "",
         "| epoch | share of faces past the gate | share of faces it was applied to | mean loss |",

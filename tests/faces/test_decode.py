@@ -1,6 +1,7 @@
 """Decoding: right pixels for good files, one clear error for every bad one."""
 
 import io
+import os
 import struct
 import zlib
 
@@ -176,3 +177,13 @@ def test_damaged_files_give_pixels_or_the_one_error(fmt):
         except DataError:
             outcomes["error"] += 1
     assert sum(outcomes.values()) == 150 and outcomes["error"] > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders there")
+def test_a_pipe_or_a_device_is_refused_and_not_read(tmp_path):
+    """Reading a pipe that nobody writes never ends."""
+    with pytest.raises(DataError, match=f"{os.devnull}: cannot be read .it is a pipe or a device, not a file"):
+        decode(os.devnull)
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match="pipe.png: cannot be read .it is a pipe or a device, not a file"):
+        decode(tmp_path / "pipe.png")

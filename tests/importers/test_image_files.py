@@ -319,3 +319,13 @@ def test_a_link_to_itself_is_one_bad_record(tree, tmp_path):
     report = import_all([SourceSpec(source="tree", root=str(tree), tolerance=1)], tmp_path / "out")
     assert report["manifest"]["rows"] == len(CLASSES)
     assert sum(report["reports"][0]["bad_records"].values()) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_a_pipe_or_a_device_is_a_bad_record_and_not_read(tree, tmp_path):
+    (tree / "train" / "angry" / "null.png").symlink_to(os.devnull)
+    with pytest.raises(DataError, match=r"null.png: it is a pipe or a device, not a file"):
+        import_all([SourceSpec(source="tree", root=str(tree))], tmp_path / "out")
+    os.mkfifo(tree / "train" / "angry" / "pipe.png")
+    report = import_all([SourceSpec(source="tree", root=str(tree), tolerance=2)], tmp_path / "out")
+    assert sum(report["reports"][0]["bad_records"].values()) == 2

@@ -15,8 +15,9 @@ from road import command, fer
 
 from fer_lib.deploy.packaged import FOLDER
 from fer_lib.errors import BundleError, DataError
+from fer_lib.faces import decode
+from fer_lib.live import capture, recording, session_files
 from fer_lib.live import log as log_module
-from fer_lib.live import recording, session_files
 from fer_lib.live.capture import Capture
 from fer_lib.live.recording import recorded_frames
 from fer_lib.live.session import wait_until_end
@@ -51,6 +52,21 @@ def test_a_missing_camera_is_an_error(home, tmp_path):
 def test_a_too_long_camera_number_is_taken_as_a_file_name(home, tmp_path):
     ended = run_refused(tmp_path, "--source", "99999999999999")
     assert ended.code == 1 and "there is no such file" in ended.err and "camera's number" in ended.err
+
+
+def test_frames_above_the_cap_are_refused_before_one_is_decoded(tmp_path, monkeypatch):
+    """A film of 2.7 MB with frames of 12,000 x 12,000 pixels took 2.3 GB."""
+    assert 3840 * 2160 < capture.MAX_PIXELS < decode.MAX_PIXELS
+    film = write_video(tmp_path / session_files.RAW_VIDEO, [np.zeros((48, 64, 3), np.uint8)])
+    (tmp_path / session_files.RECORDED).write_text("frame_index\n0\n")
+    session_files.write_session(tmp_path, {})
+    assert len(list(recorded_frames(tmp_path))) == 1
+    monkeypatch.setattr(capture, "MAX_PIXELS", 48 * 64 - 1)
+    message = f"{session_files.RAW_VIDEO} has frames of 64 x 48 pixels, above the cap of 3,071: scale it down"
+    with pytest.raises(DataError, match=message):
+        Capture(str(film))
+    with pytest.raises(DataError, match=message):
+        list(recorded_frames(tmp_path))
 
 
 def test_a_model_file_for_a_detector_without_one_is_refused(home, clip, tmp_path):

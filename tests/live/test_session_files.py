@@ -160,6 +160,35 @@ def test_missing_and_existing_sessions_are_reported(tmp_path, written):
         SessionLog(written[0], HEAD, "now", SmoothingParams(), True)
 
 
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"source": "clip.avi"}, {"source": {"fingerprint": [1]}}, {"source": {"fps": float("inf")}}, {"size": 5},
+        {"size": [31]}, {"size": [0, 24]}, {"model_facts": 5}, {"model_facts": {"abstention": [0.5]}},
+        {"model_facts": {"abstention": "none"}}, {"smoothing": 5}, {"smoothing": {"ema_alpha": 7}}, {"fps": "25"},
+        {"fps": float("nan")}, {"fps": 10**400}, {"latency_ms": 5}, {"latency_ms": {"p50": "fast"}}, {"dropped": [1]},
+        {"replay_of": 5}, {"replay_of": "s" * 5000}, {"replay_of": "a\0"}, {"replay_of": "../s"},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_forged_session_json_is_refused(tmp_path, forged):
+    (tmp_path / "session.json").write_text(json.dumps(forged))
+    with pytest.raises(DataError, match=f"session.json cannot be read .{next(iter(forged))}.*record the session again"):
+        read_session(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e999"])
+@pytest.mark.parametrize("column", [1, 5, 6])
+def test_a_face_that_is_not_finite_is_refused(written, column, value):
+    folder, _ = written
+    lines = (folder / "faces.csv").read_text().splitlines()
+    cells = lines[2].split(",")
+    cells[column] = value
+    (folder / "faces.csv").write_text("\n".join([*lines[:2], ",".join(cells), *lines[3:]]) + "\n")
+    with pytest.raises(DataError, match="faces.csv: line 3 is not what a session writes .a value is not finite"):
+        read_faces(folder)
+
+
 def test_rows_reach_the_disk_while_the_session_runs(tmp_path, monkeypatch):
     monkeypatch.setattr("fer_lib.live.log.FLUSH_SECONDS", 0.0)
     log = SessionLog(tmp_path, HEAD, "now", SmoothingParams(), True)

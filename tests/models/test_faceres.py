@@ -1,8 +1,10 @@
 """Weights converted from a TensorFlow.js graph give the graph's outputs, and fits find them with their terms."""
 
+import gzip
 import hashlib
 import io
 import tarfile
+import tracemalloc
 
 import pytest
 import torch
@@ -119,6 +121,38 @@ def test_archives_of_another_content_are_refused(graph, archive, tmp_path):
     with pytest.raises(DataError, match="is missing"):
         convert(tmp_path / "large.tgz")
     assert not (tmp_path / "weights.safetensors").exists()
+
+
+def header(kind: bytes, size: bytes, body: bytes = b"") -> bytes:
+    """A tar header of this type with the bytes of its size field, then its body."""
+    info = tarfile.TarInfo(FILES[0])
+    info.type = kind
+    block = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    block[124:136] = size
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block) + body.ljust(-len(body) % 512 + len(body), b"\0")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header(b"0", b"\x80" + b"\x7f" * 11),  # a file of 10^26 bytes
+        header(b"0", b"%011o\0" % (8**11 - 1)),
+        header(b"x", b"%011o\0" % 22, b"22 GNU.sparse.map=a,b\n") + header(b"0", b"%011o\0" % 1),
+        header(b"L", b"%011o\0" % (200 << 20), bytes(200 << 20)),  # a name of 200 MiB
+    ],
+    ids=["huge", "8 GiB", "sparse", "name"],
+)
+def test_a_forged_archive_is_refused_in_bounded_memory(tmp_path, content):
+    (tmp_path / "forged.tgz").write_bytes(gzip.compress(content + bytes(10240), 1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="is not a whole .tgz archive .*: download it again"):
+            faceres.convert(tmp_path / "forged.tgz", tmp_path / "weights.safetensors", {})
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def classifier():

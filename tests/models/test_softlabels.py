@@ -18,6 +18,7 @@ from fer_lib.faces.contract import FaceContract
 from fer_lib.models import softlabels
 from fer_lib.models.bundle import derive_bundle, read_bundle
 from fer_lib.models.ensemble import rank_mixes
+from fer_lib.models.ensemble_folder import read_ensemble
 from fer_lib.models.inference import predict_logits
 from fer_lib.models.softlabels import cached_logits, export_softlabels, sharpness
 from fer_lib.models.softlabels_format import FILES, read_costs, read_record, read_softlabels
@@ -375,7 +376,7 @@ FOREIGN = {
                                b'{"sample_id": "a", "i": "x"}', b"[" * 100_000],
     "classorder.json": [b"", b"\xff", b"{}", b"[" * 100_000],
     "alignmentreport.json": [b"", b"\xff", b"[]", b"{}", b'{"rows": 1, "ensemble_space": "logit", "teachers": []}',
-                             b'{"rows": 1, "ensemble_space": "logit", "teachers": [{"uri": 5}]}'],
+                             b'{"rows": 1, "ensemble_space": "logit", "teachers": [{"uri": 5}]}',],
 }  # fmt: skip
 
 
@@ -385,6 +386,20 @@ def test_a_foreign_file_with_a_matching_hash_is_a_message(copy, drawn_manifest, 
     with pytest.raises(BundleError, match="export the soft labels again|06_export_softlabels") as error:
         read_softlabels(copy, drawn_manifest.rows(split="train"))
     assert str(copy) in str(error.value) and len(str(error.value)) < 700 + len(str(copy))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\xff", b"[]", b"5", b"{}", b'{"evalset_id": [1], "protocol_id": "p"}',
+        b'{"evalset_id": "e", "protocol_id": "p", "macro_f1": "high"}',
+        b'{"evalset_id": "e", "protocol_id": "p", "ece": NaN}',
+    ],
+)  # fmt: skip
+def test_foreign_metrics_of_an_ensemble_are_a_message(copy, content):
+    sealed(copy, "ensemble_metrics.json", content)
+    with pytest.raises(BundleError, match="holds no soft labels .*06_export_softlabels"):
+        read_ensemble(copy)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'{"softlabels.npz": 5}', b"[" * 100_000])

@@ -81,6 +81,13 @@ FILES = {
             "difference{macro_f1{value, lo, hi}}, mcnemar{only_before, only_after, p}}, leak_free}, "
             "cost{parent{train_seconds}, child{train_seconds}}, said}]",
     },
+    "ablation": {
+        "ablation.json":
+            "control, variants{ce, kd, dkd}, interval{method, level, resamples, seed}, evaluations[{suite, split, "
+            "manifest_sha256, metric_version, evalset_id, sources{fer2013{evalset_id, n, leaked, classes_present, "
+            "variants{ce{accuracy{values, mean, sd}, macro_f1_present}, kd{accuracy{values, mean, sd, "
+            "difference{value, lo, hi, by_seed, verdict}}}}}}}]",
+    },
     "export": {"onnxparity.json": "max_abs_diff, providers, opset, n"},
     "audit": {
         "audit.json":
@@ -121,6 +128,7 @@ FIGURES = {
         for name in (*FITS, "ensemble")
         for of in ("reliability_raw", "reliability_scaled", "confusion")
     },
+    "ablation": {"differences.png"},
     "export": {"annotated_photo.png"},
     "audit": {"matrices.png", "across_splits.png", "noise_matrix.png", "label_noise.png"},
     "adapt": {"contact_live.png", "training_curves.png", "before_after.png"},

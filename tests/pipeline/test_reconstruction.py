@@ -10,7 +10,7 @@ from fer_lib.pipeline.runfile import load_run
 
 BACKBONES = ("resnet18", "resnet50", "tf_efficientnet_b3", "convnext_tiny", "vit_base_patch16_384")
 SEEDS = (1337, 42, 2025)
-UNIFIED = ("unified", "unified_pilot")
+UNIFIED = ("unified", "unified_pilot", "ablation", "ingredients")
 FILES = ("two_stage", *UNIFIED, *(f"reconstruction/{name}" for name in ("data", *BACKBONES, "ensemble", "students")))
 
 
@@ -30,6 +30,35 @@ def test_the_unified_run_joins_the_parts_of_a_source_and_audits_before_it_trains
     assert parts == [("affectnet", ["train"]), ("affectnet", ["val", "test"])]
     fits = [phase for phase in plan.phases if phase.kind in ("teacher", "student")]
     assert len(fits) == 5 and {phase.inputs["manifest"][0].name for phase in fits} == {"audit"}
+
+
+@pytest.mark.parametrize(("name", "count"), [("ablation", 6), ("ingredients", 7)])
+def test_an_ablation_has_equal_seeds_and_one_change_at_a_time(repo, name, count):
+    plan = load_run(repo / "params" / f"{name}.yaml")
+    p = plan.phase("ablation").params
+    assert len(p.variants) == count and p.control == next(iter(p.variants))
+    settings = {}
+    for variant, models in p.variants.items():
+        fits = [plan.phase(model) for model in models]
+        assert [fit.params.seed for fit in fits] == list(SEEDS)
+        assert {fit.inputs["manifest"][0].name for fit in fits} == {"small_audit"}
+        own = [fit.params.model_dump(exclude={"seed", "name"}) for fit in fits]
+        assert own[0] == own[1] == own[2]
+        settings[variant] = own[0]
+    changed = {v: {k for k in own if own[k] != settings[p.control][k]} for v, own in settings.items()}
+    if name == "ablation":
+        names = {"ce": set(), "kd": {"mode", "alpha"}, "dkd": {"mode"}}
+        names |= {f"{mode}_negl": changes | {"negative"} for mode, changes in names.items()}
+        assert {own["epochs"] for own in settings.values()} == {12}
+    else:
+        steps = {"exclude_sources", "epochs", "warmup_epochs"}
+        names = {"all": set(), "no_identity": {"pretrained"}, "no_votes": {"soft_label_weight"}}
+        names |= {"no_mixup": {"mixup"}, "half_epochs": {"epochs", "warmup_epochs"}}
+        names |= {"one_source": {"exclude_sources"}, "one_source_steps": steps}
+        assert plan.phase("on_val").params.split == "val"
+    assert changed == names
+    expw = plan.phase("import_expw").params.sources[0]
+    assert (expw.name, expw.split_fracs) == ("expw", (0.0, 0.0, 1.0)), "no model is trained or chosen on it"
 
 
 def test_the_list_of_files_matches_the_folder(repo):

@@ -22,6 +22,8 @@ smoke:
   teacher: {image_size: 32}
 """
 
+ABLATION = GOOD.replace("  export: {}\n", "  ablation: {variants: {a: [ce], b: [kd]}}\n")
+
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
@@ -116,6 +118,10 @@ def test_overrides_set_nested_keys_list_items_and_whole_kinds(write):
         (GOOD, ["export.registered_name=a/b"], ["'export'", "'registered_name'", "without"]),
         (GOOD, ["kd.softlabels=teacher_a"], ["'kd'", "'softlabels'", "kind 'teacher'", "not softlabels"]),
         (GOOD, ["kd.init_from=manifest"], ["'kd'", "'init_from'", "kind 'manifest'", "not teacher or student"]),
+        (ABLATION.replace("[kd]", "[kdd]"), [], ["'ablation'", "'variants'", "'kdd'", "'evaluate'", "closest: 'kd'"]),
+        (ABLATION.replace("[kd]", "[kd, ce]"), [], ["'ablation'", "one per seed", "a 1, b 2"]),
+        (ABLATION.replace("b: [kd]", "b/c: [kd]"), [], ["'ablation'", "'b/c'"]),
+        (ABLATION, ["ablation.control=c"], ["'ablation'", "no variant 'c'"]),
         (GOOD, ["student.name=same"], ["'ce' and 'kd'", "'same'", "'evaluate'"]),
     ],
 )

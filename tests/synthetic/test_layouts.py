@@ -7,7 +7,7 @@ import random
 import re
 import tempfile
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -65,15 +65,24 @@ def checksums(root: Path) -> dict[str, str]:
 def shuffled_disk(seed: int):
     """Every folder is listed in another order than it has."""
 
-    @contextmanager
-    def listing(path="."):
-        with real(path) as found:
-            listed = sorted(found, key=lambda entry: entry.name)
-        random.Random(seed).shuffle(listed)
-        yield iter(listed)
+    class Listing(ExitStack):
+        """A context and an iterator, as os.scandir's."""
+
+        def __init__(self, path="."):
+            super().__init__()
+            with real(path) as found:
+                listed = sorted(found, key=lambda entry: entry.name)
+            random.Random(seed).shuffle(listed)
+            self._entries = iter(listed)
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return next(self._entries)
 
     real = os.scandir
-    with mock.patch("os.scandir", listing):
+    with mock.patch("os.scandir", Listing):
         yield
 
 

@@ -217,3 +217,22 @@ def test_a_home_with_other_signs_in_its_name_is_used(tmp_path, monkeypatch):
     store.configure()
     assert store.experiment_id() and (home / "mlruns" / "mlflow.db").is_file()
     assert [folder.name for folder in tmp_path.iterdir()] == [home.name]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode there")
+def test_a_home_whose_name_is_not_utf8_is_refused(tmp_path):
+    home = Path(os.fsdecode(os.fsencode(tmp_path) + b"/h\xff"))
+    home.mkdir()
+    with pytest.raises(FerError, match=r"h.udcff/mlruns/mlflow.db: that name is not UTF-8. Rename"):
+        store.configure(home)
+    assert not list(home.rglob("*.db"))
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\0x", b"elsewhere", b"\0"])
+def test_a_damaged_root_file_is_written_again(tmp_path, monkeypatch, content):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # put back afterwards
+    store.configure(tmp_path)
+    (tmp_path / "mlruns" / "root.txt").write_bytes(content)
+    store._configured.clear()
+    store.configure(tmp_path)
+    assert (tmp_path / "mlruns" / "root.txt").read_text() == f"{tmp_path}\n"

@@ -59,25 +59,29 @@ def random_logits(n, scale=1.0, seed=0):
 # ---------------------------------------------------------------- rows, classes and the mean
 
 
+def draws_of(negative):
+    return negative.p.negative.draws
+
+
 def expected_term(negative, logits, labels, epoch, rows, ratios, entropy):
     """The loss of each row before its weight by the definition, row by row in float64; and shares of gate and rows."""
     losses, gates = np.zeros(len(rows)), 0
     for i, row in enumerate(rows):
         z = logits[i].double().numpy()
         p = np.exp(z) / np.exp(z).sum()
-        u, v = keyed_rng(4, "negative", epoch, negative.sample_ids[row]).random(2, np.float32)
+        u, *draws = keyed_rng(4, "negative", epoch, negative.sample_ids[row]).random(1 + draws_of(negative), np.float32)
         gate = -(p * np.log(p)).sum() / np.log(7) >= entropy
         gates += gate
         if gate and u < ratios[labels[i]]:
-            k = [c for c in range(7) if c != labels[i]][int(v * 6)]
-            losses[i] = -np.log(1 - p[k])
+            wrong = [c for c in range(7) if c != labels[i]]
+            losses[i] = np.mean([-np.log(1 - p[wrong[int(v * 6)]]) for v in draws])
     applied = (losses > 0).sum()
     return losses * len(rows) / max(applied, 1), gates / len(rows), applied / len(rows)
 
 
-@pytest.mark.parametrize("entropy", [0.0, 0.7])
-def test_loss_equals_the_definition(entropy):
-    negative, labels = learning(200, entropy=entropy)
+@pytest.mark.parametrize("entropy, draws", [(0.0, 1), (0.7, 1), (0.7, 5)])
+def test_loss_equals_the_definition(entropy, draws):
+    negative, labels = learning(200, entropy=entropy, draws=draws)
     logits = random_logits(200, scale=1.5)
     ratios = [0.5, 0.25, 0.25, 0.5, 0.25, 0.5, 0.5]
     term, gates, applied = expected_term(negative, logits, labels, 3, range(200), ratios, entropy)
