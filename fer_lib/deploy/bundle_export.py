@@ -19,7 +19,8 @@ from fer_lib.datasets.manifest import Manifest, box_of
 from fer_lib.datasets.openings import log_test_opening
 from fer_lib.deploy import latency
 from fer_lib.deploy.onnx_compact import compact
-from fer_lib.deploy.onnx_file import export_verified, parity
+from fer_lib.deploy.onnx_file import export_verified
+from fer_lib.deploy.onnx_parity import parity
 from fer_lib.deploy.predict import Predictor
 from fer_lib.errors import BundleError, FerError
 from fer_lib.faces.decode import decode

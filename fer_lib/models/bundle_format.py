@@ -107,6 +107,12 @@ class BundleMeta(_Section):
 
     @model_validator(mode="after")
     def _consistent(self):
+        if not self.name.isprintable():
+            raise ValueError("name holds signs that a terminal would act on")
+        for rows, scores in self.metrics.items():
+            for key in ("macro_f1", "accuracy", "ece") if isinstance(scores, dict) else ():  # shown beside the model
+                if not isinstance(scores.get(key, 0.0), (int, float)):
+                    raise ValueError(f"{key} of metrics.{rows} is no number")
         if abs(sum(self.training_prior) - 1) > 1e-6:
             raise ValueError(f"training_prior must be {NUM_CLASSES} shares that sum to 1, not {self.training_prior}")
         if self.temperature and not all(BOUNDS[0] <= t <= BOUNDS[1] for t in self.temperature.values()):

@@ -6,7 +6,8 @@ sweep.py                 one run file with every combination of parameter values
 grid.py                  the combinations of a sweep; sweep_table.py compares their results
 schedule.py              the order in which phases start, for both
 execution.py             execution of a plan: inputs, cache keys, folders and the result of each phase
-folders.py               the folders of phases: which finished one is re-used; cache_key.py: the key that decides it
+folders.py               the folders of phases, and the records of finished ones
+reuse.py                 whether a phase re-uses a finished folder; cache_key.py: the key that decides it
 phase_task.py            one phase: its MLflow run from start to end
 workers.py               threads that execute notebooks, each kernel with its own devices
 papermill.py             execution of one notebook

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer_lib.errors import FerError
-from fer_lib.pipeline import cache_key, folders
+from fer_lib.pipeline import cache_key, folders, reuse
 from fer_lib.pipeline.progress import show_progress
 from fer_lib.pipeline.runfile import Phase, RunPlan, input_fields, input_phases
 from fer_lib.storage import paths
@@ -105,11 +105,11 @@ class Execution:
             self._find_earlier_folders()
 
     def _find_earlier_folders(self) -> None:
-        """Set the folders of the phases before (:func:`folders.find_earlier`)."""
+        """Set the folders of the phases before (:func:`reuse.find_earlier`)."""
         for phase in self.plan.phases[: self.plan.phases.index(self.phases[0])]:
             inputs = self.inputs(phase) if input_phases(phase) <= self.folders.keys() else None
             key = self.key(phase, inputs) if inputs is not None else None
-            folder, is_other_code = folders.find_earlier(phase, key, inputs)
+            folder, is_other_code = reuse.find_earlier(phase, key, inputs)
             if is_other_code:
                 self.shared.console.print(f"{phase.name}: re-used from {folder.name} (made by other code)")
             if folder is not None:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from fer_lib.params import PhaseParams
-from fer_lib.pipeline import folders
+from fer_lib.pipeline import folders, reuse
 from fer_lib.pipeline.execution import FINISHED, Execution
 from fer_lib.pipeline.papermill import NotebookFailed, write_html
 from fer_lib.pipeline.runfile import Phase
@@ -63,7 +63,7 @@ class Task:
         """Whether nothing has to run: the phase is finished, or it failed in another execution."""
         first = self.shared.results.get(self.identity)
         if first is None:
-            self.folder = folders.folder_for(self.phase.name, self.key, self.shared.fresh)
+            self.folder = reuse.folder_for(self.phase.name, self.key, self.shared.fresh)
             record = folders.read_record(self.folder)
             if record is None:
                 return False

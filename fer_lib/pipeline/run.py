@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fer_lib.devices import cores
 from fer_lib.errors import ParamsError
-from fer_lib.pipeline import folders
+from fer_lib.pipeline import folders, reuse
 from fer_lib.pipeline.runfile import Phase, RunPlan, input_phases, load_run
 from fer_lib.storage.text import duration
 
@@ -54,7 +54,7 @@ def run_file(
     from fer_lib.pipeline.schedule import Schedule, print_unfinished
     from fer_lib.pipeline.workers import NotebookPool
 
-    finished = set() if fresh else folders.finished_before(phases)
+    finished = set() if fresh else reuse.finished_before(phases)
     if not finished:  # nothing can be re-used, so this is known before the store opens
         _announce(plan, phases, parallel)
     with closing(NotebookPool(parallel, start=len(finished) < len(phases))) as pool, open_session(fresh) as shared:

@@ -11,7 +11,7 @@ from fer_lib.datasets.manifest import Manifest
 from fer_lib.datasets.provenance import only_drawn
 from fer_lib.errors import FerError
 from fer_lib.params import KINDS, FitParams
-from fer_lib.pipeline import cache_key, folders
+from fer_lib.pipeline import cache_key, folders, reuse
 from fer_lib.pipeline.folders import finished_phases
 from fer_lib.pipeline.runfile import INPUTS, input_fields, load_run
 from fer_lib.storage.json_files import read_json
@@ -59,7 +59,7 @@ def prepare_standalone(params, kind: str, name: str) -> tuple[Any, dict[str, Any
     params, inputs = from_file or (params, standalone_inputs(kind, params))
     params = quick_settings(params, kind, inputs)
     key = cache_key.phase_key(kind, params.model_dump(mode="json"), inputs, folders.notebook_path(kind))
-    folder = external(params.output_dir) if params.output_dir else folders.folder_for(name, key)
+    folder = external(params.output_dir) if params.output_dir else reuse.folder_for(name, key)
     plan = {"phase": name, "kind": kind, "key": key, "params": folders.own_params(params)}
     return params, plan | {"inputs": inputs, "output_dir": str(folder)}
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from fer_lib.pipeline import folders
+from fer_lib.pipeline import folders, reuse
 from fer_lib.pipeline.grid import Combination, compared_phases, exclude_registering, load_combinations
 from fer_lib.pipeline.run import select_phases
 
@@ -46,7 +46,7 @@ def sweep_file(
     from fer_lib.pipeline.schedule import Schedule, print_unfinished
     from fer_lib.pipeline.workers import NotebookPool
 
-    new = fresh or len(folders.finished_before(selected[0])) < len(selected[0])
+    new = fresh or len(reuse.finished_before(selected[0])) < len(selected[0])
     with closing(NotebookPool(parallel, start=new)) as pool, open_session(fresh) as shared:
         if excluded := [phase.name for phase in asked[0] if phase not in selected[0]]:
             shared.console.print(f"left out of the sweep, because they move an alias: {', '.join(excluded)}")

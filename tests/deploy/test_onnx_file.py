@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fer_lib.deploy import latency
 from fer_lib.deploy.onnx_compact import compact
-from fer_lib.deploy.onnx_file import parity
+from fer_lib.deploy.onnx_parity import parity
 from fer_lib.errors import FerError
 from fer_lib.models.bundle import ONNX
 from fer_lib.onnx_session import open_session

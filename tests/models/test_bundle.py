@@ -299,6 +299,8 @@ def forged(meta: dict, where: str, value) -> dict:
         ("ids", {}),
         ("ids.weights_sha256", "abc"),
         ("metrics", ...),
+        ("metrics.val_select", {"macro_f1": "x"}),
+        ("name", "a\x1b[2Jb"),
         ("files", {}),
         ("files", []),
         ("files", {"model.safetensors": 5}),

@@ -7,7 +7,7 @@ import pytest
 from toy import make_home
 
 from fer_lib.errors import ParamsError
-from fer_lib.pipeline import folders, run
+from fer_lib.pipeline import folders, reuse, run
 from fer_lib.pipeline.runfile import load_run
 
 
@@ -43,10 +43,10 @@ def test_earlier_runs_with_equal_parameters_count(plan):
 
 
 def test_phases_that_finished_before_are_known_by_name(plan):
-    assert folders.finished_before(plan.phases) == set()
+    assert reuse.finished_before(plan.phases) == set()
     finish(plan.phases[1], 1.0, sources=[])
     finish(replace(plan.phases[0], name="import-b"), 1.0)  # its folder begins like one of import
-    assert folders.finished_before(plan.phases) == {"manifest"}
+    assert reuse.finished_before(plan.phases) == {"manifest"}
 
 
 def test_the_declared_seconds_are_scaled_by_the_speed_of_the_machine(plan, monkeypatch):

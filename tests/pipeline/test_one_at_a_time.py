@@ -14,7 +14,7 @@ from toy import make_home
 
 from fer_lib.errors import FerError
 from fer_lib.pipeline import standalone
-from fer_lib.pipeline.folders import folder_for
+from fer_lib.pipeline.reuse import folder_for
 from fer_lib.pipeline.run import run_file
 from fer_lib.storage import locks
 from fer_lib.tracking import run_status, store
