@@ -12,7 +12,7 @@ ROAD_FILES = frozenset(
         "tests/end_to_end/test_registered_model.py",
         "tests/end_to_end/test_run_again.py",
         "tests/golden/test_run_outputs.py",
-        "tests/notebooks/test_ablation.py",
+        "tests/notebooks/test_ablation_notebook.py",
         "tests/notebooks/test_alone.py",
         "tests/notebooks/test_evaluated_sources.py",
         "tests/notebooks/test_score_session.py",

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -111,7 +112,7 @@ class BundleMeta(_Section):
             raise ValueError("name holds signs that a terminal would act on")
         for rows, scores in self.metrics.items():
             for key in ("macro_f1", "accuracy", "ece") if isinstance(scores, dict) else ():  # shown beside the model
-                if not isinstance(scores.get(key, 0.0), (int, float)):
+                if not isinstance(scores.get(key), (int, float, NoneType)):
                     raise ValueError(f"{key} of metrics.{rows} is no number")
         if abs(sum(self.training_prior) - 1) > 1e-6:
             raise ValueError(f"training_prior must be {NUM_CLASSES} shares that sum to 1, not {self.training_prior}")

@@ -30,7 +30,7 @@ def test_a_changed_parameter_runs_its_phase_and_what_depends_on_it_alone(walked)
     ended = fer("run", str(walked.file), "-p", "student_kd.temperature=3")
     assert ended.code == 0, ended.out + ended.err
     parent = walked.parents()[0]
-    anew = ["student_kd", "evaluate", "export"]
+    anew = ["student_kd", "evaluate", "export", "ablation"]
     assert walked.statuses(parent) == {name: "ran" if name in anew else "re-used" for name in PHASES}
     nested = walked.nested(parent)
     assert set(nested) == set(anew) and {run.info.status for run in nested.values()} == {"FINISHED"}
